@@ -1,0 +1,152 @@
+//! Domain names in the one form used for routing, policy, DNS and TLS: lower-case A-labels.
+
+use std::{fmt, sync::Arc};
+
+/// A host name of one or more labels, in lower-case A-label form, without a trailing dot.
+///
+/// Equal domains are equal strings: `Müller.example`, `MÜLLER.EXAMPLE` and `xn--mller-kva.example` are one value.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Domain(Arc<str>);
+
+/// Why a name is not a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainError {
+    /// There is no name, or one of its labels is empty.
+    Empty,
+    /// A label is over 63 octets or the name over 253 (RFC 1035 2.3.4), counted as A-labels.
+    TooLong,
+    /// A label holds something other than letters, digits and inner hyphens, or is not valid under UTS 46.
+    Malformed,
+}
+
+impl Domain {
+    /// Parses a name given in ASCII or Unicode (UTS 46, non-transitional, STD 3 rules).
+    ///
+    /// # Errors
+    /// The name is empty, too long or not made of host name labels.
+    pub fn parse(text: &str) -> Result<Self, DomainError> {
+        if text.is_empty() {
+            return Err(DomainError::Empty);
+        }
+        // Longer input cannot become a valid name, and must not cost time.
+        if text.len() > 1024 {
+            return Err(DomainError::TooLong);
+        }
+        if is_canonical(text.as_bytes()) {
+            return check_labels(text).map(|()| Self(text.into()));
+        }
+        let ascii = idna::domain_to_ascii_strict(text).map_err(|_| reason(text))?;
+        check_labels(&ascii)?;
+        Ok(Self(ascii.into()))
+    }
+
+    /// Returns the name as lower-case A-labels.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns true for a name of a single label, such as `localhost`.
+    #[must_use]
+    pub fn is_single_label(&self) -> bool {
+        !self.0.contains('.')
+    }
+}
+
+/// Returns true when mapping the name could not change it: lower-case ASCII and no `xn--` label to check.
+fn is_canonical(text: &[u8]) -> bool {
+    text.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+        && !text.windows(4).any(|four| four[2..] == *b"--")
+}
+
+fn check_labels(ascii: &str) -> Result<(), DomainError> {
+    // RFC 1035 2.3.4: 255 octets on the wire are 253 in text.
+    if ascii.len() > 253 {
+        return Err(DomainError::TooLong);
+    }
+    for label in ascii.split('.') {
+        match label.len() {
+            0 => return Err(DomainError::Empty),
+            1..=63 => {}
+            _ => return Err(DomainError::TooLong),
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err(DomainError::Malformed);
+        }
+    }
+    Ok(())
+}
+
+fn reason(text: &str) -> DomainError {
+    if text.len() > 253 || text.split('.').any(|label| label.len() > 63) {
+        DomainError::TooLong
+    } else if text.split('.').any(str::is_empty) {
+        DomainError::Empty
+    } else {
+        DomainError::Malformed
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl fmt::Display for DomainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "the domain has an empty label",
+            Self::TooLong => "the domain is too long",
+            Self::Malformed => "the domain is malformed",
+        })
+    }
+}
+
+impl std::error::Error for DomainError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: Result<&str, DomainError>) {
+        let parsed = Domain::parse(text);
+        assert_eq!(parsed.as_ref().map(Domain::as_str).map_err(|e| *e), expected, "{text:?}");
+    }
+
+    #[test]
+    fn one_name_has_one_form() {
+        check("example.org", Ok("example.org"));
+        check("EXAMPLE.Org", Ok("example.org"));
+        check("müller.example", Ok("xn--mller-kva.example"));
+        check("MÜLLER.example", Ok("xn--mller-kva.example"));
+        check("xn--mller-kva.example", Ok("xn--mller-kva.example"));
+        check("localhost", Ok("localhost"));
+        check("1.example", Ok("1.example"));
+    }
+
+    #[test]
+    fn what_is_not_a_host_name_is_refused() {
+        use DomainError::{Empty, Malformed, TooLong};
+        check("", Err(Empty));
+        check(".", Err(Empty));
+        check("a..b", Err(Empty));
+        check("example.org.", Err(Empty));
+        check("-a.example", Err(Malformed));
+        check("a-.example", Err(Malformed));
+        check("a b.example", Err(Malformed));
+        check("a_b.example", Err(Malformed));
+        check("a\0.example", Err(Malformed));
+        check("[1.2.3.4]", Err(Malformed));
+        // RUSTSEC-2024-0421: an A-label that decodes to plain ASCII is another name in disguise.
+        check("xn--example-.org", Err(Malformed));
+        check(&format!("{}.org", "a".repeat(64)), Err(TooLong));
+        check(&"a.".repeat(130), Err(TooLong));
+    }
+}

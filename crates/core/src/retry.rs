@@ -1,0 +1,85 @@
+//! When a delivery that did not succeed is tried again, and when it is given up.
+
+use std::time::Duration;
+
+/// The waits between attempts: 5 min, then 20 min doubling to 4 h, for 5 days, each ±20 %.
+///
+/// RFC 5321 4.5.4.1 asks for 30 minutes on average and four to five days; the short first wait answers greylisting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetrySchedule {
+    /// The wait after the first attempt.
+    pub first: Duration,
+    /// The wait after the second; it doubles from there.
+    pub second: Duration,
+    /// No wait is longer, before jitter.
+    pub cap: Duration,
+    /// A delivery older than this has expired.
+    pub age_max: Duration,
+}
+
+impl Default for RetrySchedule {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(5 * 60),
+            second: Duration::from_secs(20 * 60),
+            cap: Duration::from_secs(4 * 60 * 60),
+            age_max: Duration::from_secs(5 * 24 * 60 * 60),
+        }
+    }
+}
+
+impl RetrySchedule {
+    /// Returns the wait after attempt number `attempt` (1 is the first), spread by `jitter`: 0 gives −20 %, 65,535 gives +20 %.
+    #[must_use]
+    pub fn wait(&self, attempt: u32, jitter: u16) -> Duration {
+        let base = match attempt {
+            0 | 1 => self.first,
+            n => {
+                let doublings = (n - 2).min(31);
+                self.second.saturating_mul(1 << doublings).min(self.cap)
+            }
+        };
+        // 80 % to 120 % in integers, so that every replica agrees; split so that the product cannot overflow.
+        let permille = 800 + u64::from(jitter) * 400 / u64::from(u16::MAX);
+        let millis = u64::try_from(base.as_millis()).unwrap_or(u64::MAX);
+        let spread = (millis / 1000)
+            .saturating_mul(permille)
+            .saturating_add(millis % 1000 * permille / 1000);
+        Duration::from_millis(spread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_cap() {
+        let schedule = RetrySchedule::default();
+        let minutes = |attempt| schedule.wait(attempt, u16::MAX / 2).as_secs_f64() / 60.0;
+        let expected =
+            [(1, 5.0), (2, 20.0), (3, 40.0), (4, 80.0), (5, 160.0), (6, 240.0), (u32::MAX, 240.0)];
+        for (attempt, wait) in expected {
+            assert!((minutes(attempt) - wait).abs() / wait < 0.002, "attempt {attempt}");
+        }
+    }
+
+    #[test]
+    fn jitter_spreads_by_a_fifth_either_way() {
+        let schedule = RetrySchedule::default();
+        assert_eq!(schedule.wait(1, 0), Duration::from_secs(240));
+        assert_eq!(schedule.wait(1, u16::MAX), Duration::from_secs(360));
+    }
+
+    #[test]
+    fn arithmetic_saturates() {
+        let schedule = RetrySchedule {
+            first: Duration::MAX,
+            second: Duration::MAX,
+            cap: Duration::MAX,
+            age_max: Duration::MAX,
+        };
+        assert!(schedule.wait(u32::MAX, u16::MAX) > Duration::from_secs(1 << 40));
+        assert!(schedule.wait(1, 0) > Duration::from_secs(1 << 40));
+    }
+}

@@ -1,0 +1,64 @@
+//! Sizes in octets, written and read the way configuration files do.
+
+use std::{fmt, str::FromStr};
+
+/// A number of octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ByteSize(pub u64);
+
+/// The text is not a size: a whole number, optionally followed by `KiB`, `MiB`, `GiB` or `TiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSizeError;
+
+const UNITS: [(&str, u64); 4] =
+    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+impl FromStr for ByteSize {
+    type Err = ByteSizeError;
+
+    fn from_str(text: &str) -> Result<Self, ByteSizeError> {
+        let (digits, unit) = UNITS
+            .iter()
+            .find_map(|(name, unit)| text.strip_suffix(name).map(|digits| (digits, *unit)))
+            .unwrap_or((text, 1));
+        let count: u64 = digits.trim_end().parse().map_err(|_| ByteSizeError)?;
+        count.checked_mul(unit).map(Self).ok_or(ByteSizeError)
+    }
+}
+
+/// The largest unit that leaves a whole number.
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match UNITS.iter().find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit)) {
+            Some((name, unit)) => write!(f, "{}{name}", self.0 / unit),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl fmt::Display for ByteSizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("expected a whole number of octets, optionally with KiB, MiB, GiB or TiB")
+    }
+}
+
+impl std::error::Error for ByteSizeError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_back_as_they_are_written() {
+        for (text, octets) in
+            [("0", 0), ("1023", 1023), ("1KiB", 1024), ("25MiB", 26_214_400), ("3TiB", 3 << 40)]
+        {
+            assert_eq!(text.parse(), Ok(ByteSize(octets)));
+            assert_eq!(ByteSize(octets).to_string(), text);
+        }
+        assert_eq!("64 MiB".parse(), Ok(ByteSize(64 << 20)));
+        for text in ["", "MiB", "-1", "1.5MiB", "1MB", "99999999999TiB"] {
+            assert_eq!(text.parse::<ByteSize>(), Err(ByteSizeError), "{text:?}");
+        }
+    }
+}
