@@ -1,0 +1,17 @@
+//! The types generated from `/proto`, and every conversion between them and Postroad's own.
+//!
+//! What arrives over the wire or from the log is converted here, once, and what does not convert is refused here.
+//! Nothing above this crate looks inside a generated type for a rule.
+
+/// Generated code: documented in `/proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+mod generated {
+    pub mod submission {
+        tonic::include_proto!("postroad.submission.v1");
+    }
+}
+
+pub use generated::submission;
+
+/// The descriptors of every file in `/proto`, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
