@@ -6,12 +6,15 @@
 /// Generated code: documented in `/proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 mod generated {
+    pub mod queue {
+        tonic::include_proto!("postroad.queue.v1");
+    }
     pub mod submission {
         tonic::include_proto!("postroad.submission.v1");
     }
 }
 
-pub use generated::submission;
+pub use generated::{queue, submission};
 
 /// The descriptors of every file in `/proto`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

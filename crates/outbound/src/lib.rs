@@ -1,0 +1,4 @@
+//! The outbound role: takes assignments, delivers them by SMTP, reports every outcome.
+
+pub mod classify;
+pub mod rate;

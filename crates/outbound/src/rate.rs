@@ -1,0 +1,207 @@
+//! Rate limits that hold in every window, not only on average.
+//!
+//! A token bucket with a burst as large as its limit lets twice the limit through in an unlucky window.
+//! Receivers count in windows, so we do too: the events of the last window are kept in sixty slots,
+//! and one more is counted than a window needs, so that no interval of its length ever holds more than the limit.
+
+use std::time::{Duration, Instant};
+
+const SLOTS: u64 = 60;
+
+/// At most `limit` events in any interval of `length`; a full window frees in steps of a sixtieth.
+#[derive(Clone, Debug)]
+struct Window {
+    limit: u64,
+    slot: Duration,
+    /// Events per slot; the slot of number `n` is at `n % len`.
+    counts: [u32; SLOTS as usize + 1],
+    /// Number of the newest slot that holds counts.
+    newest: u64,
+    total: u64,
+}
+
+/// The rates of one lane: every one of them holds.
+#[derive(Clone, Debug)]
+pub struct RateLimiter {
+    origin: Instant,
+    windows: Vec<Window>,
+}
+
+impl RateLimiter {
+    /// Makes a limiter from `(limit, window)` pairs; a limit of 0 lets nothing through. None of them means no limit.
+    ///
+    /// A new owner of a source starts with what this returns: empty windows count as full for nobody,
+    /// so ownership must only change after the old owner has stopped (see the lease rules of the directory).
+    #[must_use]
+    pub fn new(now: Instant, limits: impl IntoIterator<Item = (u64, Duration)>) -> Self {
+        let windows =
+            limits.into_iter().map(|(limit, length)| Window::new(limit, length)).collect();
+        Self { origin: now, windows }
+    }
+
+    /// Changes the limits and keeps what was counted in windows of equal length.
+    pub fn set_limits(&mut self, limits: impl IntoIterator<Item = (u64, Duration)>) {
+        let old = std::mem::take(&mut self.windows);
+        for (limit, length) in limits {
+            let new = Window::new(limit, length);
+            let kept = old.iter().find(|window| window.slot == new.slot);
+            self.windows.push(kept.map_or(new, |window| Window { limit, ..window.clone() }));
+        }
+    }
+
+    /// Returns when one more event fits, `now` or later; `None` when it never does.
+    #[must_use]
+    pub fn ready_at(&self, now: Instant) -> Option<Instant> {
+        let elapsed = now.saturating_duration_since(self.origin);
+        let mut wait_until = elapsed;
+        for window in &self.windows {
+            wait_until = wait_until.max(window.ready_at(elapsed)?);
+        }
+        Some(now + (wait_until - elapsed))
+    }
+
+    /// Counts an event at `now`; the caller has asked [`RateLimiter::ready_at`].
+    pub fn take(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.origin);
+        for window in &mut self.windows {
+            window.take(elapsed);
+        }
+    }
+}
+
+impl Window {
+    fn new(limit: u64, length: Duration) -> Self {
+        let slot = (length / SLOTS as u32).max(Duration::from_nanos(1));
+        Self { limit, slot, counts: [0; SLOTS as usize + 1], newest: 0, total: 0 }
+    }
+
+    fn number(&self, elapsed: Duration) -> u64 {
+        u64::try_from(elapsed.as_nanos() / self.slot.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Forgets the slots that a window ending in slot `number` no longer reaches.
+    fn advance(&mut self, number: u64) {
+        let steps = number.saturating_sub(self.newest).min(SLOTS + 1);
+        for step in 1..=steps {
+            let place = ((self.newest + step) % (SLOTS + 1)) as usize;
+            self.total -= u64::from(std::mem::take(&mut self.counts[place]));
+        }
+        self.newest = self.newest.max(number);
+    }
+
+    fn ready_at(&self, elapsed: Duration) -> Option<Duration> {
+        if self.limit == 0 {
+            return None;
+        }
+        let (mut total, mut ready) = (self.total, elapsed);
+        for slot in self.newest.saturating_sub(SLOTS)..=self.newest {
+            // A slot counts until the whole of it lies more than a window back.
+            let free_at = self.start_of(slot + SLOTS + 1);
+            if free_at > elapsed {
+                if total < self.limit {
+                    break;
+                }
+                ready = free_at;
+            }
+            total -= u64::from(self.counts[(slot % (SLOTS + 1)) as usize]);
+        }
+        Some(ready)
+    }
+
+    fn start_of(&self, slot: u64) -> Duration {
+        let nanos = self.slot.as_nanos().saturating_mul(u128::from(slot));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    fn take(&mut self, elapsed: Duration) {
+        self.advance(self.number(elapsed));
+        let place = (self.newest % (SLOTS + 1)) as usize;
+        self.counts[place] = self.counts[place].saturating_add(1);
+        self.total += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Takes as often as allowed for `length`; returns when each event happened.
+    fn run(limiter: &mut RateLimiter, start: Instant, length: Duration) -> Vec<Duration> {
+        let mut times = Vec::new();
+        let mut now = start;
+        while let Some(at) = limiter.ready_at(now) {
+            if at - start > length {
+                break;
+            }
+            limiter.take(at);
+            times.push(at - start);
+            now = at;
+        }
+        times
+    }
+
+    fn most_in_any(window: Duration, times: &[Duration]) -> usize {
+        let count_from = |first: usize| {
+            times[first..].iter().take_while(|t| **t - times[first] < window).count()
+        };
+        (0..times.len()).map(count_from).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn no_window_ever_holds_more_than_its_limit() {
+        for (limit, window) in
+            [(1, SECOND), (10, SECOND), (100, 60 * SECOND), (500, 86_400 * SECOND)]
+        {
+            let start = Instant::now();
+            let mut limiter = RateLimiter::new(start, [(limit, window)]);
+            let times = run(&mut limiter, start, window * 10);
+            assert!(most_in_any(window, &times) <= limit as usize, "{limit} in {window:?}");
+            // L-19: undershoot at most 5 %.
+            assert!(
+                times.len() as f64 >= limit as f64 * 10.0 * 0.95,
+                "{limit} in {window:?}: {}",
+                times.len()
+            );
+        }
+    }
+
+    #[test]
+    fn every_limit_holds_at_once() {
+        let start = Instant::now();
+        let mut limiter = RateLimiter::new(start, [(10, SECOND), (100, 60 * SECOND)]);
+        let times = run(&mut limiter, start, 120 * SECOND);
+        assert!(most_in_any(SECOND, &times) <= 10 && most_in_any(60 * SECOND, &times) <= 100);
+    }
+
+    #[test]
+    fn a_lowered_limit_remembers_what_was_sent() {
+        let start = Instant::now();
+        let mut limiter = RateLimiter::new(start, [(100, SECOND)]);
+        for _ in 0..50 {
+            limiter.take(start);
+        }
+        limiter.set_limits([(20, SECOND)]);
+        assert!(limiter.ready_at(start).unwrap() >= start + SECOND);
+        limiter.set_limits([(60, SECOND)]);
+        assert_eq!(limiter.ready_at(start), Some(start));
+    }
+
+    #[test]
+    fn no_limit_and_a_limit_of_nothing() {
+        let now = Instant::now();
+        assert_eq!(RateLimiter::new(now, []).ready_at(now), Some(now));
+        assert_eq!(RateLimiter::new(now, [(0, SECOND)]).ready_at(now), None);
+    }
+
+    #[test]
+    fn an_idle_year_and_a_tiny_window_do_not_overflow() {
+        let now = Instant::now();
+        let mut limiter = RateLimiter::new(now, [(1, Duration::from_nanos(1)), (1, SECOND)]);
+        limiter.take(now);
+        let later = now + Duration::from_secs(31_536_000);
+        assert_eq!(limiter.ready_at(later), Some(later));
+        limiter.take(later);
+    }
+}
