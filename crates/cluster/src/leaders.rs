@@ -103,9 +103,12 @@ fn merge(views: &Views) -> LeaderTable {
 mod tests {
     use super::*;
 
-    /// `views` is node, then (group, term, leader) of what it says.
-    fn check(views: &[(u64, &[(u32, u64, u64)])], expected: &[(u16, u64, u64)]) {
-        let said = |groups: &[(u32, u64, u64)]| {
+    /// A group, a term and a leader.
+    type Said = (u32, u64, u64);
+
+    /// `views` is what each node says.
+    fn check(views: &[(u64, &[Said])], expected: &[(u16, u64, u64)]) {
+        let said = |groups: &[Said]| {
             groups
                 .iter()
                 .map(|(group, term, leader)| GroupLeader {

@@ -1,0 +1,183 @@
+//! The walls of the building: which crate may see which, and where each foreign crate has its one door.
+//!
+//! ARCHITECTURE.md draws the same table; a new arrow is a design change and edits both.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+
+/// Each crate of ours and those of ours it may depend on, besides in tests.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("core", &[]),
+    ("telemetry", &["core"]),
+    ("smtp", &["core"]),
+    ("ledger", &["core"]),
+    ("directory", &["core"]),
+    ("proto", &["core", "ledger", "directory"]),
+    ("storage", &["core", "telemetry"]),
+    ("dns", &["core", "telemetry"]),
+    ("net", &["core", "smtp", "telemetry"]),
+    ("mail", &["core", "dns", "telemetry"]),
+    ("raft", &["core", "proto", "storage", "net", "telemetry"]),
+    ("cluster", &["core", "proto", "net", "telemetry"]),
+    (
+        "ingress",
+        &["core", "telemetry", "smtp", "proto", "directory", "dns", "net", "mail", "cluster"],
+    ),
+    (
+        "queue",
+        &["core", "telemetry", "ledger", "directory", "proto", "storage", "net", "raft", "cluster"],
+    ),
+    (
+        "outbound",
+        &[
+            "core",
+            "telemetry",
+            "smtp",
+            "proto",
+            "directory",
+            "storage",
+            "dns",
+            "net",
+            "mail",
+            "cluster",
+        ],
+    ),
+    ("control", &["core", "telemetry", "proto", "directory", "net", "mail", "cluster"]),
+    ("sandbox", &["core", "smtp", "net", "mail", "telemetry"]),
+];
+
+/// Foreign crates with one door: only the crates named may depend on them directly, tests included.
+const DOORS: &[(&str, &[&str])] = &[
+    ("openraft", &["raft"]),
+    ("sled", &["storage"]),
+    ("rustls", &["net"]),
+    ("tokio-rustls", &["net"]),
+    ("rcgen", &["net"]),
+    ("mail-auth", &["mail"]),
+    ("mail-parser", &["mail"]),
+    ("hickory-resolver", &["dns"]),
+    ("hickory-proto", &["dns", "testkit"]),
+    ("hickory-server", &["dns", "testkit"]),
+    ("sqlx", &["control"]),
+    ("clap", &["postroad", "loadtest", "testkit"]),
+    ("anyhow", &["postroad", "loadtest", "testkit", "tests"]),
+];
+
+/// What the crates that decide must not reach, however indirectly.
+const PURE: &[&str] = &["core", "smtp", "ledger", "directory"];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "mio",
+    "socket2",
+    "serde",
+    "prost",
+    "tonic",
+    "rand",
+    "rand_core",
+    "getrandom",
+    "chrono",
+    "time",
+];
+
+/// What must not be in the tree at all, and why.
+const BANNED: &[(&str, &str)] = &[
+    ("ring", "one crypto library: aws-lc-rs"),
+    ("rsa", "timing side channel, RUSTSEC-2023-0071"),
+    ("openssl-sys", "one TLS library: rustls"),
+    ("rustls-pemfile", "archived; rustls-pki-types reads PEM"),
+    ("lettre", "open injection advisory"),
+];
+
+fn metadata() -> Metadata {
+    MetadataCommand::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+        .other_options(["--locked".to_owned(), "--filter-platform=host-tuple".to_owned()])
+        .exec()
+        .expect("cargo metadata runs in the workspace")
+}
+
+/// The name without its prefix for crates of ours.
+fn ours(name: &str) -> Option<&str> {
+    if name == "postroad" { Some(name) } else { name.strip_prefix("postroad-") }
+}
+
+#[test]
+fn arrows_between_our_crates_point_down_only() {
+    let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for package in metadata().workspace_packages() {
+        let name = ours(&package.name).expect("every package of the workspace is ours");
+        if ["postroad", "testkit", "tests", "loadtest"].contains(&name) {
+            continue;
+        }
+        let may_see =
+            allowed.get(name).unwrap_or_else(|| panic!("crate {name} has no row in ARROWS"));
+        for dependency in
+            package.dependencies.iter().filter(|d| d.kind != DependencyKind::Development)
+        {
+            if let Some(seen) = ours(&dependency.name)
+                && !may_see.contains(&seen)
+            {
+                wrong.push(format!("{name} sees {seen}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn every_foreign_crate_with_a_door_comes_through_it() {
+    let doors: BTreeMap<&str, &[&str]> = DOORS.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for package in metadata().workspace_packages() {
+        let name = ours(&package.name).expect("every package of the workspace is ours");
+        for dependency in &package.dependencies {
+            if doors.get(dependency.name.as_str()).is_some_and(|through| !through.contains(&name)) {
+                wrong.push(format!("{name} reaches for {}", dependency.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn the_crates_that_decide_reach_no_io_clock_or_randomness() {
+    let metadata = metadata();
+    let names: BTreeMap<_, _> =
+        metadata.packages.iter().map(|p| (&p.id, p.name.as_str())).collect();
+    let graph = metadata.resolve.as_ref().expect("cargo metadata resolves");
+    let edges: BTreeMap<_, _> = graph.nodes.iter().map(|node| (&node.id, node)).collect();
+    let mut wrong = Vec::new();
+    for package in metadata.workspace_packages() {
+        let Some(name) = ours(&package.name).filter(|name| PURE.contains(name)) else { continue };
+        let (mut seen, mut to_visit) = (BTreeSet::new(), vec![&package.id]);
+        while let Some(id) = to_visit.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            let normal = |dep: &&cargo_metadata::NodeDep| {
+                dep.dep_kinds.iter().any(|k| k.kind == DependencyKind::Normal)
+            };
+            to_visit.extend(edges[id].deps.iter().filter(normal).map(|dep| &dep.pkg));
+        }
+        let reached =
+            seen.iter().filter_map(|id| IMPURE.iter().find(|impure| **impure == names[id]));
+        wrong.extend(reached.map(|impure| format!("{name} reaches {impure}")));
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn nothing_banned_is_in_the_tree() {
+    let metadata = metadata();
+    let graph = metadata.resolve.as_ref().expect("cargo metadata resolves");
+    let used: BTreeSet<_> = graph.nodes.iter().map(|node| &node.id).collect();
+    for package in metadata.packages.iter().filter(|package| used.contains(&package.id)) {
+        for (name, reason) in BANNED {
+            assert_ne!(package.name.as_str(), *name, "{reason}");
+        }
+        let too_new = package.name.as_str() == "mail-parser" && package.version.major >= 1;
+        assert!(!too_new, "mail-parser 1 needs a newer Rust");
+    }
+}
