@@ -1,0 +1,440 @@
+//! What is assigned next: the leader's work queues, rebuilt from the ledger's state whenever leadership is taken.
+//!
+//! Deliveries that are due wait in a ready queue per (pool, site), where tenants take turns by octets.
+//! A lane (source × site) has a window, stated by the source's owner; what fills it is what the ledger says is assigned,
+//! and what has been proposed and not applied. A queue whose lanes are full leaves the round until one of them has room,
+//! so a slow site holds back itself and nobody else.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use postroad_core::{AttemptNumber, DeliveryId, PoolId, SourceId, TenantId, Timestamp};
+
+use crate::{
+    Ledger,
+    command::{Assign, Effect, Key, Lane},
+    row::{Message, Recipient, State},
+};
+
+/// Octets a tenant may send before the next one's turn: deficit round robin (Shreedhar and Varghese, 1995).
+const TURN_OCTETS: u64 = 64 << 10;
+
+/// Deliveries one queue may send before the next one's turn.
+const TURN_DELIVERIES: usize = 32;
+
+/// The leader's work queues.
+#[derive(Debug, Default)]
+pub struct Dispatcher {
+    /// Deliveries that are not due yet.
+    later: BTreeSet<(Timestamp, Key)>,
+    ready: BTreeMap<QueueId, ReadyQueue>,
+    /// Queues that hold something and may have a lane with room.
+    round: VecDeque<QueueId>,
+    /// Deliveries whose assignment has been proposed and not settled.
+    proposed: BTreeSet<Key>,
+    /// Room taken by proposals that have not been applied.
+    reserved: BTreeMap<(SourceId, Arc<str>), u32>,
+    sources: BTreeMap<SourceId, Source>,
+    pools: BTreeMap<PoolId, Pool>,
+}
+
+type QueueId = (PoolId, Arc<str>);
+
+/// Room taken in one lane, until the fate of the proposal is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "room that is not given back is lost until leadership changes"]
+pub struct Reservation {
+    source: SourceId,
+    site: Arc<str>,
+    key: Option<Key>,
+}
+
+/// What to propose next.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Deliveries to assign.
+    pub assigns: Vec<(Assign, Reservation)>,
+    /// Deliveries that reached the head of their queue after their expiry.
+    pub expired: Vec<DeliveryId>,
+}
+
+impl Work {
+    /// Returns how many deliveries it is about.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.assigns.len() + self.expired.len()
+    }
+
+    /// Returns true when there is nothing to propose.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What the owner of a source takes on at most: deliveries assigned and not yet reported, as absolute numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Windows {
+    /// For every site that is not named.
+    pub default: u32,
+    /// For some sites.
+    pub sites: BTreeMap<Box<str>, u32>,
+}
+
+#[derive(Debug)]
+struct Source {
+    lane: Lane,
+    pools: Vec<PoolId>,
+    /// Nothing is assigned before its owner has stated its windows.
+    windows: Option<Windows>,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    members: Vec<Member>,
+}
+
+/// A source's share of a pool, by smooth weighted round robin.
+#[derive(Debug)]
+struct Member {
+    source: SourceId,
+    weight: u32,
+    current: i64,
+}
+
+#[derive(Debug, Default)]
+struct ReadyQueue {
+    tenants: BTreeMap<TenantId, Share>,
+    turns: VecDeque<TenantId>,
+    len: usize,
+    in_round: bool,
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    keys: VecDeque<Key>,
+    deficit: u64,
+}
+
+/// A source in a pool, and the part of the pool's mail it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weighted {
+    /// The source.
+    pub source: SourceId,
+    /// Its weight among the pool's sources; 0 for none.
+    pub weight: u32,
+}
+
+impl Dispatcher {
+    /// Makes the work queues of a new leader from the ledger's state. Nothing is assigned until pools and windows are set.
+    #[must_use]
+    pub fn rebuild(ledger: &Ledger) -> Self {
+        let mut dispatcher = Self::default();
+        for (slot, message) in ledger.messages.iter() {
+            for (recipient, row) in (0..).zip(&message.recipients) {
+                if let State::Waiting { due } = row.state {
+                    dispatcher.later.insert((due, Key { slot, recipient }));
+                }
+            }
+        }
+        dispatcher
+    }
+
+    /// Takes over the pools, and which sources have an owner.
+    ///
+    /// Windows of sources whose owner and epoch stay the same are kept.
+    pub fn set_pools(&mut self, pools: &BTreeMap<PoolId, Vec<Weighted>>, owners: &[Lane]) {
+        let mut old = std::mem::take(&mut self.sources);
+        self.pools.clear();
+        for (id, members) in pools {
+            let member = |member: &Weighted| Member {
+                source: member.source,
+                weight: member.weight,
+                current: 0,
+            };
+            let members = members.iter().filter(|member| member.weight > 0).map(member).collect();
+            self.pools.insert(*id, Pool { members });
+        }
+        for lane in owners {
+            let is_member =
+                |pool: &&PoolId| self.pools[pool].members.iter().any(|m| m.source == lane.source);
+            let pools = self.pools.keys().filter(is_member).copied().collect();
+            let windows = old
+                .remove(&lane.source)
+                .filter(|source| source.lane == *lane)
+                .and_then(|s| s.windows);
+            self.sources.insert(lane.source, Source { lane: *lane, pools, windows });
+        }
+        let all: Vec<QueueId> = self.ready.keys().cloned().collect();
+        all.into_iter().for_each(|queue| self.wake(queue));
+    }
+
+    /// Takes over what the owner of a source is ready for; a statement made under another epoch is ignored.
+    pub fn set_windows(&mut self, lane: Lane, windows: Windows) {
+        let Some(source) = self.sources.get_mut(&lane.source).filter(|source| source.lane == lane)
+        else {
+            return;
+        };
+        source.windows = Some(windows);
+        let pools = source.pools.clone();
+        let queues = self.ready.keys().filter(|(pool, _)| pools.contains(pool)).cloned();
+        queues.collect::<Vec<_>>().into_iter().for_each(|queue| self.wake(queue));
+    }
+
+    /// The owner cannot be reached: nothing is assigned to it until it states its windows again.
+    pub fn clear_windows(&mut self, source: SourceId) {
+        if let Some(source) = self.sources.get_mut(&source) {
+            source.windows = None;
+        }
+    }
+
+    /// Takes in what an applied command led to.
+    pub fn handle(&mut self, ledger: &Ledger, effect: &Effect) {
+        match effect {
+            Effect::Waiting { key, due } if *due > ledger.now() => {
+                self.later.insert((*due, *key));
+            }
+            Effect::Waiting { key, .. } => self.make_ready(ledger, *key),
+            Effect::Freed { source, site } => self.wake_lane(*source, site),
+            Effect::Assigned { .. } | Effect::Recall { .. } | Effect::Finished(_) => {}
+        }
+    }
+
+    /// Chooses a lane for a delivery that is about to be accepted, so that accept and assign are one commit.
+    ///
+    /// `None` when others wait for the same lanes, or there is no room.
+    pub fn offer(
+        &mut self,
+        ledger: &Ledger,
+        pool: PoolId,
+        site: &str,
+    ) -> Option<(Lane, Reservation)> {
+        let site: Arc<str> = site.into();
+        if self.ready.get(&(pool, site.clone())).is_some_and(|queue| queue.len > 0) {
+            return None;
+        }
+        let lane = self.choose(ledger, pool, &site)?;
+        Some((lane, self.reserve(lane, site, None)))
+    }
+
+    /// Moves what is due by `now` into the ready queues and takes up to `max` deliveries from them to propose.
+    ///
+    /// Every reservation must be given back with [`Dispatcher::settle`] when the proposal has been applied or has failed.
+    pub fn poll(&mut self, ledger: &Ledger, now: Timestamp, max: usize) -> Work {
+        self.take_due(ledger, now);
+        let mut work = Work::default();
+        while work.len() < max
+            && let Some(id) = self.round.pop_front()
+        {
+            let turn = TURN_DELIVERIES.min(max - work.len());
+            let has_room = self.serve(ledger, now, &id, turn, &mut work);
+            let Some(queue) = self.ready.get_mut(&id) else { continue };
+            queue.in_round = has_room && queue.len > 0;
+            if queue.len == 0 {
+                self.ready.remove(&id);
+            } else if queue.in_round {
+                self.round.push_back(id);
+            }
+        }
+        work
+    }
+
+    /// Gives back the room a proposal took: the ledger's own count speaks for it now, or it failed.
+    ///
+    /// With `failed`, the delivery goes back to its queue.
+    pub fn settle(&mut self, ledger: &Ledger, reservation: Reservation, failed: bool) {
+        let Reservation { source, site, key } = reservation;
+        let lane = (source, site);
+        if let Some(reserved) = self.reserved.get_mut(&lane) {
+            *reserved -= 1;
+            if *reserved == 0 {
+                self.reserved.remove(&lane);
+            }
+        }
+        if let Some(key) = key {
+            self.proposed.remove(&key);
+            if failed {
+                self.make_ready(ledger, key);
+            }
+        }
+        self.wake_lane(lane.0, &lane.1);
+    }
+
+    /// Returns when there is something to do again: at once, at a time, or only after an event.
+    #[must_use]
+    pub fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.round.is_empty() { self.later.first().map(|(due, _)| *due) } else { Some(now) }
+    }
+
+    /// Returns how many deliveries are due and wait for a lane with room.
+    #[must_use]
+    pub fn ready_count(&self) -> usize {
+        self.ready.values().map(|queue| queue.len).sum()
+    }
+
+    fn take_due(&mut self, ledger: &Ledger, now: Timestamp) {
+        while let Some((due, key)) = self.later.first().copied() {
+            if due > now {
+                return;
+            }
+            self.later.pop_first();
+            self.make_ready(ledger, key);
+        }
+    }
+
+    fn make_ready(&mut self, ledger: &Ledger, key: Key) {
+        let Some((message, recipient)) = waiting(ledger, key) else { return };
+        let id = (recipient.pool, ledger.sites.name(recipient.site).clone());
+        let queue = self.ready.entry(id.clone()).or_default();
+        queue.push(message.tenant, key);
+        self.wake(id);
+    }
+
+    /// Takes from one queue until it is empty, its turn is over or its lanes are full; false when they are.
+    fn serve(
+        &mut self,
+        ledger: &Ledger,
+        now: Timestamp,
+        id: &QueueId,
+        turn: usize,
+        work: &mut Work,
+    ) -> bool {
+        for _ in 0..turn {
+            // A delivery leaves its queue only when it has somewhere to go.
+            if !self.has_room(ledger, id) {
+                return false;
+            }
+            let Some(queue) = self.ready.get_mut(id) else { return true };
+            let Some(next) = queue.pop(ledger, id, &self.proposed) else { return true };
+            if next.expires_at <= now {
+                work.expired.push(next.delivery);
+                continue;
+            }
+            let Some(lane) = self.choose(ledger, id.0, &id.1) else { return false };
+            self.proposed.insert(next.key);
+            let assign = Assign { delivery: next.delivery, attempt: next.attempt, lane };
+            work.assigns.push((assign, self.reserve(lane, id.1.clone(), Some(next.key))));
+        }
+        true
+    }
+
+    fn has_room(&self, ledger: &Ledger, id: &QueueId) -> bool {
+        let members = self.pools.get(&id.0).map_or(&[][..], |pool| &pool.members);
+        members.iter().any(|member| self.room(ledger, member.source, &id.1) > 0)
+    }
+
+    /// Picks among the pool's sources with room, in proportion to their weights (smooth weighted round robin).
+    fn choose(&mut self, ledger: &Ledger, pool: PoolId, site: &Arc<str>) -> Option<Lane> {
+        let members = self.pools.get(&pool)?.members.iter().map(|member| member.source);
+        let with_room: Vec<bool> =
+            members.map(|source| self.room(ledger, source, site) > 0).collect();
+        let pool = self.pools.get_mut(&pool)?;
+        let mut candidates: Vec<&mut Member> = pool
+            .members
+            .iter_mut()
+            .zip(with_room)
+            .filter_map(|(member, room)| room.then_some(member))
+            .collect();
+        let total: i64 = candidates.iter().map(|member| i64::from(member.weight)).sum();
+        for member in &mut candidates {
+            member.current += i64::from(member.weight);
+        }
+        // The first of equals, so that the choice does not depend on more than the weights.
+        let best = candidates.into_iter().rev().max_by_key(|member| member.current)?;
+        best.current -= total;
+        self.sources.get(&best.source).map(|source| source.lane)
+    }
+
+    fn room(&self, ledger: &Ledger, source: SourceId, site: &Arc<str>) -> u32 {
+        let Some(windows) = self.sources.get(&source).and_then(|source| source.windows.as_ref())
+        else {
+            return 0;
+        };
+        let window = windows.sites.get(&**site).copied().unwrap_or(windows.default);
+        let reserved = self.reserved.get(&(source, site.clone())).copied().unwrap_or(0);
+        window.saturating_sub(ledger.outstanding(source, site).saturating_add(reserved))
+    }
+
+    fn reserve(&mut self, lane: Lane, site: Arc<str>, key: Option<Key>) -> Reservation {
+        *self.reserved.entry((lane.source, site.clone())).or_default() += 1;
+        Reservation { source: lane.source, site, key }
+    }
+
+    fn wake_lane(&mut self, source: SourceId, site: &Arc<str>) {
+        let pools =
+            self.sources.get(&source).map(|source| source.pools.clone()).unwrap_or_default();
+        pools.into_iter().for_each(|pool| self.wake((pool, site.clone())));
+    }
+
+    fn wake(&mut self, id: QueueId) {
+        if let Some(queue) = self.ready.get_mut(&id)
+            && queue.len > 0
+            && !queue.in_round
+        {
+            queue.in_round = true;
+            self.round.push_back(id);
+        }
+    }
+}
+
+/// A delivery at the head of its queue.
+struct Next {
+    key: Key,
+    delivery: DeliveryId,
+    attempt: AttemptNumber,
+    expires_at: Timestamp,
+}
+
+impl ReadyQueue {
+    fn push(&mut self, tenant: TenantId, key: Key) {
+        let share = self.tenants.entry(tenant).or_default();
+        if share.keys.is_empty() {
+            self.turns.push_back(tenant);
+        }
+        share.keys.push_back(key);
+        self.len += 1;
+    }
+
+    /// Takes the next delivery in turn that still waits here; what moved on meanwhile is dropped.
+    fn pop(&mut self, ledger: &Ledger, id: &QueueId, proposed: &BTreeSet<Key>) -> Option<Next> {
+        while let Some(tenant) = self.turns.front().copied() {
+            let share = self.tenants.get_mut(&tenant).expect("who has a turn has a share");
+            let Some(key) = share.keys.front().copied() else {
+                self.turns.pop_front();
+                self.tenants.remove(&tenant);
+                continue;
+            };
+            let current = waiting(ledger, key).filter(|(message, recipient)| {
+                let here = recipient.pool == id.0 && **ledger.sites.name(recipient.site) == *id.1;
+                here && message.tenant == tenant && !proposed.contains(&key)
+            });
+            if let Some((message, _)) = current
+                && u64::from(message.size) > share.deficit
+                && self.turns.len() > 1
+            {
+                share.deficit += TURN_OCTETS;
+                self.turns.rotate_left(1);
+                continue;
+            }
+            share.keys.pop_front();
+            self.len -= 1;
+            let Some((message, recipient)) = current else { continue };
+            share.deficit = share.deficit.saturating_sub(u64::from(message.size));
+            return Some(Next {
+                key,
+                delivery: DeliveryId { message: message.id, recipient: key.recipient },
+                attempt: AttemptNumber(recipient.attempt.saturating_add(1)),
+                expires_at: message.expires_at,
+            });
+        }
+        None
+    }
+}
+
+fn waiting(ledger: &Ledger, key: Key) -> Option<(&Message, &Recipient)> {
+    let message = ledger.messages.get(key.slot)?;
+    let recipient = message.recipients.get(key.recipient as usize)?;
+    matches!(recipient.state, State::Waiting { .. }).then_some((message, recipient))
+}

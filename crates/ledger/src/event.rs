@@ -1,0 +1,493 @@
+//! The record of what happened: numbered without a gap, kept until every consumer has read it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use postroad_core::{
+    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, MessageId, NodeId, Outcome,
+    OutcomeKind, SourceId, TenantId, Timestamp,
+};
+
+use crate::codec::{Corrupt, Put, Take};
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its number in the group; the first is 1.
+    pub sequence: u64,
+    /// The ledger's time when it happened.
+    pub at: Timestamp,
+    /// What happened, and to what.
+    pub kind: EventKind,
+}
+
+/// What happened, and to what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The ledger took responsibility for a message.
+    Accepted(Box<AcceptedEvent>),
+    /// An attempt ended, and this came of it.
+    Attempt(Box<AttemptEvent>),
+    /// A delivery ended without an attempt.
+    Ended(DeliveryId, End),
+    /// A delivery is kept from being assigned.
+    Held(DeliveryId),
+    /// A delivery goes on, due at this time.
+    Released(DeliveryId, Timestamp),
+    /// The events from this one to `through` were dropped at the bound before every consumer had read them.
+    Gap {
+        /// The last one dropped.
+        through: u64,
+    },
+}
+
+/// A message was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedEvent {
+    /// The message.
+    pub message: MessageId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The reverse path.
+    pub sender: Option<Address>,
+    /// Every recipient, in the order of the envelope.
+    pub recipients: Box<[Address]>,
+    /// Octets of the content.
+    pub size: u32,
+    /// For people.
+    pub subject: Box<str>,
+    /// Who handed it in.
+    pub origin: Box<str>,
+}
+
+/// An attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptEvent {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Which attempt at it.
+    pub attempt: AttemptNumber,
+    /// From which source.
+    pub source: SourceId,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// By which node.
+    pub node: NodeId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Host and address that answered.
+    pub remote: Box<str>,
+    /// TLS version and cipher.
+    pub tls: Box<str>,
+    /// When it started; zero where nobody reported.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// What came of it.
+    pub then: Then,
+}
+
+/// What an attempt changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The delivery waits for its next attempt.
+    Retry(Timestamp),
+    /// The delivery ended.
+    Ended(End),
+    /// The delivery is held.
+    Held,
+    /// Nothing: the outcome came late, when the delivery had moved on.
+    Unchanged,
+}
+
+/// How a delivery ended: exactly one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum End {
+    /// The receiver took responsibility.
+    Delivered = 1,
+    /// The receiver refused for good.
+    Bounced = 2,
+    /// Its time ran out.
+    Expired = 3,
+    /// It was cancelled.
+    Cancelled = 4,
+    /// The recipient is suppressed.
+    Suppressed = 5,
+}
+
+impl End {
+    /// Every end.
+    pub const ALL: [Self; 5] =
+        [Self::Delivered, Self::Bounced, Self::Expired, Self::Cancelled, Self::Suppressed];
+
+    /// Returns the name used in events and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Bounced => "bounced",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Suppressed => "suppressed",
+        }
+    }
+
+    pub(crate) fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        let code = from.u8()?;
+        Self::ALL.into_iter().find(|end| *end as u8 == code).ok_or(Corrupt)
+    }
+}
+
+impl Event {
+    pub(crate) fn put(&self, out: &mut impl Put) {
+        out.u64(self.sequence);
+        out.time(self.at);
+        match &self.kind {
+            EventKind::Accepted(event) => {
+                out.u8(1);
+                event.put(out);
+            }
+            EventKind::Attempt(event) => {
+                out.u8(2);
+                event.put(out);
+            }
+            EventKind::Ended(delivery, end) => {
+                out.u8(3);
+                put_delivery(out, *delivery);
+                out.u8(*end as u8);
+            }
+            EventKind::Held(delivery) => {
+                out.u8(4);
+                put_delivery(out, *delivery);
+            }
+            EventKind::Released(delivery, due) => {
+                out.u8(5);
+                put_delivery(out, *delivery);
+                out.time(*due);
+            }
+            EventKind::Gap { through } => {
+                out.u8(6);
+                out.u64(*through);
+            }
+        }
+    }
+
+    pub(crate) fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        let (sequence, at) = (from.u64()?, from.time()?);
+        let kind = match from.u8()? {
+            1 => EventKind::Accepted(Box::new(AcceptedEvent::take(from)?)),
+            2 => EventKind::Attempt(Box::new(AttemptEvent::take(from)?)),
+            3 => EventKind::Ended(take_delivery(from)?, End::take(from)?),
+            4 => EventKind::Held(take_delivery(from)?),
+            5 => EventKind::Released(take_delivery(from)?, from.time()?),
+            6 => EventKind::Gap { through: from.u64()? },
+            _ => return Err(Corrupt),
+        };
+        Ok(Self { sequence, at, kind })
+    }
+
+    /// The last number this event stands for: its own, or the end of the gap.
+    fn through(&self) -> u64 {
+        match self.kind {
+            EventKind::Gap { through } => through,
+            _ => self.sequence,
+        }
+    }
+}
+
+impl AcceptedEvent {
+    fn put(&self, out: &mut impl Put) {
+        out.id(self.message);
+        out.u32(self.tenant.0);
+        out.u8(u8::from(self.sender.is_some()));
+        if let Some(sender) = &self.sender {
+            out.text(sender.as_str());
+        }
+        out.count(self.recipients.len());
+        for recipient in &self.recipients {
+            out.text(recipient.as_str());
+        }
+        out.u32(self.size);
+        out.text(&self.subject);
+        out.text(&self.origin);
+    }
+
+    fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        Ok(Self {
+            message: from.id()?,
+            tenant: TenantId(from.u32()?),
+            sender: from.option(Take::address)?,
+            recipients: (0..from.count(4)?).map(|_| from.address()).collect::<Result<_, _>>()?,
+            size: from.u32()?,
+            subject: from.text()?.into(),
+            origin: from.text()?.into(),
+        })
+    }
+}
+
+impl AttemptEvent {
+    fn put(&self, out: &mut impl Put) {
+        put_delivery(out, self.delivery);
+        out.u32(self.attempt.0);
+        out.u32(self.source.0);
+        out.u64(self.epoch.0);
+        out.u64(self.node.0);
+        put_outcome(out, &self.outcome);
+        out.text(&self.remote);
+        out.text(&self.tls);
+        out.time(self.started_at);
+        out.time(self.ended_at);
+        match self.then {
+            Then::Retry(due) => {
+                out.u8(1);
+                out.time(due);
+            }
+            Then::Ended(end) => {
+                out.u8(2);
+                out.u8(end as u8);
+            }
+            Then::Held => out.u8(3),
+            Then::Unchanged => out.u8(4),
+        }
+    }
+
+    fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        Ok(Self {
+            delivery: take_delivery(from)?,
+            attempt: AttemptNumber(from.u32()?),
+            source: SourceId(from.u32()?),
+            epoch: Epoch(from.u64()?),
+            node: NodeId(from.u64()?),
+            outcome: take_outcome(from)?,
+            remote: from.text()?.into(),
+            tls: from.text()?.into(),
+            started_at: from.time()?,
+            ended_at: from.time()?,
+            then: match from.u8()? {
+                1 => Then::Retry(from.time()?),
+                2 => Then::Ended(End::take(from)?),
+                3 => Then::Held,
+                4 => Then::Unchanged,
+                _ => return Err(Corrupt),
+            },
+        })
+    }
+}
+
+fn put_delivery(out: &mut impl Put, delivery: DeliveryId) {
+    out.id(delivery.message);
+    out.u32(delivery.recipient);
+}
+
+fn take_delivery(from: &mut Take<'_>) -> Result<DeliveryId, Corrupt> {
+    Ok(DeliveryId { message: from.id()?, recipient: from.u32()? })
+}
+
+pub(crate) fn put_outcome(out: &mut impl Put, outcome: &Outcome) {
+    out.u8(outcome.kind.code());
+    out.u8(outcome.class.map_or(0, BounceClass::code));
+    out.u16(outcome.code);
+    out.text(&outcome.text);
+}
+
+pub(crate) fn take_outcome(from: &mut Take<'_>) -> Result<Outcome, Corrupt> {
+    let kind = OutcomeKind::from_code(from.u8()?).ok_or(Corrupt)?;
+    let class = match from.u8()? {
+        0 => None,
+        code => Some(BounceClass::from_code(code).ok_or(Corrupt)?),
+    };
+    Ok(Outcome { kind, class, code: from.u16()?, text: from.text()?.into() })
+}
+
+const EVENTS_PER_PAGE: usize = 128;
+
+/// The events that some consumer has not read, and the cursors of the consumers.
+#[derive(Clone, Debug)]
+pub(crate) struct EventLog {
+    pages: VecDeque<Arc<Vec<Event>>>,
+    /// The number the next event gets.
+    next: u64,
+    /// Encoded octets of the events kept.
+    octets: u64,
+    octets_max: u64,
+    /// The next event each consumer wants.
+    cursors: BTreeMap<Box<str>, u64>,
+    /// Every event ever appended, folded: equal on replicas that went the same way.
+    hash: u64,
+}
+
+impl EventLog {
+    pub(crate) fn new(octets_max: u64) -> Self {
+        Self {
+            pages: VecDeque::new(),
+            next: 1,
+            octets: 0,
+            octets_max,
+            cursors: BTreeMap::new(),
+            hash: 0,
+        }
+    }
+
+    pub(crate) fn append(&mut self, at: Timestamp, kind: EventKind) {
+        let event = Event { sequence: self.next, at, kind };
+        self.next += 1;
+        let mut sum = Sum { hash: self.hash, octets: 0 };
+        event.put(&mut sum);
+        self.hash = sum.hash;
+        self.octets += sum.octets;
+        self.push(event);
+        while self.octets > self.octets_max && self.pages.len() > 1 {
+            self.drop_oldest_page();
+        }
+    }
+
+    fn push(&mut self, event: Event) {
+        match self.pages.back_mut() {
+            Some(page) if page.len() < EVENTS_PER_PAGE => Arc::make_mut(page).push(event),
+            _ => {
+                let mut page = Vec::with_capacity(EVENTS_PER_PAGE);
+                page.push(event);
+                self.pages.push_back(Arc::new(page));
+            }
+        }
+    }
+
+    /// Leaves a gap in place of the oldest page, joined with the gap before it.
+    fn drop_oldest_page(&mut self) {
+        let page = self.pages.pop_front().expect("the caller has seen a page");
+        self.octets -= page.iter().map(octets).sum::<u64>();
+        let (Some(first), Some(last)) = (page.first(), page.last()) else { return };
+        let gap = Event {
+            sequence: first.sequence,
+            at: last.at,
+            kind: EventKind::Gap { through: last.through() },
+        };
+        let next = self.pages.front_mut().expect("a page is only dropped when another follows");
+        // When that page goes as well, its first event is this gap, and so the two are joined.
+        self.octets += octets(&gap);
+        Arc::make_mut(next).insert(0, gap);
+    }
+
+    /// Moves a consumer's cursor; a cursor never moves back. Returns false for a name that is too long or one consumer too many.
+    pub(crate) fn consume(&mut self, consumer: &str, through: u64) -> bool {
+        const CONSUMERS_MAX: usize = 16;
+        if consumer.is_empty() || consumer.len() > 64 {
+            return false;
+        }
+        if !self.cursors.contains_key(consumer) && self.cursors.len() == CONSUMERS_MAX {
+            return false;
+        }
+        let wanted = through.saturating_add(1).min(self.next);
+        let cursor = self.cursors.entry(consumer.into()).or_insert(0);
+        *cursor = wanted.max(*cursor);
+        let read = self.cursors.values().copied().min().unwrap_or(0);
+        while self
+            .pages
+            .front()
+            .is_some_and(|page| page.last().is_some_and(|event| event.through() < read))
+        {
+            let page = self.pages.pop_front().expect("the loop has seen it");
+            self.octets -= page.iter().map(octets).sum::<u64>();
+        }
+        true
+    }
+
+    /// Returns the events from number `from` on, a gap where they were dropped.
+    pub(crate) fn from(&self, from: u64) -> impl Iterator<Item = &Event> {
+        let skipped = self
+            .pages
+            .partition_point(|page| page.last().is_some_and(|event| event.through() < from));
+        let pages = self.pages.range(skipped..);
+        pages.flat_map(|page| page.iter()).skip_while(move |event| event.through() < from)
+    }
+
+    /// The number the next event gets.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The first event that is kept.
+    pub(crate) fn first(&self) -> u64 {
+        self.pages.front().and_then(|page| page.first()).map_or(self.next, |event| event.sequence)
+    }
+
+    pub(crate) fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub(crate) fn cursor(&self, consumer: &str) -> u64 {
+        self.cursors.get(consumer).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.u64(self.next);
+        out.u64(self.hash);
+        out.count(self.cursors.len());
+        for (consumer, cursor) in &self.cursors {
+            out.text(consumer);
+            out.u64(*cursor);
+        }
+        out.count(self.pages.iter().map(|page| page.len()).sum());
+        for event in self.pages.iter().flat_map(|page| page.iter()) {
+            event.put(out);
+        }
+    }
+
+    pub(crate) fn take(from: &mut Take<'_>, octets_max: u64) -> Result<Self, Corrupt> {
+        let mut log = Self::new(octets_max);
+        log.next = from.u64()?;
+        log.hash = from.u64()?;
+        for _ in 0..from.count(12)? {
+            let consumer = from.text()?.into();
+            log.cursors.insert(consumer, from.u64()?);
+        }
+        let mut expected = None;
+        for _ in 0..from.count(17)? {
+            let event = Event::take(from)?;
+            if expected.is_some_and(|expected| expected != event.sequence)
+                || event.through() < event.sequence
+            {
+                return Err(Corrupt);
+            }
+            expected = Some(event.through().checked_add(1).ok_or(Corrupt)?);
+            log.octets += octets(&event);
+            log.push(event);
+        }
+        if expected.is_some_and(|expected| expected != log.next) {
+            return Err(Corrupt);
+        }
+        Ok(log)
+    }
+}
+
+fn octets(event: &Event) -> u64 {
+    let mut sum = Sum { hash: 0, octets: 0 };
+    event.put(&mut sum);
+    sum.octets
+}
+
+/// Counts and folds what is put into it.
+struct Sum {
+    hash: u64,
+    octets: u64,
+}
+
+impl Put for Sum {
+    fn put(&mut self, bytes: &[u8]) {
+        self.octets += bytes.len() as u64;
+        // FNV's shape on words: replicas are compared with it, nobody attacks it.
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.hash = (self.hash.rotate_left(5) ^ u64::from_le_bytes(word))
+                .wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The queue's state machine and its dispatcher, as pure values.
+//!
+//! [`Ledger::apply`] takes committed commands one by one and gives equal state on every replica.
+//! The dispatcher is the leader's alone: it decides what is assigned next, and is rebuilt from the ledger's state.
+//! Neither knows a clock, a disk or a socket.
+
+pub mod command;
+pub mod dispatch;
+pub mod event;
+
+mod codec;
+mod ended;
+mod ledger;
+mod pages;
+mod row;
+mod snapshot;
+mod stage;
+
+pub use codec::Corrupt;
+pub use dispatch::Dispatcher;
+pub use ended::REMEMBERED_FOR;
+pub use ledger::{Counts, DeliveryView, Ledger, Limits, MessageView, Status};
+pub use row::BodyRef;
+pub use snapshot::Snapshot;
+pub use stage::STAGED_FOR;

@@ -1,0 +1,249 @@
+//! A message as the ledger keeps it in memory: small, because there may be millions.
+
+use postroad_core::{
+    Address, Epoch, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId, Timestamp,
+};
+
+use crate::{
+    codec::{Corrupt, Put, Take},
+    command::Lane,
+    event::{End, put_outcome, take_outcome},
+};
+
+/// A message and its recipients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) id: MessageId,
+    pub(crate) tenant: TenantId,
+    pub(crate) size: u32,
+    pub(crate) accepted_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) body: Body,
+    /// The reverse path as text, empty for the null sender; it was parsed when it came in.
+    pub(crate) sender: Box<str>,
+    pub(crate) traceparent: Box<str>,
+    pub(crate) recipients: Box<[Recipient]>,
+    /// Recipients that have not ended.
+    pub(crate) open: u32,
+    pub(crate) smtputf8: bool,
+    pub(crate) eight_bit: bool,
+}
+
+/// One recipient of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Recipient {
+    /// The mailbox as text; it was parsed when it came in.
+    pub(crate) address: Box<str>,
+    pub(crate) last: Option<Box<Outcome>>,
+    pub(crate) state: State,
+    /// Slot of the interned site.
+    pub(crate) site: u32,
+    pub(crate) pool: PoolId,
+    /// The number of the last attempt that was assigned.
+    pub(crate) attempt: u32,
+    /// Attempts that count for the retry schedule.
+    pub(crate) counted: u32,
+    /// The highest attempt whose outcome was reported by its owner.
+    pub(crate) settled: u32,
+}
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is to be assigned, from `due` on.
+    Waiting { due: Timestamp },
+    /// Its current attempt is with the owner of a source.
+    Assigned { source: SourceId, epoch: Epoch, node: NodeId, wish: Wish },
+    /// It is kept from being assigned.
+    Held,
+    /// It ended.
+    Ended(End),
+}
+
+/// What is to become of an assigned delivery if its attempt does not end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Retry,
+    Hold,
+    Cancel,
+}
+
+/// Where the content is: entries of the log, by index and slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    Whole(BodyRef),
+    Chunks(Box<[BodyRef]>),
+}
+
+/// One slot of one entry of the group's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BodyRef {
+    /// The entry's index in the log.
+    pub index: u64,
+    /// The slot in the entry.
+    pub slot: u32,
+}
+
+impl Body {
+    pub(crate) fn parts(&self) -> &[BodyRef] {
+        match self {
+            Self::Whole(part) => std::slice::from_ref(part),
+            Self::Chunks(parts) => parts,
+        }
+    }
+}
+
+impl Message {
+    pub(crate) fn sender(&self) -> Option<Address> {
+        (!self.sender.is_empty()).then(|| parsed(&self.sender))
+    }
+
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.id(self.id);
+        out.u32(self.tenant.0);
+        out.u32(self.size);
+        out.time(self.accepted_at);
+        out.time(self.expires_at);
+        out.u8(u8::from(self.smtputf8) | u8::from(self.eight_bit) << 1);
+        out.count(self.body.parts().len());
+        for part in self.body.parts() {
+            out.u64(part.index);
+            out.u32(part.slot);
+        }
+        out.text(&self.sender);
+        out.text(&self.traceparent);
+        out.count(self.recipients.len());
+        for recipient in &self.recipients {
+            recipient.put(out);
+        }
+    }
+
+    pub(crate) fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        let (id, tenant, size) = (from.id()?, TenantId(from.u32()?), from.u32()?);
+        let (accepted_at, expires_at) = (from.time()?, from.time()?);
+        let flags = from.u8()?;
+        let body = take_body(from)?;
+        let sender: Box<str> = from.text()?.into();
+        if !sender.is_empty() {
+            Address::parse(&sender).map_err(|_| Corrupt)?;
+        }
+        let traceparent = from.text()?.into();
+        let recipients =
+            (0..from.count(30)?).map(|_| Recipient::take(from)).collect::<Result<Box<[_]>, _>>()?;
+        let open = recipients.iter().filter(|recipient| recipient.is_open()).count();
+        // A message without open recipients is not kept.
+        if open == 0 || flags > 3 {
+            return Err(Corrupt);
+        }
+        Ok(Self {
+            id,
+            tenant,
+            size,
+            accepted_at,
+            expires_at,
+            body,
+            sender,
+            traceparent,
+            recipients,
+            open: u32::try_from(open).map_err(|_| Corrupt)?,
+            smtputf8: flags & 1 != 0,
+            eight_bit: flags & 2 != 0,
+        })
+    }
+}
+
+fn take_body(from: &mut Take<'_>) -> Result<Body, Corrupt> {
+    let part = |from: &mut Take<'_>| Ok(BodyRef { index: from.u64()?, slot: from.u32()? });
+    match from.count(12)? {
+        0 => Err(Corrupt),
+        1 => part(from).map(Body::Whole),
+        count => (0..count).map(|_| part(from)).collect::<Result<_, _>>().map(Body::Chunks),
+    }
+}
+
+impl Recipient {
+    pub(crate) fn address(&self) -> Address {
+        parsed(&self.address)
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.state, State::Ended(_))
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.text(&self.address);
+        out.u32(self.site);
+        out.u32(self.pool.0);
+        out.u32(self.attempt);
+        out.u32(self.counted);
+        out.u32(self.settled);
+        out.u8(u8::from(self.last.is_some()));
+        if let Some(last) = &self.last {
+            put_outcome(out, last);
+        }
+        match self.state {
+            State::Waiting { due } => {
+                out.u8(1);
+                out.time(due);
+            }
+            State::Assigned { source, epoch, node, wish } => {
+                out.u8(2);
+                out.u32(source.0);
+                out.u64(epoch.0);
+                out.u64(node.0);
+                out.u8(wish as u8);
+            }
+            State::Held => out.u8(3),
+            State::Ended(end) => {
+                out.u8(4);
+                out.u8(end as u8);
+            }
+        }
+    }
+
+    fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        let address: Box<str> = from.text()?.into();
+        Address::parse(&address).map_err(|_| Corrupt)?;
+        Ok(Self {
+            address,
+            site: from.u32()?,
+            pool: PoolId(from.u32()?),
+            attempt: from.u32()?,
+            counted: from.u32()?,
+            settled: from.u32()?,
+            last: from.option(take_outcome)?.map(Box::new),
+            state: match from.u8()? {
+                1 => State::Waiting { due: from.time()? },
+                2 => State::Assigned {
+                    source: SourceId(from.u32()?),
+                    epoch: Epoch(from.u64()?),
+                    node: NodeId(from.u64()?),
+                    wish: match from.u8()? {
+                        0 => Wish::Retry,
+                        1 => Wish::Hold,
+                        2 => Wish::Cancel,
+                        _ => return Err(Corrupt),
+                    },
+                },
+                3 => State::Held,
+                4 => State::Ended(End::take(from)?),
+                _ => return Err(Corrupt),
+            },
+        })
+    }
+}
+
+impl State {
+    pub(crate) fn assigned(lane: Lane) -> Self {
+        Self::Assigned {
+            source: lane.source,
+            epoch: lane.epoch,
+            node: lane.node,
+            wish: Wish::Retry,
+        }
+    }
+}
+
+fn parsed(text: &str) -> Address {
+    Address::parse(text).expect("an address is kept as the text it was parsed from")
+}

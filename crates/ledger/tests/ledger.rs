@@ -1,0 +1,571 @@
+//! Random lives of a ledger: whatever happens, nobody is lost, nobody ends twice, and every replica agrees.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postroad_core::{
+    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, GroupId, MessageId, NodeId, Outcome,
+    OutcomeKind, PoolId, SourceId, TenantId, Timestamp,
+};
+use postroad_ledger::{
+    Dispatcher, Ledger, Limits, Status,
+    command::{Accept, Assign, AttemptId, Command, Content, Effect, Lane, NewRecipient, Report},
+    dispatch::{Weighted, Windows},
+    event::{End, EventKind, Then},
+};
+use proptest::prelude::*;
+
+const LIMITS: Limits = Limits { event_octets_max: 1 << 20, staged_chunks_max: 8 };
+const START: u64 = 1_800_000_000_000;
+
+/// One step of a random life; numbers pick among what exists at that moment.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Accept { recipients: u8, site: u8, assign: bool, ttl: u16 },
+    AcceptAgain(u8),
+    Assign { pick: u8, epoch: u8 },
+    Report { pick: u8, kind: u8, stale: bool },
+    ReportAgain(u8),
+    Return(u8),
+    Reclaim(u8),
+    Cancel(u8),
+    Hold(u8),
+    Release(u8),
+    Expire,
+    Consume(u8),
+    Pass(u16),
+    Restore,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    use Step::*;
+    prop_oneof![
+        4 => (1_u8..4, 0_u8..3, any::<bool>(), 0_u16..200)
+            .prop_map(|(recipients, site, assign, ttl)| Accept { recipients, site, assign, ttl }),
+        1 => any::<u8>().prop_map(AcceptAgain),
+        4 => (any::<u8>(), 0_u8..3).prop_map(|(pick, epoch)| Assign { pick, epoch }),
+        5 => (any::<u8>(), 1_u8..8, prop::bool::weighted(0.2)).prop_map(|(pick, kind, stale)| Report { pick, kind, stale }),
+        1 => any::<u8>().prop_map(ReportAgain),
+        1 => any::<u8>().prop_map(Return),
+        1 => (0_u8..4).prop_map(Reclaim),
+        1 => any::<u8>().prop_map(Cancel),
+        1 => any::<u8>().prop_map(Hold),
+        1 => any::<u8>().prop_map(Release),
+        1 => Just(Expire),
+        1 => any::<u8>().prop_map(Consume),
+        2 => (0_u16..100).prop_map(Pass),
+        1 => Just(Restore),
+    ]
+}
+
+/// A ledger, its twin that is restored from a snapshot now and then, and what the outside world knows.
+struct World {
+    ledger: Ledger,
+    twin: Ledger,
+    index: u64,
+    now: u64,
+    messages: Vec<Command>,
+    /// Every attempt that was ever assigned.
+    attempts: Vec<(AttemptId, Lane)>,
+    reports: Vec<Command>,
+    accepted: BTreeSet<DeliveryId>,
+    ended: BTreeMap<DeliveryId, End>,
+    next_event: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            ledger: Ledger::new(LIMITS),
+            twin: Ledger::new(LIMITS),
+            index: 0,
+            now: START,
+            messages: Vec::new(),
+            attempts: Vec::new(),
+            reports: Vec::new(),
+            accepted: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            next_event: 1,
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        self.index += 1;
+        let at = Timestamp::from_millis(self.now);
+        let (mut effects, mut twin_effects) = (Vec::new(), Vec::new());
+        let reply = self.ledger.apply(self.index, at, command.clone(), &mut effects);
+        assert_eq!(self.twin.apply(self.index, at, command, &mut twin_effects), reply);
+        assert_eq!(self.twin.state_hash(), self.ledger.state_hash());
+        for effect in effects {
+            if let Effect::Assigned { id, lane, .. } = effect {
+                self.attempts.push((id, lane));
+            }
+        }
+        self.read_events();
+        self.check_conservation();
+    }
+
+    /// Reads what happened as a consumer would, and checks that the record makes sense.
+    fn read_events(&mut self) {
+        for event in self.ledger.events(self.next_event) {
+            assert_eq!(event.sequence, self.next_event, "events are gapless");
+            self.next_event += 1;
+            let ended = match &event.kind {
+                EventKind::Accepted(accepted) => {
+                    for recipient in (0..).take(accepted.recipients.len()) {
+                        let delivery = DeliveryId { message: accepted.message, recipient };
+                        assert!(self.accepted.insert(delivery), "accepted once");
+                    }
+                    None
+                }
+                EventKind::Attempt(attempt) => {
+                    let id = AttemptId {
+                        delivery: attempt.delivery,
+                        attempt: attempt.attempt,
+                        epoch: attempt.epoch,
+                    };
+                    assert!(
+                        self.attempts.iter().any(|(known, _)| known.delivery == id.delivery
+                            && known.attempt == id.attempt)
+                    );
+                    match attempt.then {
+                        Then::Ended(end) => Some((attempt.delivery, end)),
+                        Then::Unchanged => None,
+                        Then::Retry(_) | Then::Held => {
+                            assert!(
+                                !self.ended.contains_key(&attempt.delivery),
+                                "nothing goes on after its end"
+                            );
+                            None
+                        }
+                    }
+                }
+                EventKind::Ended(delivery, end) => Some((*delivery, *end)),
+                EventKind::Held(delivery) | EventKind::Released(delivery, _) => {
+                    assert!(!self.ended.contains_key(delivery));
+                    None
+                }
+                EventKind::Gap { .. } => panic!("nothing is dropped below the bound"),
+            };
+            if let Some((delivery, end)) = ended {
+                assert!(self.accepted.contains(&delivery), "no ghosts");
+                assert_eq!(self.ended.insert(delivery, end), None, "one end each");
+            }
+        }
+    }
+
+    /// I12: what was accepted has ended or is here, and the counts say where.
+    fn check_conservation(&self) {
+        let counts = self.ledger.counts();
+        let here = counts.waiting + counts.assigned + counts.held;
+        assert_eq!(self.accepted.len() as u64, self.ended.len() as u64 + here);
+        for delivery in &self.accepted {
+            let view = self.ledger.message(delivery.message);
+            let status = view.map(|view| view.deliveries[delivery.recipient as usize].status);
+            match (status, self.ended.get(delivery)) {
+                (None, Some(_)) => {}
+                (Some(Status::Ended(end)), Some(known)) => assert_eq!(end, *known),
+                (Some(Status::Ended(_)), None) | (None, None) => panic!("{delivery} is lost"),
+                (Some(_), known) => assert_eq!(known, None),
+            }
+        }
+    }
+
+    fn run(&mut self, step: Step) {
+        match step {
+            Step::Accept { recipients, site, assign, ttl } => {
+                let command = self.new_accept(recipients, site, assign, ttl);
+                self.messages.push(command.clone());
+                self.apply(command);
+            }
+            Step::AcceptAgain(pick) => {
+                if let Some(command) = picked(&self.messages, pick).cloned() {
+                    self.apply(command);
+                }
+            }
+            Step::Assign { pick, epoch } => {
+                let accepted: Vec<DeliveryId> = self.accepted.iter().copied().collect();
+                if let Some(delivery) = picked(&accepted, pick) {
+                    let tried =
+                        self.attempts.iter().filter(|(id, _)| id.delivery == *delivery).count();
+                    let attempt = AttemptNumber(u32::try_from(tried).unwrap() + 1);
+                    self.apply(Command::Assign(Assign {
+                        delivery: *delivery,
+                        attempt,
+                        lane: lane(epoch),
+                    }));
+                }
+            }
+            Step::Report { pick, kind, stale } => {
+                if let Some((id, _)) = picked(&self.attempts, pick).copied() {
+                    let epoch = Epoch(id.epoch.0.saturating_sub(u64::from(stale)));
+                    let kind = OutcomeKind::from_code(kind).unwrap();
+                    let command = self.new_report(AttemptId { epoch, ..id }, kind);
+                    self.reports.push(command.clone());
+                    self.apply(command);
+                }
+            }
+            Step::ReportAgain(pick) => {
+                if let Some(command) = picked(&self.reports, pick).cloned() {
+                    self.apply(command);
+                }
+            }
+            Step::Return(pick) => {
+                if let Some((id, _)) = picked(&self.attempts, pick).copied() {
+                    self.apply(Command::Return(id));
+                }
+            }
+            Step::Reclaim(below) => {
+                let retry_at = Timestamp::from_millis(self.now + 10);
+                self.apply(Command::Reclaim {
+                    source: SourceId(1),
+                    below: Epoch(below.into()),
+                    retry_at,
+                });
+            }
+            Step::Cancel(pick) => self.change(pick, Command::Cancel),
+            Step::Hold(pick) => self.change(pick, Command::Hold),
+            Step::Release(pick) => self.change(pick, Command::Release),
+            Step::Expire => {
+                let (found, _) = self.ledger.expired(
+                    MessageId::from_u128(0),
+                    usize::MAX,
+                    Timestamp::from_millis(self.now),
+                );
+                self.apply(Command::Expire(found));
+            }
+            Step::Consume(back) => {
+                let through = self.next_event.saturating_sub(1 + u64::from(back));
+                self.apply(Command::Consume { consumer: "test".into(), through });
+            }
+            Step::Pass(millis) => self.now += u64::from(millis),
+            Step::Restore => {
+                let bytes = self.twin.snapshot().encode();
+                self.twin = Ledger::restore(LIMITS, &bytes).expect("a snapshot is restored");
+                assert_eq!(self.twin.snapshot().encode().len(), bytes.len());
+                assert_eq!(
+                    self.twin.snapshot().live_bodies(),
+                    self.ledger.snapshot().live_bodies()
+                );
+            }
+        }
+    }
+
+    fn change(&mut self, pick: u8, command: fn(MessageId) -> Command) {
+        let accepted: Vec<DeliveryId> = self.accepted.iter().copied().collect();
+        if let Some(delivery) = picked(&accepted, pick) {
+            self.apply(command(delivery.message));
+        }
+    }
+
+    fn new_accept(&self, recipients: u8, site: u8, assign: bool, ttl: u16) -> Command {
+        let now = Timestamp::from_millis(self.now);
+        let recipient = |number| NewRecipient {
+            address: Address::parse(&format!("r{number}@site{site}.example")).unwrap(),
+            site: format!("site{site}.example").into(),
+            pool: PoolId(1),
+            not_before: now,
+            assign: assign.then(|| lane(1)),
+        };
+        Command::Accept(Box::new(Accept {
+            id: MessageId::new(now, GroupId(1), self.messages.len() as u64),
+            tenant: TenantId(1),
+            sender: Some(Address::parse("s@sender.example").unwrap()),
+            recipients: (0..recipients).map(recipient).collect(),
+            content: Content::Slot(0),
+            size: 100,
+            smtputf8: false,
+            eight_bit: false,
+            expires_at: Timestamp::from_millis(self.now + u64::from(ttl)),
+            subject: "".into(),
+            origin: "".into(),
+            traceparent: "".into(),
+        }))
+    }
+
+    fn new_report(&self, id: AttemptId, kind: OutcomeKind) -> Command {
+        Command::Report(Box::new(Report {
+            id,
+            outcome: Outcome::new(kind, Some(BounceClass::Other), 0, "as the test has it"),
+            retry_at: Timestamp::from_millis(self.now + 5),
+            remote: "".into(),
+            tls: "".into(),
+            started_at: Timestamp::from_millis(self.now),
+            ended_at: Timestamp::from_millis(self.now),
+        }))
+    }
+}
+
+fn lane(epoch: u8) -> Lane {
+    Lane { source: SourceId(1), epoch: Epoch(epoch.into()), node: NodeId(7) }
+}
+
+fn picked<T>(from: &[T], pick: u8) -> Option<&T> {
+    from.get(usize::from(pick) % from.len().max(1))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn i1_i3_i12_nobody_is_lost_and_nobody_ends_twice(steps in prop::collection::vec(step(), 1..120)) {
+        let mut world = World::new();
+        for step in steps {
+            world.run(step);
+        }
+        let bytes = world.twin.snapshot().encode();
+        let again = Ledger::restore(LIMITS, &bytes).unwrap().snapshot().encode();
+        prop_assert!(bytes == again, "a restored ledger is the same ledger");
+    }
+
+    #[test]
+    fn damaged_snapshots_are_refused_or_restored_but_never_panic(
+        steps in prop::collection::vec(step(), 1..40),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), 1_u8..), 1..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut world = World::new();
+        for step in steps {
+            world.run(step);
+        }
+        let whole = world.ledger.snapshot().encode();
+        let mut bytes = whole.clone();
+        for (place, flip) in flips {
+            let place = place.index(bytes.len());
+            bytes[place] ^= flip;
+        }
+        let _ = Ledger::restore(LIMITS, &bytes);
+        prop_assert!(Ledger::restore(LIMITS, &whole[..cut.index(whole.len())]).is_err());
+    }
+}
+
+/// The leader of one group: proposes what the dispatcher says and applies it at once.
+struct Leader {
+    world: World,
+    dispatcher: Dispatcher,
+    seen_attempts: usize,
+}
+
+impl Leader {
+    fn new(window: u32) -> Self {
+        let world = World::new();
+        let mut dispatcher = Dispatcher::rebuild(&world.ledger);
+        let pools =
+            BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);
+        dispatcher.set_pools(&pools, &[lane(1)]);
+        dispatcher.set_windows(lane(1), Windows { default: window, sites: BTreeMap::new() });
+        Self { world, dispatcher, seen_attempts: 0 }
+    }
+
+    /// Applies a command and shows the dispatcher its effects.
+    fn apply(&mut self, command: Command) {
+        self.world.index += 1;
+        let mut effects = Vec::new();
+        let at = Timestamp::from_millis(self.world.now);
+        self.world.ledger.apply(self.world.index, at, command.clone(), &mut effects);
+        self.world.twin.apply(self.world.index, at, command, &mut Vec::new());
+        for effect in &effects {
+            self.dispatcher.handle(&self.world.ledger, effect);
+            if let Effect::Assigned { id, lane, .. } = effect {
+                self.world.attempts.push((*id, *lane));
+            }
+        }
+        self.world.read_events();
+        self.world.check_conservation();
+    }
+
+    fn dispatch(&mut self) -> usize {
+        let now = Timestamp::from_millis(self.world.now);
+        let work = self.dispatcher.poll(&self.world.ledger, now, 8);
+        let count = work.len();
+        for (assign, reservation) in work.assigns {
+            self.apply(Command::Assign(assign));
+            self.dispatcher.settle(&self.world.ledger, reservation, false);
+        }
+        if !work.expired.is_empty() {
+            self.apply(Command::Expire(work.expired));
+        }
+        count
+    }
+
+    fn report_all(&mut self, kind: OutcomeKind) {
+        for place in self.seen_attempts..self.world.attempts.len() {
+            let report = self.world.new_report(self.world.attempts[place].0, kind);
+            self.apply(report);
+        }
+        self.seen_attempts = self.world.attempts.len();
+    }
+
+    fn assigned_to_site(&self, site: u8) -> usize {
+        let views = self.world.accepted.iter().filter_map(|delivery| {
+            let view = self.world.ledger.message(delivery.message)?;
+            Some(view.deliveries[delivery.recipient as usize].clone())
+        });
+        let name = format!("site{site}.example");
+        views
+            .filter(|view| *view.site == *name && matches!(view.status, Status::Assigned(..)))
+            .count()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn windows_hold_and_everything_is_dispatched_in_the_end(
+        steps in prop::collection::vec(step(), 1..80), window in 1_u32..4, offer in any::<bool>()
+    ) {
+        let mut leader = Leader::new(window);
+        for step in steps {
+            match step {
+                Step::Accept { recipients, site, ttl, .. } => {
+                    let mut command = leader.world.new_accept(recipients, site, false, ttl.saturating_add(5_000));
+                    let mut reserved = Vec::new();
+                    if let (true, Command::Accept(accept)) = (offer, &mut command) {
+                        for recipient in &mut accept.recipients {
+                            let offered = leader.dispatcher.offer(&leader.world.ledger, recipient.pool, &recipient.site);
+                            recipient.assign = offered.as_ref().map(|(lane, _)| *lane);
+                            reserved.extend(offered.map(|(_, reservation)| reservation));
+                        }
+                    }
+                    leader.world.messages.push(command.clone());
+                    leader.apply(command);
+                    reserved.into_iter().for_each(|r| leader.dispatcher.settle(&leader.world.ledger, r, false));
+                }
+                Step::Report { kind, .. } => leader.report_all(OutcomeKind::from_code(kind).unwrap()),
+                Step::Hold(pick) | Step::Release(pick) | Step::Cancel(pick) => {
+                    let accepted: Vec<DeliveryId> = leader.world.accepted.iter().copied().collect();
+                    if let Some(delivery) = picked(&accepted, pick) {
+                        leader.apply(match step {
+                            Step::Hold(_) => Command::Hold(delivery.message),
+                            Step::Release(_) => Command::Release(delivery.message),
+                            _ => Command::Cancel(delivery.message),
+                        });
+                    }
+                }
+                Step::Pass(millis) => leader.world.now += u64::from(millis),
+                Step::Restore => {
+                    // Another leader takes over and finds its work in the state.
+                    let fresh = Leader::new(window);
+                    leader.dispatcher = fresh.dispatcher;
+                    let mut dispatcher = Dispatcher::rebuild(&leader.world.ledger);
+                    let pools = BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);
+                    dispatcher.set_pools(&pools, &[lane(1)]);
+                    dispatcher.set_windows(lane(1), Windows { default: window, sites: BTreeMap::new() });
+                    leader.dispatcher = dispatcher;
+                }
+                _ => drop(leader.dispatch()),
+            }
+            for site in 0..3 {
+                prop_assert!(leader.assigned_to_site(site) <= window as usize, "the window of site {} holds", site);
+            }
+        }
+        // Whatever is neither held nor ended is delivered once the receivers say yes.
+        for _ in 0..2_000 {
+            leader.world.now += 10;
+            if leader.dispatch() == 0 && leader.seen_attempts == leader.world.attempts.len() {
+                let counts = leader.world.ledger.counts();
+                if counts.waiting == 0 { break; }
+            }
+            leader.report_all(OutcomeKind::Delivered);
+        }
+        let counts = leader.world.ledger.counts();
+        prop_assert_eq!((counts.waiting, counts.assigned), (0, 0), "nothing starves");
+    }
+}
+
+#[test]
+fn tenants_take_turns_by_octets() {
+    let mut leader = Leader::new(4);
+    for (number, tenant) in (0_u64..).zip([1, 1, 1, 1, 1, 1, 1, 1, 2, 2]) {
+        let Command::Accept(mut accept) = leader.world.new_accept(1, 0, false, 60_000) else {
+            unreachable!()
+        };
+        accept.id =
+            MessageId::new(Timestamp::from_millis(leader.world.now), GroupId(1), 1_000 + number);
+        accept.tenant = TenantId(tenant);
+        accept.size = 64 << 10;
+        leader.apply(Command::Accept(accept));
+    }
+    leader.dispatch();
+    let tenants: Vec<u32> = leader
+        .world
+        .attempts
+        .iter()
+        .map(|(id, _)| leader.world.ledger.message(id.delivery.message).unwrap().tenant.0)
+        .collect();
+    assert_eq!(tenants.iter().filter(|tenant| **tenant == 2).count(), 2, "{tenants:?}");
+}
+
+#[test]
+fn unread_events_are_dropped_at_the_bound_and_leave_one_gap() {
+    let limits = Limits { event_octets_max: 20_000, ..LIMITS };
+    let mut ledger = Ledger::new(limits);
+    let mut world = World::new();
+    for number in 0..2_000 {
+        let command = world.new_accept(1, 0, false, 100);
+        world.messages.push(command.clone());
+        ledger.apply(number, Timestamp::from_millis(START), command, &mut Vec::new());
+    }
+    assert!(ledger.event_octets() <= limits.event_octets_max);
+    let events: Vec<_> = ledger.events(1).collect();
+    let EventKind::Gap { through } = events[0].kind else {
+        panic!("the first thing read is the gap")
+    };
+    assert_eq!(events[0].sequence, 1);
+    assert!(
+        events[1..].iter().zip(through + 1..).all(|(event, sequence)| event.sequence == sequence)
+    );
+    assert_eq!(events.last().unwrap().sequence, 2_000);
+    let restored = Ledger::restore(limits, &ledger.snapshot().encode()).unwrap();
+    assert!(restored.events(1).eq(ledger.events(1)));
+}
+
+#[test]
+fn an_id_is_remembered_until_it_is_too_old_to_be_proposed() {
+    let mut world = World::new();
+    let accept = world.new_accept(1, 0, true, 60_000);
+    world.apply(accept.clone());
+    let (id, _) = world.attempts[0];
+    let report = world.new_report(id, OutcomeKind::Delivered);
+    world.apply(report);
+    // Ended and proposed again: known, and nothing happens.
+    world.apply(accept.clone());
+    assert_eq!((world.ledger.message_count(), world.accepted.len()), (0, 1));
+    world.now += 16 * 60 * 1000;
+    let reply = world.ledger.apply(99, Timestamp::from_millis(world.now), accept, &mut Vec::new());
+    assert_eq!(
+        reply,
+        postroad_ledger::command::Reply::Refused(postroad_ledger::command::Refusal::TooOld)
+    );
+}
+
+#[test]
+fn i7_a_cancelled_delivery_that_is_given_back_never_leaves() {
+    let mut world = World::new();
+    let accept = world.new_accept(1, 0, true, 60_000);
+    world.apply(accept);
+    let (id, _) = world.attempts[0];
+    world.apply(Command::Cancel(id.delivery.message));
+    world.apply(Command::Return(id));
+    assert_eq!(world.ended.get(&id.delivery), Some(&End::Cancelled));
+}
+
+#[test]
+fn a_late_delivered_ends_what_would_have_been_sent_again() {
+    let mut world = World::new();
+    let accept = world.new_accept(1, 0, true, 60_000);
+    world.apply(accept);
+    let (id, _) = world.attempts[0];
+    world.apply(Command::Reclaim {
+        source: SourceId(1),
+        below: Epoch(2),
+        retry_at: Timestamp::from_millis(START),
+    });
+    assert_eq!(world.ledger.counts().waiting, 1, "an unknown attempt is tried again");
+    let report = world.new_report(id, OutcomeKind::Delivered);
+    world.apply(report.clone());
+    assert_eq!(world.ended.get(&id.delivery), Some(&End::Delivered));
+    world.apply(report);
+}
