@@ -4,8 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: &[&str] =
-    &["postroad/submission/v1/submission.proto", "postroad/queue/v1/queue.proto"];
+const FILES: &[&str] = &["postroad/submission/v1/submission.proto", "postroad/queue/v1/queue.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let include = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

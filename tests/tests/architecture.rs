@@ -20,28 +20,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mail", &["core", "dns", "telemetry"]),
     ("raft", &["core", "proto", "storage", "net", "telemetry"]),
     ("cluster", &["core", "proto", "net", "telemetry"]),
-    (
-        "ingress",
-        &["core", "telemetry", "smtp", "proto", "directory", "dns", "net", "mail", "cluster"],
-    ),
-    (
-        "queue",
-        &["core", "telemetry", "ledger", "directory", "proto", "storage", "net", "raft", "cluster"],
-    ),
+    ("ingress", &["core", "telemetry", "smtp", "proto", "directory", "dns", "net", "mail", "cluster"]),
+    ("queue", &["core", "telemetry", "ledger", "directory", "proto", "storage", "net", "raft", "cluster"]),
     (
         "outbound",
-        &[
-            "core",
-            "telemetry",
-            "smtp",
-            "proto",
-            "directory",
-            "storage",
-            "dns",
-            "net",
-            "mail",
-            "cluster",
-        ],
+        &["core", "telemetry", "smtp", "proto", "directory", "storage", "dns", "net", "mail", "cluster"],
     ),
     ("control", &["core", "telemetry", "proto", "directory", "net", "mail", "cluster"]),
     ("sandbox", &["core", "smtp", "net", "mail", "telemetry"]),
@@ -111,11 +94,8 @@ fn arrows_between_our_crates_point_down_only() {
         if ["postroad", "testkit", "tests", "loadtest"].contains(&name) {
             continue;
         }
-        let may_see =
-            allowed.get(name).unwrap_or_else(|| panic!("crate {name} has no row in ARROWS"));
-        for dependency in
-            package.dependencies.iter().filter(|d| d.kind != DependencyKind::Development)
-        {
+        let may_see = allowed.get(name).unwrap_or_else(|| panic!("crate {name} has no row in ARROWS"));
+        for dependency in package.dependencies.iter().filter(|d| d.kind != DependencyKind::Development) {
             if let Some(seen) = ours(&dependency.name)
                 && !may_see.contains(&seen)
             {
@@ -144,8 +124,7 @@ fn every_foreign_crate_with_a_door_comes_through_it() {
 #[test]
 fn the_crates_that_decide_reach_no_io_clock_or_randomness() {
     let metadata = metadata();
-    let names: BTreeMap<_, _> =
-        metadata.packages.iter().map(|p| (&p.id, p.name.as_str())).collect();
+    let names: BTreeMap<_, _> = metadata.packages.iter().map(|p| (&p.id, p.name.as_str())).collect();
     let graph = metadata.resolve.as_ref().expect("cargo metadata resolves");
     let edges: BTreeMap<_, _> = graph.nodes.iter().map(|node| (&node.id, node)).collect();
     let mut wrong = Vec::new();
@@ -161,8 +140,7 @@ fn the_crates_that_decide_reach_no_io_clock_or_randomness() {
             };
             to_visit.extend(edges[id].deps.iter().filter(normal).map(|dep| &dep.pkg));
         }
-        let reached =
-            seen.iter().filter_map(|id| IMPURE.iter().find(|impure| **impure == names[id]));
+        let reached = seen.iter().filter_map(|id| IMPURE.iter().find(|impure| **impure == names[id]));
         wrong.extend(reached.map(|impure| format!("{name} reaches {impure}")));
     }
     assert!(wrong.is_empty(), "{wrong:?}");

@@ -6,9 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use postroad_core::{GroupId, NodeId};
-use postroad_proto::queue::{
-    GroupLeader, LeadersRequest, queue_service_client::QueueServiceClient,
-};
+use postroad_proto::queue::{GroupLeader, LeadersRequest, queue_service_client::QueueServiceClient};
 use tokio::{sync::watch, task::JoinSet, time};
 use tonic::transport::Channel;
 
@@ -111,19 +109,13 @@ mod tests {
         let said = |groups: &[Said]| {
             groups
                 .iter()
-                .map(|(group, term, leader)| GroupLeader {
-                    group: *group,
-                    term: *term,
-                    leader: *leader,
-                })
+                .map(|(group, term, leader)| GroupLeader { group: *group, term: *term, leader: *leader })
                 .collect()
         };
         let views = views.iter().map(|(node, groups)| (NodeId(*node), said(groups))).collect();
         let expected: LeaderTable = expected
             .iter()
-            .map(|(group, term, node)| {
-                (GroupId(*group), Leader { term: *term, node: NodeId(*node) })
-            })
+            .map(|(group, term, node)| (GroupId(*group), Leader { term: *term, node: NodeId(*node) }))
             .collect();
         assert_eq!(merge(&views), expected);
     }

@@ -221,12 +221,9 @@ impl Lane {
             .max_decoding_message_size(crate::FRAME_OCTETS_MAX)
             .max_encoding_message_size(crate::FRAME_OCTETS_MAX);
         let opened =
-            time::timeout(Duration::from_secs(1), client.submit(ReceiverStream::new(receiver)))
-                .await;
+            time::timeout(Duration::from_secs(1), client.submit(ReceiverStream::new(receiver))).await;
         match opened {
-            Ok(Ok(response)) => {
-                Some(LeaderStream { leader, batches, results: response.into_inner() })
-            }
+            Ok(Ok(response)) => Some(LeaderStream { leader, batches, results: response.into_inner() }),
             Ok(Err(status)) => {
                 tracing::debug!(group = %self.group, node = %leader.node, %status, "submit stream refused");
                 None
@@ -282,8 +279,7 @@ impl Lane {
         while octets < self.config.batch_octets_max
             && batch.submissions.len() < self.config.batch_messages_max
         {
-            let Some(mut item) = self.retry.pop_front().or_else(|| self.items.try_recv().ok())
-            else {
+            let Some(mut item) = self.retry.pop_front().or_else(|| self.items.try_recv().ok()) else {
                 break;
             };
             let sequence = self.next_sequence;
@@ -308,8 +304,7 @@ impl Lane {
                 SubmitStatus::Invalid | SubmitStatus::TooOld => Err(SubmitError::Invalid(detail)),
                 SubmitStatus::ChunkMissing => Err(SubmitError::Unavailable),
                 status => {
-                    item.fate_unknown |=
-                        matches!(status, SubmitStatus::Unknown | SubmitStatus::Unspecified);
+                    item.fate_unknown |= matches!(status, SubmitStatus::Unknown | SubmitStatus::Unspecified);
                     moved |= status == SubmitStatus::NotLeader;
                     self.retry.push_back(item);
                     continue;

@@ -57,17 +57,11 @@ impl Address {
         if text.as_bytes().get(at) != Some(&b'@') || domain.is_empty() {
             return Err(AddressError::Incomplete);
         }
-        if at > LOCAL_PART_OCTETS_MAX
-            || domain.len() > DOMAIN_OCTETS_MAX
-            || text.len() > MAILBOX_OCTETS_MAX
-        {
+        if at > LOCAL_PART_OCTETS_MAX || domain.len() > DOMAIN_OCTETS_MAX || text.len() > MAILBOX_OCTETS_MAX {
             return Err(AddressError::TooLong);
         }
         parse_host(domain)?;
-        Ok(Self {
-            text: text.into(),
-            at: u8::try_from(at).expect("a local part has at most 64 octets"),
-        })
+        Ok(Self { text: text.into(), at: u8::try_from(at).expect("a local part has at most 64 octets") })
     }
 
     /// Returns the address as it was given.
@@ -121,9 +115,8 @@ fn dot_string_end(text: &[u8]) -> Result<usize, AddressError> {
     if local.is_empty() {
         return Err(AddressError::Incomplete);
     }
-    let well_dotted = local
-        .split(|byte| *byte == b'.')
-        .all(|atom| !atom.is_empty() && atom.iter().copied().all(is_atext));
+    let well_dotted =
+        local.split(|byte| *byte == b'.').all(|atom| !atom.is_empty() && atom.iter().copied().all(is_atext));
     if well_dotted { Ok(end) } else { Err(AddressError::LocalPart) }
 }
 
@@ -162,9 +155,7 @@ fn parse_host(text: &str) -> Result<Host, AddressError> {
 pub fn parse_literal(inner: &str) -> Option<IpAddr> {
     const TAG: &str = "IPv6:";
     match inner.get(..TAG.len()) {
-        Some(tag) if tag.eq_ignore_ascii_case(TAG) => {
-            inner[TAG.len()..].parse().ok().map(IpAddr::V6)
-        }
+        Some(tag) if tag.eq_ignore_ascii_case(TAG) => inner[TAG.len()..].parse().ok().map(IpAddr::V6),
         _ => inner.parse().ok().map(IpAddr::V4),
     }
 }

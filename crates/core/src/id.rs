@@ -123,8 +123,7 @@ impl FromStr for MessageId {
         }
         text.bytes()
             .try_fold(0_u128, |value, byte| {
-                let digit =
-                    ALPHABET.iter().position(|letter| *letter == byte.to_ascii_uppercase())?;
+                let digit = ALPHABET.iter().position(|letter| *letter == byte.to_ascii_uppercase())?;
                 // 26 characters are 130 bits: the first may only carry three.
                 value.checked_mul(32)?.checked_add(digit as u128)
             })
@@ -180,13 +179,9 @@ mod tests {
 
     #[test]
     fn other_text_is_not_an_id() {
-        for text in [
-            "",
-            "0",
-            "8ZZZZZZZZZZZZZZZZZZZZZZZZZ",
-            "0000000000000000000000000U",
-            "é000000000000000000000000",
-        ] {
+        for text in
+            ["", "0", "8ZZZZZZZZZZZZZZZZZZZZZZZZZ", "0000000000000000000000000U", "é000000000000000000000000"]
+        {
             assert_eq!(text.parse::<MessageId>(), Err(MessageIdError), "{text:?}");
         }
         assert_eq!("7ZZZZZZZZZZZZZZZZZZZZZZZZZ".parse(), Ok(MessageId::from_u128(u128::MAX)));

@@ -15,8 +15,7 @@ pub mod time;
 pub use address::{Address, AddressError, Host};
 pub use domain::{Domain, DomainError};
 pub use id::{
-    AttemptNumber, ClusterId, DeliveryId, Epoch, GroupId, MessageId, NodeId, PoolId, SourceId,
-    TenantId,
+    AttemptNumber, ClusterId, DeliveryId, Epoch, GroupId, MessageId, NodeId, PoolId, SourceId, TenantId,
 };
 pub use outcome::{BounceClass, Outcome, OutcomeKind};
 pub use reply::{EnhancedCode, Reply};

@@ -40,11 +40,7 @@ impl Reply {
     /// Makes a reply with an enhanced code, whose class is that of `code`.
     #[must_use]
     pub fn new(code: u16, subject: u16, detail: u16, text: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            enhanced: Some(enhanced((code / 100) as u8, subject, detail)),
-            text: text.into(),
-        }
+        Self { code, enhanced: Some(enhanced((code / 100) as u8, subject, detail)), text: text.into() }
     }
 
     /// Returns true for 2xx and 3xx.
@@ -74,9 +70,8 @@ impl EnhancedCode {
         let mut parts = text[..end].split('.');
         let mut number = |len_max: usize| {
             let part = parts.next()?;
-            let digits = !part.is_empty()
-                && part.len() <= len_max
-                && part.bytes().all(|b| b.is_ascii_digit());
+            let digits =
+                !part.is_empty() && part.len() <= len_max && part.bytes().all(|b| b.is_ascii_digit());
             digits.then(|| part.parse::<u16>().ok()).flatten()
         };
         let (class, subject, detail) = (number(1)?, number(3)?, number(3)?);
@@ -113,22 +108,13 @@ mod tests {
 
     #[test]
     fn enhanced_codes_keep_three_digits() {
-        let check =
-            |text, expected| assert_eq!(EnhancedCode::parse_prefix(text), expected, "{text:?}");
+        let check = |text, expected| assert_eq!(EnhancedCode::parse_prefix(text), expected, "{text:?}");
         check("5.1.1 no such user", Some((enhanced(5, 1, 1), 5)));
         check("5.7.515", Some((enhanced(5, 7, 515), 7)));
         check("2.0.0 ", Some((enhanced(2, 0, 0), 5)));
-        for text in [
-            "",
-            "5",
-            "5.1",
-            "3.1.1 x",
-            "5.1.1.1 x",
-            "5.1.1000 x",
-            "5..1 x",
-            "5.+1.1 x",
-            "hello 5.1.1",
-        ] {
+        for text in
+            ["", "5", "5.1", "3.1.1 x", "5.1.1.1 x", "5.1.1000 x", "5..1 x", "5.+1.1 x", "hello 5.1.1"]
+        {
             check(text, None);
         }
     }

@@ -42,9 +42,7 @@ impl RetrySchedule {
         // 80 % to 120 % in integers, so that every replica agrees; split so that the product cannot overflow.
         let permille = 800 + u64::from(jitter) * 400 / u64::from(u16::MAX);
         let millis = u64::try_from(base.as_millis()).unwrap_or(u64::MAX);
-        let spread = (millis / 1000)
-            .saturating_mul(permille)
-            .saturating_add(millis % 1000 * permille / 1000);
+        let spread = (millis / 1000).saturating_mul(permille).saturating_add(millis % 1000 * permille / 1000);
         Duration::from_millis(spread)
     }
 }
@@ -57,8 +55,7 @@ mod tests {
     fn waits_double_up_to_the_cap() {
         let schedule = RetrySchedule::default();
         let minutes = |attempt| schedule.wait(attempt, u16::MAX / 2).as_secs_f64() / 60.0;
-        let expected =
-            [(1, 5.0), (2, 20.0), (3, 40.0), (4, 80.0), (5, 160.0), (6, 240.0), (u32::MAX, 240.0)];
+        let expected = [(1, 5.0), (2, 20.0), (3, 40.0), (4, 80.0), (5, 160.0), (6, 240.0), (u32::MAX, 240.0)];
         for (attempt, wait) in expected {
             assert!((minutes(attempt) - wait).abs() / wait < 0.002, "attempt {attempt}");
         }

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use postroad_core::{
-    Address, AttemptNumber, DeliveryId, Epoch, MessageId, NodeId, Outcome, PoolId, SourceId,
-    TenantId, Timestamp,
+    Address, AttemptNumber, DeliveryId, Epoch, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId,
+    Timestamp,
 };
 
 /// One change of the ledger's state.

@@ -149,22 +149,16 @@ impl Dispatcher {
         let mut old = std::mem::take(&mut self.sources);
         self.pools.clear();
         for (id, members) in pools {
-            let member = |member: &Weighted| Member {
-                source: member.source,
-                weight: member.weight,
-                current: 0,
-            };
+            let member =
+                |member: &Weighted| Member { source: member.source, weight: member.weight, current: 0 };
             let members = members.iter().filter(|member| member.weight > 0).map(member).collect();
             self.pools.insert(*id, Pool { members });
         }
         for lane in owners {
-            let is_member =
-                |pool: &&PoolId| self.pools[pool].members.iter().any(|m| m.source == lane.source);
+            let is_member = |pool: &&PoolId| self.pools[pool].members.iter().any(|m| m.source == lane.source);
             let pools = self.pools.keys().filter(is_member).copied().collect();
-            let windows = old
-                .remove(&lane.source)
-                .filter(|source| source.lane == *lane)
-                .and_then(|s| s.windows);
+            let windows =
+                old.remove(&lane.source).filter(|source| source.lane == *lane).and_then(|s| s.windows);
             self.sources.insert(lane.source, Source { lane: *lane, pools, windows });
         }
         let all: Vec<QueueId> = self.ready.keys().cloned().collect();
@@ -173,8 +167,7 @@ impl Dispatcher {
 
     /// Takes over what the owner of a source is ready for; a statement made under another epoch is ignored.
     pub fn set_windows(&mut self, lane: Lane, windows: Windows) {
-        let Some(source) = self.sources.get_mut(&lane.source).filter(|source| source.lane == lane)
-        else {
+        let Some(source) = self.sources.get_mut(&lane.source).filter(|source| source.lane == lane) else {
             return;
         };
         source.windows = Some(windows);
@@ -205,12 +198,7 @@ impl Dispatcher {
     /// Chooses a lane for a delivery that is about to be accepted, so that accept and assign are one commit.
     ///
     /// `None` when others wait for the same lanes, or there is no room.
-    pub fn offer(
-        &mut self,
-        ledger: &Ledger,
-        pool: PoolId,
-        site: &str,
-    ) -> Option<(Lane, Reservation)> {
+    pub fn offer(&mut self, ledger: &Ledger, pool: PoolId, site: &str) -> Option<(Lane, Reservation)> {
         let site: Arc<str> = site.into();
         if self.ready.get(&(pool, site.clone())).is_some_and(|queue| queue.len > 0) {
             return None;
@@ -293,14 +281,7 @@ impl Dispatcher {
     }
 
     /// Takes from one queue until it is empty, its turn is over or its lanes are full; false when they are.
-    fn serve(
-        &mut self,
-        ledger: &Ledger,
-        now: Timestamp,
-        id: &QueueId,
-        turn: usize,
-        work: &mut Work,
-    ) -> bool {
+    fn serve(&mut self, ledger: &Ledger, now: Timestamp, id: &QueueId, turn: usize, work: &mut Work) -> bool {
         for _ in 0..turn {
             // A delivery leaves its queue only when it has somewhere to go.
             if !self.has_room(ledger, id) {
@@ -328,8 +309,7 @@ impl Dispatcher {
     /// Picks among the pool's sources with room, in proportion to their weights (smooth weighted round robin).
     fn choose(&mut self, ledger: &Ledger, pool: PoolId, site: &Arc<str>) -> Option<Lane> {
         let members = self.pools.get(&pool)?.members.iter().map(|member| member.source);
-        let with_room: Vec<bool> =
-            members.map(|source| self.room(ledger, source, site) > 0).collect();
+        let with_room: Vec<bool> = members.map(|source| self.room(ledger, source, site) > 0).collect();
         let pool = self.pools.get_mut(&pool)?;
         let mut candidates: Vec<&mut Member> = pool
             .members
@@ -348,8 +328,7 @@ impl Dispatcher {
     }
 
     fn room(&self, ledger: &Ledger, source: SourceId, site: &Arc<str>) -> u32 {
-        let Some(windows) = self.sources.get(&source).and_then(|source| source.windows.as_ref())
-        else {
+        let Some(windows) = self.sources.get(&source).and_then(|source| source.windows.as_ref()) else {
             return 0;
         };
         let window = windows.sites.get(&**site).copied().unwrap_or(windows.default);
@@ -363,8 +342,7 @@ impl Dispatcher {
     }
 
     fn wake_lane(&mut self, source: SourceId, site: &Arc<str>) {
-        let pools =
-            self.sources.get(&source).map(|source| source.pools.clone()).unwrap_or_default();
+        let pools = self.sources.get(&source).map(|source| source.pools.clone()).unwrap_or_default();
         pools.into_iter().for_each(|pool| self.wake((pool, site.clone())));
     }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use postroad_core::{
-    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, MessageId, NodeId, Outcome,
-    OutcomeKind, SourceId, TenantId, Timestamp,
+    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, MessageId, NodeId, Outcome, OutcomeKind,
+    SourceId, TenantId, Timestamp,
 };
 
 use crate::codec::{Corrupt, Put, Take};
@@ -321,14 +321,7 @@ pub(crate) struct EventLog {
 
 impl EventLog {
     pub(crate) fn new(octets_max: u64) -> Self {
-        Self {
-            pages: VecDeque::new(),
-            next: 1,
-            octets: 0,
-            octets_max,
-            cursors: BTreeMap::new(),
-            hash: 0,
-        }
+        Self { pages: VecDeque::new(), next: 1, octets: 0, octets_max, cursors: BTreeMap::new(), hash: 0 }
     }
 
     pub(crate) fn append(&mut self, at: Timestamp, kind: EventKind) {
@@ -360,11 +353,8 @@ impl EventLog {
         let page = self.pages.pop_front().expect("the caller has seen a page");
         self.octets -= page.iter().map(octets).sum::<u64>();
         let (Some(first), Some(last)) = (page.first(), page.last()) else { return };
-        let gap = Event {
-            sequence: first.sequence,
-            at: last.at,
-            kind: EventKind::Gap { through: last.through() },
-        };
+        let gap =
+            Event { sequence: first.sequence, at: last.at, kind: EventKind::Gap { through: last.through() } };
         let next = self.pages.front_mut().expect("a page is only dropped when another follows");
         // When that page goes as well, its first event is this gap, and so the two are joined.
         self.octets += octets(&gap);
@@ -384,11 +374,7 @@ impl EventLog {
         let cursor = self.cursors.entry(consumer.into()).or_insert(0);
         *cursor = wanted.max(*cursor);
         let read = self.cursors.values().copied().min().unwrap_or(0);
-        while self
-            .pages
-            .front()
-            .is_some_and(|page| page.last().is_some_and(|event| event.through() < read))
-        {
+        while self.pages.front().is_some_and(|page| page.last().is_some_and(|event| event.through() < read)) {
             let page = self.pages.pop_front().expect("the loop has seen it");
             self.octets -= page.iter().map(octets).sum::<u64>();
         }
@@ -397,9 +383,8 @@ impl EventLog {
 
     /// Returns the events from number `from` on, a gap where they were dropped.
     pub(crate) fn from(&self, from: u64) -> impl Iterator<Item = &Event> {
-        let skipped = self
-            .pages
-            .partition_point(|page| page.last().is_some_and(|event| event.through() < from));
+        let skipped =
+            self.pages.partition_point(|page| page.last().is_some_and(|event| event.through() < from));
         let pages = self.pages.range(skipped..);
         pages.flat_map(|page| page.iter()).skip_while(move |event| event.through() < from)
     }
@@ -451,8 +436,7 @@ impl EventLog {
         let mut expected = None;
         for _ in 0..from.count(17)? {
             let event = Event::take(from)?;
-            if expected.is_some_and(|expected| expected != event.sequence)
-                || event.through() < event.sequence
+            if expected.is_some_and(|expected| expected != event.sequence) || event.through() < event.sequence
             {
                 return Err(Corrupt);
             }
@@ -486,8 +470,8 @@ impl Put for Sum {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            self.hash = (self.hash.rotate_left(5) ^ u64::from_le_bytes(word))
-                .wrapping_mul(0x517c_c1b7_2722_0a95);
+            self.hash =
+                (self.hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x517c_c1b7_2722_0a95);
         }
     }
 }

@@ -9,14 +9,14 @@ use std::{
 };
 
 use postroad_core::{
-    Address, AttemptNumber, DeliveryId, Epoch, MessageId, Outcome, OutcomeKind, PoolId, SourceId,
-    TenantId, Timestamp,
+    Address, AttemptNumber, DeliveryId, Epoch, MessageId, Outcome, OutcomeKind, PoolId, SourceId, TenantId,
+    Timestamp,
 };
 
 use crate::{
     command::{
-        Accept, Assign, AttemptId, Change, Command, Content, Effect, Key, Lane, RECIPIENTS_MAX,
-        Refusal, Reply, Report, TEXT_OCTETS_MAX,
+        Accept, Assign, AttemptId, Change, Command, Content, Effect, Key, Lane, RECIPIENTS_MAX, Refusal,
+        Reply, Report, TEXT_OCTETS_MAX,
     },
     ended::EndedIds,
     event::{AcceptedEvent, AttemptEvent, End, Event, EventKind, EventLog, Then},
@@ -138,13 +138,7 @@ impl Ledger {
     /// Applies one command of the entry at `index`, proposed at `at`; hints for the leader are added to `effects`.
     ///
     /// Time never goes back: a command proposed earlier than the one before it counts as of the same time.
-    pub fn apply(
-        &mut self,
-        index: u64,
-        at: Timestamp,
-        command: Command,
-        effects: &mut Vec<Effect>,
-    ) -> Reply {
+    pub fn apply(&mut self, index: u64, at: Timestamp, command: Command, effects: &mut Vec<Effect>) -> Reply {
         self.now = self.now.max(at);
         self.ended.forget_before(self.now);
         match command {
@@ -153,9 +147,7 @@ impl Ledger {
             Command::Report(report) => self.report(*report, effects),
             Command::Return(id) => self.give_back(id, effects),
             Command::Started(_) => Reply::Done,
-            Command::Reclaim { source, below, retry_at } => {
-                self.reclaim(source, below, retry_at, effects)
-            }
+            Command::Reclaim { source, below, retry_at } => self.reclaim(source, below, retry_at, effects),
             Command::Cancel(id) => self.change(id, effects, Self::cancel),
             Command::Hold(id) => self.change(id, effects, Self::hold),
             Command::Release(id) => self.change(id, effects, Self::release),
@@ -169,13 +161,7 @@ impl Ledger {
             }
             Command::StageChunk { message, number, slot } => {
                 let part = BodyRef { index, slot };
-                match self.stage.put_chunk(
-                    self.now,
-                    message,
-                    number,
-                    part,
-                    self.limits.staged_chunks_max,
-                ) {
+                match self.stage.put_chunk(self.now, message, number, part, self.limits.staged_chunks_max) {
                     Ok(()) => Reply::Done,
                     Err(refusal) => Reply::Refused(refusal),
                 }
@@ -200,10 +186,8 @@ impl Ledger {
                 None => return Reply::Refused(Refusal::ChunkMissing),
             },
         };
-        let lanes: Vec<Option<Lane>> =
-            accept.recipients.iter().map(|recipient| recipient.assign).collect();
-        let addresses =
-            accept.recipients.iter().map(|recipient| recipient.address.clone()).collect();
+        let lanes: Vec<Option<Lane>> = accept.recipients.iter().map(|recipient| recipient.assign).collect();
+        let addresses = accept.recipients.iter().map(|recipient| recipient.address.clone()).collect();
         let message = self.new_message(&accept, body);
         let slot = self.messages.insert(message);
         self.index.slots.insert(accept.id, slot);
@@ -304,19 +288,14 @@ impl Ledger {
         recipient.attempt = attempt.0;
         recipient.counted = recipient.counted.saturating_add(1);
         self.set_state(key, State::assigned(lane));
-        effects.push(Effect::Assigned {
-            key,
-            id: AttemptId { delivery, attempt, epoch: lane.epoch },
-            lane,
-        });
+        effects.push(Effect::Assigned { key, id: AttemptId { delivery, attempt, epoch: lane.epoch }, lane });
         true
     }
 
     fn report(&mut self, report: Report, effects: &mut Vec<Effect>) -> Reply {
         let Some(key) = self.key(report.id.delivery) else { return Reply::NotFound };
         let recipient = self.recipient(key).expect("a key names a recipient that exists");
-        let (state, settled, last_attempt) =
-            (recipient.state, recipient.settled, recipient.attempt);
+        let (state, settled, last_attempt) = (recipient.state, recipient.settled, recipient.attempt);
         let attempt = report.id.attempt.0;
         // An owner reports again when it has not seen the acknowledgement.
         if attempt <= settled || attempt > last_attempt {
@@ -333,11 +312,7 @@ impl Ledger {
                 return Reply::Done;
             }
             State::Assigned { source, node, .. } => Lane { source, epoch: report.id.epoch, node },
-            _ => Lane {
-                source: SourceId::default(),
-                epoch: report.id.epoch,
-                node: Default::default(),
-            },
+            _ => Lane { source: SourceId::default(), epoch: report.id.epoch, node: Default::default() },
         };
         // Late: the attempt was given up as unknown. Where the delivery waits, the truth still helps.
         let waits = matches!(state, State::Waiting { .. } | State::Held);
@@ -352,8 +327,7 @@ impl Ledger {
 
     /// Decides what an attempt that was in time leads to.
     fn after_attempt(&self, key: Key, wish: Wish, outcome: &Outcome, retry_at: Timestamp) -> Then {
-        let expires_at =
-            self.messages.get(key.slot).map_or(Timestamp::ZERO, |message| message.expires_at);
+        let expires_at = self.messages.get(key.slot).map_or(Timestamp::ZERO, |message| message.expires_at);
         match (outcome.kind, wish) {
             (OutcomeKind::Delivered, _) => Then::Ended(End::Delivered),
             (OutcomeKind::Hard, _) => Then::Ended(End::Bounced),
@@ -365,19 +339,11 @@ impl Ledger {
     }
 
     /// Writes an attempt into the record and does what follows from it.
-    fn settle(
-        &mut self,
-        key: Key,
-        lane: Lane,
-        report: Report,
-        then: Then,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn settle(&mut self, key: Key, lane: Lane, report: Report, then: Then, effects: &mut Vec<Effect>) {
         let delivery = report.id.delivery;
         let recipient = self.recipient_mut(key);
         // Nobody reported an unknown attempt that is reclaimed: its owner still may.
-        let reported =
-            report.started_at != Timestamp::ZERO || report.outcome.kind != OutcomeKind::Unknown;
+        let reported = report.started_at != Timestamp::ZERO || report.outcome.kind != OutcomeKind::Unknown;
         if reported {
             recipient.settled = recipient.settled.max(report.id.attempt.0);
         }
@@ -451,12 +417,8 @@ impl Ledger {
                 continue;
             }
             let id = AttemptId { delivery, attempt: AttemptNumber(recipient.attempt), epoch };
-            let outcome = Outcome::new(
-                OutcomeKind::Unknown,
-                None,
-                0,
-                "the owner of the source did not report",
-            );
+            let outcome =
+                Outcome::new(OutcomeKind::Unknown, None, 0, "the owner of the source did not report");
             let then = self.after_attempt(key, wish, &outcome, retry_at);
             let report = Report {
                 id,
@@ -546,13 +508,7 @@ impl Ledger {
     }
 
     /// Notes what is to become of an assigned delivery, and asks its owner to give it back.
-    fn wish(
-        &mut self,
-        key: Key,
-        delivery: DeliveryId,
-        wish: Wish,
-        effects: &mut Vec<Effect>,
-    ) -> Change {
+    fn wish(&mut self, key: Key, delivery: DeliveryId, wish: Wish, effects: &mut Vec<Effect>) -> Change {
         let recipient = self.recipient_mut(key);
         let attempt = AttemptNumber(recipient.attempt);
         if let State::Assigned { source, epoch, node, .. } = recipient.state {
@@ -665,14 +621,12 @@ impl Index {
             State::Ended(_) => {}
             State::Assigned { source, .. } => {
                 self.counts.assigned -= 1;
-                let assigned =
-                    self.assigned.get_mut(&source).expect("what is assigned was entered");
+                let assigned = self.assigned.get_mut(&source).expect("what is assigned was entered");
                 assigned.remove(&delivery);
                 if assigned.is_empty() {
                     self.assigned.remove(&source);
                 }
-                let lane =
-                    self.lanes.get_mut(&(source, site)).expect("what is assigned was entered");
+                let lane = self.lanes.get_mut(&(source, site)).expect("what is assigned was entered");
                 *lane -= 1;
                 if *lane == 0 {
                     self.lanes.remove(&(source, site));
@@ -686,10 +640,7 @@ fn is_bounded(accept: &Accept) -> bool {
     let texts = [&accept.subject, &accept.origin, &accept.traceparent];
     (1..=RECIPIENTS_MAX).contains(&accept.recipients.len())
         && texts.iter().all(|text| text.len() <= TEXT_OCTETS_MAX)
-        && accept
-            .recipients
-            .iter()
-            .all(|recipient| (1..=TEXT_OCTETS_MAX).contains(&recipient.site.len()))
+        && accept.recipients.iter().all(|recipient| (1..=TEXT_OCTETS_MAX).contains(&recipient.site.len()))
 }
 
 /// A message and where it stands, for people and programs.
@@ -765,11 +716,7 @@ impl Ledger {
             eight_bit: message.eight_bit,
             traceparent: message.traceparent.clone(),
             content: message.body.parts().to_vec(),
-            deliveries: message
-                .recipients
-                .iter()
-                .map(|recipient| self.delivery_view(recipient))
-                .collect(),
+            deliveries: message.recipients.iter().map(|recipient| self.delivery_view(recipient)).collect(),
         })
     }
 
@@ -818,14 +765,12 @@ impl Ledger {
         let mut rest = self.index.slots.range(from..);
         let mut found = Vec::new();
         for (id, slot) in rest.by_ref().take(examined_max) {
-            let Some(message) =
-                self.messages.get(*slot).filter(|message| message.expires_at <= now)
-            else {
+            let Some(message) = self.messages.get(*slot).filter(|message| message.expires_at <= now) else {
                 continue;
             };
-            let ended = (0..).zip(&message.recipients).filter(|(_, recipient)| {
-                matches!(recipient.state, State::Waiting { .. } | State::Held)
-            });
+            let ended = (0..)
+                .zip(&message.recipients)
+                .filter(|(_, recipient)| matches!(recipient.state, State::Waiting { .. } | State::Held));
             found.extend(ended.map(|(recipient, _)| DeliveryId { message: *id, recipient }));
         }
         (found, rest.next().map(|(id, _)| *id))

@@ -1,8 +1,6 @@
 //! A message as the ledger keeps it in memory: small, because there may be millions.
 
-use postroad_core::{
-    Address, Epoch, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId, Timestamp,
-};
+use postroad_core::{Address, Epoch, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId, Timestamp};
 
 use crate::{
     codec::{Corrupt, Put, Take},
@@ -235,12 +233,7 @@ impl Recipient {
 
 impl State {
     pub(crate) fn assigned(lane: Lane) -> Self {
-        Self::Assigned {
-            source: lane.source,
-            epoch: lane.epoch,
-            node: lane.node,
-            wish: Wish::Retry,
-        }
+        Self::Assigned { source: lane.source, epoch: lane.epoch, node: lane.node, wish: Wish::Retry }
     }
 }
 

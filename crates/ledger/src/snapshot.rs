@@ -134,8 +134,7 @@ impl Snapshot {
     /// Returns every part of the log that the state refers to, sorted.
     #[must_use]
     pub fn live_bodies(&self) -> Vec<BodyRef> {
-        let messages =
-            self.0.messages.iter().flat_map(|(_, message)| message.body.parts().iter().copied());
+        let messages = self.0.messages.iter().flat_map(|(_, message)| message.body.parts().iter().copied());
         let mut live: Vec<BodyRef> = messages.chain(self.0.stage.parts()).collect();
         live.sort_unstable();
         live

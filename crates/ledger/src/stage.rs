@@ -44,9 +44,7 @@ impl Stage {
     }
 
     fn forget_before(&mut self, oldest: Timestamp) {
-        while let Some(first) =
-            self.messages.first_entry().filter(|entry| entry.key().at() < oldest)
-        {
+        while let Some(first) = self.messages.first_entry().filter(|entry| entry.key().at() < oldest) {
             self.chunks -= first.remove().len();
         }
     }
@@ -54,8 +52,7 @@ impl Stage {
     /// Takes the chunks of a message if all `count` of them are there.
     pub(crate) fn take_chunks(&mut self, message: MessageId, count: u32) -> Option<Box<[BodyRef]>> {
         let chunks = self.messages.get(&message)?;
-        let complete =
-            count > 0 && chunks.len() == count as usize && chunks.keys().copied().eq(0..count);
+        let complete = count > 0 && chunks.len() == count as usize && chunks.keys().copied().eq(0..count);
         if !complete {
             return None;
         }

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postroad_core::{
-    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, GroupId, MessageId, NodeId, Outcome,
-    OutcomeKind, PoolId, SourceId, TenantId, Timestamp,
+    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, GroupId, MessageId, NodeId, Outcome, OutcomeKind,
+    PoolId, SourceId, TenantId, Timestamp,
 };
 use postroad_ledger::{
     Dispatcher, Ledger, Limits, Status,
@@ -126,8 +126,9 @@ impl World {
                         epoch: attempt.epoch,
                     };
                     assert!(
-                        self.attempts.iter().any(|(known, _)| known.delivery == id.delivery
-                            && known.attempt == id.attempt)
+                        self.attempts
+                            .iter()
+                            .any(|(known, _)| known.delivery == id.delivery && known.attempt == id.attempt)
                     );
                     match attempt.then {
                         Then::Ended(end) => Some((attempt.delivery, end)),
@@ -187,14 +188,9 @@ impl World {
             Step::Assign { pick, epoch } => {
                 let accepted: Vec<DeliveryId> = self.accepted.iter().copied().collect();
                 if let Some(delivery) = picked(&accepted, pick) {
-                    let tried =
-                        self.attempts.iter().filter(|(id, _)| id.delivery == *delivery).count();
+                    let tried = self.attempts.iter().filter(|(id, _)| id.delivery == *delivery).count();
                     let attempt = AttemptNumber(u32::try_from(tried).unwrap() + 1);
-                    self.apply(Command::Assign(Assign {
-                        delivery: *delivery,
-                        attempt,
-                        lane: lane(epoch),
-                    }));
+                    self.apply(Command::Assign(Assign { delivery: *delivery, attempt, lane: lane(epoch) }));
                 }
             }
             Step::Report { pick, kind, stale } => {
@@ -218,11 +214,7 @@ impl World {
             }
             Step::Reclaim(below) => {
                 let retry_at = Timestamp::from_millis(self.now + 10);
-                self.apply(Command::Reclaim {
-                    source: SourceId(1),
-                    below: Epoch(below.into()),
-                    retry_at,
-                });
+                self.apply(Command::Reclaim { source: SourceId(1), below: Epoch(below.into()), retry_at });
             }
             Step::Cancel(pick) => self.change(pick, Command::Cancel),
             Step::Hold(pick) => self.change(pick, Command::Hold),
@@ -244,10 +236,7 @@ impl World {
                 let bytes = self.twin.snapshot().encode();
                 self.twin = Ledger::restore(LIMITS, &bytes).expect("a snapshot is restored");
                 assert_eq!(self.twin.snapshot().encode().len(), bytes.len());
-                assert_eq!(
-                    self.twin.snapshot().live_bodies(),
-                    self.ledger.snapshot().live_bodies()
-                );
+                assert_eq!(self.twin.snapshot().live_bodies(), self.ledger.snapshot().live_bodies());
             }
         }
     }
@@ -351,8 +340,7 @@ impl Leader {
     fn new(window: u32) -> Self {
         let world = World::new();
         let mut dispatcher = Dispatcher::rebuild(&world.ledger);
-        let pools =
-            BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);
+        let pools = BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);
         dispatcher.set_pools(&pools, &[lane(1)]);
         dispatcher.set_windows(lane(1), Windows { default: window, sites: BTreeMap::new() });
         Self { world, dispatcher, seen_attempts: 0 }
@@ -403,9 +391,7 @@ impl Leader {
             Some(view.deliveries[delivery.recipient as usize].clone())
         });
         let name = format!("site{site}.example");
-        views
-            .filter(|view| *view.site == *name && matches!(view.status, Status::Assigned(..)))
-            .count()
+        views.filter(|view| *view.site == *name && matches!(view.status, Status::Assigned(..))).count()
     }
 }
 
@@ -482,8 +468,7 @@ fn tenants_take_turns_by_octets() {
         let Command::Accept(mut accept) = leader.world.new_accept(1, 0, false, 60_000) else {
             unreachable!()
         };
-        accept.id =
-            MessageId::new(Timestamp::from_millis(leader.world.now), GroupId(1), 1_000 + number);
+        accept.id = MessageId::new(Timestamp::from_millis(leader.world.now), GroupId(1), 1_000 + number);
         accept.tenant = TenantId(tenant);
         accept.size = 64 << 10;
         leader.apply(Command::Accept(accept));
@@ -510,13 +495,9 @@ fn unread_events_are_dropped_at_the_bound_and_leave_one_gap() {
     }
     assert!(ledger.event_octets() <= limits.event_octets_max);
     let events: Vec<_> = ledger.events(1).collect();
-    let EventKind::Gap { through } = events[0].kind else {
-        panic!("the first thing read is the gap")
-    };
+    let EventKind::Gap { through } = events[0].kind else { panic!("the first thing read is the gap") };
     assert_eq!(events[0].sequence, 1);
-    assert!(
-        events[1..].iter().zip(through + 1..).all(|(event, sequence)| event.sequence == sequence)
-    );
+    assert!(events[1..].iter().zip(through + 1..).all(|(event, sequence)| event.sequence == sequence));
     assert_eq!(events.last().unwrap().sequence, 2_000);
     let restored = Ledger::restore(limits, &ledger.snapshot().encode()).unwrap();
     assert!(restored.events(1).eq(ledger.events(1)));
@@ -535,10 +516,7 @@ fn an_id_is_remembered_until_it_is_too_old_to_be_proposed() {
     assert_eq!((world.ledger.message_count(), world.accepted.len()), (0, 1));
     world.now += 16 * 60 * 1000;
     let reply = world.ledger.apply(99, Timestamp::from_millis(world.now), accept, &mut Vec::new());
-    assert_eq!(
-        reply,
-        postroad_ledger::command::Reply::Refused(postroad_ledger::command::Refusal::TooOld)
-    );
+    assert_eq!(reply, postroad_ledger::command::Reply::Refused(postroad_ledger::command::Refusal::TooOld));
 }
 
 #[test]

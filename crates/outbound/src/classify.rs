@@ -121,12 +121,7 @@ const RULES: &[Rule] = &[
     by_text(5, SPAM_WORDS, K::Hard, C::SpamContent),
     by_text(4, SPAM_WORDS, K::PolicyBlock, C::SpamContent),
     by_text(5, &["relay"], K::Hard, C::RelayDenied),
-    by_text(
-        4,
-        &["rate limit", "too many", "throttl", "too fast", "slow down"],
-        K::SiteSoft,
-        C::RateLimited,
-    ),
+    by_text(4, &["rate limit", "too many", "throttl", "too fast", "slow down"], K::SiteSoft, C::RateLimited),
     by_text(5, &["disabled", "inactive", "suspended"], K::Hard, C::InactiveMailbox),
     by_text(
         5,
@@ -143,12 +138,7 @@ const RULES: &[Rule] = &[
         K::Hard,
         C::InvalidRecipient,
     ),
-    by_text(
-        0,
-        &["quota", "mailbox full", "mailbox is full", "over its storage"],
-        K::Soft,
-        C::Quota,
-    ),
+    by_text(0, &["quota", "mailbox full", "mailbox is full", "over its storage"], K::Soft, C::Quota),
     // What the classes of RFC 3463 say by themselves.
     by_code(421, K::SiteSoft, C::RateLimited),
     by_code(551, K::Hard, C::InvalidRecipient),
@@ -233,9 +223,7 @@ fn site_class(reply: &Reply) -> C {
 fn about_quota(reply: &Reply) -> bool {
     let text = reply.text.to_ascii_lowercase();
     reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (2, 2))
-        || ["quota", "mailbox full", "mailbox is full", "storage"]
-            .iter()
-            .any(|word| text.contains(word))
+        || ["quota", "mailbox full", "mailbox is full", "storage"].iter().any(|word| text.contains(word))
 }
 
 fn text_of(reply: &Reply) -> String {
@@ -316,8 +304,7 @@ mod tests {
         for line in ["451 4.1.1 unknown user", "450 4.7.26 unauthenticated", "452 4.3.4 too big"] {
             let code = line[..3].parse().unwrap();
             let (enhanced, end) = EnhancedCode::parse_prefix(&line[4..]).unwrap();
-            let reply =
-                Reply { code, enhanced: Some(enhanced), text: line[4 + end..].to_owned().into() };
+            let reply = Reply { code, enhanced: Some(enhanced), text: line[4 + end..].to_owned().into() };
             for phase in [Phase::Mail, Phase::Recipient, Phase::Data, Phase::Message] {
                 assert_ne!(classify(phase, &reply).kind, K::Hard, "{phase:?} {line}");
             }

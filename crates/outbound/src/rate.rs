@@ -34,8 +34,7 @@ impl RateLimiter {
     /// so ownership must only change after the old owner has stopped (see the lease rules of the directory).
     #[must_use]
     pub fn new(now: Instant, limits: impl IntoIterator<Item = (u64, Duration)>) -> Self {
-        let windows =
-            limits.into_iter().map(|(limit, length)| Window::new(limit, length)).collect();
+        let windows = limits.into_iter().map(|(limit, length)| Window::new(limit, length)).collect();
         Self { origin: now, windows }
     }
 
@@ -143,17 +142,14 @@ mod tests {
     }
 
     fn most_in_any(window: Duration, times: &[Duration]) -> usize {
-        let count_from = |first: usize| {
-            times[first..].iter().take_while(|t| **t - times[first] < window).count()
-        };
+        let count_from =
+            |first: usize| times[first..].iter().take_while(|t| **t - times[first] < window).count();
         (0..times.len()).map(count_from).max().unwrap_or(0)
     }
 
     #[test]
     fn no_window_ever_holds_more_than_its_limit() {
-        for (limit, window) in
-            [(1, SECOND), (10, SECOND), (100, 60 * SECOND), (500, 86_400 * SECOND)]
-        {
+        for (limit, window) in [(1, SECOND), (10, SECOND), (100, 60 * SECOND), (500, 86_400 * SECOND)] {
             let start = Instant::now();
             let mut limiter = RateLimiter::new(start, [(limit, window)]);
             let times = run(&mut limiter, start, window * 10);

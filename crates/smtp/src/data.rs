@@ -338,11 +338,7 @@ mod tests {
         }
         for hidden in ["\r\n\0.\r\n", "\r\n.\0\r\n"] {
             let wire = format!("a{hidden}b\r\n.\r\n");
-            assert_eq!(
-                decode(wire.as_bytes(), 2, u64::MAX),
-                Some((Decoded::Nul, Vec::new())),
-                "{hidden:?}"
-            );
+            assert_eq!(decode(wire.as_bytes(), 2, u64::MAX), Some((Decoded::Nul, Vec::new())), "{hidden:?}");
         }
         for hidden in ["\r\n\u{85}.\r\n", "\r\n.\u{2028}\r\n"] {
             let wire = format!("a{hidden}b\r\n.\r\n");
@@ -357,8 +353,7 @@ mod tests {
     fn s_107_the_end_is_found_at_every_split() {
         let wire = b"a\r\n.\r\nQUIT\r\n";
         for piece in 1..=wire.len() {
-            let expected =
-                Some((Decoded::Content(Bytes::from_static(b"a\r\n")), b"QUIT\r\n".to_vec()));
+            let expected = Some((Decoded::Content(Bytes::from_static(b"a\r\n")), b"QUIT\r\n".to_vec()));
             assert_eq!(decode(wire, piece, u64::MAX), expected);
         }
     }
@@ -376,10 +371,7 @@ mod tests {
     fn s_112_bare_newlines_never_leave() {
         for content in ["a\n", "a\r", "a\rb\r\n", "\n", "a\r\r\n", "a\r\n\n"] {
             for cut in 0..=content.len() {
-                let parts = [
-                    Bytes::from(content[..cut].to_owned()),
-                    Bytes::from(content[cut..].to_owned()),
-                ];
+                let parts = [Bytes::from(content[..cut].to_owned()), Bytes::from(content[cut..].to_owned())];
                 assert_eq!(stuff(&parts), Err(BareNewline), "{content:?} cut at {cut}");
             }
         }

@@ -1,0 +1,387 @@
+//! Commands as a client writes them (RFC 5321 4.1.1 and the extensions we announce).
+//!
+//! A line is parsed once, here; what comes out is valid, and what does not parse says which reply it deserves.
+
+use postroad_core::{Address, Domain, address::parse_literal};
+use zeroize::Zeroizing;
+
+/// One command line.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// EHLO with the client's name for itself.
+    Ehlo(Box<str>),
+    /// HELO with the client's name for itself.
+    Helo(Box<str>),
+    /// MAIL: a transaction begins.
+    Mail(Box<Mail>),
+    /// RCPT: one more recipient.
+    Recipient {
+        /// The mailbox.
+        address: Address,
+        /// There was a space before the path.
+        stray_space: bool,
+    },
+    /// DATA: the message follows.
+    Data,
+    /// RSET: the transaction is forgotten.
+    Reset,
+    /// NOOP, with anything behind it.
+    Noop,
+    /// QUIT.
+    Quit,
+    /// VRFY, with anything behind it.
+    Verify,
+    /// STARTTLS.
+    StartTls,
+    /// AUTH with a mechanism and perhaps an initial response.
+    Auth {
+        /// In upper case.
+        mechanism: Box<str>,
+        /// Base 64, `=` for an empty one.
+        initial: Option<Zeroizing<Box<str>>>,
+    },
+}
+
+/// The arguments of MAIL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mail {
+    /// The reverse path; `None` for `<>`.
+    pub sender: Option<Address>,
+    /// SIZE: the octets the client expects to send; 0 says nothing.
+    pub size: u64,
+    /// BODY=8BITMIME.
+    pub eight_bit: bool,
+    /// SMTPUTF8.
+    pub smtputf8: bool,
+    /// There was a space before the path, which RFC 5321 does not allow and old clients send.
+    pub stray_space: bool,
+}
+
+/// Why a line is not a command that can be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// Not a command we know.
+    Unknown,
+    /// A command of the standards that we do not offer.
+    NotImplemented,
+    /// The line is the beginning of another protocol: somebody is being made to talk to us.
+    OtherProtocol,
+    /// The line is not UTF-8.
+    NotUtf8,
+    /// An argument is missing, too much, or not what it must be.
+    Syntax,
+    /// The address of MAIL is not one.
+    SenderAddress,
+    /// The address of RCPT is not one.
+    RecipientAddress,
+    /// A parameter of MAIL or RCPT is not one we know.
+    UnknownParameter,
+    /// An address needs SMTPUTF8, and MAIL did not say so.
+    NeedsSmtputf8,
+}
+
+use CommandError as E;
+
+/// First words of protocols that browsers and worms can be made to speak to a mail port.
+const OTHER_PROTOCOLS: &[&[u8]] =
+    &[b"GET ", b"POST ", b"PUT ", b"HEAD ", b"CONNECT ", b"OPTIONS ", b"SSH-", b"\x16\x03"];
+
+impl Command {
+    /// Parses a line without its CRLF.
+    ///
+    /// # Errors
+    /// The line is not a command we carry out; the error says which reply it deserves.
+    pub fn parse(line: &[u8]) -> Result<Self, CommandError> {
+        if OTHER_PROTOCOLS
+            .iter()
+            .any(|start| line.get(..start.len()).is_some_and(|l| l.eq_ignore_ascii_case(start)))
+        {
+            return Err(E::OtherProtocol);
+        }
+        let line = std::str::from_utf8(line).map_err(|_| E::NotUtf8)?;
+        let (verb, argument) = match line.split_once(' ') {
+            Some((verb, argument)) => (verb, Some(argument)),
+            None => (line, None),
+        };
+        let argument = argument
+            .map(|argument| argument.trim_end_matches([' ', '\t']))
+            .filter(|argument| !argument.is_empty());
+        if verb.len() > 8 {
+            return Err(E::Unknown);
+        }
+        match verb.to_ascii_uppercase().as_str() {
+            "EHLO" => helo_name(argument).map(Self::Ehlo),
+            "HELO" => helo_name(argument).map(Self::Helo),
+            "MAIL" => parse_mail(argument).map(|mail| Self::Mail(Box::new(mail))),
+            "RCPT" => parse_recipient(argument),
+            "DATA" => bare(argument, Self::Data),
+            "RSET" => bare(argument, Self::Reset),
+            "QUIT" => Ok(Self::Quit),
+            "NOOP" => Ok(Self::Noop),
+            "VRFY" => Ok(Self::Verify),
+            "STARTTLS" => bare(argument, Self::StartTls),
+            "AUTH" => parse_auth(argument),
+            "EXPN" | "ETRN" | "TURN" | "SEND" | "SOML" | "SAML" => Err(E::NotImplemented),
+            _ => Err(E::Unknown),
+        }
+    }
+}
+
+fn bare(argument: Option<&str>, command: Command) -> Result<Command, CommandError> {
+    if argument.is_some() { Err(E::Syntax) } else { Ok(command) }
+}
+
+/// A domain or an address literal (RFC 5321 4.1.1.1).
+///
+/// Underscores are let through: machines named by people have them, and the name decides nothing.
+fn helo_name(argument: Option<&str>) -> Result<Box<str>, CommandError> {
+    let name = argument.ok_or(E::Syntax)?;
+    let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let valid = match literal {
+        Some(inner) => parse_literal(inner).is_some(),
+        None => {
+            name.len() <= 255
+                && Domain::parse(name.strip_suffix('.').unwrap_or(name).replace('_', "x").as_str()).is_ok()
+        }
+    };
+    if valid { Ok(name.into()) } else { Err(E::Syntax) }
+}
+
+/// Cuts `<path>` and what follows from the argument of MAIL or RCPT; tells whether a space stood before it.
+fn cut_path<'a>(argument: Option<&'a str>, keyword: &str) -> Result<(&'a str, &'a str, bool), CommandError> {
+    let argument = argument.ok_or(E::Syntax)?;
+    let rest = match argument.get(..keyword.len()) {
+        Some(start) if start.eq_ignore_ascii_case(keyword) => &argument[keyword.len()..],
+        _ => return Err(E::Syntax),
+    };
+    let path = rest.trim_start_matches(' ');
+    let inner = path.strip_prefix('<').ok_or(E::Syntax)?;
+    let end = path_end(inner).ok_or(E::Syntax)?;
+    let after = &inner[end + 1..];
+    if !after.is_empty() && !after.starts_with(' ') {
+        return Err(E::Syntax);
+    }
+    Ok((&inner[..end], after, path.len() != rest.len()))
+}
+
+/// Finds the `>` that ends a path: one inside a quoted local part does not.
+fn path_end(inner: &str) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    inner.bytes().position(|byte| {
+        let ends = byte == b'>' && !quoted;
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+        ends
+    })
+}
+
+/// Strips a source route (RFC 5321 appendix C: it is to be ignored).
+fn without_route(path: &str) -> Option<&str> {
+    let Some(route) = path.strip_prefix('@') else { return Some(path) };
+    let (hops, address) = route.split_once(':')?;
+    let mut hops = hops.split(',').enumerate();
+    let valid = hops.all(|(place, hop)| {
+        let domain = if place == 0 { Some(hop) } else { hop.strip_prefix('@') };
+        domain.is_some_and(|domain| Domain::parse(domain).is_ok())
+    });
+    valid.then_some(address)
+}
+
+fn parse_mail(argument: Option<&str>) -> Result<Mail, CommandError> {
+    let (path, parameters, stray_space) = cut_path(argument, "FROM:")?;
+    let sender = if path.is_empty() {
+        None
+    } else {
+        let address = without_route(path).ok_or(E::SenderAddress)?;
+        Some(Address::parse(address).map_err(|_| E::SenderAddress)?)
+    };
+    let mut mail = Mail { sender, size: 0, eight_bit: false, smtputf8: false, stray_space };
+    let mut seen = Vec::new();
+    for parameter in parameters.split(' ').filter(|parameter| !parameter.is_empty()) {
+        let (keyword, value) = match parameter.split_once('=') {
+            Some((keyword, value)) => (keyword.to_ascii_uppercase(), Some(value)),
+            None => (parameter.to_ascii_uppercase(), None),
+        };
+        mail.take_parameter(&keyword, value)?;
+        if seen.contains(&keyword) {
+            return Err(E::Syntax);
+        }
+        seen.push(keyword);
+    }
+    if !mail.smtputf8 && mail.sender.as_ref().is_some_and(|sender| !sender.is_ascii()) {
+        return Err(E::NeedsSmtputf8);
+    }
+    Ok(mail)
+}
+
+impl Mail {
+    fn take_parameter(&mut self, keyword: &str, value: Option<&str>) -> Result<(), CommandError> {
+        match (keyword, value) {
+            // RFC 1870 4: up to 20 digits.
+            ("SIZE", Some(value)) if is_number(value) => self.size = value.parse().unwrap_or(u64::MAX),
+            ("BODY", Some(value)) if value.eq_ignore_ascii_case("7BIT") => {}
+            ("BODY", Some(value)) if value.eq_ignore_ascii_case("8BITMIME") => self.eight_bit = true,
+            ("SMTPUTF8", None) => self.smtputf8 = true,
+            // RFC 4954 5: whoever relays for others may name them; we do not act on it.
+            ("AUTH", Some(value)) if is_xtext(value) => {}
+            ("SIZE" | "BODY" | "SMTPUTF8" | "AUTH", _) => return Err(E::Syntax),
+            _ => return Err(E::UnknownParameter),
+        }
+        Ok(())
+    }
+}
+
+fn is_number(value: &str) -> bool {
+    (1..=20).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// RFC 3461 4: printable ASCII with `+` and `=` only as `+XX`.
+fn is_xtext(value: &str) -> bool {
+    let bytes = value.as_bytes();
+    let valid = |(place, byte): (usize, &u8)| match byte {
+        b'+' => {
+            let hex = bytes.get(place + 1..place + 3);
+            hex.is_some_and(|hex| {
+                hex.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F')) && hex != b"00"
+            })
+        }
+        b'=' => false,
+        byte => byte.is_ascii_graphic(),
+    };
+    !bytes.is_empty() && bytes.iter().enumerate().all(valid)
+}
+
+fn parse_recipient(argument: Option<&str>) -> Result<Command, CommandError> {
+    let (path, parameters, stray_space) = cut_path(argument, "TO:")?;
+    let address = without_route(path).ok_or(E::RecipientAddress)?;
+    let address = Address::parse(address).map_err(|_| E::RecipientAddress)?;
+    if parameters.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(E::Syntax);
+    }
+    if parameters.split(' ').any(|parameter| !parameter.is_empty()) {
+        return Err(E::UnknownParameter);
+    }
+    Ok(Command::Recipient { address, stray_space })
+}
+
+fn parse_auth(argument: Option<&str>) -> Result<Command, CommandError> {
+    let argument = argument.ok_or(E::Syntax)?;
+    let (mechanism, initial) = match argument.split_once(' ') {
+        Some((mechanism, initial)) => (mechanism, Some(Zeroizing::new(initial.trim().into()))),
+        None => (argument, None),
+    };
+    // RFC 4422 3.1: up to 20 of these.
+    let valid =
+        mechanism.len() <= 20 && mechanism.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if valid {
+        Ok(Command::Auth { mechanism: mechanism.to_ascii_uppercase().into(), initial })
+    } else {
+        Err(E::Syntax)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(line: &str, error: CommandError) {
+        assert_eq!(Command::parse(line.as_bytes()), Err(error), "{line:?}");
+    }
+
+    fn sender(line: &str) -> Option<String> {
+        match Command::parse(line.as_bytes()) {
+            Ok(Command::Mail(mail)) => mail.sender.map(|sender| sender.as_str().to_owned()),
+            other => panic!("{line:?} gives {other:?}"),
+        }
+    }
+
+    fn recipient(line: &str) -> String {
+        match Command::parse(line.as_bytes()) {
+            Ok(Command::Recipient { address, .. }) => address.as_str().to_owned(),
+            other => panic!("{line:?} gives {other:?}"),
+        }
+    }
+
+    #[test]
+    fn paths_keep_their_address_byte_for_byte() {
+        assert_eq!(sender("MAIL FROM:<>"), None);
+        assert_eq!(sender("mail from:<a@b.c>"), Some("a@b.c".into()));
+        assert_eq!(sender("MAIL FROM: <a@b.c> SIZE=10 BODY=8BITMIME"), Some("a@b.c".into()));
+        assert_eq!(recipient("RCPT TO:<@a.b,@c.d:e@f.g>"), "e@f.g");
+        assert_eq!(recipient(r#"RCPT TO:<"a>b@c"@d.e>"#), r#""a>b@c"@d.e"#);
+        assert_eq!(recipient(r#"RCPT TO:<"a\"b"@d.e>"#), r#""a\"b"@d.e"#);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_apart() {
+        check("EHLO", E::Syntax);
+        check("EHLO a b", E::Syntax);
+        check("EHLO [1.2.3]", E::Syntax);
+        check("MAIL", E::Syntax);
+        check("MAIL FROM:a@b.c", E::Syntax);
+        check("MAIL FROM:<a@b.c", E::Syntax);
+        check("MAIL FROM:<a@b.c>x", E::Syntax);
+        check("MAIL FROM:<a>", E::SenderAddress);
+        check("RCPT TO:<>", E::RecipientAddress);
+        check("RCPT TO:<@a.b:c>", E::RecipientAddress);
+        check("MAIL FROM:<a@b.c> FOO=1", E::UnknownParameter);
+        check("RCPT TO:<a@b.c> NOTIFY=NEVER", E::UnknownParameter);
+        check("MAIL FROM:<a@b.c> SIZE=abc", E::Syntax);
+        check("MAIL FROM:<a@b.c> SIZE", E::Syntax);
+        check("MAIL FROM:<a@b.c> BODY=FOO", E::Syntax);
+        check("MAIL FROM:<a@b.c> SIZE=1 size=2", E::Syntax);
+        check("MAIL FROM:<\u{fc}@b.c>", E::NeedsSmtputf8);
+        check("RSET x", E::Syntax);
+        check("XYZZY", E::Unknown);
+        check("", E::Unknown);
+        check("EXPN list", E::NotImplemented);
+        check("GET / HTTP/1.1", E::OtherProtocol);
+        check("SSH-2.0-x", E::OtherProtocol);
+        assert_eq!(Command::parse(b"MAIL FROM:<\xff@b.c>"), Err(E::NotUtf8));
+        assert_eq!(Command::parse(b"\x16\x03\x01\x02\x00"), Err(E::OtherProtocol));
+    }
+
+    #[test]
+    fn names_of_the_field_are_taken_as_helo() {
+        for name in [
+            "mail.example.org",
+            "[192.0.2.1]",
+            "[IPv6:::1]",
+            "localhost",
+            "my_pc",
+            "m\u{fc}ller.example",
+            "a.b.",
+        ] {
+            assert!(
+                matches!(Command::parse(format!("EHLO {name}").as_bytes()), Ok(Command::Ehlo(_))),
+                "{name}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn z_01_any_line_parses_or_not_but_never_panics(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Command::parse(&line);
+        }
+
+        #[test]
+        fn z_01_arguments_hold_no_control_characters(
+            verb in prop_oneof![Just("MAIL FROM:"), Just("RCPT TO:"), Just("EHLO ")], rest in "[<>@a.\"\\\\ \\x00-\\x1f=:]{0,30}"
+        ) {
+            let clean = |text: &str| !text.chars().any(char::is_control);
+            match Command::parse(format!("{verb}{rest}").as_bytes()) {
+                Ok(Command::Mail(mail)) => prop_assert!(mail.sender.is_none_or(|sender| clean(sender.as_str()))),
+                Ok(Command::Recipient { address, .. }) => prop_assert!(clean(address.as_str())),
+                Ok(Command::Ehlo(name)) => prop_assert!(clean(&name)),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,833 @@
+//! The server's side of a session: commands in, replies and questions out.
+//!
+//! The session never waits. It consumes what it can of the octets it is given, puts replies into a buffer,
+//! and stops where it needs something: more octets, the answer to a question, TLS, or nothing any more.
+//! The same session serves listeners, tests and the fuzzer.
+//!
+//! Where several codes are legal, the one given here is the house's choice, and tests hold us to it.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use postroad_core::{Address, Reply};
+use zeroize::Zeroizing;
+
+use crate::{
+    command::{Command, CommandError, Mail},
+    data::{DataDecoder, Decoded},
+    headers,
+};
+
+mod auth;
+
+pub use auth::{Credentials, Mechanism};
+
+/// What a listener offers and tolerates.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Our name, in the greeting and in replies to EHLO.
+    pub hostname: Box<str>,
+    /// Who may send: anybody to our domains, or those who logged in to anywhere.
+    pub service: Service,
+    /// Octets of a message, the dots of transport not counted; 0 for no limit.
+    pub message_octets_max: u64,
+    /// Recipients of one transaction; RFC 5321 4.5.3.1.8 asks for at least 100.
+    pub recipients_max: usize,
+    /// STARTTLS can be had.
+    pub tls_available: bool,
+    /// A space between `FROM:` and the path is an error, as RFC 5321 has it.
+    pub strict_syntax: bool,
+    /// How long the client may take for one command, however slowly it sends it.
+    pub command_timeout: Duration,
+    /// How long a message may take altogether.
+    pub data_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".into(),
+            service: Service::Submission,
+            message_octets_max: 26_214_400,
+            recipients_max: 1000,
+            tls_available: false,
+            strict_syntax: false,
+            // RFC 5321 4.5.3.2.7.
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(1800),
+        }
+    }
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Mail of our own users, to anywhere: MAIL needs an identity (RFC 6409).
+    Submission,
+    /// Mail of others, to us: policy decides on each recipient.
+    Relay,
+}
+
+/// RFC 5321 4.5.3.1.4: a command line with its CRLF, before any extension is in use.
+const LINE_OCTETS_PLAIN: usize = 512;
+/// The same after EHLO: extensions add parameters.
+const LINE_OCTETS_EXTENDED: usize = 4096;
+/// RFC 4954 4: an AUTH response.
+const LINE_OCTETS_AUTH: usize = 12_288;
+/// An over-long line is discarded up to here, and then the connection is closed.
+const DISCARD_OCTETS_MAX: usize = 64 << 10;
+const ERRORS_MAX: u32 = 20;
+const JUNK_MAX: u32 = 100;
+const AUTH_FAILURES_MAX: u32 = 3;
+/// RFC 5321 6.3 asks for at least 100 before a loop is assumed; hops in one organisation are far fewer, and so say Postfix and we.
+const HOPS_MAX: usize = 50;
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub struct Peer<I> {
+    /// The client's address.
+    pub ip: IpAddr,
+    /// TLS was there from the first octet.
+    pub tls: Option<TlsInfo>,
+    /// The network the client comes from is a credential.
+    pub identity: Option<I>,
+}
+
+/// The TLS of a connection, in words for people: version and cipher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsInfo(pub Box<str>);
+
+/// What the session needs next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// More octets, before the deadline; what is in [`ServerSession::take_replies`] goes out first.
+    Read(Instant),
+    /// An answer, with [`ServerSession::answer`].
+    Ask(Question),
+    /// TLS, once the replies are out: [`ServerSession::tls_established`]. No octet may stay buffered.
+    StartTls,
+    /// Nothing any more: send the replies and close.
+    Close,
+}
+
+/// What policy decides.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Are these credentials good?
+    Authenticate(Credentials),
+    /// May this client send with this reverse path?
+    Sender(Mail),
+    /// May this client send to this recipient?
+    Recipient(Address),
+    /// The message is complete: take it. The reply is what the client gets, so it must be true.
+    Message(Box<Message>),
+}
+
+/// A complete message and its envelope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The arguments of MAIL.
+    pub mail: Mail,
+    /// The recipients policy agreed to, in order.
+    pub recipients: Vec<Address>,
+    /// Header and body, dots of transport removed.
+    pub content: Bytes,
+}
+
+/// Policy's answer.
+#[derive(Clone, Debug)]
+pub enum Answer<I> {
+    /// Yes, to a sender or a recipient.
+    Yes,
+    /// The credentials are those of this identity.
+    Identity(I),
+    /// This is the reply; a positive one only to a message.
+    Reply(Reply),
+}
+
+/// One session, from the greeting to the end.
+#[derive(Debug)]
+pub struct ServerSession<I> {
+    config: Arc<ServerConfig>,
+    peer: Peer<I>,
+    hello: Option<Hello>,
+    state: State,
+    replies: BytesMut,
+    deadline: Instant,
+    errors: u32,
+    junk: u32,
+    auth_failures: u32,
+    stray_spaces: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hello {
+    name: Box<str>,
+    extended: bool,
+}
+
+/// Where the session is; each state holds what is valid in it and nothing else.
+#[derive(Debug)]
+enum State {
+    /// The greeting has not been given.
+    New,
+    /// No transaction.
+    Ready,
+    /// MAIL was accepted.
+    Transaction(Envelope),
+    /// The message is coming in.
+    Data { envelope: Envelope, decoder: DataDecoder, until: Instant },
+    /// A response to AUTH is expected.
+    Auth(auth::Exchange),
+    /// An over-long line is being discarded; so many octets of it are gone.
+    Discarding { discarded: usize, then: Box<State> },
+    /// A question is open.
+    Asked(Asked),
+    /// STARTTLS was accepted.
+    StartingTls,
+    /// Nothing follows.
+    Closed,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Credentials,
+    Sender(Mail),
+    Recipient(Envelope, Address),
+    Message,
+}
+
+#[derive(Debug)]
+struct Envelope {
+    mail: Mail,
+    recipients: Vec<Address>,
+}
+
+impl<I> ServerSession<I> {
+    /// Makes a session with a client that has just connected; TLS that is there from the start is in `peer`.
+    #[must_use]
+    pub fn new(config: Arc<ServerConfig>, peer: Peer<I>, now: Instant) -> Self {
+        Self {
+            deadline: now + config.command_timeout,
+            config,
+            peer,
+            hello: None,
+            state: State::New,
+            replies: BytesMut::with_capacity(256),
+            errors: 0,
+            junk: 0,
+            auth_failures: 0,
+            stray_spaces: 0,
+        }
+    }
+
+    /// Goes on as far as `input` allows; consumes from its front.
+    pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Output {
+        loop {
+            match std::mem::replace(&mut self.state, State::Closed) {
+                State::New => self.greet(input),
+                State::Closed => return Output::Close,
+                State::StartingTls => {
+                    self.state = State::StartingTls;
+                    return Output::StartTls;
+                }
+                State::Asked(asked) => {
+                    self.state = State::Asked(asked);
+                    // The driver polls again only after it has answered.
+                    return Output::Read(self.deadline);
+                }
+                State::Data { envelope, decoder, until } => {
+                    match self.receive(envelope, decoder, until, input) {
+                        Some(output) => return output,
+                        None => continue,
+                    }
+                }
+                State::Discarding { discarded, then } => {
+                    if let Some(output) = self.discard(discarded, then, input) {
+                        return output;
+                    }
+                }
+                state => match self.next_line(now, state, input) {
+                    Ok(line) => {
+                        if let Some(question) = self.handle_line(now, &line, input) {
+                            return Output::Ask(question);
+                        }
+                    }
+                    Err(Some(output)) => return output,
+                    Err(None) => {}
+                },
+            }
+        }
+    }
+
+    /// Takes what is to be sent; empty when there is nothing.
+    pub fn take_replies(&mut self) -> Bytes {
+        self.replies.split().freeze()
+    }
+
+    /// Answers the question that [`ServerSession::poll`] asked.
+    ///
+    /// # Panics
+    /// No question is open, or the answer is not one to this question.
+    pub fn answer(&mut self, now: Instant, answer: Answer<I>) {
+        let State::Asked(asked) = std::mem::replace(&mut self.state, State::Ready) else {
+            panic!("an answer without a question");
+        };
+        self.deadline = now + self.config.command_timeout;
+        match (asked, answer) {
+            (Asked::Credentials, Answer::Identity(identity)) => {
+                self.peer.identity = Some(identity);
+                self.reply(&Reply::new(235, 7, 0, "authentication successful"));
+            }
+            (Asked::Credentials, Answer::Reply(reply)) => self.refuse_credentials(&reply),
+            (Asked::Sender(mail), Answer::Yes) => {
+                self.reply(&Reply::new(250, 1, 0, "sender ok"));
+                self.state = State::Transaction(Envelope { mail, recipients: Vec::new() });
+            }
+            (Asked::Sender(_), Answer::Reply(reply)) => self.reply(&reply),
+            (Asked::Recipient(mut envelope, address), Answer::Yes) => {
+                self.reply(&Reply::new(250, 1, 5, "recipient ok"));
+                envelope.recipients.push(address);
+                self.state = State::Transaction(envelope);
+            }
+            (Asked::Recipient(envelope, _), Answer::Reply(reply)) => {
+                self.reply(&reply);
+                self.state = State::Transaction(envelope);
+            }
+            (Asked::Message, Answer::Reply(reply)) => {
+                if reply.is_positive() {
+                    self.junk = 0;
+                }
+                self.reply(&reply);
+            }
+            (asked, _) => panic!("not an answer to {asked:?}"),
+        }
+        self.close_after_421();
+    }
+
+    /// TLS is there; everything said before is forgotten (RFC 3207 4.2).
+    pub fn tls_established(&mut self, now: Instant, tls: TlsInfo) {
+        self.peer.tls = Some(tls);
+        self.hello = None;
+        self.state = State::Ready;
+        self.deadline = now + self.config.command_timeout;
+    }
+
+    /// The deadline has passed.
+    pub fn timed_out(&mut self) {
+        self.reply(&Reply::new(421, 4, 2, format!("{} timed out", self.config.hostname)));
+        self.state = State::Closed;
+    }
+
+    /// The server shuts down: an idle session ends here; one that is receiving a message is told so after it.
+    ///
+    /// Returns true when the session has ended.
+    pub fn shut_down(&mut self) -> bool {
+        let busy = matches!(self.state, State::Data { .. } | State::Asked(Asked::Message));
+        if !busy {
+            self.reply(&Reply::new(421, 3, 2, format!("{} shutting down", self.config.hostname)));
+            self.state = State::Closed;
+        }
+        !busy
+    }
+
+    /// Returns who the client is, once that is known.
+    #[must_use]
+    pub fn identity(&self) -> Option<&I> {
+        self.peer.identity.as_ref()
+    }
+
+    /// Returns the client's address.
+    #[must_use]
+    pub fn peer_ip(&self) -> IpAddr {
+        self.peer.ip
+    }
+
+    /// Returns what the client called itself, empty before it did.
+    #[must_use]
+    pub fn helo(&self) -> &str {
+        self.hello.as_ref().map_or("", |hello| &hello.name)
+    }
+
+    /// Returns true when the client said EHLO.
+    #[must_use]
+    pub fn is_extended(&self) -> bool {
+        self.hello.as_ref().is_some_and(|hello| hello.extended)
+    }
+
+    /// Returns the TLS of the connection.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.peer.tls.as_ref()
+    }
+
+    /// Returns how often a space was forgiven that RFC 5321 does not allow.
+    #[must_use]
+    pub fn stray_spaces(&self) -> u32 {
+        self.stray_spaces
+    }
+
+    /// Whoever speaks before the greeting does not speak SMTP.
+    fn greet(&mut self, input: &BytesMut) {
+        if input.is_empty() {
+            self.reply(&Reply::plain(220, format!("{} ESMTP Postroad", self.config.hostname)));
+            self.state = State::Ready;
+        } else if input.starts_with(b"\x16\x03") {
+            self.reply(&Reply::new(221, 7, 0, "this is SMTP without TLS"));
+        } else {
+            self.reply(&Reply::new(554, 5, 0, "protocol synchronization"));
+        }
+    }
+
+    /// Cuts the next line without its CRLF; otherwise what is needed for it, or nothing when the state has changed.
+    fn next_line(
+        &mut self,
+        now: Instant,
+        state: State,
+        input: &mut BytesMut,
+    ) -> Result<Bytes, Option<Output>> {
+        let octets_max = self.line_octets_max(&state);
+        if let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(octets_max)]) {
+            let line = input.split_to(end + 1);
+            self.deadline = now + self.config.command_timeout;
+            let Some(line) = line.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r')) else {
+                // No way to tell where the client believes its lines to end.
+                self.reply(&Reply::new(521, 5, 2, "bare CR/LF not allowed"));
+                return Err(None);
+            };
+            self.state = state;
+            return Ok(Bytes::copy_from_slice(line));
+        }
+        if input.len() >= octets_max {
+            self.state = State::Discarding { discarded: 0, then: Box::new(state) };
+            return Err(None);
+        }
+        // The time for a command runs from the end of the one before, however slowly its octets come.
+        self.state = state;
+        Err(Some(Output::Read(self.deadline)))
+    }
+
+    fn line_octets_max(&self, state: &State) -> usize {
+        match state {
+            State::Auth(_) => LINE_OCTETS_AUTH,
+            _ if self.is_extended() => LINE_OCTETS_EXTENDED,
+            _ => LINE_OCTETS_PLAIN,
+        }
+    }
+
+    /// Drops an over-long line up to its end, keeping nothing of it.
+    fn discard(&mut self, discarded: usize, then: Box<State>, input: &mut BytesMut) -> Option<Output> {
+        let end = memchr::memchr(b'\n', input).map(|end| end + 1);
+        let dropped = input.split_to(end.unwrap_or(input.len())).len();
+        let discarded = discarded + dropped;
+        if end.is_some() {
+            let was_auth = matches!(*then, State::Auth(_));
+            self.state = if was_auth { State::Ready } else { *then };
+            let detail = if was_auth { 6 } else { 2 };
+            self.fault(&Reply::new(500, 5, detail, "Line too long"));
+            return None;
+        }
+        if discarded > DISCARD_OCTETS_MAX {
+            self.reply(&Reply::new(421, 7, 0, "Line too long"));
+            return None;
+        }
+        self.state = State::Discarding { discarded, then };
+        Some(Output::Read(self.deadline))
+    }
+
+    fn handle_line(&mut self, now: Instant, line: &[u8], input: &BytesMut) -> Option<Question> {
+        if matches!(self.state, State::Auth(_)) {
+            return self.continue_auth(line);
+        }
+        // A long AUTH line is checked against its own bound, every other against the smaller one already.
+        match Command::parse(line) {
+            Ok(command) => self.handle(now, command, input),
+            Err(error) => {
+                self.refuse_command(error);
+                None
+            }
+        }
+    }
+
+    fn handle(&mut self, now: Instant, command: Command, input: &BytesMut) -> Option<Question> {
+        match command {
+            Command::Ehlo(name) => self.hello(Hello { name, extended: true }),
+            Command::Helo(name) => self.hello(Hello { name, extended: false }),
+            Command::Mail(mail) => return self.mail(*mail),
+            Command::Recipient { address, stray_space } => {
+                return self.recipient(address, stray_space);
+            }
+            Command::Data => self.data(now),
+            Command::Reset => {
+                self.state = State::Ready;
+                self.junk_reply(&Reply::new(250, 0, 0, "ok"));
+            }
+            Command::Noop => self.junk_reply(&Reply::new(250, 0, 0, "ok")),
+            Command::Verify => {
+                self.junk_reply(&Reply::new(252, 0, 0, "send some mail, and it will be tried"))
+            }
+            Command::Quit => {
+                self.reply(&Reply::new(221, 0, 0, "bye"));
+                self.state = State::Closed;
+            }
+            Command::StartTls => self.start_tls(input),
+            Command::Auth { mechanism, initial } => return self.auth(&mechanism, initial, input),
+        }
+        None
+    }
+
+    fn hello(&mut self, hello: Hello) {
+        let mut text = self.config.hostname.to_string();
+        if hello.extended {
+            let size = format!("SIZE {}", self.config.message_octets_max);
+            let offers_tls = self.config.tls_available && self.peer.tls.is_none();
+            let offers_auth = self.peer.tls.is_some() && self.peer.identity.is_none();
+            let capabilities = [
+                ("PIPELINING", true),
+                (size.as_str(), true),
+                ("8BITMIME", true),
+                ("SMTPUTF8", true),
+                ("ENHANCEDSTATUSCODES", true),
+                ("STARTTLS", offers_tls),
+                ("AUTH PLAIN LOGIN", offers_auth),
+            ];
+            for (capability, _) in capabilities.into_iter().filter(|(_, offered)| *offered) {
+                text.push('\n');
+                text.push_str(capability);
+            }
+        }
+        self.hello = Some(hello);
+        self.state = State::Ready;
+        self.junk_reply(&Reply::plain(250, text));
+    }
+
+    fn mail(&mut self, mail: Mail) -> Option<Question> {
+        let limit = self.config.message_octets_max;
+        let refusal = if self.hello.is_none() {
+            Some(Reply::new(503, 5, 1, "say EHLO first"))
+        } else if matches!(self.state, State::Transaction(_)) {
+            Some(Reply::new(503, 5, 1, "nested MAIL"))
+        } else if self.config.service == Service::Submission && self.peer.identity.is_none() {
+            Some(Reply::new(530, 7, 0, "authentication required"))
+        } else if mail.stray_space && self.config.strict_syntax {
+            Some(Reply::new(501, 5, 4, "no space is allowed before the path"))
+        } else if limit != 0 && mail.size > limit {
+            Some(Reply::new(552, 3, 4, format!("a message may have {limit} octets at most")))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.fault(&refusal);
+            return None;
+        }
+        self.stray_spaces += u32::from(mail.stray_space);
+        self.state = State::Asked(Asked::Sender(mail.clone()));
+        Some(Question::Sender(mail))
+    }
+
+    fn recipient(&mut self, address: Address, stray_space: bool) -> Option<Question> {
+        let envelope = match std::mem::replace(&mut self.state, State::Ready) {
+            State::Transaction(envelope) => envelope,
+            other => {
+                self.state = other;
+                self.fault(&Reply::new(503, 5, 1, "MAIL first"));
+                return None;
+            }
+        };
+        let refusal = if stray_space && self.config.strict_syntax {
+            Some(Reply::new(501, 5, 4, "no space is allowed before the path"))
+        } else if !envelope.mail.smtputf8 && !address.is_ascii() {
+            Some(Reply::new(553, 6, 7, "the address needs SMTPUTF8"))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.state = State::Transaction(envelope);
+            self.fault(&refusal);
+            return None;
+        }
+        if envelope.recipients.len() >= self.config.recipients_max {
+            // RFC 5321 4.5.3.1.10: the transaction stays good for those before.
+            self.state = State::Transaction(envelope);
+            self.reply(&Reply::new(452, 5, 3, "too many recipients"));
+            return None;
+        }
+        self.stray_spaces += u32::from(stray_space);
+        self.state = State::Asked(Asked::Recipient(envelope, address.clone()));
+        Some(Question::Recipient(address))
+    }
+
+    fn data(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.state, State::Ready) {
+            State::Transaction(envelope) if !envelope.recipients.is_empty() => {
+                self.reply(&Reply::plain(354, "end with CRLF.CRLF"));
+                let limit = self.config.message_octets_max;
+                let size_max = if limit == 0 { u64::MAX } else { limit };
+                // What the client announces is a hint: it reserves no more than a small message needs.
+                let expected = usize::try_from(envelope.mail.size.min(64 << 10)).unwrap_or(0).max(4 << 10);
+                let decoder = DataDecoder::new(size_max, expected);
+                self.state = State::Data { envelope, decoder, until: now + self.config.data_timeout };
+            }
+            State::Transaction(envelope) => {
+                self.state = State::Transaction(envelope);
+                self.fault(&Reply::new(554, 5, 1, "no valid recipients"));
+            }
+            other => {
+                self.state = other;
+                self.fault(&Reply::new(503, 5, 1, "MAIL first"));
+            }
+        }
+    }
+
+    /// Takes in the message; asks for its fate when it is complete and good.
+    fn receive(
+        &mut self,
+        envelope: Envelope,
+        mut decoder: DataDecoder,
+        until: Instant,
+        input: &mut BytesMut,
+    ) -> Option<Output> {
+        if !decoder.decode(input) {
+            self.state = State::Data { envelope, decoder, until };
+            return Some(Output::Read(until));
+        }
+        self.state = State::Ready;
+        let content = match decoder.finish() {
+            Decoded::Content(content) => content,
+            refused => {
+                self.reply(&refusal_of(&refused, self.config.message_octets_max));
+                return None;
+            }
+        };
+        if let Some(refusal) = self.header_refusal(&content) {
+            self.reply(&refusal);
+            return None;
+        }
+        self.state = State::Asked(Asked::Message);
+        let Envelope { mail, recipients } = envelope;
+        Some(Output::Ask(Question::Message(Box::new(Message { mail, recipients, content }))))
+    }
+
+    fn header_refusal(&self, content: &[u8]) -> Option<Reply> {
+        let header = headers::summarise(content);
+        if header.received > HOPS_MAX {
+            return Some(Reply::new(554, 4, 6, "too many hops"));
+        }
+        if self.config.service == Service::Relay {
+            return None;
+        }
+        match (header.ended_by_text, header.from) {
+            (true, _) => Some(Reply::new(554, 6, 0, "the header is ended by a line that is no field")),
+            (false, 0) => Some(Reply::new(554, 6, 0, "the message has no From")),
+            (false, 1) => None,
+            (false, _) => Some(Reply::new(554, 6, 0, "the message has more than one From")),
+        }
+    }
+
+    fn start_tls(&mut self, input: &BytesMut) {
+        if self.peer.tls.is_some() {
+            self.fault(&Reply::new(503, 5, 1, "TLS is there already"));
+        } else if !self.config.tls_available {
+            self.fault(&Reply::new(454, 7, 0, "TLS is not available"));
+        } else if input.is_empty() {
+            self.reply(&Reply::new(220, 0, 0, "go ahead"));
+            self.state = State::StartingTls;
+        } else {
+            // What was sent before TLS must not be taken for what comes after it (CVE-2011-0411).
+            self.reply(&Reply::new(554, 5, 0, "nothing may follow STARTTLS in the clear"));
+            self.state = State::Closed;
+        }
+    }
+
+    fn refuse_command(&mut self, error: CommandError) {
+        let reply = match error {
+            CommandError::Unknown => Reply::new(500, 5, 1, "unknown command"),
+            CommandError::NotImplemented => Reply::new(502, 5, 1, "not implemented"),
+            CommandError::NotUtf8 => Reply::new(501, 5, 2, "not UTF-8"),
+            CommandError::Syntax => Reply::new(501, 5, 4, "syntax error in the arguments"),
+            CommandError::SenderAddress => Reply::new(501, 1, 7, "bad sender address"),
+            CommandError::RecipientAddress => Reply::new(501, 1, 3, "bad recipient address"),
+            CommandError::UnknownParameter => Reply::new(555, 5, 4, "unknown parameter"),
+            CommandError::NeedsSmtputf8 => Reply::new(553, 6, 7, "the address needs SMTPUTF8"),
+            CommandError::OtherProtocol => {
+                self.reply(&Reply::new(221, 7, 0, "this is SMTP"));
+                self.state = State::Closed;
+                return;
+            }
+        };
+        self.fault(&reply);
+    }
+
+    /// Replies to a client that did something wrong; one that does so often is sent away.
+    fn fault(&mut self, reply: &Reply) {
+        self.reply(reply);
+        self.errors += 1;
+        if self.errors > ERRORS_MAX {
+            self.send_away();
+        }
+    }
+
+    /// Replies to a command that brings no mail; one that sends only those is sent away.
+    fn junk_reply(&mut self, reply: &Reply) {
+        self.reply(reply);
+        self.junk += 1;
+        if self.junk > JUNK_MAX {
+            self.send_away();
+        }
+    }
+
+    fn send_away(&mut self) {
+        self.reply(&Reply::new(421, 7, 0, "Too many errors"));
+        self.state = State::Closed;
+    }
+
+    fn close_after_421(&mut self) {
+        // The reply that policy gave may have been the last word.
+        let last_line = self.replies.rsplitn(3, |byte| *byte == b'\n').nth(1).unwrap_or(&[]);
+        if last_line.starts_with(b"421") {
+            self.state = State::Closed;
+        }
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        write_reply(&mut self.replies, reply);
+    }
+}
+
+fn refusal_of(refused: &Decoded, limit: u64) -> Reply {
+    match refused {
+        Decoded::TooLarge => Reply::new(552, 3, 4, format!("a message may have {limit} octets at most")),
+        Decoded::BareNewline => Reply::new(550, 5, 2, "bare CR/LF not allowed"),
+        Decoded::Nul | Decoded::Content(_) => Reply::new(554, 6, 0, "NUL is not allowed"),
+    }
+}
+
+/// Writes a reply as RFC 5321 4.2.1 has it, the enhanced code on every line (RFC 2034 4).
+pub fn write_reply(out: &mut BytesMut, reply: &Reply) {
+    let mut lines = reply.text.split('\n').peekable();
+    while let Some(line) = lines.next() {
+        let separator = if lines.peek().is_some() { '-' } else { ' ' };
+        let text = match reply.enhanced {
+            Some(enhanced) => format!("{}{separator}{enhanced} {line}\r\n", reply.code),
+            None => format!("{}{separator}{line}\r\n", reply.code),
+        };
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+impl<I> ServerSession<I> {
+    fn auth(
+        &mut self,
+        mechanism: &str,
+        initial: Option<Zeroizing<Box<str>>>,
+        input: &BytesMut,
+    ) -> Option<Question> {
+        let refusal = if self.hello.is_none() {
+            Some(Reply::new(503, 5, 1, "say EHLO first"))
+        } else if self.peer.tls.is_none() {
+            Some(Reply::new(538, 7, 11, "encryption required for the requested authentication mechanism"))
+        } else if self.peer.identity.is_some() || matches!(self.state, State::Transaction(_)) {
+            Some(Reply::new(503, 5, 1, "not now"))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.fault(&refusal);
+            return None;
+        }
+        // RFC 4954 4: AUTH is the last command of a group.
+        if !input.is_empty() {
+            self.reply(&Reply::new(554, 5, 0, "nothing may follow AUTH before its reply"));
+            self.state = State::Closed;
+            return None;
+        }
+        let step = auth::Exchange::start(mechanism, initial.as_ref().map(|initial| &***initial));
+        self.take_auth_step(step)
+    }
+
+    fn continue_auth(&mut self, line: &[u8]) -> Option<Question> {
+        let State::Auth(exchange) = std::mem::replace(&mut self.state, State::Ready) else {
+            unreachable!("the caller has seen the state");
+        };
+        self.take_auth_step(exchange.respond(line))
+    }
+
+    fn take_auth_step(&mut self, step: auth::Step) -> Option<Question> {
+        match step {
+            auth::Step::Challenge(text, exchange) => {
+                self.reply(&Reply::plain(334, text));
+                self.state = State::Auth(exchange);
+                None
+            }
+            auth::Step::Done(credentials) => {
+                self.state = State::Asked(Asked::Credentials);
+                Some(Question::Authenticate(credentials))
+            }
+            auth::Step::Refused(reply) => {
+                self.fault(&reply);
+                None
+            }
+        }
+    }
+
+    fn refuse_credentials(&mut self, reply: &Reply) {
+        self.reply(reply);
+        // A backend that is down is not the client's failure.
+        self.auth_failures += u32::from(reply.is_permanent());
+        if self.auth_failures >= AUTH_FAILURES_MAX {
+            self.reply(&Reply::new(421, 7, 0, "Too many authentication failures"));
+            self.state = State::Closed;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a session of a trusted client to the end of `input` and returns what it was told.
+    fn run(input: &str) -> String {
+        let now = Instant::now();
+        let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: None, identity: Some(()) };
+        let mut session = ServerSession::new(Arc::new(ServerConfig::default()), peer, now);
+        let mut buffer = BytesMut::new();
+        session.poll(now, &mut buffer);
+        buffer.extend_from_slice(input.as_bytes());
+        loop {
+            match session.poll(now, &mut buffer) {
+                Output::Read(_) | Output::Close | Output::StartTls => break,
+                Output::Ask(Question::Message(_)) => {
+                    session.answer(now, Answer::Reply(Reply::new(250, 0, 0, "queued")))
+                }
+                Output::Ask(_) => session.answer(now, Answer::Yes),
+            }
+        }
+        String::from_utf8(session.take_replies().to_vec()).unwrap()
+    }
+
+    fn check(input: &str, expected: &[&str]) {
+        let told = run(input);
+        let codes: Vec<&str> = told.lines().filter(|line| line.as_bytes().get(3) == Some(&b' ')).collect();
+        let starts = codes.len() == expected.len()
+            && codes.iter().zip(expected).all(|(line, start)| line.starts_with(start));
+        assert!(starts, "{input:?} gives {told}");
+    }
+
+    #[test]
+    fn a_pipelined_transaction_is_answered_in_order() {
+        let mail = "MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\nFrom: a@b.c\r\n\r\nhi\r\n.\r\nQUIT\r\n";
+        let expected = ["220 ", "250 ", "250 2.1.0", "250 2.1.5", "354 ", "250 2.0.0", "221 2.0.0"];
+        check(&format!("EHLO x.y\r\n{mail}"), &expected);
+    }
+
+    #[test]
+    fn s_101_a_smuggled_message_is_refused_after_the_true_end() {
+        let smuggled = "From: a@b.c\r\n\r\nhi\n.\r\nMAIL FROM:<x@y.z>\r\n.\r\nNOOP\r\n";
+        let mail = format!("HELO x.y\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n{smuggled}");
+        check(&mail, &["220 ", "250 ", "250 2.1.0", "250 2.1.5", "354 ", "550 5.5.2", "250 2.0.0"]);
+    }
+}

@@ -1,0 +1,109 @@
+//! AUTH PLAIN (RFC 4616) and LOGIN: from base 64 to credentials.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use postroad_core::Reply;
+use zeroize::Zeroizing;
+
+/// How the client authenticates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// RFC 4616.
+    Plain,
+    /// What many clients still speak; described in draft-murchison-sasl-login.
+    Login,
+}
+
+/// What the client says it is, and its secret, which is wiped when dropped.
+#[derive(PartialEq, Eq)]
+pub struct Credentials {
+    /// How they came.
+    pub mechanism: Mechanism,
+    /// Whom the client wants to act for; empty for itself.
+    pub authorization: Box<str>,
+    /// The login.
+    pub login: Box<str>,
+    /// The password.
+    pub secret: Zeroizing<Box<str>>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials")
+            .field("mechanism", &self.mechanism)
+            .field("login", &self.login)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An exchange that waits for a response.
+#[derive(Debug)]
+pub(super) enum Exchange {
+    Plain,
+    LoginName,
+    LoginSecret(Box<str>),
+}
+
+pub(super) enum Step {
+    /// Send this challenge (already in base 64) and go on.
+    Challenge(&'static str, Exchange),
+    Done(Credentials),
+    Refused(Reply),
+}
+
+/// `Username:` and `Password:`.
+const LOGIN_NAME: &str = "VXNlcm5hbWU6";
+const LOGIN_SECRET: &str = "UGFzc3dvcmQ6";
+
+impl Exchange {
+    pub(super) fn start(mechanism: &str, initial: Option<&str>) -> Step {
+        let (exchange, challenge) = match mechanism {
+            "PLAIN" => (Self::Plain, ""),
+            "LOGIN" => (Self::LoginName, LOGIN_NAME),
+            _ => return Step::Refused(Reply::new(504, 5, 4, "mechanism not supported")),
+        };
+        match initial {
+            // RFC 4954 4: `=` is a response of no octets.
+            Some("=") => exchange.take(Zeroizing::new(String::new())),
+            Some(initial) => exchange.respond(initial.as_bytes()),
+            None => Step::Challenge(challenge, exchange),
+        }
+    }
+
+    pub(super) fn respond(self, line: &[u8]) -> Step {
+        if line == b"*" {
+            return Step::Refused(Reply::new(501, 7, 0, "authentication cancelled"));
+        }
+        let decoded = STANDARD.decode(line).ok().map(Zeroizing::new);
+        match decoded.and_then(|octets| String::from_utf8(octets.to_vec()).ok()) {
+            Some(text) => self.take(Zeroizing::new(text)),
+            None => Step::Refused(Reply::new(501, 5, 2, "bad base 64")),
+        }
+    }
+
+    fn take(self, text: Zeroizing<String>) -> Step {
+        match self {
+            Self::Plain => plain(&text),
+            Self::LoginName => Step::Challenge(LOGIN_SECRET, Self::LoginSecret(text.as_str().into())),
+            Self::LoginSecret(login) => Step::Done(Credentials {
+                mechanism: Mechanism::Login,
+                authorization: "".into(),
+                login,
+                secret: Zeroizing::new(text.as_str().into()),
+            }),
+        }
+    }
+}
+
+/// RFC 4616 2: `[authzid] NUL authcid NUL passwd`.
+fn plain(text: &str) -> Step {
+    let parts: Vec<&str> = text.split('\0').collect();
+    match parts[..] {
+        [authorization, login, secret] if !login.is_empty() => Step::Done(Credentials {
+            mechanism: Mechanism::Plain,
+            authorization: authorization.into(),
+            login: login.into(),
+            secret: Zeroizing::new(secret.into()),
+        }),
+        _ => Step::Refused(Reply::new(501, 5, 2, "malformed response")),
+    }
+}
