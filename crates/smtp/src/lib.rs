@@ -1,6 +1,8 @@
 //! SMTP as values: codecs and sessions without I/O or a clock.
 
+pub mod client;
 pub mod command;
 pub mod data;
 pub mod headers;
+pub mod reply;
 pub mod server;
