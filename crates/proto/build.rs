@@ -4,7 +4,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: &[&str] = &["postroad/submission/v1/submission.proto", "postroad/queue/v1/queue.proto"];
+const FILES: &[&str] = &[
+    "postroad/submission/v1/submission.proto",
+    "postroad/queue/v1/queue.proto",
+    "postroad/log/v1/log.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let include = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

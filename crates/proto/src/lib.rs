@@ -6,6 +6,9 @@
 /// Generated code: documented in `/proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 mod generated {
+    pub mod log {
+        tonic::include_proto!("postroad.log.v1");
+    }
     pub mod queue {
         tonic::include_proto!("postroad.queue.v1");
     }
@@ -14,6 +17,10 @@ mod generated {
     }
 }
 
+mod convert;
+pub mod log;
+
+pub use convert::{Malformed, parse_message_id};
 pub use generated::{queue, submission};
 
 /// The descriptors of every file in `/proto`, for gRPC reflection.

@@ -1,0 +1,365 @@
+//! The head of a log entry: a batch of ledger commands, as bytes and as values.
+
+use bytes::Bytes;
+use postroad_core::{DeliveryId, Epoch, NodeId, SourceId, TenantId, Timestamp};
+use postroad_ledger::command::{Accept, Assign, AttemptId, Command, Content, Lane, NewRecipient, Report};
+use prost::Message;
+
+use crate::{
+    convert::{
+        Malformed, class_code, message_id, parse_address, parse_message_id, parse_outcome, parse_sender,
+        required, time,
+    },
+    generated::log as wire,
+};
+
+/// Commands that were committed together, and the leader's clock when it proposed them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The leader's clock.
+    pub at: Timestamp,
+    /// To be applied in this order.
+    pub commands: Vec<Command>,
+}
+
+/// The head of a log entry is not a batch this version knows: the replica must stop, not skip it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// Not the encoding of a batch.
+    #[error("the bytes are no batch")]
+    Decode(#[from] prost::DecodeError),
+    /// A command that is not known or breaks a bound.
+    #[error("a command does not convert")]
+    Malformed(#[from] Malformed),
+}
+
+impl Batch {
+    /// Writes the batch as the head of a log entry.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let commands = self.commands.iter().map(|command| wire::Command { command: Some(command.into()) });
+        let batch = wire::Batch { at_millis: self.at.as_millis(), commands: commands.collect() };
+        batch.encode_to_vec().into()
+    }
+
+    /// Reads the head of a log entry.
+    ///
+    /// # Errors
+    /// The bytes were written by a version that knows more, or not by a leader of ours.
+    pub fn decode(head: Bytes) -> Result<Self, BatchError> {
+        let batch = wire::Batch::decode(head)?;
+        let commands = batch
+            .commands
+            .into_iter()
+            .map(|command| required(command.command, "command")?.try_into())
+            .collect::<Result<_, Malformed>>()?;
+        Ok(Self { at: time(batch.at_millis), commands })
+    }
+}
+
+impl From<&Command> for wire::command::Command {
+    fn from(command: &Command) -> Self {
+        match command {
+            Command::Accept(accept) => Self::Accept(accept.as_ref().into()),
+            Command::Assign(assign) => Self::Assign(wire::Assign {
+                delivery: Some(assign.delivery.into()),
+                attempt: assign.attempt.0,
+                lane: Some(assign.lane.into()),
+            }),
+            Command::Report(report) => Self::Report(report.as_ref().into()),
+            Command::Return(id) => Self::Return((*id).into()),
+            Command::Started(id) => Self::Started((*id).into()),
+            Command::Reclaim { source, below, retry_at } => Self::Reclaim(wire::Reclaim {
+                source: source.0,
+                below: below.0,
+                retry_at_millis: retry_at.as_millis(),
+            }),
+            Command::Cancel(id) => Self::Cancel(message_id(*id)),
+            Command::Hold(id) => Self::Hold(message_id(*id)),
+            Command::Release(id) => Self::Release(message_id(*id)),
+            Command::Expire(deliveries) => Self::Expire(wire::Expire {
+                deliveries: deliveries.iter().map(|delivery| (*delivery).into()).collect(),
+            }),
+            Command::Consume { consumer, through } => {
+                Self::Consume(wire::Consume { consumer: consumer.to_string(), through: *through })
+            }
+            Command::StageChunk { message, number, slot } => Self::StageChunk(wire::StageChunk {
+                message_id: message_id(*message),
+                number: *number,
+                slot: *slot,
+            }),
+        }
+    }
+}
+
+impl TryFrom<wire::command::Command> for Command {
+    type Error = Malformed;
+
+    fn try_from(command: wire::command::Command) -> Result<Self, Malformed> {
+        use wire::command::Command as Wire;
+        Ok(match command {
+            Wire::Accept(accept) => Self::Accept(Box::new(accept.try_into()?)),
+            Wire::Assign(assign) => Self::Assign(Assign {
+                delivery: delivery(assign.delivery)?,
+                attempt: crate::convert::attempt(assign.attempt),
+                lane: required(assign.lane, "lane")?.into(),
+            }),
+            Wire::Report(report) => Self::Report(Box::new(report.try_into()?)),
+            Wire::Return(id) => Self::Return(id.try_into()?),
+            Wire::Started(id) => Self::Started(id.try_into()?),
+            Wire::Reclaim(reclaim) => Self::Reclaim {
+                source: SourceId(reclaim.source),
+                below: Epoch(reclaim.below),
+                retry_at: time(reclaim.retry_at_millis),
+            },
+            Wire::Cancel(id) => Self::Cancel(parse_message_id(&id)?),
+            Wire::Hold(id) => Self::Hold(parse_message_id(&id)?),
+            Wire::Release(id) => Self::Release(parse_message_id(&id)?),
+            Wire::Expire(expire) => Self::Expire(
+                expire.deliveries.into_iter().map(|id| delivery(Some(id))).collect::<Result<_, _>>()?,
+            ),
+            Wire::Consume(consume) => {
+                Self::Consume { consumer: consume.consumer.into(), through: consume.through }
+            }
+            Wire::StageChunk(chunk) => Self::StageChunk {
+                message: parse_message_id(&chunk.message_id)?,
+                number: chunk.number,
+                slot: chunk.slot,
+            },
+        })
+    }
+}
+
+impl From<&Accept> for wire::Accept {
+    fn from(accept: &Accept) -> Self {
+        let content = match accept.content {
+            Content::Slot(slot) => wire::accept::Content::Slot(slot),
+            Content::Staged(chunks) => wire::accept::Content::Chunks(chunks),
+        };
+        Self {
+            message_id: message_id(accept.id),
+            tenant: accept.tenant.0,
+            sender: accept.sender.as_ref().map(ToString::to_string),
+            recipients: accept.recipients.iter().map(Into::into).collect(),
+            content: Some(content),
+            size_octets: accept.size,
+            smtputf8: accept.smtputf8,
+            eight_bit: accept.eight_bit,
+            expires_at_millis: accept.expires_at.as_millis(),
+            subject: accept.subject.to_string(),
+            origin: accept.origin.to_string(),
+            traceparent: accept.traceparent.to_string(),
+        }
+    }
+}
+
+impl TryFrom<wire::Accept> for Accept {
+    type Error = Malformed;
+
+    fn try_from(accept: wire::Accept) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: parse_message_id(&accept.message_id)?,
+            tenant: TenantId(accept.tenant),
+            sender: parse_sender(accept.sender.as_deref())?,
+            recipients: accept.recipients.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            content: match required(accept.content, "content")? {
+                wire::accept::Content::Slot(slot) => Content::Slot(slot),
+                wire::accept::Content::Chunks(chunks) => Content::Staged(chunks),
+            },
+            size: accept.size_octets,
+            smtputf8: accept.smtputf8,
+            eight_bit: accept.eight_bit,
+            expires_at: time(accept.expires_at_millis),
+            subject: accept.subject.into(),
+            origin: accept.origin.into(),
+            traceparent: accept.traceparent.into(),
+        })
+    }
+}
+
+impl From<&NewRecipient> for wire::Recipient {
+    fn from(recipient: &NewRecipient) -> Self {
+        Self {
+            address: recipient.address.to_string(),
+            site: recipient.site.to_string(),
+            pool: recipient.pool.0,
+            not_before_millis: recipient.not_before.as_millis(),
+            assign: recipient.assign.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<wire::Recipient> for NewRecipient {
+    type Error = Malformed;
+
+    fn try_from(recipient: wire::Recipient) -> Result<Self, Malformed> {
+        Ok(Self {
+            address: parse_address(&recipient.address)?,
+            site: recipient.site.into(),
+            pool: crate::convert::pool(recipient.pool),
+            not_before: time(recipient.not_before_millis),
+            assign: recipient.assign.map(Into::into),
+        })
+    }
+}
+
+impl From<Lane> for wire::Lane {
+    fn from(lane: Lane) -> Self {
+        Self { source: lane.source.0, epoch: lane.epoch.0, node: lane.node.0 }
+    }
+}
+
+impl From<wire::Lane> for Lane {
+    fn from(lane: wire::Lane) -> Self {
+        Self { source: SourceId(lane.source), epoch: Epoch(lane.epoch), node: NodeId(lane.node) }
+    }
+}
+
+impl From<DeliveryId> for wire::Delivery {
+    fn from(id: DeliveryId) -> Self {
+        Self { message_id: message_id(id.message), recipient: id.recipient }
+    }
+}
+
+fn delivery(wire: Option<wire::Delivery>) -> Result<DeliveryId, Malformed> {
+    let wire = required(wire, "delivery")?;
+    Ok(DeliveryId { message: parse_message_id(&wire.message_id)?, recipient: wire.recipient })
+}
+
+impl From<AttemptId> for wire::AttemptId {
+    fn from(id: AttemptId) -> Self {
+        Self { delivery: Some(id.delivery.into()), attempt: id.attempt.0, epoch: id.epoch.0 }
+    }
+}
+
+impl TryFrom<wire::AttemptId> for AttemptId {
+    type Error = Malformed;
+
+    fn try_from(id: wire::AttemptId) -> Result<Self, Malformed> {
+        Ok(Self {
+            delivery: delivery(id.delivery)?,
+            attempt: crate::convert::attempt(id.attempt),
+            epoch: Epoch(id.epoch),
+        })
+    }
+}
+
+impl From<&Report> for wire::Report {
+    fn from(report: &Report) -> Self {
+        Self {
+            attempt: Some(report.id.into()),
+            kind: u32::from(report.outcome.kind.code()),
+            bounce_class: class_code(&report.outcome),
+            code: u32::from(report.outcome.code),
+            text: report.outcome.text.to_string(),
+            retry_at_millis: report.retry_at.as_millis(),
+            remote: report.remote.to_string(),
+            tls: report.tls.to_string(),
+            started_at_millis: report.started_at.as_millis(),
+            ended_at_millis: report.ended_at.as_millis(),
+        }
+    }
+}
+
+impl TryFrom<wire::Report> for Report {
+    type Error = Malformed;
+
+    fn try_from(report: wire::Report) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: required(report.attempt, "attempt")?.try_into()?,
+            outcome: parse_outcome(report.kind, report.bounce_class, report.code, &report.text)?,
+            retry_at: time(report.retry_at_millis),
+            remote: report.remote.into(),
+            tls: report.tls.into(),
+            started_at: time(report.started_at_millis),
+            ended_at: time(report.ended_at_millis),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_core::{Address, AttemptNumber, BounceClass, MessageId, Outcome, OutcomeKind, PoolId};
+
+    use super::*;
+
+    fn check(command: Command) {
+        let batch = Batch { at: time(1_795_480_496_789), commands: vec![command] };
+        assert_eq!(Batch::decode(batch.encode()), Ok(batch));
+    }
+
+    fn id() -> MessageId {
+        MessageId::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef)
+    }
+
+    fn attempt() -> AttemptId {
+        let delivery = DeliveryId { message: id(), recipient: 3 };
+        AttemptId { delivery, attempt: AttemptNumber(2), epoch: Epoch(9) }
+    }
+
+    fn accept(sender: Option<&str>, content: Content) -> Command {
+        let lane = Lane { source: SourceId(1), epoch: Epoch(2), node: NodeId(3) };
+        let address = |text: &str| Address::parse(text).expect("a test address parses");
+        let recipient = |assign| NewRecipient {
+            address: address("b@receiver.example"),
+            site: "mx.receiver.example".into(),
+            pool: PoolId(4),
+            not_before: time(5),
+            assign,
+        };
+        Command::Accept(Box::new(Accept {
+            id: id(),
+            tenant: TenantId(7),
+            sender: sender.map(address),
+            recipients: vec![recipient(Some(lane)), recipient(None)],
+            content,
+            size: 8192,
+            smtputf8: true,
+            eight_bit: true,
+            expires_at: time(11),
+            subject: "hello".into(),
+            origin: "demo from 127.0.0.1".into(),
+            traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+        }))
+    }
+
+    #[test]
+    fn every_command_comes_back_as_it_went_in() {
+        let lane = Lane { source: SourceId(1), epoch: Epoch(2), node: NodeId(3) };
+        let delivery = attempt().delivery;
+        let outcome = Outcome::new(OutcomeKind::Soft, Some(BounceClass::Greylisted), 451, "later");
+        let report = Report {
+            id: attempt(),
+            outcome,
+            retry_at: time(6),
+            remote: "mx [192.0.2.1]".into(),
+            tls: "TLSv1.3".into(),
+            started_at: time(1),
+            ended_at: time(2),
+        };
+        for command in [
+            accept(Some("a@sender.example"), Content::Slot(0)),
+            accept(None, Content::Staged(40)),
+            Command::Assign(Assign { delivery, attempt: AttemptNumber(1), lane }),
+            Command::Report(Box::new(report)),
+            Command::Return(attempt()),
+            Command::Started(attempt()),
+            Command::Reclaim { source: SourceId(8), below: Epoch(10), retry_at: time(12) },
+            Command::Cancel(id()),
+            Command::Hold(id()),
+            Command::Release(id()),
+            Command::Expire(vec![delivery, delivery]),
+            Command::Consume { consumer: "control".into(), through: 99 },
+            Command::StageChunk { message: id(), number: 1, slot: 2 },
+        ] {
+            check(command);
+        }
+    }
+
+    #[test]
+    fn an_unknown_command_is_an_error_and_not_skipped() {
+        let unknown = wire::Batch { at_millis: 1, commands: vec![wire::Command { command: None }] };
+        let error = Batch::decode(unknown.encode_to_vec().into());
+        assert_eq!(error, Err(BatchError::Malformed(Malformed("command"))));
+    }
+}
