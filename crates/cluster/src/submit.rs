@@ -293,7 +293,7 @@ impl Lane {
         batch
     }
 
-    /// Answers what the results decide and puts the rest back; returns true when another node leads.
+    /// Answers what the results decide and puts the rest back; returns true when the stream is to be opened anew.
     fn settle(&mut self, results: SubmitResults) -> bool {
         let mut moved = false;
         for SubmitResult { sequence, status, detail, .. } in results.results {
@@ -305,7 +305,8 @@ impl Lane {
                 SubmitStatus::ChunkMissing => Err(SubmitError::Unavailable),
                 status => {
                     item.fate_unknown |= matches!(status, SubmitStatus::Unknown | SubmitStatus::Unspecified);
-                    moved |= status == SubmitStatus::NotLeader;
+                    // A new stream is opened after a moment: a leader without a quorum is not asked in a hot loop.
+                    moved |= matches!(status, SubmitStatus::NotLeader | SubmitStatus::Unavailable);
                     self.retry.push_back(item);
                     continue;
                 }

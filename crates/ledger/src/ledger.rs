@@ -578,7 +578,9 @@ impl Ledger {
         self.index.enter(delivery, site, state);
     }
 
-    fn key(&self, delivery: DeliveryId) -> Option<Key> {
+    /// Returns where a delivery is, while its message has not ended.
+    #[must_use]
+    pub fn key(&self, delivery: DeliveryId) -> Option<Key> {
         let slot = *self.index.slots.get(&delivery.message)?;
         let key = Key { slot, recipient: delivery.recipient };
         self.recipient(key).map(|_| key)
@@ -687,6 +689,33 @@ pub struct DeliveryView {
     pub last: Option<Outcome>,
 }
 
+/// An assigned delivery as the owner of its source needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AssignedView<'a> {
+    /// Which attempt.
+    pub id: AttemptId,
+    /// The source, its epoch and its owner.
+    pub lane: Lane,
+    /// Whose message it is.
+    pub tenant: TenantId,
+    /// The reverse path, empty for the null sender.
+    pub sender: &'a str,
+    /// The mailbox.
+    pub address: &'a str,
+    /// The normalised MX set, or the domain.
+    pub site: &'a str,
+    /// Octets of the content.
+    pub size: u32,
+    /// An address needs SMTPUTF8.
+    pub smtputf8: bool,
+    /// The content holds octets above 127.
+    pub eight_bit: bool,
+    /// W3C traceparent, empty without a trace.
+    pub traceparent: &'a str,
+    /// Where the content is, in order.
+    pub content: &'a [BodyRef],
+}
+
 /// Where a delivery stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -718,6 +747,34 @@ impl Ledger {
             content: message.body.parts().to_vec(),
             deliveries: message.recipients.iter().map(|recipient| self.delivery_view(recipient)).collect(),
         })
+    }
+
+    /// Returns a delivery that is assigned.
+    #[must_use]
+    pub fn assigned(&self, key: Key) -> Option<AssignedView<'_>> {
+        let message = self.messages.get(key.slot)?;
+        let recipient = message.recipients.get(key.recipient as usize)?;
+        let State::Assigned { source, epoch, node, .. } = recipient.state else { return None };
+        let delivery = DeliveryId { message: message.id, recipient: key.recipient };
+        Some(AssignedView {
+            id: AttemptId { delivery, attempt: AttemptNumber(recipient.attempt), epoch },
+            lane: Lane { source, epoch, node },
+            tenant: message.tenant,
+            sender: &message.sender,
+            address: &recipient.address,
+            site: self.sites.name(recipient.site),
+            size: message.size,
+            smtputf8: message.smtputf8,
+            eight_bit: message.eight_bit,
+            traceparent: &message.traceparent,
+            content: message.body.parts(),
+        })
+    }
+
+    /// Returns how many attempts at a delivery count for its retry schedule, while its message has not ended.
+    #[must_use]
+    pub fn attempts(&self, delivery: DeliveryId) -> Option<u32> {
+        self.recipient(self.key(delivery)?).map(|recipient| recipient.counted)
     }
 
     fn delivery_view(&self, recipient: &Recipient) -> DeliveryView {

@@ -19,7 +19,7 @@ mod stage;
 pub use codec::Corrupt;
 pub use dispatch::Dispatcher;
 pub use ended::REMEMBERED_FOR;
-pub use ledger::{Counts, DeliveryView, Ledger, Limits, MessageView, Status};
+pub use ledger::{AssignedView, Counts, DeliveryView, Ledger, Limits, MessageView, Status};
 pub use row::BodyRef;
 pub use snapshot::Snapshot;
 pub use stage::STAGED_FOR;
