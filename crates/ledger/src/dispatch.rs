@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use postroad_core::{AttemptNumber, DeliveryId, PoolId, SourceId, TenantId, Timestamp};
+use postroad_core::{AttemptNumber, DeliveryId, NodeId, PoolId, SourceId, TenantId, Timestamp};
 
 use crate::{
     Ledger,
@@ -176,11 +176,9 @@ impl Dispatcher {
         queues.collect::<Vec<_>>().into_iter().for_each(|queue| self.wake(queue));
     }
 
-    /// The owner cannot be reached: nothing is assigned to it until it states its windows again.
-    pub fn clear_windows(&mut self, source: SourceId) {
-        if let Some(source) = self.sources.get_mut(&source) {
-            source.windows = None;
-        }
+    /// The owner of some sources cannot be reached: nothing is assigned to it until it states its windows again.
+    pub fn clear_windows_of(&mut self, owner: NodeId) {
+        self.sources.values_mut().filter(|source| source.lane.node == owner).for_each(|s| s.windows = None);
     }
 
     /// Takes in what an applied command led to.

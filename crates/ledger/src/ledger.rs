@@ -806,6 +806,12 @@ impl Ledger {
         self.index.assigned.get(&source).into_iter().flatten().copied()
     }
 
+    /// Returns true when something is assigned to a source, and nothing was seen of it under this epoch or a later one.
+    #[must_use]
+    pub fn has_work_below(&self, source: SourceId, epoch: Epoch) -> bool {
+        self.index.assigned.contains_key(&source) && self.epochs.get(&source).is_none_or(|seen| *seen < epoch)
+    }
+
     /// Returns the sources that something is assigned to.
     pub fn sources_with_work(&self) -> impl Iterator<Item = SourceId> {
         self.index.assigned.keys().copied()

@@ -1,0 +1,191 @@
+//! How batches look on disk.
+//!
+//! A segment is a sequence of batches, each at a multiple of 4 KiB.
+//! A batch is a header, then everything about its records but the bodies, then the bodies, then zeros:
+//! opening a log reads the front of each batch and skips the rest.
+//!
+//! ```text
+//! header   magic u32 · version u16 · zero u16 · generation u64 · cluster u64 · node u64 · offset u64
+//!          synced u64 · front_octets u32 · records u32 · octets u64 · front_hash u64 · header_crc u32
+//! record   kind u8 · user_kind u8 · group u16 · bodies u32 · term u64 · index u64 · head_octets u32
+//!          then (octets u32 · crc u32) for each body, then the head
+//! ```
+//! All numbers are little endian. `generation` is the segment's number, which is never used twice, so what a recycled
+//! segment held before never passes for a batch of it. `synced` is the offset below which everything had been synced
+//! before the batch was written: only what is at or above the last batch's `synced` can be an unsynced tail.
+
+use bytes::{BufMut, Bytes};
+use postroad_core::GroupId;
+
+use crate::{EntryId, log::Identity};
+
+pub(crate) const MAGIC: u32 = 0x3147_4c50;
+pub(crate) const VERSION: u16 = 1;
+pub(crate) const HEADER_OCTETS: usize = 76;
+const RECORD_OCTETS: usize = 28;
+
+/// What stands in a log besides entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// An entry; `user_kind` is its kind.
+    Entry = 1,
+    /// A vote; it is the head.
+    Vote = 2,
+    /// Entries after `index` are gone; `term` is 0 when all are.
+    Truncate = 3,
+    /// Entries up to `index` are not needed any more.
+    Purge = 4,
+    /// The first record of a segment: segment number `term` came before, and is valid up to `index`.
+    Previous = 5,
+    /// One body that was moved here: entry `index`, slot `term`.
+    Body = 6,
+}
+
+impl Kind {
+    fn from_code(code: u8) -> Option<Self> {
+        [Self::Entry, Self::Vote, Self::Truncate, Self::Purge, Self::Previous, Self::Body]
+            .into_iter()
+            .find(|kind| *kind as u8 == code)
+    }
+}
+
+/// A batch's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchHeader {
+    pub(crate) generation: u64,
+    pub(crate) identity: Identity,
+    pub(crate) offset: u64,
+    pub(crate) synced: u64,
+    pub(crate) front_octets: u32,
+    pub(crate) records: u32,
+    /// With the header and without the zeros at the end.
+    pub(crate) octets: u64,
+    pub(crate) front_hash: u64,
+}
+
+impl BatchHeader {
+    pub(crate) fn put(&self, mut out: &mut [u8]) {
+        let mut bytes = Vec::with_capacity(HEADER_OCTETS);
+        bytes.put_u32_le(MAGIC);
+        bytes.put_u16_le(VERSION);
+        bytes.put_u16_le(0);
+        bytes.put_u64_le(self.generation);
+        bytes.put_u64_le(self.identity.cluster.0);
+        bytes.put_u64_le(self.identity.node.0);
+        bytes.put_u64_le(self.offset);
+        bytes.put_u64_le(self.synced);
+        bytes.put_u32_le(self.front_octets);
+        bytes.put_u32_le(self.records);
+        bytes.put_u64_le(self.octets);
+        bytes.put_u64_le(self.front_hash);
+        let crc = crc32fast::hash(&bytes);
+        bytes.put_u32_le(crc);
+        out.put_slice(&bytes);
+    }
+
+    /// Reads a header; `None` for anything that is not one.
+    pub(crate) fn take(octets: &[u8]) -> Option<Self> {
+        let octets = octets.get(..HEADER_OCTETS)?;
+        let (fields, crc) = octets.split_at(HEADER_OCTETS - 4);
+        let mut from = Take(fields);
+        if crc != crc32fast::hash(fields).to_le_bytes() || from.u32()? != MAGIC || from.u16()? != VERSION {
+            return None;
+        }
+        from.u16()?;
+        Some(Self {
+            generation: from.u64()?,
+            identity: Identity {
+                cluster: postroad_core::ClusterId(from.u64()?),
+                node: postroad_core::NodeId(from.u64()?),
+            },
+            offset: from.u64()?,
+            synced: from.u64()?,
+            front_octets: from.u32()?,
+            records: from.u32()?,
+            octets: from.u64()?,
+            front_hash: from.u64()?,
+        })
+    }
+}
+
+/// A record as it stands in the front of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RecordFront {
+    pub(crate) kind: Kind,
+    pub(crate) user_kind: u8,
+    pub(crate) group: GroupId,
+    pub(crate) id: EntryId,
+    pub(crate) head: Bytes,
+    /// Length and checksum of each body.
+    pub(crate) bodies: Vec<(u32, u32)>,
+}
+
+impl RecordFront {
+    pub(crate) fn octets(&self) -> usize {
+        RECORD_OCTETS + self.bodies.len() * 8 + self.head.len()
+    }
+
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.kind as u8);
+        out.put_u8(self.user_kind);
+        out.put_u16_le(self.group.0);
+        out.put_u32_le(u32::try_from(self.bodies.len()).expect("an entry has a bounded number of bodies"));
+        out.put_u64_le(self.id.term);
+        out.put_u64_le(self.id.index);
+        out.put_u32_le(u32::try_from(self.head.len()).expect("a head is bounded"));
+        for (octets, crc) in &self.bodies {
+            out.put_u32_le(*octets);
+            out.put_u32_le(*crc);
+        }
+        out.put_slice(&self.head);
+    }
+}
+
+/// Reads the front of a batch; `None` if it is not `records` records and nothing else.
+pub(crate) fn take_front(front: &Bytes, records: u32) -> Option<Vec<RecordFront>> {
+    let mut from = Take(front);
+    let mut all = Vec::with_capacity((records as usize).min(front.len() / RECORD_OCTETS));
+    for _ in 0..records {
+        let (kind, user_kind) = (Kind::from_code(from.u8()?)?, from.u8()?);
+        let group = GroupId(from.u16()?);
+        let bodies = from.u32()?;
+        let id = EntryId { term: from.u64()?, index: from.u64()? };
+        let head_octets = from.u32()? as usize;
+        let bodies = (0..bodies).map(|_| Some((from.u32()?, from.u32()?))).collect::<Option<Vec<_>>>()?;
+        let head = front.slice_ref(from.slice(head_octets)?);
+        all.push(RecordFront { kind, user_kind, group, id, head, bodies });
+    }
+    from.0.is_empty().then_some(all)
+}
+
+/// Reads numbers from the front of a slice.
+struct Take<'a>(&'a [u8]);
+
+impl<'a> Take<'a> {
+    fn slice(&mut self, octets: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(octets)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.slice(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+}

@@ -1,0 +1,288 @@
+//! The file system as the log needs it, so that faults can be put in between.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+/// A directory and the files in it. Names are without a path.
+pub trait Fs: Send + Sync {
+    /// Makes the directory and locks it for this process.
+    ///
+    /// # Errors
+    /// It cannot be made, or another process holds it.
+    fn lock(&self) -> io::Result<()>;
+    /// Returns the names of all files.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Opens a file that exists.
+    ///
+    /// # Errors
+    /// It does not exist or cannot be opened.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn Store>>;
+    /// Makes an empty file and opens it.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn Store>>;
+    /// Renames a file over another; durable after [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file; durable after [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes the names of files durable.
+    ///
+    /// # Errors
+    /// The disk failed.
+    fn sync_dir(&self) -> io::Result<()>;
+    /// Ends the process: after a failed write or sync, what the disk holds is not known. A test's file system returns.
+    fn fatal(&self, error: &io::Error) {
+        tracing::error!(%error, "the disk has failed: the process aborts");
+        std::process::abort();
+    }
+}
+
+/// An open file.
+pub trait Store: Send + Sync {
+    /// Writes all of `octets`; address, length and offset are multiples of [`crate::log::BLOCK`].
+    ///
+    /// # Errors
+    /// Some octets may not have been written.
+    fn write_at(&self, octets: &[u8], offset: u64) -> io::Result<()>;
+    /// Fills `octets`.
+    ///
+    /// # Errors
+    /// The file ends before, or the disk failed.
+    fn read_at(&self, octets: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Makes what has been written durable.
+    ///
+    /// # Errors
+    /// The disk failed: what is on it is not known.
+    fn sync(&self) -> io::Result<()>;
+    /// Gives the file room for `octets`, so that writing needs no more space.
+    ///
+    /// # Errors
+    /// There is no such space.
+    fn allocate(&self, octets: u64) -> io::Result<()>;
+    /// Returns the length in octets.
+    ///
+    /// # Errors
+    /// The file cannot be asked.
+    fn octets(&self) -> io::Result<u64>;
+}
+
+/// A directory of the operating system.
+#[derive(Debug)]
+pub struct RealFs {
+    dir: PathBuf,
+    lock: Mutex<Option<File>>,
+}
+
+impl RealFs {
+    /// Uses `dir`, which is made when it is locked.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), lock: Mutex::new(None) }
+    }
+
+    fn store(&self, name: &str, options: &mut OpenOptions) -> io::Result<RealStore> {
+        let path = self.dir.join(name);
+        let reader = options.read(true).write(true).open(&path)?;
+        let direct = OpenOptions::new()
+            .write(true)
+            .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
+            .open(&path)
+            // A file system without direct I/O: writes go through its cache, and are synced all the same.
+            .ok();
+        Ok(RealStore { reader, direct })
+    }
+}
+
+impl Fs for RealFs {
+    fn lock(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.dir)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.dir.join("lock"))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another process uses the directory"))?;
+        *self.lock.lock() = Some(file);
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        Ok(names.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn Store>> {
+        Ok(Arc::new(self.store(name, &mut OpenOptions::new())?))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn Store>> {
+        Ok(Arc::new(self.store(name, OpenOptions::new().create(true).truncate(true))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.dir.join(from), self.dir.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.dir.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+#[derive(Debug)]
+struct RealStore {
+    reader: File,
+    /// Opened past the cache, where that is possible.
+    direct: Option<File>,
+}
+
+impl Store for RealStore {
+    fn write_at(&self, octets: &[u8], offset: u64) -> io::Result<()> {
+        match self.direct.as_ref().map(|direct| direct.write_all_at(octets, offset)) {
+            // EINVAL: the file system opens files for direct I/O and then refuses it.
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.reader.write_all_at(octets, offset)
+            }
+            Some(result) => result,
+            None => self.reader.write_all_at(octets, offset),
+        }
+    }
+
+    fn read_at(&self, octets: &mut [u8], offset: u64) -> io::Result<()> {
+        self.reader.read_exact_at(octets, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.reader.sync_data()
+    }
+
+    fn allocate(&self, octets: u64) -> io::Result<()> {
+        rustix::fs::fallocate(&self.reader, rustix::fs::FallocateFlags::empty(), 0, octets)?;
+        Ok(())
+    }
+
+    fn octets(&self) -> io::Result<u64> {
+        Ok(self.reader.metadata()?.len())
+    }
+}
+
+/// A real directory on which nothing that was not synced outlives the process, not even in the system's cache.
+///
+/// `kill -9` alone leaves the cache: with this a test sees what a power cut would leave.
+pub struct DropUnsynced {
+    inner: RealFs,
+    /// A sync does nothing: what a test of the sync itself needs.
+    ignore_sync: bool,
+}
+
+impl DropUnsynced {
+    /// Uses `dir`; with `ignore_sync` nothing ever becomes durable.
+    #[must_use]
+    pub fn new(dir: &Path, ignore_sync: bool) -> Self {
+        Self { inner: RealFs::new(dir), ignore_sync }
+    }
+
+    fn wrap(&self, inner: Arc<dyn Store>) -> Arc<dyn Store> {
+        Arc::new(Unsynced { inner, pending: Mutex::default(), ignore_sync: self.ignore_sync })
+    }
+}
+
+impl Fs for DropUnsynced {
+    fn lock(&self) -> io::Result<()> {
+        self.inner.lock()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn Store>> {
+        Ok(self.wrap(self.inner.open(name)?))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn Store>> {
+        Ok(self.wrap(self.inner.create(name)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.inner.sync_dir()
+    }
+}
+
+struct Unsynced {
+    inner: Arc<dyn Store>,
+    /// Writes since the last sync, oldest first.
+    pending: Mutex<Vec<(u64, Vec<u8>)>>,
+    ignore_sync: bool,
+}
+
+impl Store for Unsynced {
+    fn write_at(&self, octets: &[u8], offset: u64) -> io::Result<()> {
+        self.pending.lock().push((offset, octets.to_vec()));
+        Ok(())
+    }
+
+    fn read_at(&self, octets: &mut [u8], offset: u64) -> io::Result<()> {
+        let pending = self.pending.lock();
+        let result = self.inner.read_at(octets, offset);
+        let end = offset + octets.len() as u64;
+        let mut covered = false;
+        for (at, written) in pending.iter() {
+            let (from, to) = ((*at).max(offset), (at + written.len() as u64).min(end));
+            if from < to {
+                let place = |position: u64, base: u64| usize::try_from(position - base).unwrap_or(usize::MAX);
+                octets[place(from, offset)..place(to, offset)]
+                    .copy_from_slice(&written[place(from, *at)..place(to, *at)]);
+                covered |= from == offset && to == end;
+            }
+        }
+        if covered { Ok(()) } else { result }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.ignore_sync {
+            return Ok(());
+        }
+        for (offset, octets) in self.pending.lock().drain(..) {
+            // Not through the direct file: a copy is not aligned.
+            let mut aligned = crate::segment::AlignedBuffer::default();
+            aligned.resize(octets.len());
+            aligned.as_mut_slice().copy_from_slice(&octets);
+            self.inner.write_at(aligned.as_slice(), offset)?;
+        }
+        self.inner.sync()
+    }
+
+    fn allocate(&self, octets: u64) -> io::Result<()> {
+        self.inner.allocate(octets)
+    }
+
+    fn octets(&self) -> io::Result<u64> {
+        self.inner.octets()
+    }
+}

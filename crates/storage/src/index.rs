@@ -1,0 +1,283 @@
+//! Where everything is: rebuilt from the segments when the log is opened.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::Range,
+};
+
+use bytes::Bytes;
+use postroad_core::GroupId;
+
+use crate::{EntryId, Record, log::GroupState, segment::SegmentId};
+
+/// A part of a segment, and the checksum of what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) segment: SegmentId,
+    pub(crate) offset: u64,
+    pub(crate) octets: u32,
+    pub(crate) crc: u32,
+}
+
+/// The index of all groups of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    pub(crate) groups: BTreeMap<GroupId, Group>,
+    /// The newest segment with an entry of a group, and the highest index there: what purging must pass.
+    pub(crate) highest: HashMap<SegmentId, BTreeMap<GroupId, u64>>,
+    /// Bodies in each segment that are referred to, as count and octets.
+    pub(crate) alive: HashMap<SegmentId, (u64, u64)>,
+    /// Entries kept in memory, oldest first.
+    tail: VecDeque<(GroupId, EntryId, usize)>,
+    tail_octets: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    pub(crate) vote: Option<Bytes>,
+    pub(crate) purged: Option<EntryId>,
+    /// Entries from the one after `purged` on, without a gap.
+    entries: VecDeque<Entry>,
+    /// Bodies that are on disk, of entries that are there and of those that were purged.
+    bodies: BTreeMap<(u64, u32), Place>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: EntryId,
+    kind: u8,
+    bodies: u32,
+    /// In memory until it is evicted.
+    record: Option<Record>,
+    /// Where the head is, once it has been written.
+    head: Option<Place>,
+}
+
+/// What has to be read to have a record.
+pub(crate) enum Source {
+    Memory(Record),
+    Disk { id: EntryId, kind: u8, head: Place, bodies: Vec<Place> },
+}
+
+impl Group {
+    pub(crate) fn state(&self) -> GroupState {
+        GroupState {
+            vote: self.vote.clone(),
+            purged: self.purged,
+            last: self.entries.back().map(|entry| entry.id).or(self.purged),
+            first_index: self.first_index(),
+        }
+    }
+
+    fn first_index(&self) -> u64 {
+        self.entries
+            .front()
+            .map(|entry| entry.id.index)
+            .unwrap_or_else(|| self.purged.map_or(0, |purged| purged.index + 1))
+    }
+
+    fn position(&self, index: u64) -> Option<usize> {
+        let position = usize::try_from(index.checked_sub(self.entries.front()?.id.index)?).ok()?;
+        (position < self.entries.len()).then_some(position)
+    }
+
+    fn entry(&self, index: u64) -> Option<&Entry> {
+        self.position(index).map(|position| &self.entries[position])
+    }
+
+    /// Returns true when there are entries, and those between the purge point and the first one are missing.
+    pub(crate) fn has_gap(&self) -> bool {
+        let next = self.purged.map_or(1, |purged| purged.index + 1);
+        self.entries.front().is_some_and(|first| first.id.index > next)
+    }
+
+    pub(crate) fn entry_id(&self, index: u64) -> Option<EntryId> {
+        self.entry(index).map(|entry| entry.id).or_else(|| self.purged.filter(|id| id.index == index))
+    }
+
+    /// Returns the sources of entries in `range`, up to `octets_max` but at least one where there is one.
+    pub(crate) fn sources(&self, range: Range<u64>, octets_max: usize) -> Vec<Source> {
+        let mut octets = 0;
+        let mut sources = Vec::new();
+        let first = range.start.max(self.first_index());
+        for entry in (first..range.end).map_while(|index| self.entry(index)) {
+            let Some(source) = self.source(entry) else { break };
+            octets += source.octets();
+            if octets > octets_max && !sources.is_empty() {
+                break;
+            }
+            sources.push(source);
+        }
+        sources
+    }
+
+    fn source(&self, entry: &Entry) -> Option<Source> {
+        if let Some(record) = &entry.record {
+            return Some(Source::Memory(record.clone()));
+        }
+        let bodies = (0..entry.bodies).map(|slot| self.bodies.get(&(entry.id.index, slot)).copied());
+        Some(Source::Disk {
+            id: entry.id,
+            kind: entry.kind,
+            head: entry.head?,
+            bodies: bodies.collect::<Option<_>>()?,
+        })
+    }
+
+    pub(crate) fn body_in_memory(&self, index: u64, slot: u32) -> Option<Bytes> {
+        self.entry(index)?.record.as_ref()?.bodies.get(slot as usize).cloned()
+    }
+
+    pub(crate) fn body_place(&self, index: u64, slot: u32) -> Option<Place> {
+        self.bodies.get(&(index, slot)).copied()
+    }
+}
+
+impl Source {
+    fn octets(&self) -> usize {
+        match self {
+            Self::Memory(record) => record.octets(),
+            Self::Disk { head, bodies, .. } => {
+                head.octets as usize + bodies.iter().map(|body| body.octets as usize).sum::<usize>()
+            }
+        }
+    }
+}
+
+impl Index {
+    pub(crate) fn group(&mut self, group: GroupId) -> &mut Group {
+        self.groups.entry(group).or_default()
+    }
+
+    /// Makes an entry readable; entries at and after its index are replaced.
+    pub(crate) fn append(&mut self, group: GroupId, record: Record, tail_max: usize) {
+        let (id, octets) = (record.id, record.octets());
+        self.truncate_after(group, id.index.checked_sub(1));
+        let bodies = u32::try_from(record.bodies.len()).expect("an entry has a bounded number of bodies");
+        let entry = Entry { id, kind: record.kind, bodies, record: Some(record), head: None };
+        self.group(group).entries.push_back(entry);
+        self.tail.push_back((group, id, octets));
+        self.tail_octets += octets;
+        self.evict(tail_max);
+    }
+
+    /// Takes the oldest entries out of memory that are on disk.
+    fn evict(&mut self, tail_max: usize) {
+        while self.tail_octets > tail_max
+            && let Some((group, id, octets)) = self.tail.front().copied()
+        {
+            if let Some(position) = self.group(group).position(id.index)
+                && let entry = &mut self.group(group).entries[position]
+                && entry.id == id
+            {
+                if entry.head.is_none() {
+                    return;
+                }
+                entry.record = None;
+            }
+            self.tail.pop_front();
+            self.tail_octets -= octets;
+        }
+    }
+
+    /// Notes where an entry was written.
+    pub(crate) fn place(&mut self, group: GroupId, id: EntryId, head: Place, bodies: &[Place]) {
+        let highest = self.highest.entry(head.segment).or_default().entry(group).or_default();
+        *highest = id.index.max(*highest);
+        let Some(position) = self.group(group).position(id.index) else { return };
+        let entry = &mut self.group(group).entries[position];
+        if entry.id != id {
+            return;
+        }
+        entry.head = Some(head);
+        for (slot, place) in (0..).zip(bodies) {
+            self.place_body(group, (id.index, slot), *place);
+        }
+    }
+
+    /// Notes where a body is, now.
+    pub(crate) fn place_body(&mut self, group: GroupId, key: (u64, u32), place: Place) {
+        if let Some(old) = self.group(group).bodies.insert(key, place) {
+            self.forget(old);
+        }
+        let (count, octets) = self.alive.entry(place.segment).or_default();
+        *count += 1;
+        *octets += u64::from(place.octets);
+    }
+
+    /// Puts back an entry that was found on disk.
+    pub(crate) fn recover(&mut self, group: GroupId, id: EntryId, kind: u8, head: Place, bodies: &[Place]) {
+        self.truncate_after(group, id.index.checked_sub(1));
+        let state = self.group(group);
+        if state.entries.back().is_some_and(|last| last.id.index + 1 != id.index) {
+            // A segment between was freed, so those before were purged.
+            state.entries.clear();
+        }
+        let count = u32::try_from(bodies.len()).expect("an entry has a bounded number of bodies");
+        let entry = Entry { id, kind, bodies: count, record: None, head: Some(head) };
+        self.group(group).entries.push_back(entry);
+        self.place(group, id, head, bodies);
+    }
+
+    pub(crate) fn truncate_after(&mut self, group: GroupId, last_kept: Option<u64>) {
+        let next = last_kept.map_or(0, |last| last + 1);
+        let state = self.group(group);
+        if state.entries.back().is_none_or(|entry| entry.id.index < next) {
+            return;
+        }
+        let keep = state.position(next).unwrap_or(0);
+        state.entries.truncate(keep);
+        let gone = state.bodies.split_off(&(next, 0));
+        gone.into_values().for_each(|place| self.forget(place));
+    }
+
+    pub(crate) fn purge(&mut self, group: GroupId, upto: EntryId) {
+        let state = self.group(group);
+        if state.purged.is_some_and(|purged| purged.index >= upto.index) {
+            return;
+        }
+        state.purged = Some(upto);
+        while state.entries.front().is_some_and(|entry| entry.id.index <= upto.index) {
+            state.entries.pop_front();
+        }
+    }
+
+    /// Forgets bodies of entries up to `upto` that are not among `live`, which is sorted.
+    pub(crate) fn keep_only(&mut self, group: GroupId, upto: u64, live: &[(u64, u32)]) {
+        let mut dead = Vec::new();
+        self.group(group).bodies.retain(|key, place| {
+            let keep = key.0 > upto || live.binary_search(key).is_ok();
+            if !keep {
+                dead.push(*place);
+            }
+            keep
+        });
+        dead.into_iter().for_each(|place| self.forget(place));
+    }
+
+    /// Returns the bodies that are in a segment.
+    pub(crate) fn bodies_in(&self, segment: SegmentId) -> Vec<(GroupId, (u64, u32), Place)> {
+        let all = self
+            .groups
+            .iter()
+            .flat_map(|(group, state)| state.bodies.iter().map(|(key, place)| (*group, *key, *place)));
+        all.filter(|(_, _, place)| place.segment == segment).collect()
+    }
+
+    /// Returns true when no group can need an entry of a segment any more.
+    pub(crate) fn is_purged(&self, segment: SegmentId) -> bool {
+        self.highest.get(&segment).is_none_or(|groups| {
+            groups.iter().all(|(group, highest)| {
+                let purged = self.groups.get(group).and_then(|state| state.purged);
+                purged.is_some_and(|purged| purged.index >= *highest)
+            })
+        })
+    }
+
+    fn forget(&mut self, place: Place) {
+        if let Some((count, octets)) = self.alive.get_mut(&place.segment) {
+            *count -= 1;
+            *octets -= u64::from(place.octets);
+        }
+    }
+}

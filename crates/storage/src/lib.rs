@@ -1,0 +1,52 @@
+//! What a node keeps on disk: one log for all its Raft groups, and a checkpoint of each.
+//!
+//! Everything is written once, in batches, by one thread; a batch is one write and one sync.
+//! This crate knows entries, votes and bodies as bytes. What they mean, and when they may go, is said by those above.
+
+pub mod fs;
+pub mod log;
+pub mod sim;
+
+mod checkpoint;
+mod format;
+mod index;
+mod recovery;
+mod segment;
+mod writer;
+
+pub use checkpoint::Checkpoint;
+pub use fs::{DropUnsynced, Fs, RealFs};
+pub use log::{Done, GroupState, Identity, Log, LogConfig, OpenError};
+pub use writer::LogStats;
+
+use bytes::Bytes;
+
+/// The name of an entry in its group's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EntryId {
+    /// The term of the leader that proposed it.
+    pub term: u64,
+    /// Its position.
+    pub index: u64,
+}
+
+/// An entry of a group's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its name.
+    pub id: EntryId,
+    /// For those above.
+    pub kind: u8,
+    /// Small, and read whenever the entry is.
+    pub head: Bytes,
+    /// Each can be read by itself, also after the entry has been purged.
+    pub bodies: Vec<Bytes>,
+}
+
+impl Record {
+    /// Returns how many octets it holds.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        self.head.len() + self.bodies.iter().map(Bytes::len).sum::<usize>()
+    }
+}

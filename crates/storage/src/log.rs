@@ -1,0 +1,374 @@
+//! The log of a node: entries, votes and bodies of all its groups, in one sequence of segments.
+//!
+//! Handing something over only enqueues it; it can be read at once, and its callback says when it is durable.
+
+use std::{io, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use postroad_core::{ClusterId, GroupId, NodeId};
+
+use crate::{
+    Checkpoint, EntryId, Record, checkpoint,
+    fs::Fs,
+    index::{Place, Source},
+    recovery,
+    segment::{Segment, SegmentId, prepare, spare_name},
+    writer::{self, Job, LogStats, Writer},
+};
+
+/// Everything is written in multiples of this.
+pub const BLOCK: usize = 4096;
+
+/// Called once, by the writer's thread: it must not wait.
+pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// Whose log it is. One of another cluster or node is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+}
+
+/// Sizes of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Octets of a segment: 1 MiB to 1 GiB.
+    pub segment_octets: u64,
+    /// Octets in one batch, unless one record is larger.
+    pub batch_octets_max: usize,
+    /// Octets of recent entries kept in memory.
+    pub tail_octets_max: usize,
+    /// Segments kept to be used again.
+    pub spares_max: usize,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            segment_octets: 64 << 20,
+            batch_octets_max: 4 << 20,
+            tail_octets_max: 128 << 20,
+            spares_max: 4,
+        }
+    }
+}
+
+/// Why a log was not opened. It has not been changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The operating system said no.
+    #[error("the log directory cannot be used")]
+    Io(#[from] io::Error),
+    /// It belongs to another cluster or node.
+    #[error("the log belongs to cluster `{}`, node `{}`", .0.cluster, .0.node)]
+    Foreign(Identity),
+    /// It was written by a version that knows more.
+    #[error("the log's format is `{0}`; this version knows 1")]
+    Format(String),
+    /// Entries that were not purged are in no segment: this node must not vote.
+    #[error("entries of group `{0}` are missing: a segment is gone")]
+    Missing(GroupId),
+    /// Something that had been synced is not there any more: this node must not vote.
+    #[error("segment `{segment}` is damaged at offset `{offset}`: {what}")]
+    Damaged {
+        /// The file.
+        segment: String,
+        /// Where in it.
+        offset: u64,
+        /// What does not check.
+        what: &'static str,
+    },
+}
+
+/// What the log knows of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupState {
+    /// The last vote saved.
+    pub vote: Option<Bytes>,
+    /// The last entry that was purged.
+    pub purged: Option<EntryId>,
+    /// The last entry, or the last one purged.
+    pub last: Option<EntryId>,
+    /// The index of the first entry there is, or that the next one will have.
+    pub first_index: u64,
+}
+
+/// A handle to the log; the last one to go waits for the writer's thread.
+#[derive(Clone)]
+pub struct Log(Arc<Inner>);
+
+struct Inner {
+    fs: Arc<dyn Fs>,
+    identity: Identity,
+    config: LogConfig,
+    shared: Arc<writer::Shared>,
+    writer: Option<std::thread::JoinHandle<()>>,
+    /// One at a time moves survivors.
+    release: Mutex<()>,
+}
+
+impl Log {
+    /// Opens a log, or makes an empty one; what was not synced is cut, and everything that was is there.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(fs: Arc<dyn Fs>, config: LogConfig, identity: Identity) -> Result<Self, OpenError> {
+        fs.lock()?;
+        recovery::check_identity(fs.as_ref(), identity)?;
+        let found = recovery::read_segments(fs.as_ref(), identity)?;
+        let shared = Arc::new(writer::Shared::new(found.index, found.segments, found.spares, config));
+        let writer = Writer::new(fs.clone(), shared.clone(), identity, found.next_number, found.previous);
+        let writer = std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())?;
+        Ok(Self(Arc::new(Inner {
+            fs,
+            identity,
+            config,
+            shared,
+            writer: Some(writer),
+            release: Mutex::new(()),
+        })))
+    }
+
+    /// Returns what is known of a group.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> GroupState {
+        self.0.shared.index.lock().groups.get(&group).map(crate::index::Group::state).unwrap_or_default()
+    }
+
+    /// Adds entries, which replace those there are from the first one's index on.
+    ///
+    /// They can be read at once; `done` is called when they are durable.
+    pub fn append(&self, group: GroupId, records: Vec<Record>, done: Done) {
+        let mut index = self.0.shared.index.lock();
+        for record in &records {
+            index.append(group, record.clone(), self.0.config.tail_octets_max);
+        }
+        // Under the lock, so that the order on disk is the order of the index.
+        self.0.shared.enqueue(Job::Entries { group, records, done });
+    }
+
+    /// Saves a group's vote, in order with its entries.
+    pub fn save_vote(&self, group: GroupId, vote: Bytes, done: Done) {
+        let mut index = self.0.shared.index.lock();
+        index.group(group).vote = Some(vote.clone());
+        self.0.shared.enqueue(Job::Vote { group, vote, done });
+    }
+
+    /// Drops entries after `last_kept`, or all.
+    pub fn truncate_after(&self, group: GroupId, last_kept: Option<u64>) {
+        let mut index = self.0.shared.index.lock();
+        index.truncate_after(group, last_kept);
+        self.0.shared.enqueue(Job::Truncate { group, last_kept });
+    }
+
+    /// Drops entries up to and including `upto`, which a durable checkpoint covers. Their bodies stay until [`Log::release`].
+    pub fn purge(&self, group: GroupId, upto: EntryId) {
+        let mut index = self.0.shared.index.lock();
+        index.purge(group, upto);
+        self.0.shared.enqueue(Job::Purge { group, upto });
+    }
+
+    /// Returns the entry at `index`, also if it was the last one purged.
+    #[must_use]
+    pub fn entry_id(&self, group: GroupId, index: u64) -> Option<EntryId> {
+        self.0.shared.index.lock().groups.get(&group)?.entry_id(index)
+    }
+
+    /// Reads entries of `range` that are there, up to `octets_max` but at least one.
+    ///
+    /// # Errors
+    /// The disk failed, or what is on it does not check.
+    pub fn read(&self, group: GroupId, range: Range<u64>, octets_max: usize) -> io::Result<Vec<Record>> {
+        let index = self.0.shared.index.lock();
+        let sources =
+            index.groups.get(&group).map(|state| state.sources(range, octets_max)).unwrap_or_default();
+        drop(index);
+        sources.into_iter().map(|source| self.record(source)).collect()
+    }
+
+    fn record(&self, source: Source) -> io::Result<Record> {
+        match source {
+            Source::Memory(record) => Ok(record),
+            Source::Disk { id, kind, head, bodies } => {
+                let head = self.0.shared.read(head)?;
+                let bodies = bodies.into_iter().map(|place| self.0.shared.read(place));
+                Ok(Record { id, kind, head, bodies: bodies.collect::<io::Result<_>>()? })
+            }
+        }
+    }
+
+    /// Reads one body, of an entry that is there or of one that was purged while the body is alive.
+    ///
+    /// # Errors
+    /// There is no such body, the disk failed, or what is on it does not check.
+    pub fn body(&self, group: GroupId, index: u64, slot: u32) -> io::Result<Bytes> {
+        let place = {
+            let index_of_all = self.0.shared.index.lock();
+            let state = index_of_all.groups.get(&group);
+            if let Some(body) = state.and_then(|state| state.body_in_memory(index, slot)) {
+                return Ok(body);
+            }
+            state.and_then(|state| state.body_place(index, slot))
+        };
+        match place {
+            Some(place) => self.0.shared.read(place),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("no body `{index}/{slot}`"))),
+        }
+    }
+
+    /// Stores bodies without their entries, as a snapshot brings them.
+    pub fn put_bodies(&self, group: GroupId, bodies: Vec<(u64, u32, Bytes)>, done: Done) {
+        self.0.shared.enqueue(Job::Bodies { group, bodies, done });
+    }
+
+    /// Writes a checkpoint: durable when this returns, and the one before it is gone.
+    ///
+    /// # Errors
+    /// The disk failed; the one before is still there.
+    pub fn write_checkpoint(&self, group: GroupId, checkpoint: &Checkpoint) -> io::Result<()> {
+        checkpoint::write(self.0.fs.as_ref(), self.0.identity, group, checkpoint)
+    }
+
+    /// Reads the last checkpoint of a group.
+    ///
+    /// # Errors
+    /// The disk failed, or the checkpoint does not check.
+    pub fn load_checkpoint(&self, group: GroupId) -> io::Result<Option<Checkpoint>> {
+        checkpoint::read(self.0.fs.as_ref(), self.0.identity, group)
+    }
+
+    /// Frees what a durable checkpoint of a group has made unnecessary: bodies of entries up to `upto` that are not among
+    /// `live` (sorted), and segments in which nothing is needed. Bodies that outlive their segment are moved. Blocks.
+    ///
+    /// # Errors
+    /// The disk failed; nothing that is needed has gone.
+    pub fn release(&self, group: GroupId, upto: u64, live: &[(u64, u32)]) -> io::Result<()> {
+        let _one_at_a_time = self.0.release.lock();
+        self.0.shared.index.lock().keep_only(group, upto, live);
+        // Purges are on disk before what they covered goes.
+        self.barrier()?;
+        for segment in self.0.shared.sealed() {
+            self.free(segment)?;
+        }
+        Ok(())
+    }
+
+    /// Frees a segment if nothing holds it, moving bodies first where few are left.
+    fn free(&self, segment: SegmentId) -> io::Result<()> {
+        let survivors = {
+            let index = self.0.shared.index.lock();
+            let alive = index.alive.get(&segment).map_or(0, |(_, octets)| *octets);
+            if !index.is_purged(segment) || alive * 2 > self.0.config.segment_octets {
+                return Ok(());
+            }
+            if alive == 0 { Vec::new() } else { index.bodies_in(segment) }
+        };
+        if !survivors.is_empty() {
+            self.move_bodies(survivors)?;
+        }
+        let mut index = self.0.shared.index.lock();
+        if index.alive.get(&segment).is_some_and(|(count, _)| *count > 0) {
+            return Ok(());
+        }
+        index.alive.remove(&segment);
+        index.highest.remove(&segment);
+        drop(index);
+        self.recycle(segment)
+    }
+
+    fn move_bodies(&self, survivors: Vec<(GroupId, (u64, u32), Place)>) -> io::Result<()> {
+        let mut by_group: std::collections::BTreeMap<GroupId, Vec<(u64, u32, Bytes)>> = Default::default();
+        for (group, (index, slot), place) in survivors {
+            let body = self.0.shared.read(place)?;
+            self.0.shared.stats.survivor_octets.fetch_add(body.len() as u64, writer::RELAXED);
+            by_group.entry(group).or_default().push((index, slot, body));
+        }
+        for (group, bodies) in by_group {
+            self.wait(|done| self.put_bodies(group, bodies, done))?;
+        }
+        Ok(())
+    }
+
+    fn recycle(&self, segment: SegmentId) -> io::Result<()> {
+        let Some(Segment { id, .. }) = self.0.shared.take_sealed(segment) else { return Ok(()) };
+        let mut spares = self.0.shared.spares.lock();
+        if spares.len() < self.0.config.spares_max {
+            self.0.fs.rename(&id.name(), &spare_name(id.number))?;
+            spares.push(id.number);
+        } else {
+            self.0.fs.remove(&id.name())?;
+        }
+        self.0.shared.stats.recycled.fetch_add(1, writer::RELAXED);
+        drop(spares);
+        self.0.fs.sync_dir()
+    }
+
+    /// Makes sure that a segment is at hand when the current one is full; fills a new one with zeros if need be. Blocks.
+    ///
+    /// # Errors
+    /// The disk is full or failed.
+    pub fn prepare_spare(&self) -> io::Result<()> {
+        if !self.0.shared.spares.lock().is_empty() {
+            return Ok(());
+        }
+        let number = self.0.shared.next_number();
+        prepare(self.0.fs.as_ref(), &spare_name(number), self.0.config.segment_octets)?;
+        self.0.shared.spares.lock().push(number);
+        Ok(())
+    }
+
+    /// Waits until everything handed over so far is durable.
+    ///
+    /// # Errors
+    /// The writer has stopped.
+    pub fn barrier(&self) -> io::Result<()> {
+        self.wait(|done| self.0.shared.enqueue(Job::Barrier { done }))
+    }
+
+    fn wait(&self, start: impl FnOnce(Done)) -> io::Result<()> {
+        let (sender, result) = std::sync::mpsc::channel();
+        start(Box::new(move |written| {
+            let _ = sender.send(written);
+        }));
+        result.recv().unwrap_or_else(|_| Err(io::Error::other("the log's writer has stopped")))
+    }
+
+    /// Returns true while the disk has no room for another segment: nothing new should be handed over.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.0.shared.is_full()
+    }
+
+    /// Returns the counters.
+    #[must_use]
+    pub fn stats(&self) -> &LogStats {
+        &self.0.shared.stats
+    }
+
+    /// Returns whose log it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.0.identity
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("identity", &self.0.identity).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.stop();
+        if let Some(writer) = self.writer.take() {
+            // A callback may hold the last handle: the writer's thread cannot wait for itself.
+            if writer.thread().id() != std::thread::current().id() {
+                let _ = writer.join();
+            }
+        }
+    }
+}

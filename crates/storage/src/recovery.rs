@@ -1,0 +1,244 @@
+//! Opening a log: what was synced is there again, what was not is cut, and damage is told apart from both.
+
+use std::{collections::HashMap, io};
+
+use bytes::Bytes;
+
+use crate::{
+    format::{BatchHeader, HEADER_OCTETS, Kind, RecordFront, take_front},
+    fs::{Fs, Store},
+    index::{Index, Place},
+    log::{BLOCK, Identity, OpenError},
+    segment::{AlignedBuffer, Segment, SegmentId, parse_spare, round_up},
+    writer::Places,
+};
+
+const IDENTITY: &str = "identity";
+
+/// What the segments hold.
+pub(crate) struct Found {
+    pub(crate) index: Index,
+    pub(crate) segments: HashMap<SegmentId, Segment>,
+    pub(crate) spares: Vec<u64>,
+    pub(crate) next_number: u64,
+    /// The newest segment of entries, and where it ends.
+    pub(crate) previous: Option<(u64, u64)>,
+}
+
+/// Compares the directory's identity with ours; an empty directory becomes ours.
+pub(crate) fn check_identity(fs: &dyn Fs, identity: Identity) -> Result<(), OpenError> {
+    let names = fs.list()?;
+    if names.iter().any(|name| name == IDENTITY) {
+        let text = read_all(fs.open(IDENTITY)?.as_ref())?;
+        let text = String::from_utf8_lossy(&text);
+        let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let format = field("format ").unwrap_or("none");
+        if format != "1" {
+            return Err(OpenError::Format(format.to_owned()));
+        }
+        let number = |key| field(key).and_then(|value| value.parse().ok()).unwrap_or(0);
+        let found = Identity {
+            cluster: postroad_core::ClusterId(number("cluster ")),
+            node: postroad_core::NodeId(number("node ")),
+        };
+        return if found == identity { Ok(()) } else { Err(OpenError::Foreign(found)) };
+    }
+    if let Some(segment) = names.iter().find(|name| SegmentId::parse(name).is_some()) {
+        // Never take over what might be somebody's mail.
+        return Err(OpenError::Damaged {
+            segment: segment.clone(),
+            offset: 0,
+            what: "there is no `identity`",
+        });
+    }
+    let text = format!("postroad log\nformat 1\ncluster {}\nnode {}\n", identity.cluster, identity.node);
+    let mut buffer = AlignedBuffer::default();
+    buffer.resize(BLOCK);
+    buffer.as_mut_slice().fill(b'\n');
+    buffer.as_mut_slice()[..text.len()].copy_from_slice(text.as_bytes());
+    let file = fs.create("identity.new")?;
+    file.write_at(buffer.as_slice(), 0)?;
+    file.sync()?;
+    fs.rename("identity.new", IDENTITY)?;
+    Ok(fs.sync_dir()?)
+}
+
+pub(crate) fn read_all(file: &dyn Store) -> io::Result<Vec<u8>> {
+    let mut octets = vec![0; usize::try_from(file.octets()?).map_err(io::Error::other)?];
+    file.read_at(&mut octets, 0)?;
+    Ok(octets)
+}
+
+/// Reads the fronts of all batches of all segments.
+pub(crate) fn read_segments(fs: &dyn Fs, identity: Identity) -> Result<Found, OpenError> {
+    let names = fs.list()?;
+    let mut ids: Vec<SegmentId> = names.iter().filter_map(|name| SegmentId::parse(name)).collect();
+    // Entries first, in order; then bodies that were moved, whose places are the newer ones.
+    ids.sort_unstable_by_key(|id| (id.cold, id.number));
+    let spares: Vec<u64> = names.iter().filter_map(|name| parse_spare(name)).collect();
+    let next_number = ids.iter().map(|id| id.number).chain(spares.iter().copied()).max().map_or(1, |n| n + 1);
+    let mut found =
+        Found { index: Index::default(), segments: HashMap::new(), spares, next_number, previous: None };
+    let mut scans = Vec::new();
+    for id in ids {
+        let segment = Segment { id, file: fs.open(&id.name())? };
+        scans.push(Scan::read(&segment, identity)?);
+        found.segments.insert(id, segment);
+    }
+    check_ends(&scans)?;
+    for scan in &scans {
+        scan.replay(&mut found.index);
+    }
+    if let Some((group, _)) = found.index.groups.iter().find(|(_, state)| state.has_gap()) {
+        return Err(OpenError::Missing(*group));
+    }
+    let newest = scans.iter().rev().find(|scan| !scan.segment.cold && !scan.batches.is_empty());
+    found.previous = newest.map(|scan| (scan.segment.number, scan.end));
+    Ok(found)
+}
+
+/// Every segment must reach to where the one after it says that it ends.
+fn check_ends(scans: &[Scan]) -> Result<(), OpenError> {
+    for scan in scans {
+        let Some((number, end)) = scan.previous() else { continue };
+        let before = scans.iter().find(|scan| !scan.segment.cold && scan.segment.number == number);
+        // One that is not there has been freed.
+        if let Some(before) = before
+            && before.end < end
+        {
+            return Err(before.damaged(before.end, "what had been synced does not check"));
+        }
+    }
+    Ok(())
+}
+
+/// The batches of one segment that check.
+struct Scan {
+    segment: SegmentId,
+    batches: Vec<(u64, Vec<RecordFront>)>,
+    end: u64,
+}
+
+impl Scan {
+    fn read(segment: &Segment, identity: Identity) -> Result<Self, OpenError> {
+        let octets = segment.file.octets()?;
+        let mut scan = Self { segment: segment.id, batches: Vec::new(), end: 0 };
+        let mut last_header = None;
+        while let Some(header) = read_header(segment, scan.end, octets)? {
+            if header.identity != identity {
+                return Err(OpenError::Foreign(header.identity));
+            }
+            let Some(fronts) = read_front(segment, scan.end, &header, octets)? else { break };
+            scan.batches.push((scan.end, fronts));
+            last_header = Some(header);
+            scan.end += round_up(header.octets);
+        }
+        if let Some(later) = scan.find_later(segment, octets)? {
+            // A batch that was written after this place had been synced: this is damage and no unsynced tail.
+            if later.synced > scan.end {
+                return Err(scan.damaged(scan.end, "what had been synced does not check"));
+            }
+        }
+        // Only the last batch can be an unsynced tail: its bodies are read too.
+        if let Some(header) = last_header
+            && let Some((start, fronts)) = scan.batches.last()
+            && !bodies_check(segment, *start, fronts)?
+        {
+            scan.end = header.offset;
+            scan.batches.pop();
+        }
+        Ok(scan)
+    }
+
+    /// Looks for a batch of this segment beyond where the batches stopped to check.
+    fn find_later(&self, segment: &Segment, octets: u64) -> io::Result<Option<BatchHeader>> {
+        let mut at = self.end + BLOCK as u64;
+        // A batch that does not check hides at most as much as a batch holds.
+        let until = octets.min(at + (16 << 20));
+        while at < until {
+            if let Some(header) = read_header(segment, at, octets)? {
+                return Ok(Some(header));
+            }
+            at += BLOCK as u64;
+        }
+        Ok(None)
+    }
+
+    fn previous(&self) -> Option<(u64, u64)> {
+        let (_, fronts) = self.batches.first()?;
+        let first = fronts.first().filter(|front| front.kind == Kind::Previous)?;
+        Some((first.id.term, first.id.index))
+    }
+
+    fn damaged(&self, offset: u64, what: &'static str) -> OpenError {
+        OpenError::Damaged { segment: self.segment.name(), offset, what }
+    }
+
+    fn replay(&self, index: &mut Index) {
+        for (start, fronts) in &self.batches {
+            for (front, (head, bodies)) in fronts.iter().zip(Places::new(self.segment, *start, fronts.iter()))
+            {
+                replay(index, front, head, &bodies);
+            }
+        }
+    }
+}
+
+fn replay(index: &mut Index, front: &RecordFront, head: Place, bodies: &[Place]) {
+    match front.kind {
+        Kind::Entry => index.recover(front.group, front.id, front.user_kind, head, bodies),
+        Kind::Vote => index.group(front.group).vote = Some(front.head.clone()),
+        Kind::Truncate => {
+            let last_kept = (front.id.term != 0).then_some(front.id.index);
+            index.truncate_after(front.group, last_kept);
+        }
+        Kind::Purge => index.purge(front.group, front.id),
+        Kind::Body => {
+            if let (Ok(slot), [place]) = (u32::try_from(front.id.term), bodies) {
+                index.place_body(front.group, (front.id.index, slot), *place);
+            }
+        }
+        Kind::Previous => {}
+    }
+}
+
+/// Reads a header of this very segment and place; `None` for anything else.
+fn read_header(segment: &Segment, at: u64, octets: u64) -> io::Result<Option<BatchHeader>> {
+    if at + BLOCK as u64 > octets {
+        return Ok(None);
+    }
+    let mut header = [0; HEADER_OCTETS];
+    segment.file.read_at(&mut header, at)?;
+    Ok(BatchHeader::take(&header)
+        .filter(|header| header.generation == segment.id.number && header.offset == at))
+}
+
+fn read_front(
+    segment: &Segment,
+    at: u64,
+    header: &BatchHeader,
+    octets: u64,
+) -> io::Result<Option<Vec<RecordFront>>> {
+    if at + header.octets > octets || HEADER_OCTETS as u64 + u64::from(header.front_octets) > header.octets {
+        return Ok(None);
+    }
+    let mut front = vec![0; header.front_octets as usize];
+    segment.file.read_at(&mut front, at + HEADER_OCTETS as u64)?;
+    if xxhash_rust::xxh3::xxh3_64(&front) != header.front_hash {
+        return Ok(None);
+    }
+    Ok(take_front(&Bytes::from(front), header.records))
+}
+
+fn bodies_check(segment: &Segment, start: u64, fronts: &[RecordFront]) -> io::Result<bool> {
+    for (_, bodies) in Places::new(segment.id, start, fronts.iter()) {
+        for place in bodies {
+            let mut body = vec![0; place.octets as usize];
+            segment.file.read_at(&mut body, place.offset)?;
+            if crc32fast::hash(&body) != place.crc {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}

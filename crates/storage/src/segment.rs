@@ -1,0 +1,105 @@
+//! Segment files: their names, and memory that can be written past the system's cache.
+
+use std::{io, sync::Arc};
+
+use crate::{
+    fs::{Fs, Store},
+    log::BLOCK,
+};
+
+/// Names a segment; no two segments of a log ever have one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SegmentId {
+    pub(crate) number: u64,
+    /// Holds bodies that were moved, and no entries.
+    pub(crate) cold: bool,
+}
+
+impl SegmentId {
+    pub(crate) fn name(self) -> String {
+        format!("{}-{:016x}", if self.cold { "cold" } else { "log" }, self.number)
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let (kind, number) = name.split_once('-')?;
+        let number = u64::from_str_radix(number, 16).ok()?;
+        let cold = match kind {
+            "cold" => true,
+            "log" => false,
+            _ => return None,
+        };
+        Some(Self { number, cold })
+    }
+}
+
+/// A segment that was used and may be used again.
+pub(crate) fn spare_name(number: u64) -> String {
+    format!("spare-{number:016x}")
+}
+
+pub(crate) fn parse_spare(name: &str) -> Option<u64> {
+    u64::from_str_radix(name.strip_prefix("spare-")?, 16).ok()
+}
+
+/// Fills a new file with zeros, so that writing to it later changes nothing but its data.
+pub(crate) fn prepare(fs: &dyn Fs, name: &str, octets: u64) -> io::Result<()> {
+    let file = fs.create(name)?;
+    let filled = fill(file.as_ref(), octets).and_then(|()| fs.sync_dir());
+    if filled.is_err() {
+        // A part of a file helps nobody, least of all a full disk.
+        let _ = fs.remove(name);
+    }
+    filled
+}
+
+fn fill(file: &dyn Store, octets: u64) -> io::Result<()> {
+    file.allocate(octets)?;
+    let mut zeros = AlignedBuffer::default();
+    zeros.resize(1 << 20);
+    let mut at = 0;
+    while at < octets {
+        let part = usize::try_from((octets - at).min(1 << 20)).expect("at most a mebibyte");
+        file.write_at(&zeros.as_slice()[..part], at)?;
+        at += part as u64;
+    }
+    file.sync()
+}
+
+/// An open segment.
+#[derive(Clone)]
+pub(crate) struct Segment {
+    pub(crate) id: SegmentId,
+    pub(crate) file: Arc<dyn Store>,
+}
+
+/// Memory that begins at a multiple of the block size, as direct I/O asks.
+#[derive(Default)]
+pub(crate) struct AlignedBuffer {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl AlignedBuffer {
+    /// Makes it `len` octets long. What it held is kept as long as it need not grow, and is unspecified otherwise.
+    pub(crate) fn resize(&mut self, len: usize) {
+        if self.start + len > self.memory.len() || self.memory.is_empty() {
+            self.memory = vec![0; len + BLOCK];
+            self.start = self.memory.as_ptr().align_offset(BLOCK);
+        }
+        self.len = len;
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+/// Rounds up to a multiple of the block size.
+pub(crate) fn round_up(octets: u64) -> u64 {
+    octets.next_multiple_of(BLOCK as u64)
+}

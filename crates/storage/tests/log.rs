@@ -1,0 +1,348 @@
+//! The log under power cuts, full disks, damage and random use, on a file system in memory.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, mpsc},
+};
+
+use bytes::Bytes;
+use postroad_core::{ClusterId, GroupId, NodeId};
+use postroad_storage::{
+    Checkpoint, EntryId, Identity, Log, LogConfig, OpenError, Record, log::BLOCK, sim::SimFs,
+};
+use proptest::prelude::*;
+
+const IDENTITY: Identity = Identity { cluster: ClusterId(7), node: NodeId(1) };
+const GROUP: GroupId = GroupId(1);
+
+fn config() -> LogConfig {
+    LogConfig {
+        segment_octets: 256 << 10,
+        batch_octets_max: 64 << 10,
+        tail_octets_max: 16 << 10,
+        spares_max: 2,
+    }
+}
+
+fn open(fs: &SimFs) -> Result<Log, OpenError> {
+    Log::open(Arc::new(fs.clone()), config(), IDENTITY)
+}
+
+fn body(index: u64, slot: u32, octets: usize) -> Bytes {
+    let seed = index.wrapping_mul(31).wrapping_add(u64::from(slot));
+    (0..octets as u64).map(|place| (seed.wrapping_mul(place + 7) >> 3) as u8).collect::<Vec<_>>().into()
+}
+
+fn record(term: u64, index: u64, octets: usize) -> Record {
+    let head = format!("head {term}.{index}").into();
+    let bodies = (0..index % 3).map(|slot| body(index, u32::try_from(slot).unwrap(), octets)).collect();
+    Record { id: EntryId { term, index }, kind: 1, head, bodies }
+}
+
+/// Waits for what `start` hands over.
+fn durable(start: impl FnOnce(postroad_storage::Done)) -> io::Result<()> {
+    let (sender, result) = mpsc::channel();
+    start(Box::new(move |written| drop(sender.send(written))));
+    result.recv().unwrap()
+}
+
+fn append(log: &Log, group: GroupId, records: Vec<Record>) -> io::Result<()> {
+    durable(|done| log.append(group, records, done))
+}
+
+fn all(log: &Log, group: GroupId) -> Vec<Record> {
+    let state = log.group(group);
+    let end = state.last.map_or(0, |last| last.index + 1);
+    let mut records = Vec::new();
+    let mut next = state.first_index;
+    while next < end {
+        let read = log.read(group, next..end, 50 << 10).unwrap();
+        assert!(!read.is_empty(), "entry {next} of {end} can be read");
+        next += read.len() as u64;
+        records.extend(read);
+    }
+    records
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_restart() {
+    let fs = SimFs::default();
+    let log = open(&fs).unwrap();
+    let records: Vec<Record> = (1..200).map(|index| record(1, index, 3000)).collect();
+    for some in records.chunks(7) {
+        append(&log, GROUP, some.to_vec()).unwrap();
+    }
+    durable(|done| log.save_vote(GROUP, "vote".into(), done)).unwrap();
+    assert_eq!(all(&log, GROUP), records);
+    drop(log);
+    let log = open(&fs.power_cut(|| false)).unwrap();
+    assert_eq!(all(&log, GROUP), records);
+    assert_eq!(log.group(GROUP).vote, Some("vote".into()));
+}
+
+#[test]
+fn later_entries_replace_earlier_ones() {
+    let fs = SimFs::default();
+    let log = open(&fs).unwrap();
+    append(&log, GROUP, (1..=10).map(|index| record(1, index, 100)).collect()).unwrap();
+    log.truncate_after(GROUP, Some(7));
+    append(&log, GROUP, (8..=9).map(|index| record(2, index, 100)).collect()).unwrap();
+    let expected: Vec<Record> =
+        (1..=7).map(|i| record(1, i, 100)).chain((8..=9).map(|i| record(2, i, 100))).collect();
+    assert_eq!(all(&log, GROUP), expected);
+    drop(log);
+    assert_eq!(all(&open(&fs).unwrap(), GROUP), expected);
+}
+
+#[test]
+fn r_16_a_torn_last_batch_is_cut_whatever_reached_the_disk() {
+    for seed in 0..200_u64 {
+        let fs = SimFs::default();
+        let log = open(&fs).unwrap();
+        let first: Vec<Record> = (1..20).map(|index| record(1, index, 3000)).collect();
+        append(&log, GROUP, first.clone()).unwrap();
+        // The write of the next batch happens, its sync fails.
+        fs.fail_after(1);
+        let lost = append(&log, GROUP, vec![record(1, 20, 9000), record(1, 21, 9000)]);
+        assert!(lost.is_err(), "nothing is acknowledged without a sync");
+        drop(log);
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let after = fs.power_cut(|| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % 3 != 0
+        });
+        let log = open(&after).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let found = all(&log, GROUP);
+        assert_eq!(found[..19], first, "seed {seed}");
+        assert!(found.len() == 19 || found.len() == 21, "seed {seed}: a batch is there or not");
+        // What comes next goes to a new segment and is kept, torn tail or not.
+        append(&log, GROUP, vec![record(2, 20, 10)]).unwrap();
+        drop(log);
+        assert_eq!(all(&open(&after).unwrap(), GROUP)[19], record(2, 20, 10), "seed {seed}");
+    }
+}
+
+#[test]
+fn r_06_power_may_go_at_any_operation() {
+    let total = {
+        let fs = SimFs::default();
+        script(&fs, &mut Vec::new());
+        fs.operations()
+    };
+    for at in 0..total {
+        let fs = SimFs::default();
+        fs.fail_after(at);
+        let mut acknowledged = Vec::new();
+        script(&fs, &mut acknowledged);
+        let after = fs.power_cut(|| at % 2 == 0);
+        let log = open(&after).unwrap_or_else(|error| panic!("cut at {at}: {error}"));
+        let checkpoint = log.load_checkpoint(GROUP).unwrap().map_or(0, |checkpoint| checkpoint.at.index);
+        for record in acknowledged.iter().filter(|record| record.id.index > checkpoint) {
+            let read = log.read(GROUP, record.id.index..record.id.index + 1, 1 << 20).unwrap();
+            assert_eq!(read.first(), Some(record), "cut at {at}: an acknowledged entry is there");
+        }
+        for record in acknowledged.iter().filter(|record| record.id.index == 5) {
+            let body = log.body(GROUP, 5, 0).unwrap_or_else(|error| panic!("cut at {at}: {error}"));
+            assert_eq!(body, record.bodies[0], "cut at {at}: a live body outlives its entry");
+        }
+    }
+}
+
+/// Appends, checkpoints, purges and frees segments until an operation fails; entry 5 stays alive.
+fn script(fs: &SimFs, acknowledged: &mut Vec<Record>) {
+    let Ok(log) = open(fs) else { return };
+    for index in 1..120 {
+        let next = record(1, index, 5000);
+        if append(&log, GROUP, vec![next.clone()]).is_err() {
+            return;
+        }
+        acknowledged.push(next);
+        if index % 30 == 0 {
+            let at = EntryId { term: 1, index };
+            let checkpoint = Checkpoint { at, meta: "m".into(), state: body(index, 0, 9000) };
+            if log.write_checkpoint(GROUP, &checkpoint).is_err() {
+                return;
+            }
+            log.purge(GROUP, at);
+            if log.release(GROUP, index, &[(5, 0)]).is_err() {
+                return;
+            }
+        }
+    }
+    assert!(log.stats().recycled.load(std::sync::atomic::Ordering::Relaxed) > 0, "segments were freed");
+}
+
+#[test]
+fn r_17_damage_to_what_was_synced_is_never_cut_away() {
+    let fs = SimFs::default();
+    let log = open(&fs).unwrap();
+    for index in 1..10 {
+        append(&log, GROUP, vec![record(1, index, 3000)]).unwrap();
+    }
+    drop(log);
+    let name = "log-0000000000000001";
+    for offset in [0, 20, 70, 100] {
+        let damaged = fs.power_cut(|| false);
+        damaged.flip_bit(name, BLOCK + offset, 3);
+        match open(&damaged) {
+            Err(OpenError::Damaged { segment, .. }) => assert_eq!(segment, name),
+            other => panic!("a bit at {offset} of the second batch: {other:?}"),
+        }
+    }
+    // A body is checked when it is read, and only it is withheld.
+    let damaged = fs.power_cut(|| false);
+    let place = find(&damaged.contents(name), &body(5, 0, 3000));
+    damaged.flip_bit(name, place + 1000, 0);
+    let log = open(&damaged).unwrap();
+    assert_eq!(log.body(GROUP, 5, 0).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert_eq!(log.body(GROUP, 5, 1).unwrap(), body(5, 1, 3000));
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> usize {
+    haystack.windows(needle.len()).position(|window| window == needle).unwrap()
+}
+
+#[test]
+fn r_13_a_full_disk_loses_nothing_and_heals_by_itself() {
+    let fs = SimFs::default();
+    let log = open(&fs).unwrap();
+    append(&log, GROUP, vec![record(1, 1, 3000)]).unwrap();
+    fs.set_capacity(Some(256 << 10));
+    let (sender, result) = mpsc::channel();
+    for index in 2..60 {
+        let sender = sender.clone();
+        log.append(GROUP, vec![record(1, index, 9000)], Box::new(move |done| drop(sender.send(done))));
+    }
+    while !log.is_full() {
+        std::thread::yield_now();
+    }
+    fs.set_capacity(None);
+    for _ in 2..60 {
+        result.recv().unwrap().unwrap();
+    }
+    assert!(!log.is_full());
+    assert_eq!(all(&log, GROUP).len(), 59);
+}
+
+#[test]
+fn another_clusters_directory_is_refused_and_left_as_it_was() {
+    let fs = SimFs::default();
+    drop(open(&fs).unwrap());
+    let other = Identity { cluster: ClusterId(8), node: NodeId(1) };
+    let refused = Log::open(Arc::new(fs.clone()), config(), other);
+    assert!(matches!(refused, Err(OpenError::Foreign(found)) if found == IDENTITY));
+    open(&fs).unwrap();
+}
+
+#[test]
+fn a_body_outlives_its_segment_while_it_is_alive() {
+    let fs = SimFs::default();
+    let log = open(&fs).unwrap();
+    for index in 1..200 {
+        append(&log, GROUP, vec![record(1, index, 5000)]).unwrap();
+    }
+    let at = EntryId { term: 1, index: 199 };
+    log.write_checkpoint(GROUP, &Checkpoint { at, meta: Bytes::new(), state: Bytes::new() }).unwrap();
+    log.purge(GROUP, at);
+    let live = [(2, 1), (50, 0), (197, 1)];
+    log.release(GROUP, 199, &live).unwrap();
+    let stats = log.stats();
+    assert!(stats.recycled.load(std::sync::atomic::Ordering::Relaxed) >= 3);
+    for log in [log, open(&fs).unwrap()] {
+        for (index, slot) in live {
+            assert_eq!(log.body(GROUP, index, slot).unwrap(), body(index, slot, 5000));
+        }
+        assert_eq!(log.body(GROUP, 4, 0).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(u8, u8, u16),
+    Truncate(u8, u8),
+    Purge(u8),
+    Vote(u8, u8),
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0..2_u8, 1..12_u8, 0..9000_u16).prop_map(|(group, count, octets)| Step::Append(group, count, octets)),
+        1 => (0..2_u8, 0..6_u8).prop_map(|(group, back)| Step::Truncate(group, back)),
+        1 => (0..2_u8).prop_map(Step::Purge),
+        1 => (0..2_u8, any::<u8>()).prop_map(|(group, vote)| Step::Vote(group, vote)),
+        1 => Just(Step::Restart),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+#[derive(Default)]
+struct Model {
+    records: Vec<Record>,
+    purged: u64,
+    vote: Option<Bytes>,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_log_is_as_a_naive_model_says(steps in steps()) {
+        let fs = SimFs::default();
+        let mut log = open(&fs).unwrap();
+        let mut models: BTreeMap<GroupId, Model> = BTreeMap::new();
+        let mut term = 1;
+        for step in steps {
+            match step {
+                Step::Append(group, count, octets) => {
+                    let group = GroupId(u16::from(group));
+                    let model = models.entry(group).or_default();
+                    let next = model.records.last().map_or(model.purged, |last| last.id.index) + 1;
+                    let new: Vec<Record> =
+                        (next..next + u64::from(count)).map(|i| record(term, i, usize::from(octets))).collect();
+                    model.records.extend(new.clone());
+                    append(&log, group, new).unwrap();
+                }
+                Step::Truncate(group, back) => {
+                    let group = GroupId(u16::from(group));
+                    let model = models.entry(group).or_default();
+                    let keep = model.records.len().saturating_sub(usize::from(back));
+                    model.records.truncate(keep);
+                    let last = model.records.last().map_or(model.purged, |last| last.id.index);
+                    log.truncate_after(group, Some(last));
+                    term += 1;
+                }
+                Step::Purge(group) => {
+                    let group = GroupId(u16::from(group));
+                    let model = models.entry(group).or_default();
+                    let half = model.records.len() / 2;
+                    if let Some(upto) = model.records.get(half).map(|record| record.id) {
+                        model.records.drain(..=half);
+                        model.purged = upto.index;
+                        log.purge(group, upto);
+                        log.release(group, upto.index, &[]).unwrap();
+                    }
+                }
+                Step::Vote(group, vote) => {
+                    let group = GroupId(u16::from(group));
+                    let vote = Bytes::from(vec![vote]);
+                    models.entry(group).or_default().vote = Some(vote.clone());
+                    durable(|done| log.save_vote(group, vote, done)).unwrap();
+                }
+                Step::Restart => {
+                    log.barrier().unwrap();
+                    drop(log);
+                    log = open(&fs).unwrap();
+                }
+            }
+        }
+        for (group, model) in models {
+            prop_assert!(all(&log, group) == model.records, "entries of {group} differ");
+            prop_assert_eq!(log.group(group).vote, model.vote);
+        }
+    }
+}
