@@ -1,0 +1,85 @@
+//! Readiness: whether this process should be given work.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+/// The components of a process and whether each is ready; a cheap handle.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    components: Arc<Mutex<BTreeMap<String, Arc<AtomicBool>>>>,
+}
+
+/// One component's own switch: not ready until it says so.
+#[derive(Clone, Debug)]
+pub struct Component {
+    ready: Arc<AtomicBool>,
+}
+
+impl Health {
+    /// Starts without components, which counts as ready.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a component, not ready yet; a second one of the same name shares the first one's switch.
+    #[must_use]
+    pub fn component(&self, name: impl Into<String>) -> Component {
+        let ready = Arc::clone(self.components.lock().entry(name.into()).or_default());
+        Component { ready }
+    }
+
+    /// Returns true when every component is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.components.lock().values().all(|ready| ready.load(Ordering::Relaxed))
+    }
+
+    /// Returns the names of the components that are not ready, sorted.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<String> {
+        let components = self.components.lock();
+        let waiting = components.iter().filter(|(_, ready)| !ready.load(Ordering::Relaxed));
+        waiting.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+impl Component {
+    /// Says whether the component is ready from now on.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Returns what was said last.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_means_every_component_is() {
+        let health = Health::new();
+        assert!(health.is_ready());
+        let raft = health.component("raft");
+        let listeners = health.component("listeners");
+        assert_eq!(health.waiting(), ["listeners", "raft"]);
+        raft.set_ready(true);
+        assert!(!health.is_ready());
+        listeners.set_ready(true);
+        assert!(health.is_ready() && health.waiting().is_empty());
+        health.component("raft").set_ready(false);
+        assert!(!raft.is_ready() && !health.is_ready());
+    }
+}
