@@ -1,0 +1,28 @@
+//! The configuration of a cluster as a replicated state machine: pure.
+//!
+//! [`Directory::apply`] takes committed commands one by one and gives equal state on every replica.
+//! Everybody else reads a [`View`], which is brought up to date by [`Delta`]s.
+//! Neither knows a clock, a disk or a socket; when a lease ends is decided by those who have a clock.
+
+pub mod change;
+pub mod item;
+
+mod codec;
+mod delta;
+mod directory;
+mod plan;
+mod snapshot;
+mod valid;
+mod view;
+
+pub use change::{
+    Change, Command, Done, Put, PutCredential, PutLimits, PutPool, PutSource, PutTenant, Refusal, Reply,
+};
+pub use codec::Corrupt;
+pub use delta::{Delta, TooOld};
+pub use directory::Directory;
+pub use item::{
+    Caps, Credential, Item, ItemName, Kind, LaneLimits, Limits, OutboundNode, Owner, Pattern, Pool, Rate,
+    Route, Secret, SenderDomains, Source, Tenant,
+};
+pub use view::View;

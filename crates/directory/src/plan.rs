@@ -1,0 +1,274 @@
+//! What a change comes to: names resolved, numbers given, and every rule checked before anything is touched.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use postroad_core::{Epoch, PoolId, SourceId, TenantId};
+
+use crate::{
+    change::{Change, Put, PutCredential, PutLimits, PutPool, PutSource, PutTenant, Refusal},
+    directory::{Directory, Numbers},
+    item::{Credential, Item, ItemName, Kind, Limits, Pool, Secret, Source, Tenant},
+    valid,
+};
+
+/// Items as they are to be; `None` for those that are not to be.
+pub(crate) type Overlay = BTreeMap<ItemName, Option<Item>>;
+
+/// Items in one change.
+const CHANGES_MAX: usize = 10_000;
+/// Items in all.
+const ITEMS_MAX: usize = 100_000;
+
+/// A change that breaks no rule.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) overlay: Overlay,
+    pub(crate) numbers: Numbers,
+}
+
+impl Plan {
+    /// Works out a change.
+    pub(crate) fn of(directory: &Directory, changes: &[Change]) -> Result<Self, Refusal> {
+        if changes.len() > CHANGES_MAX {
+            return Err(Refusal::TooMany);
+        }
+        let mut draft = Draft { directory, numbers: directory.numbers, named: BTreeMap::new() };
+        draft.name_all(changes)?;
+        let mut overlay = Overlay::new();
+        for change in changes {
+            let item = match change {
+                Change::Put(put) => Some(draft.item(put)?),
+                Change::Remove(name) => draft.removal(name).map(|()| None)?,
+            };
+            overlay.insert(change.name(), item);
+        }
+        let after = After { directory, overlay: &overlay };
+        after.refuse_dangling()?;
+        after.refuse_collisions()?;
+        if after.items().count() > ITEMS_MAX {
+            return Err(Refusal::TooMany);
+        }
+        Ok(Self { numbers: draft.numbers, overlay })
+    }
+}
+
+/// A change being worked out.
+struct Draft<'a> {
+    directory: &'a Directory,
+    numbers: Numbers,
+    /// What the change names: the number of each thing that has one, `None` for what it removes.
+    named: BTreeMap<ItemName, Option<u32>>,
+}
+
+impl Draft<'_> {
+    /// Gives numbers to what is new, so that items can refer to each other in any order.
+    fn name_all(&mut self, changes: &[Change]) -> Result<(), Refusal> {
+        for change in changes {
+            let name = change.name();
+            let number = match change {
+                Change::Remove(_) => None,
+                Change::Put(put) => {
+                    valid::check(put).map_err(|rule| Refusal::Invalid { item: name.clone(), rule })?;
+                    Some(self.number(&name)?)
+                }
+            };
+            if self.named.insert(name.clone(), number).is_some() {
+                return Err(Refusal::Twice(name));
+            }
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, name: &ItemName) -> Result<u32, Refusal> {
+        if let Some(item) = self.directory.item(name) {
+            return Ok(number_of(item));
+        }
+        let last = match name.kind {
+            Kind::Tenant => &mut self.numbers.tenant,
+            Kind::Pool => &mut self.numbers.pool,
+            Kind::Source => &mut self.numbers.source,
+            Kind::Credential | Kind::Limits | Kind::Route | Kind::Node => return Ok(0),
+        };
+        *last = last.checked_add(1).ok_or(Refusal::TooMany)?;
+        Ok(*last)
+    }
+
+    fn resolve(&self, item: &ItemName, kind: Kind, name: &Arc<str>) -> Result<u32, Refusal> {
+        let reference = ItemName::new(kind, name.clone());
+        let number = match self.named.get(&reference) {
+            Some(number) => *number,
+            None => self.directory.item(&reference).map(number_of),
+        };
+        number.ok_or_else(|| Refusal::Dangling { item: item.clone(), reference })
+    }
+
+    fn item(&self, put: &Put) -> Result<Item, Refusal> {
+        let name = put.name();
+        let number = self.named.get(&name).copied().flatten().unwrap_or_default();
+        Ok(match put {
+            Put::Tenant(put) => Item::Tenant(Arc::new(self.tenant(&name, number, put)?)),
+            Put::Credential(put) => Item::Credential(Arc::new(self.credential(&name, put)?)),
+            Put::Pool(put) => Item::Pool(Arc::new(self.pool(&name, number, put)?)),
+            Put::Source(put) => Item::Source(Arc::new(self.source(&name, number, put))),
+            Put::Limits(put) => Item::Limits(Arc::new(self.limits(&name, put)?)),
+            Put::Route(route) => Item::Route(Arc::new(route.clone())),
+        })
+    }
+
+    fn tenant(&self, name: &ItemName, number: u32, put: &PutTenant) -> Result<Tenant, Refusal> {
+        Ok(Tenant {
+            id: TenantId(number),
+            name: put.name.clone(),
+            domains: put.domains.clone(),
+            pool: self.resolve(name, Kind::Pool, &put.pool).map(PoolId)?,
+            message_octets_max: put.message_octets_max,
+        })
+    }
+
+    fn credential(&self, name: &ItemName, put: &PutCredential) -> Result<Credential, Refusal> {
+        let networks: BTreeSet<IpNet> = put.networks.iter().map(IpNet::trunc).collect();
+        Ok(Credential {
+            name: put.name.clone(),
+            tenant: self.resolve(name, Kind::Tenant, &put.tenant).map(TenantId)?,
+            secret: put.secret.clone(),
+            networks: networks.into_iter().collect(),
+        })
+    }
+
+    fn pool(&self, name: &ItemName, number: u32, put: &PutPool) -> Result<Pool, Refusal> {
+        let mut members = BTreeMap::new();
+        for (source, weight) in &put.members {
+            let id = self.resolve(name, Kind::Source, source).map(SourceId)?;
+            if members.insert(id, *weight).is_some() {
+                return Err(Refusal::Invalid { item: name.clone(), rule: "expected each source once" });
+            }
+        }
+        Ok(Pool { id: PoolId(number), name: put.name.clone(), members: members.into_iter().collect() })
+    }
+
+    fn source(&self, name: &ItemName, number: u32, put: &PutSource) -> Source {
+        let (owner, epoch) = match self.directory.item(name) {
+            Some(Item::Source(known)) => (known.owner, known.epoch),
+            _ => (None, Epoch(0)),
+        };
+        let nodes: BTreeSet<_> = put.nodes.iter().copied().collect();
+        Source {
+            id: SourceId(number),
+            name: put.name.clone(),
+            address: put.address,
+            helo: put.helo.clone(),
+            nodes: nodes.into_iter().collect(),
+            owner,
+            epoch,
+        }
+    }
+
+    fn limits(&self, name: &ItemName, put: &PutLimits) -> Result<Limits, Refusal> {
+        let source = put.source.as_ref().map(|source| self.resolve(name, Kind::Source, source));
+        Ok(Limits {
+            name: put.name.clone(),
+            source: source.transpose()?.map(SourceId),
+            site: put.site.clone(),
+            caps: put.caps.clone(),
+        })
+    }
+
+    fn removal(&self, name: &ItemName) -> Result<(), Refusal> {
+        if *name == ItemName::default_limits() {
+            return Err(Refusal::Invalid { item: name.clone(), rule: "always exists" });
+        }
+        Ok(())
+    }
+}
+
+/// What items refer to each other by; 0 for those that nothing refers to.
+fn number_of(item: &Item) -> u32 {
+    match item {
+        Item::Tenant(tenant) => tenant.id.0,
+        Item::Pool(pool) => pool.id.0,
+        Item::Source(source) => source.id.0,
+        Item::Credential(_) | Item::Limits(_) | Item::Route(_) | Item::Node(_) => 0,
+    }
+}
+
+/// The directory as it would be.
+struct After<'a> {
+    directory: &'a Directory,
+    overlay: &'a Overlay,
+}
+
+/// What only one item may have.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Unique<'a> {
+    Login(&'a str),
+    ApiKey(&'a [u8; 32]),
+    Network(IpNet),
+    Scope(Option<SourceId>, Option<&'a str>),
+}
+
+impl<'a> After<'a> {
+    fn items(&self) -> impl Iterator<Item = &'a Item> {
+        let overlay = self.overlay;
+        let kept = self.directory.rows.iter().filter(|(name, _)| !overlay.contains_key(*name));
+        kept.map(|(_, row)| &row.item).chain(overlay.values().flatten())
+    }
+
+    /// Refuses to remove what something refers to. What is put has been resolved already.
+    fn refuse_dangling(&self) -> Result<(), Refusal> {
+        let gone = self.overlay.iter().filter(|(_, item)| item.is_none());
+        let gone: Vec<&Item> = gone.filter_map(|(name, _)| self.directory.item(name)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for item in self.items() {
+            if let Some(gone) = gone.iter().find(|gone| refers(item, gone)) {
+                return Err(Refusal::InUse { item: gone.name(), by: item.name() });
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_collisions(&self) -> Result<(), Refusal> {
+        let of_interest = |name: &ItemName| matches!(name.kind, Kind::Credential | Kind::Limits);
+        if !self.overlay.keys().any(of_interest) {
+            return Ok(());
+        }
+        let mut seen: BTreeMap<Unique<'_>, &Item> = BTreeMap::new();
+        // What is put comes last, so that it is what is refused.
+        for item in self.items() {
+            for unique in uniques(item) {
+                if let Some(by) = seen.insert(unique, item) {
+                    return Err(Refusal::Taken { item: item.name(), by: by.name() });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refers(item: &Item, to: &Item) -> bool {
+    match (item, to) {
+        (Item::Tenant(tenant), Item::Pool(pool)) => tenant.pool == pool.id,
+        (Item::Credential(credential), Item::Tenant(tenant)) => credential.tenant == tenant.id,
+        (Item::Pool(pool), Item::Source(source)) => pool.members.iter().any(|(id, _)| *id == source.id),
+        (Item::Limits(limits), Item::Source(source)) => limits.source == Some(source.id),
+        (Item::Source(source), Item::Node(node)) => source.owner.is_some_and(|owner| owner.node == node.node),
+        _ => false,
+    }
+}
+
+fn uniques(item: &Item) -> Vec<Unique<'_>> {
+    match item {
+        Item::Credential(credential) => match &credential.secret {
+            Secret::Login { login, .. } => vec![Unique::Login(login)],
+            Secret::ApiKey { sha256 } => vec![Unique::ApiKey(sha256)],
+            Secret::Network => credential.networks.iter().map(|network| Unique::Network(*network)).collect(),
+        },
+        Item::Limits(limits) => vec![Unique::Scope(limits.source, limits.site.as_deref())],
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,112 @@
+//! What an item must look like, whatever else is in the directory. Each rule is a sentence for people.
+
+use std::{net::IpAddr, time::Duration};
+
+use postroad_core::Domain;
+
+use crate::{
+    change::{Put, PutCredential, PutLimits, PutPool, PutSource, PutTenant},
+    item::{Caps, ItemName, Rate, Route, Secret, SenderDomains},
+};
+
+const NAME_OCTETS_MAX: usize = 64;
+const TEXT_OCTETS_MAX: usize = 255;
+const VERIFIER_OCTETS_MAX: usize = 512;
+const DOMAINS_MAX: usize = 10_000;
+const NETWORKS_MAX: usize = 256;
+const MEMBERS_MAX: usize = 1000;
+const NODES_MAX: usize = 256;
+const RATES_MAX: usize = 8;
+const RATE_PER_MAX: Duration = Duration::from_secs(31 * 86_400);
+
+type Checked = Result<(), &'static str>;
+
+/// Checks one item by itself.
+pub(crate) fn check(put: &Put) -> Checked {
+    match put {
+        Put::Tenant(put) => tenant(put),
+        Put::Credential(put) => credential(put),
+        Put::Pool(put) => pool(put),
+        Put::Source(put) => source(put),
+        Put::Limits(put) => limits(put),
+        Put::Route(put) => route(put),
+    }
+}
+
+fn rule(holds: bool, rule: &'static str) -> Checked {
+    if holds { Ok(()) } else { Err(rule) }
+}
+
+fn name(name: &str) -> Checked {
+    let written = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+    let good = (1..=NAME_OCTETS_MAX).contains(&name.len()) && name.bytes().all(written);
+    rule(good, "expected a name of 1 to 64 letters, digits, `-`, `_`, `.` and `@`")
+}
+
+fn tenant(put: &PutTenant) -> Checked {
+    name(&put.name)?;
+    if let SenderDomains::Only(domains) = &put.domains {
+        rule(domains.len() <= DOMAINS_MAX, "expected at most 10000 domains")?;
+    }
+    rule(put.message_octets_max != Some(0), "expected a largest message above 0 octets")
+}
+
+fn credential(put: &PutCredential) -> Checked {
+    name(&put.name)?;
+    rule(put.networks.len() <= NETWORKS_MAX, "expected at most 256 networks")?;
+    match &put.secret {
+        Secret::ApiKey { .. } => Ok(()),
+        Secret::Network => rule(!put.networks.is_empty(), "expected at least one network"),
+        Secret::Login { login, verifier } => {
+            let printable = !login.is_empty() && !login.chars().any(char::is_control);
+            rule(printable && login.len() <= TEXT_OCTETS_MAX, "expected a login of 1 to 255 octets")?;
+            let phc = verifier.starts_with("$argon2") && verifier.bytes().all(|byte| byte.is_ascii_graphic());
+            rule(phc && verifier.len() <= VERIFIER_OCTETS_MAX, "expected an Argon2 verifier in PHC form")
+        }
+    }
+}
+
+fn pool(put: &PutPool) -> Checked {
+    name(&put.name)?;
+    rule(put.members.len() <= MEMBERS_MAX, "expected at most 1000 sources")
+}
+
+fn source(put: &PutSource) -> Checked {
+    name(&put.name)?;
+    rule(put.nodes.len() <= NODES_MAX, "expected at most 256 nodes")?;
+    let addressed = put.address.is_none_or(|address| !address.is_unspecified() && !address.is_multicast());
+    rule(addressed, "expected an address that connections can come from")
+}
+
+fn limits(put: &PutLimits) -> Checked {
+    name(&put.name)?;
+    if let Some(site) = &put.site {
+        let written = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
+        let good = (1..=TEXT_OCTETS_MAX).contains(&site.len()) && site.bytes().all(written);
+        rule(good, "expected a site of 1 to 255 characters in lower case")?;
+    }
+    if put.name == ItemName::default_limits().name {
+        rule(put.source.is_none() && put.site.is_none(), "expected the default limits to be for every lane")?;
+    }
+    caps(&put.caps)
+}
+
+fn caps(caps: &Caps) -> Checked {
+    let numbers = [caps.connections_max, caps.messages_per_connection_max, caps.window];
+    rule(!numbers.contains(&Some(0)), "expected caps above 0; a rate of 0 messages stops a lane")?;
+    let rates = caps.rates.as_deref().unwrap_or_default();
+    rule(rates.len() <= RATES_MAX, "expected at most 8 rates")?;
+    rule(rates.iter().all(is_rate), "expected rates per 1 ms to 31 days, in whole milliseconds")
+}
+
+fn is_rate(rate: &Rate) -> bool {
+    let whole = rate.per.subsec_nanos().is_multiple_of(1_000_000);
+    whole && !rate.per.is_zero() && rate.per <= RATE_PER_MAX
+}
+
+fn route(route: &Route) -> Checked {
+    let is_name = Domain::parse(&route.host).is_ok_and(|domain| domain.as_str() == &*route.host);
+    let is_address = route.host.parse::<IpAddr>().is_ok();
+    rule(is_name || is_address, "expected a host name in lower case, or an address")?;
+    rule(route.port != 0, "expected a port from 1")
+}
