@@ -5,9 +5,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 const FILES: &[&str] = &[
+    "postroad/directory/v1/directory.proto",
     "postroad/submission/v1/submission.proto",
     "postroad/queue/v1/queue.proto",
     "postroad/log/v1/log.proto",
+    "postroad/raft/v1/raft.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -6,8 +6,14 @@
 /// Generated code: documented in `/proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 mod generated {
+    pub mod directory {
+        tonic::include_proto!("postroad.directory.v1");
+    }
     pub mod log {
         tonic::include_proto!("postroad.log.v1");
+    }
+    pub mod raft {
+        tonic::include_proto!("postroad.raft.v1");
     }
     pub mod queue {
         tonic::include_proto!("postroad.queue.v1");
@@ -18,10 +24,12 @@ mod generated {
 }
 
 mod convert;
+pub mod directory;
+mod event;
 pub mod log;
 
 pub use convert::{Malformed, parse_message_id};
-pub use generated::{queue, submission};
+pub use generated::{queue, raft, submission};
 
 /// The descriptors of every file in `/proto`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
