@@ -1,0 +1,93 @@
+//! Single questions to the recursive resolver, and what their answers mean.
+
+use std::net::IpAddr;
+
+use hickory_resolver::{
+    TokioResolver,
+    net::{DnsError as Semantic, NetError},
+    proto::{
+        op::ResponseCode,
+        rr::{Name, RData, RecordType},
+    },
+};
+use postroad_core::Domain;
+use rand::seq::SliceRandom;
+
+use crate::{
+    DnsError,
+    hosts::{MxRecord, RECORDS_MAX},
+};
+
+/// No more addresses of a host are kept.
+const ADDRESSES_MAX: usize = 16;
+
+/// Returns the MX records of a domain; none when it exists and has none.
+pub(crate) async fn mx(resolver: &TokioResolver, domain: &Domain) -> Result<Vec<MxRecord>, DnsError> {
+    let answer = resolver.lookup(name_of(domain)?, RecordType::MX).await;
+    let Some(lookup) = records(answer)? else { return Ok(Vec::new()) };
+    let records = lookup.answers().iter().filter_map(|record| match &record.data {
+        RData::MX(mx) => Some(MxRecord { preference: mx.preference, target: text_of(&mx.exchange) }),
+        _ => None,
+    });
+    Ok(records.take(RECORDS_MAX).collect())
+}
+
+/// Returns the addresses of a host, IPv6 first, shuffled within each family; none when it has none.
+///
+/// # Errors
+/// No address is known, and one of the two questions was not answered.
+pub(crate) async fn addresses(resolver: &TokioResolver, host: &Domain) -> Result<Vec<IpAddr>, DnsError> {
+    let name = name_of(host)?;
+    let (six, four) =
+        tokio::join!(resolver.lookup(name.clone(), RecordType::AAAA), resolver.lookup(name, RecordType::A));
+    let mut addresses = Vec::new();
+    let mut failure = None;
+    for answer in [six, four] {
+        match records(answer) {
+            Ok(None) | Err(DnsError::NoSuchDomain) => {}
+            Ok(Some(lookup)) => {
+                let mut family: Vec<IpAddr> =
+                    lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+                family.shuffle(&mut rand::rng());
+                family.truncate(ADDRESSES_MAX);
+                addresses.extend(family);
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    match failure {
+        Some(error) if addresses.is_empty() => Err(error),
+        _ => Ok(addresses),
+    }
+}
+
+/// Sorts an answer: records, none of this type, no such name, or no answer.
+fn records(
+    answer: Result<hickory_resolver::lookup::Lookup, NetError>,
+) -> Result<Option<hickory_resolver::lookup::Lookup>, DnsError> {
+    let error = match answer {
+        Ok(lookup) => return Ok(Some(lookup)),
+        Err(error) => error,
+    };
+    match &error {
+        NetError::Dns(Semantic::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NoError => Ok(None),
+            ResponseCode::NXDomain => Err(DnsError::NoSuchDomain),
+            code => Err(DnsError::Temporary(code.to_string())),
+        },
+        _ => Err(DnsError::Temporary(error.to_string())),
+    }
+}
+
+/// The name with its root, so that no search list is applied.
+fn name_of(domain: &Domain) -> Result<Name, DnsError> {
+    let mut name = Name::from_ascii(domain.as_str())
+        .map_err(|error| DnsError::Temporary(format!("the name cannot be asked for: {error}")))?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+fn text_of(name: &Name) -> String {
+    let text = name.to_ascii();
+    text.strip_suffix('.').unwrap_or(&text).to_owned()
+}

@@ -1,0 +1,218 @@
+//! The resolver that everybody holds: mail hosts for outbound, sites for ingress.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
+    net::{NetError, runtime::TokioRuntimeProvider},
+};
+use postroad_core::Domain;
+use tokio::time::{self, timeout};
+
+use crate::{
+    DnsError, MailHost, MailHosts,
+    cache::SiteCache,
+    hosts::{self, Target},
+    lookup,
+    metrics::Metrics,
+    site,
+};
+
+/// One question, one server.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Everything that one call asks.
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the other hosts may take once one has an address.
+const FURTHER_HOSTS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a site is kept; changes of MX are rare, and a stale site only shapes.
+const SITE_KEPT: Duration = Duration::from_secs(600);
+/// How long a domain whose site could not be told is its own site.
+const UNTOLD_SITE_KEPT: Duration = Duration::from_secs(30);
+
+/// Asks one recursive resolver; a cheap handle.
+#[derive(Clone)]
+pub struct Resolver {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    resolver: TokioResolver,
+    sites: SiteCache,
+    metrics: Metrics,
+}
+
+/// Why there is no resolver.
+#[derive(Debug, thiserror::Error)]
+#[error("the system's resolver configuration cannot be used")]
+pub struct ResolverError(#[source] NetError);
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+impl Resolver {
+    /// Asks the servers that the system is configured to ask.
+    ///
+    /// # Errors
+    /// The system's configuration cannot be read or names no server.
+    pub fn system() -> Result<Self, ResolverError> {
+        let builder = TokioResolver::builder_tokio().map_err(ResolverError)?;
+        let resolver = builder.with_options(options()).build().map_err(ResolverError)?;
+        Ok(Self::new(resolver))
+    }
+
+    /// Asks the server at `address`, over UDP, and over TCP where an answer is too large.
+    ///
+    /// # Panics
+    /// Never: plain DNS needs nothing that can be missing.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        for connection in &mut connections {
+            connection.port = address.port();
+        }
+        let server = NameServerConfig::new(address.ip(), true, connections);
+        let config = ResolverConfig::from_name_servers(vec![server]);
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let built = builder.with_options(options()).build();
+        Self::new(built.expect("a resolver without TLS needs nothing from the system"))
+    }
+
+    fn new(resolver: TokioResolver) -> Self {
+        Self { inner: Arc::new(Inner { resolver, sites: SiteCache::default(), metrics: Metrics::new() }) }
+    }
+
+    /// Returns the hosts that take mail for `domain`, with their addresses, in the order in which to try them.
+    ///
+    /// # Errors
+    /// There are none, or they cannot be told just now: [`DnsError::is_permanent`].
+    pub async fn mail_hosts(&self, domain: &Domain) -> Result<MailHosts, DnsError> {
+        let started = Instant::now();
+        let result = timeout(TOTAL_TIMEOUT, self.inner.mail_hosts(domain)).await.unwrap_or_else(|_| Err(too_slow()));
+        self.inner.metrics.note_lookup(&result, started.elapsed());
+        result
+    }
+
+    /// Returns the addresses of a host that an operator named: a name from the root, or an address.
+    ///
+    /// # Errors
+    /// It has none, or they cannot be told just now.
+    pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
+        }
+        if host == "localhost" {
+            return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
+        }
+        let name = Domain::parse(host).map_err(|_| DnsError::BadTarget)?;
+        let asked = timeout(TOTAL_TIMEOUT, lookup::addresses(&self.inner.resolver, &name)).await;
+        let addresses = asked.unwrap_or_else(|_| Err(too_slow()))?;
+        if addresses.is_empty() { Err(DnsError::NoAddress) } else { Ok(addresses) }
+    }
+
+    /// Returns the name of the site that takes mail for `domain`; the domain itself when that cannot be told within `limit`.
+    ///
+    /// Answers are kept for minutes, so that the limit is felt once for a domain and not with every message.
+    pub async fn site(&self, domain: &Domain, limit: Duration) -> Box<str> {
+        let Inner { resolver, sites, metrics } = &*self.inner;
+        if let Some(site) = sites.find(domain) {
+            metrics.site_cached.increment(1);
+            return site;
+        }
+        let (site, keep) = match timeout(limit, lookup::mx(resolver, domain)).await {
+            Ok(Ok(records)) => {
+                metrics.site_looked_up.increment(1);
+                let named = hosts::targets(&records).ok().and_then(|targets| site::name(&targets));
+                (named, SITE_KEPT)
+            }
+            Ok(Err(error)) if error.is_permanent() => (None, SITE_KEPT),
+            Ok(Err(_)) | Err(_) => {
+                metrics.site_untold.increment(1);
+                (None, UNTOLD_SITE_KEPT)
+            }
+        };
+        let site = site.unwrap_or_else(|| domain.as_str().into());
+        sites.insert(domain.clone(), site.clone(), keep);
+        site
+    }
+}
+
+impl Inner {
+    async fn mail_hosts(&self, domain: &Domain) -> Result<MailHosts, DnsError> {
+        let records = lookup::mx(&self.resolver, domain).await?;
+        if records.is_empty() {
+            return self.implicit(domain).await;
+        }
+        let targets = hosts::plan(hosts::targets(&records)?);
+        let hosts = self.resolve(targets).await?;
+        Ok(MailHosts { hosts, implicit: false })
+    }
+
+    /// RFC 5321 5.1: a domain without MX is its own mail host.
+    async fn implicit(&self, domain: &Domain) -> Result<MailHosts, DnsError> {
+        let addresses = lookup::addresses(&self.resolver, domain).await?;
+        if addresses.is_empty() {
+            return Err(DnsError::NoMailHost);
+        }
+        let host = MailHost { name: domain.clone(), preference: 0, addresses };
+        Ok(MailHosts { hosts: vec![host], implicit: true })
+    }
+
+    /// Finds the addresses of all targets at once; a slow one does not hold up the others for long.
+    async fn resolve(&self, targets: Vec<Target>) -> Result<Vec<MailHost>, DnsError> {
+        let mut questions: FuturesUnordered<_> = targets
+            .into_iter()
+            .enumerate()
+            .map(|(place, target)| async move {
+                (place, lookup::addresses(&self.resolver, &target.name).await, target)
+            })
+            .collect();
+        let mut deadline = time::Instant::now() + TOTAL_TIMEOUT;
+        let mut hosts = Vec::new();
+        let mut failure = None;
+        while let Ok(Some((place, answer, target))) = time::timeout_at(deadline, questions.next()).await {
+            match answer {
+                Ok(addresses) if addresses.is_empty() => {}
+                Ok(addresses) => {
+                    deadline = deadline.min(time::Instant::now() + FURTHER_HOSTS_TIMEOUT);
+                    let Target { name, preference } = target;
+                    hosts.push((place, MailHost { name, preference, addresses }));
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        if hosts.is_empty() {
+            let unanswered = (!questions.is_empty()).then(too_slow);
+            return Err(failure.or(unanswered).unwrap_or(DnsError::NoAddress));
+        }
+        hosts.sort_unstable_by_key(|(place, _)| *place);
+        Ok(hosts.into_iter().map(|(_, host)| host).collect())
+    }
+}
+
+fn too_slow() -> DnsError {
+    DnsError::Temporary("timed out".to_owned())
+}
+
+fn options() -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.timeout = QUERY_TIMEOUT;
+    // One more after the first.
+    options.attempts = 1;
+    options.edns0 = true;
+    options.cache_size = 50_000;
+    options.max_active_requests = 4_096;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.try_tcp_on_error = true;
+    options.positive_max_ttl = Some(Duration::from_secs(86_400));
+    options.negative_max_ttl = Some(Duration::from_secs(900));
+    options
+}

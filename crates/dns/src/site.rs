@@ -1,0 +1,69 @@
+//! Sites: the name under which all domains behind the same mail hosts are one receiver.
+//!
+//! The normal form looks at the hosts of the lowest preference, the ones that take the mail on ordinary days:
+//! - all below one registrable domain: that domain, `google.com`;
+//! - otherwise the first one's registrable domain and a hash of the whole set, `example.net+1c7fb0a2`;
+//! - no MX, or none that can be told: the recipient's domain itself.
+//!
+//! A name is at most 262 octets, and the same set has the same name on every node and in every version.
+
+use postroad_core::Domain;
+
+use crate::hosts::Target;
+
+/// Returns the name of the site that `targets` make up; they are sorted by preference, then by name.
+pub(crate) fn name(targets: &[Target]) -> Option<Box<str>> {
+    let lowest = targets.first()?.preference;
+    let mut names: Vec<&Domain> =
+        targets.iter().filter(|target| target.preference == lowest).map(|target| &target.name).collect();
+    names.sort_unstable();
+    let first = registrable(names[0]);
+    if names.iter().all(|name| registrable(name) == first) {
+        return Some(first.into());
+    }
+    Some(format!("{first}+{:08x}", hash(&names)).into())
+}
+
+/// The part of a host's name that one owner registered; the whole name where there is none.
+fn registrable(host: &Domain) -> &str {
+    psl::domain_str(host.as_str()).unwrap_or(host.as_str())
+}
+
+/// FNV-1a, folded to 32 bits: it keeps sets apart that begin alike, and must never change.
+fn hash(names: &[&Domain]) -> u32 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for name in names {
+        for byte in name.as_str().bytes().chain([b'\n']) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    (hash >> 32) as u32 ^ hash as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(targets: &[(u16, &str)], expected: &str) {
+        let targets: Vec<Target> = targets
+            .iter()
+            .map(|(preference, name)| Target { preference: *preference, name: Domain::parse(name).unwrap() })
+            .collect();
+        assert_eq!(name(&targets).as_deref(), Some(expected), "{targets:?}");
+    }
+
+    #[test]
+    fn domains_behind_the_same_hosts_are_one_site() {
+        check(&[(5, "gmail-smtp-in.l.google.com"), (10, "alt1.gmail-smtp-in.l.google.com")], "google.com");
+        check(&[(1, "aspmx.l.google.com"), (5, "alt1.aspmx.l.google.com"), (9, "mx.backup.example")], "google.com");
+        check(&[(0, "example-org.mail.protection.outlook.com")], "outlook.com");
+        check(&[(10, "mx.mail.example.co.uk"), (10, "mx2.example.co.uk")], "example.co.uk");
+    }
+
+    #[test]
+    fn a_set_of_several_owners_has_a_name_that_stays() {
+        check(&[(10, "mx.one.example"), (10, "mx.two.example")], "one.example+cc6a4c1d");
+        check(&[(10, "mx.one.example"), (10, "mx3.two.example")], "one.example+7afbf4f9");
+        assert_eq!(name(&[]), None);
+    }
+}

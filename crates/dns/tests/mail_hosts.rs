@@ -1,0 +1,187 @@
+//! The rules of RFC 5321 5.1 and RFC 7505 against a name server that answers as it is told.
+
+mod fake;
+
+use std::{net::IpAddr, time::Duration};
+
+use fake::{Answer, FakeDns, Zone, a, aaaa, alias, mx};
+use hickory_resolver::proto::{op::ResponseCode, rr::RecordType};
+use postroad_core::Domain;
+use postroad_dns::{DnsError, MailHosts, Resolver};
+
+fn domain(text: &str) -> Domain {
+    Domain::parse(text).unwrap()
+}
+
+async fn ask(zone: Zone, name: &str) -> Result<MailHosts, DnsError> {
+    let server = FakeDns::start(zone).await;
+    Resolver::at(server.address).mail_hosts(&domain(name)).await
+}
+
+/// The hosts as text: `name/preference=addresses`.
+async fn check(zone: impl Into<Zone>, name: &str, expected: Result<&[&str], DnsError>) {
+    let answer = ask(zone.into(), name).await;
+    let told = answer.map(|found| {
+        let host = |host: &postroad_dns::MailHost| {
+            let addresses: Vec<String> = host.addresses.iter().map(IpAddr::to_string).collect();
+            format!("{}/{}={}", host.name, host.preference, addresses.join(","))
+        };
+        found.hosts.iter().map(host).collect::<Vec<_>>()
+    });
+    let expected = expected.map(|hosts| hosts.iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert_eq!(told, expected, "{name}");
+}
+
+#[tokio::test]
+async fn d_010_hosts_come_in_order_of_preference() {
+    let zone = [
+        (("example.org", RecordType::MX), mx(&[(20, "b.example.net"), (10, "a.example.net")])),
+        (("a.example.net", RecordType::A), a(&[[192, 0, 2, 1]])),
+        (("a.example.net", RecordType::AAAA), aaaa("2001:db8::1")),
+        (("b.example.net", RecordType::A), a(&[[192, 0, 2, 2]])),
+    ];
+    let hosts: &[&str] = &["a.example.net/10=2001:db8::1,192.0.2.1", "b.example.net/20=192.0.2.2"];
+    check(zone, "example.org", Ok(hosts)).await;
+}
+
+#[tokio::test]
+async fn d_011_without_mx_the_domain_is_its_own_host() {
+    let zone = [(("example.org", RecordType::A), a(&[[192, 0, 2, 1]]))];
+    check(zone.clone(), "example.org", Ok(&["example.org/0=192.0.2.1"])).await;
+    assert!(ask(zone.into(), "example.org").await.unwrap().implicit);
+    check([(("example.org", RecordType::TXT), a(&[]))], "example.org", Err(DnsError::NoMailHost)).await;
+    check([], "example.org", Err(DnsError::NoSuchDomain)).await;
+}
+
+#[tokio::test]
+async fn d_011_a_server_that_fails_is_not_a_domain_that_does_not_exist() {
+    for code in [ResponseCode::ServFail, ResponseCode::Refused] {
+        let zone = [
+            (("example.org", RecordType::MX), Answer::Fails(code)),
+            (("example.org", RecordType::A), a(&[[192, 0, 2, 1]])),
+        ];
+        let error = ask(zone.into(), "example.org").await.unwrap_err();
+        assert!(matches!(error, DnsError::Temporary(_)) && !error.is_permanent() && error.is_ours(), "{error:?}");
+    }
+    // The fallback is for domains without MX, not for those whose address cannot be told either.
+    let zone = [
+        (("example.org", RecordType::TXT), a(&[])),
+        (("example.org", RecordType::A), Answer::Fails(ResponseCode::ServFail)),
+    ];
+    assert!(!ask(zone.into(), "example.org").await.unwrap_err().is_permanent());
+}
+
+#[tokio::test]
+async fn d_012_a_null_mx_takes_no_mail_at_all() {
+    let zone = [
+        (("example.org", RecordType::MX), mx(&[(0, "")])),
+        (("example.org", RecordType::A), a(&[[192, 0, 2, 1]])),
+    ];
+    check(zone, "example.org", Err(DnsError::NullMx)).await;
+    assert_eq!(DnsError::NullMx.codes().0, 556);
+}
+
+#[tokio::test]
+async fn d_013_hosts_without_an_address_are_passed_over() {
+    let zone = [
+        (("example.org", RecordType::MX), mx(&[(10, "gone.example.net"), (20, "b.example.net")])),
+        (("b.example.net", RecordType::A), a(&[[192, 0, 2, 2]])),
+    ];
+    check(zone, "example.org", Ok(&["b.example.net/20=192.0.2.2"])).await;
+    let zone = [(("example.org", RecordType::MX), mx(&[(10, "gone.example.net")]))];
+    check(zone, "example.org", Err(DnsError::NoAddress)).await;
+    assert!(!DnsError::NoAddress.is_permanent());
+}
+
+#[tokio::test]
+async fn d_013_targets_that_are_addresses_or_local_names_are_no_hosts() {
+    let zone = [(("example.org", RecordType::MX), mx(&[(10, "localhost"), (20, "192.0.2.1"), (30, "mail")]))];
+    check(zone, "example.org", Err(DnsError::BadTarget)).await;
+}
+
+#[tokio::test]
+async fn d_013_a_target_that_is_an_alias_is_followed() {
+    let zone = [
+        (("example.org", RecordType::MX), mx(&[(10, "mx.example.org")])),
+        (("mx.example.org", RecordType::A), alias(&["real.example.net"], [192, 0, 2, 7])),
+    ];
+    check(zone, "example.org", Ok(&["mx.example.org/10=192.0.2.7"])).await;
+}
+
+#[tokio::test]
+async fn d_017_a_huge_answer_comes_over_tcp_and_is_cut() {
+    let names: Vec<String> = (0..3000).map(|n| format!("mx{n}.example.net")).collect();
+    let hosts: Vec<(u16, &str)> = names.iter().map(|name| (10, name.as_str())).collect();
+    let zone: Zone = [
+        (("example.org", RecordType::MX), mx(&hosts)),
+        (("mx1.example.net", RecordType::A), a(&[[192, 0, 2, 1]])),
+    ]
+    .into();
+    let server = FakeDns::start(zone).await;
+    let resolver = Resolver::at(server.address);
+    // Whichever ten were drawn, the answer is one of these two and comes soon.
+    let answer = tokio::time::timeout(Duration::from_secs(5), resolver.mail_hosts(&domain("example.org"))).await;
+    match answer.expect("bounded") {
+        Ok(found) => assert_eq!(found.hosts.len(), 1),
+        Err(error) => assert_eq!(error, DnsError::NoAddress),
+    }
+}
+
+#[tokio::test]
+async fn d_017_a_ring_of_aliases_ends() {
+    let zone = [
+        (("example.org", RecordType::MX), mx(&[(10, "a.example.net")])),
+        (("a.example.net", RecordType::A), alias(&["b.example.net", "a.example.net", "b.example.net"], [0; 4])),
+    ];
+    let answer = tokio::time::timeout(Duration::from_secs(20), ask(zone.into(), "example.org")).await;
+    drop(answer.expect("bounded"));
+}
+
+#[tokio::test]
+async fn one_silent_host_does_not_take_the_others_with_it() {
+    let zone = [
+        (("example.org", RecordType::MX), mx(&[(10, "silent.example.net"), (20, "b.example.net")])),
+        (("silent.example.net", RecordType::A), Answer::Nothing),
+        (("silent.example.net", RecordType::AAAA), Answer::Nothing),
+        (("b.example.net", RecordType::A), a(&[[192, 0, 2, 2]])),
+    ];
+    let answer = tokio::time::timeout(Duration::from_secs(9), ask(zone.into(), "example.org")).await;
+    assert_eq!(answer.expect("soon").unwrap().hosts.len(), 1);
+}
+
+#[tokio::test]
+async fn a_site_is_told_in_time_or_it_is_the_domain() {
+    let zone = [
+        (("example.org", RecordType::MX), mx(&[(10, "a.mx.example.net"), (10, "b.mx.example.net")])),
+        (("other.example", RecordType::MX), mx(&[(10, "a.mx.example.net")])),
+        (("plain.example", RecordType::A), a(&[[192, 0, 2, 1]])),
+        (("silent.example", RecordType::MX), Answer::Nothing),
+    ];
+    let server = FakeDns::start(zone.into()).await;
+    let resolver = Resolver::at(server.address);
+    for (name, site) in [
+        ("example.org", "example.net"),
+        ("other.example", "example.net"),
+        ("plain.example", "plain.example"),
+        ("missing.example", "missing.example"),
+        ("silent.example", "silent.example"),
+    ] {
+        for _ in 0..2 {
+            assert_eq!(&*resolver.site(&domain(name), Duration::from_millis(300)).await, site);
+        }
+    }
+    // What could not be told is not asked for again with the next message.
+    let again = resolver.site(&domain("silent.example"), Duration::from_secs(60));
+    tokio::time::timeout(Duration::from_millis(100), again).await.expect("from the cache");
+}
+
+#[tokio::test]
+async fn an_operators_host_may_be_an_address() {
+    let zone = [(("relay.example", RecordType::A), a(&[[192, 0, 2, 9]]))];
+    let server = FakeDns::start(zone.into()).await;
+    let resolver = Resolver::at(server.address);
+    for (host, expected) in [("192.0.2.1", "192.0.2.1"), ("localhost", "127.0.0.1"), ("relay.example", "192.0.2.9")] {
+        assert_eq!(resolver.addresses(host).await.unwrap(), [expected.parse::<IpAddr>().unwrap()]);
+    }
+    assert_eq!(resolver.addresses("missing.example").await, Err(DnsError::NoAddress));
+}
