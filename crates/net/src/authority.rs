@@ -1,0 +1,202 @@
+//! The authority of a cluster: it names nodes, and nobody else is let in.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use postroad_core::{ClusterId, NodeId};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
+};
+
+use crate::{
+    identity::{PeerIdentity, Role, cluster_of_authority, name_of_authority},
+    tls::{TlsError, certificates},
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// Clocks of a cluster differ.
+const BACKDATED: Duration = DAY;
+const AUTHORITY_VALID: Duration = DAY.saturating_mul(3653);
+const NODE_VALID: Duration = DAY.saturating_mul(365);
+
+/// Why a certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The certificate or key of the authority cannot be read.
+    #[error("not the certificate and key of a cluster's authority")]
+    NotAnAuthority(#[source] TlsError),
+    /// A name is not one, or the system has no randomness.
+    #[error("cannot make a certificate")]
+    Make(#[from] rcgen::Error),
+}
+
+/// The certificate of the authority, and its key, with which it makes those of nodes.
+pub struct ClusterAuthority {
+    cluster: ClusterId,
+    certificate_pem: String,
+    key: KeyPair,
+}
+
+/// A certificate for a node, with its key.
+pub struct NodeCertificate {
+    /// The certificate.
+    pub certificate_pem: String,
+    /// The private key.
+    pub key_pem: String,
+}
+
+impl ClusterAuthority {
+    /// Makes an authority for a cluster, valid for ten years.
+    ///
+    /// # Errors
+    /// The system has no randomness.
+    pub fn generate(cluster: ClusterId) -> Result<Self, AuthorityError> {
+        let key = KeyPair::generate()?;
+        let mut params = authority_params(cluster)?;
+        valid_until(&mut params, SystemTime::now() + AUTHORITY_VALID);
+        let certificate_pem = params.self_signed(&key)?.pem();
+        Ok(Self { cluster, certificate_pem, key })
+    }
+
+    /// Takes up an authority that was generated before.
+    ///
+    /// # Errors
+    /// The PEM is not what [`ClusterAuthority::certificate_pem`] and [`ClusterAuthority::key_pem`] returned.
+    pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
+        let certificates =
+            certificates(certificate_pem.as_bytes()).map_err(AuthorityError::NotAnAuthority)?;
+        let cluster = cluster_of_authority(&certificates[0])
+            .map_err(|error| AuthorityError::NotAnAuthority(error.into()))?;
+        let key = KeyPair::from_pem(key_pem)?;
+        Ok(Self { cluster, certificate_pem: certificate_pem.to_owned(), key })
+    }
+
+    /// Makes the certificate of a node, valid for a year; `names` are DNS names and IP addresses for tools that look at those.
+    ///
+    /// # Errors
+    /// One of `names` is no name.
+    pub fn issue(
+        &self,
+        role: Role,
+        node: NodeId,
+        names: &[String],
+    ) -> Result<NodeCertificate, AuthorityError> {
+        self.issue_until(role, node, names, SystemTime::now() + NODE_VALID)
+    }
+
+    /// Makes the certificate of a node, valid until `end`.
+    ///
+    /// # Errors
+    /// One of `names` is no name.
+    pub fn issue_until(
+        &self,
+        role: Role,
+        node: NodeId,
+        names: &[String],
+        end: SystemTime,
+    ) -> Result<NodeCertificate, AuthorityError> {
+        let identity = PeerIdentity { cluster: self.cluster, role, node };
+        let mut params = CertificateParams::new(names)?;
+        params.subject_alt_names.push(SanType::URI(identity.to_string().try_into()?));
+        params.distinguished_name = common_name(format!("postroad {role} {node}"));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        valid_until(&mut params, end);
+        let key = KeyPair::generate()?;
+        let issuer = Issuer::new(authority_params(self.cluster)?, &self.key);
+        let certificate_pem = params.signed_by(&key, &issuer)?.pem();
+        Ok(NodeCertificate { certificate_pem, key_pem: key.serialize_pem() })
+    }
+
+    /// Returns the cluster.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Returns the certificate, which every node needs.
+    #[must_use]
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// Returns the key, which no node needs.
+    #[must_use]
+    pub fn key_pem(&self) -> String {
+        self.key.serialize_pem()
+    }
+}
+
+impl NodeCertificate {
+    /// Writes both to new files, the key readable by its owner only.
+    ///
+    /// # Errors
+    /// A file exists already or cannot be written.
+    pub fn write(&self, certificate: &Path, key: &Path) -> io::Result<()> {
+        write_public(certificate, self.certificate_pem.as_bytes())?;
+        write_secret(key, self.key_pem.as_bytes())
+    }
+}
+
+impl std::fmt::Debug for ClusterAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterAuthority").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for NodeCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeCertificate").finish_non_exhaustive()
+    }
+}
+
+/// Writes a new file that everybody may read.
+///
+/// # Errors
+/// The file exists already or cannot be written.
+pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_new(path, content, 0o644)
+}
+
+/// Writes a new file that only its owner may read.
+///
+/// # Errors
+/// The file exists already or cannot be written.
+pub fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_new(path, content, 0o600)
+}
+
+fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// What an authority's certificate says; an issuer is recognised by this and its key.
+fn authority_params(cluster: ClusterId) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(name_of_authority(cluster).try_into()?)];
+    params.distinguished_name = common_name(format!("postroad cluster {cluster}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+fn common_name(name: String) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    names.push(DnType::CommonName, name);
+    names
+}
+
+fn valid_until(params: &mut CertificateParams, end: SystemTime) {
+    params.not_before = (SystemTime::now() - BACKDATED).min(end - BACKDATED).into();
+    params.not_after = end.into();
+}

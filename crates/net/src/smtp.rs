@@ -1,0 +1,6 @@
+//! The drivers of SMTP sessions: they move octets, keep time, and open TLS; what is said the sessions decide.
+
+pub mod client;
+pub mod server;
+
+mod stream;

@@ -1,0 +1,298 @@
+//! One SMTP client: octets to its session, replies back, questions to policy.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use futures::FutureExt;
+use postroad_core::Reply;
+use postroad_smtp::server::{Answer, Output, Peer, Question, ServerSession, TlsInfo, write_reply};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time,
+};
+use tokio_rustls::TlsStream;
+use tokio_util::{io::poll_read_buf, sync::WaitForCancellationFutureOwned};
+
+use super::{Listener, Policy, Session};
+use crate::{
+    alarm::Alarm,
+    smtp::stream::{Stream, describe},
+};
+
+/// One read takes a usual message; of a client that sends more, more is taken at once.
+const READ_OCTETS: usize = 16 << 10;
+const READ_OCTETS_BULK: usize = 64 << 10;
+/// With less room than this a read would cut a usual message in two.
+const ROOM_OCTETS_MIN: usize = 10 << 10;
+/// After the last reply: the client may not yet have read it, and would lose it if what it still sends were answered with RST.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_OCTETS_MAX: usize = 64 << 10;
+
+pub(super) struct Connection<P: Policy> {
+    shared: Arc<Listener<P>>,
+    client: SocketAddr,
+    stream: Stream,
+    input: BytesMut,
+    alarm: Alarm,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    draining: bool,
+    /// The last read filled all the room there was.
+    bulk: bool,
+    /// A message was taken, and nothing shows yet that the client knows.
+    unread_yes: bool,
+}
+
+/// What a session waited for.
+enum Event {
+    Octets,
+    /// The client sends nothing any more.
+    End,
+    TimedOut,
+    ShutDown,
+}
+
+impl<P: Policy> Connection<P> {
+    pub(super) fn new(shared: Arc<Listener<P>>, client: SocketAddr) -> Self {
+        let shutdown = Box::pin(shared.shutdown.clone().cancelled_owned());
+        Self {
+            shared,
+            client,
+            stream: Stream::Taken,
+            input: BytesMut::new(),
+            alarm: Alarm::default(),
+            shutdown,
+            draining: false,
+            bulk: false,
+            unread_yes: false,
+        }
+    }
+
+    /// Serves the client to the end.
+    pub(super) async fn run(mut self, socket: TcpStream) {
+        self.shared.metrics.connections.increment(1);
+        if let Err(error) = self.serve(socket).await {
+            tracing::debug!(%error, client = %self.client, "connection lost");
+        }
+    }
+
+    async fn serve(&mut self, socket: TcpStream) -> io::Result<()> {
+        socket.set_nodelay(true)?;
+        let tls = if self.shared.implicit_tls {
+            Some(self.handshake(socket).await?)
+        } else {
+            self.stream = Stream::Plain(socket);
+            None
+        };
+        if let Err(refusal) = self.shared.policy.accepting() {
+            self.shared.metrics.refused_policy.increment(1);
+            return self.refuse(&refusal).await;
+        }
+        if !self.hear_early_talk().await? {
+            return Ok(());
+        }
+        let ip = self.client.ip().to_canonical();
+        let peer = Peer { ip, tls, identity: self.shared.policy.network_identity(ip) };
+        let mut session = ServerSession::new(Arc::clone(&self.shared.server), peer, Instant::now());
+        self.converse(&mut session).await
+    }
+
+    async fn converse(&mut self, session: &mut ServerSession<P::Identity>) -> io::Result<()> {
+        loop {
+            match session.poll(Instant::now(), &mut self.input) {
+                Output::Ask(question) => self.answer(session, question).await,
+                Output::Read(deadline) => {
+                    if self.draining && session.shut_down() {
+                        continue;
+                    }
+                    self.send_replies(session).await?;
+                    match self.receive(deadline).await? {
+                        Event::Octets => {}
+                        Event::End => return Ok(()),
+                        Event::TimedOut => {
+                            self.shared.metrics.timeouts.increment(1);
+                            session.timed_out();
+                        }
+                        Event::ShutDown => self.draining = true,
+                    }
+                }
+                Output::StartTls => {
+                    self.send_replies(session).await?;
+                    let socket = self.stream.take_socket(&self.input).ok_or(io::ErrorKind::NotConnected)?;
+                    let tls = self.handshake(socket).await?;
+                    session.tls_established(Instant::now(), tls);
+                }
+                Output::Close => {
+                    self.send_replies(session).await?;
+                    return self.close().await;
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self, session: &mut ServerSession<P::Identity>, question: Question) {
+        let of_message = matches!(question, Question::Message(_));
+        let asked = Session {
+            client: self.client,
+            helo: session.helo(),
+            extended: session.is_extended(),
+            tls: session.tls(),
+            identity: session.identity(),
+        };
+        let answer = self.shared.policy.decide(asked, question).await;
+        if of_message && matches!(&answer, Answer::Reply(reply) if reply.is_positive()) {
+            self.unread_yes = true;
+            if self.stream.peer_has_finished() {
+                self.note_ack_undelivered();
+            }
+        }
+        session.answer(Instant::now(), answer);
+    }
+
+    /// S-037: the message is taken, once; that the client will send it again is for it to decide.
+    fn note_ack_undelivered(&mut self) {
+        if std::mem::take(&mut self.unread_yes) {
+            self.shared.metrics.ack_undelivered.increment(1);
+            tracing::info!(client = %self.client, "ack_undelivered: the client left before it was told");
+        }
+    }
+
+    async fn send_replies(&mut self, session: &mut ServerSession<P::Identity>) -> io::Result<()> {
+        let replies = session.take_replies();
+        if replies.is_empty() {
+            return Ok(());
+        }
+        let sent = self.send(&replies).await;
+        if sent.is_err() {
+            self.note_ack_undelivered();
+        }
+        sent
+    }
+
+    async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        let deadline = Instant::now() + self.shared.server.command_timeout;
+        let stream = &mut self.stream;
+        let sending = async {
+            stream.write_all(octets).await?;
+            stream.flush().await
+        };
+        self.alarm.bound(deadline, sending).await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Waits for octets, and for shutdown unless that has come.
+    async fn receive(&mut self, deadline: Instant) -> io::Result<Event> {
+        self.make_room();
+        let Self { stream, input, shutdown, draining, .. } = self;
+        let before = input.len();
+        let next = poll_fn(|context| {
+            if let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *stream), context, input) {
+                let event = |octets| if octets == 0 { Event::End } else { Event::Octets };
+                return Poll::Ready(read.map(event));
+            }
+            if !*draining && shutdown.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(Event::ShutDown));
+            }
+            Poll::Pending
+        });
+        let event = self.alarm.bound(deadline, next).await.unwrap_or(Ok(Event::TimedOut));
+        match &event {
+            Ok(Event::Octets) => {
+                self.unread_yes = false;
+                self.bulk = self.input.len() == self.input.capacity();
+                self.shared.metrics.received.increment((self.input.len() - before) as u64);
+            }
+            Err(_) => self.note_ack_undelivered(),
+            Ok(_) => {}
+        }
+        event
+    }
+
+    fn make_room(&mut self) {
+        let room = self.input.capacity() - self.input.len();
+        if self.bulk {
+            self.input.reserve(READ_OCTETS_BULK);
+        } else if self.input.is_empty() && room > READ_OCTETS {
+            // A large message has gone by; thousands may be idle.
+            self.input = BytesMut::with_capacity(READ_OCTETS);
+        } else if room < ROOM_OCTETS_MIN {
+            self.input.reserve(READ_OCTETS);
+        }
+    }
+
+    /// Takes in what a client said before it was greeted (S-002); false when it has gone already.
+    async fn hear_early_talk(&mut self) -> io::Result<bool> {
+        self.make_room();
+        let delay = self.shared.greeting_delay;
+        if !delay.is_zero() {
+            let reading = self.stream.read_buf(&mut self.input);
+            return Ok(self.alarm.bound(Instant::now() + delay, reading).await.transpose()? != Some(0));
+        }
+        let read = match &mut self.stream {
+            // The runtime has not looked at this socket yet, so the kernel is asked.
+            Stream::Plain(socket) => {
+                let mut early = [0; 256];
+                let read = io::Read::read(&mut &*SockRef::from(&*socket), &mut early);
+                read.inspect(|octets| self.input.extend_from_slice(&early[..*octets]))
+            }
+            stream => {
+                let read = stream.read_buf(&mut self.input).now_or_never();
+                read.unwrap_or(Err(io::ErrorKind::WouldBlock.into()))
+            }
+        };
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            read => read.map(|octets| octets > 0),
+        }
+    }
+
+    async fn handshake(&mut self, socket: TcpStream) -> io::Result<TlsInfo> {
+        let acceptor = self.shared.acceptor.clone().ok_or(io::ErrorKind::Unsupported)?;
+        let limit = self.shared.handshake_timeout;
+        let accepted = {
+            let accepting = pin!(time::timeout(limit, acceptor.accept(socket)));
+            accepting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        };
+        let stream = accepted.inspect_err(|error| {
+            self.shared.metrics.handshakes_failed.increment(1);
+            tracing::debug!(%error, client = %self.client, "handshake failed");
+        })?;
+        let tls = describe(stream.get_ref().1);
+        self.stream = Stream::Tls(Box::new(TlsStream::Server(stream)));
+        Ok(tls)
+    }
+
+    async fn refuse(&mut self, refusal: &Reply) -> io::Result<()> {
+        let mut line = BytesMut::new();
+        write_reply(&mut line, refusal);
+        self.send(&line).await?;
+        self.close().await
+    }
+
+    /// Closes so that the last reply arrives: says that nothing follows, and lets the client finish.
+    async fn close(&mut self) -> io::Result<()> {
+        let Self { stream, input, alarm, .. } = self;
+        let closing = async {
+            stream.shutdown().await?;
+            let mut left = LINGER_OCTETS_MAX;
+            loop {
+                input.clear();
+                input.reserve(512);
+                let octets = stream.read_buf(input).await?;
+                left = left.saturating_sub(octets);
+                if octets == 0 || left == 0 {
+                    return Ok(());
+                }
+            }
+        };
+        alarm.bound(Instant::now() + LINGER, closing).await.unwrap_or(Ok(()))
+    }
+}

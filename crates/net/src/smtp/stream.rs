@@ -1,0 +1,108 @@
+//! One SMTP connection: in the clear, then perhaps over TLS.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::FutureExt;
+use postroad_smtp::server::TlsInfo;
+use rustls::CommonState;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsStream;
+
+/// The octets of a connection.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// The socket has been taken out for a handshake, which owns it until it succeeds.
+    Taken,
+}
+
+impl Stream {
+    /// Takes the socket out for a handshake; what has been read from it and not used must be nothing (S-401, S-402).
+    pub(super) fn take_socket(&mut self, unused: &[u8]) -> Option<TcpStream> {
+        assert!(unused.is_empty(), "no octet that came in the clear may be used after the handshake");
+        match std::mem::replace(self, Self::Taken) {
+            Self::Plain(socket) => Some(socket),
+            Self::Tls(_) | Self::Taken => None,
+        }
+    }
+
+    /// Returns true when the peer is known to send nothing more; asks the runtime and not the kernel.
+    pub(super) fn peer_has_finished(&self) -> bool {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Taken => return true,
+        };
+        let ready = socket.ready(Interest::READABLE).now_or_never();
+        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
+    }
+}
+
+/// Says version and cipher in words, as `TLSv1.3 TLS_AES_128_GCM_SHA256`.
+pub(super) fn describe(tls: &CommonState) -> TlsInfo {
+    let version = match tls.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        _ => "TLS",
+    };
+    let suite = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("");
+    TlsInfo(format!("{version} {}", suite.replace("TLS13_", "TLS_")).into())
+}
+
+/// Calls a method of the stream, whichever it is.
+macro_rules! each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Plain($stream) => $call,
+            Stream::Tls(tls) => {
+                let $stream = tls.as_mut();
+                $call
+            }
+            Stream::Taken => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(context, octets))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(context, parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(context))
+    }
+}

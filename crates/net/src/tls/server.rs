@@ -1,0 +1,106 @@
+//! The certificate of public listeners.
+
+use std::{path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rcgen::CertifiedKey as SelfSigned;
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs::Ticketer,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{TlsError, certified_key, provider, read};
+
+/// A certificate that listeners present, to clients that name a host and to those that do not.
+///
+/// It is replaced while connections go on: those that are open keep what they have.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    current: Arc<Current>,
+    source: Option<Arc<Source>>,
+}
+
+#[derive(Debug)]
+struct Current(ArcSwap<CertifiedKey>);
+
+/// Where the certificate comes from, and what was last loaded from there.
+#[derive(Debug)]
+struct Source {
+    certificate: PathBuf,
+    key: PathBuf,
+    loaded: Mutex<(Vec<u8>, Vec<u8>)>,
+}
+
+impl ServerTls {
+    /// Loads a chain and its key from files in PEM.
+    ///
+    /// # Errors
+    /// A file cannot be read, or certificate and key cannot be used together.
+    pub fn from_files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self, TlsError> {
+        let (certificate, key) = (certificate.into(), key.into());
+        let loaded = (read(&certificate)?, read(&key)?);
+        let mut tls = Self::from_pem(&loaded.0, &loaded.1)?;
+        tls.source = Some(Arc::new(Source { certificate, key, loaded: Mutex::new(loaded) }));
+        Ok(tls)
+    }
+
+    /// Takes a chain and its key as PEM; there is nothing to reload it from.
+    ///
+    /// # Errors
+    /// Certificate and key cannot be used together.
+    pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let current = Current(ArcSwap::from_pointee(certified_key(certificate, key)?));
+        Ok(Self { current: Arc::new(current), source: None })
+    }
+
+    /// Makes a certificate that nobody vouches for: enough against those who only listen.
+    ///
+    /// # Errors
+    /// A name is not one, or the system has no randomness.
+    pub fn self_signed(names: &[String]) -> Result<Self, TlsError> {
+        let SelfSigned { cert, signing_key } =
+            rcgen::generate_simple_self_signed(names).map_err(TlsError::Make)?;
+        Self::from_pem(cert.pem().as_bytes(), signing_key.serialize_pem().as_bytes())
+    }
+
+    /// Loads the files again; true when there was something new. On an error what was there stays in use.
+    ///
+    /// # Errors
+    /// A file cannot be read, or certificate and key cannot be used together.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let Some(source) = &self.source else { return Ok(false) };
+        let found = (read(&source.certificate)?, read(&source.key)?);
+        let mut loaded = source.loaded.lock();
+        if *loaded == found {
+            return Ok(false);
+        }
+        self.current.0.store(Arc::new(certified_key(&found.0, &found.1)?));
+        *loaded = found;
+        Ok(true)
+    }
+
+    /// Returns an acceptor for one listener.
+    ///
+    /// Each has tickets of its own: a session of one listener cannot be taken up at another (S-405).
+    pub(crate) fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
+        // TLS 1.2 and 1.3; rustls knows no older one, and no renegotiation.
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has both versions")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&self.current) as Arc<dyn ResolvesServerCert>);
+        config.ticketer = Ticketer::new().expect("the system has randomness");
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}

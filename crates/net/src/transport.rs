@@ -1,0 +1,106 @@
+//! The transport between nodes: memory pipes, plain TCP, or mutual TLS, and HTTP/2 over each of them.
+//!
+//! A node says where it listens and whom it wants to reach; which kind of transport it is decides the binary.
+
+use std::{io, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tonic::transport::{Channel, Endpoint, Server};
+use tower::service_fn;
+
+mod listener;
+mod memory;
+mod mutual;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+pub use listener::NodeListener;
+pub use memory::MemoryNet;
+pub use mutual::NodeTls;
+pub use stream::NodeStream;
+
+use crate::identity::Expect;
+
+/// How nodes reach each other.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// Pipes within one process.
+    Memory(MemoryNet),
+    /// TCP in the clear, for loopback and networks the operator trusts: nobody proves who he is.
+    Plain,
+    /// TLS with certificates on both ends.
+    Mutual(NodeTls),
+}
+
+/// Windows large enough that a stream of mail is not paced by round trips.
+const STREAM_WINDOW_OCTETS: u32 = 4 << 20;
+const CONNECTION_WINDOW_OCTETS: u32 = 16 << 20;
+const FRAME_OCTETS_MAX: u32 = 1 << 20;
+const STREAMS_MAX: u32 = 1024;
+/// A peer that vanished without a word is noticed after both of these together.
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PONG_WITHIN: Duration = Duration::from_secs(5);
+/// For the connection and its handshake.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+impl Transport {
+    /// Listens at an address: `host:port`, or any name over memory pipes.
+    ///
+    /// # Errors
+    /// The address is taken, or not one of this machine.
+    pub async fn bind(&self, address: &str) -> io::Result<NodeListener> {
+        match self {
+            Self::Memory(net) => Ok(NodeListener::memory(net.bind(address)?)),
+            Self::Plain => Ok(NodeListener::plain(TcpListener::bind(address).await?)),
+            Self::Mutual(tls) => Ok(NodeListener::mutual(TcpListener::bind(address).await?, tls.clone())),
+        }
+    }
+
+    /// Returns a channel to whoever is expected at an address.
+    ///
+    /// It connects when it is first used, and again when it broke; calls in between fail as `UNAVAILABLE`.
+    #[must_use]
+    pub fn channel(&self, address: &str, expect: Expect) -> Channel {
+        let (transport, address) = (self.clone(), address.to_owned());
+        let connector = service_fn(move |_| {
+            let (transport, address) = (transport.clone(), address.clone());
+            async move { transport.connect(&address, expect).await.map(TokioIo::new) }
+        });
+        endpoint().connect_with_connector_lazy(connector)
+    }
+
+    async fn connect(&self, address: &str, expect: Expect) -> io::Result<NodeStream> {
+        match self {
+            Self::Memory(net) => net.connect(address).await,
+            Self::Plain => NodeStream::connect(address).await,
+            Self::Mutual(tls) => tls.connect(address, expect).await,
+        }
+    }
+}
+
+/// The connector knows the address; what stands here goes into `:authority` only.
+fn endpoint() -> Endpoint {
+    Endpoint::from_static("http://postroad")
+        .connect_timeout(CONNECT_WITHIN)
+        .initial_stream_window_size(STREAM_WINDOW_OCTETS)
+        .initial_connection_window_size(CONNECTION_WINDOW_OCTETS)
+        .max_frame_size(FRAME_OCTETS_MAX)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PONG_WITHIN)
+        .keep_alive_while_idle(true)
+}
+
+/// Returns a server with the HTTP/2 settings of channels between nodes.
+#[must_use]
+pub fn server_builder() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_OCTETS)
+        .initial_connection_window_size(CONNECTION_WINDOW_OCTETS)
+        .max_frame_size(FRAME_OCTETS_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PONG_WITHIN))
+}

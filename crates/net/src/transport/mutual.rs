@@ -1,0 +1,183 @@
+//! TLS between nodes: each end shows a certificate of the cluster's authority that names it.
+
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::danger::ServerCertVerifier,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    sign::{CertifiedKey, SingleCertAndKey},
+    version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use super::NodeStream;
+use crate::{
+    identity::{Expect, PeerIdentity},
+    metrics,
+    tls::{TlsError, certificates, certified_key, provider, read},
+};
+
+mod verify;
+
+use verify::{ClientOfCluster, ServerOfCluster};
+
+/// The certificate of this node and the authority it trusts; clones are reloaded together.
+#[derive(Clone, Debug)]
+pub struct NodeTls {
+    current: Arc<ArcSwap<Keys>>,
+    source: Option<Arc<Source>>,
+}
+
+#[derive(Debug)]
+struct Source {
+    /// Authority, certificate, key.
+    paths: [PathBuf; 3],
+    loaded: Mutex<[Vec<u8>; 3]>,
+}
+
+#[derive(Debug)]
+struct Keys {
+    identity: PeerIdentity,
+    own: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+    server: Arc<ServerConfig>,
+}
+
+impl NodeTls {
+    /// Loads the authority's certificate, this node's certificate and its key from files in PEM.
+    ///
+    /// # Errors
+    /// A file cannot be read or used, or the certificate does not name a node.
+    pub fn from_files(
+        authority: impl Into<PathBuf>,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Result<Self, TlsError> {
+        let paths = [authority.into(), certificate.into(), key.into()];
+        let loaded = read_all(&paths)?;
+        let mut tls = Self::from_pem(&loaded[0], &loaded[1], &loaded[2])?;
+        tls.source = Some(Arc::new(Source { paths, loaded: Mutex::new(loaded) }));
+        Ok(tls)
+    }
+
+    /// Takes the authority's certificate, this node's certificate and its key as PEM; there is nothing to reload them from.
+    ///
+    /// # Errors
+    /// They cannot be used, or the certificate does not name a node.
+    pub fn from_pem(authority: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let keys = Keys::new(authority, certificate, key)?;
+        Ok(Self { current: Arc::new(ArcSwap::from_pointee(keys)), source: None })
+    }
+
+    /// Loads the files again; true when there was something new. On an error what was there stays in use.
+    ///
+    /// # Errors
+    /// As of [`NodeTls::from_files`].
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let Some(source) = &self.source else { return Ok(false) };
+        let found = read_all(&source.paths)?;
+        let mut loaded = source.loaded.lock();
+        if *loaded == found {
+            return Ok(false);
+        }
+        self.current.store(Arc::new(Keys::new(&found[0], &found[1], &found[2])?));
+        *loaded = found;
+        Ok(true)
+    }
+
+    /// Returns who this node is.
+    #[must_use]
+    pub fn identity(&self) -> PeerIdentity {
+        self.current.load().identity
+    }
+
+    pub(super) async fn accept(&self, stream: TcpStream, address: SocketAddr) -> io::Result<NodeStream> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.current.load().server));
+        let stream = acceptor.accept(stream).await?;
+        let identity = identity_of(stream.get_ref().1.peer_certificates())?;
+        Ok(NodeStream::tls(TlsStream::Server(stream), Some(identity), address.to_string()))
+    }
+
+    pub(super) async fn connect(&self, address: &str, expect: Expect) -> io::Result<NodeStream> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let config = self.current.load().client(expect).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(Arc::new(config));
+        // Nodes are known by their certificates, not by what they are called in DNS; this name is never looked at.
+        let name = ServerName::try_from("postroad").expect("a label is a name");
+        let stream = connector.connect(name, stream).await.inspect_err(|error| {
+            metrics::node_handshake_failed("connect");
+            tracing::warn!(%error, peer = address, "handshake failed");
+        })?;
+        let identity = identity_of(stream.get_ref().1.peer_certificates())?;
+        Ok(NodeStream::tls(TlsStream::Client(stream), Some(identity), address.to_owned()))
+    }
+}
+
+fn read_all(paths: &[PathBuf; 3]) -> Result<[Vec<u8>; 3], TlsError> {
+    Ok([read(&paths[0])?, read(&paths[1])?, read(&paths[2])?])
+}
+
+fn identity_of(certificates: Option<&[CertificateDer<'_>]>) -> io::Result<PeerIdentity> {
+    let certificate = certificates.and_then(|chain| chain.first()).ok_or(ErrorKind::PermissionDenied)?;
+    PeerIdentity::of_certificate(certificate).map_err(io::Error::other)
+}
+
+impl Keys {
+    fn new(authority: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let own = Arc::new(certified_key(certificate, key)?);
+        let leaf = own.end_entity_cert().map_err(TlsError::Unusable)?;
+        let identity = PeerIdentity::of_certificate(leaf)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(authority)? {
+            roots.add(certificate).map_err(TlsError::Unusable)?;
+        }
+        let roots = Arc::new(roots);
+        let server = Arc::new(server(&own, &roots, identity)?);
+        Ok(Self { identity, own, roots, server })
+    }
+
+    fn client(&self, expect: Expect) -> Result<ClientConfig, TlsError> {
+        let verifier: Arc<dyn ServerCertVerifier> =
+            Arc::new(ServerOfCluster::new(Arc::clone(&self.roots), self.identity.cluster, expect));
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(TlsError::Unusable)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::clone(&self.own))));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.enable_sni = false;
+        Ok(config)
+    }
+}
+
+fn server(
+    own: &CertifiedKey,
+    roots: &Arc<RootCertStore>,
+    identity: PeerIdentity,
+) -> Result<ServerConfig, TlsError> {
+    let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider())
+        .build()
+        .map_err(|error| TlsError::Unusable(rustls::Error::General(error.to_string())))?;
+    let verifier: Arc<dyn ClientCertVerifier> = Arc::new(ClientOfCluster::new(chain, identity.cluster));
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(TlsError::Unusable)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone())));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // Every connection proves its end's identity anew.
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}

@@ -1,0 +1,119 @@
+//! One connection of whatever transport, as HTTP/2 sees it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsStream;
+use tonic::transport::server::Connected;
+
+use crate::identity::{PeerIdentity, PeerInfo};
+
+/// A connection between nodes, or of a gRPC client.
+#[derive(Debug)]
+pub struct NodeStream {
+    pipe: Pipe,
+    peer: PeerInfo,
+}
+
+#[derive(Debug)]
+enum Pipe {
+    Memory(DuplexStream),
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl NodeStream {
+    pub(super) fn memory(pipe: DuplexStream) -> Self {
+        let peer = PeerInfo { identity: None, address: "memory".to_owned() };
+        Self { pipe: Pipe::Memory(pipe), peer }
+    }
+
+    pub(super) fn tcp(stream: TcpStream, address: String) -> Self {
+        Self { pipe: Pipe::Tcp(stream), peer: PeerInfo { identity: None, address } }
+    }
+
+    pub(super) fn tls(stream: TlsStream<TcpStream>, identity: Option<PeerIdentity>, address: String) -> Self {
+        Self { pipe: Pipe::Tls(Box::new(stream)), peer: PeerInfo { identity, address } }
+    }
+
+    pub(super) async fn connect(address: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self::tcp(stream, address.to_owned()))
+    }
+
+    /// Returns what is known of the peer.
+    #[must_use]
+    pub fn peer(&self) -> &PeerInfo {
+        &self.peer
+    }
+}
+
+impl Connected for NodeStream {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.peer.clone()
+    }
+}
+
+/// Calls a method of the pipe, whichever it is.
+macro_rules! each {
+    ($self:ident, $pipe:ident => $call:expr) => {
+        match &mut $self.get_mut().pipe {
+            Pipe::Memory($pipe) => $call,
+            Pipe::Tcp($pipe) => $call,
+            Pipe::Tls(stream) => {
+                let $pipe = stream.as_mut();
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for NodeStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, pipe => Pin::new(pipe).poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for NodeStream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, pipe => Pin::new(pipe).poll_write(context, octets))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, pipe => Pin::new(pipe).poll_write_vectored(context, parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.pipe {
+            Pipe::Memory(pipe) => pipe.is_write_vectored(),
+            Pipe::Tcp(pipe) => pipe.is_write_vectored(),
+            Pipe::Tls(pipe) => pipe.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, pipe => Pin::new(pipe).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, pipe => Pin::new(pipe).poll_shutdown(context))
+    }
+}
