@@ -47,6 +47,8 @@ struct Entry {
     id: EntryId,
     kind: u8,
     bodies: u32,
+    /// Of head and bodies.
+    octets: u32,
     /// In memory until it is evicted.
     record: Option<Record>,
     /// Where the head is, once it has been written.
@@ -124,6 +126,16 @@ impl Group {
         })
     }
 
+    /// Memory holds the newest entries, so the first of a range decides.
+    pub(crate) fn is_in_memory(&self, range: Range<u64>) -> bool {
+        self.entry(range.start.max(self.first_index())).is_none_or(|entry| entry.record.is_some())
+    }
+
+    pub(crate) fn octets_from(&self, index: u64) -> u64 {
+        let first = self.position(index.max(self.first_index())).unwrap_or(self.entries.len());
+        self.entries.range(first..).map(|entry| u64::from(entry.octets)).sum()
+    }
+
     pub(crate) fn body_in_memory(&self, index: u64, slot: u32) -> Option<Bytes> {
         self.entry(index)?.record.as_ref()?.bodies.get(slot as usize).cloned()
     }
@@ -154,7 +166,14 @@ impl Index {
         let (id, octets) = (record.id, record.octets());
         self.truncate_after(group, id.index.checked_sub(1));
         let bodies = u32::try_from(record.bodies.len()).expect("an entry has a bounded number of bodies");
-        let entry = Entry { id, kind: record.kind, bodies, record: Some(record), head: None };
+        let entry = Entry {
+            id,
+            kind: record.kind,
+            bodies,
+            octets: u32::try_from(octets).unwrap_or(u32::MAX),
+            record: Some(record),
+            head: None,
+        };
         self.group(group).entries.push_back(entry);
         self.tail.push_back((group, id, octets));
         self.tail_octets += octets;
@@ -214,7 +233,8 @@ impl Index {
             state.entries.clear();
         }
         let count = u32::try_from(bodies.len()).expect("an entry has a bounded number of bodies");
-        let entry = Entry { id, kind, bodies: count, record: None, head: Some(head) };
+        let octets = bodies.iter().fold(head.octets, |sum, body| sum.saturating_add(body.octets));
+        let entry = Entry { id, kind, bodies: count, octets, record: None, head: Some(head) };
         self.group(group).entries.push_back(entry);
         self.place(group, id, head, bodies);
     }

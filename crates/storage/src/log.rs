@@ -177,6 +177,18 @@ impl Log {
         self.0.shared.index.lock().groups.get(&group)?.entry_id(index)
     }
 
+    /// Returns true when entries of `range` that are there can be read without the disk.
+    #[must_use]
+    pub fn is_in_memory(&self, group: GroupId, range: Range<u64>) -> bool {
+        self.0.shared.index.lock().groups.get(&group).is_none_or(|state| state.is_in_memory(range))
+    }
+
+    /// Returns the octets of a group's entries from `index` on.
+    #[must_use]
+    pub fn octets_from(&self, group: GroupId, index: u64) -> u64 {
+        self.0.shared.index.lock().groups.get(&group).map_or(0, |state| state.octets_from(index))
+    }
+
     /// Reads entries of `range` that are there, up to `octets_max` but at least one.
     ///
     /// # Errors
@@ -217,6 +229,12 @@ impl Log {
             Some(place) => self.0.shared.read(place),
             None => Err(io::Error::new(io::ErrorKind::NotFound, format!("no body `{index}/{slot}`"))),
         }
+    }
+
+    /// Returns a body if it can be had without the disk.
+    #[must_use]
+    pub fn body_in_memory(&self, group: GroupId, index: u64, slot: u32) -> Option<Bytes> {
+        self.0.shared.index.lock().groups.get(&group)?.body_in_memory(index, slot)
     }
 
     /// Stores bodies without their entries, as a snapshot brings them.
