@@ -1,0 +1,291 @@
+//! A handle to one group on this node.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use openraft::{
+    Raft, ReadPolicy, ServerState,
+    async_runtime::WatchReceiver as _,
+    errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError},
+};
+use postroad_core::{GroupId, NodeId};
+use postroad_storage::Log;
+use tokio::{
+    sync::{Semaphore, watch},
+    time,
+};
+
+use crate::{
+    host::Host,
+    machine::Machine,
+    node::Voter,
+    types::{Member, Proposal, Types, term},
+};
+
+/// How long a leader that has not yet been confirmed by a majority is waited for.
+const LEASE_WAIT_MAX: Duration = Duration::from_millis(1500);
+const LEASE_RETRY: Duration = Duration::from_millis(5);
+
+/// Octets of proposals are counted in these.
+const PERMIT_OCTETS: usize = 1 << 10;
+
+/// Who leads, as this node knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The leader of the term, if one is known.
+    pub leader: Option<NodeId>,
+    /// The highest term seen.
+    pub term: u64,
+    /// This node leads, and its state has everything that earlier leaders committed.
+    pub leading: bool,
+    /// The group has stopped on this node, for good.
+    pub stopped: bool,
+}
+
+/// An entry that is durable on a majority and applied here.
+#[derive(Debug)]
+pub struct Committed<R> {
+    /// Its position in the log.
+    pub index: u64,
+    /// What applying it came to.
+    pub reply: R,
+}
+
+/// Why an entry may not be committed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing was proposed: another node leads, or none.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who may.
+        leader: Option<NodeId>,
+    },
+    /// It was proposed; whether it is or will be committed is not known.
+    #[error("whether the entry was committed is not known")]
+    Unknown,
+    /// Nothing was proposed: the disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// Nothing was proposed: the group has stopped on this node.
+    #[error("the group has stopped")]
+    Stopped,
+}
+
+/// A cheap handle.
+pub struct Group<M: Machine> {
+    id: GroupId,
+    raft: Raft<Types, Host<M>>,
+    host: Host<M>,
+    status: watch::Receiver<Status>,
+    budget: Arc<Semaphore>,
+    budget_permits: usize,
+}
+
+impl<M: Machine> Clone for Group<M> {
+    fn clone(&self) -> Self {
+        Self {
+            id: self.id,
+            raft: self.raft.clone(),
+            host: self.host.clone(),
+            status: self.status.clone(),
+            budget: self.budget.clone(),
+            budget_permits: self.budget_permits,
+        }
+    }
+}
+
+impl<M: Machine> std::fmt::Debug for Group<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine> Group<M> {
+    pub(crate) fn new(
+        id: GroupId,
+        raft: Raft<Types, Host<M>>,
+        host: Host<M>,
+        status: watch::Receiver<Status>,
+        budget_octets: usize,
+    ) -> Self {
+        let budget_permits = budget_octets / PERMIT_OCTETS;
+        Self { id, raft, host, status, budget: Arc::new(Semaphore::new(budget_permits)), budget_permits }
+    }
+
+    /// Forms the group of these voters; does nothing where it has been formed. Every voter may say it.
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn initialize(&self, voters: &[Voter]) -> Result<(), ProposeError> {
+        let members = voters.iter().map(|voter| (voter.node.0, Member { address: voter.address.clone() }));
+        let members: std::collections::BTreeMap<u64, Member> = members.collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(_)) => Ok(()),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped),
+        }
+    }
+
+    /// Proposes an entry; returns once a majority has it on disk and it has been applied here.
+    ///
+    /// Dropping the future does not withdraw the entry.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]: only `Unknown` may have been committed.
+    pub async fn propose(
+        &self,
+        head: Bytes,
+        bodies: Vec<Bytes>,
+    ) -> Result<Committed<M::Reply>, ProposeError> {
+        if self.host.log.is_full() {
+            return Err(ProposeError::Full);
+        }
+        let proposal = Proposal { head, bodies: bodies.into() };
+        let permits = proposal.octets().div_ceil(PERMIT_OCTETS).min(self.budget_permits);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        let _permit = self.budget.acquire_many(permits).await.map_err(|_| ProposeError::Stopped)?;
+        let deadline = time::Instant::now() + LEASE_WAIT_MAX;
+        loop {
+            let error = match self.raft.client_write(proposal.clone()).await {
+                Ok(written) => return self.committed(written.log_id.index, &written.data),
+                Err(error) => error,
+            };
+            match error {
+                RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
+                    self.wait_for_lease(to, deadline).await?;
+                }
+                RaftError::APIError(ClientWriteError::ChangeMembershipError(_)) | RaftError::Fatal(_) => {
+                    // A stopped core may have replicated the entry before it stopped.
+                    return Err(ProposeError::Unknown);
+                }
+                RaftError::APIError(_) => return Err(ProposeError::Unknown),
+            }
+        }
+    }
+
+    fn committed(
+        &self,
+        index: u64,
+        answer: &crate::types::Answer,
+    ) -> Result<Committed<M::Reply>, ProposeError> {
+        let reply = answer.0.lock().take().and_then(|reply| reply.downcast::<M::Reply>().ok());
+        reply.map(|reply| Committed { index, reply: *reply }).ok_or(ProposeError::Unknown)
+    }
+
+    /// Right after an election, or when followers are slow, a leader must be confirmed first; anything else is an answer.
+    async fn wait_for_lease(
+        &self,
+        to: ForwardToLeader<Types>,
+        deadline: time::Instant,
+    ) -> Result<(), ProposeError> {
+        let retry = to.reason == ForwardReason::LeaseExpired && time::Instant::now() < deadline;
+        if !retry {
+            return Err(ProposeError::NotLeader { leader: to.leader_id.map(NodeId) });
+        }
+        time::sleep(LEASE_RETRY).await;
+        Ok(())
+    }
+
+    /// Returns once this node has proven that it leads and has applied everything that was committed before the call.
+    ///
+    /// # Errors
+    /// Another node leads, or none can.
+    pub async fn read_barrier(&self) -> Result<(), ProposeError> {
+        let barrier = async || match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                Err(ProposeError::NotLeader { leader: to.leader_id.map(NodeId) })
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ProposeError::NotLeader { leader: None })
+            }
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped),
+        };
+        time::timeout(LEASE_WAIT_MAX, barrier())
+            .await
+            .unwrap_or(Err(ProposeError::NotLeader { leader: None }))
+    }
+
+    /// Sees who leads change.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Returns the position of the last entry applied here.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.host.shared.applied.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Returns the number that is equal on replicas that applied the same entries, and the entry it is of.
+    #[must_use]
+    pub fn state_hash(&self) -> (u64, u64) {
+        let state = self.host.state.lock();
+        (state.applied.as_ref().map_or(0, |id| id.index), state.machine.state_hash())
+    }
+
+    /// Hands leadership to another voter, the one that is furthest, if this node leads.
+    ///
+    /// # Errors
+    /// The group has stopped, or there is nobody to hand it to.
+    pub async fn transfer(&self) -> Result<(), ProposeError> {
+        let to = {
+            let metrics = self.raft.metrics().borrow_watched().clone();
+            let replication = metrics.replication.unwrap_or_default();
+            let others = replication.into_iter().filter(|(node, _)| *node != metrics.id);
+            others.max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index)).map(|(node, _)| node)
+        };
+        let to = to.ok_or(ProposeError::NotLeader { leader: None })?;
+        self.raft.trigger().transfer_leader(to).await.map_err(|_| ProposeError::Stopped)
+    }
+
+    /// Writes a checkpoint now.
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn checkpoint(&self) -> Result<(), ProposeError> {
+        self.raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopped)
+    }
+
+    /// Stops the group on this node.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.id, %error, "the group did not stop well");
+        }
+    }
+
+    /// Returns the node's log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.host.log
+    }
+}
+
+/// Turns openraft's metrics into a status that changes only when leadership does.
+pub(crate) async fn follow<M: Machine>(raft: Raft<Types, Host<M>>, status: watch::Sender<Status>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let now = {
+            let metrics = metrics.borrow_watched();
+            let applied_term = metrics.last_applied.as_ref().map_or(0, term);
+            Status {
+                leader: metrics.current_leader.map(NodeId),
+                term: metrics.current_term,
+                leading: metrics.state == ServerState::Leader && applied_term == metrics.current_term,
+                stopped: metrics.running_state.is_err(),
+            }
+        };
+        status.send_if_modified(|known| {
+            let differs = *known != now;
+            *known = now;
+            differs
+        });
+        if metrics.changed().await.is_err() {
+            status.send_modify(|known| {
+                known.leading = false;
+                known.stopped = true;
+            });
+            return;
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! A machine as openraft sees it: applies entries, is checkpointed, and is replaced by a snapshot.
+
+use std::{
+    any::Any,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{Stream, TryStreamExt};
+use openraft::{
+    EntryPayload, OptionalSend,
+    storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine},
+};
+use parking_lot::Mutex;
+use postroad_core::GroupId;
+use postroad_proto::raft::CheckpointMeta;
+use postroad_storage::{Checkpoint, Log};
+use prost::Message;
+
+use crate::{
+    machine::{Entry, Machine, MachineError, MachineSnapshot},
+    types::{Answer, LogId, Snapshot, SnapshotMeta, State, StoredMembership, Types, term},
+    wire,
+};
+
+/// How long a full disk is left alone before it is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(500);
+
+/// A machine, and how far it has come.
+pub(crate) struct Host<M> {
+    pub(crate) group: GroupId,
+    pub(crate) log: Log,
+    pub(crate) state: Arc<Mutex<HostState<M>>>,
+    pub(crate) shared: Arc<HostShared>,
+}
+
+impl<M> Clone for Host<M> {
+    fn clone(&self) -> Self {
+        Self {
+            group: self.group,
+            log: self.log.clone(),
+            state: self.state.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+pub(crate) struct HostState<M> {
+    pub(crate) machine: M,
+    pub(crate) applied: Option<LogId>,
+    pub(crate) membership: StoredMembership,
+}
+
+/// What others may know of a host without its lock.
+#[derive(Debug, Default)]
+pub(crate) struct HostShared {
+    pub(crate) applied: AtomicU64,
+    /// Octets of log applied since the last checkpoint.
+    pub(crate) octets_since_checkpoint: AtomicU64,
+    pub(crate) checkpoint_octets: AtomicU64,
+    /// Bodies the last durable checkpoint refers to, and the entry it covers.
+    pub(crate) live: Mutex<Option<Covered>>,
+    /// Held by snapshots in transfer: bodies must stay.
+    pub(crate) pin: Arc<()>,
+}
+
+/// The entry a durable checkpoint covers, and the bodies it refers to.
+type Covered = (u64, Vec<(u64, u32)>);
+
+impl<M: Machine> Host<M> {
+    /// Makes a host from the last durable checkpoint.
+    pub(crate) fn load(group: GroupId, log: Log, machine: M) -> io::Result<Self> {
+        let mut state = HostState { machine, applied: None, membership: StoredMembership::default() };
+        if let Some(checkpoint) = log.load_checkpoint(group)? {
+            let meta = CheckpointMeta::decode(checkpoint.meta)
+                .map_err(|_| wire::invalid("the checkpoint's meta does not decode"))?;
+            let meta = wire::to_meta(meta)?;
+            state.machine.restore(checkpoint.state).map_err(io::Error::other)?;
+            state.applied = meta.last_log_id;
+            state.membership = meta.last_membership;
+        }
+        let shared = HostShared::default();
+        shared.applied.store(state.applied.as_ref().map_or(0, |id| id.index), Ordering::Relaxed);
+        Ok(Self { group, log, state: Arc::new(Mutex::new(state)), shared: Arc::new(shared) })
+    }
+
+    fn freeze(&self) -> (SnapshotMeta, Box<dyn MachineSnapshot>) {
+        let state = self.state.lock();
+        let meta = SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone() };
+        (meta, state.machine.snapshot())
+    }
+
+    /// Writes a checkpoint of the state as it is now.
+    fn write_checkpoint(&self) -> io::Result<SnapshotMeta> {
+        let since = self.shared.octets_since_checkpoint.load(Ordering::Relaxed);
+        let (meta, frozen) = self.freeze();
+        let Some(applied) = &meta.last_log_id else { return Ok(meta) };
+        let state = frozen.encode();
+        let octets = state.len() as u64;
+        let checkpoint = Checkpoint { at: wire::entry_id(applied), meta: encode_meta(&meta), state };
+        self.log.write_checkpoint(self.group, &checkpoint)?;
+        self.note_checkpoint(applied.index, octets, frozen.live_bodies());
+        self.shared.octets_since_checkpoint.fetch_sub(since, Ordering::Relaxed);
+        Ok(meta)
+    }
+
+    fn note_checkpoint(&self, index: u64, octets: u64, live: Vec<(u64, u32)>) {
+        self.shared.checkpoint_octets.store(octets, Ordering::Relaxed);
+        *self.shared.live.lock() = Some((index, live));
+    }
+
+    fn apply_one(&self, entry: crate::types::RaftEntry) -> io::Result<Answer> {
+        let mut state = self.state.lock();
+        let answer = match &entry.payload {
+            EntryPayload::Blank => Answer::default(),
+            EntryPayload::Normal(proposal) => {
+                let octets = proposal.octets() as u64;
+                self.shared.octets_since_checkpoint.fetch_add(octets, Ordering::Relaxed);
+                let applied = state.machine.apply(Entry {
+                    group: self.group,
+                    index: entry.log_id.index,
+                    term: term(&entry.log_id),
+                    head: &proposal.head,
+                    bodies: &proposal.bodies,
+                });
+                let reply: Box<dyn Any + Send> = Box::new(applied.map_err(|error| self.unknown(error))?);
+                Answer(Mutex::new(Some(reply)))
+            }
+            EntryPayload::Membership(members) => {
+                state.membership = StoredMembership::new(Some(entry.log_id), members.clone());
+                Answer::default()
+            }
+        };
+        state.applied = Some(entry.log_id);
+        self.shared.applied.store(entry.log_id.index, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    fn unknown(&self, error: MachineError) -> io::Error {
+        tracing::error!(group = %self.group, %error, "an entry cannot be applied: the group stops on this node");
+        io::Error::other(error)
+    }
+}
+
+/// A full disk stops no group: what is to be written waits for room (faults R-13).
+async fn once_there_is_room<T: Send + 'static>(
+    group: GroupId,
+    write: impl Fn() -> io::Result<T> + Clone + Send + 'static,
+) -> io::Result<T> {
+    let mut told = false;
+    loop {
+        match tokio::task::spawn_blocking(write.clone()).await.map_err(io::Error::other)? {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%group, %error, "a checkpoint waits for room on the disk");
+                }
+                tokio::time::sleep(FULL_RETRY).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn encode_meta(meta: &SnapshotMeta) -> bytes::Bytes {
+    wire::from_meta(meta).encode_to_vec().into()
+}
+
+impl<M: Machine> RaftSnapshotBuilder<Types> for Host<M> {
+    type SnapshotData = State;
+
+    /// A checkpoint is what openraft calls a snapshot: durable when this returns.
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let host = self.clone();
+        let meta = once_there_is_room(self.group, move || host.write_checkpoint()).await?;
+        Ok(Snapshot { meta, snapshot: State { octets: bytes::Bytes::new(), live: Vec::new(), _pin: None } })
+    }
+}
+
+impl<M: Machine> RaftStateMachine<Types> for Host<M> {
+    type SnapshotData = State;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let state = self.state.lock();
+        Ok((state.applied, state.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let answer = self.apply_one(entry)?;
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    /// Everything the state refers to has been made durable by whoever received it.
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: State) -> io::Result<()> {
+        let Some(applied) = meta.last_log_id else { return Ok(()) };
+        let State { octets, live, .. } = snapshot;
+        let checkpoint =
+            Checkpoint { at: wire::entry_id(&applied), meta: encode_meta(meta), state: octets.clone() };
+        let (log, group) = (self.log.clone(), self.group);
+        once_there_is_room(group, move || log.write_checkpoint(group, &checkpoint)).await?;
+        self.note_checkpoint(applied.index, octets.len() as u64, live);
+        let (host, meta) = (self.clone(), meta.clone());
+        let restore = move || {
+            let mut state = host.state.lock();
+            state.machine.restore(octets).map_err(io::Error::other)?;
+            state.applied = meta.last_log_id;
+            state.membership = meta.last_membership;
+            host.shared.applied.store(applied.index, Ordering::Relaxed);
+            Ok(())
+        };
+        tokio::task::spawn_blocking(restore).await.map_err(io::Error::other)?
+    }
+
+    /// The state as it is now, for a follower that needs it; its bodies stay until the transfer is over.
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let host = self.clone();
+        let pin = host.shared.pin.clone();
+        let freeze = move || {
+            let (meta, frozen) = host.freeze();
+            let state = State { octets: frozen.encode(), live: frozen.live_bodies(), _pin: Some(pin) };
+            meta.last_log_id.is_some().then_some(Snapshot { meta, snapshot: state })
+        };
+        tokio::task::spawn_blocking(freeze).await.map_err(io::Error::other)
+    }
+}

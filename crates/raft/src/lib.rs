@@ -1,0 +1,20 @@
+//! Hosts replicated state machines: entries in, agreed upon and durable, and applied in order on every node.
+//!
+//! The only crate that knows openraft. Those above see bytes go in, a [`Machine`] apply them, and who leads.
+
+mod checkpoint;
+mod group;
+mod host;
+mod machine;
+mod network;
+mod node;
+mod service;
+mod store;
+mod types;
+mod wire;
+
+pub use group::{Committed, Group, ProposeError, Status};
+pub use machine::{Entry, Machine, MachineError, MachineSnapshot};
+pub use network::{Connect, Purpose};
+pub use node::{Node, NodeConfig, OpenError, Timing, Voter};
+pub use service::RaftServer;

@@ -1,0 +1,263 @@
+//! How a group's leader reaches its followers.
+
+use std::{fmt::Display, future::Future, io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::{
+    AnyError, OptionalSend, RaftNetworkFactory,
+    base::{BoxFuture, BoxStream},
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError},
+    network::{Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption},
+    raft::{
+        AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+use postroad_core::{ClusterId, GroupId, NodeId};
+use postroad_proto::raft::{self as pb, raft_service_client::RaftServiceClient, snapshot_part::Part};
+use postroad_storage::Log;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, metadata::MetadataMap, transport::Channel};
+
+use crate::{
+    types::{Member, Snapshot, State, Types, Vote},
+    wire,
+};
+
+/// The largest frame between queue nodes: one entry and its envelope, with room to spare.
+pub(crate) const FRAME_OCTETS_MAX: usize = 16 << 20;
+
+/// Requests sent ahead of their answers, per follower.
+const IN_FLIGHT_MAX: usize = 64;
+
+const SNAPSHOT_PART_OCTETS: usize = 1 << 20;
+
+/// What a channel is for: each has its own, so that heartbeats do not wait behind mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Entries.
+    Log,
+    /// Heartbeats and votes.
+    Vote,
+    /// Snapshots.
+    Snapshot,
+}
+
+/// Makes channels to other nodes.
+pub trait Connect: Send + Sync {
+    /// Returns a channel that connects when it is used, and again when it broke.
+    fn channel(&self, node: NodeId, address: &str, purpose: Purpose) -> Channel;
+}
+
+/// Makes the clients of one group on one node.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) cluster: ClusterId,
+    pub(crate) group: GroupId,
+    pub(crate) log: Log,
+    pub(crate) connect: Arc<dyn Connect>,
+}
+
+impl Network {
+    fn client(&self, target: u64, node: &Member, purpose: Purpose) -> Client {
+        let channel = |purpose| self.connect.channel(NodeId(target), &node.address, purpose);
+        Client {
+            network: self.clone(),
+            target,
+            channel: channel(purpose),
+            snapshots: channel(Purpose::Snapshot),
+        }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Client {
+        self.client(target, node, Purpose::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Client {
+        self.client(target, node, Purpose::Vote)
+    }
+}
+
+/// A client of one follower.
+pub(crate) struct Client {
+    network: Network,
+    target: u64,
+    channel: Channel,
+    snapshots: Channel,
+}
+
+impl Client {
+    fn service(&self) -> RaftServiceClient<Channel> {
+        limited(self.channel.clone())
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        self.label(request.metadata_mut());
+        request
+    }
+
+    fn label(&self, metadata: &mut MetadataMap) {
+        metadata.insert("postroad-cluster", self.network.cluster.0.into());
+        metadata.insert("postroad-group", self.network.group.0.into());
+        metadata.insert("postroad-to", self.target.into());
+    }
+}
+
+fn limited(channel: Channel) -> RaftServiceClient<Channel> {
+    RaftServiceClient::new(channel)
+        .max_decoding_message_size(FRAME_OCTETS_MAX)
+        .max_encoding_message_size(FRAME_OCTETS_MAX)
+}
+
+fn network_error(error: impl Display) -> NetworkError<Types> {
+    NetworkError::new(&AnyError::error(error.to_string()))
+}
+
+fn rpc_error(error: impl Display) -> RPCError<Types> {
+    RPCError::Network(network_error(error))
+}
+
+type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>;
+
+impl NetStreamAppend<Types> for Client {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _: RPCOption,
+    ) -> BoxFuture<'s, Result<Answers<'s>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let mut service = self.service();
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let taken = in_flight.clone();
+        let requests = input.then(move |request| {
+            let taken = taken.clone();
+            async move {
+                // The semaphore is never closed.
+                if let Ok(permit) = taken.acquire().await {
+                    permit.forget();
+                }
+                wire::from_append(request)
+            }
+        });
+        let request = self.request(requests);
+        Box::pin(async move {
+            let answers = service.append(request).await.map_err(rpc_error)?.into_inner();
+            let answers = answers.map(move |answer| {
+                in_flight.add_permits(1);
+                wire::to_append_result(answer.map_err(rpc_error)?).map_err(rpc_error)
+            });
+            Ok(Box::pin(answers) as Answers<'s>)
+        })
+    }
+}
+
+impl NetVote<Types> for Client {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let request = self.request(wire::from_vote_request(&request));
+        let mut service = self.service();
+        let call = service.vote(request);
+        let answer = within(option.hard_ttl(), call).await.map_err(rpc_error)?;
+        wire::to_vote_response(answer.into_inner()).map_err(rpc_error)
+    }
+}
+
+impl NetTransferLeader<Types> for Client {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let message = pb::TransferLeaderRequest {
+            from: Some(wire::from_vote(request.from_leader())),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(wire::from_log_id),
+        };
+        let request = self.request(message);
+        let mut service = self.service();
+        within(option.hard_ttl(), service.transfer_leader(request)).await.map_err(rpc_error)?;
+        // A node that refused stands for no election: the leader's own deadline ends the transfer.
+        Ok(Ok(()))
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, tonic::Status> {
+    tokio::time::timeout(limit, call)
+        .await
+        .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("the peer did not answer in time")))
+}
+
+impl NetBackoff<Types> for Client {
+    fn backoff(&self) -> Option<Backoff> {
+        None
+    }
+}
+
+impl NetSnapshot<Types> for Client {
+    type SnapshotData = State;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let (parts, receiver) = mpsc::channel(2);
+        let (log, group) = (self.network.log.clone(), self.network.group);
+        let sending =
+            tokio::task::spawn_blocking(move || send_snapshot(&log, group, vote, &snapshot, &parts));
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        self.label(request.metadata_mut());
+        let mut service = limited(self.snapshots.clone());
+        let answer = tokio::select! {
+            answer = service.install_snapshot(request) => answer,
+            closed = cancel => return Err(closed.into()),
+        };
+        let failed = |error: &dyn Display| StreamingError::Network(network_error(error));
+        let answer = answer.map_err(|status| failed(&status))?.into_inner();
+        sending.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        let vote = wire::to_vote(answer.vote).map_err(|error| failed(&error))?;
+        Ok(SnapshotResponse { vote })
+    }
+}
+
+/// Sends a state and every body it refers to, read one by one.
+fn send_snapshot(
+    log: &Log,
+    group: GroupId,
+    vote: Vote,
+    snapshot: &Snapshot,
+    parts: &mpsc::Sender<pb::SnapshotPart>,
+) -> io::Result<()> {
+    let send = |part: Part| {
+        let part = pb::SnapshotPart { part: Some(part) };
+        parts.blocking_send(part).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    };
+    let meta = Some(wire::from_meta(&snapshot.meta));
+    send(Part::Header(pb::SnapshotHeader { vote: Some(wire::from_vote(&vote)), meta }))?;
+    let mut rest: Bytes = snapshot.snapshot.octets.clone();
+    while !rest.is_empty() {
+        send(Part::State(rest.split_to(rest.len().min(SNAPSHOT_PART_OCTETS))))?;
+    }
+    for (index, slot) in &snapshot.snapshot.live {
+        let octets = log.body(group, *index, *slot)?;
+        send(Part::Body(pb::SnapshotBody { index: *index, slot: *slot, octets }))?;
+    }
+    Ok(())
+}

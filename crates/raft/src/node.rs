@@ -1,0 +1,181 @@
+//! A node: the groups it hosts, on one log and one set of connections.
+
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
+
+use openraft::{Config, Raft, SnapshotPolicy};
+use parking_lot::RwLock;
+use postroad_core::{GroupId, NodeId};
+use postroad_storage::Log;
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    checkpoint,
+    group::{Group, Status, follow},
+    host::Host,
+    machine::Machine,
+    network::{Connect, Network},
+    service::{RaftServer, Service},
+    store::Store,
+};
+
+/// A node that votes in a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Voter {
+    /// The node.
+    pub node: NodeId,
+    /// Where it can be reached.
+    pub address: String,
+}
+
+/// How patient the groups are. A dead leader is replaced within `election_max` twice and some round trips.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between heartbeats.
+    pub heartbeat: Duration,
+    /// Silence after which an election may begin, at least.
+    pub election_min: Duration,
+    /// And at most; also how long a leader's lease lasts.
+    pub election_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        let millis = Duration::from_millis;
+        Self { heartbeat: millis(100), election_min: millis(350), election_max: millis(600) }
+    }
+}
+
+/// The settings of a node's groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// How patient the groups are.
+    pub timing: Timing,
+    /// A follower that is further behind than this gets a snapshot instead of the log, in octets.
+    pub log_retain_octets_max: u64,
+    /// A checkpoint is written after so many octets of log, or 16 times the size of the last one if that is more.
+    pub checkpoint_octets: u64,
+    /// Octets of proposals whose fate is open, per group.
+    pub proposal_octets_max: usize,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            timing: Timing::default(),
+            log_retain_octets_max: 1 << 30,
+            checkpoint_octets: 64 << 20,
+            proposal_octets_max: 32 << 20,
+        }
+    }
+}
+
+/// Why a group was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its checkpoint cannot be read, or is not one this version knows.
+    #[error("the checkpoint of group `{group}` cannot be used")]
+    Checkpoint {
+        /// The group.
+        group: GroupId,
+        /// Why.
+        source: io::Error,
+    },
+    /// openraft refused: the log or the settings are not what it needs.
+    #[error("group `{group}` cannot start: {what}")]
+    Start {
+        /// The group.
+        group: GroupId,
+        /// What it said.
+        what: String,
+    },
+}
+
+/// Hosts groups until it is dropped.
+pub struct Node {
+    config: NodeConfig,
+    log: Log,
+    connect: Arc<dyn Connect>,
+    service: Service,
+    tasks: parking_lot::Mutex<JoinSet<()>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("identity", &self.log.identity()).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Makes a node without groups.
+    #[must_use]
+    pub fn new(config: NodeConfig, log: Log, connect: Arc<dyn Connect>) -> Self {
+        let groups = Arc::new(RwLock::new(HashMap::new()));
+        let service = Service { identity: log.identity(), log: log.clone(), groups };
+        Self { config, log, connect, service, tasks: parking_lot::Mutex::new(JoinSet::new()) }
+    }
+
+    /// Returns the service its peers call.
+    #[must_use]
+    pub fn service(&self) -> RaftServer {
+        self.service.clone().into_server()
+    }
+
+    /// Opens a group: the last checkpoint is restored, and what was committed after it is applied once a leader says so.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open_group<M: Machine>(&self, group: GroupId, machine: M) -> Result<Group<M>, OpenError> {
+        let log = self.log.clone();
+        let loaded = tokio::task::spawn_blocking(move || Host::load(group, log, machine)).await;
+        let host = loaded
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|source| OpenError::Checkpoint { group, source })?;
+        let identity = self.log.identity();
+        let network = Network {
+            cluster: identity.cluster,
+            group,
+            log: self.log.clone(),
+            connect: self.connect.clone(),
+        };
+        let store = Store { group, log: self.log.clone() };
+        let start = |what: String| OpenError::Start { group, what };
+        let config = openraft_config(&self.config).map_err(|error| start(error.to_string()))?;
+        let raft = Raft::new(identity.node.0, config, network, store, host.clone())
+            .await
+            .map_err(|error| start(error.to_string()))?;
+        self.service.groups.write().insert(group, Arc::new(raft.clone()));
+        let (status, watched) = watch::channel(Status::default());
+        let mut tasks = self.tasks.lock();
+        tasks.spawn(follow(raft.clone(), status));
+        tasks.spawn(checkpoint::run(raft.clone(), host.clone(), self.config));
+        drop(tasks);
+        Ok(Group::new(group, raft, host, watched, self.config.proposal_octets_max))
+    }
+
+    /// Ends the node's tasks; groups are shut down by their handles.
+    pub fn stop(&self) {
+        self.tasks.lock().abort_all();
+        self.service.groups.write().clear();
+    }
+}
+
+fn openraft_config(config: &NodeConfig) -> Result<Arc<Config>, openraft::ConfigError> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        heartbeat_interval: millis(config.timing.heartbeat),
+        heartbeat_min_interval: Some(0),
+        election_timeout_min: millis(config.timing.election_min),
+        election_timeout_max: millis(config.timing.election_max),
+        // Entries are large and few.
+        max_payload_entries: 256,
+        // Checkpoints and purges are triggered by octets, not by entries.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        replication_lag_threshold: u64::MAX,
+        install_snapshot_timeout: 600_000,
+        enable_pre_vote: Some(false),
+        backoff: "50ms 100ms 200ms ..500ms".to_owned(),
+        ..Config::default()
+    };
+    Ok(Arc::new(config.validate()?))
+}

@@ -1,0 +1,193 @@
+//! What a node answers to the leaders of its groups.
+
+use std::{collections::HashMap, io, pin::Pin, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt, future::BoxFuture};
+use openraft::{
+    Raft,
+    raft::{AppendEntriesRequest, TransferLeaderRequest},
+};
+use parking_lot::RwLock;
+use postroad_core::GroupId;
+use postroad_proto::raft::{self as pb, raft_service_server, snapshot_part::Part};
+use postroad_storage::{Identity, Log};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use crate::{
+    host::Host,
+    machine::Machine,
+    network::FRAME_OCTETS_MAX,
+    types::{Snapshot, State, Types, Vote},
+    wire,
+};
+
+/// The gRPC service of a node, to be added to its server.
+pub type RaftServer = raft_service_server::RaftServiceServer<Service>;
+
+type Requests = Pin<Box<dyn Stream<Item = AppendEntriesRequest<Types>> + Send>>;
+type Answers = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;
+
+/// A group of whatever machine.
+pub(crate) trait Peer: Send + Sync {
+    fn append(&self, requests: Requests) -> Answers;
+    fn vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>>;
+    fn transfer(&self, request: pb::TransferLeaderRequest) -> BoxFuture<'static, Result<bool, Status>>;
+    fn install(&self, vote: Vote, snapshot: Snapshot) -> BoxFuture<'static, Result<Vote, Status>>;
+}
+
+impl<M: Machine> Peer for Raft<Types, Host<M>> {
+    fn append(&self, requests: Requests) -> Answers {
+        let answers = self.stream_append(requests);
+        Box::pin(answers.map(|answer| answer.map(|a| wire::from_append_result(&a)).map_err(internal)))
+    }
+
+    fn vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>> {
+        let raft = self.clone();
+        Box::pin(async move {
+            let request = wire::to_vote_request(request).map_err(invalid)?;
+            let answer = Raft::vote(&raft, request).await.map_err(internal)?;
+            Ok(wire::from_vote_response(&answer))
+        })
+    }
+
+    fn transfer(&self, request: pb::TransferLeaderRequest) -> BoxFuture<'static, Result<bool, Status>> {
+        let raft = self.clone();
+        Box::pin(async move {
+            let from = wire::to_vote(request.from).map_err(invalid)?;
+            let request = TransferLeaderRequest::new(from, request.to, request.last.map(wire::to_log_id));
+            Ok(raft.handle_transfer_leader(request).await.map_err(internal)?.is_ok())
+        })
+    }
+
+    fn install(&self, vote: Vote, snapshot: Snapshot) -> BoxFuture<'static, Result<Vote, Status>> {
+        let raft = self.clone();
+        Box::pin(async move { Ok(raft.install_full_snapshot(vote, snapshot).await.map_err(internal)?.vote) })
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> Status {
+    Status::internal(error.to_string())
+}
+
+fn invalid(error: io::Error) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+/// The groups of a node, as its peers reach them.
+#[derive(Clone)]
+pub struct Service {
+    pub(crate) identity: Identity,
+    pub(crate) log: Log,
+    pub(crate) groups: Arc<RwLock<HashMap<GroupId, Arc<dyn Peer>>>>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    pub(crate) fn into_server(self) -> RaftServer {
+        RaftServer::new(self)
+            .max_decoding_message_size(FRAME_OCTETS_MAX)
+            .max_encoding_message_size(FRAME_OCTETS_MAX)
+    }
+
+    /// The group a call is about, if it is meant for this node of this cluster.
+    fn peer(&self, metadata: &MetadataMap) -> Result<(GroupId, Arc<dyn Peer>), Status> {
+        let number = |key| {
+            metadata.get(key).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok())
+        };
+        if number("postroad-cluster") != Some(self.identity.cluster.0)
+            || number("postroad-to") != Some(self.identity.node.0)
+        {
+            return Err(Status::permission_denied("this is another node, or one of another cluster"));
+        }
+        let group = number("postroad-group").and_then(|group| u16::try_from(group).ok()).map(GroupId);
+        let group = group.ok_or_else(|| Status::invalid_argument("expected `postroad-group`"))?;
+        let peer = self.groups.read().get(&group).cloned();
+        peer.map(|peer| (group, peer)).ok_or_else(|| Status::unavailable("the group is not open here"))
+    }
+
+    /// Takes a snapshot in; every body of it is durable before the group hears of it.
+    async fn receive(
+        &self,
+        group: GroupId,
+        mut parts: Streaming<pb::SnapshotPart>,
+    ) -> Result<(Vote, Snapshot), Status> {
+        let Some(pb::SnapshotPart { part: Some(Part::Header(header)) }) = parts.message().await? else {
+            return Err(Status::invalid_argument("the first part of a snapshot is its header"));
+        };
+        let vote = wire::to_vote(header.vote).map_err(invalid)?;
+        let meta = header.meta.ok_or_else(|| Status::invalid_argument("a snapshot without its meta"))?;
+        let meta = wire::to_meta(meta).map_err(invalid)?;
+        let mut state = BytesMut::new();
+        let (mut live, mut bodies, mut octets) = (Vec::new(), Vec::new(), 0);
+        while let Some(part) = parts.message().await? {
+            match part.part {
+                Some(Part::State(part)) => state.extend_from_slice(&part),
+                Some(Part::Body(body)) => {
+                    live.push((body.index, body.slot));
+                    octets += body.octets.len();
+                    bodies.push((body.index, body.slot, Bytes::copy_from_slice(&body.octets)));
+                }
+                Some(Part::Header(_)) | None => return Err(Status::invalid_argument("an unexpected part")),
+            }
+            if octets > FRAME_OCTETS_MAX {
+                self.store(group, std::mem::take(&mut bodies)).await?;
+                octets = 0;
+            }
+        }
+        self.store(group, bodies).await?;
+        Ok((vote, Snapshot { meta, snapshot: State { octets: state.freeze(), live, _pin: None } }))
+    }
+
+    async fn store(&self, group: GroupId, bodies: Vec<(u64, u32, Bytes)>) -> Result<(), Status> {
+        let (sender, stored) = tokio::sync::oneshot::channel();
+        self.log.put_bodies(group, bodies, Box::new(move |result| drop(sender.send(result))));
+        stored.await.map_err(internal)?.map_err(internal)
+    }
+}
+
+#[tonic::async_trait]
+impl raft_service_server::RaftService for Service {
+    type AppendStream = Answers;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let (_, peer) = self.peer(request.metadata())?;
+        // A request that does not convert ends the stream: the leader begins another from what it knows.
+        let requests = request.into_inner().map(|request| request.ok().and_then(|r| wire::to_append(r).ok()));
+        let requests = requests.take_while(|request| std::future::ready(request.is_some()));
+        let requests = requests.filter_map(std::future::ready);
+        Ok(Response::new(peer.append(Box::pin(requests))))
+    }
+
+    async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+        let (_, peer) = self.peer(request.metadata())?;
+        Ok(Response::new(peer.vote(request.into_inner()).await?))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let (_, peer) = self.peer(request.metadata())?;
+        let accepted = peer.transfer(request.into_inner()).await?;
+        Ok(Response::new(pb::TransferLeaderResponse { accepted }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotPart>>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        let (group, peer) = self.peer(request.metadata())?;
+        let (vote, snapshot) = self.receive(group, request.into_inner()).await?;
+        let vote = peer.install(vote, snapshot).await?;
+        Ok(Response::new(pb::SnapshotResponse { vote: Some(wire::from_vote(&vote)) }))
+    }
+}

@@ -1,0 +1,124 @@
+//! One group's log as openraft sees it, on the node's shared log.
+
+use std::{fmt::Debug, io, ops::RangeBounds};
+
+use openraft::{
+    LogState, OptionalSend,
+    storage::{IOFlushed, RaftLogReader, RaftLogStorage},
+};
+use postroad_core::GroupId;
+use postroad_storage::Log;
+
+use crate::{
+    types::{LogId, RaftEntry, Types, Vote},
+    wire,
+};
+
+/// Octets of entries read at a time for a follower.
+const READ_OCTETS_MAX: usize = 1 << 20;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    pub(crate) group: GroupId,
+    pub(crate) log: Log,
+}
+
+impl Store {
+    async fn read(&self, range: std::ops::Range<u64>, octets_max: usize) -> io::Result<Vec<RaftEntry>> {
+        let (log, group) = (self.log.clone(), self.group);
+        let in_memory = log.is_in_memory(group, range.clone());
+        let read = move || log.read(group, range, octets_max);
+        let records = if in_memory {
+            read()?
+        } else {
+            tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??
+        };
+        records.into_iter().map(wire::from_record).collect()
+    }
+
+    fn end(&self) -> u64 {
+        self.log.group(self.group).last.map_or(0, |last| last.index + 1)
+    }
+}
+
+impl RaftLogReader<Types> for Store {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> io::Result<Vec<RaftEntry>> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let start = match range.start_bound() {
+            Included(start) => *start,
+            Excluded(start) => start + 1,
+            Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Included(end) => end + 1,
+            Excluded(end) => *end,
+            Unbounded => self.end(),
+        };
+        self.read(start..end.min(self.end()), usize::MAX).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        self.log.group(self.group).vote.as_ref().map(wire::decode_vote).transpose()
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
+        let entries = self.read(start..end, READ_OCTETS_MAX).await?;
+        match entries.first() {
+            Some(first) if first.log_id.index == start => Ok(entries),
+            _ if start >= end => Ok(entries),
+            _ => Err(io::Error::new(io::ErrorKind::NotFound, "the entries have been purged")),
+        }
+    }
+}
+
+impl RaftLogStorage<Types> for Store {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let state = self.log.group(self.group);
+        Ok(LogState {
+            last_purged_log_id: state.purged.map(wire::from_entry_id),
+            last_log_id: state.last.map(wire::from_entry_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    /// Durable on return: a vote that is forgotten can elect two leaders.
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let (sender, saved) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |result| drop(sender.send(result)));
+        self.log.save_vote(self.group, wire::encode_vote(vote), done);
+        saved.await.map_err(io::Error::other)?
+    }
+
+    /// Not kept: after a restart the leader says again what is committed.
+    async fn save_committed(&mut self, _: Option<LogId>) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn append<I>(&mut self, entries: I, flushed: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = RaftEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let records = entries.into_iter().map(wire::to_record).collect();
+        self.log.append(self.group, records, Box::new(move |result| flushed.io_completed(result)));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        self.log.truncate_after(self.group, last.map(|id| id.index));
+        Ok(())
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.log.purge(self.group, wire::entry_id(&upto));
+        Ok(())
+    }
+}

@@ -1,0 +1,323 @@
+//! Groups on one node and on three, over loopback, with leaders that die and disks that forget.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use postroad_core::{ClusterId, GroupId, NodeId};
+use postroad_raft::{
+    Connect, Entry, Group, Machine, MachineError, MachineSnapshot, Node, NodeConfig, ProposeError, Purpose,
+    Voter,
+};
+use postroad_storage::{Fs, Identity, Log, LogConfig, sim::SimFs};
+use tokio::{net::TcpListener, task::JoinHandle, time};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Endpoint, Server};
+
+const GROUP: GroupId = GroupId(1);
+
+/// Remembers every head, and the bodies of heads that begin with `keep`.
+#[derive(Default)]
+struct Heads {
+    heads: Vec<Bytes>,
+    live: BTreeMap<Bytes, u64>,
+}
+
+impl Machine for Heads {
+    type Reply = usize;
+
+    fn apply(&mut self, entry: Entry<'_>) -> Result<usize, MachineError> {
+        self.heads.push(entry.head.clone());
+        if entry.head.starts_with(b"keep") {
+            self.live.insert(entry.head.clone(), entry.index);
+        }
+        Ok(self.heads.len())
+    }
+
+    fn snapshot(&self) -> Box<dyn MachineSnapshot> {
+        Box::new(Frozen { heads: self.heads.clone(), live: self.live.clone() })
+    }
+
+    fn restore(&mut self, state: Bytes) -> Result<(), MachineError> {
+        *self = Self::default();
+        for line in std::str::from_utf8(&state)?.lines() {
+            let (index, head) = line.split_once(' ').ok_or("no line of a snapshot")?;
+            let head = Bytes::copy_from_slice(head.as_bytes());
+            self.heads.push(head.clone());
+            if index != "-" {
+                self.live.insert(head, index.parse()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn state_hash(&self) -> u64 {
+        self.heads.iter().flatten().fold(7, |hash, byte| hash * 31 % 0xffff_ffff_ffc5 + u64::from(*byte))
+    }
+}
+
+struct Frozen {
+    heads: Vec<Bytes>,
+    live: BTreeMap<Bytes, u64>,
+}
+
+impl MachineSnapshot for Frozen {
+    fn encode(&self) -> Bytes {
+        let line = |head: &Bytes| {
+            let index = self.live.get(head).map_or_else(|| "-".to_owned(), u64::to_string);
+            format!("{index} {}\n", String::from_utf8_lossy(head))
+        };
+        self.heads.iter().map(line).collect::<String>().into()
+    }
+
+    fn live_bodies(&self) -> Vec<(u64, u32)> {
+        let mut live: Vec<(u64, u32)> = self.live.values().map(|index| (*index, 0)).collect();
+        live.sort_unstable();
+        live
+    }
+}
+
+struct Tcp;
+
+impl Connect for Tcp {
+    fn channel(&self, _: NodeId, address: &str, _: Purpose) -> Channel {
+        Endpoint::from_shared(format!("http://{address}")).unwrap().tcp_nodelay(true).connect_lazy()
+    }
+}
+
+/// A node that runs.
+struct Running {
+    node: Node,
+    group: Group<Heads>,
+    server: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(id: u64, fs: Arc<dyn Fs>, address: SocketAddr, voters: &[Voter]) -> Self {
+        let identity = Identity { cluster: ClusterId(1), node: NodeId(id) };
+        let config = LogConfig { segment_octets: 1 << 20, ..LogConfig::default() };
+        let log = Log::open(fs, config, identity).unwrap();
+        let config = NodeConfig { checkpoint_octets: 512 << 10, ..NodeConfig::default() };
+        let config = NodeConfig { log_retain_octets_max: 512 << 10, ..config };
+        let node = Node::new(config, log, Arc::new(Tcp));
+        let group = node.open_group(GROUP, Heads::default()).await.unwrap();
+        let service = node.service();
+        let listener = bind(address).await;
+        let server = tokio::spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        });
+        group.initialize(voters).await.unwrap();
+        Self { node, group, server }
+    }
+
+    /// Stops as if it had been killed: nothing is flushed.
+    async fn kill(self) {
+        self.server.abort();
+        self.node.stop();
+        self.group.shutdown().await;
+    }
+}
+
+async fn bind(address: SocketAddr) -> TcpListener {
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(_) => time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+struct Cluster {
+    disks: Vec<SimFs>,
+    voters: Vec<Voter>,
+    nodes: Vec<Option<Running>>,
+}
+
+impl Cluster {
+    async fn start(size: u64) -> Self {
+        let mut voters = Vec::new();
+        for id in 1..=size {
+            let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+            voters.push(Voter { node: NodeId(id), address: free.to_string() });
+        }
+        let disks = (0..size).map(|_| SimFs::default()).collect();
+        let mut cluster = Self { disks, voters, nodes: (0..size).map(|_| None).collect() };
+        for place in 0..cluster.nodes.len() {
+            cluster.restart(place).await;
+        }
+        cluster
+    }
+
+    async fn restart(&mut self, place: usize) {
+        let voter = &self.voters[place];
+        let address = voter.address.parse().unwrap();
+        let fs = Arc::new(self.disks[place].clone());
+        self.nodes[place] = Some(Running::start(voter.node.0, fs, address, &self.voters).await);
+    }
+
+    async fn kill(&mut self, place: usize) {
+        self.nodes[place].take().unwrap().kill().await;
+    }
+
+    /// The place of the node that leads; waits until one does.
+    async fn leader(&self) -> usize {
+        loop {
+            let leads = |node: &Option<Running>| {
+                node.as_ref().is_some_and(|node| node.group.status().borrow().leading)
+            };
+            if let Some(place) = self.nodes.iter().position(leads) {
+                return place;
+            }
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Proposes until somebody commits it.
+    async fn commit(&self, head: &str, body: usize) -> u64 {
+        loop {
+            let leader = self.nodes[self.leader().await].as_ref().unwrap();
+            let bodies = vec![Bytes::from(vec![b'x'; body])];
+            match leader.group.propose(Bytes::copy_from_slice(head.as_bytes()), bodies).await {
+                Ok(committed) => return committed.index,
+                Err(_) => time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    /// Waits until every node that runs has applied as much as the others, and compares their states.
+    async fn agree(&self) -> u64 {
+        let running = || self.nodes.iter().flatten();
+        loop {
+            let states: Vec<(u64, u64)> = running().map(|node| node.group.state_hash()).collect();
+            if states.iter().all(|(applied, _)| *applied == states[0].0) {
+                assert!(states.iter().all(|state| *state == states[0]), "states differ: {states:?}");
+                return states[0].0;
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_commits_and_finds_everything_after_a_restart() {
+    let mut cluster = Cluster::start(1).await;
+    for number in 0..50 {
+        cluster.commit(&format!("entry {number}"), 100).await;
+    }
+    let before = cluster.agree().await;
+    cluster.kill(0).await;
+    cluster.restart(0).await;
+    cluster.commit("after", 100).await;
+    assert!(cluster.agree().await > before);
+    let (_, hash) = cluster.nodes[0].as_ref().unwrap().group.state_hash();
+    let mut expected = Heads::default();
+    let heads = (0..50).map(|number| format!("entry {number}")).chain(["after".to_owned()]);
+    expected.heads = heads.map(Bytes::from).collect();
+    assert_eq!(hash, expected.state_hash());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_02_a_dead_leader_is_replaced_and_nothing_committed_is_lost() {
+    let mut cluster = Cluster::start(3).await;
+    let mut longest = Duration::ZERO;
+    for round in 0..3 {
+        for number in 0..20 {
+            cluster.commit(&format!("entry {round}.{number}"), 1000).await;
+        }
+        let leader = cluster.leader().await;
+        cluster.kill(leader).await;
+        let died = Instant::now();
+        cluster.commit(&format!("after {round}"), 1000).await;
+        longest = longest.max(died.elapsed());
+        cluster.restart(leader).await;
+    }
+    cluster.agree().await;
+    let (_, hash) = cluster.nodes[0].as_ref().unwrap().group.state_hash();
+    let mut expected = Heads::default();
+    for round in 0..3 {
+        expected.heads.extend((0..20).map(|number| Bytes::from(format!("entry {round}.{number}"))));
+        expected.heads.push(Bytes::from(format!("after {round}")));
+    }
+    assert_eq!(hash, expected.state_hash());
+    assert!(longest < Duration::from_secs(10), "no leader for {longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_is_too_far_behind_gets_the_state_and_its_bodies() {
+    let mut cluster = Cluster::start(3).await;
+    let index = cluster.commit("keep this", 30_000).await;
+    let behind = (cluster.leader().await + 1) % 3;
+    cluster.kill(behind).await;
+    for number in 0..300 {
+        cluster.commit(&format!("entry {number}"), 20_000).await;
+    }
+    let leader = cluster.leader().await;
+    let log = cluster.nodes[leader].as_ref().unwrap().group.log().clone();
+    while log.group(GROUP).purged.is_none_or(|purged| purged.index <= index) {
+        time::sleep(Duration::from_millis(50)).await;
+    }
+    // What the follower had is gone too, as if it had been replaced.
+    cluster.disks[behind] = SimFs::default();
+    cluster.restart(behind).await;
+    cluster.agree().await;
+    let follower = cluster.nodes[behind].as_ref().unwrap();
+    assert_eq!(follower.group.log().body(GROUP, index, 0).unwrap(), vec![b'x'; 30_000]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_06_power_goes_everywhere_and_everything_committed_is_there() {
+    let mut cluster = Cluster::start(3).await;
+    let mut expected = Heads::default();
+    for round in 0..3_u8 {
+        for number in 0..30 {
+            let head = format!("entry {round}.{number}");
+            cluster.commit(&head, 3000).await;
+            expected.heads.push(head.into());
+        }
+        for place in 0..3 {
+            cluster.disks[place].fail_after(0);
+        }
+        for place in 0..3 {
+            cluster.kill(place).await;
+            cluster.disks[place] = cluster.disks[place].power_cut(|| round == 1);
+        }
+        for place in 0..3 {
+            cluster.restart(place).await;
+        }
+    }
+    cluster.commit("the end", 10).await;
+    expected.heads.push("the end".into());
+    cluster.agree().await;
+    assert_eq!(cluster.nodes[0].as_ref().unwrap().group.state_hash().1, expected.state_hash());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_13_a_full_disk_refuses_and_heals() {
+    let cluster = Cluster::start(1).await;
+    cluster.commit("before", 1000).await;
+    let group = cluster.nodes[0].as_ref().unwrap().group.clone();
+    cluster.disks[0].set_capacity(Some(0));
+    let mut refused = None;
+    for number in 0..200_u64 {
+        let propose = group.propose(number.to_string().into(), vec![Bytes::from(vec![0; 20_000])]);
+        match time::timeout(Duration::from_secs(2), propose).await {
+            Ok(Err(error)) => refused = Some(error),
+            // It waits for the disk: its fate is open.
+            Err(_) => {}
+            Ok(Ok(_)) => continue,
+        }
+        if group.log().is_full() {
+            break;
+        }
+    }
+    let full = group.propose("while full".into(), Vec::new()).await;
+    assert_eq!(full.err(), Some(ProposeError::Full), "after {refused:?}");
+    cluster.disks[0].set_capacity(None);
+    cluster.commit("after", 1000).await;
+}
