@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("net", &["core", "smtp", "telemetry"]),
     ("mail", &["core", "dns", "telemetry"]),
     ("raft", &["core", "proto", "storage", "net", "telemetry"]),
-    ("cluster", &["core", "proto", "net", "telemetry"]),
+    ("cluster", &["core", "proto", "directory", "net", "telemetry"]),
     ("ingress", &["core", "telemetry", "smtp", "proto", "directory", "dns", "net", "mail", "cluster"]),
     ("queue", &["core", "telemetry", "ledger", "directory", "proto", "storage", "net", "raft", "cluster"]),
     (

@@ -1,0 +1,132 @@
+//! Single calls that only the leader of a group answers: who leads is found out by asking.
+//!
+//! A node that does not lead says so with UNAVAILABLE, and names who may in the metadata `postroad-leader`.
+//! A call may be made more than once before it is answered, so only what can be repeated is called like this.
+
+use std::time::Duration;
+
+use postroad_core::{GroupId, NodeId};
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
+use tonic::{Code, Status, metadata::MetadataValue, transport::Channel};
+
+use crate::{Endpoints, LeaderTable};
+
+/// The metadata that names who may lead.
+pub const LEADER_METADATA: &str = "postroad-leader";
+
+/// How long one node may take to answer before another is asked.
+const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+/// How long to wait after every node has refused.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Why a call was not answered with what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No leader answered in time; whether the call took effect is not known. May be made again.
+    #[error("no leader of group `{group}` answered: {last}")]
+    Unavailable {
+        /// The group.
+        group: GroupId,
+        /// What was said last.
+        last: String,
+    },
+    /// The leader refuses it, and would again.
+    #[error("refused: {message}")]
+    Refused {
+        /// The kind of refusal.
+        code: Code,
+        /// For people.
+        message: String,
+    },
+}
+
+/// Returns the answer of a node that does not lead.
+#[must_use]
+pub fn not_leader(leader: Option<NodeId>) -> Status {
+    let mut status = Status::unavailable("this node does not lead the group");
+    if let Some(leader) = leader {
+        status.metadata_mut().insert(LEADER_METADATA, MetadataValue::from(leader.0));
+    }
+    status
+}
+
+/// Reads who may lead from such an answer.
+fn hint(status: &Status) -> Option<NodeId> {
+    status.metadata().get(LEADER_METADATA)?.to_str().ok()?.parse().ok()
+}
+
+/// Calls leaders. A clone is cheap.
+#[derive(Clone, Debug)]
+pub struct LeaderCalls {
+    endpoints: Endpoints,
+    leaders: watch::Receiver<LeaderTable>,
+}
+
+impl LeaderCalls {
+    /// Calls the leaders among `endpoints`; `leaders` says where to ask first.
+    #[must_use]
+    pub fn new(endpoints: &Endpoints, leaders: &watch::Receiver<LeaderTable>) -> Self {
+        Self { endpoints: endpoints.clone(), leaders: leaders.clone() }
+    }
+
+    /// Makes a call to the leader of `group`, and again until it is answered or `within` has passed.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call<T>(
+        &self,
+        group: GroupId,
+        within: Duration,
+        call: impl AsyncFn(Channel) -> Result<T, Status>,
+    ) -> Result<T, CallError> {
+        let deadline = Instant::now() + within;
+        let mut last = Status::unavailable("there is no queue node");
+        let mut hinted = None;
+        loop {
+            for (node, channel) in self.in_order(group, hinted.take()) {
+                let attempt_deadline = deadline.min(Instant::now() + ATTEMPT_MAX);
+                last = match time::timeout_at(attempt_deadline, call(channel)).await {
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(status)) if !may_be_repeated(status.code()) => {
+                        return Err(CallError::Refused {
+                            code: status.code(),
+                            message: status.message().to_owned(),
+                        });
+                    }
+                    Ok(Err(status)) => status,
+                    Err(_) => Status::deadline_exceeded(format!("node `{node}` did not answer")),
+                };
+                hinted = hint(&last).filter(|hinted| *hinted != node);
+                if hinted.is_some() || Instant::now() >= deadline {
+                    break;
+                }
+            }
+            if Instant::now() + RETRY_AFTER >= deadline {
+                return Err(CallError::Unavailable { group, last: last.message().to_owned() });
+            }
+            // Two nodes may each hold the other for the leader until an election is over.
+            time::sleep(RETRY_AFTER / if hinted.is_some() { 10 } else { 1 }).await;
+        }
+    }
+
+    /// Every node, the likeliest leader first.
+    fn in_order(&self, group: GroupId, hinted: Option<NodeId>) -> Vec<(NodeId, Channel)> {
+        let known = self.leaders.borrow().get(&group).map(|leader| leader.node);
+        let first = hinted.or(known);
+        let mut nodes: Vec<(NodeId, Channel)> =
+            self.endpoints.iter().map(|(node, channel)| (*node, channel.clone())).collect();
+        nodes.sort_by_key(|(node, _)| Some(*node) != first);
+        nodes
+    }
+}
+
+/// UNAVAILABLE is what a node that does not lead answers, and what a broken connection looks like.
+fn may_be_repeated(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Cancelled | Code::Unknown
+    )
+}

@@ -1,0 +1,137 @@
+//! What others ask of the directory's leader: changes by operators, and leases by outbound nodes.
+
+use std::time::Duration;
+
+use postroad_core::{GroupId, NodeId};
+use postroad_directory::{ItemName, Put};
+use postroad_proto::directory::wire::{
+    ApplyRequest, ClaimRequest, ReleaseRequest, RenewRequest,
+    directory_service_client::DirectoryServiceClient,
+};
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::{
+    Endpoints, FRAME_OCTETS_MAX, LeaderTable,
+    call::{CallError, LeaderCalls},
+};
+
+/// Asks the leader of the directory. A clone is cheap.
+#[derive(Clone, Debug)]
+pub struct DirectoryClient {
+    calls: LeaderCalls,
+}
+
+/// What a change came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The directory's revision.
+    pub revision: u64,
+    /// Items that are not what they were, or would not be.
+    pub changed: u32,
+}
+
+/// What became of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It stands.
+    Stands {
+        /// At this revision of the directory.
+        revision: u64,
+        /// From when the claim was sent, the node has a lease of this length.
+        lease: Duration,
+    },
+    /// It does not: an earlier run of the node may be alive.
+    Wait(Duration),
+}
+
+/// A lease that runs anew from when its renewal was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// The directory's revision: a node that knows an earlier one does not know all it owns.
+    pub revision: u64,
+    /// How long the lease is.
+    pub lease: Duration,
+}
+
+impl DirectoryClient {
+    /// Asks the leader among `endpoints`; `leaders` says whom to try first.
+    #[must_use]
+    pub fn new(endpoints: &Endpoints, leaders: &watch::Receiver<LeaderTable>) -> Self {
+        Self { calls: LeaderCalls::new(endpoints, leaders) }
+    }
+
+    /// Makes items what they are said to be, all or nothing; with `dry_run` only tells what it would come to.
+    ///
+    /// # Errors
+    /// It breaks a rule, or nobody answered within the time; it may then have been applied, and can be said again.
+    pub async fn apply(
+        &self,
+        puts: &[Put],
+        removals: &[ItemName],
+        dry_run: bool,
+        within: Duration,
+    ) -> Result<Applied, CallError> {
+        let request = ApplyRequest {
+            puts: puts.iter().map(Into::into).collect(),
+            removals: removals.iter().map(Into::into).collect(),
+            dry_run,
+        };
+        let call = async |channel| client(channel).apply(request.clone()).await;
+        let response = self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner();
+        Ok(Applied { revision: response.revision, changed: response.changed })
+    }
+
+    /// Claims what an earlier run of this node owned; `replaces` is a run that is certainly over.
+    ///
+    /// # Errors
+    /// Nobody answered within the time, or this node may not claim.
+    pub async fn claim(
+        &self,
+        node: NodeId,
+        incarnation: u64,
+        replaces: Option<u64>,
+        within: Duration,
+    ) -> Result<Claim, CallError> {
+        let request = ClaimRequest { node: node.0, incarnation, replaces };
+        let call = async |channel| client(channel).claim(request).await;
+        let response = self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner();
+        if response.wait_millis > 0 {
+            return Ok(Claim::Wait(Duration::from_millis(response.wait_millis)));
+        }
+        let lease = Duration::from_millis(response.lease_millis);
+        Ok(Claim::Stands { revision: response.revision, lease })
+    }
+
+    /// Says that this run of a node is there. Its lease counts from before the call.
+    ///
+    /// # Errors
+    /// Nobody answered within the time; or the refusal of a run that another has followed: it must stop.
+    pub async fn renew(
+        &self,
+        node: NodeId,
+        incarnation: u64,
+        within: Duration,
+    ) -> Result<Renewed, CallError> {
+        let request = RenewRequest { node: node.0, incarnation };
+        let call = async |channel| client(channel).renew(request).await;
+        let response = self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner();
+        Ok(Renewed { revision: response.revision, lease: Duration::from_millis(response.lease_millis) })
+    }
+
+    /// Says that this run of a node will use none of its sources any more.
+    ///
+    /// # Errors
+    /// Nobody answered within the time: others get the sources when the lease is over.
+    pub async fn release(&self, node: NodeId, incarnation: u64, within: Duration) -> Result<(), CallError> {
+        let request = ReleaseRequest { node: node.0, incarnation };
+        let call = async |channel| client(channel).release(request).await;
+        self.calls.call(GroupId::DIRECTORY, within, call).await.map(drop)
+    }
+}
+
+pub(crate) fn client(channel: Channel) -> DirectoryServiceClient<Channel> {
+    DirectoryServiceClient::new(channel)
+        .max_decoding_message_size(FRAME_OCTETS_MAX)
+        .max_encoding_message_size(FRAME_OCTETS_MAX)
+}
