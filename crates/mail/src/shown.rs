@@ -1,0 +1,265 @@
+//! A message as a person wants to see it.
+
+use mail_parser::{Address, Header, HeaderName, Message, MessageParser, MessagePart, MimeHeaders, PartType};
+use postroad_core::Timestamp;
+
+use crate::{
+    bounds::{self, TooComplex},
+    html::HTML_OCTETS_MAX,
+};
+
+/// Octets of text that are shown.
+const TEXT_OCTETS_MAX: usize = 1 << 20;
+/// Header fields that are shown; C-130.
+const FIELDS_MAX: usize = 1000;
+/// Octets of all values of header fields together that are shown; C-130, and Postfix' `header_size_limit`.
+const FIELD_OCTETS_MAX: usize = 102_400;
+/// Mailboxes of one field that are shown.
+const MAILBOXES_MAX: usize = 1000;
+/// Octets of one name, address or subject that are shown.
+const LINE_OCTETS_MAX: usize = 2000;
+
+/// A message as a person wants to see it. Every text is as its sender wrote it: whoever shows it escapes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Decoded; empty where there is none.
+    pub subject: String,
+    /// The mailboxes of `From`.
+    pub from: Vec<Mailbox>,
+    /// The mailboxes of `To`.
+    pub to: Vec<Mailbox>,
+    /// The mailboxes of `Cc`.
+    pub cc: Vec<Mailbox>,
+    /// When the sender says it was written.
+    pub date: Option<Timestamp>,
+    /// The plain text, where the message has one.
+    pub text: Option<String>,
+    /// The HTML as it came: [`crate::sanitise_html`] makes it harmless.
+    pub html: Option<String>,
+    /// Everything that is not one of the two texts.
+    pub attachments: Vec<Attachment>,
+    /// Name and value of the header fields in their order, values folded as they came.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A name and an address, either of which may be missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mailbox {
+    /// The display name.
+    pub name: String,
+    /// The address.
+    pub address: String,
+}
+
+/// A part that is not shown itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// The file name, empty where there is none.
+    pub name: String,
+    /// The media type.
+    pub media_type: String,
+    /// Octets after decoding.
+    pub octets: usize,
+}
+
+/// Parses a message for showing; content that is no message at all has empty fields.
+///
+/// # Errors
+/// The content has more structure than is parsed.
+pub fn show(content: &[u8]) -> Result<Shown, TooComplex> {
+    bounds::measure(content)?;
+    let Some(message) = parser().parse(content) else { return Ok(Shown::default()) };
+    let shown = bounds::check(&message).map(|()| of_message(&message, content));
+    bounds::dismantle(message);
+    shown
+}
+
+/// Decodes the encoded words of an unstructured field's value (RFC 2047), such as a subject.
+#[must_use]
+pub fn decode_text(value: &[u8]) -> String {
+    let value = &value[..value.len().min(LINE_OCTETS_MAX)];
+    let field = [b"Subject: ", value, b"\r\n\r\n"].concat();
+    let parser = MessageParser::new().header_text(HeaderName::Subject).default_header_ignore();
+    let message = parser.parse_headers(&field);
+    let text = message.as_ref().and_then(Message::subject).unwrap_or_default();
+    line(text)
+}
+
+fn parser() -> MessageParser {
+    MessageParser::new()
+        .with_mime_headers()
+        .header_text(HeaderName::Subject)
+        .header_date(HeaderName::Date)
+        .header_address(HeaderName::From)
+        .header_address(HeaderName::To)
+        .header_address(HeaderName::Cc)
+        .default_header_raw()
+}
+
+fn of_message(message: &Message<'_>, content: &[u8]) -> Shown {
+    let root = message.root_part();
+    let text = first_of(message, &message.text_body, |part| matches!(part.body, PartType::Text(_)));
+    let html = first_of(message, &message.html_body, |part| matches!(part.body, PartType::Html(_)));
+    Shown {
+        subject: line(message.subject().unwrap_or_default()),
+        from: mailboxes(&root.headers, &HeaderName::From),
+        to: mailboxes(&root.headers, &HeaderName::To),
+        cc: mailboxes(&root.headers, &HeaderName::Cc),
+        date: message.date().and_then(|date| {
+            let seconds = u64::try_from(date.to_timestamp()).ok()?;
+            Some(Timestamp::from_millis(seconds.saturating_mul(1000)))
+        }),
+        text: text.map(|text| cut(text, TEXT_OCTETS_MAX).to_owned()),
+        html: html.map(|html| cut(html, HTML_OCTETS_MAX).to_owned()),
+        attachments: message.attachments().map(attachment).collect(),
+        headers: fields(&root.headers, content),
+    }
+}
+
+/// The first body part that is of the wanted kind: the parser offers each text for both views.
+fn first_of<'m>(
+    message: &'m Message<'_>,
+    bodies: &[u32],
+    wanted: fn(&MessagePart<'_>) -> bool,
+) -> Option<&'m str> {
+    bodies.iter().filter_map(|id| message.part(*id)).find(|part| wanted(part))?.text_contents()
+}
+
+fn mailboxes(headers: &[Header<'_>], name: &HeaderName<'_>) -> Vec<Mailbox> {
+    let named = headers.iter().filter(|header| header.name == *name);
+    let addresses = named.filter_map(|header| header.value.as_address()).flat_map(Address::iter);
+    addresses
+        .take(MAILBOXES_MAX)
+        .map(|found| Mailbox {
+            name: line(found.name().unwrap_or_default()),
+            address: line(found.address().unwrap_or_default()),
+        })
+        .collect()
+}
+
+fn attachment(part: &MessagePart<'_>) -> Attachment {
+    let media_type = match part.content_type() {
+        Some(found) => {
+            let subtype = found.subtype().map(|subtype| format!("/{subtype}")).unwrap_or_default();
+            line(&format!("{}{subtype}", found.ctype()))
+        }
+        None => match part.body {
+            PartType::Message(_) => "message/rfc822".to_owned(),
+            _ => "text/plain".to_owned(),
+        },
+    };
+    Attachment { name: line(part.attachment_name().unwrap_or_default()), media_type, octets: part.len() }
+}
+
+/// The fields with their values as they stand in the content.
+fn fields(headers: &[Header<'_>], content: &[u8]) -> Vec<(String, String)> {
+    let mut room = FIELD_OCTETS_MAX;
+    let mut fields = Vec::new();
+    for header in headers.iter().take(FIELDS_MAX) {
+        let range = header.offset_start as usize..header.offset_end as usize;
+        let value = String::from_utf8_lossy(content.get(range).unwrap_or_default());
+        let value = cut(value.trim(), room).to_owned();
+        room -= value.len();
+        fields.push((line(header.name.as_str()), value));
+        if room == 0 {
+            break;
+        }
+    }
+    fields
+}
+
+/// One line without control characters, not too long.
+fn line(text: &str) -> String {
+    let cut = cut(text.trim(), LINE_OCTETS_MAX);
+    cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn cut(text: &str, octets_max: usize) -> &str {
+    &text[..text.floor_char_boundary(octets_max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTENT: &str = "Received: by mail.example.org with ESMTP\r\n\tid 01M85FM9W0000G000000000007; Tue, 24 Nov 2026 00:34:56 +0000\r\n\
+        From: =?utf-8?q?Ren=C3=A9?= <rene@sender.example>\r\n\
+        To: a@receiver.example, \"B, C\" <b@receiver.example>\r\n\
+        Subject: =?utf-8?b?R3LDvMOfZQ==?= from\r\n here\r\n\
+        Date: Tue, 24 Nov 2026 01:34:56 +0100\r\n\
+        MIME-Version: 1.0\r\n\
+        Content-Type: multipart/mixed; boundary=outer\r\n\
+        \r\n\
+        --outer\r\n\
+        Content-Type: multipart/alternative; boundary=inner\r\n\
+        \r\n\
+        --inner\r\n\
+        Content-Type: text/plain; charset=iso-8859-1\r\n\
+        Content-Transfer-Encoding: quoted-printable\r\n\
+        \r\n\
+        Gr=FC=DFe\r\n\
+        --inner\r\n\
+        Content-Type: text/html; charset=utf-8\r\n\
+        \r\n\
+        <p>Hello</p>\r\n\
+        --inner--\r\n\
+        --outer\r\n\
+        Content-Type: application/pdf; name=\"a.pdf\"\r\n\
+        Content-Disposition: attachment; filename=\"a b.pdf\"\r\n\
+        Content-Transfer-Encoding: base64\r\n\
+        \r\n\
+        QUJDRA==\r\n\
+        --outer--\r\n";
+
+    #[test]
+    fn a_message_is_shown_decoded() {
+        let shown = show(CONTENT.as_bytes()).unwrap();
+        assert_eq!(shown.subject, "Grüße from here");
+        let mailbox = |name: &str, address: &str| Mailbox { name: name.into(), address: address.into() };
+        assert_eq!(shown.from, [mailbox("René", "rene@sender.example")]);
+        assert_eq!(shown.to, [mailbox("", "a@receiver.example"), mailbox("B, C", "b@receiver.example")]);
+        assert_eq!(shown.date.unwrap().to_string(), "2026-11-24T00:34:56.000Z");
+        assert_eq!(shown.text.as_deref(), Some("Grüße"));
+        assert_eq!(shown.html.as_deref(), Some("<p>Hello</p>"));
+        let pdf = Attachment { name: "a b.pdf".into(), media_type: "application/pdf".into(), octets: 4 };
+        assert_eq!(shown.attachments, [pdf]);
+        assert_eq!(shown.headers.len(), 7);
+        assert_eq!(shown.headers[3], ("Subject".into(), "=?utf-8?b?R3LDvMOfZQ==?= from\r\n here".into()));
+    }
+
+    #[test]
+    fn a_text_that_is_not_there_is_not_made_up() {
+        let shown = show(b"Content-Type: text/html\r\n\r\n<b>x</b>").unwrap();
+        assert_eq!((shown.text, shown.html.as_deref()), (None, Some("<b>x</b>")));
+        let shown = show(b"Subject: s\r\n\r\nplain").unwrap();
+        assert_eq!((shown.text.as_deref(), shown.html), (Some("plain"), None));
+    }
+
+    #[test]
+    fn what_is_no_message_is_shown_empty() {
+        for content in ["", "\r\n", "no header at all"] {
+            let shown = show(content.as_bytes()).unwrap();
+            assert!(shown.subject.is_empty() && shown.from.is_empty(), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn subjects_are_decoded_alone() {
+        let check = |value: &str, expected: &str| assert_eq!(decode_text(value.as_bytes()), expected);
+        check("hello\r\n world", "hello world");
+        check("=?utf-8?b?R3LDvMOfZQ==?=", "Grüße");
+        check("a\u{1b}[2Jb", "a [2Jb");
+        check("Grüße", "Grüße");
+        check("", "");
+        assert!(decode_text(&b"a".repeat(1 << 20)).len() <= LINE_OCTETS_MAX);
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        let header = format!("To: {}\r\nSubject: {}\r\n", "a@b.example,".repeat(5_000), "s".repeat(50_000));
+        let shown = show(format!("{header}\r\n{}", "t".repeat(3 << 20)).as_bytes()).unwrap();
+        assert_eq!((shown.to.len(), shown.subject.len()), (MAILBOXES_MAX, LINE_OCTETS_MAX));
+        assert_eq!(shown.text.unwrap().len(), TEXT_OCTETS_MAX);
+        assert!(shown.headers.iter().map(|(_, value)| value.len()).sum::<usize>() <= FIELD_OCTETS_MAX);
+    }
+}
