@@ -1,0 +1,284 @@
+//! The pages under `/sandbox`: the list, and one message in four views.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Path, Query, State, rejection::PathRejection, rejection::QueryRejection},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Redirect, Response},
+    routing::{get, post},
+};
+use maud::{Markup, html};
+use postroad_mail::{Mailbox, Shown};
+use serde::Deserialize;
+
+use crate::{
+    capture::Capture,
+    look::{self, Nav},
+    store::{Filter, Store},
+};
+
+const LISTED_MAX: usize = 200;
+const RELATED_MAX: usize = 50;
+/// Recipients of one envelope that a list names.
+const NAMED_MAX: usize = 3;
+/// Octets of a message that the raw view shows; all of it can be downloaded.
+const RAW_OCTETS_MAX: usize = 1 << 20;
+const PLACE: &str = "/sandbox";
+
+#[derive(Clone)]
+struct Pages {
+    store: Arc<Store>,
+    nav: Nav,
+}
+
+pub(crate) fn router(store: Arc<Store>, nav: Nav) -> Router {
+    Router::new()
+        .route("/sandbox", get(list))
+        .route("/sandbox/clear", post(clear))
+        .route("/sandbox/{id}", get(one))
+        .with_state(Pages { store, nav })
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ListQuery {
+    to: String,
+    subject: String,
+}
+
+async fn list(State(pages): State<Pages>, query: Result<Query<ListQuery>, QueryRejection>) -> Response {
+    let Query(query) = query.unwrap_or_default();
+    let filter = Filter { to: query.to, subject: query.subject };
+    let captures = pages.store.newest(&filter, LISTED_MAX);
+    let (kept, octets) = pages.store.kept();
+    let body = html! {
+        div.split {
+            div {
+                h1 { "Sandbox" }
+                p.soft { (kept) " captured " (if kept == 1 { "message" } else { "messages" }) ", " (look::size(octets)) }
+            }
+            form method="post" action="/sandbox/clear" { button { "Delete all" } }
+        }
+        form {
+            label { "Recipient" input name="to" value=(filter.to); }
+            label { "Subject" input name="subject" value=(filter.subject); }
+            button { "Filter" }
+        }
+        @if captures.is_empty() {
+            p.soft { (if filter.is_empty() { "Nothing has been captured yet." } else { "Nothing matches." }) }
+        } @else {
+            (table(&captures))
+        }
+        @if captures.len() == LISTED_MAX { p.soft { "Only the newest " (LISTED_MAX) " are listed." } }
+    };
+    look::page(pages.nav, PLACE, "Sandbox", &body)
+}
+
+fn table(captures: &[Arc<Capture>]) -> Markup {
+    html! {
+        div.scroll { table {
+            thead { tr { th { "Received (UTC)" } th { "Recipients" } th { "Subject" } th { "Sender" } th.number { "Size" } } }
+            tbody {
+                @for capture in captures {
+                    tr {
+                        td.time { (look::time(capture.received_at)) }
+                        td { (recipients(capture)) }
+                        td { a href={ "/sandbox/" (capture.id) } { (subject(capture.subject())) } }
+                        td { (sender(capture)) }
+                        td.number { (look::size(capture.content.len() as u64)) }
+                    }
+                }
+            }
+        } }
+    }
+}
+
+fn recipients(capture: &Capture) -> Markup {
+    let more = capture.recipients.len().saturating_sub(NAMED_MAX);
+    html! {
+        @for recipient in capture.recipients.iter().take(NAMED_MAX) { div { (recipient) } }
+        @if more > 0 { div.soft { "and " (more) " more" } }
+    }
+}
+
+fn sender(capture: &Capture) -> Markup {
+    html! {
+        @match &capture.sender {
+            Some(sender) => (sender),
+            None => span.soft { "none (a bounce)" },
+        }
+    }
+}
+
+fn subject(text: &str) -> &str {
+    if text.is_empty() { "(no subject)" } else { text }
+}
+
+async fn clear(State(pages): State<Pages>, headers: HeaderMap) -> Response {
+    if !look::is_same_origin(&headers) {
+        return look::error_page(pages.nav, StatusCode::FORBIDDEN, "The form was sent by another site.");
+    }
+    pages.store.clear();
+    Redirect::to(PLACE).into_response()
+}
+
+/// The views of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum View {
+    Html,
+    Text,
+    Headers,
+    Raw,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct OneQuery {
+    view: Option<View>,
+}
+
+async fn one(
+    State(pages): State<Pages>,
+    id: Result<Path<u64>, PathRejection>,
+    query: Result<Query<OneQuery>, QueryRejection>,
+) -> Response {
+    let Some(capture) = id.ok().and_then(|Path(id)| pages.store.find(id)) else {
+        return look::error_page(pages.nav, StatusCode::NOT_FOUND, "No such message is kept any more.");
+    };
+    let Query(query) = query.unwrap_or_default();
+    let body = match postroad_mail::show(&capture.content) {
+        Ok(shown) => {
+            let first = if shown.html.is_some() { View::Html } else { View::Text };
+            let view = query.view.unwrap_or(first);
+            html! {
+                (card(&pages.store, &capture, Some(&shown)))
+                (tabs(capture.id, view, &shown))
+                (content(&capture, view, &shown))
+            }
+        }
+        Err(error) => html! {
+            (card(&pages.store, &capture, None))
+            p.bad { "It is shown only as it came: " (error) "." }
+            (raw(&capture))
+        },
+    };
+    look::page(pages.nav, PLACE, subject(capture.subject()), &body)
+}
+
+/// Who sent it to whom, and what belongs to it.
+fn card(store: &Store, capture: &Capture, shown: Option<&Shown>) -> Markup {
+    let related = capture.message().map(|message| store.of_message(message, RELATED_MAX)).unwrap_or_default();
+    html! {
+        h1 { (subject(capture.subject())) }
+        dl {
+            @if let Some(shown) = shown {
+                @for (label, mailboxes) in [("From", &shown.from), ("To", &shown.to), ("Cc", &shown.cc)] {
+                    @if !mailboxes.is_empty() { dt { (label) } dd { (people(mailboxes)) } }
+                }
+            }
+            dt { "Envelope" }
+            dd { (sender(capture)) span.soft { " → " } (joined(capture)) }
+            dt { "Received" }
+            dd { (look::time(capture.received_at)) span.soft { " UTC, " (look::size(capture.content.len() as u64)) } }
+            @if let Some(message) = capture.message() {
+                dt { "Message" }
+                dd { a.mono href={ "/messages/" (message) } { (message) } span.soft { " shows every attempt" } }
+            }
+            @if let Some(shown) = shown.filter(|shown| !shown.attachments.is_empty()) {
+                dt { "Attachments" }
+                dd {
+                    @for attachment in &shown.attachments {
+                        div {
+                            (if attachment.name.is_empty() { "(no name)" } else { &attachment.name })
+                            span.soft { " " (attachment.media_type) ", " (look::size(attachment.octets as u64)) }
+                        }
+                    }
+                }
+            }
+            @if related.len() > 1 {
+                dt { "Same message" }
+                dd {
+                    @for other in related.iter().filter(|other| other.id != capture.id) {
+                        div { a href={ "/sandbox/" (other.id) } { (joined(other)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// All recipients of an envelope, the first of them by name.
+fn joined(capture: &Capture) -> String {
+    const NAMED_MAX: usize = 20;
+    let named: Vec<_> = capture.recipients.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    match capture.recipients.len() - named.len() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+fn people(mailboxes: &[Mailbox]) -> Markup {
+    const NAMED_MAX: usize = 50;
+    html! {
+        @for (place, mailbox) in mailboxes.iter().take(NAMED_MAX).enumerate() {
+            @if place > 0 { ", " }
+            @if mailbox.name.is_empty() { (mailbox.address) } @else {
+                (mailbox.name) span.soft { " <" (mailbox.address) ">" }
+            }
+        }
+        @if mailboxes.len() > NAMED_MAX { span.soft { " and " (mailboxes.len() - NAMED_MAX) " more" } }
+    }
+}
+
+fn tabs(id: u64, view: View, shown: &Shown) -> Markup {
+    let tabs = [
+        (View::Html, "html", "HTML", shown.html.is_some()),
+        (View::Text, "text", "Text", shown.text.is_some()),
+        (View::Headers, "headers", "Headers", true),
+        (View::Raw, "raw", "Raw", true),
+    ];
+    html! {
+        div.tabs {
+            @for (tab, name, label, _) in tabs.iter().filter(|(tab, .., there)| *there || *tab == view) {
+                a href={ "/sandbox/" (id) "?view=" (name) } aria-current=[(*tab == view).then_some("page")] { (label) }
+            }
+        }
+    }
+}
+
+fn content(capture: &Capture, view: View, shown: &Shown) -> Markup {
+    html! {
+        @match view {
+            View::Html => @match &shown.html {
+                // The frame has no origin and runs nothing; links open a window of their own.
+                Some(html) => iframe title="HTML" sandbox="allow-popups allow-popups-to-escape-sandbox"
+                    srcdoc=(postroad_mail::sanitise_html(html)) {},
+                None => p.soft { "The message has no HTML." },
+            },
+            View::Text => @match &shown.text {
+                Some(text) => pre { (text) },
+                None => p.soft { "The message has no plain text." },
+            },
+            View::Headers => div.scroll { table { tbody {
+                @for (name, value) in &shown.headers {
+                    tr { th { (name) } td.mono { (value) } }
+                }
+            } } },
+            View::Raw => (raw(capture)),
+        }
+    }
+}
+
+fn raw(capture: &Capture) -> Markup {
+    let cut = capture.content.len() > RAW_OCTETS_MAX;
+    let text = String::from_utf8_lossy(&capture.content[..capture.content.len().min(RAW_OCTETS_MAX)]);
+    html! {
+        p {
+            a href={ "/sandbox/v1/messages/" (capture.id) "/raw" } { "Download" }
+            @if cut { span.soft { " (only the beginning is shown)" } }
+        }
+        pre { (text) }
+    }
+}

@@ -1,0 +1,34 @@
+//! Yes to everything.
+
+use std::{net::IpAddr, sync::Arc};
+
+use postroad_core::Reply;
+use postroad_net::smtp::server::{Policy, Session};
+use postroad_smtp::server::{Answer, Question};
+
+use crate::store::Store;
+
+/// Says yes to everything, and keeps what comes.
+#[derive(Debug)]
+pub(crate) struct CaptureAll {
+    pub(crate) store: Arc<Store>,
+}
+
+impl Policy for CaptureAll {
+    type Identity = ();
+
+    fn network_identity(&self, _: IpAddr) -> Option<()> {
+        None
+    }
+
+    async fn decide(&self, _: Session<'_, ()>, question: Question) -> Answer<()> {
+        match question {
+            Question::Authenticate(_) => Answer::Identity(()),
+            Question::Sender(_) | Question::Recipient(_) => Answer::Yes,
+            Question::Message(message) => {
+                let id = self.store.add(message.mail.sender, message.recipients, message.content);
+                Answer::Reply(Reply::new(250, 0, 0, format!("captured as {id}")))
+            }
+        }
+    }
+}

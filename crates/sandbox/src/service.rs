@@ -1,0 +1,90 @@
+//! The sandbox as a service: its listener, its store and its pages.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use axum::Router;
+use postroad_net::smtp::server::{ListenerConfig, serve};
+use postroad_smtp::server::{ServerConfig, Service};
+use postroad_telemetry::{Component, Health};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{SandboxConfig, StartError, api, look::Nav, pages, policy::CaptureAll, store::Store};
+
+/// What the sandbox needs of the process it runs in.
+#[derive(Clone, Debug)]
+pub struct SandboxDeps {
+    /// Where it says that it is ready.
+    pub health: Health,
+    /// The links at the top of every page.
+    pub nav: Nav,
+}
+
+/// A sandbox that listens; [`Sandbox::run`] serves it.
+#[derive(Debug)]
+pub struct Sandbox {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: ListenerConfig,
+    store: Arc<Store>,
+    nav: Nav,
+    ready: Component,
+}
+
+impl Sandbox {
+    /// Opens the listener.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub async fn start(config: SandboxConfig, deps: SandboxDeps) -> Result<Self, StartError> {
+        let failed = |source: io::Error| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let ready = deps.health.component("sandbox");
+        Ok(Self {
+            listener,
+            address,
+            store: Arc::new(Store::new(config.messages_max, config.octets_max)),
+            config: listener_config(config),
+            nav: deps.nav,
+            ready,
+        })
+    }
+
+    /// Returns the address where mail is captured.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the pages under `/sandbox` and the API under `/sandbox/v1`.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        api::router(Arc::clone(&self.store)).merge(pages::router(Arc::clone(&self.store), self.nav))
+    }
+
+    /// Captures mail until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        self.ready.set_ready(true);
+        tracing::info!(address = %self.address, "sandbox captures mail");
+        let policy = Arc::new(CaptureAll { store: self.store });
+        serve(self.listener, self.config, policy, shutdown).await;
+        self.ready.set_ready(false);
+    }
+}
+
+fn listener_config(config: SandboxConfig) -> ListenerConfig {
+    let default = ListenerConfig::default();
+    ListenerConfig {
+        name: "sandbox".into(),
+        server: ServerConfig {
+            hostname: config.hostname.into(),
+            service: Service::Relay,
+            message_octets_max: config.message_octets_max,
+            ..ServerConfig::default()
+        },
+        // Whoever delivers to a sandbox comes from one address.
+        connections_per_network_max: default.connections_max,
+        ..default
+    }
+}

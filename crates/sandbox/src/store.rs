@@ -1,0 +1,183 @@
+//! The newest captures, within their bounds.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use postroad_core::{Address, MessageId, Timestamp};
+
+use crate::{capture::Capture, metrics::Metrics};
+
+/// The newest captures, oldest first.
+#[derive(Debug)]
+pub(crate) struct Store {
+    kept: Mutex<Kept>,
+    messages_max: usize,
+    octets_max: u64,
+    metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    captures: VecDeque<Arc<Capture>>,
+    octets: u64,
+    /// How many were ever captured; the id of the last one.
+    captured: u64,
+}
+
+/// What is asked of a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Filter {
+    /// Part of a recipient of the envelope, in any case.
+    pub(crate) to: String,
+    /// Part of the subject, in any case.
+    pub(crate) subject: String,
+}
+
+impl Store {
+    pub(crate) fn new(messages_max: usize, octets_max: u64) -> Self {
+        Self { kept: Mutex::default(), messages_max, octets_max, metrics: Metrics::new() }
+    }
+
+    /// Keeps a message and returns its id; the oldest go where room is needed.
+    pub(crate) fn add(&self, sender: Option<Address>, recipients: Vec<Address>, content: Bytes) -> u64 {
+        let mut dropped = Vec::new();
+        let mut kept = self.kept.lock();
+        kept.captured += 1;
+        let id = kept.captured;
+        let capture = Arc::new(Capture::new(id, now(), sender, recipients, content));
+        kept.octets += capture.octets();
+        kept.captures.push_back(capture);
+        while kept.captures.len() > self.messages_max || kept.octets > self.octets_max {
+            let Some(oldest) = kept.captures.pop_front() else { break };
+            kept.octets -= oldest.octets();
+            dropped.push(oldest);
+        }
+        self.metrics.messages.set(kept.captures.len() as f64);
+        self.metrics.octets.set(kept.octets as f64);
+        drop(kept);
+        self.metrics.captured.increment(1);
+        self.metrics.dropped.increment(dropped.len() as u64);
+        id
+    }
+
+    /// Returns the newest that pass the filter, at most `limit`.
+    pub(crate) fn newest(&self, filter: &Filter, limit: usize) -> Vec<Arc<Capture>> {
+        // Looking into headers is not done under the lock that receiving needs.
+        let captures: Vec<_> = self.kept.lock().captures.iter().rev().cloned().collect();
+        let filter = filter.in_lower_case();
+        captures.into_iter().filter(|capture| filter.passes(capture)).take(limit).collect()
+    }
+
+    pub(crate) fn find(&self, id: u64) -> Option<Arc<Capture>> {
+        let kept = self.kept.lock();
+        // Ids are without a gap, and the last one is at the back.
+        let from_back = usize::try_from(kept.captured.checked_sub(id)?).ok()?;
+        let place = kept.captures.len().checked_sub(1)?.checked_sub(from_back)?;
+        kept.captures.get(place).cloned()
+    }
+
+    /// Returns all captures of one message, newest first, at most `limit`.
+    pub(crate) fn of_message(&self, message: MessageId, limit: usize) -> Vec<Arc<Capture>> {
+        let captures: Vec<_> = self.kept.lock().captures.iter().rev().cloned().collect();
+        captures.into_iter().filter(|capture| capture.message() == Some(message)).take(limit).collect()
+    }
+
+    /// Returns how many are kept, and how many octets they count for.
+    pub(crate) fn kept(&self) -> (usize, u64) {
+        let kept = self.kept.lock();
+        (kept.captures.len(), kept.octets)
+    }
+
+    /// Forgets every capture; ids go on.
+    pub(crate) fn clear(&self) {
+        let cleared = {
+            let mut kept = self.kept.lock();
+            kept.octets = 0;
+            std::mem::take(&mut kept.captures)
+        };
+        self.metrics.messages.set(0.0);
+        self.metrics.octets.set(0.0);
+        drop(cleared);
+    }
+}
+
+impl Filter {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.to.is_empty() && self.subject.is_empty()
+    }
+
+    fn in_lower_case(&self) -> Self {
+        Self { to: self.to.trim().to_lowercase(), subject: self.subject.trim().to_lowercase() }
+    }
+
+    fn passes(&self, capture: &Capture) -> bool {
+        let to = || capture.recipients.iter().any(|to| to.as_str().to_lowercase().contains(&self.to));
+        let subject = || capture.subject().to_lowercase().contains(&self.subject);
+        (self.to.is_empty() || to()) && (self.subject.is_empty() || subject())
+    }
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::ZERO.after(since_epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(store: &Store, to: &str, subject: &str) -> u64 {
+        let to = Address::parse(to).unwrap();
+        store.add(None, vec![to], format!("Subject: {subject}\r\n\r\nbody").into())
+    }
+
+    fn ids(store: &Store, to: &str, subject: &str) -> Vec<u64> {
+        let filter = Filter { to: to.into(), subject: subject.into() };
+        store.newest(&filter, 10).iter().map(|capture| capture.id).collect()
+    }
+
+    #[test]
+    fn the_oldest_go() {
+        let store = Store::new(3, u64::MAX);
+        for _ in 0..5 {
+            add(&store, "a@b.example", "s");
+        }
+        assert_eq!(ids(&store, "", ""), [5, 4, 3]);
+        assert!(store.find(2).is_none() && store.find(6).is_none() && store.find(0).is_none());
+        assert_eq!(store.find(3).unwrap().id, 3);
+        store.clear();
+        assert_eq!(store.kept(), (0, 0));
+        assert!(store.find(5).is_none());
+        assert_eq!(add(&store, "a@b.example", "s"), 6);
+        assert_eq!(store.find(6).unwrap().id, 6);
+    }
+
+    #[test]
+    fn octets_are_bounded() {
+        let store = Store::new(1_000, 2_000);
+        for _ in 0..100 {
+            add(&store, "a@b.example", "s");
+        }
+        let (messages, octets) = store.kept();
+        assert!(messages < 10 && octets <= 2_000, "{messages} {octets}");
+        store.add(None, Vec::new(), vec![b'a'; 10_000].into());
+        assert_eq!(store.kept(), (0, 0));
+    }
+
+    #[test]
+    fn lists_are_filtered() {
+        let store = Store::new(10, u64::MAX);
+        add(&store, "Alice@b.example", "Your invoice");
+        add(&store, "bob@b.example", "=?utf-8?q?Gr=C3=BC=C3=9Fe?=");
+        assert_eq!(ids(&store, "alice@", ""), [1]);
+        assert_eq!(ids(&store, "", " INVOICE "), [1]);
+        assert_eq!(ids(&store, "", "grüße"), [2]);
+        assert_eq!(ids(&store, "bob", "invoice"), [] as [u64; 0]);
+        assert_eq!(ids(&store, "b.example", ""), [2, 1]);
+    }
+}
