@@ -127,9 +127,8 @@ mod tests {
 
     #[test]
     fn d_017_no_more_than_a_hundred_records_are_read() {
-        let records: Vec<MxRecord> = (0..60_000_u32)
-            .map(|n| MxRecord { preference: 1, target: format!("mx{n}.example") })
-            .collect();
+        let records: Vec<MxRecord> =
+            (0..60_000_u32).map(|n| MxRecord { preference: 1, target: format!("mx{n}.example") }).collect();
         let targets = targets(&records).unwrap();
         assert_eq!(targets.len(), RECORDS_MAX);
         assert_eq!(plan(targets).len(), HOSTS_MAX);

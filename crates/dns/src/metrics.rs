@@ -30,7 +30,8 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let lookups = |result: &'static str| metrics::counter!("postroad_dns_lookups_total", "result" => result);
+        let lookups =
+            |result: &'static str| metrics::counter!("postroad_dns_lookups_total", "result" => result);
         let sites = |from: &'static str| metrics::counter!("postroad_dns_sites_total", "from" => from);
         Self {
             found: lookups("found"),

@@ -96,7 +96,8 @@ impl Resolver {
     /// There are none, or they cannot be told just now: [`DnsError::is_permanent`].
     pub async fn mail_hosts(&self, domain: &Domain) -> Result<MailHosts, DnsError> {
         let started = Instant::now();
-        let result = timeout(TOTAL_TIMEOUT, self.inner.mail_hosts(domain)).await.unwrap_or_else(|_| Err(too_slow()));
+        let result =
+            timeout(TOTAL_TIMEOUT, self.inner.mail_hosts(domain)).await.unwrap_or_else(|_| Err(too_slow()));
         self.inner.metrics.note_lookup(&result, started.elapsed());
         result
     }

@@ -5,11 +5,14 @@
 //! - otherwise the first one's registrable domain and a hash of the whole set, `example.net+1c7fb0a2`;
 //! - no MX, or none that can be told: the recipient's domain itself.
 //!
-//! A name is at most 262 octets, and the same set has the same name on every node and in every version.
+//! A name is at most 253 octets, and the same set has the same name on every node and in every version.
 
 use postroad_core::Domain;
 
 use crate::hosts::Target;
+
+/// What is left beside the hash of a name as long as a domain can be.
+const SHOWN_OCTETS_MAX: usize = 253 - 9;
 
 /// Returns the name of the site that `targets` make up; they are sorted by preference, then by name.
 pub(crate) fn name(targets: &[Target]) -> Option<Box<str>> {
@@ -21,7 +24,8 @@ pub(crate) fn name(targets: &[Target]) -> Option<Box<str>> {
     if names.iter().all(|name| registrable(name) == first) {
         return Some(first.into());
     }
-    Some(format!("{first}+{:08x}", hash(&names)).into())
+    let shown = &first[..first.len().min(SHOWN_OCTETS_MAX)];
+    Some(format!("{shown}+{:08x}", hash(&names)).into())
 }
 
 /// The part of a host's name that one owner registered; the whole name where there is none.
@@ -55,15 +59,18 @@ mod tests {
     #[test]
     fn domains_behind_the_same_hosts_are_one_site() {
         check(&[(5, "gmail-smtp-in.l.google.com"), (10, "alt1.gmail-smtp-in.l.google.com")], "google.com");
-        check(&[(1, "aspmx.l.google.com"), (5, "alt1.aspmx.l.google.com"), (9, "mx.backup.example")], "google.com");
+        check(
+            &[(1, "aspmx.l.google.com"), (5, "alt1.aspmx.l.google.com"), (9, "mx.backup.example")],
+            "google.com",
+        );
         check(&[(0, "example-org.mail.protection.outlook.com")], "outlook.com");
         check(&[(10, "mx.mail.example.co.uk"), (10, "mx2.example.co.uk")], "example.co.uk");
     }
 
     #[test]
     fn a_set_of_several_owners_has_a_name_that_stays() {
-        check(&[(10, "mx.one.example"), (10, "mx.two.example")], "one.example+cc6a4c1d");
-        check(&[(10, "mx.one.example"), (10, "mx3.two.example")], "one.example+7afbf4f9");
+        check(&[(10, "mx.one.example"), (10, "mx.two.example")], "one.example+a8f18ce1");
+        check(&[(10, "mx.one.example"), (10, "mx3.two.example")], "one.example+b238ca11");
         assert_eq!(name(&[]), None);
     }
 }

@@ -22,7 +22,12 @@ pub(crate) fn render_into(text: &mut String) {
             let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n");
         }
     };
-    family("process_cpu_seconds_total", "counter", "User and system CPU time spent in seconds", cpu_seconds());
+    family(
+        "process_cpu_seconds_total",
+        "counter",
+        "User and system CPU time spent in seconds",
+        cpu_seconds(),
+    );
     family("process_resident_memory_bytes", "gauge", "Resident memory in bytes", resident_bytes());
     family("process_open_fds", "gauge", "Open file descriptors", open_descriptors());
     family("process_max_fds", "gauge", "The limit of open file descriptors", descriptors_max());

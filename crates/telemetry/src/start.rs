@@ -96,7 +96,8 @@ pub struct Telemetry {
 pub fn init(config: &TelemetryConfig, service: &'static str) -> Result<Telemetry, InitError> {
     let filter = EnvFilter::try_new(&config.log_filter)
         .map_err(|source| InitError::Filter { filter: config.log_filter.clone(), source })?;
-    let tracer = config.otlp_endpoint.as_deref().map(|endpoint| exporter(config, endpoint, service)).transpose()?;
+    let tracer =
+        config.otlp_endpoint.as_deref().map(|endpoint| exporter(config, endpoint, service)).transpose()?;
 
     let traces = tracer.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
@@ -122,7 +123,8 @@ pub fn init(config: &TelemetryConfig, service: &'static str) -> Result<Telemetry
 }
 
 fn log_layer(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Text => layer.boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
@@ -162,7 +164,8 @@ impl Telemetry {
         self.upkeep.abort();
         trace::set_enabled(false);
         let Some(tracer) = self.tracer else { return };
-        let flushed = tokio::task::spawn_blocking(move || tracer.shutdown_with_timeout(Duration::from_secs(5)));
+        let flushed =
+            tokio::task::spawn_blocking(move || tracer.shutdown_with_timeout(Duration::from_secs(5)));
         if let Ok(Err(error)) = flushed.await {
             tracing::warn!(%error, "the last traces were not sent");
         }

@@ -125,7 +125,9 @@ pub fn mx(hosts: &[(u16, &str)]) -> Answer {
 }
 
 pub fn a(addresses: &[[u8; 4]]) -> Answer {
-    Answer::Records(addresses.iter().map(|ip| record(None, RData::A(A::from(std::net::Ipv4Addr::from(*ip))))).collect())
+    Answer::Records(
+        addresses.iter().map(|ip| record(None, RData::A(A::from(std::net::Ipv4Addr::from(*ip))))).collect(),
+    )
 }
 
 pub fn aaaa(address: &str) -> Answer {

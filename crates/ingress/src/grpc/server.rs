@@ -1,0 +1,67 @@
+//! The gRPC listener: submission, health and reflection.
+
+use postroad_net::{NodeListener, public};
+use postroad_proto::{
+    DESCRIPTORS,
+    submission::submission_service_server::{SERVICE_NAME, SubmissionServiceServer},
+};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
+};
+
+use super::Submissions;
+
+/// An address with its tag and length, as protobuf has it.
+const RECIPIENT_OCTETS_MAX: usize = 260;
+/// Everything else of a request.
+const ENVELOPE_OCTETS_MAX: usize = 4 << 10;
+
+/// Serves clients until `shutdown`; calls that are under way may then end within the time for draining.
+pub(crate) async fn serve(
+    listener: NodeListener,
+    submissions: Submissions,
+    reporter: HealthReporter,
+    shutdown: CancellationToken,
+) {
+    let config = &submissions.intake.config;
+    let limit = config.drain_timeout();
+    let content_octets_max = usize::try_from(config.message_octets_max).unwrap_or(usize::MAX);
+    let request_octets_max = content_octets_max
+        .saturating_add(config.recipients_max.saturating_mul(RECIPIENT_OCTETS_MAX))
+        .saturating_add(ENVELOPE_OCTETS_MAX);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .with_service_name(SERVICE_NAME)
+        .build_v1()
+        .expect("the descriptors were written by our own build");
+    let server = public::server_builder()
+        .add_service(SubmissionServiceServer::new(submissions).max_decoding_message_size(request_octets_max))
+        .add_service(HealthServer::new(HealthService::from_health_reporter(reporter)))
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(listener, shutdown.clone().cancelled_owned());
+    let late = async {
+        shutdown.cancelled().await;
+        time::sleep(limit).await;
+    };
+    tokio::select! {
+        ended = server => {
+            if let Err(error) = ended {
+                tracing::error!(%error, "gRPC is not served any more");
+            }
+        }
+        () = late => tracing::warn!("gRPC calls cut off: the time for draining is over"),
+    }
+}
+
+/// Tells clients of the health service whether mail can be taken.
+pub(crate) async fn report(reporter: &HealthReporter, ready: bool) {
+    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    // The empty name stands for the server as a whole.
+    for service in ["", SERVICE_NAME] {
+        reporter.set_service_status(service, status).await;
+    }
+}

@@ -1,0 +1,356 @@
+//! The way of one message from a client that is known to the queue: SMTP and gRPC meet here.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use postroad_cluster::Submitter;
+use postroad_core::{Address, Domain, MessageId, Timestamp};
+use postroad_directory::{Tenant, View};
+use postroad_dns::Resolver;
+use postroad_proto::queue::{Recipient, Submission};
+use postroad_smtp::headers::{Hop, Protocol};
+use postroad_telemetry::trace;
+use tokio::sync::watch;
+
+use crate::{
+    IngressConfig,
+    auth::Identity,
+    content::{self, Completed},
+    error::Refusal,
+    from,
+    metrics::{Metrics, Way},
+};
+
+/// What a log entry holds; a larger message is handed over in chunks before it is submitted.
+const CHUNK_OCTETS_MAX: usize = 768 << 10;
+/// Chunks of one message on their way at a time.
+const CHUNKS_AT_ONCE: usize = 4;
+/// Domains of one message whose sites are asked for at a time.
+const SITES_AT_ONCE: usize = 64;
+
+/// Takes messages from clients that are known.
+pub(crate) struct Intake {
+    pub(crate) config: Arc<IngressConfig>,
+    pub(crate) metrics: Arc<Metrics>,
+    directory: watch::Receiver<Arc<View>>,
+    submitter: Submitter,
+    resolver: Resolver,
+    in_flight_octets: AtomicU64,
+    accepting: AtomicBool,
+}
+
+/// A message as it came, from a client that may send it.
+#[derive(Debug)]
+pub(crate) struct Incoming<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) sender: Option<Address>,
+    /// At least one.
+    pub(crate) recipients: Vec<Address>,
+    pub(crate) content: Bytes,
+    /// The client asked for SMTPUTF8.
+    pub(crate) smtputf8: bool,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) helo: &'a str,
+    pub(crate) with: Protocol,
+    pub(crate) tls: &'a str,
+    /// Of the trace it belongs to, empty when the client told of none.
+    pub(crate) traceparent: &'a str,
+}
+
+impl Intake {
+    pub(crate) fn new(
+        config: Arc<IngressConfig>,
+        metrics: Arc<Metrics>,
+        directory: watch::Receiver<Arc<View>>,
+        submitter: Submitter,
+        resolver: Resolver,
+    ) -> Self {
+        Self {
+            config,
+            metrics,
+            directory,
+            submitter,
+            resolver,
+            in_flight_octets: AtomicU64::new(0),
+            accepting: AtomicBool::new(true),
+        }
+    }
+
+    /// The directory as it is; revision 0 when nothing is known yet.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.directory.borrow())
+    }
+
+    /// Returns true when the directory was seen and some ledger has a leader.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.directory.borrow().revision() > 0 && self.submitter.is_ready()
+    }
+
+    /// Says whether new clients are worth greeting.
+    pub(crate) fn set_accepting(&self, accepting: bool) {
+        self.accepting.store(accepting, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::Relaxed)
+    }
+
+    /// Returns the tenant of a client, whose credential may have been withdrawn since it was checked.
+    pub(crate) fn tenant(&self, identity: &Identity) -> Result<Arc<Tenant>, Refusal> {
+        identity.tenant(&self.view()).ok_or(Refusal::NoIdentity)
+    }
+
+    /// Checks who the envelope says the message is from.
+    pub(crate) fn check_sender(
+        &self,
+        tenant: &Tenant,
+        sender: Option<&Address>,
+        announced_octets: u64,
+    ) -> Result<(), Refusal> {
+        self.check_size(tenant, announced_octets)?;
+        from::check_envelope(sender, &tenant.domains)
+    }
+
+    fn check_size(&self, tenant: &Tenant, octets: u64) -> Result<(), Refusal> {
+        let limit = self.config.message_octets_max.min(tenant.message_octets_max.unwrap_or(u64::MAX));
+        if octets > limit { Err(Refusal::TooLarge(limit)) } else { Ok(()) }
+    }
+
+    /// Takes a message: with the id it returns, a majority of disks holds it.
+    pub(crate) async fn take(&self, way: Way, incoming: Incoming<'_>) -> Result<MessageId, Refusal> {
+        let started = Instant::now();
+        let recipients = incoming.recipients.len();
+        let span = trace::span("ingress.submit", incoming.traceparent);
+        let own = trace::traceparent_of(&span);
+        let traceparent = if own.is_empty() { incoming.traceparent.to_owned() } else { own };
+        let taken = Box::pin(self.submit(incoming, traceparent)).await;
+        drop(span);
+        match &taken {
+            Ok((id, octets)) => {
+                self.metrics.note_accepted(way, recipients, *octets, started.elapsed());
+                tracing::debug!(message_id = %id, recipients, octets, "message accepted");
+            }
+            Err(refusal) => {
+                self.metrics.note_refused(refusal);
+                tracing::debug!(%refusal, "message refused");
+            }
+        }
+        taken.map(|(id, _)| id)
+    }
+
+    async fn submit(&self, incoming: Incoming<'_>, traceparent: String) -> Result<(MessageId, u64), Refusal> {
+        let view = self.view();
+        let tenant = incoming.identity.tenant(&view).ok_or(Refusal::NoIdentity)?;
+        self.check_size(&tenant, incoming.content.len() as u64)?;
+        let header = content::check(&incoming.content)?;
+        from::check(&incoming.content[..header.len], &tenant.domains)?;
+
+        let random: u64 = rand::random();
+        let group = self.submitter.pick_group(rand::random()).ok_or(Refusal::Unavailable)?;
+        let now = now();
+        let id = MessageId::new(now, group, random);
+        let completed = content::complete(&incoming.content, &header, &self.hop(&incoming, id, now));
+        let _reserved = self.reserve(completed.octets)?;
+
+        let octets = completed.octets;
+        let sites = self.sites(&view, &incoming.recipients).await;
+        let envelope = Submission {
+            message_id: Bytes::copy_from_slice(&id.as_u128().to_be_bytes()),
+            tenant: tenant.id.0,
+            sender: incoming.sender.as_ref().map(|sender| sender.as_str().to_owned()),
+            recipients: recipients(&incoming.recipients, sites, tenant.pool.0),
+            size_bytes: octets,
+            smtputf8: needs_smtputf8(&incoming, &completed),
+            eight_bit: completed.eight_bit,
+            expires_at_millis: now.after(self.config.message_age_max()).as_millis(),
+            origin: incoming.identity.origin(incoming.client),
+            traceparent,
+            ..Submission::default()
+        };
+        self.hand_over(id, envelope, completed).await?;
+        Ok((id, octets))
+    }
+
+    fn hop<'a>(&'a self, incoming: &Incoming<'a>, id: MessageId, at: Timestamp) -> Hop<'a> {
+        let shown = !self.config.hide_clients;
+        Hop {
+            helo: Some(incoming.helo).filter(|helo| shown && !helo.is_empty()),
+            client: incoming.client.filter(|_| shown),
+            by: &self.config.hostname,
+            with: incoming.with,
+            tls: incoming.tls,
+            id,
+            at,
+        }
+    }
+
+    async fn hand_over(
+        &self,
+        id: MessageId,
+        mut submission: Submission,
+        completed: Completed,
+    ) -> Result<(), Refusal> {
+        submission.subject = completed.subject;
+        if completed.octets <= CHUNK_OCTETS_MAX as u64 {
+            submission.content = completed.parts;
+        } else {
+            submission.chunks = self.stage(id, &submission.message_id, completed.parts).await?;
+        }
+        // Durable before anybody is told: the answer comes after a majority has synced.
+        Ok(self.submitter.submit(id, submission).await?)
+    }
+
+    /// Hands over the content of a large message, and returns in how many chunks.
+    async fn stage(&self, id: MessageId, message_id: &Bytes, parts: Vec<Bytes>) -> Result<u32, Refusal> {
+        let chunks = chunks(parts);
+        let count = u32::try_from(chunks.len()).map_err(|_| Refusal::TooLarge(u64::from(u32::MAX)))?;
+        stream::iter((0..count).zip(chunks))
+            .map(|(number, content)| {
+                let message_id = message_id.clone();
+                let chunk = Submission { message_id, content, chunk: Some(number), ..Submission::default() };
+                self.submitter.submit(id, chunk)
+            })
+            .buffer_unordered(CHUNKS_AT_ONCE)
+            .try_collect::<Vec<()>>()
+            .await?;
+        Ok(count)
+    }
+
+    /// Names the site of every recipient, in order.
+    async fn sites(&self, view: &View, recipients: &[Address]) -> Vec<Box<str>> {
+        let limit = self.config.site_timeout();
+        if let [recipient] = recipients {
+            return vec![self.site(view, recipient.domain(), limit).await];
+        }
+        let mut places = HashMap::new();
+        let mut domains = Vec::new();
+        let place_of: Vec<usize> = recipients
+            .iter()
+            .map(|recipient| {
+                let domain = recipient.domain();
+                *places.entry(domain.clone()).or_insert_with(|| {
+                    domains.push(domain);
+                    domains.len() - 1
+                })
+            })
+            .collect();
+        // A message to many domains waits for all of them little longer than for one.
+        let deadline = Instant::now() + 2 * limit;
+        let told: Vec<Box<str>> = stream::iter(domains)
+            .map(|domain| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.site(view, domain, limit.min(left))
+            })
+            .buffered(SITES_AT_ONCE)
+            .collect()
+            .await;
+        place_of.into_iter().map(|place| told[place].clone()).collect()
+    }
+
+    /// A route's site comes first: its mail never sees the MX.
+    async fn site(&self, view: &View, domain: Option<Domain>, limit: Duration) -> Box<str> {
+        let Some(domain) = domain else { return "literal".into() };
+        match view.route(&domain) {
+            Some(route) => route.site().into(),
+            None => self.resolver.site(&domain, limit).await,
+        }
+    }
+
+    /// Counts octets until the guard is dropped.
+    fn reserve(&self, octets: u64) -> Result<Reserved<'_>, Refusal> {
+        let before = self.in_flight_octets.fetch_add(octets, Ordering::Relaxed);
+        let reserved = Reserved { intake: self, octets };
+        self.metrics.in_flight.increment(octets as f64);
+        if before + octets > self.config.in_flight_octets_max { Err(Refusal::Busy) } else { Ok(reserved) }
+    }
+}
+
+/// Octets that wait for their commit.
+struct Reserved<'a> {
+    intake: &'a Intake,
+    octets: u64,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.intake.in_flight_octets.fetch_sub(self.octets, Ordering::Relaxed);
+        self.intake.metrics.in_flight.decrement(self.octets as f64);
+    }
+}
+
+fn recipients(addresses: &[Address], sites: Vec<Box<str>>, pool: u32) -> Vec<Recipient> {
+    let recipient = |(address, site): (&Address, Box<str>)| Recipient {
+        address: address.as_str().to_owned(),
+        site: site.into(),
+        pool,
+        not_before_millis: 0,
+    };
+    addresses.iter().zip(sites).map(recipient).collect()
+}
+
+/// What the next hop needs, whatever this client asked for (RFC 6531 3.1).
+fn needs_smtputf8(incoming: &Incoming<'_>, completed: &Completed) -> bool {
+    let mut addresses = incoming.recipients.iter().chain(&incoming.sender);
+    addresses.any(|address| !address.is_ascii()) || (incoming.smtputf8 && completed.header_eight_bit)
+}
+
+/// Cuts parts so that each chunk is full but the last; octets are shared, not copied.
+fn chunks(parts: Vec<Bytes>) -> Vec<Vec<Bytes>> {
+    let mut chunks = vec![Vec::new()];
+    let mut room = CHUNK_OCTETS_MAX;
+    for mut part in parts {
+        while !part.is_empty() {
+            if room == 0 {
+                chunks.push(Vec::new());
+                room = CHUNK_OCTETS_MAX;
+            }
+            let cut = part.split_to(part.len().min(room));
+            room -= cut.len();
+            if let Some(last) = chunks.last_mut() {
+                last.push(cut);
+            }
+        }
+    }
+    chunks
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_full_but_the_last_and_lose_nothing() {
+        let octets: Bytes =
+            (0..2 * CHUNK_OCTETS_MAX + 10).map(|place| place as u8).collect::<Vec<u8>>().into();
+        for cuts in
+            [vec![0], vec![5], vec![CHUNK_OCTETS_MAX - 1, CHUNK_OCTETS_MAX], vec![2 * CHUNK_OCTETS_MAX]]
+        {
+            let mut rest = octets.clone();
+            let mut parts = Vec::new();
+            let mut before = 0;
+            for cut in cuts {
+                parts.push(rest.split_to(cut - before));
+                before = cut;
+            }
+            parts.push(rest);
+            let chunks = chunks(parts);
+            let sizes: Vec<usize> = chunks.iter().map(|chunk| chunk.iter().map(Bytes::len).sum()).collect();
+            assert_eq!(sizes, [CHUNK_OCTETS_MAX, CHUNK_OCTETS_MAX, 10]);
+            assert_eq!(chunks.concat().concat(), octets);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What SMTP clients may do: the answers to a session's questions.
+
+use std::{net::IpAddr, sync::Arc};
+
+use postroad_core::{Address, Host, Reply};
+use postroad_net::smtp::server::{Policy, Session};
+use postroad_smtp::{
+    command::Mail,
+    headers::Protocol,
+    server::{Answer, Credentials, Message, Question},
+};
+
+use crate::{
+    ListenerService,
+    auth::{Authenticator, Identity, Verdict},
+    error::Refusal,
+    intake::{Incoming, Intake},
+    metrics::Way,
+};
+
+/// The policy of one listener.
+pub(crate) struct SmtpPolicy {
+    pub(crate) service: ListenerService,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) authenticator: Arc<Authenticator>,
+}
+
+impl Policy for SmtpPolicy {
+    type Identity = Identity;
+
+    fn network_identity(&self, client: IpAddr) -> Option<Identity> {
+        self.authenticator.network(client)
+    }
+
+    async fn decide(&self, session: Session<'_, Identity>, question: Question) -> Answer<Identity> {
+        match question {
+            Question::Authenticate(credentials) => self.authenticate(&session, credentials).await,
+            Question::Sender(mail) => self.answer(self.sender(&session, &mail)),
+            Question::Recipient(recipient) => self.answer(self.recipient(&session, &recipient)),
+            Question::Message(message) => Answer::Reply(self.message(&session, *message).await),
+        }
+    }
+
+    fn accepting(&self) -> Result<(), Reply> {
+        if self.intake.is_accepting() {
+            return Ok(());
+        }
+        Err(Reply::new(421, 3, 2, format!("{} cannot store mail just now", self.intake.config.hostname)))
+    }
+}
+
+impl SmtpPolicy {
+    async fn authenticate(
+        &self,
+        session: &Session<'_, Identity>,
+        credentials: Credentials,
+    ) -> Answer<Identity> {
+        // Nobody acts for anybody else here (RFC 4616 2).
+        let for_itself =
+            credentials.authorization.is_empty() || credentials.authorization == credentials.login;
+        let client = session.client.ip().to_canonical();
+        match self.authenticator.login(&credentials.login, credentials.secret, client).await {
+            Verdict::Good(identity) if for_itself => Answer::Identity(identity),
+            Verdict::Good(_) | Verdict::Wrong => {
+                Answer::Reply(Reply::new(535, 7, 8, "authentication credentials invalid"))
+            }
+            Verdict::Untold => Answer::Reply(Reply::new(454, 7, 0, "temporary authentication failure")),
+        }
+    }
+
+    fn answer(&self, decided: Result<(), Refusal>) -> Answer<Identity> {
+        match decided {
+            Ok(()) => Answer::Yes,
+            Err(refusal) => {
+                self.intake.metrics.note_refused(&refusal);
+                Answer::Reply(refusal.reply())
+            }
+        }
+    }
+
+    fn sender(&self, session: &Session<'_, Identity>, mail: &Mail) -> Result<(), Refusal> {
+        let Some(identity) = session.identity else {
+            return match self.service {
+                // Strangers may say who they are; their recipients are what counts.
+                ListenerService::Relay => Ok(()),
+                ListenerService::Submission => Err(Refusal::NoIdentity),
+            };
+        };
+        let tenant = self.intake.tenant(identity)?;
+        self.intake.check_sender(&tenant, mail.sender.as_ref(), mail.size)
+    }
+
+    fn recipient(&self, session: &Session<'_, Identity>, recipient: &Address) -> Result<(), Refusal> {
+        if session.identity.is_none() {
+            return Err(Refusal::RelayDenied);
+        }
+        match recipient.host() {
+            Host::Domain(_) => Ok(()),
+            Host::Literal(_) => Err(Refusal::RecipientLiteral),
+        }
+    }
+
+    async fn message(&self, session: &Session<'_, Identity>, message: Message) -> Reply {
+        let Some(identity) = session.identity else { return Refusal::RelayDenied.reply() };
+        let with = Protocol::Smtp {
+            extended: session.extended,
+            tls: session.tls.is_some(),
+            authenticated: true,
+            smtputf8: message.mail.smtputf8,
+        };
+        let incoming = Incoming {
+            identity,
+            sender: message.mail.sender,
+            recipients: message.recipients,
+            content: message.content,
+            smtputf8: message.mail.smtputf8,
+            client: Some(session.client.ip().to_canonical()),
+            helo: session.helo,
+            with,
+            tls: session.tls.map_or("", |tls| &tls.0),
+            traceparent: "",
+        };
+        match self.intake.take(Way::Smtp, incoming).await {
+            Ok(id) => Reply::new(250, 0, 0, format!("accepted {id}")),
+            Err(refusal) => refusal.reply(),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! One process: telemetry starts once, shows what was counted, and tells whether it is ready.
+
+use postroad_telemetry::{Health, InitError, Metric, TelemetryConfig, describe, init, render, serve, trace};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::CancellationToken;
+
+const CATALOGUE: &[Metric] = &[
+    Metric::counter("postroad_test_things_total", "Things that happened", &["kind"]),
+    Metric::histogram("postroad_test_wait_seconds", "How long things took", &[]),
+    Metric::histogram("postroad_test_batch_messages", "How many things at once", &[]),
+];
+
+/// Everything that is global, in one test: it can be done once.
+#[tokio::test]
+async fn it_starts_once_and_shows_what_was_counted() {
+    let wrong = TelemetryConfig { log_filter: "info,=".to_owned(), ..TelemetryConfig::default() };
+    assert!(matches!(init(&wrong, "test"), Err(InitError::Filter { .. })));
+    let wrong =
+        TelemetryConfig { otlp_endpoint: Some("no address".to_owned()), ..TelemetryConfig::default() };
+    assert!(matches!(init(&wrong, "test"), Err(InitError::Otlp { .. })));
+
+    // Nobody listens there: traces are made all the same, and dropped at the end.
+    let config = TelemetryConfig {
+        otlp_endpoint: Some("http://127.0.0.1:9".to_owned()),
+        ..TelemetryConfig::default()
+    };
+    let telemetry = init(&config, "test").unwrap();
+    assert!(matches!(init(&config, "test"), Err(InitError::AlreadyStarted)));
+
+    describe(CATALOGUE);
+    metrics::counter!("postroad_test_things_total", "kind" => "good").increment(3);
+    metrics::histogram!("postroad_test_wait_seconds").record(0.003);
+    metrics::histogram!("postroad_test_batch_messages").record(5.0);
+    let text = render();
+    for line in [
+        "# HELP postroad_test_things_total Things that happened",
+        "# TYPE postroad_test_things_total counter",
+        "postroad_test_things_total{kind=\"good\"} 3",
+        "# TYPE postroad_test_wait_seconds histogram",
+        "postroad_test_wait_seconds_bucket{le=\"0.005\"} 1",
+        "postroad_test_wait_seconds_bucket{le=\"0.0025\"} 0",
+        "postroad_test_batch_messages_bucket{le=\"8\"} 1",
+        "# TYPE process_cpu_seconds_total counter",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line} is missing in\n{text}");
+    }
+    assert!(!text.contains("quantile"));
+
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let span = trace::span("submit", parent);
+    let child = trace::traceparent_of(&span);
+    assert!(child.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && child.ends_with("-01"), "{child}");
+    assert_ne!(child, parent);
+    assert!(span.in_scope(|| trace::traceparent() == child));
+    drop(span);
+    telemetry.shutdown().await;
+    assert!(!trace::is_enabled());
+}
+
+async fn fetch(address: std::net::SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
+}
+
+#[tokio::test]
+async fn it_tells_over_http_whether_it_is_ready() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let health = Health::new();
+    let raft = health.component("raft");
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, health, shutdown.clone()));
+
+    assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+    let waiting = fetch(address, "/readyz").await;
+    assert!(waiting.starts_with("HTTP/1.1 503") && waiting.ends_with("not ready: raft\n"), "{waiting}");
+    raft.set_ready(true);
+    assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(fetch(address, "/metrics").await.contains("postroad_build_info{version="));
+    assert!(fetch(address, "/other").await.starts_with("HTTP/1.1 404"));
+
+    // A client that keeps its connection open does not hold up the end.
+    let _idle = TcpStream::connect(address).await.unwrap();
+    shutdown.cancel();
+    server.await.unwrap().unwrap();
+}
