@@ -10,7 +10,7 @@ use tokio::{
     sync::watch,
     time::{self, Instant},
 };
-use tonic::{Code, Status, metadata::MetadataValue, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 
 use crate::{Endpoints, LeaderTable};
 
@@ -41,16 +41,6 @@ pub enum CallError {
         /// For people.
         message: String,
     },
-}
-
-/// Returns the answer of a node that does not lead.
-#[must_use]
-pub fn not_leader(leader: Option<NodeId>) -> Status {
-    let mut status = Status::unavailable("this node does not lead the group");
-    if let Some(leader) = leader {
-        status.metadata_mut().insert(LEADER_METADATA, MetadataValue::from(leader.0));
-    }
-    status
 }
 
 /// Reads who may lead from such an answer.

@@ -48,7 +48,7 @@ pub enum Claim {
 /// A lease that runs anew from when its renewal was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Renewed {
-    /// The directory's revision: a node that knows an earlier one does not know all it owns.
+    /// The directory's revision: a node that knows an earlier one may own more than it knows.
     pub revision: u64,
     /// How long the lease is.
     pub lease: Duration,
@@ -106,7 +106,8 @@ impl DirectoryClient {
     /// Says that this run of a node is there. Its lease counts from before the call.
     ///
     /// # Errors
-    /// Nobody answered within the time; or the refusal of a run that another has followed: it must stop.
+    /// Nobody answered within the time; or the refusal of a run whose lease has ended or that another has followed:
+    /// it must use nothing any more, and may claim as a new run.
     pub async fn renew(
         &self,
         node: NodeId,

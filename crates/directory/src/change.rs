@@ -31,7 +31,7 @@ pub enum Command {
         /// Must be the node's latest run.
         incarnation: u64,
     },
-    /// This run of a node owns nothing any more: it let go, or its lease has certainly ended.
+    /// This run of a node owns nothing any more: it let go, or its lease has certainly ended. It must claim again.
     Revoke {
         /// The node.
         node: NodeId,
@@ -202,6 +202,8 @@ pub enum Refusal {
     TooMany,
     /// The run is not the node's latest.
     Superseded,
+    /// It was decided by a leader of another term, who may not have known what is known now.
+    OtherTerm,
     /// The source is not there, has an owner, or may not be owned by this node.
     NotGrantable,
 }
@@ -218,6 +220,7 @@ impl std::fmt::Display for Refusal {
             Self::Taken { item, by } => write!(f, "`{item}` collides with `{by}`"),
             Self::TooMany => f.write_str("the directory would hold too many items"),
             Self::Superseded => f.write_str("another run of the node has claimed"),
+            Self::OtherTerm => f.write_str("a leader of another term decided it"),
             Self::NotGrantable => f.write_str("the source cannot be granted to this node"),
         }
     }

@@ -112,10 +112,7 @@ impl Directory {
                 Ok(self.commit(Overlay::from([granted])))
             }
             Command::Revoke { node, incarnation } => {
-                let owner = Owner { node: *node, incarnation: *incarnation };
-                let owned = self.sources().filter(|source| source.owner == Some(owner));
-                let revoked = owned.map(|source| hand_over(source, None)).collect();
-                Ok(self.commit(revoked))
+                Ok(self.revoke(Owner { node: *node, incarnation: *incarnation }))
             }
         }
     }
@@ -136,6 +133,15 @@ impl Directory {
         let taken = self.sources().filter(|source| source.owner.is_some_and(earlier));
         let mut overlay: Overlay = taken.map(|source| hand_over(source, Some(owner))).collect();
         overlay.insert(ItemName::node(node), Some(claimed));
+        self.commit(overlay)
+    }
+
+    fn revoke(&mut self, owner: Owner) -> Done {
+        let owned = self.sources().filter(|source| source.owner == Some(owner));
+        let mut overlay: Overlay = owned.map(|source| hand_over(source, None)).collect();
+        if self.is_latest(owner) {
+            overlay.insert(ItemName::node(owner.node), None);
+        }
         self.commit(overlay)
     }
 

@@ -20,7 +20,7 @@ pub enum Kind {
     Limits,
     /// Where mail of some domains goes instead of to its MX.
     Route,
-    /// An outbound node that has claimed.
+    /// An outbound node whose lease may not have ended.
     Node,
 }
 
@@ -330,7 +330,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// An outbound node and its latest run.
+/// An outbound node whose lease may not have ended, and its latest run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboundNode {
     /// The node.

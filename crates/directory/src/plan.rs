@@ -181,6 +181,9 @@ impl Draft<'_> {
         if *name == ItemName::default_limits() {
             return Err(Refusal::Invalid { item: name.clone(), rule: "always exists" });
         }
+        if name.kind == Kind::Node {
+            return Err(Refusal::Invalid { item: name.clone(), rule: "goes when its lease has ended" });
+        }
         Ok(())
     }
 }
@@ -256,7 +259,6 @@ fn refers(item: &Item, to: &Item) -> bool {
         (Item::Credential(credential), Item::Tenant(tenant)) => credential.tenant == tenant.id,
         (Item::Pool(pool), Item::Source(source)) => pool.members.iter().any(|(id, _)| *id == source.id),
         (Item::Limits(limits), Item::Source(source)) => limits.source == Some(source.id),
-        (Item::Source(source), Item::Node(node)) => source.owner.is_some_and(|owner| owner.node == node.node),
         _ => false,
     }
 }

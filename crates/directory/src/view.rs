@@ -171,13 +171,13 @@ impl View {
         self.sources.values().filter(move |source| source.owner == owner)
     }
 
-    /// Returns the latest run of an outbound node.
+    /// Returns the latest run of an outbound node; nothing once its lease has ended.
     #[must_use]
     pub fn incarnation(&self, node: NodeId) -> Option<u64> {
         self.incarnations.get(&node).copied()
     }
 
-    /// Returns every outbound node that has claimed, with its latest run.
+    /// Returns every outbound node whose lease may not have ended, with its latest run.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, u64)> {
         self.incarnations.iter().map(|(node, incarnation)| (*node, *incarnation))
     }

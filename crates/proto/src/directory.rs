@@ -26,6 +26,8 @@ const FRAME_OCTETS: usize = 1 << 20;
 pub struct Entry {
     /// To be applied in this order.
     pub commands: Vec<Command>,
+    /// The commands rest on what a leader knew in this term, and are void in an entry of any other; `None` for any.
+    pub term: Option<u64>,
 }
 
 impl Entry {
@@ -33,7 +35,8 @@ impl Entry {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let commands = self.commands.iter().map(|command| wire::Command { command: Some(command.into()) });
-        wire::Entry { commands: commands.collect() }.encode_to_vec().into()
+        let term = self.term.unwrap_or_default();
+        wire::Entry { commands: commands.collect(), term }.encode_to_vec().into()
     }
 
     /// Reads the head of a log entry.
@@ -44,7 +47,8 @@ impl Entry {
         let entry = wire::Entry::decode(head)?;
         let commands = entry.commands.into_iter();
         let commands = commands.map(|command| required(command.command, "command")?.try_into());
-        Ok(Self { commands: commands.collect::<Result<_, Malformed>>()? })
+        let term = Some(entry.term).filter(|term| *term != 0);
+        Ok(Self { commands: commands.collect::<Result<_, Malformed>>()?, term })
     }
 }
 

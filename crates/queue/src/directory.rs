@@ -1,0 +1,90 @@
+//! Group 0: the directory as a replicated machine, its service, and the leases of the outbound nodes.
+//!
+//! What a change does is decided in the crate `directory`; when a lease has ended, in [`leases`].
+//! Here both are given a log, a wire and a clock.
+
+mod barrier;
+mod keeper;
+pub mod leases;
+mod machine;
+pub mod metrics;
+mod service;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use postroad_core::GroupId;
+use postroad_directory::View;
+use postroad_proto::directory::wire::directory_service_server::DirectoryServiceServer;
+use postroad_raft::{Group, Node, OpenError};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use leases::LeaseTimes;
+pub use machine::DirectoryMachine;
+pub use service::DirectoryApi;
+
+use barrier::Barrier;
+use keeper::{Keeper, SharedLeases};
+
+/// Requests between nodes are bounded by this.
+const FRAME_OCTETS_MAX: usize = 8 << 20;
+
+/// The directory on this node.
+#[derive(Debug)]
+pub struct DirectoryHost {
+    /// The directory as this node has applied it.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Group 0.
+    pub group: Group<DirectoryMachine>,
+    api: DirectoryApi,
+    keeper: Keeper,
+    barriers: barrier::Worker<DirectoryMachine>,
+    closing: CancellationToken,
+}
+
+/// Opens group 0; the leases are kept once [`DirectoryHost::run`] runs.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn start(node: &Node, times: LeaseTimes) -> Result<DirectoryHost, OpenError> {
+    let (machine, state) = DirectoryMachine::new();
+    let view = state.view.clone();
+    let group = node.open_group(GroupId::DIRECTORY, machine).await?;
+    let leases: SharedLeases = Arc::new(Mutex::new(None));
+    let wake = Arc::new(Notify::new());
+    let (barrier, barriers) = Barrier::new(group.clone());
+    let closing = CancellationToken::new();
+    let api = DirectoryApi {
+        group: group.clone(),
+        state,
+        barrier,
+        leases: leases.clone(),
+        times,
+        wake: wake.clone(),
+        closing: closing.clone(),
+    };
+    let keeper = Keeper { group: group.clone(), view: view.clone(), leases, times, wake };
+    Ok(DirectoryHost { view, group, api, keeper, barriers, closing })
+}
+
+impl DirectoryHost {
+    /// Returns the service that every node serves.
+    #[must_use]
+    pub fn server(&self) -> DirectoryServiceServer<DirectoryApi> {
+        DirectoryServiceServer::new(self.api.clone())
+            .max_decoding_message_size(FRAME_OCTETS_MAX)
+            .max_encoding_message_size(FRAME_OCTETS_MAX)
+    }
+
+    /// Keeps the leases while this node leads; ends every watch when it is asked to stop.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { keeper, barriers, closing, .. } = self;
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = keeper.run() => {}
+            () = barriers.run() => {}
+        }
+        closing.cancel();
+    }
+}

@@ -1,0 +1,120 @@
+//! Keeps the leases while this node leads: one memory for each term, and one proposal at a time.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use postroad_directory::{Command, View};
+use postroad_proto::directory::Entry;
+use postroad_raft::{Group, Status};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
+
+use super::{
+    leases::{LeaseTimes, Leases},
+    machine::DirectoryMachine,
+    metrics,
+};
+
+/// The memory of this node as the leader; `None` while it does not lead.
+pub(super) type SharedLeases = Arc<Mutex<Option<Leases>>>;
+
+/// How long to wait after a proposal failed.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// Nothing waits longer than this to be looked at.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub(super) group: Group<DirectoryMachine>,
+    pub(super) view: watch::Receiver<Arc<View>>,
+    pub(super) leases: SharedLeases,
+    pub(super) times: LeaseTimes,
+    /// Told when a node has been heard of.
+    pub(super) wake: Arc<Notify>,
+}
+
+impl Keeper {
+    /// Runs until the group stops.
+    pub(super) async fn run(mut self) {
+        let mut status = self.group.status();
+        loop {
+            let Ok(leading) = status.wait_for(|status| status.leading || status.stopped).await else {
+                return;
+            };
+            let (term, stopped) = (leading.term, leading.stopped);
+            drop(leading);
+            if stopped {
+                return;
+            }
+            *self.leases.lock() = Some(Leases::new(self.times, term, Instant::now()));
+            self.lead(term, &mut status).await;
+            *self.leases.lock() = None;
+        }
+    }
+
+    async fn lead(&mut self, term: u64, status: &mut watch::Receiver<Status>) {
+        while leads(&status.borrow_and_update(), term) {
+            let (commands, next) = self.decide();
+            let pause = if commands.is_empty() {
+                next.map_or(IDLE_MAX, |next| next.saturating_duration_since(Instant::now()).min(IDLE_MAX))
+            } else if self.propose(term, commands).await {
+                Duration::ZERO
+            } else {
+                RETRY_AFTER
+            };
+            tokio::select! {
+                changed = status.changed() => if changed.is_err() { return },
+                changed = self.view.changed() => if changed.is_err() { return },
+                () = self.wake.notified() => {}
+                () = time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn decide(&mut self) -> (Vec<Command>, Option<Instant>) {
+        let mut leases = self.leases.lock();
+        // Read under the lock: whoever has it next sees no earlier view.
+        let view = self.view.borrow_and_update().clone();
+        let Some(leases) = leases.as_mut() else { return (Vec::new(), None) };
+        let commands = leases.decide(Instant::now(), &view);
+        metrics::unowned(view.sources().filter(|source| source.owner.is_none()).count());
+        (commands, leases.next_decision(&view))
+    }
+
+    /// Proposes what was decided; returns true when all of it took effect.
+    async fn propose(&self, term: u64, commands: Vec<Command>) -> bool {
+        let entry = Entry { commands, term: Some(term) };
+        let committed = match self.group.propose(entry.encode(), Vec::new()).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                tracing::debug!(%error, "a decision about leases was not committed");
+                return false;
+            }
+        };
+        let done = entry.commands.iter().zip(&committed.reply).filter(|(_, reply)| reply.is_ok());
+        done.map(|(command, _)| note(command)).count() == entry.commands.len()
+    }
+}
+
+fn leads(status: &Status, term: u64) -> bool {
+    status.leading && status.term == term && !status.stopped
+}
+
+fn note(command: &Command) {
+    match command {
+        Command::Revoke { node, incarnation } => {
+            metrics::decision("revoke");
+            tracing::warn!(%node, incarnation, "the lease of an outbound node has ended");
+        }
+        Command::Grant { source, node, incarnation } => {
+            metrics::decision("grant");
+            tracing::info!(%source, %node, incarnation, "a source gets an owner");
+        }
+        Command::Change(_) | Command::Claim { .. } => {}
+    }
+}

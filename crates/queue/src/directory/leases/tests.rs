@@ -1,0 +1,247 @@
+//! Leases against a directory that applies what they decide, on a clock that the tests move.
+
+use std::sync::Arc;
+
+use postroad_core::{Domain, SourceId};
+use postroad_directory::{Change, Directory, Put, PutSource};
+
+use super::*;
+
+const LEASE: u64 = 10;
+const CERTAIN_END: u64 = 11;
+const REVOKE_AFTER: u64 = 16;
+
+/// A leader, its directory and its clock.
+struct World {
+    directory: Directory,
+    leases: Leases,
+    now: Instant,
+}
+
+fn run(node: u64, incarnation: u64) -> Owner {
+    Owner { node: NodeId(node), incarnation }
+}
+
+impl World {
+    /// `sources` are the nodes that may own each.
+    fn new(sources: &[&[u64]]) -> Self {
+        let mut directory = Directory::new();
+        let changes = (1..).zip(sources).map(|(number, nodes)| {
+            Change::Put(Put::Source(PutSource {
+                name: Arc::from(format!("s{number}")),
+                address: None,
+                helo: Domain::parse("mail.example").unwrap(),
+                nodes: nodes.iter().copied().map(NodeId).collect(),
+            }))
+        });
+        directory.apply(&Command::Change(changes.collect())).unwrap();
+        let now = Instant::now();
+        Self { directory, leases: Leases::new(LeaseTimes::default(), 1, now), now }
+    }
+
+    fn view(&self) -> View {
+        View::empty().apply(self.directory.everything())
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+
+    fn new_leader(&mut self) {
+        self.leases = Leases::new(LeaseTimes::default(), self.leases.term() + 1, self.now);
+    }
+
+    fn claim(&mut self, run: Owner, replaces: Option<u64>) -> ClaimDecision {
+        let decision = self.leases.claim(self.now, &self.view(), run, replaces);
+        if decision == ClaimDecision::Propose {
+            let claim = Command::Claim { node: run.node, incarnation: run.incarnation };
+            self.directory.apply(&claim).unwrap();
+        }
+        decision
+    }
+
+    fn renew(&mut self, run: Owner) -> bool {
+        self.leases.renew(self.now, &self.view(), run)
+    }
+
+    fn decide(&mut self) -> Vec<Command> {
+        self.leases.decide(self.now, &self.view())
+    }
+
+    /// Decides and applies until there is nothing to decide.
+    fn settle(&mut self) {
+        loop {
+            let commands = self.decide();
+            if commands.is_empty() {
+                return;
+            }
+            for command in commands {
+                self.directory.apply(&command).unwrap();
+            }
+        }
+    }
+
+    /// Who owns each source, and its epoch.
+    fn owners(&self) -> Vec<(u64, u64)> {
+        let view = self.view();
+        view.sources().map(|s| (s.owner.map_or(0, |owner| owner.node.0), s.epoch.0)).collect()
+    }
+}
+
+#[test]
+fn sources_go_to_those_who_may_own_them_and_own_the_fewest() {
+    let mut world = World::new(&[&[], &[], &[], &[2], &[3]]);
+    world.settle();
+    assert_eq!(world.owners(), [(0, 0); 5], "nobody is there");
+    assert_eq!(world.claim(run(1, 11), None), ClaimDecision::Propose);
+    assert_eq!(world.claim(run(2, 22), None), ClaimDecision::Propose);
+    world.settle();
+    assert_eq!(world.owners(), [(1, 1), (2, 1), (1, 1), (2, 1), (0, 0)]);
+    assert_eq!(world.claim(run(2, 22), None), ClaimDecision::Stands, "a repeated claim");
+    assert!(world.decide().is_empty());
+}
+
+#[test]
+fn r_32_the_sources_of_a_dead_owner_are_free_within_lease_drift_and_five_seconds() {
+    let mut world = World::new(&[&[]]);
+    world.claim(run(1, 11), None);
+    world.settle();
+    for _ in 0..20 {
+        world.pass(3);
+        assert!(world.renew(run(1, 11)));
+        world.settle();
+    }
+    assert_eq!(world.owners(), [(1, 1)]);
+    // Others poll all the while; that must not keep a dead owner alive.
+    for second in 1..=REVOKE_AFTER {
+        world.pass(1);
+        if second == 1 {
+            world.claim(run(2, 22), None);
+        }
+        assert!(world.renew(run(2, 22)));
+        world.settle();
+        assert_eq!(world.owners(), [if second < REVOKE_AFTER { (1, 1) } else { (2, 3) }], "at {second}");
+    }
+}
+
+#[test]
+fn the_next_decision_is_told_in_time() {
+    let mut world = World::new(&[&[]]);
+    assert_eq!(world.leases.next_decision(&world.view()), None);
+    world.claim(run(1, 11), None);
+    world.settle();
+    let expected = world.now + Duration::from_secs(REVOKE_AFTER);
+    assert_eq!(world.leases.next_decision(&world.view()), Some(expected));
+    world.now = expected;
+    assert_eq!(world.decide(), [Command::Revoke { node: NodeId(1), incarnation: 11 }]);
+}
+
+#[test]
+fn r_31_a_new_leader_grants_nothing_anew_before_lease_and_drift_have_passed() {
+    let mut world = World::new(&[&[]]);
+    world.claim(run(1, 11), None);
+    world.settle();
+    // The old leader heard nothing for long; what the new one's predecessor heard is not known.
+    world.pass(REVOKE_AFTER - 1);
+    world.new_leader();
+    world.claim(run(2, 22), None);
+    for second in 1..=REVOKE_AFTER {
+        world.pass(1);
+        world.renew(run(2, 22));
+        world.settle();
+        let expected = if second < REVOKE_AFTER { (1, 1) } else { (2, 3) };
+        assert_eq!(world.owners(), [expected], "{second} s after the election");
+    }
+}
+
+#[test]
+fn r_31_a_run_whose_end_was_decided_is_never_renewed_again() {
+    let mut world = World::new(&[&[]]);
+    world.claim(run(1, 11), None);
+    world.settle();
+    world.pass(REVOKE_AFTER);
+    let decided = world.decide();
+    // It wakes between the decision and its commit.
+    assert!(!world.renew(run(1, 11)));
+    assert!(matches!(world.claim(run(1, 11), None), ClaimDecision::Wait(_)));
+    for command in decided {
+        world.directory.apply(&command).unwrap();
+    }
+    assert!(!world.renew(run(1, 11)));
+    assert_eq!(world.owners(), [(0, 2)]);
+    assert_eq!(world.claim(run(1, 12), Some(11)), ClaimDecision::Propose);
+    world.settle();
+    assert_eq!(world.owners(), [(1, 3)]);
+}
+
+#[test]
+fn a_clean_release_frees_at_once() {
+    let mut world = World::new(&[&[], &[]]);
+    world.claim(run(1, 11), None);
+    world.settle();
+    world.claim(run(2, 22), None);
+    world.directory.apply(&Command::Revoke { node: NodeId(1), incarnation: 11 }).unwrap();
+    world.settle();
+    assert_eq!(world.owners(), [(2, 3), (2, 3)]);
+    assert!(!world.renew(run(1, 11)));
+}
+
+#[test]
+fn a_new_run_with_proof_claims_at_once_and_takes_new_epochs() {
+    let mut world = World::new(&[&[], &[]]);
+    world.claim(run(1, 11), None);
+    world.settle();
+    assert_eq!(world.claim(run(1, 12), Some(11)), ClaimDecision::Propose);
+    assert_eq!(world.owners(), [(1, 2), (1, 2)]);
+    assert!(!world.renew(run(1, 11)));
+    assert!(world.renew(run(1, 12)));
+    world.pass(LEASE - 1);
+    world.settle();
+    assert_eq!(world.owners(), [(1, 2), (1, 2)], "the new run counts as renewed when it claims");
+}
+
+#[test]
+fn a_new_run_without_proof_waits_until_the_old_lease_has_certainly_ended() {
+    let mut world = World::new(&[&[]]);
+    world.claim(run(1, 11), None);
+    world.settle();
+    world.pass(4);
+    let left = ClaimDecision::Wait(Duration::from_secs(CERTAIN_END - 4));
+    assert_eq!(world.claim(run(1, 12), None), left);
+    assert_eq!(world.claim(run(1, 12), Some(10)), left, "proof of another run's end is none");
+    assert!(world.renew(run(1, 11)), "the old one is alive, and goes on");
+    world.pass(CERTAIN_END - 1);
+    assert_eq!(world.claim(run(1, 12), None), ClaimDecision::Wait(Duration::from_secs(1)));
+    world.pass(1);
+    assert_eq!(world.claim(run(1, 12), None), ClaimDecision::Propose);
+    assert_eq!(world.owners(), [(1, 2)]);
+    assert!(!world.renew(run(1, 11)));
+}
+
+#[test]
+fn a_claim_is_remembered_before_it_is_committed() {
+    let mut world = World::new(&[&[]]);
+    world.pass(100);
+    let run = run(1, 11);
+    assert_eq!(world.leases.claim(world.now, &world.view(), run, None), ClaimDecision::Propose);
+    assert!(world.decide().is_empty());
+    world.directory.apply(&Command::Claim { node: run.node, incarnation: run.incarnation }).unwrap();
+    let grant = Command::Grant { source: SourceId(1), node: run.node, incarnation: run.incarnation };
+    assert_eq!(world.decide(), [grant], "and it is not held for one that has been silent");
+}
+
+#[test]
+fn a_node_that_is_silent_gets_nothing_more() {
+    let mut world = World::new(&[]);
+    world.claim(run(1, 11), None);
+    world.pass(LEASE);
+    let source = World::new(&[&[]]).view().source(SourceId(1)).cloned().unwrap();
+    let put =
+        PutSource { name: source.name.clone(), address: None, helo: source.helo.clone(), nodes: Vec::new() };
+    world.directory.apply(&Command::Change(vec![Change::Put(Put::Source(put))])).unwrap();
+    world.settle();
+    assert_eq!(world.owners(), [(0, 0)]);
+    assert!(world.renew(run(1, 11)), "its lease has not certainly ended");
+    world.settle();
+    assert_eq!(world.owners(), [(1, 1)]);
+}
