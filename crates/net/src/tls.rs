@@ -12,9 +12,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::time;
 
 mod client;
+mod raw;
 mod server;
 
 pub use client::ClientTls;
+pub use raw::Handshaker;
 pub use server::ServerTls;
 
 /// Why TLS cannot be had; all of them are faults of this node's configuration.

@@ -1,0 +1,58 @@
+//! TLS under a protocol that this crate does not drive, as receivers and clients of tests speak it.
+
+use std::io;
+
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{ClientTls, ServerTls};
+
+/// Does the server's side of handshakes for one listener.
+#[derive(Clone)]
+pub struct Handshaker(TlsAcceptor);
+
+impl ServerTls {
+    /// Returns what does the handshakes of one listener.
+    #[must_use]
+    pub fn handshaker(&self) -> Handshaker {
+        Handshaker(self.acceptor(&[]))
+    }
+}
+
+impl Handshaker {
+    /// Does one handshake. Nothing of the stream may have been read that came in the clear and was not used.
+    ///
+    /// # Errors
+    /// The client cannot or does not want to speak TLS as we do.
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+        self.0.accept(stream).await
+    }
+}
+
+impl std::fmt::Debug for Handshaker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handshaker").finish_non_exhaustive()
+    }
+}
+
+impl ClientTls {
+    /// Does the client's side of a handshake with a server of this name.
+    ///
+    /// # Errors
+    /// The name is none, or the server cannot speak TLS as this policy wants it.
+    pub async fn connect(
+        &self,
+        stream: TcpStream,
+        server_name: &str,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+        let name = ServerName::try_from(server_name.to_owned()).map_err(io::Error::other)?;
+        self.connector().connect(name, stream).await
+    }
+}
