@@ -1,0 +1,202 @@
+//! A server over a real connection: a listener of this process, or any other.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use postroad_net::{
+    ClientTls, ServerTls,
+    smtp::server::{ListenerConfig, Policy, Session, serve},
+};
+use postroad_smtp::server::{Answer, Question};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Envelope, Settings, Told,
+    play::{Peer, TestPolicy},
+};
+
+/// No server takes longer to answer in a test.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A listener that behaves as a dialogue wants it; it stops when dropped.
+#[derive(Debug)]
+pub struct Listener {
+    address: SocketAddr,
+    told: Told,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Listener {
+    /// Listens on a free port of loopback.
+    ///
+    /// # Errors
+    /// There is no port, or no certificate can be made.
+    pub async fn start(settings: &Settings) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let wants_tls = settings.implicit_tls || !settings.no_starttls;
+        let tls = wants_tls.then(|| ServerTls::self_signed(&["mail.test".to_owned()]));
+        let config = ListenerConfig {
+            server: settings.server_config(),
+            tls: tls.transpose().map_err(io::Error::other)?,
+            implicit_tls: settings.implicit_tls,
+            // So that a client that speaks first is always heard in time.
+            greeting_delay: Duration::from_millis(20),
+            ..ListenerConfig::default()
+        };
+        let policy = LivePolicy { decide: TestPolicy::default(), anonymous: settings.anonymous };
+        let (told, shutdown) = (policy.decide.told.clone(), CancellationToken::new());
+        let task = tokio::spawn(serve(listener, config, Arc::new(policy), shutdown.clone()));
+        Ok(Self { address, told, shutdown, task })
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// Nobody listens, or TLS fails.
+    pub async fn connect(&self, settings: &Settings) -> io::Result<Live> {
+        let mut live = Live::connect(self.address).await?;
+        live.told = Some(self.told.clone());
+        live.shutdown = Some(self.shutdown.clone());
+        if settings.implicit_tls {
+            live.start_tls().await?;
+        }
+        Ok(live)
+    }
+
+    /// Returns what policy was told.
+    #[must_use]
+    pub fn told(&self) -> &Told {
+        &self.told
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct LivePolicy {
+    decide: TestPolicy,
+    anonymous: bool,
+}
+
+impl Policy for LivePolicy {
+    type Identity = ();
+
+    fn network_identity(&self, _: IpAddr) -> Option<()> {
+        (!self.anonymous).then_some(())
+    }
+
+    async fn decide(&self, _: Session<'_, ()>, question: Question) -> Answer<()> {
+        self.decide.decide(question)
+    }
+}
+
+trait Octets: AsyncRead + AsyncWrite + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Send> Octets for S {}
+
+/// A connection to a server.
+pub struct Live {
+    stream: Stream,
+    input: BytesMut,
+    told: Option<Told>,
+    shutdown: Option<CancellationToken>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Pin<Box<dyn Octets>>),
+    Broken,
+}
+
+impl Live {
+    /// Opens a connection to a server, whatever it is.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: Stream::Plain(stream), input: BytesMut::new(), told: None, shutdown: None })
+    }
+
+    async fn read(&mut self) -> io::Result<usize> {
+        let input = &mut self.input;
+        let read = async {
+            match &mut self.stream {
+                Stream::Plain(stream) => stream.read_buf(input).await,
+                Stream::Tls(stream) => stream.read_buf(input).await,
+                Stream::Broken => Err(io::ErrorKind::NotConnected.into()),
+            }
+        };
+        match tokio::time::timeout(PATIENCE, read).await.map_err(io::Error::from)? {
+            // Whoever closes with our octets unread resets; TLS is not always told that it ends.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) =>
+            {
+                Ok(0)
+            }
+            read => read,
+        }
+    }
+}
+
+impl Peer for Live {
+    async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Plain(stream) => stream.write_all(octets).await,
+            Stream::Tls(stream) => {
+                stream.write_all(octets).await?;
+                stream.flush().await
+            }
+            Stream::Broken => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    async fn line(&mut self) -> io::Result<Option<String>> {
+        loop {
+            if let Some(end) = self.input.windows(2).position(|pair| pair == b"\r\n") {
+                let line = self.input.split_to(end + 2);
+                return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
+            }
+            if self.read().await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn start_tls(&mut self) -> io::Result<()> {
+        let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Broken) else {
+            return Err(io::Error::other("there is TLS already"));
+        };
+        self.stream = Stream::Tls(Box::pin(ClientTls::opportunistic().connect(stream, "mail.test").await?));
+        Ok(())
+    }
+
+    fn wait(&mut self, _: Duration) -> bool {
+        false
+    }
+
+    fn shut_down(&mut self) -> bool {
+        self.shutdown.as_ref().map(CancellationToken::cancel).is_some()
+    }
+
+    fn taken(&mut self) -> Option<Option<Envelope>> {
+        self.told.as_ref().map(Told::next)
+    }
+}
