@@ -1,0 +1,161 @@
+//! What we answer to SMTP clients, dialogue by dialogue.
+//!
+//! Each test plays the file of its name in `tests/dialogues`, first against the session as a value,
+//! then against a listener over a real connection. A new dialogue is a new file and a line here.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use postroad_testkit::dialogue::{Bare, Dialogue, Listener, Outcome, play};
+
+fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/dialogues"))
+}
+
+fn check(name: &str) {
+    let dialogue =
+        Dialogue::read(&folder().join(format!("{name}.txt"))).unwrap_or_else(|error| panic!("{error}"));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    runtime.block_on(async {
+        let mut bare = Bare::new(&dialogue.settings);
+        match play(&dialogue, &mut bare).await {
+            Ok(outcome) => assert_eq!(outcome, Outcome::Kept),
+            Err(error) => panic!("the session as a value: {error}"),
+        }
+        if dialogue.settings.bare_only {
+            return;
+        }
+        let listener = Listener::start(&dialogue.settings).await.expect("loopback has a free port");
+        let mut live = listener.connect(&dialogue.settings).await.expect("the listener listens");
+        match play(&dialogue, &mut live).await {
+            Ok(outcome) => assert_eq!(outcome, Outcome::Kept),
+            Err(error) => panic!("a listener: {error}"),
+        }
+    });
+}
+
+macro_rules! dialogues {
+    ($($name:ident,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                check(stringify!($name));
+            }
+        )*
+
+        const DIALOGUES: &[&str] = &[$(stringify!($name),)*];
+    };
+}
+
+dialogues! {
+    s_001_greeting,
+    s_002_client_speaks_first,
+    s_003_names_in_ehlo,
+    s_004_second_ehlo_resets,
+    s_005_mail_before_ehlo,
+    s_006_unknown_verb,
+    s_007_http_connect,
+    s_007_http_get,
+    s_007_http_post,
+    s_007_ssh,
+    s_007_tls_client_hello,
+    s_007_within_a_session,
+    s_008_commands_not_offered,
+    s_008_not_announced,
+    s_009_vrfy_touches_nothing,
+    s_010_noop_and_rset,
+    s_011_nested_mail,
+    s_012_null_sender,
+    s_013_stray_space_in_strict_mode,
+    s_013_stray_space_is_forgiven,
+    s_014_bad_recipient_address,
+    s_014_bad_sender_address,
+    s_015_source_route_is_ignored,
+    s_016_too_long_paths,
+    s_017_quoted_local_parts,
+    s_018_bare_cr,
+    s_018_bare_lf,
+    s_018_bare_line_ended_by_lf,
+    s_018_control_characters,
+    s_019_encoded_word_is_no_address,
+    s_021_rcpt_outside_a_transaction,
+    s_022_a_thousand_recipients,
+    s_022_too_many_recipients,
+    s_023_data_without_recipients,
+    s_024_hidden_commands_do_not_relay,
+    s_024_pipelined_data_after_refused_recipients,
+    s_025_unknown_parameter,
+    s_026_bad_value,
+    s_027_duplicate_parameter,
+    s_028_endless_line,
+    s_028_long_lines,
+    s_029_octets_that_are_not_utf_8,
+    s_030_mail_makes_up_for_junk,
+    s_030_too_many_errors,
+    s_030_too_much_junk,
+    s_031_idle_too_long,
+    s_031_idle_within_a_message,
+    s_032_shutdown_while_idle,
+    s_034_the_queue_cannot_commit,
+    s_036_quit_ends_all,
+    s_036_quit_with_an_argument,
+    s_039_relaying_is_denied,
+    s_039_submission_needs_a_login,
+    s_041_from_is_there_once,
+    s_043_too_many_hops,
+    s_101_lf_dot_lf,
+    s_102_lf_dot_crlf,
+    s_103_crlf_dot_lf,
+    s_104_cr_dot_cr,
+    s_104_cr_dot_crlf,
+    s_104_cr_dot_lf,
+    s_104_crlf_dot_cr,
+    s_104_lf_dot_cr,
+    s_105_cr_crlf_dot_crlf,
+    s_105_crlf_dot_cr_crlf,
+    s_106_crlf_dot_nul_crlf,
+    s_106_crlf_nul_dot_crlf,
+    s_106_form_feed_is_no_line_end,
+    s_106_line_separator_is_no_line_end,
+    s_106_nel_is_no_line_end,
+    s_106_vertical_tab_is_no_line_end,
+    s_107_the_end_in_pieces,
+    s_107_the_end_in_pieces_over_tls,
+    s_108_commands_behind_a_message,
+    s_108_commands_behind_a_refused_message,
+    s_110_a_dot_first,
+    s_110_leading_dots,
+    s_111_header_without_its_end,
+    s_113_rset_between_messages,
+    s_201_no_limit,
+    s_201_size,
+    s_203_pipelining,
+    s_210_smtputf8,
+    s_301_auth_needs_tls,
+    s_302_auth_login,
+    s_302_auth_plain,
+    s_302_auth_plain_in_two_steps,
+    s_302_what_is_wrong_with_auth,
+    s_303_auth_twice_and_within_a_transaction,
+    s_304_three_wrong_passwords,
+    s_309_auth_parameter,
+    s_401_commands_behind_starttls_half_a_command,
+    s_401_commands_behind_starttls_in_one_segment,
+    s_401_commands_behind_starttls_lower_case,
+    s_401_commands_behind_starttls_with_a_space,
+    s_401_starttls_ended_by_lf,
+    s_401_starttls_in_pieces,
+    s_403_all_is_forgotten_at_starttls,
+    s_404_starttls_with_an_argument,
+    s_404_starttls_without_a_certificate,
+}
+
+#[test]
+fn every_dialogue_is_played() {
+    let files: BTreeSet<String> = std::fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    let played: BTreeSet<String> = DIALOGUES.iter().map(ToString::to_string).collect();
+    assert_eq!(files, played);
+}
