@@ -714,6 +714,8 @@ pub struct AssignedView<'a> {
     pub traceparent: &'a str,
     /// Where the content is, in order.
     pub content: &'a [BodyRef],
+    /// Its owner is asked to give it back.
+    pub recalled: bool,
 }
 
 /// Where a delivery stands.
@@ -754,7 +756,7 @@ impl Ledger {
     pub fn assigned(&self, key: Key) -> Option<AssignedView<'_>> {
         let message = self.messages.get(key.slot)?;
         let recipient = message.recipients.get(key.recipient as usize)?;
-        let State::Assigned { source, epoch, node, .. } = recipient.state else { return None };
+        let State::Assigned { source, epoch, node, wish } = recipient.state else { return None };
         let delivery = DeliveryId { message: message.id, recipient: key.recipient };
         Some(AssignedView {
             id: AttemptId { delivery, attempt: AttemptNumber(recipient.attempt), epoch },
@@ -768,6 +770,7 @@ impl Ledger {
             eight_bit: message.eight_bit,
             traceparent: &message.traceparent,
             content: message.body.parts(),
+            recalled: wish != Wish::Retry,
         })
     }
 

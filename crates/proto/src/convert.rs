@@ -14,7 +14,9 @@ pub(crate) fn required<T>(value: Option<T>, field: &'static str) -> Result<T, Ma
     value.ok_or(Malformed(field))
 }
 
-pub(crate) fn message_id(id: MessageId) -> Bytes {
+/// Writes a message id: 16 octets, big endian.
+#[must_use]
+pub fn message_id(id: MessageId) -> Bytes {
     Bytes::copy_from_slice(&id.as_u128().to_be_bytes())
 }
 
