@@ -1,0 +1,104 @@
+//! Writing a batch: a handful of statements in one transaction, however many events there are.
+
+use std::collections::HashMap;
+
+use postroad_core::GroupId;
+use serde::Serialize;
+use sqlx::{Acquire, Connection, Row};
+
+use super::Writer;
+use crate::rows::Rows;
+
+const INSERT_MESSAGES: &str = "
+    INSERT OR IGNORE INTO messages (id, accepted_at, tenant, sender, subject, origin, size, recipients)
+    SELECT unhex(value->>0), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7
+    FROM json_each(?)";
+
+/// A delivery is first seen when it is accepted, or, after a gap, whenever something happens to it.
+const UPSERT_DELIVERIES: &str = "
+    INSERT INTO deliveries (message, recipient, address, state, attempts, changed_at, due_at, response)
+    SELECT unhex(value->>'message'), value->>'recipient', value->>'address', coalesce(value->>'state', 'queued'),
+        value->>'attempts', value->>'changed_at', value->>'due_at', coalesce(value->>'response', '')
+    FROM json_each(?1) WHERE true
+    ON CONFLICT (message, recipient) DO UPDATE SET
+        state = excluded.state,
+        attempts = max(attempts, excluded.attempts),
+        changed_at = excluded.changed_at,
+        due_at = excluded.due_at,
+        response = iif(excluded.response = '', response, excluded.response)";
+
+/// Outcomes that came too late: they count as attempts and change nothing else.
+const COUNT_ATTEMPTS: &str = "
+    UPDATE deliveries SET attempts = max(attempts, late.attempts)
+    FROM (SELECT unhex(value->>'message') AS message, value->>'recipient' AS recipient,
+        value->>'attempts' AS attempts FROM json_each(?)) AS late
+    WHERE deliveries.message = late.message AND deliveries.recipient = late.recipient";
+
+const INSERT_TIMELINE: &str = "
+    INSERT OR IGNORE INTO timeline (message, recipient, sequence, at, kind, became, due_at, attempt, source, node,
+        outcome, class, code, response, remote, tls, started_at, ended_at)
+    SELECT unhex(value->>'message'), value->>'recipient', value->>'sequence', value->>'at', value->>'kind',
+        value->>'became', value->>'due_at', value->>'attempt', value->>'source', value->>'node',
+        value->>'outcome', value->>'class', value->>'code', value->>'response', value->>'remote', value->>'tls',
+        value->>'started_at', value->>'ended_at'
+    FROM json_each(?)";
+
+/// Only an acceptance names its tenant; everything later has it from the message.
+const COUNT_MINUTES: &str = "
+    INSERT INTO minutes (minute, tenant, outcome, count)
+    SELECT value->>0, coalesce(value->>2, messages.tenant, 0), value->>3, sum(value->>4)
+    FROM json_each(?) LEFT JOIN messages ON value->>2 IS NULL AND messages.id = unhex(value->>1)
+    GROUP BY 1, 2, 3
+    ON CONFLICT (minute, tenant, outcome) DO UPDATE SET count = count + excluded.count";
+
+const INSERT_GAPS: &str = "
+    INSERT OR IGNORE INTO gaps (group_id, first, through, noticed_at)
+    SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?)";
+
+const MOVE_CURSORS: &str = "
+    INSERT INTO cursors (group_id, through) SELECT value->>0, value->>1 FROM json_each(?) WHERE true
+    ON CONFLICT (group_id) DO UPDATE SET through = excluded.through";
+
+impl Writer {
+    /// Returns how far each group's events have been written.
+    pub(crate) async fn cursors(&mut self) -> Result<HashMap<GroupId, u64>, sqlx::Error> {
+        let rows =
+            sqlx::query("SELECT group_id, through FROM cursors").fetch_all(&mut self.connection).await?;
+        rows.iter().map(|row| Ok((GroupId(row.try_get(0)?), row.try_get::<i64, _>(1)? as u64))).collect()
+    }
+
+    /// Writes a batch and its cursors: all of it or nothing, and durably.
+    ///
+    /// Returns the number of new messages.
+    pub(crate) async fn write(&mut self, rows: &Rows) -> Result<u64, sqlx::Error> {
+        let (late, changed): (Vec<_>, Vec<_>) =
+            rows.deliveries.rows().iter().partition(|row| row.state.is_none());
+        let cursors: Vec<(u16, u64)> =
+            rows.cursors.iter().map(|(group, through)| (group.0, *through)).collect();
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        let connection = transaction.acquire().await?;
+        let messages = insert(connection, INSERT_MESSAGES, &rows.messages).await?;
+        insert(connection, UPSERT_DELIVERIES, &changed).await?;
+        insert(connection, COUNT_ATTEMPTS, &late).await?;
+        insert(connection, INSERT_TIMELINE, &rows.timeline).await?;
+        insert(connection, COUNT_MINUTES, &rows.counts).await?;
+        insert(connection, INSERT_GAPS, &rows.gaps).await?;
+        insert(connection, MOVE_CURSORS, &cursors).await?;
+        transaction.commit().await?;
+        Ok(messages)
+    }
+}
+
+/// Runs a statement over all rows, bound as one JSON document; returns how many rows it wrote.
+async fn insert<T: Serialize>(
+    connection: &mut sqlx::SqliteConnection,
+    statement: &'static str,
+    rows: &[T],
+) -> Result<u64, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let document = serde_json::to_string(rows).expect("rows hold nothing that JSON cannot");
+    let done = sqlx::query(statement).bind(document).execute(connection).await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,96 @@
+//! The console: an overview, a list of messages, and one message with everything that happened to it.
+
+mod list;
+mod message;
+mod overview;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Path, rejection::PathRejection},
+    http::StatusCode,
+    response::Response,
+    routing::{get, post},
+};
+use maud::{Markup, html};
+use postroad_cluster::LeaderTable;
+use postroad_core::{MessageId, SourceId, TenantId};
+use postroad_directory::View;
+use tokio::sync::watch;
+
+use crate::{
+    history::Reader,
+    look::{self, Nav},
+    queue::Queue,
+    state::State,
+};
+
+/// What every page is made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Console {
+    pub(crate) reader: Reader,
+    pub(crate) queue: Queue,
+    pub(crate) leaders: watch::Receiver<LeaderTable>,
+    pub(crate) directory: watch::Receiver<Arc<View>>,
+    pub(crate) nav: Nav,
+}
+
+pub(crate) fn router(console: Console) -> Router {
+    Router::new()
+        .route("/", get(overview::page))
+        .route("/messages", get(list::page))
+        .route("/messages/{id}", get(message::page))
+        .route("/messages/{id}/{change}", post(message::change))
+        .with_state(console)
+}
+
+impl Console {
+    /// The tenant's name, or its number while the directory is not known.
+    fn tenant(&self, id: u32) -> String {
+        let directory = self.directory.borrow();
+        directory.tenant(TenantId(id)).map_or_else(|| id.to_string(), |tenant| tenant.name.to_string())
+    }
+
+    /// The source's name, or its number while the directory is not known.
+    fn source(&self, id: u32) -> String {
+        let directory = self.directory.borrow();
+        directory.source(SourceId(id)).map_or_else(|| id.to_string(), |source| source.name.to_string())
+    }
+
+    /// The history cannot be read.
+    fn broken(&self, error: &sqlx::Error) -> Response {
+        tracing::error!(%error, "the history cannot be read");
+        look::error_page(self.nav, StatusCode::INTERNAL_SERVER_ERROR, "The history cannot be read just now.")
+    }
+
+    fn not_found(&self) -> Response {
+        look::error_page(self.nav, StatusCode::NOT_FOUND, "The history holds no such message.")
+    }
+}
+
+/// Reads the id in a path.
+fn id(path: Result<Path<String>, PathRejection>) -> Option<MessageId> {
+    path.ok()?.0.parse().ok()
+}
+
+/// A state, in its colour.
+fn state(state: State) -> Markup {
+    let colour = match state {
+        State::Queued => "",
+        State::Delivered => "good",
+        State::Deferred | State::Held => "warn",
+        State::Bounced | State::Expired => "bad",
+        State::Cancelled | State::Suppressed => "soft",
+    };
+    html! { span class={ "tag " (colour) } { (state.as_str()) } }
+}
+
+/// An address, or words for the null reverse path.
+fn sender(address: &str) -> Markup {
+    html! { @if address.is_empty() { span.soft { "none (a bounce)" } } @else { (address) } }
+}
+
+fn subject(text: &str) -> &str {
+    if text.is_empty() { "(no subject)" } else { text }
+}

@@ -1,0 +1,140 @@
+//! The list of messages, newest first.
+
+use axum::{
+    extract::{Query, State as Shared, rejection::QueryRejection},
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::{Markup, html};
+use postroad_core::MessageId;
+use serde::Deserialize;
+
+use super::{Console, sender, state, subject};
+use crate::{
+    history::{Filter, Line},
+    look,
+    state::State,
+};
+
+const PER_PAGE: usize = 50;
+const PLACE: &str = "/messages";
+
+/// The form; every field may be empty.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Form {
+    recipient: String,
+    sender: String,
+    id: String,
+    state: String,
+    before: String,
+}
+
+impl Form {
+    fn filter(&self) -> Filter {
+        Filter {
+            recipient: self.recipient.trim().to_owned(),
+            sender: self.sender.trim().to_owned(),
+            state: State::parse(&self.state),
+            before: self.before.parse().ok(),
+        }
+    }
+
+    fn is_filtered(&self) -> bool {
+        self.filter() != Filter::default()
+    }
+}
+
+pub(super) async fn page(
+    Shared(console): Shared<Console>,
+    query: Result<Query<Form>, QueryRejection>,
+) -> Response {
+    let Query(form) = query.unwrap_or_default();
+    if let Ok(id) = form.id.trim().parse::<MessageId>() {
+        return Redirect::to(&format!("/messages/{id}")).into_response();
+    }
+    let limit = u32::try_from(PER_PAGE + 1).unwrap_or(u32::MAX);
+    let mut lines = match console.reader.messages(&form.filter(), limit).await {
+        Ok(lines) => lines,
+        Err(error) => return console.broken(&error),
+    };
+    let more = lines.len() > PER_PAGE;
+    lines.truncate(PER_PAGE);
+    let body = html! {
+        h1 { "Messages" }
+        (fields(&form))
+        @if !form.id.trim().is_empty() { p.bad { "An id is 26 letters and digits." } }
+        @if lines.is_empty() {
+            p.soft { (if form.is_filtered() { "Nothing matches." } else { "No message has been accepted yet." }) }
+        } @else {
+            (table(&lines))
+        }
+        @if let Some(last) = lines.last().filter(|_| more) { (older(&form, last.id)) }
+    };
+    look::page(console.nav, PLACE, "Messages", &body)
+}
+
+fn fields(form: &Form) -> Markup {
+    html! {
+        form {
+            label { "Recipient" input name="recipient" value=(form.recipient) placeholder="address or part of it"; }
+            label { "Sender" input name="sender" value=(form.sender); }
+            label { "State"
+                select name="state" {
+                    option value="" { "any" }
+                    @for state in State::ALL {
+                        option selected[state.as_str() == form.state] { (state.as_str()) }
+                    }
+                }
+            }
+            label { "Id" input.mono name="id" value=(form.id) size="28"; }
+            button { "Filter" }
+            @if form.is_filtered() { a href=(PLACE) { "Clear" } }
+        }
+    }
+}
+
+fn table(lines: &[Line]) -> Markup {
+    html! {
+        div.scroll { table {
+            thead { tr {
+                th { "Accepted (UTC)" } th { "Recipient" } th { "Subject" } th { "Sender" } th { "State" }
+            } }
+            tbody {
+                @for line in lines {
+                    tr {
+                        td.time { (look::time(line.accepted_at)) }
+                        td {
+                            (line.recipient)
+                            @if line.recipients > 1 { span.soft { " and " (line.recipients - 1) " more" } }
+                        }
+                        td { a href={ "/messages/" (line.id) } { (subject(&line.subject)) } }
+                        td { (sender(&line.sender)) }
+                        td { (states(line)) }
+                    }
+                }
+            }
+        } }
+    }
+}
+
+/// One state alone, or each with its number.
+fn states(line: &Line) -> Markup {
+    html! {
+        @for (found, count) in &line.states {
+            div { (state(*found)) @if line.recipients > 1 { span.soft { " " (count) } } }
+        }
+    }
+}
+
+/// A form again, so that what was asked for needs no escaping into an address.
+fn older(form: &Form, last: MessageId) -> Markup {
+    html! {
+        form {
+            input type="hidden" name="recipient" value=(form.recipient);
+            input type="hidden" name="sender" value=(form.sender);
+            input type="hidden" name="state" value=(form.state);
+            input type="hidden" name="before" value=(last);
+            button { "Older" }
+        }
+    }
+}

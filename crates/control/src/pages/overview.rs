@@ -1,0 +1,269 @@
+//! The overview: what came and went, what waits, who leads.
+
+use axum::{extract::State as Shared, response::Response};
+use maud::{Markup, html};
+use postroad_core::{GroupId, Timestamp};
+use postroad_proto::queue::SummaryResponse;
+use tokio::task::JoinSet;
+
+use super::Console;
+use crate::{
+    history::{Gap, MinuteCount},
+    look,
+    write::now,
+};
+
+const HOUR: u64 = 60;
+const DAY: u64 = 24 * HOUR;
+const REFRESH_SECS: u32 = 5;
+/// Groups that one page asks about.
+const GROUPS_MAX: usize = 64;
+
+/// The outcomes with a line of their own, and their colour.
+const OUTCOMES: [(&str, &str); 7] = [
+    ("accepted", ""),
+    ("delivered", "good"),
+    ("deferred", "warn"),
+    ("bounced", "bad"),
+    ("expired", "bad"),
+    ("cancelled", "soft"),
+    ("suppressed", "soft"),
+];
+
+/// A ledger group as its leader and the history see it.
+struct Group {
+    id: GroupId,
+    /// `None` when no leader answered in time.
+    summary: Option<SummaryResponse>,
+    /// The last event that is written.
+    written: u64,
+}
+
+pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
+    let now = now();
+    let minute = now.as_millis() / 60_000;
+    let read = tokio::try_join!(console.reader.minutes(minute.saturating_sub(DAY)), console.reader.gaps());
+    let (minutes, gaps) = match read {
+        Ok(read) => read,
+        Err(error) => return console.broken(&error),
+    };
+    let groups = match groups(&console).await {
+        Ok(groups) => groups,
+        Err(error) => return console.broken(&error),
+    };
+    let body = html! {
+        h1 { "Overview" }
+        (tiles(&groups, &minutes, minute, now))
+        h2 { "Recipients" }
+        (chart(&minutes, minute))
+        (rates(&minutes, minute))
+        h2 { "Ledger groups" }
+        (group_table(&console, &groups, now))
+        (lost(&gaps))
+    };
+    look::refreshing_page(console.nav, "/", "Overview", &body, REFRESH_SECS)
+}
+
+/// Asks every group's leader at the same time.
+async fn groups(console: &Console) -> Result<Vec<Group>, sqlx::Error> {
+    let known: Vec<GroupId> = console.leaders.borrow().keys().copied().collect();
+    let mut asked = JoinSet::new();
+    for id in known.into_iter().filter(|id| *id != GroupId::DIRECTORY).take(GROUPS_MAX) {
+        let (queue, reader) = (console.queue.clone(), console.reader.clone());
+        asked.spawn(async move {
+            let summary = queue.summary(id).await.ok();
+            reader.cursor(id.0).await.map(|written| Group { id, summary, written })
+        });
+    }
+    let mut groups = Vec::with_capacity(asked.len());
+    while let Some(answered) = asked.join_next().await {
+        // A page does not panic; were it to, the group is missing and the next refresh has it.
+        if let Ok(group) = answered {
+            groups.push(group?);
+        }
+    }
+    groups.sort_unstable_by_key(|group| group.id);
+    Ok(groups)
+}
+
+/// The sum of an outcome over the minutes from `since` to before `until`.
+fn sum(minutes: &[MinuteCount], outcome: &str, since: u64, until: u64) -> u64 {
+    let wanted = minutes.iter().filter(|row| row.outcome == outcome && (since..until).contains(&row.minute));
+    wanted.map(|row| row.count).sum()
+}
+
+fn tiles(groups: &[Group], minutes: &[MinuteCount], minute: u64, now: Timestamp) -> Markup {
+    let summaries = || groups.iter().filter_map(|group| group.summary.as_ref());
+    let total = |count: fn(&SummaryResponse) -> u64| summaries().map(count).sum::<u64>();
+    let oldest = summaries().map(|summary| summary.oldest_accepted_at_millis).filter(|at| *at > 0).min();
+    let day = |outcome| sum(minutes, outcome, minute.saturating_sub(DAY), u64::MAX);
+    let tiles = [
+        ("waiting", total(|summary| summary.waiting).to_string()),
+        ("assigned", total(|summary| summary.assigned).to_string()),
+        ("held", total(|summary| summary.held).to_string()),
+        ("oldest", oldest.map_or_else(|| "–".to_owned(), |at| age(at, now))),
+        ("delivered, 24 h", thousands(day("delivered"))),
+        ("bounced, 24 h", thousands(day("bounced"))),
+    ];
+    html! {
+        div.tiles { @for (label, value) in tiles { div { b { (value) } span.soft { (label) } } } }
+    }
+}
+
+/// The last hour, minute by minute: delivered upwards from the ground, deferred and bounced on top.
+fn chart(minutes: &[MinuteCount], minute: u64) -> Markup {
+    const HEIGHT: u64 = 90;
+    const KINDS: [(&str, &str); 3] = [("delivered", "good"), ("deferred", "warn"), ("bounced", "bad")];
+    let first = minute.saturating_sub(HOUR - 1);
+    let bars: Vec<[u64; 3]> =
+        (first..=minute).map(|at| KINDS.map(|(outcome, _)| sum(minutes, outcome, at, at + 1))).collect();
+    let highest = bars.iter().map(|bar| bar.iter().sum::<u64>()).max().unwrap_or(0).max(1);
+    html! {
+        svg.chart viewBox={ "0 0 600 " (HEIGHT) } preserveAspectRatio="none" role="img" {
+            title { "Delivered, deferred and bounced in each of the last 60 minutes; the highest minute has " (highest) }
+            @for (place, bar) in (0_u64..).zip(&bars) {
+                @let heights = bar.map(|count| (count * HEIGHT).div_ceil(highest));
+                @for (kind, (_, colour)) in KINDS.iter().enumerate() {
+                    @let below: u64 = heights[..kind].iter().sum();
+                    @if heights[kind] > 0 {
+                        rect class=(colour) x=(place * 10) width="8" height=(heights[kind])
+                            y=(HEIGHT.saturating_sub(below + heights[kind])) {}
+                    }
+                }
+            }
+        }
+        p.soft {
+            "The last 60 minutes, at most " (thousands(highest)) " a minute: "
+            @for (place, (outcome, colour)) in KINDS.iter().enumerate() {
+                @if place > 0 { ", " } span class=(colour) { (outcome) }
+            }
+        }
+    }
+}
+
+fn rates(minutes: &[MinuteCount], minute: u64) -> Markup {
+    html! {
+        div.scroll { table {
+            thead { tr {
+                th { "" } th.number { "per minute, last 10" } th.number { "last hour" } th.number { "last 24 hours" }
+            } }
+            tbody {
+                @for (outcome, colour) in OUTCOMES {
+                    // The minute that runs is not over: a rate made of it would always be too low.
+                    @let ten = sum(minutes, outcome, minute.saturating_sub(10), minute);
+                    tr {
+                        td class=(colour) { (outcome) }
+                        td.number { (thousands(ten / 10)) "." (ten % 10) }
+                        td.number { (thousands(sum(minutes, outcome, minute.saturating_sub(HOUR), u64::MAX))) }
+                        td.number { (thousands(sum(minutes, outcome, minute.saturating_sub(DAY), u64::MAX))) }
+                    }
+                }
+            }
+        } }
+    }
+}
+
+fn group_table(console: &Console, groups: &[Group], now: Timestamp) -> Markup {
+    let leaders = console.leaders.borrow().clone();
+    html! {
+        @if leaders.is_empty() {
+            p.bad { "No queue node can be reached." }
+        } @else {
+            div.scroll { table {
+                thead { tr {
+                    th { "Group" } th { "Leader" } th.number { "Term" } th.number { "Messages" } th.number { "Waiting" }
+                    th.number { "Assigned" } th.number { "Held" } th.number { "Oldest" } th.number { "Events not yet written" }
+                } }
+                tbody {
+                    @for (id, leader) in &leaders {
+                        @let group = groups.iter().find(|group| group.id == *id);
+                        tr {
+                            td { @if *id == GroupId::DIRECTORY { "directory" } @else { "ledger " (id) } }
+                            td { "node " (leader.node) }
+                            td.number { (leader.term) }
+                            @match group.map(|group| (group, &group.summary)) {
+                                Some((group, Some(summary))) => (counts(group, summary, now)),
+                                Some((_, None)) => td.bad colspan="6" { "no answer" },
+                                None => td colspan="6" {},
+                            }
+                        }
+                    }
+                }
+            } }
+        }
+    }
+}
+
+fn counts(group: &Group, summary: &SummaryResponse, now: Timestamp) -> Markup {
+    let lag = summary.events_next.saturating_sub(1).saturating_sub(group.written);
+    let oldest = Some(summary.oldest_accepted_at_millis).filter(|at| *at > 0);
+    html! {
+        @for count in [summary.messages, summary.waiting, summary.assigned, summary.held] {
+            td.number { (thousands(count)) }
+        }
+        td.number { (oldest.map_or_else(|| "–".to_owned(), |at| age(at, now))) }
+        td.number { (thousands(lag)) }
+    }
+}
+
+fn lost(gaps: &[Gap]) -> Markup {
+    html! {
+        @if !gaps.is_empty() {
+            h2.bad { "Gaps" }
+            p.soft { "Events the queue dropped before they were written: what happened in them is not in the history." }
+            table { tbody {
+                @for gap in gaps {
+                    tr {
+                        td.time { (look::time(gap.noticed_at)) }
+                        td { "ledger " (gap.group) }
+                        td { (thousands(gap.through - gap.first + 1)) " events, " (gap.first) " to " (gap.through) }
+                    }
+                }
+            } }
+        }
+    }
+}
+
+/// How long ago, in the unit that fits.
+fn age(at_millis: u64, now: Timestamp) -> String {
+    let seconds = now.since(Timestamp::from_millis(at_millis)).as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// A number with a thin space between thousands.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3 * 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push('\u{2009}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_ages_read_well() {
+        for (number, expected) in
+            [(0, "0"), (999, "999"), (1_000, "1\u{2009}000"), (1_234_567, "1\u{2009}234\u{2009}567")]
+        {
+            assert_eq!(thousands(number), expected);
+        }
+        let now = Timestamp::from_millis(1_000_000_000);
+        for (seconds, expected) in
+            [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7_200, "2 h"), (172_800, "2 days")]
+        {
+            assert_eq!(age(1_000_000_000 - seconds * 1_000, now), expected);
+        }
+    }
+}

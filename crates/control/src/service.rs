@@ -1,0 +1,144 @@
+//! Control as a service: followers, one writer, and the console.
+
+use std::collections::HashSet;
+
+use axum::Router;
+use postroad_cluster::{DirectoryWatch, Endpoints, LeaderCalls, LeaderTable, LeaderWatch};
+use postroad_core::GroupId;
+use postroad_telemetry::{Component, Health};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ControlConfig, Nav, StartError, api,
+    follow::Follower,
+    history::{self, Keep, Reader},
+    metrics::WriterMetrics,
+    pages::{self, Console},
+    queue::Queue,
+    write::{Incoming, Writing},
+};
+
+/// Batches that may wait for the writer; followers stop reading beyond.
+const WAITING_MAX: usize = 8;
+
+/// What control needs of the process it runs in.
+#[derive(Clone, Debug)]
+pub struct ControlDeps {
+    /// The queue nodes.
+    pub endpoints: Endpoints,
+    /// Where it says that it is ready.
+    pub health: Health,
+    /// The links at the top of every page.
+    pub nav: Nav,
+}
+
+/// A control node that is ready to follow; [`Control::run`] does.
+#[derive(Debug)]
+pub struct Control {
+    writing: Writing,
+    reader: Reader,
+    queue: Queue,
+    leaders: LeaderWatch,
+    directory: DirectoryWatch,
+    deps: ControlDeps,
+    ready: Component,
+}
+
+impl Control {
+    /// Opens the history and begins to find out who leads.
+    ///
+    /// # Errors
+    /// The history cannot be opened.
+    pub async fn start(config: ControlConfig, deps: ControlDeps) -> Result<Self, StartError> {
+        let ready = deps.health.component("control");
+        let (mut writer, reader) = history::open(&config.database).await?;
+        let failed = |source| StartError::Database { path: config.database.clone(), source };
+        let cursors = writer.cursors().await.map_err(failed)?;
+        let messages = writer.count().await.map_err(failed)?;
+        let keep = Keep {
+            age_max: std::time::Duration::from_secs(config.history_age_max_secs),
+            messages_max: config.history_messages_max,
+        };
+        let leaders = LeaderWatch::start(&deps.endpoints);
+        let queue = Queue { calls: LeaderCalls::new(&deps.endpoints, &leaders.subscribe()) };
+        let writing = Writing { history: writer, cursors, messages, keep, metrics: WriterMetrics::new() };
+        let directory = DirectoryWatch::start(&deps.endpoints);
+        Ok(Self { writing, reader, queue, leaders, directory, deps, ready })
+    }
+
+    /// Returns the console and the API under `/api/v1`.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        let console = Console {
+            reader: self.reader.clone(),
+            queue: self.queue.clone(),
+            leaders: self.leaders.subscribe(),
+            directory: self.directory.subscribe(),
+            nav: self.deps.nav,
+        };
+        api::router(self.reader.clone()).merge(pages::router(console))
+    }
+
+    /// Follows every ledger group until `shutdown`; what has been read by then is written.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { writing, queue, leaders, directory: _directory, deps, ready, .. } = self;
+        let (writer, incoming) = mpsc::channel(WAITING_MAX);
+        let following = Following {
+            cursors: writing.cursors.clone(),
+            endpoints: deps.endpoints,
+            queue,
+            writer,
+            known: HashSet::new(),
+            followers: JoinSet::new(),
+        };
+        ready.set_ready(true);
+        tokio::join!(
+            following.run(leaders.subscribe(), shutdown.clone()),
+            writing.run(incoming, shutdown.clone())
+        );
+        ready.set_ready(false);
+    }
+}
+
+/// Starts a follower for every ledger group that shows up.
+struct Following {
+    cursors: std::collections::HashMap<GroupId, u64>,
+    endpoints: Endpoints,
+    queue: Queue,
+    writer: mpsc::Sender<Incoming>,
+    known: HashSet<GroupId>,
+    followers: JoinSet<()>,
+}
+
+impl Following {
+    async fn run(mut self, mut leaders: watch::Receiver<LeaderTable>, shutdown: CancellationToken) {
+        loop {
+            let groups: Vec<GroupId> = leaders.borrow_and_update().keys().copied().collect();
+            for group in groups {
+                if group != GroupId::DIRECTORY && self.known.insert(group) {
+                    self.followers.spawn(self.follower(group, leaders.clone()).run());
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                changed = leaders.changed() => if changed.is_err() { break },
+            }
+        }
+        self.followers.shutdown().await;
+    }
+
+    fn follower(&self, group: GroupId, leaders: watch::Receiver<LeaderTable>) -> Follower {
+        Follower {
+            group,
+            cursor: self.cursors.get(&group).copied().unwrap_or(0),
+            endpoints: self.endpoints.clone(),
+            leaders,
+            queue: self.queue.clone(),
+            writer: self.writer.clone(),
+        }
+    }
+}

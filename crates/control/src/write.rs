@@ -1,0 +1,155 @@
+//! The writer: takes what all followers have read, and makes one transaction of it.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use postroad_core::{GroupId, Timestamp};
+use postroad_proto::queue::Event;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    history::{self, Keep},
+    metrics::WriterMetrics,
+    rows::{Rows, Tally},
+};
+
+/// Events in one transaction, more or less: it ends with the batch that passes this.
+const EVENTS_MAX: usize = 2_048;
+/// How long to wait after a transaction failed.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// What a follower has read.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) group: GroupId,
+    pub(crate) events: Vec<Event>,
+    /// Told how far the group's events are written, durably.
+    pub(crate) written: watch::Sender<u64>,
+}
+
+/// The writer's state between transactions.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    pub(crate) history: history::Writer,
+    pub(crate) cursors: HashMap<GroupId, u64>,
+    pub(crate) messages: u64,
+    pub(crate) keep: Keep,
+    pub(crate) metrics: WriterMetrics,
+}
+
+impl Writing {
+    /// Writes until every follower has ended; what has been read is written before.
+    pub(crate) async fn run(mut self, mut incoming: mpsc::Receiver<Incoming>, shutdown: CancellationToken) {
+        let mut prune_at = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                first = incoming.recv() => match first {
+                    Some(first) => {
+                        let batch = gather(first, &mut incoming);
+                        if !self.write(batch, &shutdown).await {
+                            return;
+                        }
+                    }
+                    None => return,
+                },
+                () = time::sleep_until(prune_at) => prune_at = self.prune().await,
+            }
+            if prune_at <= Instant::now() {
+                prune_at = self.prune().await;
+            }
+        }
+    }
+
+    /// Writes a batch, again and again until it is written; returns false when the process shuts down before.
+    async fn write(&mut self, batch: Vec<Incoming>, shutdown: &CancellationToken) -> bool {
+        let mut rows = Rows::after(&self.cursors);
+        let mut told = Vec::with_capacity(batch.len());
+        for Incoming { group, events, written } in batch {
+            for event in events {
+                rows.add(group, event);
+            }
+            told.push((group, written));
+        }
+        let started = Instant::now();
+        loop {
+            match self.history.write(&rows).await {
+                Ok(messages) => {
+                    self.messages += messages;
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "events cannot be written to the history and wait");
+                    self.metrics.failures.increment(1);
+                }
+            }
+            if time::timeout(RETRY_AFTER, shutdown.cancelled()).await.is_ok() {
+                return false;
+            }
+        }
+        self.metrics.batch_seconds.record(started.elapsed());
+        self.count(rows.tally);
+        self.cursors = rows.cursors;
+        for (group, written) in told {
+            written.send_replace(self.cursors.get(&group).copied().unwrap_or(0));
+        }
+        true
+    }
+
+    fn count(&self, tally: Tally) {
+        let Tally { written, repeated, unreadable, lost } = tally;
+        self.metrics.batch_events.record(written as f64);
+        self.metrics.events.increment(written);
+        self.metrics.repeated.increment(repeated);
+        self.metrics.unreadable.increment(unreadable);
+        self.metrics.lost.increment(lost);
+        self.metrics.messages.set(self.messages as f64);
+        if lost > 0 {
+            tracing::warn!(lost, "events were dropped by the queue before they could be written");
+        }
+        if unreadable > 0 {
+            tracing::warn!(unreadable, "events of a kind this version does not know");
+        }
+    }
+
+    /// Forgets one slice; returns when to come back.
+    async fn prune(&mut self) -> Instant {
+        match self.history.prune(self.keep, self.messages, now()).await {
+            Ok(0) => Instant::now() + PRUNE_EVERY,
+            Ok(gone) => {
+                self.messages = self.messages.saturating_sub(gone);
+                self.metrics.messages.set(self.messages as f64);
+                Instant::now()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the history cannot be pruned");
+                Instant::now() + PRUNE_EVERY
+            }
+        }
+    }
+}
+
+/// Takes what waits, up to the bound.
+fn gather(first: Incoming, incoming: &mut mpsc::Receiver<Incoming>) -> Vec<Incoming> {
+    let mut events = first.events.len();
+    let mut batch = vec![first];
+    while events < EVENTS_MAX
+        && let Ok(next) = incoming.try_recv()
+    {
+        events += next.events.len();
+        batch.push(next);
+    }
+    batch
+}
+
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::ZERO.after(since_epoch)
+}
