@@ -1,0 +1,341 @@
+//! Random lives of a directory, beside a model that knows names only.
+
+mod lives;
+mod model;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use lives::{changes, life};
+use model::Model;
+use postroad_core::{Domain, NodeId, SourceId};
+use postroad_directory::{
+    Caps, Change, Command, Directory, Item, ItemName, Kind, LaneLimits, Pattern, Put, PutCredential,
+    PutLimits, PutPool, PutSource, PutTenant, Rate, Refusal, Route, Secret, SenderDomains, TooOld, View,
+};
+use proptest::prelude::*;
+
+fn view(directory: &Directory) -> View {
+    View::empty().apply(directory.everything())
+}
+
+/// Everything that must hold of any directory.
+fn check_sound(directory: &Directory) {
+    let view = view(directory);
+    assert_eq!(view.revision(), directory.revision());
+    for item in view.items() {
+        match item {
+            Item::Tenant(tenant) => assert!(view.pool(tenant.pool).is_some()),
+            Item::Credential(credential) => assert!(view.tenant(credential.tenant).is_some()),
+            Item::Pool(pool) => assert!(pool.members.iter().all(|(id, _)| view.source(*id).is_some())),
+            Item::Limits(limits) => assert!(limits.source.is_none_or(|id| view.source(id).is_some())),
+            Item::Source(source) => {
+                let latest = source.owner.map(|owner| (view.incarnation(owner.node), owner.incarnation));
+                assert!(latest.is_none_or(|(latest, owner)| latest == Some(owner)));
+            }
+            Item::Route(_) | Item::Node(_) => {}
+        }
+        assert_eq!(view.item(item.name().kind, &item.name().name), Some(item));
+    }
+    assert!(view.item(Kind::Limits, "default").is_some());
+}
+
+/// Numbers by kind, each with the name it was given to; and the highest epoch of each source.
+#[derive(Default)]
+struct History {
+    numbers: BTreeMap<(Kind, u32), Arc<str>>,
+    epochs: BTreeMap<SourceId, u64>,
+    owners: BTreeMap<(SourceId, u64), Option<postroad_directory::Owner>>,
+}
+
+impl History {
+    fn note(&mut self, directory: &Directory, existed: &dyn Fn(&ItemName) -> bool) {
+        for item in directory.items() {
+            let number = match item {
+                Item::Tenant(tenant) => tenant.id.0,
+                Item::Pool(pool) => pool.id.0,
+                Item::Source(source) => source.id.0,
+                _ => continue,
+            };
+            let name = item.name();
+            let is_new = !existed(&name);
+            let known = self.numbers.insert((name.kind, number), name.name.clone());
+            assert!(known.is_none() || !is_new, "number {number} was given twice: {name}");
+            assert!(known.is_none_or(|known| known == name.name));
+            if let Item::Source(source) = item {
+                let epoch = self.epochs.entry(source.id).or_default();
+                assert!(source.epoch.0 >= *epoch, "the epoch of {name} fell");
+                *epoch = source.epoch.0;
+                let owner = self.owners.entry((source.id, source.epoch.0)).or_insert(source.owner);
+                assert_eq!(*owner, source.owner, "one epoch of {name} had two owners");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_directory_is_what_its_commands_say(commands in life(1..60)) {
+        let (mut directory, mut model, mut history) = (Directory::new(), Model::default(), History::default());
+        let mut follower = View::empty();
+        for command in &commands {
+            let before = directory.clone();
+            let reply = directory.apply(command);
+            prop_assert_eq!(reply.is_ok(), model.apply(command), "{:?}: {:?}", command, reply);
+            match reply {
+                Ok(done) => {
+                    prop_assert_eq!(done.revision, directory.revision());
+                    let rose = directory.revision() - before.revision();
+                    prop_assert_eq!(rose, u64::from(done.changed > 0));
+                    prop_assert_eq!(done.changed == 0, directory == before);
+                }
+                Err(_) => prop_assert_eq!(&directory, &before),
+            }
+            model.check(&view(&directory));
+            check_sound(&directory);
+            history.note(&directory, &|name| before.item(name).is_some());
+            // The follower misses some revisions.
+            if directory.revision() % 3 != 0 {
+                follower = follower.apply(directory.changes_since(follower.revision()).unwrap());
+                prop_assert_eq!(&follower, &view(&directory));
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_the_directory(commands in life(0..40), more in changes()) {
+        let mut directory = Directory::new();
+        for command in &commands {
+            let _ = directory.apply(command);
+        }
+        let bytes = directory.encode();
+        let mut restored = Directory::restore(&bytes).unwrap();
+        prop_assert_eq!(&restored, &directory);
+        prop_assert_eq!(restored.state_hash(), directory.state_hash());
+        let command = Command::Change(more);
+        prop_assert_eq!(restored.apply(&command), directory.apply(&command));
+        prop_assert_eq!(restored.encode(), directory.encode());
+        for len in 0..bytes.len() {
+            prop_assert!(Directory::restore(&bytes[..len]).is_err(), "cut at {}", len);
+        }
+    }
+
+    #[test]
+    fn a_check_tells_what_a_change_comes_to(
+        commands in life(0..20), changes in changes()
+    ) {
+        let mut directory = Directory::new();
+        for command in &commands {
+            let _ = directory.apply(command);
+        }
+        let checked = directory.check(&changes);
+        let applied = directory.apply(&Command::Change(changes.clone()));
+        prop_assert_eq!(checked.clone().map(|done| done.changed), applied.clone().map(|done| done.changed));
+        // Said again, it changes nothing.
+        if applied.is_ok() {
+            let again = directory.apply(&Command::Change(changes)).unwrap();
+            prop_assert_eq!((again.changed, again.revision), (0, directory.revision()));
+        }
+    }
+
+    #[test]
+    fn damaged_snapshots_do_not_panic(mut bytes in Just(full().encode()), at in any::<prop::sample::Index>(), octet in any::<u8>()) {
+        let at = at.index(bytes.len());
+        bytes[at] = octet;
+        let _ = Directory::restore(&bytes);
+    }
+}
+
+fn domain(text: &str) -> Domain {
+    Domain::parse(text).unwrap()
+}
+
+fn source(name: &str) -> Change {
+    Change::Put(Put::Source(PutSource {
+        name: name.into(),
+        address: Some("192.0.2.1".parse().unwrap()),
+        helo: domain("mail.example"),
+        nodes: vec![NodeId(2), NodeId(1), NodeId(2)],
+    }))
+}
+
+fn pool(name: &str, source: &str) -> Change {
+    Change::Put(Put::Pool(PutPool { name: name.into(), members: vec![(source.into(), 3)] }))
+}
+
+fn tenant(name: &str, pool: &str) -> Change {
+    let domains = SenderDomains::Only([domain("a.example"), domain("b.example")].into());
+    Change::Put(Put::Tenant(PutTenant {
+        name: name.into(),
+        domains,
+        pool: pool.into(),
+        message_octets_max: Some(1000),
+    }))
+}
+
+fn credential(name: &str, secret: Secret, networks: &[&str]) -> Change {
+    let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+    Change::Put(Put::Credential(PutCredential { name: name.into(), tenant: "t".into(), secret, networks }))
+}
+
+fn login(login: &str) -> Secret {
+    Secret::Login { login: login.into(), verifier: "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA".into() }
+}
+
+fn limits(name: &str, source: Option<&str>, site: Option<&str>, caps: Caps) -> Change {
+    let (source, site) = (source.map(Into::into), site.map(Into::into));
+    Change::Put(Put::Limits(PutLimits { name: name.into(), source, site, caps }))
+}
+
+fn route(pattern: Pattern, host: &str) -> Change {
+    Change::Put(Put::Route(Route { pattern, host: host.into(), port: 2525 }))
+}
+
+/// A directory with an item of every kind, and every field in use.
+fn full() -> Directory {
+    let mut directory = Directory::new();
+    let rates = [Rate { messages: 5, per: Duration::from_secs(60) }];
+    let caps = Caps { window: Some(7), rates: Some(rates.into()), ..Caps::default() };
+    let changes = vec![
+        tenant("t", "p"),
+        credential("c1", login("alice"), &[]),
+        credential("c2", Secret::ApiKey { sha256: [7; 32] }, &["10.0.0.0/8"]),
+        credential("c3", Secret::Network, &["127.0.0.9/8", "::1/128", "127.1.0.0/16"]),
+        pool("p", "s"),
+        source("s"),
+        limits("site", None, Some("slow.example"), caps.clone()),
+        limits(
+            "source",
+            Some("s"),
+            None,
+            Caps { connections_max: Some(2), window: Some(9), ..Caps::default() },
+        ),
+        limits("lane", Some("s"), Some("slow.example"), Caps { connections_max: Some(1), ..Caps::default() }),
+        route(Pattern::Exact(domain("sink.example")), "127.0.0.1"),
+        route(Pattern::Any, "relay.example"),
+        Change::Remove(ItemName::new(Kind::Pool, "absent")),
+    ];
+    directory.apply(&Command::Change(changes)).unwrap();
+    directory.apply(&Command::Claim { node: NodeId(1), incarnation: 11 }).unwrap();
+    let grant = Command::Grant { source: SourceId(1), node: NodeId(1), incarnation: 11 };
+    directory.apply(&grant).unwrap();
+    directory
+}
+
+#[test]
+fn the_questions_of_the_hot_paths_have_answers() {
+    let view = view(&full());
+    let name = |found: Option<&Arc<postroad_directory::Credential>>| found.map(|c| c.name.to_string());
+    assert_eq!(name(view.login("alice")).as_deref(), Some("c1"));
+    assert_eq!(name(view.login("bob")), None);
+    assert_eq!(name(view.api_key(&[7; 32])).as_deref(), Some("c2"));
+    for (client, expected) in [
+        ("127.0.0.1", Some("c3")),
+        ("127.1.2.3", Some("c3")),
+        ("::ffff:127.0.0.1", Some("c3")),
+        ("::1", Some("c3")),
+        ("::2", None),
+        ("192.0.2.1", None),
+    ] {
+        assert_eq!(name(view.network(client.parse().unwrap())).as_deref(), expected, "{client}");
+    }
+    let key = view.api_key(&[7; 32]).unwrap();
+    assert!(key.counts_at("10.1.1.1".parse().unwrap()) && !key.counts_at("11.1.1.1".parse().unwrap()));
+    let tenant = view.tenant(key.tenant).unwrap();
+    assert!(tenant.domains.allows(&domain("a.example")) && !tenant.domains.allows(&domain("x.a.example")));
+    assert_eq!(view.pool(tenant.pool).unwrap().members, [(SourceId(1), 3)]);
+    assert_eq!(view.sources_of(NodeId(1), 11).map(|source| source.epoch.0).collect::<Vec<_>>(), [1]);
+    assert_eq!(view.sources_of(NodeId(1), 12).count(), 0);
+    assert_eq!(view.route(&domain("sink.example")).unwrap().site(), "route:127.0.0.1:2525");
+    assert_eq!(&*view.route(&domain("other.example")).unwrap().host, "relay.example");
+}
+
+#[test]
+fn each_cap_comes_from_the_narrowest_scope_that_has_it() {
+    let view = view(&full());
+    let lane = |source, site| {
+        let LaneLimits { connections_max, window, rates, .. } = view.lane_limits(SourceId(source), site);
+        (connections_max, window, rates.len())
+    };
+    assert_eq!(lane(9, "other.example"), (20, 500, 0));
+    assert_eq!(lane(1, "other.example"), (2, 9, 0));
+    assert_eq!(lane(9, "slow.example"), (20, 7, 1));
+    assert_eq!(lane(1, "slow.example"), (1, 7, 1));
+    assert_eq!(View::empty().lane_limits(SourceId(1), "x"), LaneLimits::default());
+}
+
+/// `change` is refused by a directory that holds everything.
+fn refused(change: Change) -> Refusal {
+    let mut directory = full();
+    directory.apply(&Command::Change(vec![change])).unwrap_err()
+}
+
+#[test]
+fn what_breaks_a_rule_is_refused_and_named() {
+    let check = |change, expected: &str| assert_eq!(refused(change).to_string(), expected);
+    check(tenant("u", "nowhere"), "`tenant u` refers to `pool nowhere`, which does not exist");
+    check(
+        Change::Remove(ItemName::new(Kind::Source, "s")),
+        "`source s` cannot be removed: `pool p` refers to it",
+    );
+    check(Change::Remove(ItemName::default_limits()), "`limits default`: always exists");
+    check(Change::Remove(ItemName::node(NodeId(1))), "`node 1`: goes when its lease has ended");
+    check(credential("new", login("alice"), &[]), "`credential new` collides with `credential c1`");
+    check(
+        credential("new", Secret::Network, &["127.0.0.0/8"]),
+        "`credential new` collides with `credential c3`",
+    );
+    check(credential("new", Secret::Network, &[]), "`credential new`: expected at least one network");
+    check(limits("x", Some("s"), None, Caps::default()), "`limits x` collides with `limits source`");
+    check(
+        limits("default", Some("s"), None, Caps::default()),
+        "`limits default`: expected the default limits to be for every lane",
+    );
+    check(
+        tenant("two words", "p"),
+        "`tenant two words`: expected a name of 1 to 64 letters, digits, `-`, `_`, `.` and `@`",
+    );
+    check(
+        route(Pattern::Any, "UPPER.example"),
+        "`route *`: expected a host name in lower case, or an address",
+    );
+}
+
+#[test]
+fn a_source_is_granted_once_and_to_the_latest_run_only() {
+    let mut directory = full();
+    let grant = |node, incarnation| Command::Grant { source: SourceId(1), node: NodeId(node), incarnation };
+    directory.apply(&Command::Claim { node: NodeId(2), incarnation: 22 }).unwrap();
+    directory.apply(&Command::Claim { node: NodeId(3), incarnation: 33 }).unwrap();
+    assert_eq!(directory.apply(&grant(2, 22)), Err(Refusal::NotGrantable), "it has an owner");
+    directory.apply(&Command::Revoke { node: NodeId(1), incarnation: 11 }).unwrap();
+    assert_eq!(directory.apply(&grant(1, 11)), Err(Refusal::Superseded), "a revoked run gets nothing");
+    assert_eq!(directory.apply(&grant(2, 21)), Err(Refusal::Superseded));
+    assert_eq!(directory.apply(&grant(3, 33)), Err(Refusal::NotGrantable), "it may not own it");
+    directory.apply(&grant(2, 22)).unwrap();
+    assert_eq!(view(&directory).source(SourceId(1)).unwrap().epoch.0, 3);
+}
+
+#[test]
+fn a_reader_that_missed_too_much_gets_everything() {
+    let mut directory = full();
+    let start = directory.revision();
+    for _ in 0..2100 {
+        directory.apply(&Command::Change(vec![source("x"), source("y")])).unwrap();
+        let gone = ["x", "y"].map(|name| Change::Remove(ItemName::new(Kind::Source, name)));
+        directory.apply(&Command::Change(gone.into())).unwrap();
+    }
+    assert_eq!(directory.changes_since(start), Err(TooOld));
+    let delta = directory.changes_since(directory.revision() - 1).unwrap();
+    assert_eq!((delta.items.len(), delta.removed.len()), (0, 2));
+    assert!(directory.changes_since(directory.revision() + 5).unwrap().is_empty());
+    assert_eq!(Directory::restore(&directory.encode()).unwrap(), directory);
+}
+
+#[test]
+fn a_snapshot_of_the_first_version_can_still_be_read() {
+    let kept = include_bytes!("snapshot-v1.bin");
+    assert_eq!(Directory::restore(kept).unwrap(), full());
+    assert_eq!(full().encode(), kept);
+}
