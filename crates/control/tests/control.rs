@@ -1,0 +1,389 @@
+//! Control against a queue that is a fake: what is written, when the queue may forget it, and what pages show.
+
+mod fake;
+
+use std::path::Path;
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Request, StatusCode, header},
+};
+use fake::{FakeQueue, GROUP, now};
+use postroad_cluster::Endpoints;
+use postroad_control::{Control, ControlConfig, ControlDeps, Nav};
+use postroad_core::{MessageId, OutcomeKind};
+use postroad_proto::queue::{
+    Accepted, AttemptEnded, Change, EndKind, Ended, Gap, Held, Released, attempt_ended::Then, event::Kind,
+};
+use postroad_telemetry::Health;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+const NAV: Nav = &[("Overview", "/"), ("Messages", "/messages"), ("Sandbox", "/sandbox")];
+
+/// A control node that runs.
+struct Running {
+    router: Router,
+    shutdown: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(database: &Path, endpoints: &Endpoints) -> Self {
+        let config = ControlConfig { database: database.to_owned(), ..ControlConfig::default() };
+        Self::with(config, endpoints).await
+    }
+
+    async fn with(config: ControlConfig, endpoints: &Endpoints) -> Self {
+        let health = Health::new();
+        let deps = ControlDeps { endpoints: endpoints.clone(), health: health.clone(), nav: NAV };
+        let control = Control::start(config, deps).await.unwrap();
+        assert!(!health.is_ready());
+        let (router, shutdown) = (control.router(), CancellationToken::new());
+        let running = tokio::spawn(control.run(shutdown.clone()));
+        Self { router, shutdown, running }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.running.await.unwrap();
+    }
+
+    async fn send(&self, request: Request<Body>) -> (StatusCode, String, axum::http::HeaderMap) {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, 10 << 20).await.unwrap();
+        (parts.status, String::from_utf8(body.to_vec()).unwrap(), parts.headers)
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let (status, body, _) = self.send(Request::get(path).body(Body::empty()).unwrap()).await;
+        (status, body)
+    }
+
+    async fn page(&self, path: &str) -> String {
+        let (status, body) = self.get(path).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {body}");
+        body
+    }
+
+    async fn message(&self, id: MessageId) -> Value {
+        serde_json::from_str(&self.page(&format!("/api/v1/messages/{id}")).await).unwrap()
+    }
+
+    async fn post(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, String, Option<String>) {
+        let mut request = Request::post(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (status, body, headers) = self.send(request.body(Body::empty()).unwrap()).await;
+        let location = headers.get(header::LOCATION).map(|to| to.to_str().unwrap().to_owned());
+        (status, body, location)
+    }
+}
+
+fn id(number: u64) -> MessageId {
+    MessageId::new(now(), GROUP, number)
+}
+
+fn accepted(subject: &str, recipients: &[&str]) -> Kind {
+    Kind::Accepted(Accepted {
+        tenant: 7,
+        sender: "news@sender.example".into(),
+        recipients: recipients.iter().map(|to| (*to).to_owned()).collect(),
+        size_bytes: 8_192,
+        subject: subject.into(),
+        origin: "192.0.2.1".into(),
+    })
+}
+
+fn attempt(number: u32, code: u32, text: &str, then: Option<Then>) -> Kind {
+    let kind = if code < 400 { OutcomeKind::Delivered } else { OutcomeKind::Soft };
+    Kind::AttemptEnded(AttemptEnded {
+        attempt: number,
+        source: 3,
+        epoch: 1,
+        node: 9,
+        kind: u32::from(kind.code()),
+        code,
+        text: text.into(),
+        remote: "mx.receiver.example [192.0.2.9]".into(),
+        tls: "TLSv1.3 TLS_AES_256_GCM_SHA384".into(),
+        started_at_millis: now().as_millis(),
+        ended_at_millis: now().as_millis() + 120,
+        then,
+        ..AttemptEnded::default()
+    })
+}
+
+fn delivered() -> Option<Then> {
+    Some(Then::End(EndKind::Delivered.into()))
+}
+
+#[tokio::test]
+async fn the_timeline_of_a_message_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, endpoints) = FakeQueue::start().await;
+    let control = Running::start(&directory.path().join("new/control.sqlite"), &endpoints).await;
+    let message = id(1);
+    queue.push(Some(message), None, accepted("hello", &["a@receiver.example", "b@receiver.example"]));
+    let later = now().as_millis() + 300_000;
+    queue.push(Some(message), Some(0), attempt(1, 451, "4.7.1 come back", Some(Then::RetryAtMillis(later))));
+    queue.push(Some(message), Some(0), attempt(2, 250, "2.0.0 ok", delivered()));
+    queue.push(Some(message), Some(1), Kind::Held(Held {}));
+    queue.push(Some(message), Some(1), Kind::Released(Released { due_at_millis: later }));
+    let last = queue.push(Some(message), Some(1), Kind::Ended(Ended { kind: EndKind::Cancelled.into() }));
+    queue.wait_consumed(last).await;
+
+    let told = control.message(message).await;
+    assert_eq!(
+        (&told["subject"], &told["tenant"], &told["size"]),
+        (&"hello".into(), &7.into(), &8_192.into())
+    );
+    let [first, second] = [&told["deliveries"][0], &told["deliveries"][1]];
+    assert_eq!((&first["address"], &first["state"]), (&"a@receiver.example".into(), &"delivered".into()));
+    assert_eq!((&first["attempts"], &first["last_response"]), (&2.into(), &"250 2.0.0 ok".into()));
+    assert_eq!(first["timeline"].as_array().unwrap().len(), 2);
+    assert_eq!(first["timeline"][0]["became"], "deferred");
+    assert_eq!(first["timeline"][0]["remote"], "mx.receiver.example [192.0.2.9]");
+    assert_eq!(second["state"], "cancelled");
+    let kinds: Vec<_> = second["timeline"].as_array().unwrap().iter().map(|step| &step["kind"]).collect();
+    assert_eq!(kinds, ["held", "released", "ended"]);
+
+    let page = control.page(&format!("/messages/{message}")).await;
+    for shown in ["hello", "a@receiver.example", "4.7.1 come back", "TLSv1.3", "120 ms", "cancelled"] {
+        assert!(page.contains(shown), "{shown} is missing in {page}");
+    }
+    assert!(!page.contains("<button>"), "everything has ended: there is nothing to change");
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_resumes_at_its_cursor() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("control.sqlite");
+    let (queue, endpoints) = FakeQueue::start().await;
+    let control = Running::start(&database, &endpoints).await;
+    let (first, second) = (id(1), id(2));
+    queue.push(Some(first), None, accepted("first", &["a@receiver.example"]));
+    let last = queue.push(Some(first), Some(0), attempt(1, 250, "ok", delivered()));
+    queue.wait_consumed(last).await;
+    control.stop().await;
+
+    let last = queue.push(Some(second), None, accepted("second", &["a@receiver.example"]));
+    let control = Running::start(&database, &endpoints).await;
+    queue.wait_consumed(last).await;
+    assert_eq!(queue.asked_from(), [1, 3]);
+    assert_eq!(control.message(first).await["subject"], "first");
+    assert_eq!(control.message(second).await["subject"], "second");
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_comes_again_has_no_effect() {
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, endpoints) = FakeQueue::start().await;
+    queue.repeat(100);
+    let control = Running::start(&directory.path().join("control.sqlite"), &endpoints).await;
+    let message = id(1);
+    queue.push(Some(message), None, accepted("once", &["a@receiver.example"]));
+    let last = queue.push(Some(message), Some(0), attempt(1, 250, "ok", delivered()));
+    queue.wait_consumed(last).await;
+    let before = (control.message(message).await, control.page("/").await);
+    for round in 0..3 {
+        queue.elect();
+        fake::wait_until(|| queue.asked_from().len() > round + 1).await;
+    }
+    let other = id(2);
+    let last = queue.push(Some(other), None, accepted("other", &[]));
+    queue.wait_consumed(last).await;
+    assert_eq!(control.message(message).await, before.0);
+    let delivered =
+        |page: &str| page.split("<td class=\"good\">delivered</td>").nth(1).unwrap()[..200].to_owned();
+    assert_eq!(delivered(&control.page("/").await), delivered(&before.1));
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn a_gap_is_recorded_and_what_follows_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, endpoints) = FakeQueue::start().await;
+    queue.push(None, None, Kind::Gap(Gap { through: 41 }));
+    let message = id(1);
+    let last = queue.push(Some(message), Some(2), attempt(3, 250, "ok", delivered()));
+    assert_eq!(last, 42);
+    let control = Running::start(&directory.path().join("control.sqlite"), &endpoints).await;
+    queue.wait_consumed(last).await;
+    let overview = control.page("/").await;
+    assert!(overview.contains("41 events, 1 to 41"), "{overview}");
+    let told = control.message(message).await;
+    assert_eq!(told.get("subject"), None);
+    assert_eq!(
+        (&told["deliveries"][0]["recipient"], &told["deliveries"][0]["state"]),
+        (&2.into(), &"delivered".into())
+    );
+    assert!(control.page(&format!("/messages/{message}")).await.contains("in a gap of the events"));
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn lists_are_paged_and_filtered() {
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, endpoints) = FakeQueue::start().await;
+    let control = Running::start(&directory.path().join("control.sqlite"), &endpoints).await;
+    let messages: Vec<_> = (0..120_u64).map(|number| MessageId::new(now(), GROUP, number)).collect();
+    for (number, message) in messages.iter().enumerate() {
+        let recipient = format!("User{number}@receiver.example");
+        queue.push(Some(*message), None, accepted(&format!("subject {number}."), &[&recipient]));
+    }
+    let last = queue.push(Some(messages[5]), Some(0), Kind::Held(Held {}));
+    queue.wait_consumed(last).await;
+
+    let listed = |page: &str| page.matches("<a href=\"/messages/").count();
+    let first = control.page("/messages").await;
+    assert!(first.contains("subject 119.") && !first.contains("subject 69."), "{first}");
+    assert_eq!(listed(&first), 50);
+    let second = control.page(&format!("/messages?before={}", messages[70])).await;
+    assert!(
+        second.contains("subject 69.") && second.contains("subject 20.") && !second.contains("subject 70.")
+    );
+    let third = control.page(&format!("/messages?before={}", messages[20])).await;
+    assert_eq!(listed(&third), 20);
+    assert!(!third.contains("Older"));
+
+    for (query, expected) in [
+        ("recipient=user7@RECEIVER.example", vec!["subject 7."]),
+        ("recipient=ser11@", vec!["subject 11."]),
+        ("recipient=%25", vec![]),
+        ("state=held", vec!["subject 5."]),
+        ("state=held&sender=NEWS%40", vec!["subject 5."]),
+        ("state=held&sender=other", vec![]),
+        ("state=nonsense&recipient=user119", vec!["subject 119."]),
+    ] {
+        let page = control.page(&format!("/messages?{query}")).await;
+        assert_eq!(listed(&page), expected.len(), "{query}");
+        assert!(expected.iter().all(|subject| page.contains(subject)), "{query}");
+    }
+    let (status, _) = control.get(&format!("/messages?id={}", messages[3])).await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    for path in ["/messages/nonsense", &format!("/messages/{}", id(9)), "/api/v1/messages/nonsense"] {
+        assert_eq!(control.get(path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn c_112_hostile_text_is_escaped() {
+    const HOSTILE: &str = "\"><script>alert(1)</script>\r\n\u{1b}[31m<img src=x onerror=alert(2)>";
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, endpoints) = FakeQueue::start().await;
+    let control = Running::start(&directory.path().join("control.sqlite"), &endpoints).await;
+    let message = id(1);
+    let mut hostile = AttemptEnded {
+        attempt: 1,
+        kind: u32::from(OutcomeKind::Soft.code()),
+        code: 451,
+        text: HOSTILE.repeat(100),
+        remote: HOSTILE.into(),
+        tls: HOSTILE.into(),
+        then: Some(Then::RetryAtMillis(u64::MAX)),
+        ..AttemptEnded::default()
+    };
+    queue.push(Some(message), None, accepted(HOSTILE, &[HOSTILE]));
+    queue.push(Some(message), Some(0), Kind::AttemptEnded(hostile.clone()));
+    // An outcome that no version knows is passed over.
+    hostile.kind = 99;
+    let last = queue.push(Some(message), Some(0), Kind::AttemptEnded(hostile));
+    queue.wait_consumed(last).await;
+    let hostile_query =
+        "/messages?recipient=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&sender=%3Cscript%3E&id=%3Cscript%3E";
+    for path in ["/", "/messages", hostile_query, &format!("/messages/{message}")] {
+        let page = control.page(path).await;
+        assert!(!page.contains("<script") && !page.contains("<img"), "{path}: {page}");
+        assert!(!page.contains('\u{1b}'), "{path}");
+    }
+    let page = control.page(&format!("/messages/{message}")).await;
+    assert!(page.contains("&lt;script&gt;") && page.len() < 20_000, "{}", page.len());
+    let (_, _, headers) = control.send(Request::get("/messages").body(Body::empty()).unwrap()).await;
+    let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("script-src"), "{policy}");
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn only_our_own_pages_change_messages() {
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, endpoints) = FakeQueue::start().await;
+    let control = Running::start(&directory.path().join("control.sqlite"), &endpoints).await;
+    let message = id(1);
+    let last = queue.push(Some(message), None, accepted("waits", &["a@receiver.example"]));
+    queue.wait_consumed(last).await;
+    let page = control.page(&format!("/messages/{message}")).await;
+    assert!(page.contains("<button>Hold</button>") && !page.contains("<button>Release</button>"));
+
+    let hold = format!("/messages/{message}/hold");
+    for headers in [
+        [("host", "mail.example"), ("origin", "http://evil.example")],
+        [("host", "mail.example"), ("origin", "null")],
+        [("host", "mail.example"), ("sec-fetch-site", "cross-site")],
+    ] {
+        assert_eq!(control.post(&hold, &headers).await.0, StatusCode::FORBIDDEN, "{headers:?}");
+    }
+    assert_eq!(control.get(&hold).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(control.post(&format!("/messages/{message}/delete"), &[]).await.0, StatusCode::NOT_FOUND);
+    assert!(queue.changes().is_empty());
+
+    let ours = [("host", "mail.example"), ("origin", "http://mail.example")];
+    let (status, _, location) = control.post(&hold, &ours).await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    assert!(control.page(&location.unwrap()).await.contains("1 changed"));
+    assert_eq!(queue.changes(), [(message, Change::Hold)]);
+
+    queue.refuse_changes(tonic::Status::not_found("no such message"));
+    let (status, page, _) = control.post(&hold, &ours).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(page.contains("all its recipients have ended"));
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn the_history_is_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("control.sqlite");
+    let (queue, endpoints) = FakeQueue::start().await;
+    let control = Running::start(&database, &endpoints).await;
+    let messages: Vec<_> = (0..30_u64).map(|number| MessageId::new(now(), GROUP, number)).collect();
+    let mut last = 0;
+    for message in &messages {
+        last = queue.push(Some(*message), None, accepted("s", &["a@receiver.example"]));
+    }
+    queue.wait_consumed(last).await;
+    control.stop().await;
+
+    // Pruning begins when control starts.
+    let config = ControlConfig { database, history_messages_max: 10, ..ControlConfig::default() };
+    let control = Running::with(config, &endpoints).await;
+    for _ in 0..1_000 {
+        if control.get(&format!("/api/v1/messages/{}", messages[19])).await.0 == StatusCode::NOT_FOUND {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    for (number, message) in messages.iter().enumerate() {
+        let (status, _) = control.get(&format!("/api/v1/messages/{message}")).await;
+        assert_eq!(status == StatusCode::OK, number >= 20, "{number}");
+    }
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn pages_stand_while_no_queue_node_can_be_reached() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = Running::start(&directory.path().join("control.sqlite"), &Endpoints::new()).await;
+    assert!(control.page("/").await.contains("No queue node can be reached"));
+    assert!(control.page("/messages").await.contains("No message has been accepted yet"));
+    control.stop().await;
+}

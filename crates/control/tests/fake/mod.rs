@@ -1,0 +1,228 @@
+//! A queue node that leads one ledger group and holds the events a test gives it.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use postroad_cluster::Endpoints;
+use postroad_core::{GroupId, MessageId, NodeId, Timestamp};
+use postroad_net::{Expect, MemoryNet, Role, Transport, server_builder};
+use postroad_proto::queue::{
+    queue_service_server::{QueueService, QueueServiceServer},
+    *,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) const GROUP: GroupId = GroupId(1);
+const NODE: u64 = 1;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[derive(Debug, Default)]
+struct State {
+    events: Vec<Event>,
+    /// Events served more than once at the start of every stream.
+    repeat: u64,
+    consumed: u64,
+    asked_from: Vec<u64>,
+    changes: Vec<(MessageId, Change)>,
+    refuse: Option<Status>,
+}
+
+/// The fake; a clone is the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct FakeQueue {
+    state: Arc<Mutex<State>>,
+    grown: watch::Sender<()>,
+    /// Raised to end every stream.
+    term: watch::Sender<u64>,
+}
+
+impl FakeQueue {
+    /// Serves, and returns how to reach it.
+    pub(crate) async fn start() -> (Self, Endpoints) {
+        let fake = Self { state: Arc::default(), grown: watch::Sender::new(()), term: watch::Sender::new(1) };
+        let transport = Transport::Memory(MemoryNet::new());
+        let listener = transport.bind("queue-1").await.unwrap();
+        let service = QueueServiceServer::new(fake.clone());
+        tokio::spawn(server_builder().add_service(service).serve_with_incoming(listener));
+        let expect = Expect { role: Role::Queue, node: Some(NodeId(NODE)) };
+        (fake, BTreeMap::from([(NodeId(NODE), transport.channel("queue-1", expect))]))
+    }
+
+    /// Appends an event, and numbers it.
+    pub(crate) fn push(&self, message: Option<MessageId>, recipient: Option<u32>, kind: event::Kind) -> u64 {
+        let mut state = self.state.lock();
+        let sequence = match state.events.last() {
+            Some(Event { kind: Some(event::Kind::Gap(gap)), .. }) => gap.through + 1,
+            last => last.map_or(1, |last| last.sequence + 1),
+        };
+        state.events.push(Event {
+            sequence,
+            at_millis: now().as_millis(),
+            message_id: message.map(octets).unwrap_or_default(),
+            recipient,
+            kind: Some(kind),
+        });
+        drop(state);
+        self.grown.send_replace(());
+        sequence
+    }
+
+    pub(crate) fn repeat(&self, count: u64) {
+        self.state.lock().repeat = count;
+    }
+
+    pub(crate) fn refuse_changes(&self, status: Status) {
+        self.state.lock().refuse = Some(status);
+    }
+
+    /// Another term begins: streams end, and are opened anew.
+    pub(crate) fn elect(&self) {
+        self.term.send_modify(|term| *term += 1);
+    }
+
+    pub(crate) fn asked_from(&self) -> Vec<u64> {
+        self.state.lock().asked_from.clone()
+    }
+
+    pub(crate) fn changes(&self) -> Vec<(MessageId, Change)> {
+        self.state.lock().changes.clone()
+    }
+
+    /// Waits until control has told that everything up to `through` is written.
+    pub(crate) async fn wait_consumed(&self, through: u64) {
+        wait_until(|| self.state.lock().consumed >= through).await;
+    }
+}
+
+pub(crate) async fn wait_until(mut condition: impl FnMut() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it becomes true in time");
+}
+
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp::ZERO.after(since_epoch)
+}
+
+fn octets(id: MessageId) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(&id.as_u128().to_be_bytes())
+}
+
+fn unused<T>() -> Result<T, Status> {
+    Err(Status::unimplemented("control does not ask this"))
+}
+
+#[tonic::async_trait]
+impl QueueService for FakeQueue {
+    type LeadersStream = Answers<LeaderView>;
+    type SubmitStream = Answers<SubmitResults>;
+    type WorkStream = Answers<QueueFrame>;
+    type ContentStream = Answers<ContentPart>;
+    type EventsStream = Answers<EventBatch>;
+
+    async fn leaders(&self, _: Request<LeadersRequest>) -> Result<Response<Self::LeadersStream>, Status> {
+        let terms = tokio_stream::wrappers::WatchStream::new(self.term.subscribe());
+        let views = terms.map(|term| {
+            let leads = |group| GroupLeader { group, term, leader: NODE };
+            Ok(LeaderView { node: NODE, groups: vec![leads(0), leads(u32::from(GROUP.0))] })
+        });
+        Ok(Response::new(Box::pin(views)))
+    }
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let EventsRequest { from, batch_max, .. } = request.into_inner();
+        self.state.lock().asked_from.push(from);
+        let (batches, stream) = mpsc::channel(1);
+        let (fake, mut grown, mut term) = (self.clone(), self.grown.subscribe(), self.term.subscribe());
+        tokio::spawn(async move {
+            let mut next = from.saturating_sub(fake.state.lock().repeat).max(1);
+            loop {
+                let events: Vec<Event> = {
+                    let state = fake.state.lock();
+                    let through = |event: &Event| match &event.kind {
+                        Some(event::Kind::Gap(gap)) => gap.through,
+                        _ => event.sequence,
+                    };
+                    let wanted = state.events.iter().filter(|event| through(event) >= next);
+                    wanted.take(batch_max as usize).cloned().collect()
+                };
+                if let Some(last) = events.last() {
+                    next = last.sequence + 1;
+                    if batches.send(Ok(EventBatch { group: u32::from(GROUP.0), events })).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                tokio::select! {
+                    _ = grown.changed() => {}
+                    _ = term.changed() => return,
+                    () = batches.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn consume(&self, request: Request<ConsumeRequest>) -> Result<Response<ConsumeResponse>, Status> {
+        let request = request.into_inner();
+        assert_eq!(request.consumer, "control");
+        let mut state = self.state.lock();
+        state.consumed = state.consumed.max(request.through);
+        Ok(Response::new(ConsumeResponse {}))
+    }
+
+    async fn change_message(
+        &self,
+        request: Request<ChangeMessageRequest>,
+    ) -> Result<Response<ChangeMessageResponse>, Status> {
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        if let Some(status) = &state.refuse {
+            return Err(status.clone());
+        }
+        let id = postroad_proto::parse_message_id(&request.message_id).unwrap();
+        state.changes.push((id, request.change()));
+        Ok(Response::new(ChangeMessageResponse { results: vec![ChangeResult::Done.into()] }))
+    }
+
+    async fn summary(&self, _: Request<SummaryRequest>) -> Result<Response<SummaryResponse>, Status> {
+        let events_next = self.state.lock().events.last().map_or(1, |last| last.sequence + 1);
+        Ok(Response::new(SummaryResponse {
+            messages: 1234,
+            waiting: 1200,
+            assigned: 34,
+            held: 2,
+            oldest_accepted_at_millis: now().before(Duration::from_secs(3_900)).as_millis(),
+            events_first: 1,
+            events_next,
+            ..SummaryResponse::default()
+        }))
+    }
+
+    async fn submit(
+        &self,
+        _: Request<Streaming<SubmitBatch>>,
+    ) -> Result<Response<Self::SubmitStream>, Status> {
+        unused()
+    }
+
+    async fn work(&self, _: Request<Streaming<OutboundFrame>>) -> Result<Response<Self::WorkStream>, Status> {
+        unused()
+    }
+
+    async fn content(&self, _: Request<ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
+        unused()
+    }
+
+    async fn get_message(&self, _: Request<GetMessageRequest>) -> Result<Response<MessageView>, Status> {
+        unused()
+    }
+}
