@@ -215,3 +215,88 @@ impl Remembered {
         by_login.insert(login.into(), proof);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use postroad_core::{PoolId, TenantId};
+    use postroad_directory::{Delta, SenderDomains};
+
+    use super::*;
+
+    /// A directory with one login.
+    fn view(revision: u64, verifier: &str) -> Arc<View> {
+        let tenant = Tenant {
+            id: TenantId(1),
+            name: "t".into(),
+            domains: SenderDomains::Any,
+            pool: PoolId(1),
+            message_octets_max: None,
+        };
+        let secret = Secret::Login { login: "anna".into(), verifier: verifier.into() };
+        let credential = Credential {
+            name: "c".into(),
+            tenant: tenant.id,
+            secret,
+            networks: vec!["127.0.0.0/8".parse().unwrap()],
+        };
+        let items = vec![Item::Tenant(Arc::new(tenant)), Item::Credential(Arc::new(credential))];
+        Arc::new(View::empty().apply(Delta { revision, full: true, items, removed: Vec::new() }))
+    }
+
+    fn verifier(password: &str) -> String {
+        Argon2::default().hash_password(password.as_bytes()).unwrap().to_string()
+    }
+
+    async fn check(
+        authenticator: &Authenticator,
+        login: &str,
+        password: &str,
+        from: [u8; 4],
+    ) -> &'static str {
+        let verdict = authenticator.login(login, Zeroizing::new(password.into()), from.into()).await;
+        match verdict {
+            Verdict::Good(_) => "good",
+            Verdict::Wrong => "wrong",
+            Verdict::Untold => "untold",
+        }
+    }
+
+    #[tokio::test]
+    async fn a_good_password_is_remembered_with_its_verifier() {
+        let (publish, directory) = watch::channel(Arc::new(View::empty()));
+        let authenticator = Authenticator::new(directory, Arc::new(Metrics::new()));
+        let here = [127, 0, 0, 1];
+        assert_eq!(check(&authenticator, "anna", "secret", here).await, "untold");
+        publish.send_replace(view(1, &verifier("secret")));
+        assert_eq!(check(&authenticator, "anna", "secret", here).await, "good");
+        assert_eq!(check(&authenticator, "anna", "wrong", here).await, "wrong");
+
+        // Whoever has to run argon2 from now on waits for ever.
+        let _all = Arc::clone(&authenticator.checking)
+            .acquire_many_owned(u32::try_from(authenticator.checking.available_permits()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(check(&authenticator, "anna", "secret", here).await, "good");
+        // The right password from the wrong place is wrong, remembered or not.
+        assert_eq!(check(&authenticator, "anna", "secret", [192, 0, 2, 1]).await, "wrong");
+        let limit = std::time::Duration::from_millis(50);
+        let checked = |password| tokio::time::timeout(limit, check(&authenticator, "anna", password, here));
+        assert!(checked("wrong").await.is_err());
+        // A new verifier makes what was remembered worthless.
+        publish.send_replace(view(2, &verifier("other")));
+        assert!(checked("secret").await.is_err());
+        let _waiting = authenticator.waiting.acquire_many(WAITING_MAX as u32).await.unwrap();
+        assert_eq!(check(&authenticator, "anna", "secret", here).await, "untold");
+    }
+
+    #[tokio::test]
+    async fn s_310_an_identity_ends_with_its_credential() {
+        let (publish, directory) = watch::channel(view(1, "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA"));
+        let identity = Identity { credential: Arc::clone(directory.borrow().login("anna").unwrap()) };
+        assert!(identity.tenant(&directory.borrow()).is_some());
+        publish.send_replace(view(2, "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$b3RoZXI"));
+        assert!(identity.tenant(&directory.borrow()).is_none());
+        publish.send_replace(Arc::new(View::empty()));
+        assert!(identity.tenant(&directory.borrow()).is_none());
+    }
+}

@@ -15,6 +15,8 @@ pub struct IngressConfig {
     pub listeners: Vec<SmtpListener>,
     /// Where gRPC is spoken; nowhere when left out.
     pub grpc_listen: Option<SocketAddr>,
+    /// Speaks gRPC in the clear although there is a certificate: for loopback, or where something else brings TLS.
+    pub grpc_plaintext: bool,
     /// Octets of a message; a tenant may have a smaller bound of its own.
     pub message_octets_max: u64,
     /// Recipients of one message.
@@ -83,6 +85,7 @@ impl Default for IngressConfig {
             hostname: "localhost".to_owned(),
             listeners: Vec::new(),
             grpc_listen: None,
+            grpc_plaintext: false,
             message_octets_max: 26_214_400,
             recipients_max: 1000,
             in_flight_octets_max: 512 << 20,

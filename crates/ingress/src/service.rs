@@ -157,7 +157,8 @@ impl Ingress {
                 authenticator: Arc::clone(&self.authenticator),
                 calls: self.calls.clone(),
             };
-            let listener = public::listen(socket, self.tls.as_ref());
+            let tls = self.tls.as_ref().filter(|_| !self.config.grpc_plaintext);
+            let listener = public::listen(socket, tls);
             serving.spawn(grpc::serve(listener, submissions, reporter.clone(), shutdown.clone()));
         }
         let (intake, patience) = (Arc::clone(&self.intake), self.config.submit_timeout());

@@ -1,5 +1,7 @@
 //! One process: telemetry starts once, shows what was counted, and tells whether it is ready.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use postroad_telemetry::{Health, InitError, Metric, TelemetryConfig, describe, init, render, serve, trace};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -17,23 +17,23 @@ use tokio::{
 
 /// What is said to a question.
 #[derive(Clone)]
-pub enum Answer {
+pub(crate) enum Answer {
     Records(Vec<Record>),
     Fails(ResponseCode),
     Nothing,
 }
 
-pub type Zone = HashMap<(&'static str, RecordType), Answer>;
+pub(crate) type Zone = HashMap<(&'static str, RecordType), Answer>;
 
 /// Runs until it is dropped.
-pub struct FakeDns {
-    pub address: SocketAddr,
+pub(crate) struct FakeDns {
+    pub(crate) address: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
 impl FakeDns {
     /// A name that is not in the zone does not exist; one that is there for another type has no data.
-    pub async fn start(zone: Zone) -> Self {
+    pub(crate) async fn start(zone: Zone) -> Self {
         let zone = Arc::new(zone);
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = udp.local_addr().unwrap();
@@ -119,23 +119,23 @@ fn record(owner: Option<&str>, data: RData) -> Record {
 }
 
 /// MX records, the root as the empty name.
-pub fn mx(hosts: &[(u16, &str)]) -> Answer {
+pub(crate) fn mx(hosts: &[(u16, &str)]) -> Answer {
     let record = |(preference, host): &(u16, &str)| record(None, RData::MX(MX::new(*preference, name(host))));
     Answer::Records(hosts.iter().map(record).collect())
 }
 
-pub fn a(addresses: &[[u8; 4]]) -> Answer {
+pub(crate) fn a(addresses: &[[u8; 4]]) -> Answer {
     Answer::Records(
         addresses.iter().map(|ip| record(None, RData::A(A::from(std::net::Ipv4Addr::from(*ip))))).collect(),
     )
 }
 
-pub fn aaaa(address: &str) -> Answer {
+pub(crate) fn aaaa(address: &str) -> Answer {
     Answer::Records(vec![record(None, RData::AAAA(AAAA(address.parse().unwrap())))])
 }
 
 /// A chain of aliases from the name that was asked for, ended by an address.
-pub fn alias(hops: &[&str], address: [u8; 4]) -> Answer {
+pub(crate) fn alias(hops: &[&str], address: [u8; 4]) -> Answer {
     let mut records = Vec::new();
     let mut owner = None;
     for hop in hops {

@@ -1,0 +1,237 @@
+//! What gRPC clients meet, as the service's definition promises it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use futures::{StreamExt, stream};
+use postroad_core::MessageId;
+use postroad_net::{Expect, Role, Transport};
+use postroad_proto::{
+    queue::SubmitStatus,
+    submission::{
+        DeliveryState, Envelope, GetMessageRequest, SubmitRequest, SubmitStreamRequest,
+        submission_service_client::SubmissionServiceClient, submit_stream_response::Result as Answer,
+    },
+};
+use support::{MESSAGE_OCTETS_MAX, Mode, Rig, message_id};
+use tonic::{Code, Request, Status, transport::Channel};
+
+const CONTENT: &str = "From: a@shop.example\nSubject: Hello\n\nhi\n";
+
+fn request(sender: &str, recipients: &[&str], content: impl Into<bytes::Bytes>) -> SubmitRequest {
+    let recipients = recipients.iter().map(ToString::to_string).collect();
+    let envelope = Envelope { sender: sender.to_owned(), recipients };
+    SubmitRequest { envelope: Some(envelope), content: content.into() }
+}
+
+fn with_key<T>(key: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    request
+}
+
+async fn client(rig: &Rig) -> SubmissionServiceClient<Channel> {
+    let expect = Expect { role: Role::Ingress, node: None };
+    SubmissionServiceClient::new(Transport::Plain.channel(&rig.grpc.to_string(), expect))
+}
+
+fn check(answer: Result<impl std::fmt::Debug, Status>, code: Code, part: &str) {
+    let status = answer.unwrap_err();
+    assert!(
+        status.code() == code && status.message().contains(part),
+        "expected {code:?} {part}, got {status:?}"
+    );
+}
+
+#[tokio::test]
+async fn ok_means_that_the_queue_has_it() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut submit =
+        with_key("shop-key", request("a@shop.example", &["b@b.example", "c@routed.example"], CONTENT));
+    submit.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
+    let id: MessageId = client.submit(submit).await.unwrap().into_inner().message_id.parse().unwrap();
+
+    let (submission, stored) = rig.last();
+    assert_eq!(message_id(&submission), id);
+    let date = id.at().civil().to_rfc5322();
+    let by_hand = format!(
+        "Received: by mx.test with gRPC id {id};\r\n\t{date}\r\n\
+         Message-ID: <{id}@mx.test>\r\nDate: {date}\r\n\
+         From: a@shop.example\r\nSubject: Hello\r\n\r\nhi\r\n"
+    );
+    assert_eq!(stored, by_hand);
+    assert_eq!((submission.subject.as_str(), submission.traceparent.as_str()), ("Hello", traceparent));
+    assert_eq!(submission.origin, "key shop-key from 127.0.0.1");
+
+    // Where it stands is asked of the queue, and told to its own tenant only.
+    let ask = || GetMessageRequest { message_id: id.to_string() };
+    let message = client.get_message(with_key("shop-key", ask())).await.unwrap().into_inner();
+    assert_eq!((message.sender.as_str(), message.size_bytes), ("a@shop.example", submission.size_bytes));
+    let delivery = &message.deliveries[0];
+    assert_eq!((delivery.state(), delivery.attempts), (DeliveryState::Waiting, 1));
+    let due = delivery.due_at.unwrap();
+    assert_eq!((due.seconds, due.nanos), (2, 500_000_000));
+    check(client.get_message(with_key("any-key", ask())).await, Code::NotFound, "no such message");
+    let nonsense = GetMessageRequest { message_id: "x".to_owned() };
+    check(client.get_message(with_key("any-key", nonsense)).await, Code::InvalidArgument, "message_id");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn s_310_a_key_is_required() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let message = || request("a@shop.example", &["b@b.example"], CONTENT);
+    check(client.submit(message()).await, Code::Unauthenticated, "required");
+    for wrong in ["", "wrong", "secret"] {
+        check(client.submit(with_key(wrong, message())).await, Code::Unauthenticated, "");
+    }
+    let mut basic = Request::new(message());
+    basic.metadata_mut().insert("authorization", "Basic any-key".parse().unwrap());
+    check(client.submit(basic).await, Code::Unauthenticated, "required");
+    assert!(rig.queue.accepted().is_empty());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_refused_names_its_field() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let bcc_only = "Subject: x\n\nhi";
+    let many: Vec<&str> = vec!["b@b.example"; 1001];
+    use Code::{InvalidArgument, PermissionDenied, ResourceExhausted};
+    for (message, code, part) in [
+        (SubmitRequest { envelope: None, content: CONTENT.into() }, InvalidArgument, "envelope: "),
+        (request("nonsense", &["b@b.example"], CONTENT), InvalidArgument, "envelope.sender: "),
+        (request("a@shop.example", &[], CONTENT), InvalidArgument, "envelope.recipients: "),
+        (
+            request("a@shop.example", &many, CONTENT),
+            InvalidArgument,
+            "envelope.recipients: expected 1 to 1000",
+        ),
+        (
+            request("a@shop.example", &["b@b.example", "c"], CONTENT),
+            InvalidArgument,
+            "envelope.recipients[1]: ",
+        ),
+        (request("a@shop.example", &["b@[192.0.2.1]"], CONTENT), InvalidArgument, "envelope.recipients: "),
+        (
+            request("a@shop.example", &["b@b.example"], bcc_only),
+            InvalidArgument,
+            "content: the message has 0 From",
+        ),
+        (
+            request("a@shop.example", &["b@b.example"], "From: a@shop.example\nx"),
+            InvalidArgument,
+            "content: ",
+        ),
+        (request("a@shop.example", &["b@b.example"], "From: a@shop.example\n\n\0"), InvalidArgument, "NUL"),
+        (request("a@evil.example", &["b@b.example"], CONTENT), PermissionDenied, "`evil.example`"),
+        (request("", &["b@b.example"], CONTENT), PermissionDenied, "null sender"),
+        (
+            request("a@shop.example", &["b@b.example"], "From: a@evil.example\n\n"),
+            PermissionDenied,
+            "`evil.example`",
+        ),
+        (request("a@shop.example", &["b@b.example"], vec![b'x'; 2001]), ResourceExhausted, "2000 octets"),
+    ] {
+        check(client.submit(with_key("shop-key", message)).await, code, part);
+    }
+    assert!(rig.queue.accepted().is_empty());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn s_201_the_limit_is_the_limit_here_too() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let limit = usize::try_from(MESSAGE_OCTETS_MAX).unwrap();
+    let mut content = b"From: a@a.example\r\n\r\n".to_vec();
+    content.resize(limit, b'x');
+    client.submit(with_key("any-key", request("", &["b@b.example"], content.clone()))).await.unwrap();
+    assert_eq!(rig.last().0.chunks, 5);
+    content.push(b'x');
+    let over = client.submit(with_key("any-key", request("", &["b@b.example"], content))).await;
+    check(over, Code::ResourceExhausted, "octets");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn s_034_what_cannot_be_stored_is_unavailable() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let message = || with_key("shop-key", request("a@shop.example", &["b@b.example"], CONTENT));
+    let full = Mode::Answer(SubmitStatus::StorageFull);
+    for mode in [full, Mode::Answer(SubmitStatus::Unavailable), Mode::Silence] {
+        rig.queue.mode.send_replace(mode);
+        check(client.submit(message()).await, Code::Unavailable, "");
+    }
+    rig.queue.mode.send_replace(Mode::Accept);
+    client.submit(message()).await.unwrap();
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_answers_every_item_by_itself() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let items = (1..=600).map(|sequence| {
+        let sender = if sequence % 3 == 0 { "a@evil.example" } else { "a@shop.example" };
+        SubmitStreamRequest { sequence, request: Some(request(sender, &["b@b.example"], CONTENT)) }
+    });
+    let last = SubmitStreamRequest { sequence: 601, request: None };
+    let items = stream::iter(items.chain([last]).collect::<Vec<_>>());
+    let mut answers = client.submit_stream(with_key("shop-key", items)).await.unwrap().into_inner();
+    let mut seen = std::collections::BTreeMap::new();
+    while let Some(answer) = answers.next().await {
+        let answer = answer.unwrap();
+        seen.insert(answer.sequence, answer.result.unwrap());
+    }
+    assert_eq!(seen.len(), 601);
+    for (sequence, answer) in seen {
+        match answer {
+            Answer::Accepted(_) => assert!(sequence % 3 != 0),
+            Answer::Rejected(rejection) => {
+                let expected = if sequence == 601 { Code::InvalidArgument } else { Code::PermissionDenied };
+                assert!(sequence % 3 == 0 || sequence == 601, "{sequence}");
+                assert_eq!(rejection.code, i32::from(expected));
+            }
+        }
+    }
+    assert_eq!(rig.queue.accepted().len(), 400);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn health_and_reflection_are_served() {
+    use tonic_health::pb::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    };
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let rig = Rig::start().await;
+    let channel = Transport::Plain.channel(&rig.grpc.to_string(), Expect { role: Role::Ingress, node: None });
+    let mut health = HealthClient::new(channel.clone());
+    for service in ["", "postroad.submission.v1.SubmissionService"] {
+        let question = HealthCheckRequest { service: service.to_owned() };
+        let status = health.check(question).await.unwrap().into_inner().status();
+        assert_eq!(status, ServingStatus::Serving);
+    }
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut reflection = ServerReflectionClient::new(channel);
+    let mut answers = reflection.server_reflection_info(stream::iter([list])).await.unwrap().into_inner();
+    let answer = answers.next().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
+    let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
+    assert!(names.contains(&"postroad.submission.v1.SubmissionService"), "{names:?}");
+    assert!(!names.iter().any(|name| name.contains("queue")), "{names:?}");
+    rig.stop().await;
+}
