@@ -66,12 +66,16 @@ impl LeaderCalls {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn call<T>(
+    pub async fn call<T, F>(
         &self,
         group: GroupId,
         within: Duration,
-        call: impl AsyncFn(Channel) -> Result<T, Status>,
-    ) -> Result<T, CallError> {
+        // Not `AsyncFn`: its future cannot be named as `Send`, and then no task could make calls.
+        call: impl Fn(Channel) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, Status>> + Send,
+    {
         let deadline = Instant::now() + within;
         let mut last = Status::unavailable("there is no queue node");
         let mut hinted = None;

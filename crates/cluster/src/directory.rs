@@ -77,7 +77,10 @@ impl DirectoryClient {
             removals: removals.iter().map(Into::into).collect(),
             dry_run,
         };
-        let call = async |channel| client(channel).apply(request.clone()).await;
+        let call = |channel| {
+            let request = request.clone();
+            async move { client(channel).apply(request).await }
+        };
         let response = self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner();
         Ok(Applied { revision: response.revision, changed: response.changed })
     }
@@ -94,7 +97,7 @@ impl DirectoryClient {
         within: Duration,
     ) -> Result<Claim, CallError> {
         let request = ClaimRequest { node: node.0, incarnation, replaces };
-        let call = async |channel| client(channel).claim(request).await;
+        let call = |channel| async move { client(channel).claim(request).await };
         let response = self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner();
         if response.wait_millis > 0 {
             return Ok(Claim::Wait(Duration::from_millis(response.wait_millis)));
@@ -115,7 +118,7 @@ impl DirectoryClient {
         within: Duration,
     ) -> Result<Renewed, CallError> {
         let request = RenewRequest { node: node.0, incarnation };
-        let call = async |channel| client(channel).renew(request).await;
+        let call = |channel| async move { client(channel).renew(request).await };
         let response = self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner();
         Ok(Renewed { revision: response.revision, lease: Duration::from_millis(response.lease_millis) })
     }
@@ -126,7 +129,7 @@ impl DirectoryClient {
     /// Nobody answered within the time: others get the sources when the lease is over.
     pub async fn release(&self, node: NodeId, incarnation: u64, within: Duration) -> Result<(), CallError> {
         let request = ReleaseRequest { node: node.0, incarnation };
-        let call = async |channel| client(channel).release(request).await;
+        let call = |channel| async move { client(channel).release(request).await };
         self.calls.call(GroupId::DIRECTORY, within, call).await.map(drop)
     }
 }
