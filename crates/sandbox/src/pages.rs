@@ -153,13 +153,13 @@ async fn one(
             let first = if shown.html.is_some() { View::Html } else { View::Text };
             let view = query.view.unwrap_or(first);
             html! {
-                (card(&pages.store, &capture, Some(&shown)))
+                (card(&pages, &capture, Some(&shown)))
                 (tabs(capture.id, view, &shown))
                 (content(&capture, view, &shown))
             }
         }
         Err(error) => html! {
-            (card(&pages.store, &capture, None))
+            (card(&pages, &capture, None))
             p.bad { "It is shown only as it came: " (error) "." }
             (raw(&capture))
         },
@@ -168,8 +168,11 @@ async fn one(
 }
 
 /// Who sent it to whom, and what belongs to it.
-fn card(store: &Store, capture: &Capture, shown: Option<&Shown>) -> Markup {
-    let related = capture.message().map(|message| store.of_message(message, RELATED_MAX)).unwrap_or_default();
+fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
+    let message = capture.message();
+    let related = message.map(|id| pages.store.of_message(id, RELATED_MAX)).unwrap_or_default();
+    // Without a console in this process there is no timeline to lead to.
+    let console = pages.nav.iter().any(|(_, path)| *path == "/messages");
     html! {
         h1 { (subject(capture.subject())) }
         dl {
@@ -182,9 +185,16 @@ fn card(store: &Store, capture: &Capture, shown: Option<&Shown>) -> Markup {
             dd { (sender(capture)) span.soft { " → " } (joined(capture)) }
             dt { "Received" }
             dd { (look::time(capture.received_at)) span.soft { " UTC, " (look::size(capture.content.len() as u64)) } }
-            @if let Some(message) = capture.message() {
+            @if let Some(message) = message {
                 dt { "Message" }
-                dd { a.mono href={ "/messages/" (message) } { (message) } span.soft { " shows every attempt" } }
+                dd {
+                    @if console {
+                        a.mono href={ "/messages/" (message) } { (message) }
+                        span.soft { " shows every attempt" }
+                    } @else {
+                        span.mono { (message) }
+                    }
+                }
             }
             @if let Some(shown) = shown.filter(|shown| !shown.attachments.is_empty()) {
                 dt { "Attachments" }
