@@ -43,14 +43,9 @@ impl Keeper {
     pub(super) async fn run(mut self) {
         let mut status = self.group.status();
         loop {
-            let Ok(leading) = status.wait_for(|status| status.leading || status.stopped).await else {
-                return;
-            };
-            let (term, stopped) = (leading.term, leading.stopped);
-            drop(leading);
-            if stopped {
-                return;
-            }
+            let led = status.wait_for(|status| status.leading || status.stopped).await;
+            let term = led.ok().filter(|status| !status.stopped).map(|status| status.term);
+            let Some(term) = term else { return };
             *self.leases.lock() = Some(Leases::new(self.times, term, Instant::now()));
             self.lead(term, &mut status).await;
             *self.leases.lock() = None;

@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_core::NodeId;
 use postroad_directory::{Command, Owner, Source, View};
 
 /// What directory and owners have agreed on.

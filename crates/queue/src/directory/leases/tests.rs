@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postroad_core::{Domain, SourceId};
+use postroad_core::{Domain, NodeId, SourceId};
 use postroad_directory::{Change, Directory, Put, PutSource};
 
 use super::*;

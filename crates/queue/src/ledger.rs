@@ -1,0 +1,168 @@
+//! One ledger group on this node: what is committed to it, and what is known of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use postroad_core::{GroupId, RetrySchedule};
+use postroad_directory::View;
+use postroad_ledger::{
+    BodyRef,
+    command::{Command, Reply, Report},
+};
+use postroad_raft::{Group, Node, OpenError, ProposeError, Status};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::{clock, config::QueueConfig};
+
+mod batch;
+pub(crate) mod core;
+mod machine;
+pub(crate) mod outbox;
+pub(crate) mod proposer;
+
+use self::{
+    batch::{Answer, Work},
+    core::Core,
+    machine::LedgerMachine,
+    proposer::Proposer,
+};
+
+/// Works that may wait, besides the bound on their octets.
+const WAITING_MAX: usize = 4096;
+
+/// Octets that wait are counted in these.
+const PERMIT_OCTETS: usize = 1 << 10;
+
+/// What a command weighs besides its body.
+const COMMAND_OCTETS: usize = 256;
+
+/// A cheap handle to one ledger group.
+#[derive(Clone)]
+pub(crate) struct LedgerGroup {
+    pub(crate) core: Arc<Core>,
+    pub(crate) group: Group<LedgerMachine>,
+    pub(crate) views: watch::Receiver<Arc<View>>,
+    pub(crate) retry: RetrySchedule,
+    inbox: mpsc::Sender<Work>,
+    room: Arc<Semaphore>,
+    room_max: usize,
+}
+
+impl LedgerGroup {
+    /// Opens the group on this node; the proposer is to be run.
+    pub(crate) async fn open(
+        node: &Node,
+        id: GroupId,
+        config: &QueueConfig,
+        views: watch::Receiver<Arc<View>>,
+    ) -> Result<(Self, Proposer), OpenError> {
+        let core = Arc::new(Core::new(id, config.limits()));
+        let group = node.open_group(id, LedgerMachine(core.clone())).await?;
+        let (inbox, works) = mpsc::channel(WAITING_MAX);
+        let proposer = Proposer::new(core.clone(), group.clone(), works, views.clone());
+        let room_max = usize::try_from(config.waiting_octets_max).unwrap_or(usize::MAX) / PERMIT_OCTETS;
+        let room_max = room_max.min(Semaphore::MAX_PERMITS);
+        let room = Arc::new(Semaphore::new(room_max));
+        let retry = config.retry_schedule();
+        Ok((Self { core, group, views, retry, inbox, room, room_max }, proposer))
+    }
+
+    pub(crate) fn id(&self) -> GroupId {
+        self.core.id
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.group.status().borrow().clone()
+    }
+
+    /// Hands commands over to be committed together; waits while too much waits already.
+    ///
+    /// The slots in the commands count `bodies`. Dropping the receiver withdraws nothing.
+    pub(crate) async fn enqueue(
+        &self,
+        commands: Vec<Command>,
+        bodies: Vec<Bytes>,
+    ) -> Result<oneshot::Receiver<Answer>, ProposeError> {
+        let octets = bodies.iter().map(Bytes::len).sum::<usize>() + commands.len() * COMMAND_OCTETS;
+        let permits = octets.div_ceil(PERMIT_OCTETS).min(self.room_max);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| ProposeError::Stopped)?;
+        let (answer, answered) = oneshot::channel();
+        let work = Work { commands, bodies, answer, room };
+        self.inbox.send(work).await.map_err(|_| ProposeError::Stopped)?;
+        Ok(answered)
+    }
+
+    /// Commits commands together and returns one reply for each.
+    pub(crate) async fn commit(&self, commands: Vec<Command>, bodies: Vec<Bytes>) -> Answer {
+        let answered = self.enqueue(commands, bodies).await?;
+        answered.await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    /// Commits one command.
+    pub(crate) async fn commit_one(&self, command: Command) -> Result<Reply, ProposeError> {
+        self.commit(vec![command], Vec::new()).await?.pop().ok_or(ProposeError::Unknown)
+    }
+
+    /// Says when the deliveries of these attempts are due again if they did not end.
+    pub(crate) fn schedule(&self, reports: &mut [Report]) {
+        let now = clock::now();
+        self.core.with_ledger(|ledger| {
+            for report in reports {
+                let attempts = ledger.attempts(report.id.delivery).unwrap_or(0);
+                report.retry_at = now.after(self.retry.wait(attempts, rand::random()));
+            }
+        });
+    }
+
+    /// Reads a content, from memory where it can be had there.
+    pub(crate) async fn content(&self, parts: &[BodyRef]) -> std::io::Result<Bytes> {
+        let mut read = Vec::with_capacity(parts.len());
+        for part in parts {
+            read.push(self.part(*part).await?);
+        }
+        Ok(match read.len() {
+            1 => read.remove(0),
+            _ => read.concat().into(),
+        })
+    }
+
+    /// Reads one part of a content.
+    pub(crate) async fn part(&self, part: BodyRef) -> std::io::Result<Bytes> {
+        let (log, id) = (self.group.log(), self.id());
+        if let Some(octets) = log.body_in_memory(id, part.index, part.slot) {
+            return Ok(octets);
+        }
+        let log = log.clone();
+        let read = move || log.body(id, part.index, part.slot);
+        tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
+    }
+
+    /// Says how the group is, for those who watch.
+    pub(crate) fn observe(&self) {
+        let metrics = &self.core.metrics;
+        let now = clock::now();
+        self.core.with_ledger(|ledger| {
+            let counts = ledger.counts();
+            metrics.messages.set(ledger.message_count() as f64);
+            metrics.waiting.set(counts.waiting as f64);
+            metrics.assigned_now.set(counts.assigned as f64);
+            metrics.held.set(counts.held as f64);
+            metrics.oldest.set(ledger.oldest().map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
+            metrics.event_octets.set(ledger.event_octets() as f64);
+            let next = ledger.event_range().1;
+            metrics.unread.set(next.saturating_sub(ledger.cursor(CONTROL).max(1)) as f64);
+        });
+        let leads =
+            self.core.with_leading(|_, leading| (leading.dispatcher.ready_count(), leading.outboxes.len()));
+        let (ready, sessions) = leads.unwrap_or((0, 0));
+        metrics.ready.set(ready as f64);
+        metrics.sessions.set(sessions as f64);
+        metrics.applied.set(self.group.applied() as f64);
+        let waiting = self.room_max - self.room.available_permits();
+        metrics.waiting_octets.set((waiting * PERMIT_OCTETS) as f64);
+    }
+}
+
+/// The name under which the control role consumes events.
+const CONTROL: &str = "control";

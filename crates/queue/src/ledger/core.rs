@@ -1,0 +1,154 @@
+//! The state of one ledger group on this node.
+//!
+//! Raft changes it, entry by entry; while the node leads the group, the work queues and the outboxes are changed with it
+//! under the same lock, so that they never miss an effect.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use postroad_core::{GroupId, PoolId};
+use postroad_directory::View;
+use postroad_ledger::{
+    Dispatcher, Ledger, Limits,
+    command::{Effect, Lane, Reply},
+    dispatch::Weighted,
+};
+use postroad_proto::{log::Batch, queue as wire};
+use tokio::sync::{Notify, watch};
+
+use super::outbox::Outboxes;
+use crate::metrics::LedgerMetrics;
+
+/// A ledger and, while this node leads, what the leader does with it.
+pub(crate) struct Core {
+    pub(crate) id: GroupId,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: LedgerMetrics,
+    state: Mutex<State>,
+    /// There may be something to propose.
+    pub(crate) wake: Notify,
+    /// The number the next event gets.
+    events: watch::Sender<u64>,
+}
+
+struct State {
+    ledger: Ledger,
+    leading: Option<Leading>,
+    /// Used again for every command.
+    effects: Vec<Effect>,
+}
+
+/// What only the leader has: rebuilt from the ledger whenever leadership is taken.
+pub(crate) struct Leading {
+    pub(crate) term: u64,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) outboxes: Outboxes,
+}
+
+impl Core {
+    pub(crate) fn new(id: GroupId, limits: Limits) -> Self {
+        let state = State { ledger: Ledger::new(limits), leading: None, effects: Vec::new() };
+        let metrics = LedgerMetrics::new(id);
+        let (events, _) = watch::channel(1);
+        Self { id, limits, metrics, state: Mutex::new(state), wake: Notify::new(), events }
+    }
+
+    /// Applies what was committed; streaming starts from here and from nowhere else.
+    pub(crate) fn apply(&self, index: u64, batch: Batch) -> Vec<Reply> {
+        let mut replies = Vec::with_capacity(batch.commands.len());
+        let (mut assigned, mut finished) = (0, 0);
+        let mut state = self.state.lock();
+        let State { ledger, leading, effects } = &mut *state;
+        for command in batch.commands {
+            replies.push(ledger.apply(index, batch.at, command, effects));
+            for effect in effects.drain(..) {
+                assigned += u64::from(matches!(effect, Effect::Assigned { .. }));
+                finished += u64::from(matches!(effect, Effect::Finished(_)));
+                if let Some(leading) = leading {
+                    leading.dispatcher.handle(ledger, &effect);
+                    leading.outboxes.handle(&effect);
+                }
+            }
+        }
+        if let Some(leading) = leading {
+            leading.outboxes.wake();
+        }
+        let next_event = ledger.event_range().1;
+        drop(state);
+        self.metrics.assigned.increment(assigned);
+        self.metrics.finished.increment(finished);
+        self.events.send_if_modified(|known| std::mem::replace(known, next_event) != next_event);
+        replies
+    }
+
+    /// Puts another state in place of this one, as a snapshot brings it: whoever leads is not sent any.
+    pub(crate) fn replace(&self, ledger: Ledger) {
+        let next_event = ledger.event_range().1;
+        let mut state = self.state.lock();
+        state.ledger = ledger;
+        state.leading = None;
+        drop(state);
+        self.events.send_replace(next_event);
+    }
+
+    /// Begins to lead: the work queues are made from the state.
+    pub(crate) fn lead(&self, term: u64, view: &View) {
+        let mut state = self.state.lock();
+        let mut leading =
+            Leading { term, dispatcher: Dispatcher::rebuild(&state.ledger), outboxes: Outboxes::default() };
+        leading.take_over(view);
+        state.leading = Some(leading);
+    }
+
+    /// Ends leading; the streams of outbound nodes end with their outboxes.
+    pub(crate) fn follow(&self) {
+        self.state.lock().leading = None;
+    }
+
+    pub(crate) fn with_ledger<T>(&self, read: impl FnOnce(&Ledger) -> T) -> T {
+        read(&self.state.lock().ledger)
+    }
+
+    /// Runs `act` while this node leads; `None` when it does not.
+    pub(crate) fn with_leading<T>(&self, act: impl FnOnce(&Ledger, &mut Leading) -> T) -> Option<T> {
+        let State { ledger, leading, .. } = &mut *self.state.lock();
+        leading.as_mut().map(|leading| act(ledger, leading))
+    }
+
+    /// Sees the number the next event gets change.
+    pub(crate) fn subscribe_events(&self) -> watch::Receiver<u64> {
+        self.events.subscribe()
+    }
+
+    /// Returns up to `max` events from number `from` on, as they travel.
+    pub(crate) fn events_from(&self, from: u64, max: usize) -> Vec<wire::Event> {
+        self.with_ledger(|ledger| ledger.events(from).take(max).map(wire::Event::from).collect())
+    }
+}
+
+impl Leading {
+    /// Takes over who owns which source, and what the pools are made of.
+    pub(crate) fn take_over(&mut self, view: &View) {
+        let members =
+            |members: &[_]| members.iter().map(|(source, weight)| weighted(*source, *weight)).collect();
+        let pools: BTreeMap<PoolId, Vec<Weighted>> =
+            view.pools().map(|pool| (pool.id, members(&pool.members))).collect();
+        let lane = |source: &Arc<postroad_directory::Source>| {
+            let owner = source.owner?;
+            // Whoever has started anew since owns nothing under the old epochs.
+            (view.incarnation(owner.node) == Some(owner.incarnation)).then_some(Lane {
+                source: source.id,
+                epoch: source.epoch,
+                node: owner.node,
+            })
+        };
+        let owners: Vec<Lane> = view.sources().filter_map(lane).collect();
+        self.dispatcher.set_pools(&pools, &owners);
+        // An owner may have stated its windows before this node had heard of its epoch.
+        self.outboxes.restate_windows(&mut self.dispatcher);
+    }
+}
+
+fn weighted(source: postroad_core::SourceId, weight: u32) -> Weighted {
+    Weighted { source, weight }
+}

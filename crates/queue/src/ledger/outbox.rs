@@ -1,0 +1,245 @@
+//! What waits to be sent to outbound nodes, one outbox for each session.
+//!
+//! An outbox holds no more than what is assigned to its node, which its windows bound.
+//! A node without a session has none: what is assigned to it is found in the state when it comes back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use postroad_core::{Epoch, MessageId, NodeId, SourceId};
+use postroad_directory::View;
+use postroad_ledger::{
+    AssignedView, BodyRef, Dispatcher, Ledger,
+    command::{AttemptId, Effect, Key, Lane},
+    dispatch::Windows,
+};
+use postroad_proto::{CONTENT_OCTETS_MAX, queue as wire};
+use tokio::sync::Notify;
+
+/// Deliveries in one frame, and octets of their contents.
+const FRAME_DELIVERIES_MAX: usize = 256;
+const FRAME_OCTETS_MAX: usize = 1 << 20;
+
+/// The windows one owner has stated.
+pub(crate) type Stated = Vec<(SourceId, Epoch, Windows)>;
+
+/// The outboxes of all nodes that have a session with this leader.
+#[derive(Default)]
+pub(crate) struct Outboxes {
+    by_node: BTreeMap<NodeId, Outbox>,
+    last_session: u64,
+}
+
+struct Outbox {
+    session: u64,
+    waiting: VecDeque<Outgoing>,
+    has_new: bool,
+    wake: Arc<Notify>,
+    windows: BTreeMap<SourceId, (Epoch, Windows)>,
+}
+
+enum Outgoing {
+    Assigned(Key, AttemptId),
+    Recall(AttemptId),
+}
+
+/// A session that has begun.
+pub(crate) struct Opened {
+    /// A later session of the same node has a higher number, and ends this one.
+    pub(crate) session: u64,
+    pub(crate) wake: Arc<Notify>,
+}
+
+/// The session was replaced by a later one of the same node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replaced;
+
+/// What is sent next.
+pub(crate) enum Frame {
+    Assignments(Vec<Outbound>),
+    Recalls(Vec<wire::AttemptId>),
+}
+
+/// An assignment whose content is still to be fetched.
+pub(crate) struct Outbound {
+    pub(crate) message: MessageId,
+    lane: Lane,
+    pub(crate) assignment: wire::Assignment,
+    /// Where the content is; empty where the owner asks for it later.
+    pub(crate) content: Vec<BodyRef>,
+}
+
+impl Outboxes {
+    /// Begins a session: everything that is assigned to the node and that it does not hold is sent again.
+    pub(crate) fn open(
+        &mut self,
+        ledger: &Ledger,
+        view: &View,
+        node: NodeId,
+        incarnation: u64,
+        held: &BTreeSet<AttemptId>,
+    ) -> Opened {
+        self.last_session += 1;
+        let mut waiting = VecDeque::new();
+        for source in view.sources_of(node, incarnation) {
+            let assigned = ledger.assigned_to(source.id).filter_map(|delivery| ledger.key(delivery));
+            for (key, assigned) in assigned.filter_map(|key| Some((key, ledger.assigned(key)?))) {
+                // What was assigned under an earlier epoch went to somebody who will not report any more.
+                if assigned.lane.node != node || assigned.id.epoch < source.epoch {
+                    continue;
+                }
+                if !held.contains(&assigned.id) {
+                    waiting.push_back(Outgoing::Assigned(key, assigned.id));
+                }
+                if assigned.recalled {
+                    waiting.push_back(Outgoing::Recall(assigned.id));
+                }
+            }
+        }
+        let wake = Arc::new(Notify::new());
+        wake.notify_one();
+        let opened = Opened { session: self.last_session, wake: wake.clone() };
+        let outbox =
+            Outbox { session: opened.session, waiting, has_new: false, wake, windows: BTreeMap::new() };
+        if let Some(old) = self.by_node.insert(node, outbox) {
+            old.wake.notify_one();
+        }
+        opened
+    }
+
+    /// Ends a session, unless a later one has taken its place; returns true when the node has none now.
+    pub(crate) fn close(&mut self, node: NodeId, session: u64) -> bool {
+        let is_current = self.by_node.get(&node).is_some_and(|outbox| outbox.session == session);
+        is_current && self.by_node.remove(&node).is_some()
+    }
+
+    /// Takes over the windows a node states, and remembers them for the session.
+    pub(crate) fn state_windows(
+        &mut self,
+        node: NodeId,
+        session: u64,
+        stated: Stated,
+        dispatcher: &mut Dispatcher,
+    ) {
+        let Some(outbox) = self.by_node.get_mut(&node).filter(|outbox| outbox.session == session) else {
+            return;
+        };
+        for (source, epoch, windows) in stated {
+            dispatcher.set_windows(Lane { source, epoch, node }, windows.clone());
+            outbox.windows.insert(source, (epoch, windows));
+        }
+    }
+
+    /// Tells the dispatcher again what every node has stated.
+    pub(crate) fn restate_windows(&self, dispatcher: &mut Dispatcher) {
+        for (node, outbox) in &self.by_node {
+            for (source, (epoch, windows)) in &outbox.windows {
+                let lane = Lane { source: *source, epoch: *epoch, node: *node };
+                dispatcher.set_windows(lane, windows.clone());
+            }
+        }
+    }
+
+    pub(crate) fn handle(&mut self, effect: &Effect) {
+        let (node, outgoing) = match effect {
+            Effect::Assigned { key, id, lane } => (lane.node, Outgoing::Assigned(*key, *id)),
+            Effect::Recall { id, lane } => (lane.node, Outgoing::Recall(*id)),
+            Effect::Waiting { .. } | Effect::Freed { .. } | Effect::Finished(_) => return,
+        };
+        if let Some(outbox) = self.by_node.get_mut(&node) {
+            outbox.waiting.push_back(outgoing);
+            outbox.has_new = true;
+        }
+    }
+
+    /// Wakes the sessions whose outbox has something new.
+    pub(crate) fn wake(&mut self) {
+        for outbox in self.by_node.values_mut() {
+            if std::mem::take(&mut outbox.has_new) {
+                outbox.wake.notify_one();
+            }
+        }
+    }
+
+    /// Returns how many nodes have a session.
+    pub(crate) fn len(&self) -> usize {
+        self.by_node.len()
+    }
+
+    /// Takes what goes into the next frame of a session; `None` when nothing waits.
+    pub(crate) fn take_frame(
+        &mut self,
+        ledger: &Ledger,
+        node: NodeId,
+        session: u64,
+    ) -> Result<Option<Frame>, Replaced> {
+        let outbox =
+            self.by_node.get_mut(&node).filter(|outbox| outbox.session == session).ok_or(Replaced)?;
+        loop {
+            match outbox.waiting.front() {
+                None => return Ok(None),
+                Some(Outgoing::Recall(_)) => return Ok(Some(Frame::Recalls(outbox.take_recalls()))),
+                Some(Outgoing::Assigned(..)) => {
+                    let assignments = outbox.take_assignments(ledger);
+                    if !assignments.is_empty() {
+                        return Ok(Some(Frame::Assignments(assignments)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Outbox {
+    fn take_recalls(&mut self) -> Vec<wire::AttemptId> {
+        let mut recalls = Vec::new();
+        while recalls.len() < FRAME_DELIVERIES_MAX
+            && let Some(Outgoing::Recall(id)) = self.waiting.front()
+        {
+            recalls.push((*id).into());
+            self.waiting.pop_front();
+        }
+        recalls
+    }
+
+    /// Takes assignments up to the bounds of a frame; those that have moved on since are dropped.
+    fn take_assignments(&mut self, ledger: &Ledger) -> Vec<Outbound> {
+        let mut assignments = Vec::new();
+        let (mut deliveries, mut octets) = (0, 0);
+        while deliveries < FRAME_DELIVERIES_MAX
+            && octets < FRAME_OCTETS_MAX
+            && let Some(Outgoing::Assigned(key, id)) = self.waiting.front()
+        {
+            if let Some(view) = ledger.assigned(*key).filter(|view| view.id == *id) {
+                octets += add(&mut assignments, &view);
+                deliveries += 1;
+            }
+            self.waiting.pop_front();
+        }
+        assignments
+    }
+}
+
+/// Recipients of one message that go out from one source to one site travel as one assignment; returns the octets added.
+fn add(assignments: &mut Vec<Outbound>, view: &AssignedView<'_>) -> usize {
+    if let Some(last) = assignments.last_mut()
+        && last.message == view.id.delivery.message
+        && last.lane == view.lane
+        && last.assignment.site == view.site
+    {
+        last.assignment.recipients.push(view.into());
+        return 0;
+    }
+    let octets = view.size as usize;
+    let content = if octets <= CONTENT_OCTETS_MAX { view.content.to_vec() } else { Vec::new() };
+    let travels = if content.is_empty() { 0 } else { octets };
+    assignments.push(Outbound {
+        message: view.id.delivery.message,
+        lane: view.lane,
+        assignment: view.into(),
+        content,
+    });
+    travels
+}

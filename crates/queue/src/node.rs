@@ -1,0 +1,235 @@
+//! A queue node: opened, served, and stopped so that others take over at once.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use postroad_core::GroupId;
+use postroad_net::{NodeListener, Role, Transport, peer_info, server_builder};
+use postroad_raft::{Group, Machine, Node, Status as GroupStatus};
+use postroad_storage::{Fs, Identity, Log};
+use postroad_telemetry::Health;
+use tokio::{sync::watch, task::JoinSet, time};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Status,
+    service::{Routes, interceptor::InterceptedService},
+};
+
+use crate::{
+    config::QueueConfig,
+    directory::{self, DirectoryHost},
+    error::StartError,
+    leaders::{Leaders, LeadersTask},
+    ledger::{LedgerGroup, proposer::Proposer},
+    metrics::{self, LogMetrics},
+    service::QueueService,
+    transport::Peers,
+};
+
+/// How long others are given to take over what this node leads.
+const TRANSFER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long streams are given to end.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+const OBSERVE_EVERY: Duration = Duration::from_secs(2);
+
+/// What a queue node is given.
+#[derive(Clone)]
+pub struct QueueDeps {
+    /// Which node of which cluster it is.
+    pub identity: Identity,
+    /// The directory of its log and checkpoints.
+    pub fs: Arc<dyn Fs>,
+    /// How nodes reach each other.
+    pub transport: Transport,
+    /// Where it says that it is ready.
+    pub health: Health,
+}
+
+impl std::fmt::Debug for QueueDeps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueDeps").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// A queue node that is open and listens; [`Queue::run`] makes it answer.
+pub struct Queue {
+    address: String,
+    listener: NodeListener,
+    node: Node,
+    log: Log,
+    ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>,
+    proposers: Vec<Proposer>,
+    directory: DirectoryHost,
+    leaders: LeadersTask,
+    service: QueueService,
+    /// Ends the long streams.
+    stopping: CancellationToken,
+    is_alone: bool,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// Opens the log and every group, and listens; does not wait for the other voters.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(config: QueueConfig, deps: QueueDeps) -> Result<Self, StartError> {
+        check(&config, deps.identity)?;
+        postroad_telemetry::describe(metrics::CATALOGUE);
+        postroad_telemetry::describe(directory::metrics::CATALOGUE);
+        let ready = deps.health.component("queue");
+        let address = config.listen.clone();
+        let listen = |source| StartError::Listen { address: address.clone(), source };
+        let listener = deps.transport.bind(&config.listen).await.map_err(listen)?;
+        let log = open_log(&config, &deps).await?;
+        let node = Node::new(config.node(), log.clone(), Arc::new(Peers::new(deps.transport.clone())));
+        let directory = directory::start(&node, config.leases()).await?;
+        let mut statuses = BTreeMap::from([(GroupId::DIRECTORY, directory.group.status())]);
+        form(GroupId::DIRECTORY, &directory.group, &config).await?;
+        let (mut ledgers, mut proposers) = (BTreeMap::new(), Vec::new());
+        for id in (1..=config.ledger_groups).map(GroupId) {
+            let (ledger, proposer) = LedgerGroup::open(&node, id, &config, directory.view.clone()).await?;
+            form(id, &ledger.group, &config).await?;
+            statuses.insert(id, ledger.group.status());
+            ledgers.insert(id, ledger);
+            proposers.push(proposer);
+        }
+        let ledgers = Arc::new(ledgers);
+        let (watched, leaders) = Leaders::new(deps.identity.node, statuses, ready);
+        let stopping = CancellationToken::new();
+        let service = QueueService::new(&config, ledgers.clone(), watched, stopping.clone());
+        let is_alone = config.voters.len() == 1;
+        Ok(Self {
+            address,
+            listener,
+            node,
+            log,
+            ledgers,
+            proposers,
+            directory,
+            leaders,
+            service,
+            stopping,
+            is_alone,
+        })
+    }
+
+    /// Returns what this node serves to others: Raft, queue and directory.
+    #[must_use]
+    pub fn services(&self) -> Routes {
+        let raft = InterceptedService::new(self.node.service(), only_queue_nodes);
+        Routes::new(raft).add_service(self.service.clone().into_server()).add_service(self.directory.server())
+    }
+
+    /// Serves until it is asked to stop; then others take over what it leads, and everything is closed.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let routes = self.services();
+        let Self { node, ledgers, directory, stopping, listener, .. } = self;
+        let (closed, ended) = (CancellationToken::new(), CancellationToken::new());
+        let directory_group = directory.group.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.leaders.run());
+        tasks.spawn(directory.run(stopping.clone()));
+        for proposer in self.proposers {
+            tasks.spawn(proposer.run(ended.clone()));
+        }
+        tasks.spawn(observe(ledgers.clone(), self.log));
+        let mut server = JoinSet::new();
+        server.spawn(serve(routes, listener, closed.clone()));
+        tracing::info!(address = %self.address, "the queue serves");
+        shutdown.cancelled().await;
+        if !self.is_alone {
+            hand_over(&directory_group, &ledgers).await;
+        }
+        stopping.cancel();
+        closed.cancel();
+        if time::timeout(DRAIN_WITHIN, server.join_next()).await.is_err() {
+            tracing::warn!("some streams did not end in time");
+            server.shutdown().await;
+        }
+        ended.cancel();
+        node.stop();
+        directory_group.shutdown().await;
+        for ledger in ledgers.values() {
+            ledger.group.shutdown().await;
+        }
+        tasks.shutdown().await;
+        tracing::info!("the queue has stopped");
+    }
+}
+
+fn check(config: &QueueConfig, identity: Identity) -> Result<(), StartError> {
+    if let Some((key, expected)) = config.problems().into_iter().next() {
+        return Err(StartError::Config(format!("`{key}`: {expected}")));
+    }
+    if !config.voters.iter().any(|voter| voter.node == identity.node) {
+        return Err(StartError::Config(format!("node `{}` is not among the queue nodes", identity.node)));
+    }
+    Ok(())
+}
+
+async fn open_log(config: &QueueConfig, deps: &QueueDeps) -> Result<Log, StartError> {
+    let (fs, config, identity) = (deps.fs.clone(), config.log(), deps.identity);
+    let opened = tokio::task::spawn_blocking(move || Log::open(fs, config, identity)).await;
+    Ok(opened.map_err(std::io::Error::other)??)
+}
+
+/// Every voter forms every group; the first one does it.
+async fn form<M: Machine>(id: GroupId, group: &Group<M>, config: &QueueConfig) -> Result<(), StartError> {
+    group.initialize(&config.voters).await.map_err(|_| StartError::Stopped(id))
+}
+
+/// Entries and votes are taken from the voters only.
+fn only_queue_nodes(request: Request<()>) -> Result<Request<()>, Status> {
+    peer_info(&request).map_or(Ok(()), |peer| peer.require(&[Role::Queue]))?;
+    Ok(request)
+}
+
+async fn serve(routes: Routes, listener: NodeListener, closed: CancellationToken) {
+    let server = server_builder().add_routes(routes);
+    if let Err(error) = server.serve_with_incoming_shutdown(listener, closed.cancelled()).await {
+        tracing::error!(%error, "the queue serves no more");
+    }
+}
+
+/// Asks other voters to lead, and waits a moment until they do.
+async fn hand_over(directory: &Group<directory::DirectoryMachine>, ledgers: &BTreeMap<GroupId, LedgerGroup>) {
+    let mut led = Vec::new();
+    if directory.status().borrow().leading && directory.transfer().await.is_ok() {
+        led.push(directory.status());
+    }
+    for ledger in ledgers.values() {
+        if ledger.status().leading && ledger.group.transfer().await.is_ok() {
+            led.push(ledger.group.status());
+        }
+    }
+    let deadline = time::Instant::now() + TRANSFER_WITHIN;
+    for status in led {
+        if time::timeout_at(deadline, follows(status)).await.is_err() {
+            tracing::warn!("nobody took over in time");
+            return;
+        }
+    }
+}
+
+async fn follows(mut status: watch::Receiver<GroupStatus>) {
+    // An error means that the group has stopped, and leads nothing.
+    let _ = status.wait_for(|status| !status.leading).await;
+}
+
+/// Says how everything is, for those who watch.
+async fn observe(ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>, log: Log) {
+    let metrics = LogMetrics::new();
+    let mut every = time::interval(OBSERVE_EVERY);
+    loop {
+        every.tick().await;
+        ledgers.values().for_each(LedgerGroup::observe);
+        metrics.observe(&log);
+    }
+}

@@ -1,0 +1,194 @@
+//! What a queue node answers to the other roles.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+
+use futures::{Stream, StreamExt};
+use postroad_core::{GroupId, MessageId};
+use postroad_net::{Role, peer_info};
+use postroad_proto::{
+    parse_message_id,
+    queue::{self as wire, queue_service_server},
+};
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    config::QueueConfig,
+    leaders::Leaders,
+    ledger::LedgerGroup,
+    metrics::{ReportMetrics, SubmitMetrics},
+};
+
+mod content;
+mod events;
+mod message;
+mod submit;
+mod work;
+
+/// The largest frame between nodes: one entry and its envelope, with room to spare.
+const FRAME_OCTETS_MAX: usize = 16 << 20;
+
+/// A stream of answers.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service of one node; clones share everything.
+#[derive(Clone)]
+pub(crate) struct QueueService {
+    pub(crate) ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>,
+    leaders: Leaders,
+    message_expiry: std::time::Duration,
+    /// Long streams end when the node stops.
+    stopping: CancellationToken,
+    submissions: SubmitMetrics,
+    reports: ReportMetrics,
+}
+
+pub(crate) type QueueServer = queue_service_server::QueueServiceServer<QueueService>;
+
+impl QueueService {
+    pub(crate) fn new(
+        config: &QueueConfig,
+        ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>,
+        leaders: Leaders,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            ledgers,
+            leaders,
+            message_expiry: config.retry_schedule().age_max,
+            stopping,
+            submissions: SubmitMetrics::new(),
+            reports: ReportMetrics::new(),
+        }
+    }
+
+    pub(crate) fn into_server(self) -> QueueServer {
+        QueueServer::new(self)
+            .max_decoding_message_size(FRAME_OCTETS_MAX)
+            .max_encoding_message_size(FRAME_OCTETS_MAX)
+    }
+
+    fn ledger(&self, group: GroupId) -> Result<&LedgerGroup, Status> {
+        self.ledgers
+            .get(&group)
+            .ok_or_else(|| Status::not_found(format!("there is no ledger group `{group}`")))
+    }
+
+    fn numbered(&self, group: u32) -> Result<&LedgerGroup, Status> {
+        self.ledger(GroupId(u16::try_from(group).map_err(|_| Status::not_found("there is no such group"))?))
+    }
+
+    fn of_message(&self, id: &[u8]) -> Result<(MessageId, &LedgerGroup), Status> {
+        let id = parse_message_id(id).map_err(invalid)?;
+        Ok((id, self.ledger(id.group())?))
+    }
+
+    /// Ends a long stream when the node stops.
+    fn until_stopped<T: 'static>(
+        &self,
+        answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Response<Answers<T>> {
+        Response::new(Box::pin(answers.take_until(self.stopping.clone().cancelled_owned())))
+    }
+}
+
+fn invalid(error: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn allow<T>(request: &Request<T>, roles: &[Role]) -> Result<(), Status> {
+    peer_info(request).map_or(Ok(()), |peer| peer.require(roles))
+}
+
+const READERS: &[Role] = &[Role::Ingress, Role::Control, Role::Operator];
+
+#[tonic::async_trait]
+impl queue_service_server::QueueService for QueueService {
+    type LeadersStream = Answers<wire::LeaderView>;
+    type SubmitStream = Answers<wire::SubmitResults>;
+    type WorkStream = Answers<wire::QueueFrame>;
+    type ContentStream = Answers<wire::ContentPart>;
+    type EventsStream = Answers<wire::EventBatch>;
+
+    async fn leaders(
+        &self,
+        _: Request<wire::LeadersRequest>,
+    ) -> Result<Response<Self::LeadersStream>, Status> {
+        Ok(self.until_stopped(WatchStream::new(self.leaders.subscribe()).map(Ok)))
+    }
+
+    async fn submit(
+        &self,
+        request: Request<Streaming<wire::SubmitBatch>>,
+    ) -> Result<Response<Self::SubmitStream>, Status> {
+        allow(&request, &[Role::Ingress])?;
+        Ok(self.until_stopped(submit::answer(self.clone(), request.into_inner())))
+    }
+
+    async fn work(
+        &self,
+        request: Request<Streaming<wire::OutboundFrame>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        allow(&request, &[Role::Outbound])?;
+        let proven = peer_info(&request).and_then(|peer| peer.identity).map(|identity| identity.node);
+        let session = work::Session::open(self, proven, request.into_inner()).await?;
+        Ok(self.until_stopped(session.into_stream()))
+    }
+
+    async fn content(
+        &self,
+        request: Request<wire::ContentRequest>,
+    ) -> Result<Response<Self::ContentStream>, Status> {
+        allow(&request, &[Role::Outbound])?;
+        let (id, ledger) = self.of_message(&request.get_ref().message_id)?;
+        Ok(self.until_stopped(content::parts(ledger, id)?))
+    }
+
+    async fn events(
+        &self,
+        request: Request<wire::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        allow(&request, &[Role::Control])?;
+        let ledger = self.numbered(request.get_ref().group)?.clone();
+        Ok(self.until_stopped(events::follow(ledger, request.get_ref()).await?))
+    }
+
+    async fn consume(
+        &self,
+        request: Request<wire::ConsumeRequest>,
+    ) -> Result<Response<wire::ConsumeResponse>, Status> {
+        allow(&request, &[Role::Control])?;
+        let request = request.into_inner();
+        events::consume(self.numbered(request.group)?, request).await
+    }
+
+    async fn get_message(
+        &self,
+        request: Request<wire::GetMessageRequest>,
+    ) -> Result<Response<wire::MessageView>, Status> {
+        allow(&request, READERS)?;
+        let request = request.into_inner();
+        let (id, ledger) = self.of_message(&request.message_id)?;
+        let view = message::read(ledger, id, request.tenant).await?;
+        Ok(Response::new((&view).into()))
+    }
+
+    async fn change_message(
+        &self,
+        request: Request<wire::ChangeMessageRequest>,
+    ) -> Result<Response<wire::ChangeMessageResponse>, Status> {
+        allow(&request, READERS)?;
+        let request = request.into_inner();
+        let (id, ledger) = self.of_message(&request.message_id)?;
+        message::change(ledger, id, request.tenant, request.change()).await
+    }
+
+    async fn summary(
+        &self,
+        request: Request<wire::SummaryRequest>,
+    ) -> Result<Response<wire::SummaryResponse>, Status> {
+        allow(&request, READERS)?;
+        Ok(Response::new(message::summary(self.numbered(request.get_ref().group)?)))
+    }
+}

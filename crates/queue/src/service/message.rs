@@ -1,0 +1,63 @@
+//! One message: where it stands, and what an operator wants done with it.
+
+use postroad_core::{MessageId, TenantId, Timestamp};
+use postroad_ledger::{
+    MessageView,
+    command::{Command, Reply},
+};
+use postroad_proto::queue::{Change, ChangeMessageResponse, ChangeResult, SummaryResponse};
+use tonic::{Response, Status};
+
+use crate::{error::refused, ledger::LedgerGroup};
+
+/// Reads a message from a leader that has proven itself; of `tenant`, or of any where that is 0.
+pub(super) async fn read(ledger: &LedgerGroup, id: MessageId, tenant: u32) -> Result<MessageView, Status> {
+    ledger.group.read_barrier().await.map_err(|error| refused(&error))?;
+    let message = ledger.core.with_ledger(|state| state.message(id));
+    let message = message.filter(|message| tenant == 0 || message.tenant == TenantId(tenant));
+    message.ok_or_else(|| not_found(id))
+}
+
+fn not_found(id: MessageId) -> Status {
+    Status::not_found(format!("message `{id}` is not here, or has ended"))
+}
+
+pub(super) async fn change(
+    ledger: &LedgerGroup,
+    id: MessageId,
+    tenant: u32,
+    change: Change,
+) -> Result<Response<ChangeMessageResponse>, Status> {
+    let command = match change {
+        Change::Cancel => Command::Cancel(id),
+        Change::Hold => Command::Hold(id),
+        Change::Release => Command::Release(id),
+        Change::Unspecified => return Err(Status::invalid_argument("expected a change")),
+    };
+    read(ledger, id, tenant).await?;
+    let reply = ledger.commit_one(command).await.map_err(|error| refused(&error))?;
+    // It may have ended between the two.
+    let Reply::Changed(changes) = reply else { return Err(not_found(id)) };
+    let results = changes.into_iter().map(|change| ChangeResult::from(change).into()).collect();
+    Ok(Response::new(ChangeMessageResponse { results }))
+}
+
+/// Says how the group is on this node, leader or not.
+pub(super) fn summary(ledger: &LedgerGroup) -> SummaryResponse {
+    let (applied_index, state_hash) = ledger.group.state_hash();
+    ledger.core.with_ledger(|state| {
+        let counts = state.counts();
+        let (events_first, events_next) = state.event_range();
+        SummaryResponse {
+            messages: state.message_count() as u64,
+            waiting: counts.waiting,
+            assigned: counts.assigned,
+            held: counts.held,
+            oldest_accepted_at_millis: state.oldest().unwrap_or(Timestamp::ZERO).as_millis(),
+            events_first,
+            events_next,
+            applied_index,
+            state_hash,
+        }
+    })
+}

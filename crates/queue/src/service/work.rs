@@ -1,0 +1,293 @@
+//! A session with an outbound node: assignments and recalls out, outcomes and windows in.
+
+use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc};
+
+use futures::{FutureExt, Stream, StreamExt, stream, stream::FuturesOrdered};
+use postroad_core::{NodeId, Outcome, OutcomeKind, Timestamp};
+use postroad_ledger::command::{AttemptId, Command, Report};
+use postroad_proto::queue::{
+    self as wire, AssignedRecipient, Assignments, Hello, Leading, OutboundFrame, QueueFrame, RecallAnswers,
+    Recalls, ReportAck, Reports, Windows, outbound_frame, queue_frame,
+};
+use tokio::sync::{Notify, watch};
+use tonic::{Status, Streaming};
+
+use super::{QueueService, invalid};
+use crate::{
+    clock,
+    error::{not_leader, refused},
+    ledger::{
+        LedgerGroup,
+        outbox::{Frame, Outbound, Replaced, Stated},
+    },
+    metrics::ReportMetrics,
+};
+
+/// Attempts and outcomes a node may list in one frame.
+const LISTED_MAX: usize = 100_000;
+
+/// Frames of outcomes whose commit is awaited; more wait on the stream.
+const ACKS_MAX: usize = 64;
+
+type Ack = Pin<Box<dyn Future<Output = Result<u64, Status>> + Send>>;
+
+/// One node's session with the leader of one group, in one term.
+pub(super) struct Session {
+    ledger: LedgerGroup,
+    node: NodeId,
+    session: u64,
+    term: u64,
+    inbound: Streaming<OutboundFrame>,
+    wake: Arc<Notify>,
+    status: watch::Receiver<postroad_raft::Status>,
+    acks: FuturesOrdered<Ack>,
+    reports: ReportMetrics,
+    greeted: bool,
+}
+
+impl Drop for Session {
+    /// Nothing is assigned to a node that cannot be reached.
+    fn drop(&mut self) {
+        self.ledger.core.with_leading(|_, leading| {
+            if leading.outboxes.close(self.node, self.session) {
+                leading.dispatcher.clear_windows_of(self.node);
+            }
+        });
+    }
+}
+
+impl Session {
+    /// Begins a session with what the node says of itself.
+    pub(super) async fn open(
+        service: &QueueService,
+        proven: Option<NodeId>,
+        mut inbound: Streaming<OutboundFrame>,
+    ) -> Result<Self, Status> {
+        let first = inbound.message().await?.and_then(|frame| frame.frame);
+        let Some(outbound_frame::Frame::Hello(hello)) = first else {
+            return Err(Status::invalid_argument("the first frame is `Hello`"));
+        };
+        let node = NodeId(hello.node);
+        if proven.is_some_and(|proven| proven != node) {
+            return Err(Status::permission_denied("the certificate is of another node"));
+        }
+        let ledger = service.numbered(hello.group)?.clone();
+        // A leader that was replaced and has not noticed must not assign anything.
+        ledger.group.read_barrier().await.map_err(|error| refused(&error))?;
+        let (session, term, wake) = greet(&ledger, node, hello)?;
+        tracing::info!(group = %ledger.id(), %node, term, "an outbound node takes work");
+        Ok(Self {
+            status: ledger.group.status(),
+            ledger,
+            node,
+            session,
+            term,
+            inbound,
+            wake,
+            acks: FuturesOrdered::new(),
+            reports: service.reports.clone(),
+            greeted: false,
+        })
+    }
+
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<QueueFrame, Status>> {
+        stream::unfold(Some(self), |session| async {
+            let mut session = session?;
+            match session.next_frame().await {
+                Ok(Some(frame)) => Some((Ok(QueueFrame { frame: Some(frame) }), Some(session))),
+                Ok(None) => None,
+                Err(status) => Some((Err(status), None)),
+            }
+        })
+    }
+
+    /// Returns what is sent next; takes in what arrives until there is something.
+    async fn next_frame(&mut self) -> Result<Option<queue_frame::Frame>, Status> {
+        if !std::mem::replace(&mut self.greeted, true) {
+            return Ok(Some(queue_frame::Frame::Leading(Leading { term: self.term })));
+        }
+        loop {
+            tokio::select! {
+                biased;
+                Some(ack) = self.acks.next(), if !self.acks.is_empty() => {
+                    return Ok(Some(queue_frame::Frame::ReportAck(self.latest(ack?)?)));
+                }
+                frame = self.inbound.message(), if self.acks.len() < ACKS_MAX => match frame? {
+                    Some(OutboundFrame { frame: Some(frame) }) => self.handle(frame).await?,
+                    Some(_) => return Err(Status::invalid_argument("an empty frame")),
+                    None => return Ok(None),
+                },
+                () = self.wake.notified() => {
+                    if let Some(frame) = self.take_frame().await? {
+                        // There may be more than one frame holds.
+                        self.wake.notify_one();
+                        return Ok(Some(frame));
+                    }
+                }
+                changed = self.status.changed() => {
+                    let status = self.status.borrow_and_update().clone();
+                    if changed.is_err() || !status.leading || status.term != self.term {
+                        return Err(not_leader(status.leader));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Acknowledgements that are ready too are one: they say how far, not what.
+    fn latest(&mut self, first: u64) -> Result<ReportAck, Status> {
+        let mut through = first;
+        while let Some(Some(next)) = self.acks.next().now_or_never() {
+            through = next?;
+        }
+        Ok(ReportAck { through })
+    }
+
+    async fn take_frame(&mut self) -> Result<Option<queue_frame::Frame>, Status> {
+        let (node, session) = (self.node, self.session);
+        let taken = self
+            .ledger
+            .core
+            .with_leading(|ledger, leading| leading.outboxes.take_frame(ledger, node, session));
+        Ok(match taken {
+            None => return Err(not_leader(None)),
+            Some(Err(Replaced)) => return Err(Status::aborted("the node has begun a later session")),
+            Some(Ok(None)) => None,
+            Some(Ok(Some(Frame::Recalls(attempts)))) => {
+                Some(queue_frame::Frame::Recalls(Recalls { attempts }))
+            }
+            Some(Ok(Some(Frame::Assignments(outbound)))) => {
+                let assignments = self.with_contents(outbound).await;
+                Some(queue_frame::Frame::Assignments(Assignments { assignments }))
+            }
+        })
+    }
+
+    /// Fetches the contents; one that cannot be read holds back its own message only.
+    async fn with_contents(&mut self, outbound: Vec<Outbound>) -> Vec<wire::Assignment> {
+        let mut assignments = Vec::with_capacity(outbound.len());
+        for Outbound { mut assignment, content, message, .. } in outbound {
+            if content.is_empty() {
+                assignments.push(assignment);
+                continue;
+            }
+            match self.ledger.content(&content).await {
+                Ok(octets) => {
+                    assignment.content = octets;
+                    assignments.push(assignment);
+                }
+                // It ended while it was looked for.
+                Err(_) if self.ledger.core.with_ledger(|ledger| ledger.message(message).is_none()) => {}
+                Err(error) => {
+                    tracing::error!(message_id = %message, %error, "a content cannot be read");
+                    self.ledger.core.metrics.unreadable.increment(1);
+                    report_unreadable(&self.ledger, &assignment).await;
+                }
+            }
+        }
+        assignments
+    }
+
+    async fn handle(&mut self, frame: outbound_frame::Frame) -> Result<(), Status> {
+        match frame {
+            outbound_frame::Frame::Hello(_) => Err(Status::invalid_argument("`Hello` is said once")),
+            outbound_frame::Frame::Reports(reports) => self.handle_reports(reports).await,
+            outbound_frame::Frame::Windows(windows) => {
+                let stated = stated(windows);
+                self.ledger.core.with_leading(|_, leading| {
+                    leading.outboxes.state_windows(self.node, self.session, stated, &mut leading.dispatcher);
+                });
+                self.ledger.core.wake.notify_one();
+                Ok(())
+            }
+            outbound_frame::Frame::Recalls(answers) => self.handle_recalls(answers).await,
+        }
+    }
+
+    /// Outcomes are acknowledged once they are committed.
+    async fn handle_reports(&mut self, reports: Reports) -> Result<(), Status> {
+        if reports.reports.len() > LISTED_MAX {
+            return Err(Status::invalid_argument("too many reports in one frame"));
+        }
+        let parsed = reports.reports.into_iter().map(TryInto::try_into);
+        let mut parsed: Vec<Report> = parsed.collect::<Result<_, _>>().map_err(invalid)?;
+        self.ledger.schedule(&mut parsed);
+        parsed.iter().for_each(|report| self.reports.count(report.outcome.kind));
+        let commands = parsed.into_iter().map(|report| Command::Report(Box::new(report))).collect();
+        let answered = self.ledger.enqueue(commands, Vec::new()).await.map_err(|error| refused(&error))?;
+        let sequence = reports.sequence;
+        self.acks.push_back(Box::pin(async move {
+            match answered.await {
+                Ok(Ok(_)) => Ok(sequence),
+                Ok(Err(error)) => Err(refused(&error)),
+                Err(_) => Err(Status::unavailable("the group has stopped")),
+            }
+        }));
+        Ok(())
+    }
+
+    async fn handle_recalls(&mut self, answers: RecallAnswers) -> Result<(), Status> {
+        if answers.answers.len() > LISTED_MAX {
+            return Err(Status::invalid_argument("too many answers in one frame"));
+        }
+        let commands = answers.answers.into_iter().map(TryInto::try_into);
+        let commands: Vec<Command> = commands.collect::<Result<_, _>>().map_err(invalid)?;
+        self.ledger.enqueue(commands, Vec::new()).await.map_err(|error| refused(&error))?;
+        Ok(())
+    }
+}
+
+/// The attempts end as our own fault, and are made again later.
+async fn report_unreadable(ledger: &LedgerGroup, assignment: &wire::Assignment) {
+    let failed = |recipient: &AssignedRecipient| {
+        let id = wire::AttemptId {
+            message_id: assignment.message_id.clone(),
+            recipient: recipient.recipient,
+            attempt: recipient.attempt,
+            epoch: assignment.epoch,
+        };
+        let now = clock::now();
+        Some(Report {
+            id: id.try_into().ok()?,
+            outcome: Outcome::new(OutcomeKind::Internal, None, 0, "the content cannot be read"),
+            retry_at: Timestamp::ZERO,
+            remote: "".into(),
+            tls: "".into(),
+            started_at: now,
+            ended_at: now,
+        })
+    };
+    let mut reports: Vec<Report> = assignment.recipients.iter().filter_map(failed).collect();
+    ledger.schedule(&mut reports);
+    let commands = reports.into_iter().map(|report| Command::Report(Box::new(report))).collect();
+    // Without a commit the attempts stay assigned, and are looked at again in the next session.
+    let _ = ledger.enqueue(commands, Vec::new()).await;
+}
+
+/// Checks who the node says it is, and puts up its outbox.
+fn greet(ledger: &LedgerGroup, node: NodeId, hello: Hello) -> Result<(u64, u64, Arc<Notify>), Status> {
+    if hello.held.len() > LISTED_MAX {
+        return Err(Status::invalid_argument("too many attempts are held"));
+    }
+    let held = hello.held.into_iter().map(TryInto::try_into);
+    let held: BTreeSet<AttemptId> = held.collect::<Result<_, _>>().map_err(invalid)?;
+    let view = ledger.views.borrow().clone();
+    if view.incarnation(node) != Some(hello.incarnation) {
+        return Err(Status::failed_precondition("this run of the node is not known here, or not the latest"));
+    }
+    let windows = stated(hello.windows.unwrap_or_default());
+    let opened = ledger.core.with_leading(|state, leading| {
+        if hello.term > leading.term {
+            return None;
+        }
+        let opened = leading.outboxes.open(state, &view, node, hello.incarnation, &held);
+        leading.outboxes.state_windows(node, opened.session, windows, &mut leading.dispatcher);
+        Some((opened.session, leading.term, opened.wake))
+    });
+    ledger.core.wake.notify_one();
+    opened.flatten().ok_or_else(|| not_leader(ledger.status().leader))
+}
+
+fn stated(windows: Windows) -> Stated {
+    windows.sources.into_iter().map(Into::into).collect()
+}

@@ -1,0 +1,255 @@
+//! The directory over real logs and memory pipes, as operators, outbound nodes and watchers use it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use postroad_cluster::{Applied, CallError, Claim, DirectoryClient, DirectoryWatch, Endpoints, LeaderTable};
+use postroad_core::{ClusterId, Domain, NodeId};
+use postroad_directory::{ItemName, Kind, Put, PutPool, PutSource, PutTenant, SenderDomains, View};
+use postroad_net::{Expect, MemoryNet, Role, Transport, server_builder};
+use postroad_queue::directory::{self, DirectoryMachine, LeaseTimes};
+use postroad_raft::{Connect, Group, Node, NodeConfig, Purpose, Voter};
+use postroad_storage::{Identity, Log, LogConfig, sim::SimFs};
+use tokio::{sync::watch, task::JoinSet, time};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, service::Routes, transport::Channel};
+
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Short, and in the proportions of the real ones.
+const TIMES: LeaseTimes = LeaseTimes {
+    lease: Duration::from_millis(1000),
+    drift: Duration::from_millis(100),
+    grace: Duration::from_millis(300),
+};
+
+struct Pipes(Transport);
+
+impl Connect for Pipes {
+    fn channel(&self, node: NodeId, address: &str, _: Purpose) -> Channel {
+        self.0.channel(address, Expect::node(Role::Queue, node))
+    }
+}
+
+/// A queue node with nothing but the directory.
+struct Running {
+    node: Node,
+    group: Group<DirectoryMachine>,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    async fn start(voter: &Voter, voters: &[Voter], transport: &Transport) -> Self {
+        let identity = Identity { cluster: ClusterId(1), node: voter.node };
+        let config = LogConfig { segment_octets: 1 << 20, ..LogConfig::default() };
+        let log = Log::open(Arc::new(SimFs::default()), config, identity).unwrap();
+        let node = Node::new(NodeConfig::default(), log, Arc::new(Pipes(transport.clone())));
+        let host = directory::start(&node, TIMES).await.unwrap();
+        let group = host.group.clone();
+        let routes = Routes::new(node.service()).add_service(host.server());
+        let listener = transport.bind(&voter.address).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            server_builder().add_routes(routes).serve_with_incoming(listener).await.unwrap();
+        });
+        tasks.spawn(host.run(CancellationToken::new()));
+        group.initialize(voters).await.unwrap();
+        Self { node, group, tasks }
+    }
+
+    /// Stops as if it had been killed.
+    async fn kill(mut self) {
+        self.tasks.shutdown().await;
+        self.node.stop();
+        self.group.shutdown().await;
+    }
+}
+
+struct Cluster {
+    nodes: Vec<Option<Running>>,
+    endpoints: Endpoints,
+    client: DirectoryClient,
+    _leaders: watch::Sender<LeaderTable>,
+}
+
+impl Cluster {
+    async fn start(size: u64) -> Self {
+        let transport = Transport::Memory(MemoryNet::new());
+        let voters = (1..=size).map(|id| Voter { node: NodeId(id), address: format!("queue-{id}") });
+        let voters: Vec<Voter> = voters.collect();
+        let mut nodes = Vec::new();
+        for voter in &voters {
+            nodes.push(Some(Running::start(voter, &voters, &transport).await));
+        }
+        let channel = |voter: &Voter| transport.channel(&voter.address, Expect::any(Role::Queue));
+        let endpoints: Endpoints = voters.iter().map(|voter| (voter.node, channel(voter))).collect();
+        // Nobody says who leads: calls must find out.
+        let (leaders, table) = watch::channel(LeaderTable::new());
+        let client = DirectoryClient::new(&endpoints, &table);
+        Self { nodes, endpoints, client, _leaders: leaders }
+    }
+
+    async fn apply(&self, puts: &[Put]) -> Applied {
+        self.client.apply(puts, &[], false, WITHIN).await.unwrap()
+    }
+
+    async fn claim(&self, node: u64, incarnation: u64, replaces: Option<u64>) -> Claim {
+        self.client.claim(NodeId(node), incarnation, replaces, WITHIN).await.unwrap()
+    }
+
+    async fn renew(&self, node: u64, incarnation: u64) -> Result<(), CallError> {
+        self.client.renew(NodeId(node), incarnation, WITHIN).await.map(drop)
+    }
+
+    /// The place of the node that leads; waits until one does.
+    async fn leader(&self) -> usize {
+        let leads =
+            |node: &Option<Running>| node.as_ref().is_some_and(|node| node.group.status().borrow().leading);
+        loop {
+            if let Some(place) = self.nodes.iter().position(leads) {
+                return place;
+            }
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn source(name: &str) -> Put {
+    let helo = Domain::parse("mail.example").unwrap();
+    Put::Source(PutSource { name: name.into(), address: None, helo, nodes: Vec::new() })
+}
+
+fn demo() -> Vec<Put> {
+    vec![
+        Put::Tenant(PutTenant {
+            name: "demo".into(),
+            domains: SenderDomains::Any,
+            pool: "default".into(),
+            message_octets_max: None,
+        }),
+        Put::Pool(PutPool { name: "default".into(), members: vec![("default".into(), 1)] }),
+        source("default"),
+    ]
+}
+
+/// Who owns each source, 0 for nobody.
+fn owners(view: &View) -> Vec<u64> {
+    view.sources().map(|source| source.owner.map_or(0, |owner| owner.node.0)).collect()
+}
+
+async fn wait_until(view: &mut watch::Receiver<Arc<View>>, condition: impl FnMut(&Arc<View>) -> bool) {
+    time::timeout(WITHIN, view.wait_for(condition)).await.expect("in time").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_applied_is_seen_by_those_who_watch_and_applying_it_again_changes_nothing() {
+    let cluster = Cluster::start(1).await;
+    let watching = DirectoryWatch::start(&cluster.endpoints);
+    let mut view = watching.subscribe();
+    let dry = cluster.client.apply(&demo(), &[], true, WITHIN).await.unwrap();
+    assert_eq!(dry, Applied { revision: 1, changed: 3 });
+    let applied = cluster.apply(&demo()).await;
+    assert_eq!(applied, Applied { revision: 2, changed: 3 });
+    wait_until(&mut view, |view| view.revision() == 2).await;
+    assert!(view.borrow().item(Kind::Tenant, "demo").is_some());
+    let log_before = cluster.nodes[0].as_ref().unwrap().group.applied();
+    assert_eq!(cluster.apply(&demo()).await, Applied { revision: 2, changed: 0 });
+    assert_eq!(cluster.nodes[0].as_ref().unwrap().group.applied(), log_before, "not even the log grows");
+    let gone = [ItemName::new(Kind::Tenant, "demo"), ItemName::new(Kind::Tenant, "never")];
+    let removed = cluster.client.apply(&[], &gone, false, WITHIN).await.unwrap();
+    assert_eq!(removed, Applied { revision: 3, changed: 1 });
+    wait_until(&mut view, |view| view.item(Kind::Tenant, "demo").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_breaks_a_rule_is_refused_and_says_why() {
+    let cluster = Cluster::start(1).await;
+    let refused = async |puts: &[Put], removals: &[ItemName]| match cluster
+        .client
+        .apply(puts, removals, false, WITHIN)
+        .await
+    {
+        Err(CallError::Refused { code, message }) => (code, message),
+        other => panic!("{other:?}"),
+    };
+    let (code, message) = refused(&demo()[..1], &[]).await;
+    assert_eq!(code, Code::InvalidArgument);
+    assert_eq!(message, "`tenant demo` refers to `pool default`, which does not exist");
+    cluster.apply(&demo()).await;
+    let (code, message) = refused(&[], &[ItemName::new(Kind::Pool, "default")]).await;
+    assert_eq!(code, Code::FailedPrecondition);
+    assert_eq!(message, "`pool default` cannot be removed: `tenant demo` refers to it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sources_follow_the_leases_of_their_owners() {
+    let cluster = Cluster::start(1).await;
+    cluster.apply(&demo()).await;
+    let watching = DirectoryWatch::start(&cluster.endpoints);
+    let mut view = watching.subscribe();
+    assert!(matches!(cluster.claim(1, 11, None).await, Claim::Stands { .. }));
+    wait_until(&mut view, |view| owners(view) == [1]).await;
+    let silent_since = Instant::now();
+    assert!(matches!(cluster.claim(1, 12, None).await, Claim::Wait(_)), "an earlier run may be alive");
+    assert!(matches!(cluster.claim(2, 22, None).await, Claim::Stands { .. }));
+    // The second node is there all the while, and gets what the first one has lost.
+    while owners(&view.borrow_and_update()) != [2] {
+        cluster.renew(2, 22).await.unwrap();
+        time::sleep(Duration::from_millis(50)).await;
+    }
+    let took = silent_since.elapsed();
+    assert!(took >= Duration::from_millis(1200), "taken from a living owner after {took:?}");
+    assert!(took < Duration::from_millis(4000), "freed only after {took:?}");
+    let refused = cluster.renew(1, 11).await.unwrap_err();
+    assert!(matches!(refused, CallError::Refused { code: Code::FailedPrecondition, .. }), "{refused}");
+    let epoch = view.borrow().sources().next().unwrap().epoch;
+    assert_eq!(epoch.0, 3);
+    // It lets go: others have it at once.
+    assert!(matches!(cluster.claim(1, 13, Some(12)).await, Claim::Stands { .. }));
+    cluster.client.release(NodeId(2), 22, WITHIN).await.unwrap();
+    let released = Instant::now();
+    wait_until(&mut view, |view| owners(view) == [1]).await;
+    assert!(released.elapsed() < TIMES.lease, "a release must not wait for the lease to end");
+    // A new run with proof takes over what its node had.
+    assert!(matches!(cluster.claim(1, 14, Some(13)).await, Claim::Stands { .. }));
+    wait_until(&mut view, |view| view.sources_of(NodeId(1), 14).count() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_31_leases_and_watches_outlive_the_leader() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.apply(&demo()).await;
+    let watching = DirectoryWatch::start(&cluster.endpoints);
+    let mut view = watching.subscribe();
+    cluster.claim(1, 11, None).await;
+    wait_until(&mut view, |view| owners(view) == [1]).await;
+    let leader = cluster.leader().await;
+    cluster.renew(1, 11).await.unwrap();
+    cluster.nodes[leader].take().unwrap().kill().await;
+    let next = cluster.leader().await;
+    assert_ne!(next, leader);
+    let elected = Instant::now();
+    cluster.claim(2, 22, None).await;
+    // The owner is silent from here on; the new leader must give it a whole lease all the same.
+    while owners(&view.borrow_and_update()) != [2] {
+        cluster.renew(2, 22).await.unwrap();
+        time::sleep(Duration::from_millis(50)).await;
+    }
+    let took = elected.elapsed() + Duration::from_millis(100);
+    assert!(took >= TIMES.revoke_after(), "a new leader took a source after {took:?}");
+    // What is applied now reaches the watch, whichever node it had been at.
+    let applied = cluster.apply(&[source("another")]).await;
+    wait_until(&mut view, |view| view.revision() >= applied.revision).await;
+    let running = || cluster.nodes.iter().flatten();
+    let applied = running().map(|node| node.group.applied()).max().unwrap();
+    for node in running() {
+        while node.group.applied() < applied {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    let states: Vec<u64> = running().map(|node| node.group.state_hash().1).collect();
+    assert_eq!(states[0], states[1]);
+}

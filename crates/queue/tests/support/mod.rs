@@ -1,0 +1,335 @@
+//! A cluster of queue nodes in one process, each with a runtime and a disk of its own, so that one can die alone.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "shared by several programs, each using a part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+pub mod outbound;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use postroad_cluster::{
+    DirectoryClient, DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch, SubmitConfig, Submitter,
+};
+use postroad_core::{ClusterId, Domain, GroupId, MessageId, NodeId, PoolId, Timestamp};
+use postroad_directory::{Put, PutPool, PutSource, View};
+use postroad_net::{Expect, MemoryNet, Role, Transport};
+use postroad_proto::{
+    message_id,
+    queue::{self as wire, queue_service_client::QueueServiceClient},
+};
+use postroad_queue::{LeaseConfig, Queue, QueueConfig, QueueDeps, StartError, Voter};
+use postroad_storage::{Fs, Identity, sim::SimFs};
+use postroad_telemetry::Health;
+use tokio::{
+    runtime::{self, Runtime},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// The ledger group of most tests.
+pub const GROUP: GroupId = GroupId(1);
+
+/// Nothing a test waits for takes longer on any machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const CLUSTER: ClusterId = ClusterId(1);
+
+/// The disk of a node.
+#[derive(Clone)]
+pub enum Disk {
+    Simulated(SimFs),
+    Real(Arc<dyn Fs>),
+}
+
+impl Disk {
+    fn fs(&self) -> Arc<dyn Fs> {
+        match self {
+            Self::Simulated(fs) => Arc::new(fs.clone()),
+            Self::Real(fs) => fs.clone(),
+        }
+    }
+}
+
+struct Running {
+    runtime: Runtime,
+    shutdown: CancellationToken,
+    ended: JoinHandle<()>,
+}
+
+/// Queue nodes, and what a client of them needs.
+pub struct Cluster {
+    pub endpoints: Endpoints,
+    pub leaders: watch::Receiver<postroad_cluster::LeaderTable>,
+    pub views: watch::Receiver<Arc<View>>,
+    pub directory: DirectoryClient,
+    pub calls: LeaderCalls,
+    pub submitter: Submitter,
+    transport: Transport,
+    voters: Vec<Voter>,
+    config: QueueConfig,
+    disks: Vec<Disk>,
+    nodes: Vec<Option<Running>>,
+    _watches: (LeaderWatch, DirectoryWatch, JoinSet<()>),
+}
+
+impl Cluster {
+    /// Starts nodes on simulated disks, with one source in one pool.
+    pub async fn start(size: u64) -> Self {
+        let disks = (0..size).map(|_| Disk::Simulated(SimFs::default())).collect();
+        // Nobody renews here: what a test is about must not be ended by a lease.
+        let lease = LeaseConfig { lease_secs: 600, ..LeaseConfig::default() };
+        Self::start_on(disks, QueueConfig { segment_octets: 4 << 20, lease, ..QueueConfig::default() }).await
+    }
+
+    pub async fn start_on(disks: Vec<Disk>, config: QueueConfig) -> Self {
+        let transport = Transport::Memory(MemoryNet::new());
+        let numbers = 1..=disks.len() as u64;
+        let voters: Vec<Voter> =
+            numbers.map(|node| Voter { node: NodeId(node), address: format!("queue-{node}") }).collect();
+        let channel = |voter: &Voter| {
+            (voter.node, transport.channel(&voter.address, Expect::node(Role::Queue, voter.node)))
+        };
+        let endpoints: Endpoints = voters.iter().map(channel).collect();
+        let (leaders, directory) = (LeaderWatch::start(&endpoints), DirectoryWatch::start(&endpoints));
+        let table = leaders.subscribe();
+        let mut tasks = JoinSet::new();
+        let submit = SubmitConfig { deadline: PATIENCE, ..SubmitConfig::default() };
+        let groups = (1..=config.ledger_groups).map(GroupId);
+        let submitter = Submitter::start(&mut tasks, &endpoints, &table, groups, submit);
+        let nodes = disks.iter().map(|_| None).collect();
+        let mut cluster = Self {
+            views: directory.subscribe(),
+            directory: DirectoryClient::new(&endpoints, &table),
+            calls: LeaderCalls::new(&endpoints, &table),
+            leaders: table,
+            endpoints,
+            submitter,
+            transport,
+            voters,
+            config,
+            disks,
+            nodes,
+            _watches: (leaders, directory, tasks),
+        };
+        for place in 0..cluster.nodes.len() {
+            cluster.restart(place).await;
+        }
+        cluster.apply_source("source").await;
+        cluster
+    }
+
+    /// Starts a node on what its disk holds.
+    pub async fn restart(&mut self, place: usize) {
+        let voter = &self.voters[place];
+        let config =
+            QueueConfig { listen: voter.address.clone(), voters: self.voters.clone(), ..self.config.clone() };
+        let deps = QueueDeps {
+            identity: Identity { cluster: CLUSTER, node: voter.node },
+            fs: self.disks[place].fs(),
+            transport: self.transport.clone(),
+            health: Health::new(),
+        };
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name(format!("queue-{}", voter.node))
+            .enable_all()
+            .build()
+            .unwrap();
+        let queue = loop {
+            match runtime.spawn(Queue::start(config.clone(), deps.clone())).await.unwrap() {
+                Ok(queue) => break queue,
+                // A node that was killed takes a moment to die.
+                Err(StartError::Listen { .. }) => time::sleep(Duration::from_millis(5)).await,
+                Err(error) => panic!("{error:?}"),
+            }
+        };
+        let shutdown = CancellationToken::new();
+        let ended = runtime.spawn(queue.run(shutdown.clone()));
+        self.nodes[place] = Some(Running { runtime, shutdown, ended });
+    }
+
+    /// Kills a node; its disk is what was synced.
+    pub fn kill(&mut self, place: usize) {
+        let node = self.nodes[place].take().unwrap();
+        if let Disk::Simulated(fs) = &self.disks[place] {
+            fs.fail_after(0);
+            self.disks[place] = Disk::Simulated(fs.power_cut(|| false));
+        }
+        node.runtime.shutdown_background();
+    }
+
+    /// Asks a node to stop and waits until it has.
+    pub async fn stop(&mut self, place: usize) {
+        let node = self.nodes[place].take().unwrap();
+        node.shutdown.cancel();
+        node.ended.await.unwrap();
+        node.runtime.shutdown_background();
+    }
+
+    /// The place of the node that leads `group`, once one does.
+    pub async fn leader(&self, group: GroupId) -> usize {
+        let mut leaders = self.leaders.clone();
+        let table = leaders.wait_for(|table| table.contains_key(&group)).await.unwrap();
+        let node = table[&group].node;
+        self.voters.iter().position(|voter| voter.node == node).unwrap()
+    }
+
+    pub fn channel(&self, place: usize) -> Channel {
+        self.endpoints[&self.voters[place].node].clone()
+    }
+
+    /// A client of one node.
+    pub fn client(&self, place: usize) -> QueueServiceClient<Channel> {
+        client(self.channel(place))
+    }
+
+    async fn apply_source(&self, name: &str) {
+        let source = PutSource {
+            name: name.into(),
+            address: None,
+            helo: Domain::parse("out.sender.example").unwrap(),
+            nodes: Vec::new(),
+        };
+        let pool = PutPool { name: "pool".into(), members: vec![(name.into(), 1)] };
+        let puts = [Put::Source(source), Put::Pool(pool)];
+        self.directory.apply(&puts, &[], false, PATIENCE).await.unwrap();
+        let mut views = self.views.clone();
+        views.wait_for(|view| view.pools().next().is_some()).await.unwrap();
+    }
+
+    /// The pool that [`Cluster::start`] made.
+    pub fn pool(&self) -> PoolId {
+        self.views.borrow().pools().next().unwrap().id
+    }
+
+    /// A message for one recipient.
+    pub fn message(&self, content: impl Into<Bytes>) -> (MessageId, wire::Submission) {
+        let content = content.into();
+        let id = MessageId::new(now(), GROUP, fresh());
+        let recipient = wire::Recipient {
+            address: "b@receiver.example".to_owned(),
+            site: "receiver.example".to_owned(),
+            pool: self.pool().0,
+            not_before_millis: 0,
+        };
+        let submission = wire::Submission {
+            message_id: message_id(id),
+            tenant: 1,
+            sender: Some("a@sender.example".to_owned()),
+            recipients: vec![recipient],
+            size_bytes: content.len() as u64,
+            content: vec![content],
+            ..Default::default()
+        };
+        (id, submission)
+    }
+
+    /// Has a message accepted.
+    pub async fn accept(&self, content: impl Into<Bytes>) -> MessageId {
+        let (id, submission) = self.message(content);
+        self.submitter.submit(id, submission).await.unwrap();
+        id
+    }
+
+    /// What the leader says of a message; `None` when it has ended.
+    pub async fn view(&self, id: MessageId) -> Option<wire::MessageView> {
+        let request = wire::GetMessageRequest { message_id: message_id(id), tenant: 0 };
+        let call = async |channel| client(channel).get_message(request.clone()).await;
+        match self.calls.call(id.group(), PATIENCE, call).await {
+            Ok(view) => Some(view.into_inner()),
+            Err(postroad_cluster::CallError::Refused { code: tonic::Code::NotFound, .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The only delivery of a message, as the leader sees it.
+    pub async fn delivery(&self, id: MessageId) -> wire::DeliveryView {
+        self.view(id).await.unwrap().deliveries.remove(0)
+    }
+
+    /// Waits until a message has ended for every recipient.
+    pub async fn until_ended(&self, id: MessageId) {
+        time::timeout(PATIENCE, async {
+            while self.view(id).await.is_some() {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    pub async fn change(&self, id: MessageId, change: wire::Change) -> wire::ChangeResult {
+        let request =
+            wire::ChangeMessageRequest { message_id: message_id(id), change: change.into(), tenant: 0 };
+        let call = async |channel| client(channel).change_message(request.clone()).await;
+        let response = self.calls.call(id.group(), PATIENCE, call).await.unwrap().into_inner();
+        response.results().next().unwrap()
+    }
+
+    /// Reads events from number `from` on until `count` are there.
+    pub async fn events(&self, from: u64, count: usize) -> Vec<wire::Event> {
+        let mut events = Vec::new();
+        time::timeout(PATIENCE, async {
+            while events.len() < count {
+                let next = from + events.len() as u64;
+                let request = wire::EventsRequest { group: GROUP.0.into(), from: next, batch_max: 0 };
+                let place = self.leader(GROUP).await;
+                let Ok(stream) = self.client(place).events(request).await else { continue };
+                let mut stream = stream.into_inner();
+                while events.len() < count
+                    && let Ok(Some(batch)) = stream.message().await
+                {
+                    events.extend(batch.events);
+                }
+            }
+        })
+        .await
+        .unwrap();
+        events
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in self.nodes.drain(..).flatten() {
+            node.runtime.shutdown_background();
+        }
+    }
+}
+
+pub fn client(channel: Channel) -> QueueServiceClient<Channel> {
+    QueueServiceClient::new(channel).max_decoding_message_size(16 << 20).max_encoding_message_size(16 << 20)
+}
+
+pub fn now() -> Timestamp {
+    Timestamp::ZERO.after(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap())
+}
+
+/// A number that was not given before.
+pub fn fresh() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The short name of what an event says.
+pub fn kind(event: &wire::Event) -> &'static str {
+    use wire::event::Kind;
+    match event.kind {
+        Some(Kind::Accepted(_)) => "accepted",
+        Some(Kind::AttemptEnded(_)) => "attempt",
+        Some(Kind::Ended(_)) => "ended",
+        Some(Kind::Held(_)) => "held",
+        Some(Kind::Released(_)) => "released",
+        Some(Kind::Gap(_)) => "gap",
+        None => "nothing",
+    }
+}

@@ -1,0 +1,303 @@
+//! Mail through one queue node: accepted, assigned to an outbound node, reported and told, whatever happens in between.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use bytes::Bytes;
+use postroad_core::{NodeId, OutcomeKind};
+use postroad_proto::{
+    CONTENT_OCTETS_MAX,
+    queue::{
+        self as wire, AttemptId, Change, ChangeResult, ContentRequest, DeliveryStatus, event::Kind,
+        queue_frame::Frame,
+    },
+};
+use support::{
+    Cluster, fresh, kind,
+    outbound::{Outbound, attempts},
+};
+use tonic::Code;
+
+async fn one_node() -> (Cluster, Outbound) {
+    let cluster = Cluster::start(1).await;
+    let outbound = Outbound::start(&cluster, 11, 1, None).await;
+    (cluster, outbound)
+}
+
+fn named(assignment: &wire::Assignment) -> (Bytes, Bytes) {
+    (assignment.message_id.clone(), assignment.content.clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_is_accepted_assigned_reported_and_told() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    let id = cluster.accept("hello").await;
+    let assignment = session.assignment().await;
+    assert_eq!(assignment.content, "hello");
+    assert_eq!(assignment.recipients[0].address, "b@receiver.example");
+    assert_eq!(assignment.sender.as_deref(), Some("a@sender.example"));
+    assert_eq!(cluster.delivery(id).await.status(), DeliveryStatus::Assigned);
+    let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+    cluster.until_ended(id).await;
+    let events = cluster.events(1, 2).await;
+    assert_eq!(events.iter().map(kind).collect::<Vec<_>>(), ["accepted", "attempt"]);
+    let Some(Kind::AttemptEnded(ended)) = &events[1].kind else { panic!("no attempt") };
+    assert_eq!((ended.attempt, ended.node, ended.code), (1, 11, 250));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_id_is_one_message_however_often_it_is_proposed() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    let (id, submission) = cluster.message("once");
+    for _ in 0..3 {
+        cluster.submitter.submit(id, submission.clone()).await.unwrap();
+    }
+    let assignment = session.assignment().await;
+    let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+    // Also after it has ended.
+    cluster.submitter.submit(id, submission).await.unwrap();
+    assert!(session.is_quiet().await);
+    assert_eq!(cluster.events(1, 2).await.iter().map(kind).collect::<Vec<_>>(), ["accepted", "attempt"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_submission_that_breaks_a_bound_is_refused_and_the_others_of_its_batch_are_not() {
+    let (cluster, _) = one_node().await;
+    let (id, mut submission) = cluster.message("no site");
+    submission.recipients[0].site.clear();
+    let (good, good_submission) = cluster.message("good");
+    let (refused, accepted) = tokio::join!(
+        cluster.submitter.submit(id, submission),
+        cluster.submitter.submit(good, good_submission)
+    );
+    assert!(refused.unwrap_err().to_string().contains("site"));
+    accepted.unwrap();
+    assert!(cluster.view(id).await.is_none() && cluster.view(good).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_comes_back_is_sent_what_it_does_not_hold_and_nothing_else() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    cluster.accept("first").await;
+    let first = session.assignment().await;
+    cluster.accept("second").await;
+    let second = session.assignment().await;
+    drop(session);
+    let mut session = outbound.connect(&cluster, attempts(&first), 10).await;
+    assert_eq!(named(&session.assignment().await), named(&second));
+    assert!(session.is_quiet().await);
+    let sequence =
+        session.report([attempts(&first), attempts(&second)].concat(), OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+    drop(session);
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    assert!(session.is_quiet().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_session_of_a_node_ends_the_earlier_one() {
+    let (cluster, outbound) = one_node().await;
+    let mut early = outbound.connect(&cluster, Vec::new(), 10).await;
+    let mut late = outbound.connect(&cluster, Vec::new(), 10).await;
+    assert_eq!(early.next().await.unwrap_err().code(), Code::Aborted);
+    cluster.accept("for the later one").await;
+    late.assignment().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_bounds_what_is_assigned_and_not_reported() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 2).await;
+    for _ in 0..5 {
+        cluster.accept("one of five").await;
+    }
+    let mut taken = Vec::new();
+    while taken.len() < 2 {
+        taken.extend(session.assignments().await.unwrap());
+    }
+    assert!(taken.len() == 2 && session.is_quiet().await);
+    session.report(attempts(&taken[0]), OutcomeKind::Delivered).await;
+    assert_eq!(session.assignments().await.unwrap().len(), 1);
+    assert!(session.is_quiet().await);
+    session.state_windows(outbound.windows(&cluster, 10)).await;
+    assert_eq!(session.assignments().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_will_report_ends_as_unknown_and_is_tried_again() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    let id = cluster.accept("twice perhaps").await;
+    let lost = session.assignment().await;
+    let mut windows = outbound.windows(&cluster, 10);
+    // The process dies and starts anew on its data directory.
+    let anew = Outbound::start(&cluster, 11, 2, Some(1)).await;
+    assert_eq!(
+        outbound.try_connect(&cluster, Vec::new(), 10).await.err().unwrap().code(),
+        Code::FailedPrecondition
+    );
+    let mut session = anew.connect(&cluster, Vec::new(), 10).await;
+    let again = session.assignment().await;
+    assert_eq!(named(&again), named(&lost));
+    assert!(again.epoch > lost.epoch && again.recipients[0].attempt == 2);
+    // What was said of the earlier epoch opens no lane.
+    windows.sources[0].default_window = 0;
+    session.state_windows(windows).await;
+    let events = cluster.events(1, 2).await;
+    let Some(Kind::AttemptEnded(unknown)) = &events[1].kind else { panic!("no attempt") };
+    assert_eq!((unknown.kind, unknown.attempt), (OutcomeKind::Unknown.code().into(), 1));
+    let sequence = session.report(attempts(&again), OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+    cluster.until_ended(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_soft_outcome_waits_for_its_retry() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    let id = cluster.accept("later").await;
+    let assignment = session.assignment().await;
+    let sequence = session.report(attempts(&assignment), OutcomeKind::Soft).await;
+    session.acknowledged(sequence).await.unwrap();
+    let delivery = cluster.delivery(id).await;
+    assert_eq!((delivery.status(), delivery.attempts), (DeliveryStatus::Waiting, 1));
+    let wait = delivery.due_at_millis.saturating_sub(support::now().as_millis());
+    assert!((230_000..=370_000).contains(&wait), "{wait}");
+    assert_eq!(delivery.last_response, "2.0.0 noted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_that_waits_can_be_held_released_and_cancelled() {
+    let (cluster, outbound) = one_node().await;
+    let id = cluster.accept("wait").await;
+    assert_eq!(cluster.change(id, Change::Hold).await, ChangeResult::Done);
+    assert_eq!(cluster.change(id, Change::Hold).await, ChangeResult::Unchanged);
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    assert!(session.is_quiet().await);
+    assert_eq!(cluster.change(id, Change::Release).await, ChangeResult::Done);
+    session.assignment().await;
+    drop(session);
+    let other = cluster.accept("cancel me").await;
+    assert_eq!(cluster.change(other, Change::Cancel).await, ChangeResult::Done);
+    assert!(cluster.view(other).await.is_none());
+    let kinds = cluster.events(1, 5).await;
+    let kinds: Vec<&str> = kinds.iter().map(kind).collect();
+    assert_eq!(kinds, ["accepted", "held", "released", "accepted", "ended"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_that_is_assigned_is_recalled() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    let recalled = |frame| match frame {
+        Frame::Recalls(recalls) => recalls.attempts,
+        other => panic!("no recall but {other:?}"),
+    };
+    let id = cluster.accept("cancelled before it started").await;
+    let attempt = attempts(&session.assignment().await);
+    assert_eq!(cluster.change(id, Change::Cancel).await, ChangeResult::InFlight);
+    assert_eq!(recalled(session.next().await.unwrap()), attempt);
+    session.answer_recall(attempt[0].clone(), false).await;
+    cluster.until_ended(id).await;
+
+    let id = cluster.accept("held too late").await;
+    let attempt = attempts(&session.assignment().await);
+    assert_eq!(cluster.change(id, Change::Hold).await, ChangeResult::InFlight);
+    assert_eq!(recalled(session.next().await.unwrap()), attempt);
+    // The recall is repeated to a node that comes back.
+    drop(session);
+    let mut session = outbound.connect(&cluster, attempt.clone(), 10).await;
+    assert_eq!(recalled(session.next().await.unwrap()), attempt);
+    session.answer_recall(attempt[0].clone(), true).await;
+    let sequence = session.report(attempt, OutcomeKind::Soft).await;
+    session.acknowledged(sequence).await.unwrap();
+    assert_eq!(cluster.delivery(id).await.status(), DeliveryStatus::Held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_message_is_staged_and_fetched_in_parts() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    let content: Bytes = (0..5 << 20).map(|place: u32| (place % 251) as u8).collect::<Vec<u8>>().into();
+    let (id, mut submission) = cluster.message(content.clone());
+    let mut rest = content.clone();
+    submission.content.clear();
+    while !rest.is_empty() {
+        let chunk = wire::Submission {
+            message_id: submission.message_id.clone(),
+            content: vec![rest.split_to(rest.len().min(CONTENT_OCTETS_MAX))],
+            chunk: Some(submission.chunks),
+            ..Default::default()
+        };
+        cluster.submitter.submit(id, chunk).await.unwrap();
+        submission.chunks += 1;
+    }
+    cluster.submitter.submit(id, submission).await.unwrap();
+    let assignment = session.assignment().await;
+    assert!(assignment.content.is_empty() && assignment.size_bytes == content.len() as u64);
+    let request = ContentRequest { message_id: assignment.message_id.clone() };
+    let mut parts = cluster.client(0).content(request).await.unwrap().into_inner();
+    let mut fetched = Vec::new();
+    while let Some(part) = parts.message().await.unwrap() {
+        fetched.extend_from_slice(&part.octets);
+    }
+    assert!(fetched == content);
+    let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+    cluster.until_ended(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_accepted_is_there_after_the_power_was_cut() {
+    let (mut cluster, outbound) = one_node().await;
+    let waiting = cluster.accept("waits").await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    let assigned = session.assignment().await;
+    cluster.kill(0);
+    cluster.restart(0).await;
+    assert_eq!(cluster.delivery(waiting).await.status(), DeliveryStatus::Assigned);
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    assert_eq!(named(&session.assignment().await), named(&assigned));
+    let sequence = session.report(attempts(&assigned), OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+    cluster.until_ended(waiting).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumed_events_are_forgotten_and_live_ones_arrive() {
+    let (cluster, _) = one_node().await;
+    let request = wire::EventsRequest { group: 1, from: 1, batch_max: 0 };
+    let mut stream = cluster.client(0).events(request).await.unwrap().into_inner();
+    for _ in 0..300 {
+        cluster.accept("an event").await;
+    }
+    let mut seen = 0;
+    while seen < 300 {
+        seen += stream.message().await.unwrap().unwrap().events.len();
+    }
+    let consume = wire::ConsumeRequest { group: 1, consumer: "control".to_owned(), through: 300 };
+    cluster.client(0).consume(consume).await.unwrap();
+    let summary = cluster.client(0).summary(wire::SummaryRequest { group: 1 }).await.unwrap().into_inner();
+    assert_eq!((summary.messages, summary.events_next), (300, 301));
+    assert!(summary.events_first > 1);
+    let nobody = wire::ConsumeRequest { group: 1, consumer: String::new(), through: 1 };
+    assert_eq!(cluster.client(0).consume(nobody).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_breaks_the_rules_ends() {
+    let (cluster, outbound) = one_node().await;
+    let stranger = Outbound { node: NodeId(99), incarnation: fresh() };
+    let refused = stranger.try_connect(&cluster, Vec::new(), 1).await.err().unwrap();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let mut session = outbound.connect(&cluster, Vec::new(), 1).await;
+    let nonsense = AttemptId { message_id: Bytes::from_static(b"short"), ..Default::default() };
+    session.report(vec![nonsense], OutcomeKind::Delivered).await;
+    assert_eq!(session.next().await.unwrap_err().code(), Code::InvalidArgument);
+    outbound.connect(&cluster, Vec::new(), 1).await;
+}
