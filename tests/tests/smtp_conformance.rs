@@ -131,6 +131,7 @@ dialogues! {
     s_201_size,
     s_203_pipelining,
     s_210_smtputf8,
+    s_211_names_in_any_spelling,
     s_301_auth_needs_tls,
     s_302_auth_login,
     s_302_auth_plain,
