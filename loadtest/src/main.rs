@@ -1,0 +1,149 @@
+//! Load from outside: an open-loop generator over SMTP and gRPC, and Postfix beside us.
+//!
+//! Latencies count from the time at which a message was due, not from when a connection had time for it:
+//! a server that stalls is charged for every message that it made wait.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that reports to people")]
+
+mod compare;
+mod cpu;
+mod grpc;
+mod message;
+mod plan;
+mod report;
+mod smtp;
+mod tracker;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use postroad_testkit::{Sink, SinkConfig};
+
+use crate::{cpu::CpuMeter, message::MessageMaker, plan::Plan, report::Tally, tracker::Tracker};
+
+/// Sends mail to a server as fast as it is told, and says what became of it.
+#[derive(Debug, Parser)]
+#[command(name = "postroad-loadtest")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Submit over SMTP
+    Smtp(LoadArgs),
+    /// Submit over gRPC
+    Grpc(LoadArgs),
+    /// Run ourselves beside another server, in turn, against the same sink
+    #[command(subcommand)]
+    Compare(compare::Compare),
+}
+
+/// Flags of a load run.
+#[derive(Args, Clone, Debug)]
+struct LoadArgs {
+    /// The server
+    #[arg(long, value_name = "HOST:PORT")]
+    target: String,
+    /// How many messages
+    #[arg(long, default_value_t = 10_000)]
+    messages: u64,
+    /// Octets of each message, header included
+    #[arg(long, default_value_t = 8192)]
+    size: usize,
+    /// Connections at one time
+    #[arg(long, default_value_t = 50)]
+    connections: usize,
+    /// Messages a second; without it as fast as the connections allow
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Messages on one SMTP connection before it is replaced; 0 for any number
+    #[arg(long, default_value_t = 0)]
+    messages_per_connection: u64,
+    /// Messages of one gRPC stream that wait for their answer
+    #[arg(long, default_value_t = 64)]
+    in_flight: usize,
+    /// The reverse path
+    #[arg(long, default_value = "load@example.test")]
+    sender: String,
+    /// The recipient
+    #[arg(long, default_value = "load@sink.test")]
+    recipient: String,
+    /// The API key for gRPC
+    #[arg(long, default_value = "demo-loopback-only")]
+    api_key: String,
+    /// Write the report here too, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The ledger that a sink writes: deliveries are counted in it
+    #[arg(long, value_name = "FILE", conflicts_with = "sink")]
+    sink_ledger: Option<PathBuf>,
+    /// Run a sink at this address and count deliveries in it
+    #[arg(long, value_name = "ADDRESS")]
+    sink: Option<SocketAddr>,
+    /// How long without any delivery until what is missing counts as lost
+    #[arg(long, value_name = "SECS", default_value_t = 30)]
+    patience_secs: u64,
+    /// The server's process: its CPU time, and that of its children, is reported
+    #[arg(long)]
+    pid: Option<u32>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Smtp(arguments) => load(arguments, Protocol::Smtp).await,
+        Command::Grpc(arguments) => load(arguments, Protocol::Grpc).await,
+        Command::Compare(arguments) => compare::run(arguments).await,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Smtp,
+    Grpc,
+}
+
+async fn load(arguments: LoadArgs, protocol: Protocol) -> anyhow::Result<()> {
+    let maker = MessageMaker::new(&arguments.sender, &arguments.recipient, arguments.size);
+    let sink = match arguments.sink {
+        Some(address) => Some(
+            Sink::start(SinkConfig { address, ..SinkConfig::default() })
+                .await
+                .with_context(|| format!("cannot listen on `{address}`"))?,
+        ),
+        None => None,
+    };
+    let mut tracker = match (&sink, &arguments.sink_ledger) {
+        (Some(sink), _) => Some(Tracker::of_sink(sink.ledger(), maker.run())),
+        (None, Some(path)) => Some(Tracker::of_file(path, maker.run())?),
+        (None, None) => None,
+    };
+    let cpu = arguments.pid.map(CpuMeter::start).transpose().context("cannot read the process's CPU time")?;
+    let plan = Arc::new(Plan::new(arguments.messages, arguments.rate));
+    let tally = Arc::new(Tally::new(arguments.messages));
+    let progress = tokio::spawn(report::show_progress(tally.clone(), sink.as_ref().map(Sink::ledger)));
+    match protocol {
+        Protocol::Smtp => smtp::run(&arguments, &plan, &tally, &maker).await?,
+        Protocol::Grpc => grpc::run(&arguments, &plan, &tally, &maker).await?,
+    }
+    tally.finish();
+    if let Some(tracker) = &mut tracker {
+        let patience = Duration::from_secs(arguments.patience_secs);
+        tracker.wait_for(&tally.accepted_indexes(), patience).await?;
+    }
+    progress.abort();
+    let cpu = cpu.map(|cpu| cpu.elapsed()).transpose().context("cannot read the process's CPU time")?;
+    let report = report::Report::new(&arguments, &plan, &tally, tracker.as_ref(), cpu);
+    println!("{report}");
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_vec_pretty(&report)?;
+        std::fs::write(path, json).with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
+    if let Some(sink) = sink {
+        sink.stop().await?;
+    }
+    Ok(())
+}

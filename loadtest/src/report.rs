@@ -1,0 +1,204 @@
+//! What a run came to.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use postroad_testkit::Ledger;
+use serde::Serialize;
+
+use crate::{
+    LoadArgs,
+    plan::{Plan, Turn},
+    tracker::Tracker,
+};
+
+/// Latencies from 1 µs to 10 minutes with three digits.
+const LATENCY_MICROS_MAX: u64 = 600_000_000;
+
+/// Counts answers while a run goes on.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    messages: u64,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    unanswered: AtomicU64,
+    finished: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    latencies: Histogram<u64>,
+    accepted: Vec<u64>,
+    last_accept: Option<Instant>,
+    refusal: Option<String>,
+}
+
+impl Tally {
+    pub(crate) fn new(messages: u64) -> Self {
+        let latencies = Histogram::new_with_max(LATENCY_MICROS_MAX, 3).expect("the bounds of a histogram");
+        Self {
+            messages,
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
+            finished: AtomicBool::new(false),
+            inner: Mutex::new(Inner { latencies, accepted: Vec::new(), last_accept: None, refusal: None }),
+        }
+    }
+
+    pub(crate) fn accept(&self, turn: Turn) {
+        let now = Instant::now();
+        let micros = u64::try_from(now.duration_since(turn.due).as_micros()).unwrap_or(u64::MAX);
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        let mut inner = self.inner.lock();
+        inner.latencies.saturating_record(micros.max(1));
+        inner.accepted.push(turn.index);
+        inner.last_accept = Some(now);
+    }
+
+    /// The server said no.
+    pub(crate) fn refuse(&self, reply: &str) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.inner.lock().refusal.get_or_insert_with(|| reply.to_owned());
+    }
+
+    /// The connection ended before an answer: the message may have been taken or not.
+    pub(crate) fn leave_unanswered(&self) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.finished.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn accepted_indexes(&self) -> Vec<u64> {
+        self.inner.lock().accepted.clone()
+    }
+
+    fn done(&self) -> u64 {
+        [&self.accepted, &self.refused, &self.unanswered].iter().map(|n| n.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Prints a line every second until it is aborted.
+pub(crate) async fn show_progress(tally: Arc<Tally>, ledger: Option<Ledger>) {
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let done = tally.done();
+        let delivered = ledger.as_ref().map(|ledger| format!(", {} delivered", ledger.count()));
+        let waiting = if tally.finished.load(Ordering::Relaxed) { ", waiting for deliveries" } else { "" };
+        eprintln!(
+            "{done} of {} sent, {}/s{}{waiting}",
+            tally.messages,
+            done - before,
+            delivered.unwrap_or_default()
+        );
+        before = done;
+    }
+}
+
+/// The report of a run; what was not measured is absent.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    target: String,
+    messages: u64,
+    size: usize,
+    connections: usize,
+    rate: Option<f64>,
+    accepted: u64,
+    refused: u64,
+    /// The connection ended before an answer: these may have been taken or not.
+    unanswered: u64,
+    first_refusal: Option<String>,
+    accepted_per_s: f64,
+    delivered_per_s: Option<f64>,
+    p50_ms: f64,
+    p95_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+    lost: Option<u64>,
+    duplicates: Option<u64>,
+    cpu_us_per_message: Option<f64>,
+}
+
+impl Report {
+    pub(crate) fn new(
+        arguments: &LoadArgs,
+        plan: &Plan,
+        tally: &Tally,
+        tracker: Option<&Tracker>,
+        cpu: Option<Duration>,
+    ) -> Self {
+        let inner = tally.inner.lock();
+        let accepted = tally.accepted.load(Ordering::Relaxed);
+        let accept_secs =
+            inner.last_accept.map_or(0.0, |last| last.duration_since(plan.started).as_secs_f64());
+        let delivered_per_s = tracker.and_then(|tracker| {
+            let (arrived, last) = tracker.arrived();
+            let from = plan.started_at.duration_since(UNIX_EPOCH).ok()?;
+            let secs = Duration::from_millis(last?.as_millis()).saturating_sub(from).as_secs_f64();
+            Some(per_second(arrived, secs))
+        });
+        let millis = |quantile| inner.latencies.value_at_quantile(quantile) as f64 / 1000.0;
+        Self {
+            target: arguments.target.clone(),
+            messages: arguments.messages,
+            size: arguments.size,
+            connections: arguments.connections,
+            rate: arguments.rate,
+            accepted,
+            refused: tally.refused.load(Ordering::Relaxed),
+            unanswered: tally.unanswered.load(Ordering::Relaxed),
+            first_refusal: inner.refusal.clone(),
+            accepted_per_s: per_second(accepted, accept_secs),
+            delivered_per_s,
+            p50_ms: millis(0.5),
+            p95_ms: millis(0.95),
+            p99_ms: millis(0.99),
+            max_ms: inner.latencies.max() as f64 / 1000.0,
+            lost: tracker.map(|tracker| tracker.lost(&inner.accepted)),
+            duplicates: tracker.map(Tracker::duplicates),
+            cpu_us_per_message: cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / accepted.max(1) as f64),
+        }
+    }
+}
+
+pub(crate) fn per_second(number: u64, secs: f64) -> f64 {
+    if secs > 0.0 { number as f64 / secs } else { 0.0 }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { accepted, refused, unanswered, .. } = self;
+        writeln!(
+            f,
+            "accepted         {accepted} ({:.0}/s), {refused} refused, {unanswered} unanswered",
+            self.accepted_per_s
+        )?;
+        if let Some(refusal) = &self.first_refusal {
+            writeln!(f, "first refusal    {refusal}")?;
+        }
+        if let Some(rate) = self.delivered_per_s {
+            let (lost, duplicates) = (self.lost.unwrap_or(0), self.duplicates.unwrap_or(0));
+            writeln!(f, "delivered        {rate:.0}/s, {lost} lost, {duplicates} duplicates")?;
+        }
+        if let Some(micros) = self.cpu_us_per_message {
+            writeln!(f, "cpu per message  {micros:.0} µs")?;
+        }
+        let Self { p50_ms, p95_ms, p99_ms, max_ms, .. } = self;
+        write!(
+            f,
+            "accept latency   p50 {p50_ms:.1} ms, p95 {p95_ms:.1} ms, p99 {p99_ms:.1} ms, max {max_ms:.1} ms"
+        )
+    }
+}
