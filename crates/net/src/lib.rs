@@ -14,6 +14,8 @@ pub mod tls;
 pub mod transport;
 
 mod alarm;
+#[cfg(test)]
+mod testing;
 
 pub use authority::{AuthorityError, ClusterAuthority, NodeCertificate};
 pub use connect::{ConnectError, Denied, Guard};

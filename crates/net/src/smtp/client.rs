@@ -187,22 +187,21 @@ impl Connection {
         self.unanswered = false;
         let mut broken: Option<Broken> = None;
         loop {
+            let deadline = match self.session.poll(Instant::now(), &mut self.input) {
+                Output::Read(deadline) => deadline,
+                Output::Done(fates) => return Output::Done(as_written(fates, broken.as_ref())),
+                output => return output,
+            };
             if let Err(error) = self.write().await {
                 broken = Some(error);
             }
-            match self.session.poll(Instant::now(), &mut self.input) {
-                Output::Read(deadline) => {
-                    let last_words = || Instant::now() + LAST_WORDS;
-                    let deadline = if broken.is_some() { last_words().min(deadline) } else { deadline };
-                    let Err(silent) = self.read(deadline).await else { continue };
-                    let timed_out = broken.as_ref().map_or(silent.timed_out, |broken| broken.timed_out);
-                    self.unanswered = !timed_out && self.session.is_unanswered();
-                    if let Some(fates) = self.session.lost(timed_out) {
-                        return Output::Done(as_written(fates, broken.as_ref()));
-                    }
-                }
-                Output::Done(fates) => return Output::Done(as_written(fates, broken.as_ref())),
-                output => return output,
+            let last_words = || Instant::now() + LAST_WORDS;
+            let deadline = if broken.is_some() { last_words().min(deadline) } else { deadline };
+            let Err(silent) = self.read(deadline).await else { continue };
+            let timed_out = broken.as_ref().map_or(silent.timed_out, |broken| broken.timed_out);
+            self.unanswered = !timed_out && self.session.is_unanswered();
+            if let Some(fates) = self.session.lost(timed_out) {
+                return Output::Done(as_written(fates, broken.as_ref()));
             }
         }
     }

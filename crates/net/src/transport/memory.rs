@@ -45,7 +45,11 @@ impl MemoryNet {
         Ok(MemoryListener { name: name.into(), incoming })
     }
 
-    pub(super) async fn connect(&self, name: &str) -> io::Result<NodeStream> {
+    /// Connects to the listener of this name.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub async fn connect(&self, name: &str) -> io::Result<NodeStream> {
         let listener = self.listeners.lock().get(name).cloned();
         let refused = || io::Error::from(ErrorKind::ConnectionRefused);
         let (ours, theirs) = duplex(PIPE_OCTETS);

@@ -1,1 +1,216 @@
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
+use futures::StreamExt;
+use postroad_core::{ClusterId, NodeId};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::*;
+use crate::{
+    authority::{ClusterAuthority, NodeCertificate},
+    identity::Role,
+    testing::PATIENCE,
+};
+
+mod http2;
+
+const CLUSTER: ClusterId = ClusterId(7);
+
+fn node(authority: &ClusterAuthority, role: Role, node: u64) -> NodeTls {
+    with(authority, &authority.issue(role, NodeId(node), &[]).unwrap())
+}
+
+fn with(authority: &ClusterAuthority, certificate: &NodeCertificate) -> NodeTls {
+    let NodeCertificate { certificate_pem, key_pem } = certificate;
+    NodeTls::from_pem(authority.certificate_pem().as_bytes(), certificate_pem.as_bytes(), key_pem.as_bytes())
+        .unwrap()
+}
+
+/// Connects and sends a word each way; returns whom the server saw.
+async fn talk(server: &Transport, client: &Transport, expect: Expect) -> io::Result<Option<(Role, u64)>> {
+    let mut listener = server.bind("127.0.0.1:0").await?;
+    let address = listener.local_addr().to_owned();
+    let serving = tokio::spawn(async move {
+        let mut stream = listener.next().await.unwrap().unwrap();
+        let mut word = [0; 4];
+        stream.read_exact(&mut word).await.unwrap();
+        stream.write_all(&word).await.unwrap();
+        stream.flush().await.unwrap();
+        stream.peer().identity.map(|peer| (peer.role, peer.node.0))
+    });
+    let mut stream = client.connect(&address, expect).await?;
+    stream.write_all(b"word").await?;
+    stream.flush().await?;
+    let mut word = [0; 4];
+    let heard = tokio::time::timeout(PATIENCE, stream.read_exact(&mut word)).await;
+    match heard.expect("there is an answer or an end") {
+        Ok(_) if word == *b"word" => Ok(serving.await.unwrap()),
+        heard => {
+            serving.abort();
+            // An alert is not the word either.
+            heard.and(Err(io::ErrorKind::InvalidData.into()))
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_transport_carries_octets_both_ways() {
+    let authority = ClusterAuthority::generate(CLUSTER).unwrap();
+    let net = Transport::Memory(MemoryNet::new());
+    let expect = Expect::node(Role::Queue, NodeId(1));
+    assert_eq!(talk(&net, &net, expect).await.unwrap(), None);
+    assert_eq!(talk(&Transport::Plain, &Transport::Plain, expect).await.unwrap(), None);
+    let queue = Transport::Mutual(node(&authority, Role::Queue, 1));
+    let outbound = Transport::Mutual(node(&authority, Role::Outbound, 9));
+    assert_eq!(talk(&queue, &outbound, expect).await.unwrap(), Some((Role::Outbound, 9)));
+    assert_eq!(talk(&queue, &outbound, Expect::any(Role::Queue)).await.unwrap(), Some((Role::Outbound, 9)));
+}
+
+#[tokio::test]
+async fn c_171_a_server_of_another_role_or_node_is_hung_up_on() {
+    let authority = ClusterAuthority::generate(CLUSTER).unwrap();
+    let queue = Transport::Mutual(node(&authority, Role::Queue, 1));
+    let outbound = Transport::Mutual(node(&authority, Role::Outbound, 9));
+    for expect in [Expect::any(Role::Control), Expect::node(Role::Queue, NodeId(2))] {
+        assert!(talk(&queue, &outbound, expect).await.is_err(), "{expect:?}");
+    }
+}
+
+#[tokio::test]
+async fn r_26_a_node_of_another_cluster_or_authority_is_refused_on_either_end() {
+    let ours = ClusterAuthority::generate(CLUSTER).unwrap();
+    let namesake = ClusterAuthority::generate(CLUSTER).unwrap();
+    let other = ClusterAuthority::generate(ClusterId(8)).unwrap();
+    let transport = |tls| Transport::Mutual(tls);
+    let expect = Expect::any(Role::Queue);
+    for stranger in [&namesake, &other] {
+        let (queue, ingress) = (node(&ours, Role::Queue, 1), node(stranger, Role::Ingress, 2));
+        assert!(talk(&transport(queue), &transport(ingress), expect).await.is_err());
+        let (queue, ingress) = (node(stranger, Role::Queue, 1), node(&ours, Role::Ingress, 2));
+        assert!(talk(&transport(queue), &transport(ingress), expect).await.is_err());
+    }
+    // One authority that serves two clusters, as a company's own might.
+    let both = format!("{}{}", ours.certificate_pem(), other.certificate_pem());
+    let trusting_both = |authority: &ClusterAuthority, role, number| {
+        let certificate = authority.issue(role, NodeId(number), &[]).unwrap();
+        let (pem, key) = (certificate.certificate_pem, certificate.key_pem);
+        Transport::Mutual(NodeTls::from_pem(both.as_bytes(), pem.as_bytes(), key.as_bytes()).unwrap())
+    };
+    let queue = trusting_both(&ours, Role::Queue, 1);
+    assert!(talk(&queue, &trusting_both(&ours, Role::Ingress, 2), expect).await.is_ok());
+    assert!(talk(&queue, &trusting_both(&other, Role::Ingress, 2), expect).await.is_err());
+    assert!(
+        talk(&trusting_both(&other, Role::Queue, 1), &trusting_both(&ours, Role::Ingress, 2), expect)
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn c_171_an_expired_certificate_is_refused_on_either_end() {
+    let authority = ClusterAuthority::generate(CLUSTER).unwrap();
+    let yesterday = SystemTime::now() - Duration::from_secs(86_400);
+    let expired = |role| {
+        let certificate = authority.issue_until(role, NodeId(1), &[], yesterday).unwrap();
+        Transport::Mutual(with(&authority, &certificate))
+    };
+    let good = |role| Transport::Mutual(node(&authority, role, 2));
+    let expect = Expect::any(Role::Queue);
+    assert!(talk(&expired(Role::Queue), &good(Role::Ingress), expect).await.is_err());
+    assert!(talk(&good(Role::Queue), &expired(Role::Ingress), expect).await.is_err());
+    assert!(talk(&good(Role::Queue), &good(Role::Ingress), expect).await.is_ok());
+}
+
+#[tokio::test]
+async fn c_171_plaintext_and_a_client_without_a_certificate_are_refused() {
+    let authority = ClusterAuthority::generate(CLUSTER).unwrap();
+    let queue = Transport::Mutual(node(&authority, Role::Queue, 1));
+    assert!(talk(&queue, &Transport::Plain, Expect::any(Role::Queue)).await.is_err());
+    let mut listener = queue.bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = listener.local_addr().parse().unwrap();
+    let client = TcpStream::connect(address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let connected = crate::tls::ClientTls::opportunistic().connector().connect(name, client).await;
+    if let Ok(mut stream) = connected {
+        assert!(stream.read_u8().await.is_err(), "the server has closed");
+    }
+    let nobody = tokio::time::timeout(Duration::from_millis(100), listener.next()).await;
+    assert!(nobody.is_err(), "no connection without an identity gets through");
+}
+
+#[tokio::test]
+async fn c_172_a_connection_that_says_nothing_does_not_hold_up_others() {
+    let authority = ClusterAuthority::generate(CLUSTER).unwrap();
+    let queue = Transport::Mutual(node(&authority, Role::Queue, 1));
+    let mut listener = queue.bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().to_owned();
+    let _silent = [TcpStream::connect(&address).await.unwrap(), TcpStream::connect(&address).await.unwrap()];
+    let ingress = Transport::Mutual(node(&authority, Role::Ingress, 2));
+    let _stream = ingress.connect(&address, Expect::any(Role::Queue)).await.unwrap();
+    let stream = tokio::time::timeout(PATIENCE, listener.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(stream.peer().identity.map(|peer| peer.node), Some(NodeId(2)));
+}
+
+#[tokio::test]
+async fn s_407_a_renewed_certificate_is_used_for_new_connections() {
+    let authority = ClusterAuthority::generate(CLUSTER).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| folder.path().join(name);
+    std::fs::write(path("ca.pem"), authority.certificate_pem()).unwrap();
+    let write = |node: u64| {
+        let _ = (std::fs::remove_file(path("node.pem")), std::fs::remove_file(path("node.key")));
+        let certificate = authority.issue(Role::Queue, NodeId(node), &[]).unwrap();
+        certificate.write(&path("node.pem"), &path("node.key")).unwrap();
+    };
+    write(1);
+    let tls = NodeTls::from_files(path("ca.pem"), path("node.pem"), path("node.key")).unwrap();
+    let queue = Transport::Mutual(tls.clone());
+    let ingress = Transport::Mutual(node(&authority, Role::Ingress, 9));
+    assert!(talk(&queue, &ingress, Expect::node(Role::Queue, NodeId(1))).await.is_ok());
+    assert!(!tls.reload().unwrap());
+    write(2);
+    assert!(tls.reload().unwrap());
+    assert_eq!(tls.identity().node, NodeId(2));
+    assert!(talk(&queue, &ingress, Expect::node(Role::Queue, NodeId(2))).await.is_ok());
+    assert!(talk(&queue, &ingress, Expect::node(Role::Queue, NodeId(1))).await.is_err());
+}
+
+#[tokio::test]
+async fn an_authority_goes_on_from_its_files() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let authority = ClusterAuthority::generate(CLUSTER).unwrap();
+    let again = ClusterAuthority::from_pem(authority.certificate_pem(), &authority.key_pem()).unwrap();
+    assert_eq!(again.cluster(), CLUSTER);
+    let names = ["queue-0.example".to_owned(), "127.0.0.1".to_owned()];
+    let certificate = again.issue(Role::Queue, NodeId(1), &names).unwrap();
+    let queue = Transport::Mutual(with(&authority, &certificate));
+    let ingress = Transport::Mutual(node(&authority, Role::Ingress, 2));
+    assert!(talk(&queue, &ingress, Expect::any(Role::Queue)).await.is_ok());
+    let not_an_authority = ClusterAuthority::from_pem(&certificate.certificate_pem, &certificate.key_pem);
+    assert!(not_an_authority.is_err());
+
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("node.key");
+    certificate.write(&folder.path().join("node.pem"), &key).unwrap();
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(certificate.write(&folder.path().join("other.pem"), &key).is_err(), "no key is overwritten");
+}
+
+#[tokio::test]
+async fn memory_names_are_free_again_when_their_listener_is_gone() {
+    let net = Transport::Memory(MemoryNet::new());
+    let expect = Expect::any(Role::Queue);
+    assert!(net.connect("queue-1", expect).await.is_err());
+    let listener = net.bind("queue-1").await.unwrap();
+    assert_eq!(net.bind("queue-1").await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    assert!(net.connect("queue-1", expect).await.is_ok());
+    drop(listener);
+    assert!(net.connect("queue-1", expect).await.is_err());
+    assert!(net.bind("queue-1").await.is_ok());
+}

@@ -1,1 +1,371 @@
+use std::future::Future;
 
+use bytes::Bytes;
+use postroad_core::{Address, Domain, Reply};
+use postroad_smtp::client::{Extension, TlsUse};
+use postroad_smtp::reply::ReplyError;
+
+use super::*;
+use crate::testing::{Raw, peer};
+
+mod against_ours;
+
+const ALL: [Phase; 6] =
+    [Phase::Greeting, Phase::Hello, Phase::Mail, Phase::Recipient, Phase::Data, Phase::Message];
+
+fn config(limit: Duration) -> ClientConfig {
+    let timeouts = Timeouts {
+        greeting: limit,
+        hello: limit,
+        start_tls: limit,
+        envelope: limit,
+        data: limit,
+        write: limit,
+        message: limit,
+        reset: limit,
+        quit: limit,
+    };
+    ClientConfig { helo: Domain::parse("c.example").unwrap(), tls: TlsUse::Opportunistic, timeouts }
+}
+
+const PATIENT: Duration = Duration::from_secs(10);
+const HASTY: Duration = Duration::from_millis(250);
+
+fn message() -> Transaction {
+    Transaction {
+        sender: Some(Address::parse("a@b.example").unwrap()),
+        recipients: vec![Address::parse("c@d.example").unwrap()],
+        content: vec![Bytes::from_static(b"From: a@b.example\r\n\r\n"), Bytes::from_static(b".hi\r\n")],
+        smtputf8: false,
+        eight_bit: false,
+    }
+}
+
+/// More than the buffers of two sockets hold.
+fn large() -> Bytes {
+    Bytes::from(format!("{}\r\n", "x".repeat(998)).repeat(20_000))
+}
+
+/// What a server says where all goes well.
+fn good_reply(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Greeting => "220 s.example\r\n",
+        Phase::Hello => "250 s.example\r\n",
+        Phase::Data => "354 go\r\n",
+        _ => "250 ok\r\n",
+    }
+}
+
+/// Plays a good server up to the point where `phase` is to be answered.
+async fn play_until(server: &mut Raw, phase: Phase) {
+    for each in ALL {
+        match each {
+            Phase::Greeting => {}
+            Phase::Message => drop(server.until("\r\n.\r\n").await),
+            _ => drop(server.until("\r\n").await),
+        }
+        if each == phase {
+            return;
+        }
+        server.send(good_reply(each)).await;
+    }
+}
+
+/// What a session came to.
+#[derive(Debug, PartialEq)]
+enum Came {
+    NotOpen(Ended),
+    Fate(Fate),
+}
+
+/// Lets a server misbehave in `phase`; returns what the client makes of it.
+async fn came<F>(phase: Phase, limit: Duration, misbehave: impl FnOnce(Raw) -> F + Send + 'static) -> Came
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (stream, server) = peer(move |mut server| async move {
+        play_until(&mut server, phase).await;
+        misbehave(server).await;
+    })
+    .await;
+    let opened = Connection::open(stream, config(limit), &ClientTls::opportunistic(), "s.example").await;
+    let came = match opened {
+        Err(ended) => Came::NotOpen(ended),
+        Ok(mut connection) => {
+            let delivery = connection.deliver(message()).await;
+            assert!(!delivery.stale, "nothing is stale on a new connection");
+            assert!(phase == Phase::Message || !connection.is_usable(), "{phase:?}");
+            let [fate] = <[Fate; 1]>::try_from(delivery.fates).unwrap();
+            Came::Fate(fate)
+        }
+    };
+    server.abort();
+    came
+}
+
+fn lost(phase: Phase, lost: Lost) -> Came {
+    match phase {
+        Phase::Greeting | Phase::Hello => Came::NotOpen(Ended::Lost(phase, lost)),
+        Phase::Message => Came::Fate(Fate::Unknown(lost)),
+        _ => Came::Fate(Fate::NotSent(lost)),
+    }
+}
+
+#[tokio::test]
+async fn d_001_a_stall_in_any_phase_ends_at_its_deadline() {
+    for phase in ALL {
+        let start = Instant::now();
+        let came = came(phase, HASTY, |server| async move {
+            tokio::time::sleep(PATIENT).await;
+            drop(server);
+        })
+        .await;
+        assert_eq!(came, lost(phase, Lost::TimedOut(phase)));
+        assert!(start.elapsed() < HASTY * 8, "{phase:?} took {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn d_002_a_reply_that_drips_does_not_move_its_deadline() {
+    for phase in ALL {
+        let came = came(phase, HASTY, |mut server| async move {
+            loop {
+                if server.stream.write_all(b"2").await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(HASTY / 10).await;
+            }
+        })
+        .await;
+        assert_eq!(came, lost(phase, Lost::TimedOut(phase)));
+    }
+}
+
+#[tokio::test]
+async fn d_003_a_server_that_reads_nothing_of_a_message_is_given_up() {
+    let (stream, server) = peer(|mut server| async move {
+        play_until(&mut server, Phase::Data).await;
+        server.send("354 go\r\n").await;
+        tokio::time::sleep(PATIENT).await;
+    })
+    .await;
+    let mut connection =
+        Connection::open(stream, config(HASTY), &ClientTls::opportunistic(), "s.example").await.unwrap();
+    let body = large();
+    connection.timeouts.write = HASTY;
+    let transaction = Transaction { content: vec![body], ..message() };
+    let delivery = connection.deliver(transaction).await;
+    assert_eq!(delivery.fates, [Fate::NotSent(Lost::TimedOut(Phase::Message))]);
+    server.abort();
+}
+
+#[tokio::test]
+async fn d_032_a_421_in_any_phase_is_told_and_ends_the_session() {
+    for phase in ALL {
+        let came = came(phase, PATIENT, |mut server| async move {
+            server.send("421 4.3.2 not now\r\n").await;
+        })
+        .await;
+        let reply = Reply::new(421, 3, 2, "not now");
+        let expected = match phase {
+            Phase::Greeting | Phase::Hello => Came::NotOpen(Ended::Refused(phase, reply)),
+            _ => Came::Fate(Fate::Reply(phase, reply)),
+        };
+        assert_eq!(came, expected);
+    }
+}
+
+#[tokio::test]
+async fn d_034_a_close_before_a_reply_is_lost_or_unknown() {
+    for phase in ALL {
+        let came = came(phase, PATIENT, |server| async move { drop(server) }).await;
+        assert_eq!(came, lost(phase, Lost::Closed));
+    }
+}
+
+#[tokio::test]
+async fn d_043_a_reset_before_a_reply_is_lost_or_unknown() {
+    for phase in ALL {
+        let came = came(phase, PATIENT, |server| async move { server.reset() }).await;
+        assert_eq!(came, lost(phase, Lost::Closed));
+    }
+}
+
+#[tokio::test]
+async fn d_043_a_server_that_closes_its_half_after_the_greeting_is_lost() {
+    let (stream, server) = peer(|mut server| async move {
+        server.send("220 s.example\r\n").await;
+        server.stream.shutdown().await.unwrap();
+        server.until("no client says this").await;
+    })
+    .await;
+    let opened = Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await;
+    assert_eq!(opened.unwrap_err(), Ended::Lost(Phase::Hello, Lost::Closed));
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn d_034_a_close_or_reset_after_the_250_is_delivered() {
+    for with_reset in [false, true] {
+        let came = came(Phase::Message, PATIENT, move |mut server| async move {
+            server.send("250 2.0.0 queued\r\n").await;
+            if with_reset {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                server.reset();
+            }
+        })
+        .await;
+        assert_eq!(came, Came::Fate(Fate::Reply(Phase::Message, Reply::new(250, 0, 0, "queued"))));
+    }
+}
+
+#[tokio::test]
+async fn d_034_a_message_whose_end_was_not_written_is_not_sent_whatever_the_server_says() {
+    let (stream, server) = peer(|mut server| async move {
+        play_until(&mut server, Phase::Data).await;
+        server.send("354 go\r\n").await;
+        server.until("From").await;
+        server.send("250 2.0.0 queued\r\n").await;
+        server.reset();
+    })
+    .await;
+    let mut connection =
+        Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await.unwrap();
+    let content = vec![Bytes::from_static(b"From: a@b.example\r\n\r\n"), large()];
+    let delivery = connection.deliver(Transaction { content, ..message() }).await;
+    assert_eq!(delivery.fates, [Fate::NotSent(Lost::Closed)]);
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn d_032_a_refused_transaction_is_reset_before_the_next() {
+    let (stream, server) = peer(|mut server| async move {
+        play_until(&mut server, Phase::Recipient).await;
+        server.send("550 5.1.1 nobody\r\n").await;
+        assert_eq!(server.until("\r\n").await, "RSET\r\n");
+        server.send("250 ok\r\n").await;
+        for phase in [Phase::Mail, Phase::Recipient, Phase::Data] {
+            server.until("\r\n").await;
+            server.send(good_reply(phase)).await;
+        }
+        assert_eq!(server.until("\r\n.\r\n").await, "From: a@b.example\r\n\r\n..hi\r\n.\r\n");
+        server.send("250 2.0.0 queued\r\n").await;
+        assert_eq!(server.until("\r\n").await, "QUIT\r\n");
+        server.send("221 bye\r\n").await;
+        assert_eq!(server.until("\r\n").await, "");
+    })
+    .await;
+    let mut connection =
+        Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await.unwrap();
+    let refused = connection.deliver(message()).await;
+    let nobody = Reply::new(550, 1, 1, "nobody");
+    assert_eq!(refused, Delivery { fates: vec![Fate::Reply(Phase::Recipient, nobody)], stale: false });
+    assert!(connection.is_usable());
+    let taken = connection.deliver(message()).await;
+    assert!(matches!(&taken.fates[..], [Fate::Reply(Phase::Message, reply)] if reply.code == 250));
+    assert_eq!(connection.transactions(), 2);
+    connection.quit().await;
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn d_031_a_connection_closed_while_idle_is_stale_and_the_message_is_not() {
+    for farewell in ["", "421 4.4.2 idle too long\r\n"] {
+        for at_once in [true, false] {
+            let (stream, server) = peer(move |mut server| async move {
+                play_until(&mut server, Phase::Message).await;
+                server.send("250 2.0.0 queued\r\n").await;
+                if !at_once {
+                    // The close crosses with the next MAIL.
+                    server.until("\r\n").await;
+                }
+                if at_once {
+                    server.send(farewell).await;
+                }
+            })
+            .await;
+            let mut connection =
+                Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example")
+                    .await
+                    .unwrap();
+            connection.deliver(message()).await;
+            if at_once {
+                server.await.unwrap();
+            }
+            let delivery = connection.deliver(message()).await;
+            assert_eq!(delivery, Delivery { fates: vec![Fate::NotSent(Lost::Closed)], stale: true });
+            assert!(!connection.is_usable());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_costs_no_round_trip() {
+    let (stream, server) = peer(|mut server| async move {
+        play_until(&mut server, Phase::Hello).await;
+        server.send(good_reply(Phase::Hello)).await;
+        assert_eq!(server.until("\r\n").await, "QUIT\r\n");
+    })
+    .await;
+    let mut connection =
+        Connection::open(stream, config(HASTY), &ClientTls::opportunistic(), "s.example").await.unwrap();
+    let delivery = connection.deliver(Transaction { smtputf8: true, ..message() }).await;
+    assert_eq!(delivery.fates, [Fate::Unsupported(Extension::Smtputf8)]);
+    assert!(connection.is_usable());
+    let start = Instant::now();
+    connection.quit().await;
+    assert!(start.elapsed() < PATIENT / 2, "a goodbye waits for nobody");
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn s_402_octets_between_the_220_and_the_handshake_end_the_connection() {
+    let (stream, server) = peer(|mut server| async move {
+        server.send("220 s.example\r\n").await;
+        server.until("\r\n").await;
+        server.send("250-s.example\r\n250 STARTTLS\r\n").await;
+        server.until("\r\n").await;
+        server.send("220 go\r\n250-s.example\r\n250 SMTPUTF8\r\n").await;
+        assert_eq!(server.until("no client says this").await, "", "no handshake begins");
+    })
+    .await;
+    let opened = Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await;
+    let malformed = Lost::Protocol(ReplyError::Malformed);
+    assert_eq!(opened.unwrap_err(), Ended::Lost(Phase::StartTls, malformed));
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn s_402_octets_in_the_clear_instead_of_a_handshake_end_the_connection() {
+    let (stream, server) = peer(|mut server| async move {
+        server.send("220 s.example\r\n").await;
+        server.until("\r\n").await;
+        server.send("250-s.example\r\n250 STARTTLS\r\n").await;
+        server.until("\r\n").await;
+        server.send("220 go\r\n").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        server.send("250-s.example\r\n250 SMTPUTF8\r\n").await;
+        server.until("no client says this").await;
+    })
+    .await;
+    let opened = Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await;
+    assert_eq!(opened.unwrap_err(), Ended::Lost(Phase::StartTls, Lost::Closed));
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn d_001_a_handshake_that_stalls_ends_at_its_deadline() {
+    let (stream, server) = peer(|mut server| async move {
+        server.send("220 s.example\r\n").await;
+        server.until("\r\n").await;
+        server.send("250-s.example\r\n250 STARTTLS\r\n").await;
+        server.until("\r\n").await;
+        server.send("220 go\r\n").await;
+        tokio::time::sleep(PATIENT).await;
+    })
+    .await;
+    let opened = Connection::open(stream, config(HASTY), &ClientTls::opportunistic(), "s.example").await;
+    let timed_out = Lost::TimedOut(Phase::StartTls);
+    assert_eq!(opened.unwrap_err(), Ended::Lost(Phase::StartTls, timed_out));
+    server.abort();
+}

@@ -1,0 +1,58 @@
+//! A process that has run out of descriptors, in a process of its own.
+
+use std::{
+    fs::File,
+    io::{Read, Seek},
+    process::Command,
+};
+
+use super::*;
+
+const CHILD: &str = "smtp::server::tests::descriptors::the_child_that_runs_out_of_descriptors";
+
+#[test]
+fn s_033_without_descriptors_nothing_spins_and_service_comes_back() {
+    let own = std::env::current_exe().unwrap();
+    let status = Command::new("sh")
+        .args(["-c", "ulimit -n 40 && exec \"$0\" --ignored --exact \"$1\" --nocapture"])
+        .arg(own)
+        .arg(CHILD)
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// User and system time of this process in ticks of 10 ms.
+fn cpu_ticks(stat: &mut File) -> u64 {
+    let mut text = String::new();
+    stat.rewind().unwrap();
+    stat.read_to_string(&mut text).unwrap();
+    let after_name = text.rsplit(") ").next().unwrap();
+    after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[tokio::test]
+#[ignore = "run by the test above, with few descriptors"]
+async fn the_child_that_runs_out_of_descriptors() {
+    let server = Server::start(ListenerConfig::default()).await;
+    let mut stat = File::open("/proc/self/stat").unwrap();
+    // The kernel takes connections into the backlog whether or not they can be accepted.
+    let mut clients = Vec::new();
+    while let Ok(client) = std::net::TcpStream::connect(server.address) {
+        client.set_nonblocking(true).unwrap();
+        clients.push(client);
+        time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(clients.len() > 5, "both ends of a connection take a descriptor");
+    let before = cpu_ticks(&mut stat);
+    time::sleep(Duration::from_secs(1)).await;
+    let used = cpu_ticks(&mut stat) - before;
+    assert!(used < 20, "{used} ticks of a second were spent on waiting for descriptors");
+    clients.clear();
+    let mut told = String::new();
+    while !told.starts_with("220 ") {
+        time::sleep(Duration::from_millis(10)).await;
+        told = Raw::connect(server.address).await.reply().await;
+    }
+    server.stop().await;
+}

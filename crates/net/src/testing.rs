@@ -1,0 +1,160 @@
+//! What the tests of this crate share: a peer that says exactly what it is told, and a recorder one can read.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time,
+};
+
+/// Whatever a test waits for comes within this, or never.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) trait Octets: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Octets for S {}
+
+/// One end of a connection, in the hands of a test.
+pub(crate) struct Raw<S = TcpStream> {
+    pub(crate) stream: S,
+    buffer: BytesMut,
+}
+
+impl Raw {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// Breaks the connection with RST.
+    pub(crate) fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+impl<S: Octets> Raw<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, buffer: BytesMut::new() }
+    }
+
+    pub(crate) async fn send(&mut self, octets: impl AsRef<[u8]>) {
+        self.stream.write_all(octets.as_ref()).await.unwrap();
+        self.stream.flush().await.unwrap();
+    }
+
+    /// Reads up to and with `end`; what came before the peer closed if it does not come.
+    pub(crate) async fn until(&mut self, end: &str) -> String {
+        let reading = async {
+            loop {
+                let place = self.buffer.windows(end.len()).position(|window| window == end.as_bytes());
+                if let Some(place) = place {
+                    return self.buffer.split_to(place + end.len());
+                }
+                if self.stream.read_buf(&mut self.buffer).await.unwrap_or(0) == 0 {
+                    return self.buffer.split();
+                }
+            }
+        };
+        let octets = time::timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("no {end:?} came"));
+        String::from_utf8_lossy(&octets).into_owned()
+    }
+
+    /// Reads one reply with all of its lines; empty when the peer has closed.
+    pub(crate) async fn reply(&mut self) -> String {
+        let mut reply = String::new();
+        loop {
+            let line = self.until("\r\n").await;
+            let last = line.as_bytes().get(3) != Some(&b'-');
+            reply.push_str(&line);
+            if last {
+                return reply;
+            }
+        }
+    }
+
+    pub(crate) async fn expect(&mut self, start: &str) -> String {
+        let reply = self.reply().await;
+        assert!(reply.starts_with(start), "expected {start:?}, came {reply:?}");
+        reply
+    }
+
+    /// Says something and checks the reply.
+    pub(crate) async fn ask(&mut self, octets: impl AsRef<[u8]>, start: &str) -> String {
+        self.send(octets).await;
+        self.expect(start).await
+    }
+
+    /// Checks that nothing follows.
+    pub(crate) async fn expect_end(&mut self) {
+        let rest = self.until("no peer says this").await;
+        assert_eq!(rest, "", "nothing should follow");
+    }
+}
+
+/// Starts a peer that does what `script` says with the one connection made to it; returns our end.
+pub(crate) async fn peer<F>(script: impl FnOnce(Raw) -> F + Send + 'static) -> (TcpStream, JoinHandle<()>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (theirs, _) = listener.accept().await.unwrap();
+    theirs.set_nodelay(true).unwrap();
+    (stream, tokio::spawn(script(Raw::new(theirs))))
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("never came true: {what}"));
+}
+
+/// Counters that can be read, for tests whose runtime has one thread.
+#[derive(Clone, Default)]
+pub(crate) struct Counters(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>);
+
+impl Counters {
+    /// Returns the sum of a counter over its labels.
+    pub(crate) fn read(&self, name: &str) -> u64 {
+        let counters = self.0.lock();
+        let of_name = counters.iter().filter(|(key, _)| key.starts_with(name));
+        of_name.map(|(_, counter)| counter.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Recorder for Counters {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let mut counters = self.0.lock();
+        Counter::from_arc(Arc::clone(counters.entry(key.to_string()).or_default()))
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
