@@ -390,6 +390,11 @@ impl<I> ServerSession<I> {
         state: State,
         input: &mut BytesMut,
     ) -> Result<Bytes, Option<Output>> {
+        // S-007: a TLS client waits for an answer to its hello, which need not hold the end of a line.
+        if input.starts_with(b"\x16\x03") {
+            self.reply(&Reply::new(221, 7, 0, "this is SMTP without TLS"));
+            return Err(None);
+        }
         let octets_max = self.line_octets_max(&state);
         if let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(octets_max)]) {
             let line = input.split_to(end + 1);
@@ -822,6 +827,12 @@ mod tests {
         let mail = "MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\nFrom: a@b.c\r\n\r\nhi\r\n.\r\nQUIT\r\n";
         let expected = ["220 ", "250 ", "250 2.1.0", "250 2.1.5", "354 ", "250 2.0.0", "221 2.0.0"];
         check(&format!("EHLO x.y\r\n{mail}"), &expected);
+    }
+
+    #[test]
+    fn s_007_a_tls_hello_is_answered_at_once() {
+        check("\x16\x03\x01 and no end of a line", &["220 ", "221 2.7.0"]);
+        check("NOOP\r\n\x16\x03\x01\n", &["220 ", "250 ", "221 2.7.0"]);
     }
 
     #[test]
