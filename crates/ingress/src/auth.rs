@@ -79,6 +79,8 @@ impl Identity {
 impl Authenticator {
     pub(crate) fn new(directory: watch::Receiver<Arc<View>>, metrics: Arc<Metrics>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        // Not while the first stranger waits.
+        LazyLock::force(&NOBODY);
         Self {
             directory,
             remembered: Remembered::new(),
