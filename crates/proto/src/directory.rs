@@ -184,3 +184,6 @@ fn numbers(nodes: &[NodeId]) -> Vec<u64> {
 fn nodes(numbers: Vec<u64>) -> Vec<NodeId> {
     numbers.into_iter().map(NodeId).collect()
 }
+
+#[cfg(test)]
+mod tests;

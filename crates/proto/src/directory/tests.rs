@@ -1,0 +1,192 @@
+//! Every value that travels, there and back; and what the log must always be able to read.
+
+use std::{sync::Arc, time::Duration};
+
+use postroad_core::{Epoch, PoolId, TenantId};
+use postroad_directory::{
+    Caps, Credential, Item, ItemName, Kind, Limits, OutboundNode, Owner, Pattern, Pool, Put, PutCredential,
+    PutLimits, PutPool, PutSource, PutTenant, Rate, Route, Secret, SenderDomains, Source, Tenant,
+};
+
+use super::*;
+
+fn some_domain() -> Domain {
+    Domain::parse("mail.example").unwrap()
+}
+
+fn secrets() -> Vec<Secret> {
+    let login = Secret::Login { login: "alice".into(), verifier: "$argon2id$x".into() };
+    vec![Secret::ApiKey { sha256: [7; 32] }, login, Secret::Network]
+}
+
+fn sender_domains() -> Vec<SenderDomains> {
+    vec![SenderDomains::Any, SenderDomains::Only([].into()), SenderDomains::Only([some_domain()].into())]
+}
+
+fn caps() -> Vec<Caps> {
+    let rate = Rate { messages: 0, per: Duration::from_millis(1500) };
+    let full = Caps {
+        connections_max: Some(1),
+        messages_per_connection_max: Some(2),
+        window: Some(3),
+        rates: Some([rate, rate].into()),
+    };
+    vec![Caps::default(), Caps { rates: Some([].into()), ..Caps::default() }, full]
+}
+
+fn routes() -> Vec<Route> {
+    let to = |pattern| Route { pattern, host: "::1".into(), port: 65535 };
+    vec![to(Pattern::Any), to(Pattern::Exact(some_domain()))]
+}
+
+fn sources() -> Vec<Source> {
+    let source = Source {
+        id: SourceId(5),
+        name: "s".into(),
+        address: None,
+        helo: some_domain(),
+        nodes: Vec::new(),
+        owner: None,
+        epoch: Epoch(0),
+    };
+    let owned = Source {
+        address: Some("2001:db8::1".parse().unwrap()),
+        nodes: vec![NodeId(1), NodeId(9)],
+        owner: Some(Owner { node: NodeId(9), incarnation: u64::MAX }),
+        epoch: Epoch(8),
+        ..source.clone()
+    };
+    vec![source, owned]
+}
+
+fn items() -> Vec<Item> {
+    let tenant = |domains| Tenant {
+        id: TenantId(1),
+        name: "t".into(),
+        domains,
+        pool: PoolId(2),
+        message_octets_max: Some(0),
+    };
+    let credential = |secret| Credential {
+        name: "c".into(),
+        tenant: TenantId(1),
+        secret,
+        networks: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+    };
+    let limits = |caps| Limits { name: "l".into(), source: Some(SourceId(5)), site: Some("x".into()), caps };
+    let pool = Pool { id: PoolId(2), name: "p".into(), members: vec![(SourceId(5), 0), (SourceId(6), 7)] };
+    let tenants = sender_domains().into_iter().map(|domains| Item::Tenant(Arc::new(tenant(domains))));
+    tenants
+        .chain(secrets().into_iter().map(|secret| Item::Credential(Arc::new(credential(secret)))))
+        .chain([Item::Pool(Arc::new(pool))])
+        .chain(sources().into_iter().map(|source| Item::Source(Arc::new(source))))
+        .chain(caps().into_iter().map(|caps| Item::Limits(Arc::new(limits(caps)))))
+        .chain(routes().into_iter().map(|route| Item::Route(Arc::new(route))))
+        .chain([Item::Node(OutboundNode { node: NodeId(9), incarnation: u64::MAX })])
+        .collect()
+}
+
+fn puts() -> Vec<Put> {
+    let tenant =
+        |domains| PutTenant { name: "t".into(), domains, pool: "p".into(), message_octets_max: None };
+    let credential = |secret| PutCredential {
+        name: "c".into(),
+        tenant: "t".into(),
+        secret,
+        networks: vec!["10.0.0.1/8".parse().unwrap()],
+    };
+    let limits = |caps| PutLimits { name: "l".into(), source: Some("s".into()), site: None, caps };
+    let pool = PutPool { name: "p".into(), members: vec![("s".into(), 7), ("t".into(), 0)] };
+    let source = PutSource {
+        name: "s".into(),
+        address: Some("192.0.2.1".parse().unwrap()),
+        helo: some_domain(),
+        nodes: vec![NodeId(9)],
+    };
+    let tenants = sender_domains().into_iter().map(|domains| Put::Tenant(tenant(domains)));
+    tenants
+        .chain(secrets().into_iter().map(|secret| Put::Credential(credential(secret))))
+        .chain([Put::Pool(pool), Put::Source(source)])
+        .chain(caps().into_iter().map(|caps| Put::Limits(limits(caps))))
+        .chain(routes().into_iter().map(Put::Route))
+        .collect()
+}
+
+fn commands() -> Vec<Command> {
+    let removals = Kind::ALL.map(|kind| Change::Remove(ItemName::new(kind, "x")));
+    let (node, incarnation) = (NodeId(9), 0x0123_4567_89ab_cdef);
+    vec![
+        Command::Change(puts().into_iter().map(Change::Put).chain(removals).collect()),
+        Command::Claim { node, incarnation },
+        Command::Grant { source: SourceId(5), node, incarnation },
+        Command::Revoke { node, incarnation },
+    ]
+}
+
+#[test]
+fn items_come_back_as_they_went() {
+    for item in items() {
+        assert_eq!(Item::try_from(wire::Item::from(&item)), Ok(item));
+    }
+}
+
+#[test]
+fn commands_come_back_as_they_went() {
+    for term in [None, Some(7)] {
+        let entry = Entry { commands: commands(), term };
+        assert_eq!(Entry::decode(entry.encode()), Ok(entry));
+    }
+}
+
+#[test]
+fn an_entry_of_the_first_version_can_still_be_read() {
+    let entry = Entry { commands: commands(), term: Some(7) };
+    assert_eq!(Entry::decode(Bytes::from_static(include_bytes!("entry-v1.bin"))), Ok(entry));
+}
+
+#[test]
+fn what_is_not_known_is_an_error_and_not_skipped() {
+    let refused = |commands| {
+        let head = wire::Entry { commands, term: 0 }.encode_to_vec();
+        Entry::decode(head.into()).unwrap_err()
+    };
+    let unknown = wire::Command { command: None };
+    assert_eq!(refused(vec![unknown]), BatchError::Malformed(Malformed("command")));
+    let change = |change| {
+        let changes = wire::Changes { changes: vec![wire::Change { change }] };
+        vec![wire::Command { command: Some(wire::command::Command::Change(changes)) }]
+    };
+    assert_eq!(refused(change(None)), BatchError::Malformed(Malformed("change")));
+    let put = Some(wire::change::Change::Put(wire::Put { put: None }));
+    assert_eq!(refused(change(put)), BatchError::Malformed(Malformed("put")));
+    let name = wire::ItemName { kind: 99, name: "x".into() };
+    let remove = Some(wire::change::Change::Remove(name));
+    assert_eq!(refused(change(remove)), BatchError::Malformed(Malformed("kind")));
+}
+
+#[test]
+fn a_large_update_comes_in_frames_and_is_put_together_again() {
+    let domain = |number: u32| Domain::parse(&format!("{number}.{}.example", "x".repeat(60))).unwrap();
+    let tenant = |number: u32| {
+        Item::Tenant(Arc::new(Tenant {
+            id: TenantId(number),
+            name: number.to_string().into(),
+            domains: SenderDomains::Only((0..2000).map(domain).collect()),
+            pool: PoolId(1),
+            message_octets_max: None,
+        }))
+    };
+    let removed = vec![ItemName::new(Kind::Pool, "gone")];
+    let delta = Delta { revision: 9, full: true, items: (0..20).map(tenant).collect(), removed };
+    let frames = update_frames(&delta);
+    assert!(frames.len() > 2);
+    assert!(frames.iter().all(|frame| frame.encoded_len() <= FRAME_OCTETS + 1024));
+    let mut reader = UpdateReader::default();
+    let mut whole: Vec<Delta> = frames.into_iter().filter_map(|frame| reader.read(frame).unwrap()).collect();
+    assert_eq!(whole.len(), 1);
+    assert_eq!(whole.remove(0), delta);
+    let nothing = Delta { revision: 9, ..Delta::default() };
+    let frames = update_frames(&nothing);
+    assert_eq!(frames.len(), 1);
+    assert_eq!(reader.read(frames[0].clone()), Ok(Some(nothing)));
+}
