@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "shared by several programs, each using a part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+pub mod deliverer;
 pub mod outbound;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postroad_cluster::{
     DirectoryClient, DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch, SubmitConfig, Submitter,
 };
@@ -76,8 +78,8 @@ pub struct Cluster {
     transport: Transport,
     voters: Vec<Voter>,
     config: QueueConfig,
-    disks: Vec<Disk>,
-    nodes: Vec<Option<Running>>,
+    /// The disk of each node, and the node while it runs.
+    nodes: Mutex<Vec<(Disk, Option<Running>)>>,
     _watches: (LeaderWatch, DirectoryWatch, JoinSet<()>),
 }
 
@@ -105,8 +107,9 @@ impl Cluster {
         let submit = SubmitConfig { deadline: PATIENCE, ..SubmitConfig::default() };
         let groups = (1..=config.ledger_groups).map(GroupId);
         let submitter = Submitter::start(&mut tasks, &endpoints, &table, groups, submit);
-        let nodes = disks.iter().map(|_| None).collect();
-        let mut cluster = Self {
+        let size = disks.len();
+        let nodes = Mutex::new(disks.into_iter().map(|disk| (disk, None)).collect());
+        let cluster = Self {
             views: directory.subscribe(),
             directory: DirectoryClient::new(&endpoints, &table),
             calls: LeaderCalls::new(&endpoints, &table),
@@ -116,11 +119,10 @@ impl Cluster {
             transport,
             voters,
             config,
-            disks,
             nodes,
             _watches: (leaders, directory, tasks),
         };
-        for place in 0..cluster.nodes.len() {
+        for place in 0..size {
             cluster.restart(place).await;
         }
         cluster.apply_source("source").await;
@@ -128,13 +130,13 @@ impl Cluster {
     }
 
     /// Starts a node on what its disk holds.
-    pub async fn restart(&mut self, place: usize) {
+    pub async fn restart(&self, place: usize) {
         let voter = &self.voters[place];
         let config =
             QueueConfig { listen: voter.address.clone(), voters: self.voters.clone(), ..self.config.clone() };
         let deps = QueueDeps {
             identity: Identity { cluster: CLUSTER, node: voter.node },
-            fs: self.disks[place].fs(),
+            fs: self.nodes.lock()[place].0.fs(),
             transport: self.transport.clone(),
             health: Health::new(),
         };
@@ -154,25 +156,32 @@ impl Cluster {
         };
         let shutdown = CancellationToken::new();
         let ended = runtime.spawn(queue.run(shutdown.clone()));
-        self.nodes[place] = Some(Running { runtime, shutdown, ended });
+        self.nodes.lock()[place].1 = Some(Running { runtime, shutdown, ended });
     }
 
     /// Kills a node; its disk is what was synced.
-    pub fn kill(&mut self, place: usize) {
-        let node = self.nodes[place].take().unwrap();
-        if let Disk::Simulated(fs) = &self.disks[place] {
+    pub fn kill(&self, place: usize) {
+        let mut nodes = self.nodes.lock();
+        let (disk, node) = &mut nodes[place];
+        if let Disk::Simulated(fs) = disk {
             fs.fail_after(0);
-            self.disks[place] = Disk::Simulated(fs.power_cut(|| false));
+            *disk = Disk::Simulated(fs.power_cut(|| false));
         }
-        node.runtime.shutdown_background();
+        node.take().unwrap().runtime.shutdown_background();
     }
 
     /// Asks a node to stop and waits until it has.
-    pub async fn stop(&mut self, place: usize) {
-        let node = self.nodes[place].take().unwrap();
+    pub async fn stop(&self, place: usize) {
+        let node = self.nodes.lock()[place].1.take().unwrap();
         node.shutdown.cancel();
         node.ended.await.unwrap();
         node.runtime.shutdown_background();
+    }
+
+    /// The places of the nodes that run.
+    pub fn running(&self) -> Vec<usize> {
+        let nodes = self.nodes.lock();
+        (0..nodes.len()).filter(|place| nodes[*place].1.is_some()).collect()
     }
 
     /// The place of the node that leads `group`, once one does.
@@ -300,7 +309,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for node in self.nodes.drain(..).flatten() {
+        for node in self.nodes.lock().drain(..).filter_map(|(_, node)| node) {
             node.runtime.shutdown_background();
         }
     }
