@@ -150,7 +150,7 @@ async fn d_003_a_server_that_reads_nothing_of_a_message_is_given_up() {
     })
     .await;
     let mut connection =
-        Connection::open(stream, config(HASTY), &ClientTls::opportunistic(), "s.example").await.unwrap();
+        Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await.unwrap();
     let body = large();
     connection.timeouts.write = HASTY;
     let transaction = Transaction { content: vec![body], ..message() };
