@@ -4,25 +4,7 @@
 //! Codes come before text: text is only asked where the field uses one code for several things.
 
 use postroad_core::{BounceClass, Outcome, OutcomeKind, Reply, reply::EnhancedCode};
-
-/// Where in the session the receiver said it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// The greeting.
-    Greeting,
-    /// EHLO or HELO.
-    Hello,
-    /// STARTTLS.
-    StartTls,
-    /// MAIL.
-    Mail,
-    /// RCPT.
-    Recipient,
-    /// DATA, before the message.
-    Data,
-    /// The reply to the final dot.
-    Message,
-}
+use postroad_smtp::client::Phase;
 
 use BounceClass as C;
 use OutcomeKind as K;

@@ -30,12 +30,23 @@ pub struct RateLimiter {
 impl RateLimiter {
     /// Makes a limiter from `(limit, window)` pairs; a limit of 0 lets nothing through. None of them means no limit.
     ///
-    /// A new owner of a source starts with what this returns: empty windows count as full for nobody,
-    /// so ownership must only change after the old owner has stopped (see the lease rules of the directory).
+    /// Nothing counts as sent: this is for a source that nobody used before. Anyone else's starts [`RateLimiter::spent`].
     #[must_use]
     pub fn new(now: Instant, limits: impl IntoIterator<Item = (u64, Duration)>) -> Self {
         let windows = limits.into_iter().map(|(limit, length)| Window::new(limit, length)).collect();
         Self { origin: now, windows }
+    }
+
+    /// Makes a limiter whose windows are used up: whoever used the source before may have sent all they let through,
+    /// up to this moment.
+    #[must_use]
+    pub fn spent(now: Instant, limits: impl IntoIterator<Item = (u64, Duration)>) -> Self {
+        let mut limiter = Self::new(now, limits);
+        for window in &mut limiter.windows {
+            window.counts[0] = u32::try_from(window.limit).unwrap_or(u32::MAX);
+            window.total = u64::from(window.counts[0]);
+        }
+        limiter
     }
 
     /// Changes the limits and keeps what was counted in windows of equal length.
@@ -182,6 +193,19 @@ mod tests {
         assert!(limiter.ready_at(start).unwrap() >= start + SECOND);
         limiter.set_limits([(60, SECOND)]);
         assert_eq!(limiter.ready_at(start), Some(start));
+    }
+
+    #[test]
+    fn limits_hold_over_a_change_of_owner() {
+        let start = Instant::now();
+        let limits = [(10, SECOND), (100, 60 * SECOND)];
+        let mut before = RateLimiter::new(start, limits);
+        let mut times = run(&mut before, start, 20 * SECOND);
+        let handover = *times.last().unwrap();
+        let mut after = RateLimiter::spent(start + handover, limits);
+        times.extend(run(&mut after, start + handover, 120 * SECOND).iter().map(|time| handover + *time));
+        assert!(most_in_any(SECOND, &times) <= 10 && most_in_any(60 * SECOND, &times) <= 100);
+        assert!(times.last().unwrap() > &(handover + 60 * SECOND));
     }
 
     #[test]

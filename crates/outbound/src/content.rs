@@ -1,0 +1,106 @@
+//! Fetches the content of messages that are too large to travel inside an assignment.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use postroad_cluster::{Endpoints, LeaderTable};
+use postroad_core::{GroupId, MessageId};
+use postroad_proto::queue::{ContentRequest, queue_service_client::QueueServiceClient};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time,
+};
+use tonic::Status;
+
+/// Where content comes from, and how much of it there may be at a time.
+#[derive(Debug)]
+pub(crate) struct ContentSource {
+    endpoints: Endpoints,
+    leaders: watch::Receiver<LeaderTable>,
+    budget: Arc<Semaphore>,
+    budget_octets: u32,
+}
+
+/// The content of one message, and the room it takes.
+#[derive(Debug)]
+pub(crate) struct Content {
+    /// Header and body, in parts that are not joined.
+    pub(crate) parts: Vec<Bytes>,
+    _budget: Option<OwnedSemaphorePermit>,
+}
+
+impl Content {
+    /// Content that came with its assignment, and takes its room there.
+    #[must_use]
+    pub(crate) fn whole(content: Bytes) -> Self {
+        Self { parts: vec![content], _budget: None }
+    }
+}
+
+/// How often a leader is asked before the message goes back to the queue.
+const TRIES: usize = 3;
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// The longest wait for any one part.
+const PART_WITHIN: Duration = Duration::from_secs(30);
+
+impl ContentSource {
+    /// Fetches from the leaders among `endpoints`, `octets_max` at a time.
+    #[must_use]
+    pub(crate) fn new(
+        endpoints: &Endpoints,
+        leaders: &watch::Receiver<LeaderTable>,
+        octets_max: usize,
+    ) -> Self {
+        let budget_octets = u32::try_from(octets_max).unwrap_or(u32::MAX);
+        Self {
+            endpoints: endpoints.clone(),
+            leaders: leaders.clone(),
+            budget: Arc::new(Semaphore::new(octets_max)),
+            budget_octets,
+        }
+    }
+
+    /// Fetches the content of a message of about `size` octets once there is room for it.
+    ///
+    /// # Errors
+    /// The leader did not give it, also when asked again.
+    pub(crate) async fn fetch(
+        &self,
+        group: GroupId,
+        message: MessageId,
+        size: u64,
+    ) -> Result<Content, Status> {
+        // One that is larger than all the room there is goes alone.
+        let room = u32::try_from(size).unwrap_or(u32::MAX).min(self.budget_octets);
+        let room = self.budget.clone().acquire_many_owned(room).await;
+        let budget = room.map_err(|_| Status::cancelled("the process stops"))?;
+        let mut last = Status::unavailable("no leader is known");
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                time::sleep(TRY_AGAIN_AFTER).await;
+            }
+            match self.try_fetch(group, message).await {
+                Ok(parts) => return Ok(Content { parts, _budget: Some(budget) }),
+                Err(status) => last = status,
+            }
+        }
+        Err(last)
+    }
+
+    async fn try_fetch(&self, group: GroupId, message: MessageId) -> Result<Vec<Bytes>, Status> {
+        let leader = self.leaders.borrow().get(&group).map(|leader| leader.node);
+        let channel = leader.and_then(|node| self.endpoints.get(&node)).cloned();
+        let channel = channel.ok_or_else(|| Status::unavailable("no leader is known"))?;
+        let mut client =
+            QueueServiceClient::new(channel).max_decoding_message_size(postroad_cluster::FRAME_OCTETS_MAX);
+        let message_id = Bytes::copy_from_slice(&message.as_u128().to_be_bytes());
+        let late = |_| Status::deadline_exceeded("the content did not come");
+        let opened = time::timeout(PART_WITHIN, client.content(ContentRequest { message_id }));
+        let mut stream = opened.await.map_err(late)??.into_inner();
+        let mut parts = Vec::new();
+        while let Some(part) = time::timeout(PART_WITHIN, stream.message()).await.map_err(late)?? {
+            parts.push(part.octets);
+        }
+        if parts.is_empty() { Err(Status::data_loss("the content is empty")) } else { Ok(parts) }
+    }
+}

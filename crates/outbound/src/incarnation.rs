@@ -1,0 +1,154 @@
+//! Which run of this node we are, and which one was before: kept in the data directory, which one process locks.
+//!
+//! Whoever holds the lock knows that the run written down there is over, and may say so to the directory.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use postroad_core::NodeId;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::StartError;
+
+/// A run of this node: its data directory stays locked as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Incarnation {
+    directory: PathBuf,
+    node: NodeId,
+    _lock: File,
+    current: u64,
+    replaces: Option<u64>,
+}
+
+const LOCK: &str = "lock";
+const FILE: &str = "incarnation";
+
+impl Incarnation {
+    /// Locks the data directory, reads which run was before and writes down which one is now, synced.
+    ///
+    /// `draw` must be random: it keeps runs apart.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or another process uses it.
+    pub(crate) fn begin(directory: &Path, node: NodeId, draw: u64) -> Result<Self, StartError> {
+        let failed = |error| StartError::DataDirectory { directory: directory.to_owned(), error };
+        fs::create_dir_all(directory).map_err(failed)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(directory.join(LOCK))
+            .map_err(failed)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Locked(directory.to_owned())),
+            Err(error) => return Err(failed(error.into())),
+        }
+        let before = read(directory, node)?;
+        let mut incarnation =
+            Self { directory: directory.to_owned(), node, _lock: lock, current: 0, replaces: before };
+        incarnation.write(draw)?;
+        Ok(incarnation)
+    }
+
+    /// Begins anew within this process: what the run before had begun is over. Returns once that is on disk.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn renew(&mut self, draw: u64) -> Result<(), StartError> {
+        self.replaces = Some(self.current);
+        self.write(draw)
+    }
+
+    /// Returns which run this is.
+    #[must_use]
+    pub(crate) fn current(&self) -> u64 {
+        self.current
+    }
+
+    /// Returns the run that is certainly over.
+    #[must_use]
+    pub(crate) fn replaces(&self) -> Option<u64> {
+        self.replaces
+    }
+
+    fn write(&mut self, draw: u64) -> Result<(), StartError> {
+        let text = format!("{} {draw}\n", self.node);
+        let replace = || -> io::Result<()> {
+            let (path, temporary) = (self.directory.join(FILE), self.directory.join("incarnation.new"));
+            let mut file = File::create(&temporary)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.directory)?.sync_all()
+        };
+        replace().map_err(|error| StartError::DataDirectory { directory: self.directory.clone(), error })?;
+        self.current = draw;
+        Ok(())
+    }
+}
+
+/// Reads `NODE INCARNATION`; `None` when there has been no run.
+fn read(directory: &Path, node: NodeId) -> Result<Option<u64>, StartError> {
+    let path = directory.join(FILE);
+    let mut text = String::new();
+    match File::open(&path).and_then(|file| file.take(128).read_to_string(&mut text)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(StartError::Incarnation(path));
+        }
+        Err(error) => return Err(StartError::DataDirectory { directory: directory.to_owned(), error }),
+    }
+    let mut numbers = text.split_whitespace().map(str::parse::<u64>);
+    let (Some(Ok(found)), Some(Ok(before)), None) = (numbers.next(), numbers.next(), numbers.next()) else {
+        return Err(StartError::Incarnation(path));
+    };
+    if found != node.0 {
+        return Err(StartError::OtherNode { directory: directory.to_owned(), found, node: node.0 });
+    }
+    Ok(Some(before))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_run_knows_the_one_before() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("outbound");
+        let first = Incarnation::begin(&directory, NodeId(4), 11).unwrap();
+        assert_eq!((first.current(), first.replaces()), (11, None));
+        drop(first);
+        let mut second = Incarnation::begin(&directory, NodeId(4), 22).unwrap();
+        assert_eq!((second.current(), second.replaces()), (22, Some(11)));
+        second.renew(33).unwrap();
+        assert_eq!((second.current(), second.replaces()), (33, Some(22)));
+        drop(second);
+        assert_eq!(Incarnation::begin(&directory, NodeId(4), 44).unwrap().replaces(), Some(33));
+    }
+
+    #[test]
+    fn one_process_at_a_time_and_one_node_for_ever() {
+        let home = tempfile::tempdir().unwrap();
+        let first = Incarnation::begin(home.path(), NodeId(4), 11).unwrap();
+        assert!(matches!(Incarnation::begin(home.path(), NodeId(4), 22), Err(StartError::Locked(_))));
+        drop(first);
+        let other = Incarnation::begin(home.path(), NodeId(5), 22);
+        assert!(matches!(other, Err(StartError::OtherNode { found: 4, node: 5, .. })));
+    }
+
+    #[test]
+    fn a_file_that_holds_something_else_stops_the_start() {
+        for content in [&b""[..], b"4", b"4 x\n", b"4 5 6\n", b"\xff\xfe 4\n"] {
+            let home = tempfile::tempdir().unwrap();
+            fs::write(home.path().join(FILE), content).unwrap();
+            let begun = Incarnation::begin(home.path(), NodeId(4), 22);
+            assert!(matches!(begun, Err(StartError::Incarnation(_))), "{content:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! From assignments to jobs: each attempt once, within the content budget.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use postroad_core::{Address, BounceClass, Domain, Epoch, Outcome, OutcomeKind, SourceId};
+use postroad_proto::{
+    parse_message_id,
+    queue::{AssignedRecipient, Assignment, Assignments, AttemptId, Report},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    desk::Desk,
+    held::{LaneName, Offered},
+    job::{Job, JobRecipient},
+    lanes::Lanes,
+    worker::Workshop,
+};
+
+/// RFC 5321 4.5.3.1.8: a server takes at least this many recipients in one transaction.
+const RECIPIENTS_PER_JOB_MAX: usize = 100;
+
+/// The first station of assignments.
+pub(crate) struct Intake<'a> {
+    pub(crate) desk: &'a Arc<Desk>,
+    pub(crate) lanes: &'a Arc<Lanes>,
+    pub(crate) workshop: &'a Arc<Workshop>,
+    pub(crate) budget: &'a Arc<Semaphore>,
+}
+
+impl Intake<'_> {
+    /// Takes over a frame once there is room for its content.
+    pub(crate) async fn take(&self, assignments: Assignments) {
+        let octets: usize = assignments.assignments.iter().map(|assignment| assignment.content.len()).sum();
+        let Some(mut room) = self.room(u32::try_from(octets).unwrap_or(u32::MAX)).await else { return };
+        for assignment in assignments.assignments {
+            let part = room.split(assignment.content.len()).map(Arc::new);
+            self.take_one(assignment, part);
+        }
+    }
+
+    async fn room(&self, octets: u32) -> Option<OwnedSemaphorePermit> {
+        if let Ok(room) = self.budget.clone().try_acquire_many_owned(octets) {
+            return Some(room);
+        }
+        self.workshop.metrics.budget_waits.increment(1);
+        self.budget.clone().acquire_many_owned(octets).await.ok()
+    }
+
+    fn take_one(&self, assignment: Assignment, budget: Option<Arc<OwnedSemaphorePermit>>) {
+        let Ok(message) = parse_message_id(&assignment.message_id) else {
+            return tracing::error!(group = %self.desk.group, "an assignment without a message id");
+        };
+        let lane = LaneName { source: SourceId(assignment.source), site: assignment.site.as_str().into() };
+        let recipients = self.new_recipients(&assignment, &lane);
+        if recipients.is_empty() {
+            return;
+        }
+        let sender =
+            match assignment.sender.as_deref().filter(|sender| !sender.is_empty()).map(Address::parse) {
+                None => None,
+                Some(Ok(sender)) => Some(sender),
+                Some(Err(_)) => {
+                    return recipients.iter().for_each(|r| self.malformed(&assignment, r.number, r.attempt));
+                }
+            };
+        for recipients in transactions(recipients, &assignment.site) {
+            let job = Job {
+                desk: self.desk.clone(),
+                message,
+                epoch: Epoch(assignment.epoch),
+                sender: sender.clone(),
+                recipients,
+                smtputf8: assignment.smtputf8,
+                eight_bit: assignment.eight_bit,
+                size: assignment.size_bytes,
+                content: Some(assignment.content.clone()).filter(|content| !content.is_empty()),
+                traceparent: assignment.traceparent.clone(),
+                received: Instant::now(),
+                budget: budget.clone(),
+            };
+            self.lanes.push(self.workshop, &lane, job);
+        }
+    }
+
+    /// Returns the recipients whose attempts are not here yet.
+    fn new_recipients(&self, assignment: &Assignment, lane: &LaneName) -> Vec<JobRecipient> {
+        let is_new = |recipient: &&AssignedRecipient| {
+            let id = attempt_id(assignment, recipient.recipient, recipient.attempt);
+            self.desk.with(|held| held.offer(&id, lane)) == Offered::Taken
+        };
+        let mut recipients = Vec::with_capacity(assignment.recipients.len());
+        for recipient in assignment.recipients.iter().filter(is_new) {
+            let AssignedRecipient { recipient: number, attempt, .. } = *recipient;
+            match Address::parse(&recipient.address) {
+                Ok(address) => recipients.push(JobRecipient { number, attempt, address }),
+                Err(_) => self.malformed(assignment, number, attempt),
+            }
+        }
+        self.desk.ring();
+        recipients
+    }
+
+    /// An address that was accepted and does not parse is our own fault: nobody else can have put it there.
+    fn malformed(&self, assignment: &Assignment, recipient: u32, attempt: u32) {
+        tracing::error!(group = %self.desk.group, recipient, "an assignment with a malformed address");
+        let outcome =
+            Outcome::new(OutcomeKind::Internal, Some(BounceClass::Other), 0, "the address is malformed");
+        let now = crate::job::now().as_millis();
+        self.desk.finish(Report {
+            attempt: Some(attempt_id(assignment, recipient, attempt)),
+            source: assignment.source,
+            kind: u32::from(outcome.kind.code()),
+            bounce_class: outcome.class.map_or(0, |class| u32::from(class.code())),
+            text: outcome.text.into(),
+            started_at_millis: now,
+            ended_at_millis: now,
+            ..Report::default()
+        });
+    }
+}
+
+fn attempt_id(assignment: &Assignment, recipient: u32, attempt: u32) -> AttemptId {
+    AttemptId { message_id: assignment.message_id.clone(), recipient, attempt, epoch: assignment.epoch }
+}
+
+/// Splits recipients into transactions: by domain, and within the number every server takes.
+///
+/// Domains of one site share its limits, but a host may take mail for one of them only by its own name.
+/// A route's host takes whatever the operator sends there.
+fn transactions(recipients: Vec<JobRecipient>, site: &str) -> Vec<Vec<JobRecipient>> {
+    if recipients.len() == 1 {
+        return vec![recipients];
+    }
+    let mut by_domain: BTreeMap<Option<Domain>, Vec<JobRecipient>> = BTreeMap::new();
+    for recipient in recipients {
+        let domain = if site.starts_with("route:") { None } else { recipient.address.domain() };
+        by_domain.entry(domain).or_default().push(recipient);
+    }
+    let chunks = |recipients: Vec<JobRecipient>| {
+        let chunks = recipients.chunks(RECIPIENTS_PER_JOB_MAX).map(<[JobRecipient]>::to_vec);
+        chunks.collect::<Vec<_>>()
+    };
+    by_domain.into_values().flat_map(chunks).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipients(addresses: &[&str]) -> Vec<JobRecipient> {
+        let parse = |address: &&str| Address::parse(address).unwrap();
+        let recipient = |(number, address)| JobRecipient { number, attempt: 1, address };
+        (0..).zip(addresses.iter().map(parse)).map(recipient).collect()
+    }
+
+    fn check(addresses: &[&str], site: &str, expected: &[&[u32]]) {
+        let split = transactions(recipients(addresses), site);
+        let numbers: Vec<Vec<u32>> =
+            split.iter().map(|group| group.iter().map(|recipient| recipient.number).collect()).collect();
+        assert_eq!(numbers, expected);
+    }
+
+    #[test]
+    fn recipients_of_one_domain_share_a_transaction() {
+        check(&["a@x.example"], "x.example", &[&[0]]);
+        check(&["a@x.example", "b@X.example"], "x.example", &[&[0, 1]]);
+        check(&["a@y.example", "b@x.example", "c@y.example"], "host.example", &[&[1], &[0, 2]]);
+        check(&["a@y.example", "b@x.example"], "route:sink:2525", &[&[0, 1]]);
+    }
+
+    #[test]
+    fn a_transaction_has_no_more_recipients_than_every_server_takes() {
+        let split = transactions(recipients(&["a@x.example"; 250]), "x.example");
+        assert_eq!(split.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100, 50]);
+    }
+}

@@ -1,0 +1,69 @@
+//! Runs what needs a source only as long as the source may be used.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::lease::Lease;
+
+/// Runs `future` while the lease holds and `abort` is not cancelled; `None` when it was dropped before its end.
+///
+/// The lease is looked at before every step, however long ago the step before was: whatever wakes a session,
+/// as the reply that lets it send the message, is handled only if the lease holds at that moment.
+pub(crate) async fn while_permitted<F: Future>(
+    lease: &Lease,
+    abort: &CancellationToken,
+    future: F,
+) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut aborted = pin!(abort.cancelled());
+    poll_fn(|context| {
+        if aborted.as_mut().poll(context).is_ready() || !lease.holds() {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, time::Duration};
+
+    use super::*;
+    use crate::lease::{BootTime, LeaseTerms};
+
+    #[tokio::test]
+    async fn r_31_nothing_goes_on_after_the_lease() {
+        let (lease, abort) = (Lease::default(), CancellationToken::new());
+        assert_eq!(while_permitted(&lease, &abort, async { 7 }).await, None);
+        let millis = Duration::from_millis;
+        let terms = LeaseTerms { length: millis(50), drift: millis(0), margin: millis(0) };
+        lease.renewed(BootTime::now(), &terms);
+        assert_eq!(while_permitted(&lease, &abort, async { 7 }).await, Some(7));
+        // The machine slept: the lease is over when the next step is due, before any timer says so.
+        let step = async {
+            tokio::task::yield_now().await;
+            std::thread::sleep(millis(60));
+            tokio::task::yield_now().await;
+            panic!("a step after the end of the lease");
+        };
+        assert_eq!(while_permitted(&lease, &abort, step).await, None::<()>);
+    }
+
+    #[tokio::test]
+    async fn an_abort_is_heard_at_once() {
+        let (lease, abort) = (Lease::default(), CancellationToken::new());
+        lease.renewed(BootTime::now(), &LeaseTerms::default());
+        let cancel = abort.clone();
+        let (ended, ()) = tokio::join!(while_permitted(&lease, &abort, pending::<()>()), async move {
+            tokio::task::yield_now().await;
+            cancel.cancel();
+        });
+        assert_eq!(ended, None);
+    }
+}

@@ -1,0 +1,200 @@
+//! Which addresses an attempt tries, in which order: from the answer of the DNS, or from the operator's route.
+
+use std::net::{IpAddr, SocketAddr};
+
+use postroad_core::{BounceClass, Outcome, OutcomeKind};
+use postroad_dns::MailHosts;
+use postroad_net::Guard;
+
+/// Where a connection goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The name of the host, for TLS and for the record.
+    pub host: Box<str>,
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// The operator named it: the guard does not apply.
+    pub trusted: bool,
+}
+
+impl Target {
+    /// Returns it as reports name it.
+    #[must_use]
+    pub fn remote(&self) -> String {
+        format!("{} [{}]:{}", self.host, self.address.ip(), self.address.port())
+    }
+}
+
+/// What an attempt may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// The port of mail hosts.
+    pub port: u16,
+    /// The address connections come from; `None` when the system chooses.
+    pub source: Option<IpAddr>,
+    /// Addresses that lead back to us.
+    pub own: &'a [IpAddr],
+    /// What must not be connected to.
+    pub guard: &'a Guard,
+    /// IPv6 did not work at this site where IPv4 did.
+    pub avoid_ipv6: bool,
+    /// How many addresses to try.
+    pub addresses_max: usize,
+}
+
+/// Chooses the addresses to try, best first.
+///
+/// # Errors
+/// There is none; the outcome says why.
+pub fn plan(hosts: &MailHosts, rules: &Rules<'_>) -> Result<Vec<Target>, Box<Outcome>> {
+    // D-014, RFC 5321 5.1: hosts that are no better than ourselves would send it back.
+    let is_own = |address: &IpAddr| rules.own.contains(address);
+    let own_preference =
+        hosts.hosts.iter().filter(|host| host.addresses.iter().any(is_own)).map(|host| host.preference).min();
+    let usable = |preference: u16| own_preference.is_none_or(|own| preference < own);
+    if !hosts.hosts.iter().any(|host| usable(host.preference)) {
+        return Err(refused(
+            OutcomeKind::Hard,
+            BounceClass::Loop,
+            "5.4.6 the mail hosts lead back to this cluster",
+        ));
+    }
+    let mut targets = Vec::new();
+    let (mut denied, mut other_family) = (false, false);
+    for host in hosts.hosts.iter().filter(|host| usable(host.preference)) {
+        for address in alternate(&host.addresses) {
+            if rules.source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
+                other_family = true;
+            } else if rules.guard.check(address).is_err() {
+                denied = true;
+            } else {
+                let address = SocketAddr::new(address, rules.port);
+                targets.push(Target { host: host.name.as_str().into(), address, trusted: false });
+            }
+        }
+    }
+    if rules.avoid_ipv6 && targets.iter().any(|target| target.address.is_ipv4()) {
+        targets.retain(|target| target.address.is_ipv4());
+    }
+    targets.truncate(rules.addresses_max);
+    if !targets.is_empty() {
+        Ok(targets)
+    } else if denied {
+        Err(refused(
+            OutcomeKind::Hard,
+            BounceClass::BadDomain,
+            "5.4.4 no mail host has an address mail may be sent to",
+        ))
+    } else if other_family {
+        let text = "4.4.4 no mail host has an address of the source's family";
+        Err(refused(OutcomeKind::Soft, BounceClass::Connection, text))
+    } else {
+        Err(refused(OutcomeKind::Soft, BounceClass::Dns, "4.4.3 no mail host has an address"))
+    }
+}
+
+/// Turns addresses of both families into turns, IPv6 first, so that a bound on their number leaves both.
+fn alternate(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let (v6, v4): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|address| address.is_ipv6());
+    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    let mut turns = Vec::with_capacity(addresses.len());
+    while turns.len() < addresses.len() {
+        turns.extend(v6.next());
+        turns.extend(v4.next());
+    }
+    turns
+}
+
+fn refused(kind: OutcomeKind, class: BounceClass, text: &str) -> Box<Outcome> {
+    Box::new(Outcome::new(kind, Some(class), 0, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_core::Domain;
+    use postroad_dns::MailHost;
+
+    use super::*;
+
+    fn hosts(rows: &[(&str, u16, &[&str])]) -> MailHosts {
+        let host = |(name, preference, addresses): &(&str, u16, &[&str])| MailHost {
+            name: Domain::parse(name).unwrap(),
+            preference: *preference,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        MailHosts { hosts: rows.iter().map(host).collect(), implicit: false }
+    }
+
+    fn rules(guard: &Guard) -> Rules<'_> {
+        Rules { port: 25, source: None, own: &[], guard, avoid_ipv6: false, addresses_max: 5 }
+    }
+
+    fn check(hosts: &MailHosts, rules: &Rules<'_>, expected: Result<&[&str], &str>) {
+        let planned = plan(hosts, rules);
+        match (&planned, expected) {
+            (Ok(targets), Ok(expected)) => {
+                let addresses: Vec<String> =
+                    targets.iter().map(|target| target.address.ip().to_string()).collect();
+                assert_eq!(addresses, expected);
+            }
+            (Err(outcome), Err(start)) => assert!(outcome.text.starts_with(start), "{}", outcome.text),
+            _ => panic!("{planned:?} is not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn d_010_by_preference_and_at_most_so_many() {
+        let guard = Guard::default();
+        let two = hosts(&[
+            ("a.example", 10, &["203.0.112.1", "203.0.112.2"]),
+            ("b.example", 20, &["203.0.112.3", "203.0.112.4", "203.0.112.5", "203.0.112.6"]),
+        ]);
+        let first = ["203.0.112.1", "203.0.112.2", "203.0.112.3", "203.0.112.4", "203.0.112.5"];
+        check(&two, &rules(&guard), Ok(&first));
+        check(&two, &Rules { addresses_max: 2, ..rules(&guard) }, Ok(&first[..2]));
+    }
+
+    #[test]
+    fn d_014_hosts_no_better_than_ourselves_are_not_used() {
+        let guard = Guard::default();
+        let own = ["203.0.112.2".parse().unwrap()];
+        let three = [
+            ("a.example", 10, &["203.0.112.1"][..]),
+            ("us.example", 20, &["203.0.112.2"][..]),
+            ("c.example", 20, &["203.0.112.3"][..]),
+        ];
+        check(&hosts(&three), &Rules { own: &own, ..rules(&guard) }, Ok(&["203.0.112.1"]));
+        check(&hosts(&three[1..]), &Rules { own: &own, ..rules(&guard) }, Err("5.4.6"));
+    }
+
+    #[test]
+    fn d_015_denied_addresses_are_never_tried() {
+        let guard = Guard::default();
+        let inside = hosts(&[("a.example", 10, &["127.0.0.1", "10.0.0.1"])]);
+        check(&inside, &rules(&guard), Err("5.4.4"));
+        let mixed = hosts(&[("a.example", 10, &["127.0.0.1", "203.0.112.1"])]);
+        check(&mixed, &rules(&guard), Ok(&["203.0.112.1"]));
+    }
+
+    #[test]
+    fn d_016_the_source_decides_the_family() {
+        let guard = Guard::default();
+        let both = hosts(&[("a.example", 10, &["203.0.112.1", "203.0.112.2", "2a00:1450::1"])]);
+        check(&both, &rules(&guard), Ok(&["2a00:1450::1", "203.0.112.1", "203.0.112.2"]));
+        let v4 = Some("203.0.112.9".parse().unwrap());
+        check(&both, &Rules { source: v4, ..rules(&guard) }, Ok(&["203.0.112.1", "203.0.112.2"]));
+        let v6 = Some("2a00:1450::9".parse().unwrap());
+        check(&both, &Rules { source: v6, ..rules(&guard) }, Ok(&["2a00:1450::1"]));
+        check(&both, &Rules { avoid_ipv6: true, ..rules(&guard) }, Ok(&["203.0.112.1", "203.0.112.2"]));
+        let only_v6 = hosts(&[("a.example", 10, &["2a00:1450::1"])]);
+        check(&only_v6, &Rules { source: v4, ..rules(&guard) }, Err("4.4.4"));
+        check(&only_v6, &Rules { avoid_ipv6: true, ..rules(&guard) }, Ok(&["2a00:1450::1"]));
+    }
+
+    #[test]
+    fn reports_name_host_and_address() {
+        let address = "[2a00:1450::1]:25".parse().unwrap();
+        let target = Target { host: "mx.example".into(), address, trusted: false };
+        assert_eq!(target.remote(), "mx.example [2a00:1450::1]:25");
+    }
+}

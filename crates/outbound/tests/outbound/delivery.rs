@@ -1,0 +1,342 @@
+//! What becomes of a message at receivers good and bad.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use postroad_core::{BounceClass, OutcomeKind};
+use postroad_net::Guard;
+use postroad_proto::queue::Report;
+use postroad_testkit::{
+    Script, Sink,
+    dns::{Failure, Zones},
+    sink::{Action, Phase, Receiver, Rule, Tls},
+};
+
+use crate::{
+    node::{Setup, acts, misbehaves, replies, sink, sink_at},
+    queue::assignment,
+};
+
+use BounceClass as C;
+use OutcomeKind as K;
+
+fn is(report: &Report, kind: K, class: Option<C>) {
+    let class = class.map_or(0, |class| u32::from(class.code()));
+    assert_eq!((report.kind, report.bounce_class), (u32::from(kind.code()), class), "{report:?}");
+    assert!(report.started_at_millis > 0 && report.ended_at_millis >= report.started_at_millis);
+}
+
+/// Sends one message to a receiver that behaves by `script`, and returns how it was reported.
+async fn outcome(setup: Setup, script: Script) -> Report {
+    let sink = sink(script).await;
+    let node = setup.start_routed(&sink).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    let report = node.queue.report(1, 0).await;
+    node.stop().await;
+    report
+}
+
+#[tokio::test]
+async fn a_message_is_delivered_and_reported() {
+    let sink = sink(Script::default()).await;
+    let node = Setup::default().start_routed(&sink).await;
+    node.assign(1, "example.test", &["a@example.test", "b@example.test"]).await;
+    for recipient in 0..2 {
+        let report = node.queue.report(1, recipient).await;
+        is(&report, K::Delivered, None);
+        assert_eq!((report.code, report.source), (250, 1));
+        assert_eq!(report.remote, format!("127.0.0.1 [127.0.0.1]:{}", sink.address().port()));
+        assert_eq!(report.tls, "");
+    }
+    assert_eq!(sink.ledger().count(), 2);
+    assert!(node.health.is_ready());
+    let (queue, _) = node.stop().await;
+    assert_eq!(queue.seen(|seen| seen.released.len()), 1);
+}
+
+#[tokio::test]
+async fn starttls_is_used_where_it_is_offered() {
+    let report = outcome(Setup::default(), Script { tls: Tls::Starttls, ..Script::default() }).await;
+    is(&report, K::Delivered, None);
+    assert!(report.tls.starts_with("TLSv1.3 "), "{}", report.tls);
+}
+
+#[tokio::test]
+async fn d_039_a_host_whose_starttls_fails_is_asked_once_more_without() {
+    for rule in [Rule::reply(Phase::Starttls, "454 4.7.0 not now"), acts(Phase::Starttls, Action::Close)] {
+        let script = Script { tls: Tls::Starttls, ..Script::default() };
+        let report = outcome(Setup::default(), script.with_rule(rule)).await;
+        is(&report, K::Delivered, None);
+        assert_eq!(report.tls, "");
+    }
+}
+
+#[tokio::test]
+async fn replies_decide_by_phase() {
+    let check = async |phase, reply: &str, kind, class| {
+        let report = outcome(Setup::default(), replies(phase, reply)).await;
+        is(&report, kind, Some(class));
+        assert_eq!(report.code.to_string(), reply[..3]);
+    };
+    // D-033: MAIL 5xx is for all recipients.
+    check(Phase::Mail, "550 5.7.1 you may not send", K::Hard, C::Policy).await;
+    check(Phase::Recipient, "550 5.1.1 no such user", K::Hard, C::InvalidRecipient).await;
+    check(Phase::Recipient, "451 4.7.1 greylisted", K::Soft, C::Greylisted).await;
+    check(Phase::Message, "554 5.7.1 looks like spam", K::Hard, C::SpamContent).await;
+    // D-038: a greeting of 554 is not the message's fault.
+    check(Phase::Connect, "554 no service here", K::SiteSoft, C::Policy).await;
+}
+
+#[tokio::test]
+async fn d_001_every_phase_has_its_deadline() {
+    let phases = [
+        (Phase::Connect, K::Soft),
+        (Phase::Hello, K::Soft),
+        (Phase::Mail, K::Soft),
+        (Phase::Recipient, K::Soft),
+        (Phase::Data, K::Soft),
+        (Phase::Message, K::Unknown),
+    ];
+    for (phase, kind) in phases {
+        let mut setup = Setup::default();
+        let timeouts = &mut setup.config.timeouts;
+        timeouts.greeting_secs = 1;
+        timeouts.hello_secs = 1;
+        timeouts.envelope_secs = 1;
+        timeouts.data_secs = 1;
+        timeouts.message_secs = 1;
+        let started = std::time::Instant::now();
+        let report = outcome(setup, misbehaves(phase, Action::Stall)).await;
+        is(&report, kind, Some(C::Timeout));
+        assert!(started.elapsed() < Duration::from_secs(10), "{phase:?}");
+    }
+}
+
+#[tokio::test]
+async fn d_002_d_037_octets_that_are_no_reply_or_come_one_by_one_end_the_session() {
+    let report = outcome(Setup::default(), misbehaves(Phase::Mail, Action::Garbage)).await;
+    is(&report, K::SiteSoft, Some(C::Protocol));
+    let mut setup = Setup::default();
+    setup.config.timeouts.envelope_secs = 1;
+    let slow = Rule { octet_delay_ms: 300, ..Rule::reply(Phase::Mail, "250 2.1.0 so slow") };
+    let report = outcome(setup, Script::default().with_rule(slow)).await;
+    is(&report, K::Soft, Some(C::Timeout));
+}
+
+#[tokio::test]
+async fn d_033_the_outcome_of_each_recipient_is_exact() {
+    let refuse =
+        Receiver { rules: vec![Rule::reply(Phase::Recipient, "550 5.1.1 no")], ..Receiver::default() };
+    let sink = sink(Script::default().with_domain("no.test", refuse)).await;
+    let node = Setup::default().start_routed(&sink).await;
+    node.assign(1, "route:sink:25", &["a@yes.test", "b@no.test", "c@yes.test"]).await;
+    is(&node.queue.report(1, 0).await, K::Delivered, None);
+    is(&node.queue.report(1, 1).await, K::Hard, Some(C::InvalidRecipient));
+    is(&node.queue.report(1, 2).await, K::Delivered, None);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn d_034_a_close_after_the_dot_is_unknown_and_one_after_250_is_delivered() {
+    let report = outcome(Setup::default(), misbehaves(Phase::Message, Action::CloseSilently)).await;
+    is(&report, K::Unknown, Some(C::Connection));
+    let report = outcome(Setup::default(), misbehaves(Phase::Message, Action::Close)).await;
+    is(&report, K::Delivered, None);
+    let report = outcome(Setup::default(), misbehaves(Phase::Data, Action::CloseSilently)).await;
+    is(&report, K::Soft, Some(C::Connection));
+}
+
+#[tokio::test]
+async fn d_030_a_connection_is_used_again_within_its_bounds() {
+    let caps = postroad_directory::Caps {
+        connections_max: Some(1),
+        messages_per_connection_max: Some(3),
+        ..Default::default()
+    };
+    let receiver = Receiver {
+        limits: postroad_testkit::sink::Limits {
+            connections_max: Some(1),
+            messages_per_connection_max: Some(3),
+            ..Default::default()
+        },
+        ..Receiver::default()
+    };
+    let sink = sink(Script::default().with_domain("example.test", receiver)).await;
+    let node = Setup { caps, ..Setup::default() }.start_routed(&sink).await;
+    for message in 1..=10 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+    }
+    for message in 1..=10 {
+        is(&node.queue.report(message, 0).await, K::Delivered, None);
+    }
+    let meters = sink.meters();
+    assert!(!meters.is_empty());
+    for meter in &meters {
+        assert_eq!(meter.violations, 0, "{meter:?}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn d_031_a_connection_that_went_stale_costs_no_attempt() {
+    let first = sink(Script::default()).await;
+    let address = first.address();
+    let node = Setup::default().start_routed(&first).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    is(&node.queue.report(1, 0).await, K::Delivered, None);
+    // The receiver ends all connections and is there again at once.
+    first.stop().await.unwrap();
+    let second = sink_at(address, Script::default()).await;
+    node.assign(2, "example.test", &["a@example.test"]).await;
+    is(&node.queue.report(2, 0).await, K::Delivered, None);
+    assert_eq!(second.ledger().count(), 1);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn d_010_the_next_mail_host_is_tried_when_one_refuses() {
+    let (first, second) = two_sinks(replies(Phase::Connect, "554 no service"), Script::default()).await;
+    let mut setup = Setup {
+        zones: Zones::default()
+            .mx("example.test", 10, "one.test")
+            .mx("example.test", 20, "two.test")
+            .address("one.test", first.address().ip())
+            .address("two.test", second.address().ip()),
+        ..Setup::default()
+    };
+    setup.config.smtp_port = first.address().port();
+    let node = setup.start(None).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    let report = node.queue.report(1, 0).await;
+    is(&report, K::Delivered, None);
+    assert!(report.remote.starts_with("two.test ["), "{}", report.remote);
+    assert_eq!((first.ledger().count(), second.ledger().count()), (0, 1));
+    node.stop().await;
+}
+
+/// Two receivers on different addresses and one port.
+async fn two_sinks(first: Script, second: Script) -> (Sink, Sink) {
+    let first = sink(first).await;
+    let address = SocketAddr::from(([127, 0, 0, 2], first.address().port()));
+    let second = sink_at(address, second).await;
+    (first, second)
+}
+
+#[tokio::test]
+async fn d_011_d_012_d_013_domains_without_a_way_are_told_apart() {
+    let zones = Zones::default()
+        .mx("null.test", 0, ".")
+        .mx("dead.test", 10, "nowhere.test")
+        .fail("broken.test", Failure::Server);
+    let node = Setup { zones, ..Setup::default() }.start(None).await;
+    let expected = [
+        ("missing.test", K::Hard, C::BadDomain, "5.1.2"),
+        ("null.test", K::Hard, C::BadDomain, "5.1.10"),
+        ("dead.test", K::Soft, C::Dns, "4.4.3"),
+        ("broken.test", K::Soft, C::Dns, "4.4.3"),
+    ];
+    for (message, (domain, kind, class, status)) in (1..).zip(expected) {
+        node.assign(message, domain, &[&format!("a@{domain}")]).await;
+        let report = node.queue.report(message, 0).await;
+        is(&report, kind, Some(class));
+        assert!(report.text.starts_with(status), "{}", report.text);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn d_015_an_address_inside_is_never_connected() {
+    let sink = sink(Script::default()).await;
+    let mut setup = Setup {
+        zones: Zones::default().mx("example.test", 10, "in.test").address("in.test", sink.address().ip()),
+        guard: Guard::default(),
+        ..Setup::default()
+    };
+    setup.config.smtp_port = sink.address().port();
+    let node = setup.start(None).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    let report = node.queue.report(1, 0).await;
+    is(&report, K::Hard, Some(C::BadDomain));
+    assert!(report.text.starts_with("5.4.4"), "{}", report.text);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn d_036_a_site_that_asks_to_slow_down_is_left_alone_and_others_are_not() {
+    let busy =
+        Receiver { rules: vec![Rule::reply(Phase::Mail, "421 4.7.0 slow down")], ..Receiver::default() };
+    let script = Script::default().with_domain("busy.test", busy);
+    let (first, second) = two_sinks(replies(Phase::Mail, "421 4.7.0 slow down"), script).await;
+    let zones = Zones::default()
+        .address("busy.test", first.address().ip())
+        .address("good.test", second.address().ip());
+    let mut setup = Setup { zones, ..Setup::default() };
+    setup.config.smtp_port = first.address().port();
+    setup.config.suspension_first_secs = 1;
+    let node = setup.start(None).await;
+    node.assign(1, "busy.test", &["a@busy.test"]).await;
+    is(&node.queue.report(1, 0).await, K::SiteSoft, Some(C::RateLimited));
+    node.queue.window(1, "busy.test", |window| window == 0).await;
+    // What comes meanwhile is given back unstarted.
+    node.assign(2, "busy.test", &["a@busy.test"]).await;
+    let given_back = node.queue.until("answer", |seen| seen.answers.first().cloned()).await;
+    assert!(!given_back.started);
+    node.assign(3, "good.test", &["a@good.test"]).await;
+    is(&node.queue.report(3, 0).await, K::Delivered, None);
+    // The pause ends, carefully.
+    let (_, window) = node.queue.window(1, "busy.test", |window| window > 0).await;
+    assert!(window <= 10);
+    first.set_script(Script::default());
+    node.assign(4, "busy.test", &["a@busy.test"]).await;
+    is(&node.queue.report(4, 0).await, K::Delivered, None);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn d_062_a_site_that_cannot_be_reached_is_left_alone() {
+    let gone = sink(Script::default()).await;
+    let address = gone.address();
+    gone.stop().await.unwrap();
+    let mut setup = Setup { zones: Zones::default().address("gone.test", address.ip()), ..Setup::default() };
+    setup.config.smtp_port = address.port();
+    setup.config.connections_initial = 2;
+    let node = setup.start(None).await;
+    for message in 1..=2 {
+        node.assign(message, "gone.test", &["a@gone.test"]).await;
+        let report = node.queue.report(message, 0).await;
+        is(&report, K::Soft, Some(C::Connection));
+    }
+    node.queue.window(1, "gone.test", |window| window == 0).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn large_content_is_fetched_when_its_turn_has_come() {
+    let sink = sink(Script::default()).await;
+    let node = Setup::default().start_routed(&sink).await;
+    let part = Bytes::from("0123456789abcdef0123456789abcdef0123456789abcdef0123456789ab\r\n".repeat(8000));
+    let parts = vec![Bytes::from_static(b"Subject: large\r\n\r\n"), part.clone(), part.clone(), part];
+    let size: usize = parts.iter().map(Bytes::len).sum();
+    node.queue.set_content(1, parts);
+    let mut large = assignment(1, crate::node::SOURCE, node.epoch, "example.test", &["a@example.test"]);
+    large.content = Bytes::new();
+    large.size_bytes = size as u64;
+    node.queue.assign(vec![large]).await;
+    is(&node.queue.report(1, 0).await, K::Delivered, None);
+    assert_eq!(sink.ledger().records()[0].size, size as u64);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_internationalized_address_needs_a_server_that_takes_it() {
+    let sink = sink(Script { smtputf8: false, ..Script::default() }).await;
+    let node = Setup::default().start_routed(&sink).await;
+    let mut message =
+        assignment(1, crate::node::SOURCE, node.epoch, "example.test", &["müller@example.test"]);
+    message.smtputf8 = true;
+    node.queue.assign(vec![message]).await;
+    let report = node.queue.report(1, 0).await;
+    is(&report, K::Hard, Some(C::Other));
+    assert!(report.text.starts_with("5.6.7"), "{}", report.text);
+    node.stop().await;
+}

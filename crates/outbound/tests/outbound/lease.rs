@@ -1,0 +1,110 @@
+//! Nothing leaves after the end of the lease, and a new run begins where the old one ended.
+
+use std::{sync::Arc, time::Duration};
+
+use postroad_core::OutcomeKind;
+use postroad_directory::Command;
+use postroad_testkit::{
+    Script,
+    sink::{Phase, Rule},
+};
+
+use crate::node::{Setup, sink};
+
+fn short_lease() -> Setup {
+    // Two seconds of drift and margin leave two.
+    Setup { lease: Duration::from_secs(4), ..Setup::default() }
+}
+
+/// A script that lets the client wait for the reply in one phase.
+fn waits(phase: Phase, secs: u64, reply: &str) -> Script {
+    Script::default().with_rule(Rule { delay_ms: secs * 1000, ..Rule::reply(phase, reply) })
+}
+
+#[tokio::test]
+async fn r_31_the_end_of_the_lease_comes_before_the_dot() {
+    let sink = sink(waits(Phase::Data, 4, "354 at last")).await;
+    let node = short_lease().start_routed(&sink).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    node.queue.set_renews(false);
+    let report = node.queue.report(1, 0).await;
+    assert_ne!(report.kind, u32::from(OutcomeKind::Delivered.code()));
+    node.queue.window(1, "any.example", |window| window == 0).await;
+    assert!(!node.health.is_ready());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(sink.ledger().count(), 0, "the message was sent after the end of the lease");
+
+    // The directory answers again, and nobody had the source meanwhile.
+    sink.set_script(Script::default());
+    node.queue.set_renews(true);
+    let (epoch, _) = node.queue.window(1, "any.example", |window| window > 0).await;
+    assert_eq!(epoch, node.epoch);
+    node.assign(2, "example.test", &["a@example.test"]).await;
+    let report = node.queue.report(2, 0).await;
+    assert_eq!(report.kind, u32::from(OutcomeKind::Delivered.code()), "{report:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn r_31_nothing_is_started_without_a_lease() {
+    let sink = sink(Script::default()).await;
+    let node = short_lease().start_routed(&sink).await;
+    node.queue.set_renews(false);
+    node.queue.window(1, "any.example", |window| window == 0).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    let answer = node.queue.until("answer", |seen| seen.answers.first().cloned()).await;
+    assert!(!answer.started);
+    node.stop().await;
+    assert_eq!(sink.ledger().count(), 0);
+}
+
+#[tokio::test]
+async fn a_source_that_is_taken_away_is_not_used_any_more() {
+    let sink = sink(waits(Phase::Data, 2, "354 at last")).await;
+    let node = Setup::default().start_routed(&sink).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let incarnation = node.queue.seen(|seen| seen.claims[0].incarnation);
+    node.queue.apply(&Command::Revoke { node: postroad_core::NodeId(7), incarnation });
+    let report = node.queue.report(1, 0).await;
+    assert_ne!(report.kind, u32::from(OutcomeKind::Delivered.code()));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(sink.ledger().count(), 0);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_run_names_the_one_before() {
+    let sink = sink(Script::default()).await;
+    let home = Arc::new(tempfile::TempDir::new().unwrap());
+    let mut before = None;
+    for _ in 0..3 {
+        let node = Setup { home: home.clone(), ..Setup::default() }.start_routed(&sink).await;
+        let claim = node.queue.seen(|seen| seen.claims[0]);
+        assert_eq!((claim.node, claim.replaces), (7, before));
+        assert_ne!(Some(claim.incarnation), before);
+        before = Some(claim.incarnation);
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_was_superseded_begins_anew() {
+    let sink = sink(Script::default()).await;
+    let node = short_lease().start_routed(&sink).await;
+    let first = node.queue.seen(|seen| seen.claims[0]);
+    // The directory took the node for dead.
+    node.queue.forget_claims();
+    let second = node.queue.until("second claim", |seen| seen.claims.last().copied()).await;
+    assert_eq!(second.replaces, Some(first.incarnation));
+    let hello = node.queue.until("hello", |seen| {
+        seen.hellos.last().filter(|hello| hello.incarnation == second.incarnation).cloned()
+    });
+    hello.await;
+    let new_epoch = node.queue.until("a new epoch", |seen| {
+        let source = seen.windows.last()?.sources.first()?;
+        (source.epoch > node.epoch && source.default_window > 0).then_some(source.epoch)
+    });
+    new_epoch.await;
+    node.stop().await;
+}

@@ -1,0 +1,157 @@
+//! An outbound node under test, with its queue, its DNS and the receivers it may reach.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use postroad_core::{Domain, NodeId, SourceId};
+use postroad_directory::change::{PutLimits, PutSource};
+use postroad_directory::{Caps, Pattern, Put, Route};
+use postroad_dns::Resolver;
+use postroad_net::{ClientTls, Expect, Guard, MemoryNet, Role, Transport};
+use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
+use postroad_telemetry::Health;
+use postroad_testkit::{
+    Script, Sink, SinkConfig,
+    dns::{FakeDns, Zones},
+    sink::{Action, Phase, Rule},
+};
+use tempfile::TempDir;
+use tokio::{task::JoinHandle, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::queue::FakeQueue;
+
+/// The one source there is: the directory counts from 1.
+pub const SOURCE: SourceId = SourceId(1);
+
+/// What a test starts with.
+pub struct Setup {
+    pub config: OutboundConfig,
+    pub caps: Caps,
+    pub zones: Zones,
+    pub home: Arc<TempDir>,
+    pub lease: Duration,
+    pub guard: Guard,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let mut config = OutboundConfig { connect_secs: 2, drain_secs: 2, ..OutboundConfig::default() };
+        config.timeouts.quit_secs = 1;
+        Self {
+            config,
+            caps: Caps::default(),
+            zones: Zones::default(),
+            home: Arc::new(TempDir::new().unwrap()),
+            lease: Duration::from_secs(60),
+            guard: Guard { allow: vec!["127.0.0.0/8".parse().unwrap()] },
+        }
+    }
+}
+
+/// A running node.
+pub struct Node {
+    pub queue: FakeQueue,
+    pub epoch: u64,
+    pub health: Health,
+    home: Arc<TempDir>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+    _dns: FakeDns,
+}
+
+impl Setup {
+    /// Starts a node, its mail routed to `sink`, and waits until it takes work.
+    pub async fn start_routed(self, sink: &Sink) -> Node {
+        let route = Route {
+            pattern: Pattern::Any,
+            host: sink.address().ip().to_string().into(),
+            port: sink.address().port(),
+        };
+        self.start(Some(route)).await
+    }
+
+    pub async fn start(self, route: Option<Route>) -> Node {
+        let net = MemoryNet::new();
+        let (queue, _) = FakeQueue::start(&net).await;
+        queue.set_lease(self.lease);
+        queue.put(Put::Source(PutSource {
+            name: "one".into(),
+            address: None,
+            helo: Domain::parse("out.postroad.example").unwrap(),
+            nodes: Vec::new(),
+        }));
+        route.into_iter().for_each(|route| queue.put(Put::Route(route)));
+        if self.caps != Caps::default() {
+            let limits = PutLimits {
+                name: "one".into(),
+                source: Some("one".into()),
+                site: None,
+                caps: self.caps.clone(),
+            };
+            queue.put(Put::Limits(limits));
+        }
+        self.start_with(net, queue).await
+    }
+
+    /// Starts a node beside a queue that is there already.
+    pub async fn start_with(self, net: MemoryNet, queue: FakeQueue) -> Node {
+        let dns = FakeDns::start(self.zones).await.unwrap();
+        let channel = Transport::Memory(net).channel("queue", Expect::any(Role::Queue));
+        let health = Health::new();
+        let deps = OutboundDeps {
+            node: NodeId(7),
+            endpoints: [(NodeId(1), channel)].into(),
+            resolver: Resolver::at(dns.address()),
+            guard: self.guard,
+            tls: ClientTls::opportunistic(),
+            health: health.clone(),
+        };
+        let config = OutboundConfig { data_directory: data_directory(&self.home), ..self.config };
+        let outbound = Outbound::start(config, deps).unwrap();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(outbound.run(shutdown.clone()));
+        let (epoch, _) = queue.window(SOURCE.0, "any.example", |window| window > 0).await;
+        Node { queue, epoch, health, home: self.home, shutdown, task, _dns: dns }
+    }
+}
+
+fn data_directory(home: &TempDir) -> PathBuf {
+    home.path().join("outbound")
+}
+
+impl Node {
+    /// Assigns a message for some recipients of one site.
+    pub async fn assign(&self, message: u128, site: &str, recipients: &[&str]) {
+        let assignment = crate::queue::assignment(message, SOURCE, self.epoch, site, recipients);
+        self.queue.assign(vec![assignment]).await;
+    }
+
+    /// Stops the node and waits for its end.
+    pub async fn stop(self) -> (FakeQueue, Arc<TempDir>) {
+        self.shutdown.cancel();
+        time::timeout(Duration::from_secs(30), self.task).await.expect("the node stops in time").unwrap();
+        (self.queue, self.home)
+    }
+}
+
+/// Starts a receiver on a loopback address.
+pub async fn sink(script: Script) -> Sink {
+    Sink::start(SinkConfig { script, ..SinkConfig::default() }).await.unwrap()
+}
+
+pub async fn sink_at(address: SocketAddr, script: Script) -> Sink {
+    Sink::start(SinkConfig { address, script, ..SinkConfig::default() }).await.unwrap()
+}
+
+/// A rule that does something to the connection.
+pub fn acts(phase: Phase, then: Action) -> Rule {
+    Rule { phase, probability: 1.0, delay_ms: 0, reply: None, octet_delay_ms: 0, then }
+}
+
+pub fn replies(phase: Phase, reply: &str) -> Script {
+    Script::default().with_rule(Rule::reply(phase, reply))
+}
+
+pub fn misbehaves(phase: Phase, then: Action) -> Script {
+    Script::default().with_rule(acts(phase, then))
+}

@@ -1,0 +1,402 @@
+//! A queue node that says what a test wants it to say, and remembers what it was told. Its directory is a real one.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use parking_lot::Mutex;
+use postroad_core::{NodeId, SourceId};
+use postroad_directory::{Change, Command, Directory, Put};
+use postroad_net::{MemoryNet, Transport, server_builder};
+use postroad_proto::{
+    directory::{
+        update_frames,
+        wire::{
+            self,
+            directory_service_server::{DirectoryService, DirectoryServiceServer},
+        },
+    },
+    queue::{
+        self, AssignedRecipient, Assignment, Assignments, AttemptId, ContentPart, GroupLeader, Hello,
+        LeaderView, Leading, OutboundFrame, QueueFrame, RecallAnswer, Recalls, Report, ReportAck, Windows,
+        outbound_frame, queue_frame,
+        queue_service_server::{QueueService, QueueServiceServer},
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time,
+};
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tonic::{Request, Response, Status, Streaming};
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The ledger group of every test.
+pub const GROUP: u32 = 1;
+
+/// A handle to the queue node.
+#[derive(Clone)]
+pub struct FakeQueue(Arc<Shared>);
+
+struct Shared {
+    directory: Mutex<Directory>,
+    revision: watch::Sender<u64>,
+    term: watch::Sender<u64>,
+    session: Mutex<Option<mpsc::Sender<Result<QueueFrame, Status>>>>,
+    seen: Mutex<Seen>,
+    content: Mutex<HashMap<Bytes, Vec<Bytes>>>,
+    acknowledges: AtomicBool,
+    renews: AtomicBool,
+    lease_millis: AtomicU64,
+}
+
+/// What the queue was told.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub hellos: Vec<Hello>,
+    pub reports: Vec<Report>,
+    pub report_frames: usize,
+    pub windows: Vec<Windows>,
+    pub answers: Vec<RecallAnswer>,
+    pub claims: Vec<wire::ClaimRequest>,
+    pub released: Vec<u64>,
+}
+
+impl FakeQueue {
+    /// Serves on `net` under the name `queue`.
+    pub async fn start(net: &MemoryNet) -> (Self, JoinHandle<()>) {
+        let shared = Shared {
+            directory: Mutex::new(Directory::new()),
+            revision: watch::channel(0).0,
+            term: watch::channel(1).0,
+            session: Mutex::default(),
+            seen: Mutex::default(),
+            content: Mutex::default(),
+            acknowledges: AtomicBool::new(true),
+            renews: AtomicBool::new(true),
+            lease_millis: AtomicU64::new(60_000),
+        };
+        let queue = Self(Arc::new(shared));
+        let listener = Transport::Memory(net.clone()).bind("queue").await.unwrap();
+        let work = QueueServiceServer::new(queue.clone()).max_decoding_message_size(64 << 20);
+        let server =
+            server_builder().add_service(work).add_service(DirectoryServiceServer::new(queue.clone()));
+        let task = tokio::spawn(async move { server.serve_with_incoming(listener).await.unwrap() });
+        (queue, task)
+    }
+
+    /// Changes the directory.
+    pub fn put(&self, put: Put) {
+        self.apply(&Command::Change(vec![Change::Put(put)]));
+    }
+
+    pub fn apply(&self, command: &Command) {
+        let mut directory = self.0.directory.lock();
+        directory.apply(command).unwrap();
+        self.0.revision.send_replace(directory.revision());
+    }
+
+    pub fn set_lease(&self, lease: Duration) {
+        self.0.lease_millis.store(lease.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub fn set_renews(&self, renews: bool) {
+        self.0.renews.store(renews, Ordering::Relaxed);
+    }
+
+    pub fn set_acknowledges(&self, acknowledges: bool) {
+        self.0.acknowledges.store(acknowledges, Ordering::Relaxed);
+    }
+
+    /// Leads in another term, and ends the session.
+    pub fn set_term(&self, term: u64) {
+        self.0.term.send_replace(term);
+        self.break_session();
+    }
+
+    /// Breaks the session off.
+    pub fn break_session(&self) {
+        *self.0.session.lock() = None;
+    }
+
+    /// Knows of no run any more, as a directory that took the node for dead.
+    pub fn forget_claims(&self) {
+        self.0.seen.lock().claims.clear();
+    }
+
+    pub fn set_content(&self, message: u128, parts: Vec<Bytes>) {
+        self.0.content.lock().insert(message_id(message), parts);
+    }
+
+    /// Sends a frame on the current session, waiting for one.
+    pub async fn send(&self, frame: queue_frame::Frame) {
+        let session = self.until("a session", |_| self.0.session.lock().clone()).await;
+        session.send(Ok(QueueFrame { frame: Some(frame) })).await.unwrap();
+    }
+
+    pub async fn assign(&self, assignments: Vec<Assignment>) {
+        self.send(queue_frame::Frame::Assignments(Assignments { assignments })).await;
+    }
+
+    pub async fn recall(&self, attempts: Vec<AttemptId>) {
+        self.send(queue_frame::Frame::Recalls(Recalls { attempts })).await;
+    }
+
+    /// Looks at what was told.
+    pub fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.0.seen.lock())
+    }
+
+    /// Waits until `look` finds something.
+    pub async fn until<T>(&self, what: &str, mut look: impl FnMut(&Seen) -> Option<T>) -> T {
+        let found = time::timeout(Duration::from_secs(20), async {
+            loop {
+                if let Some(found) = look(&self.0.seen.lock()) {
+                    return found;
+                }
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let Ok(found) = found.await else { panic!("no {what}: {:?}", self.0.seen.lock()) };
+        found
+    }
+
+    /// Waits for the report of an attempt.
+    pub async fn report(&self, message: u128, recipient: u32) -> Report {
+        let is_it = |report: &&Report| {
+            let id = report.attempt.as_ref().unwrap();
+            (&id.message_id, id.recipient) == (&message_id(message), recipient)
+        };
+        self.until("report", |seen| seen.reports.iter().find(is_it).cloned()).await
+    }
+
+    /// Waits until the node states windows for a source, and returns its epoch and its window for a site.
+    pub async fn window(&self, source: u32, site: &str, wanted: impl Fn(u32) -> bool) -> (u64, u32) {
+        self.until("window", |seen| {
+            let stated = seen.windows.last()?.sources.iter().find(|stated| stated.source == source)?;
+            let of_site = stated.sites.iter().find(|window| window.site == site);
+            let window = of_site.map_or(stated.default_window, |window| window.window);
+            wanted(window).then_some((stated.epoch, window))
+        })
+        .await
+    }
+
+    fn note(&self, frame: OutboundFrame) {
+        let mut seen = self.0.seen.lock();
+        match frame.frame.unwrap() {
+            outbound_frame::Frame::Hello(hello) => seen.hellos.push(hello),
+            outbound_frame::Frame::Windows(windows) => seen.windows.push(windows),
+            outbound_frame::Frame::Recalls(recalls) => seen.answers.extend(recalls.answers),
+            outbound_frame::Frame::Reports(reports) => {
+                seen.reports.extend(reports.reports);
+                seen.report_frames += 1;
+                let session = self.0.session.lock().clone();
+                if let Some(session) = session.filter(|_| self.0.acknowledges.load(Ordering::Relaxed)) {
+                    let frame = queue_frame::Frame::ReportAck(ReportAck { through: reports.sequence });
+                    let _ = session.try_send(Ok(QueueFrame { frame: Some(frame) }));
+                }
+            }
+        }
+    }
+}
+
+pub fn message_id(message: u128) -> Bytes {
+    Bytes::copy_from_slice(&message.to_be_bytes())
+}
+
+pub fn attempt_id(message: u128, recipient: u32, epoch: u64) -> AttemptId {
+    AttemptId { message_id: message_id(message), recipient, attempt: 1, epoch }
+}
+
+/// A message of some text for some recipients.
+pub fn assignment(
+    message: u128,
+    source: SourceId,
+    epoch: u64,
+    site: &str,
+    recipients: &[&str],
+) -> Assignment {
+    let recipient = |(number, address): (u32, &&str)| AssignedRecipient {
+        recipient: number,
+        attempt: 1,
+        address: (*address).to_owned(),
+    };
+    let content = Bytes::from(format!("Subject: {message}\r\n\r\nhello\r\n"));
+    Assignment {
+        message_id: message_id(message),
+        tenant: 1,
+        source: source.0,
+        epoch,
+        site: site.to_owned(),
+        sender: Some("sender@postroad.example".to_owned()),
+        recipients: (0..).zip(recipients).map(recipient).collect(),
+        size_bytes: content.len() as u64,
+        content,
+        ..Assignment::default()
+    }
+}
+
+#[tonic::async_trait]
+impl QueueService for FakeQueue {
+    type LeadersStream = Streamed<LeaderView>;
+    type SubmitStream = Streamed<queue::SubmitResults>;
+    type WorkStream = Streamed<QueueFrame>;
+    type ContentStream = Streamed<ContentPart>;
+    type EventsStream = Streamed<queue::EventBatch>;
+
+    async fn leaders(
+        &self,
+        _: Request<queue::LeadersRequest>,
+    ) -> Result<Response<Self::LeadersStream>, Status> {
+        let view = |term| {
+            let groups = [0, GROUP].into_iter().map(|group| GroupLeader { group, term, leader: 1 }).collect();
+            Ok(LeaderView { node: 1, groups })
+        };
+        Ok(Response::new(Box::pin(WatchStream::new(self.0.term.subscribe()).map(view))))
+    }
+
+    async fn work(
+        &self,
+        request: Request<Streaming<OutboundFrame>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        let mut frames = request.into_inner();
+        let hello = frames.message().await?.unwrap();
+        self.note(hello);
+        let (session, outgoing) = mpsc::channel(1000);
+        let leading = queue_frame::Frame::Leading(Leading { term: *self.0.term.borrow() });
+        session.try_send(Ok(QueueFrame { frame: Some(leading) })).unwrap();
+        *self.0.session.lock() = Some(session);
+        let queue = self.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(frame)) = frames.message().await {
+                queue.note(frame);
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    async fn content(
+        &self,
+        request: Request<queue::ContentRequest>,
+    ) -> Result<Response<Self::ContentStream>, Status> {
+        let parts = self.0.content.lock().get(&request.get_ref().message_id).cloned();
+        let parts = parts.ok_or_else(|| Status::not_found("no such message"))?;
+        let parts = parts.into_iter().map(|octets| Ok(ContentPart { octets }));
+        Ok(Response::new(Box::pin(stream::iter(parts.collect::<Vec<_>>()))))
+    }
+
+    async fn submit(
+        &self,
+        _: Request<Streaming<queue::SubmitBatch>>,
+    ) -> Result<Response<Self::SubmitStream>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn events(&self, _: Request<queue::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn consume(
+        &self,
+        _: Request<queue::ConsumeRequest>,
+    ) -> Result<Response<queue::ConsumeResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn get_message(
+        &self,
+        _: Request<queue::GetMessageRequest>,
+    ) -> Result<Response<queue::MessageView>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn change_message(
+        &self,
+        _: Request<queue::ChangeMessageRequest>,
+    ) -> Result<Response<queue::ChangeMessageResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn summary(
+        &self,
+        _: Request<queue::SummaryRequest>,
+    ) -> Result<Response<queue::SummaryResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+}
+
+#[tonic::async_trait]
+impl DirectoryService for FakeQueue {
+    type WatchStream = Streamed<wire::Update>;
+
+    async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let shared = self.0.clone();
+        let updates = WatchStream::new(self.0.revision.subscribe())
+            .flat_map(move |_| stream::iter(update_frames(&shared.directory.lock().everything())).map(Ok));
+        Ok(Response::new(Box::pin(updates)))
+    }
+
+    async fn apply(&self, _: Request<wire::ApplyRequest>) -> Result<Response<wire::ApplyResponse>, Status> {
+        Err(Status::unimplemented("not played here"))
+    }
+
+    async fn claim(
+        &self,
+        request: Request<wire::ClaimRequest>,
+    ) -> Result<Response<wire::ClaimResponse>, Status> {
+        let claim = request.into_inner();
+        let (node, incarnation) = (NodeId(claim.node), claim.incarnation);
+        FakeQueue::apply(self, &Command::Claim { node, incarnation });
+        let unowned: Vec<SourceId> = {
+            let directory = self.0.directory.lock();
+            let sources = directory.items().filter_map(|item| match item {
+                postroad_directory::Item::Source(source) => Some(source.clone()),
+                _ => None,
+            });
+            sources.filter(|source| source.owner.is_none()).map(|source| source.id).collect()
+        };
+        for source in unowned {
+            FakeQueue::apply(self, &Command::Grant { source, node, incarnation });
+        }
+        self.0.seen.lock().claims.push(claim);
+        let (revision, lease_millis) =
+            (*self.0.revision.borrow(), self.0.lease_millis.load(Ordering::Relaxed));
+        Ok(Response::new(wire::ClaimResponse { revision, lease_millis, wait_millis: 0 }))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<wire::RenewRequest>,
+    ) -> Result<Response<wire::RenewResponse>, Status> {
+        if !self.0.renews.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("nobody leads"));
+        }
+        let renew = request.into_inner();
+        let latest = self.0.seen.lock().claims.last().map(|claim| claim.incarnation);
+        if latest != Some(renew.incarnation) {
+            return Err(Status::failed_precondition("another run has claimed"));
+        }
+        let (revision, lease_millis) =
+            (*self.0.revision.borrow(), self.0.lease_millis.load(Ordering::Relaxed));
+        Ok(Response::new(wire::RenewResponse { revision, lease_millis }))
+    }
+
+    async fn release(
+        &self,
+        request: Request<wire::ReleaseRequest>,
+    ) -> Result<Response<wire::ReleaseResponse>, Status> {
+        let incarnation = request.into_inner().incarnation;
+        self.0.seen.lock().released.push(incarnation);
+        Ok(Response::new(wire::ReleaseResponse { revision: *self.0.revision.borrow() }))
+    }
+}

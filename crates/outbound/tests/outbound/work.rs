@@ -1,0 +1,165 @@
+//! The session with the leader: what is held, given back, and said again.
+
+use std::time::Duration;
+
+use postroad_core::OutcomeKind;
+use postroad_directory::{Caps, Rate};
+use postroad_testkit::{
+    Script,
+    sink::{Phase, Rule},
+};
+
+use crate::{
+    node::{SOURCE, Setup, sink},
+    queue::{assignment, attempt_id},
+};
+
+/// A script that takes its time over every message.
+fn slow(millis: u64) -> Script {
+    Script::default().with_rule(Rule { delay_ms: millis, ..Rule::reply(Phase::Mail, "250 2.1.0 ok") })
+}
+
+fn one_connection() -> Caps {
+    Caps { connections_max: Some(1), ..Caps::default() }
+}
+
+#[tokio::test]
+async fn a_recall_before_the_start_is_given_back_and_one_after_is_not() {
+    let sink = sink(slow(500)).await;
+    let node = Setup { caps: one_connection(), ..Setup::default() }.start_routed(&sink).await;
+    for message in 1..=2 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    node.queue.recall(vec![attempt_id(1, 0, node.epoch), attempt_id(2, 0, node.epoch)]).await;
+    let answers =
+        node.queue.until("answers", |seen| (seen.answers.len() == 2).then(|| seen.answers.clone())).await;
+    let started = |message| {
+        let id = attempt_id(message, 0, node.epoch);
+        answers.iter().find(|answer| answer.attempt.as_ref() == Some(&id)).unwrap().started
+    };
+    assert_eq!((started(1), started(2)), (true, false));
+    node.queue.report(1, 0).await;
+    node.stop().await;
+    assert_eq!(sink.ledger().count(), 1);
+}
+
+#[tokio::test]
+async fn a_reconnection_lists_what_is_held_and_nothing_is_sent_twice() {
+    let sink = sink(slow(300)).await;
+    let node = Setup { caps: one_connection(), ..Setup::default() }.start_routed(&sink).await;
+    node.queue.set_acknowledges(false);
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    node.queue.report(1, 0).await;
+    node.assign(2, "example.test", &["a@example.test"]).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    node.queue.break_session();
+    let hello = node.queue.until("second hello", |seen| seen.hellos.get(1).cloned()).await;
+    let mut held: Vec<_> = hello.held.iter().map(|id| id.message_id.clone()).collect();
+    held.sort();
+    assert_eq!(held, [crate::queue::message_id(1), crate::queue::message_id(2)]);
+    // The new session sends both again, as a leader might that knows no better.
+    node.queue.set_acknowledges(true);
+    for message in 1..=2 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+    }
+    node.queue.report(2, 0).await;
+    // The outcome that was not acknowledged is reported again.
+    node.queue
+        .until("repeated report", |seen| {
+            let of_first = |report: &&postroad_proto::queue::Report| {
+                report.attempt.as_ref() == Some(&attempt_id(1, 0, node.epoch))
+            };
+            (seen.reports.iter().filter(of_first).count() == 2).then_some(())
+        })
+        .await;
+    node.stop().await;
+    assert_eq!(sink.ledger().count(), 2);
+}
+
+#[tokio::test]
+async fn a_leader_of_a_lower_term_is_refused() {
+    let sink = sink(Script::default()).await;
+    let node = Setup::default().start_routed(&sink).await;
+    node.queue.set_term(5);
+    node.queue.until("hello in term 5", |seen| (seen.hellos.len() == 2).then_some(())).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    node.queue.report(1, 0).await;
+    let hellos = node.queue.seen(|seen| seen.hellos.len());
+    node.queue.set_term(4);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(node.queue.seen(|seen| seen.hellos.len()), hellos, "nobody speaks to a leader of the past");
+    node.queue.set_term(6);
+    let term =
+        node.queue.until("hello in term 6", |seen| seen.hellos.get(hellos).map(|hello| hello.term)).await;
+    assert_eq!(term, 5);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_assignment_of_another_epoch_is_given_back() {
+    let sink = sink(Script::default()).await;
+    let node = Setup::default().start_routed(&sink).await;
+    let stale = assignment(1, SOURCE, node.epoch - 1, "example.test", &["a@example.test"]);
+    let foreign = assignment(2, postroad_core::SourceId(9), node.epoch, "example.test", &["a@example.test"]);
+    node.queue.assign(vec![stale, foreign]).await;
+    let answers =
+        node.queue.until("answers", |seen| (seen.answers.len() == 2).then(|| seen.answers.clone())).await;
+    assert!(answers.iter().all(|answer| !answer.started));
+    node.stop().await;
+    assert_eq!(sink.ledger().count(), 0);
+}
+
+#[tokio::test]
+async fn rates_hold_for_a_lane() {
+    let rates = [Rate { messages: 5, per: Duration::from_secs(1) }];
+    let caps = Caps { rates: Some(rates.into()), ..Caps::default() };
+    let receiver = postroad_testkit::sink::Receiver {
+        limits: postroad_testkit::sink::Limits {
+            rates: vec![postroad_testkit::sink::Rate { messages: 5, per_secs: 1.0 }],
+            enforce: true,
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let sink = sink(Script::default().with_domain("example.test", receiver)).await;
+    let node = Setup { caps, ..Setup::default() }.start_routed(&sink).await;
+    let started = std::time::Instant::now();
+    for message in 1..=12 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+    }
+    for message in 1..=12 {
+        let report = node.queue.report(message, 0).await;
+        assert_eq!(report.kind, u32::from(OutcomeKind::Delivered.code()), "{report:?}");
+    }
+    assert!(started.elapsed() > Duration::from_secs(2));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_ends_what_is_under_way_and_gives_back_the_rest() {
+    let sink = sink(slow(500)).await;
+    let node = Setup { caps: one_connection(), ..Setup::default() }.start_routed(&sink).await;
+    for message in 1..=3 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (queue, _) = node.stop().await;
+    let report = queue.report(1, 0).await;
+    assert_eq!(report.kind, u32::from(OutcomeKind::Delivered.code()));
+    let given_back = queue.seen(|seen| seen.answers.iter().filter(|answer| !answer.started).count());
+    assert_eq!((given_back, queue.seen(|seen| seen.released.len())), (2, 1));
+    assert_eq!(sink.ledger().count(), 1);
+}
+
+#[tokio::test]
+async fn reports_that_gather_go_out_together() {
+    let sink = sink(Script::default()).await;
+    let node = Setup::default().start_routed(&sink).await;
+    let one = |message| assignment(message, SOURCE, node.epoch, "example.test", &["a@example.test"]);
+    node.queue.assign((1..=400).map(one).collect()).await;
+    node.queue.until("400 reports", |seen| (seen.reports.len() == 400).then_some(())).await;
+    assert!(node.queue.seen(|seen| seen.report_frames) <= 400);
+    node.stop().await;
+    assert_eq!(sink.ledger().count(), 400);
+}
