@@ -1,0 +1,243 @@
+//! `postroad dev`: every role in one process on loopback, and a sandbox that captures what would be sent.
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use postroad_cluster::Endpoints;
+use postroad_control::{Control, ControlConfig, ControlDeps};
+use postroad_core::{ClusterId, NodeId};
+use postroad_ingress::{Ingress, IngressDeps};
+use postroad_net::{ClientTls, Expect, Guard, MemoryNet, Role, ServerTls, Transport};
+use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
+use postroad_queue::{Queue, QueueConfig, QueueDeps, Voter};
+use postroad_sandbox::{Sandbox, SandboxConfig, SandboxDeps};
+use postroad_storage::{Identity, RealFs};
+use postroad_telemetry::{Health, Telemetry, TelemetryConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::DevArgs,
+    demo,
+    resolver::resolver,
+    roles::{serve_metrics, serve_pages},
+    route::RouteArgument,
+    signal,
+    stages::Stages,
+};
+
+mod banner;
+pub mod cluster;
+
+/// Every `dev` of this machine is the same cluster, so that a data directory can be opened again.
+const CLUSTER: ClusterId = ClusterId(1);
+const QUEUE: NodeId = NodeId(1);
+const INGRESS: NodeId = NodeId(2);
+const OUTBOUND: NodeId = NodeId(3);
+const LEDGER_GROUPS: u16 = 1;
+const NAV: postroad_sandbox::Nav = &[("Overview", "/"), ("Messages", "/messages"), ("Sandbox", "/sandbox")];
+/// The queue's name among the pipes.
+const QUEUE_ADDRESS: &str = "queue";
+
+/// Runs until it is asked to stop.
+///
+/// # Errors
+/// A port is taken, the data directory cannot be used, or a role does not start.
+pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
+    let shutdown = signal::shutdown()?;
+    let telemetry = start_telemetry()?;
+    let data = Data::open(args.data.as_deref())?;
+    let mut stages = Stages::default();
+    let started = tokio::select! {
+        started = start(args, data.path(), &mut stages) => started.map(|()| true),
+        () = shutdown.cancelled() => Ok(false),
+    };
+    if let Ok(true) = started {
+        std::io::stdout().write_all(banner::text(args, data.path()).as_bytes())?;
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            name = stages.first_to_end() => tracing::error!(part = name, "a part of the process has stopped"),
+        }
+    }
+    stages.stop().await;
+    telemetry.shutdown().await;
+    started.map(drop)
+}
+
+/// `dev` has something to look at; its log says only what is wrong, unless `POSTROAD_LOG` wants more.
+fn start_telemetry() -> anyhow::Result<Telemetry> {
+    let log_filter = std::env::var("POSTROAD_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let otlp_endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
+    let config =
+        TelemetryConfig { log_filter, otlp_endpoint, otlp_sample_ratio: 1.0, ..TelemetryConfig::default() };
+    Ok(postroad_telemetry::init(&config, "postroad-dev")?)
+}
+
+/// The data directory: one to keep, or one that goes with the process.
+enum Data {
+    Kept(PathBuf),
+    Temporary(tempfile::TempDir),
+}
+
+impl Data {
+    fn open(kept: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = kept else {
+            return Ok(Self::Temporary(tempfile::Builder::new().prefix("postroad-").tempdir()?));
+        };
+        std::fs::create_dir_all(path).with_context(|| format!("`{}` cannot be made", path.display()))?;
+        Ok(Self::Kept(path.to_owned()))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) => path,
+            Self::Temporary(dir) => dir.path(),
+        }
+    }
+}
+
+/// Starts the roles from the queue outwards; they stop in the opposite order.
+async fn start(args: &DevArgs, data: &Path, stages: &mut Stages) -> anyhow::Result<()> {
+    let (health, net) = (Health::new(), MemoryNet::new());
+    let http = bind(args.listen_http).await?;
+    let metrics = bind(args.listen_metrics).await?;
+    start_queue(args, data, &net, &health, stages).await?;
+    let channel = Transport::Memory(net).channel(QUEUE_ADDRESS, Expect::node(Role::Queue, QUEUE));
+    let endpoints = Endpoints::from([(QUEUE, channel)]);
+
+    let sandbox = start_sandbox(&health, NAV).await?;
+    let routes = routes(args, sandbox.local_addr());
+    demo::apply(&endpoints, &routes).await.context("the demo tenant cannot be made")?;
+    let control_deps = ControlDeps { endpoints: endpoints.clone(), health: health.clone(), nav: NAV };
+    let control_config = ControlConfig { database: data.join("control.sqlite"), ..ControlConfig::default() };
+    let control = Control::start(control_config, control_deps).await.context("control does not start")?;
+    let pages = control.router().merge(sandbox.router());
+    stages.spawn("sandbox", |shutdown| sandbox.run(shutdown));
+    stages.spawn("control", |shutdown| control.run(shutdown));
+    stages.spawn("pages", |shutdown| serve_pages(http, pages, shutdown));
+
+    start_outbound(args, data, &endpoints, &health, stages)?;
+    start_ingress(args, endpoints, &health, stages).await?;
+    let ready = health.clone();
+    stages.spawn("metrics", |shutdown| serve_metrics(metrics, health, shutdown));
+    while !ready.is_ready() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// What has no route of its own goes to the sandbox, unless mail is to be delivered for real.
+fn routes(args: &DevArgs, sandbox: SocketAddr) -> Vec<RouteArgument> {
+    let mut routes = args.routes.clone();
+    if !args.deliver && routes.iter().all(|route| route.domain.is_some()) {
+        routes.push(RouteArgument::any(&sandbox.ip().to_string(), sandbox.port()));
+    }
+    routes
+}
+
+/// The sandbox takes whatever port is free: only a route leads to it.
+async fn start_sandbox(health: &Health, nav: postroad_sandbox::Nav) -> anyhow::Result<Sandbox> {
+    let config = SandboxConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..SandboxConfig::default() };
+    let deps = SandboxDeps { health: health.clone(), nav };
+    Sandbox::start(config, deps).await.context("the sandbox does not start")
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("`{address}` cannot be listened at"))
+}
+
+async fn start_queue(
+    args: &DevArgs,
+    data: &Path,
+    net: &MemoryNet,
+    health: &Health,
+    stages: &mut Stages,
+) -> anyhow::Result<()> {
+    let config = QueueConfig {
+        listen: QUEUE_ADDRESS.to_owned(),
+        voters: vec![Voter { node: QUEUE, address: QUEUE_ADDRESS.to_owned() }],
+        ledger_groups: LEDGER_GROUPS,
+        ..QueueConfig::default()
+    };
+    let deps = QueueDeps {
+        identity: Identity { cluster: CLUSTER, node: QUEUE },
+        fs: Arc::new(RealFs::new(&data.join("queue"))),
+        transport: Transport::Memory(net.clone()),
+        health: health.clone(),
+    };
+    let listener = bind(args.listen_operator).await?;
+    let queue = Queue::start(config, deps).await.context("the queue does not start")?;
+    stages.spawn("queue", |shutdown| queue.run(shutdown));
+    let net = net.clone();
+    stages.spawn("operators", |shutdown| operators(listener, net, shutdown));
+    Ok(())
+}
+
+/// Lets `postroad apply` and `postroad message` in, which come from outside this process.
+async fn operators(listener: TcpListener, net: MemoryNet, shutdown: CancellationToken) {
+    let mut calls = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            Ok((stream, _)) = listener.accept() => drop(calls.spawn(pass_on(stream, net.clone()))),
+            Some(_) = calls.join_next() => {}
+        }
+    }
+}
+
+async fn pass_on(mut stream: TcpStream, net: MemoryNet) {
+    let Ok(mut queue) = net.connect(QUEUE_ADDRESS).await else { return };
+    // Whoever hangs up ends it.
+    let _ = tokio::io::copy_bidirectional(&mut stream, &mut queue).await;
+}
+
+fn start_outbound(
+    args: &DevArgs,
+    data: &Path,
+    endpoints: &Endpoints,
+    health: &Health,
+    stages: &mut Stages,
+) -> anyhow::Result<()> {
+    let config = OutboundConfig {
+        data_directory: data.join("outbound"),
+        smtp_port: args.smtp_port,
+        ..OutboundConfig::default()
+    };
+    let deps = OutboundDeps {
+        node: OUTBOUND,
+        endpoints: endpoints.clone(),
+        resolver: resolver(args.resolver)?,
+        guard: Guard { allow: args.allow_addresses.clone() },
+        tls: ClientTls::opportunistic(),
+        health: health.clone(),
+    };
+    let outbound = Outbound::start(config, deps).context("outbound does not start")?;
+    stages.spawn("outbound", |shutdown| outbound.run(shutdown));
+    Ok(())
+}
+
+async fn start_ingress(
+    args: &DevArgs,
+    endpoints: Endpoints,
+    health: &Health,
+    stages: &mut Stages,
+) -> anyhow::Result<()> {
+    let tls = ServerTls::self_signed(&["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    let deps = IngressDeps {
+        node: INGRESS,
+        endpoints,
+        ledger_groups: LEDGER_GROUPS,
+        resolver: resolver(args.resolver)?,
+        tls: Some(tls),
+        health: health.clone(),
+    };
+    let ingress = Ingress::start(demo::ingress(args), deps).await.context("ingress does not start")?;
+    stages.spawn("ingress", |shutdown| ingress.run(shutdown));
+    Ok(())
+}

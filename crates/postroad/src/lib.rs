@@ -1,0 +1,19 @@
+//! The binary's parts: command line, configuration and composition. Everything else is in the crates below.
+//!
+//! A library too, so that tests can run a role on a file system that fails.
+
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod demo;
+pub mod dev;
+pub mod operator;
+pub mod policy;
+pub mod roles;
+pub mod route;
+pub mod sections;
+
+mod resolver;
+mod signal;
+mod stages;
+mod template;

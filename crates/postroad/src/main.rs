@@ -1,0 +1,50 @@
+//! `postroad`: see `postroad --help`.
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::Result;
+use clap::Parser;
+use postroad::{
+    cli::{Cli, ClusterCommand, Command, ConfigCommand},
+    cluster, dev, operator, roles,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(text) => {
+            // Whoever reads us may have gone: that is no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "postroad: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns what is to be printed at the end.
+fn run(command: Command) -> Result<String> {
+    let silent = |()| String::new();
+    match command {
+        Command::Dev(args) if args.cluster => on_runtime(dev::cluster::run(&args)).map(silent),
+        Command::Dev(args) => on_runtime(dev::run(&args)).map(silent),
+        Command::Ingress(args) => on_runtime(roles::ingress(&args.config)).map(silent),
+        Command::Queue(args) => on_runtime(roles::queue(&args.config)).map(silent),
+        Command::Outbound(args) => on_runtime(roles::outbound(&args.config)).map(silent),
+        Command::Control(args) => on_runtime(roles::control(&args.config)).map(silent),
+        Command::Config(ConfigCommand::Check(args)) => roles::check(args.role, &args.config),
+        Command::Config(ConfigCommand::Print(args)) => roles::print(args.role, &args.config),
+        Command::Cluster(ClusterCommand::Init(args)) => cluster::init(&args),
+        Command::Cluster(ClusterCommand::Join(args)) => cluster::join(&args),
+        Command::Apply(args) => on_runtime(operator::apply_file(&args)),
+        Command::Message(command) => on_runtime(operator::message(&command)),
+    }
+}
+
+fn on_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}

@@ -1,0 +1,197 @@
+//! What an operator does by hand: `postroad apply` and `postroad message`.
+
+use std::{fmt::Write, io::Read, path::Path, time::Duration};
+
+use anyhow::Context;
+use postroad_cluster::{Applied, DirectoryClient, Endpoints, LeaderCalls, LeaderWatch};
+use postroad_core::{MessageId, NodeId, Timestamp};
+use postroad_net::{Expect, NodeTls, Role, Transport};
+use postroad_proto::queue::{
+    Change, ChangeMessageRequest, ChangeResult, DeliveryStatus, GetMessageRequest, MessageView,
+    queue_service_client::QueueServiceClient,
+};
+
+use crate::{
+    cli::{ApplyArgs, MessageArgs, MessageCommand, TargetArgs},
+    config::Loader,
+    policy::{Changes, Policy},
+    sections::{ClusterSection, QueueNode},
+};
+
+/// Where `postroad dev` listens for operators.
+pub const DEV_ADDRESS: &str = "127.0.0.1:7070";
+
+/// How long a cluster may take to answer.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Applies changes.
+///
+/// # Errors
+/// The cluster cannot be reached, or refuses.
+pub async fn apply(endpoints: &Endpoints, changes: &Changes, dry_run: bool) -> anyhow::Result<Applied> {
+    let leaders = LeaderWatch::start(endpoints);
+    let directory = DirectoryClient::new(endpoints, &leaders.subscribe());
+    Ok(directory.apply(&changes.puts, &changes.removals, dry_run, WITHIN).await?)
+}
+
+/// Runs `postroad apply`.
+///
+/// # Errors
+/// The file is no policy, or the cluster cannot be reached or refuses.
+pub async fn apply_file(args: &ApplyArgs) -> anyhow::Result<String> {
+    let text = read(&args.file).with_context(|| format!("`{}` cannot be read", args.file.display()))?;
+    let policy = Policy::parse(&text).with_context(|| format!("`{}`", args.file.display()))?;
+    let changes = policy.changes().with_context(|| format!("`{}`", args.file.display()))?;
+    let Applied { revision, changed } = apply(&endpoints(&args.target)?, &changes, args.dry_run).await?;
+    let verb = if args.dry_run { "would change" } else { "changed" };
+    Ok(format!("{verb} {changed} item(s); the directory is at revision {revision}\n"))
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    if file != Path::new("-") {
+        return std::fs::read_to_string(file);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn endpoints(target: &TargetArgs) -> anyhow::Result<Endpoints> {
+    let Some(config) = &target.config else {
+        let channel = Transport::Plain.channel(&target.dev.to_string(), Expect::any(Role::Queue));
+        return Ok(Endpoints::from([(NodeId(1), channel)]));
+    };
+    let mut loader = Loader::read(config)?;
+    let cluster: ClusterSection = loader.section("cluster");
+    loader.finish()?;
+    Ok(cluster.endpoints(&Transport::Mutual(cluster.node_tls()?)))
+}
+
+impl ClusterSection {
+    /// Loads the certificates that prove who this is.
+    ///
+    /// # Errors
+    /// A file cannot be read or used.
+    pub fn node_tls(&self) -> anyhow::Result<NodeTls> {
+        let files = (&self.authority, &self.certificate, &self.key);
+        Ok(NodeTls::from_files(files.0, files.1, files.2)?)
+    }
+
+    /// Returns channels to every queue node, which connect when they are used.
+    #[must_use]
+    pub fn endpoints(&self, transport: &Transport) -> Endpoints {
+        endpoints_of(&self.queue, transport)
+    }
+}
+
+/// Returns channels to queue nodes, which connect when they are used.
+#[must_use]
+pub fn endpoints_of(queue: &[QueueNode], transport: &Transport) -> Endpoints {
+    let channel = |queue: &QueueNode| {
+        let node = NodeId(queue.node);
+        (node, transport.channel(&queue.address, Expect::node(Role::Queue, node)))
+    };
+    queue.iter().map(channel).collect()
+}
+
+/// Runs `postroad message`.
+///
+/// # Errors
+/// There is no such message any more, or the cluster cannot be reached.
+pub async fn message(command: &MessageCommand) -> anyhow::Result<String> {
+    match command {
+        MessageCommand::Get(args) => get(args).await,
+        MessageCommand::Hold(args) => change(args, Change::Hold).await,
+        MessageCommand::Release(args) => change(args, Change::Release).await,
+        MessageCommand::Cancel(args) => change(args, Change::Cancel).await,
+    }
+}
+
+struct Target {
+    id: MessageId,
+    calls: LeaderCalls,
+    _leaders: LeaderWatch,
+}
+
+impl Target {
+    fn new(args: &MessageArgs) -> anyhow::Result<Self> {
+        let id = args.id.parse().with_context(|| format!("`{}`", args.id))?;
+        let endpoints = endpoints(&args.target)?;
+        let leaders = LeaderWatch::start(&endpoints);
+        Ok(Self { id, calls: LeaderCalls::new(&endpoints, &leaders.subscribe()), _leaders: leaders })
+    }
+
+    async fn view(&self) -> anyhow::Result<MessageView> {
+        let request = GetMessageRequest { message_id: postroad_proto::message_id(self.id), tenant: 0 };
+        let call = async |channel| QueueServiceClient::new(channel).get_message(request.clone()).await;
+        let response = self.calls.call(self.id.group(), WITHIN, call).await;
+        Ok(response
+            .context("no such message is queued; control has the history of those that ended")?
+            .into_inner())
+    }
+}
+
+async fn get(args: &MessageArgs) -> anyhow::Result<String> {
+    let target = Target::new(args)?;
+    Ok(describe(target.id, &target.view().await?))
+}
+
+fn describe(id: MessageId, view: &MessageView) -> String {
+    let mut text = String::new();
+    let sender = view.sender.as_deref().unwrap_or_default();
+    let accepted = Timestamp::from_millis(view.accepted_at_millis);
+    let expires = Timestamp::from_millis(view.expires_at_millis);
+    let size = view.size_bytes;
+    let _ = writeln!(text, "{id}  <{sender}>  {size} octets  accepted {accepted}  expires {expires}");
+    for delivery in &view.deliveries {
+        let status = status_name(delivery.status());
+        let due = match delivery.status() {
+            DeliveryStatus::Waiting => format!("  due {}", Timestamp::from_millis(delivery.due_at_millis)),
+            _ => String::new(),
+        };
+        let (recipient, site, attempts) = (&delivery.recipient, &delivery.site, delivery.attempts);
+        let _ = writeln!(text, "  {recipient}  {status}{due}  site {site}  attempts {attempts}");
+        if !delivery.last_response.is_empty() {
+            let _ = writeln!(text, "    {}", delivery.last_response);
+        }
+    }
+    text
+}
+
+fn status_name(status: DeliveryStatus) -> &'static str {
+    match status {
+        DeliveryStatus::Unspecified => "unknown",
+        DeliveryStatus::Waiting => "waiting",
+        DeliveryStatus::Assigned => "assigned",
+        DeliveryStatus::Held => "held",
+        DeliveryStatus::Delivered => "delivered",
+        DeliveryStatus::Bounced => "bounced",
+        DeliveryStatus::Expired => "expired",
+        DeliveryStatus::Cancelled => "cancelled",
+        DeliveryStatus::Suppressed => "suppressed",
+    }
+}
+
+async fn change(args: &MessageArgs, change: Change) -> anyhow::Result<String> {
+    let target = Target::new(args)?;
+    let message_id = postroad_proto::message_id(target.id);
+    let request = ChangeMessageRequest { message_id, change: change.into(), tenant: 0 };
+    let call = async |channel| QueueServiceClient::new(channel).change_message(request.clone()).await;
+    let response = target.calls.call(target.id.group(), WITHIN, call).await;
+    let response = response.context("no such message is queued")?.into_inner();
+    let line =
+        |(number, result): (usize, ChangeResult)| format!("recipient {number}: {}\n", result_text(result));
+    Ok((1..).zip(response.results()).map(line).collect())
+}
+
+fn result_text(result: ChangeResult) -> &'static str {
+    match result {
+        ChangeResult::Unspecified => "not known to this version",
+        ChangeResult::Done => "done",
+        ChangeResult::AlreadyEnded => "has ended already",
+        ChangeResult::InFlight => {
+            "an attempt is under way; takes effect unless that attempt ends the delivery"
+        }
+        ChangeResult::Unchanged => "was so already",
+    }
+}

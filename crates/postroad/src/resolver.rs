@@ -1,0 +1,16 @@
+//! The resolver a configuration or a flag names.
+
+use std::net::SocketAddr;
+
+use postroad_dns::Resolver;
+
+/// Returns the resolver at an address, or the system's own.
+///
+/// # Errors
+/// The system's configuration cannot be read.
+pub fn resolver(address: Option<SocketAddr>) -> anyhow::Result<Resolver> {
+    Ok(match address {
+        Some(address) => Resolver::at(address),
+        None => Resolver::system()?,
+    })
+}

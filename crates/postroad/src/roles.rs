@@ -1,0 +1,381 @@
+//! A role as a process: its configuration is read as a whole, then everything opens, then it runs until it is asked to stop.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use postroad_cluster::Endpoints;
+use postroad_control::{Control, ControlConfig, ControlDeps};
+use postroad_core::NodeId;
+use postroad_ingress::{Ingress, IngressConfig, IngressDeps};
+use postroad_net::{ClientTls, Expect, Guard, NodeTls, Role, ServerTls, Transport};
+use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
+use postroad_queue::{Queue, QueueConfig, QueueDeps};
+use postroad_storage::{Fs, Identity, RealFs};
+use postroad_telemetry::{Health, TelemetryConfig};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::RoleName,
+    config::{ConfigError, Loader, Section},
+    resolver::resolver,
+    sections::{
+        ClusterSection, DnsSection, GuardSection, HttpSection, MetricsSection, NodeSection, TlsSection,
+    },
+    signal,
+    stages::Stages,
+};
+
+const NAV: postroad_control::Nav = &[("Overview", "/"), ("Messages", "/messages")];
+
+/// How often certificates are looked at again.
+const RELOAD_EVERY: Duration = Duration::from_secs(60);
+
+/// What every role's file has.
+struct Common {
+    node: NodeSection,
+    cluster: ClusterSection,
+    telemetry: TelemetryConfig,
+    metrics: MetricsSection,
+}
+
+impl Common {
+    fn read(loader: &mut Loader) -> Self {
+        Self {
+            node: loader.section("node"),
+            cluster: loader.section("cluster"),
+            telemetry: loader.section("telemetry"),
+            metrics: loader.section("metrics"),
+        }
+    }
+
+    fn transport(&self) -> anyhow::Result<NodeTls> {
+        let ClusterSection { authority, certificate, key, .. } = &self.cluster;
+        Ok(NodeTls::from_files(authority, certificate, key)?)
+    }
+}
+
+/// The file of an ingress node.
+struct IngressFile {
+    common: Common,
+    tls: TlsSection,
+    dns: DnsSection,
+    ingress: IngressConfig,
+}
+
+impl IngressFile {
+    fn read(mut loader: Loader) -> Result<(Self, toml::Table), ConfigError> {
+        let file = Self {
+            common: Common::read(&mut loader),
+            tls: loader.section("tls"),
+            dns: loader.section("dns"),
+            ingress: loader.section("ingress"),
+        };
+        Ok((file, loader.finish()?))
+    }
+}
+
+/// The file of a queue node.
+struct QueueFile {
+    common: Common,
+    queue: QueueConfig,
+}
+
+impl QueueFile {
+    fn read(mut loader: Loader) -> Result<(Self, toml::Table), ConfigError> {
+        let file = Self { common: Common::read(&mut loader), queue: loader.section("queue") };
+        Ok((file, loader.finish()?))
+    }
+}
+
+/// The file of an outbound node.
+struct OutboundFile {
+    common: Common,
+    dns: DnsSection,
+    guard: GuardSection,
+    outbound: OutboundConfig,
+}
+
+impl OutboundFile {
+    fn read(mut loader: Loader) -> Result<(Self, toml::Table), ConfigError> {
+        let file = Self {
+            common: Common::read(&mut loader),
+            dns: loader.section("dns"),
+            guard: loader.section("guard"),
+            outbound: loader.section("outbound"),
+        };
+        Ok((file, loader.finish()?))
+    }
+}
+
+/// The file of a control node.
+struct ControlFile {
+    common: Common,
+    http: HttpSection,
+    control: ControlConfig,
+}
+
+impl ControlFile {
+    fn read(mut loader: Loader) -> Result<(Self, toml::Table), ConfigError> {
+        let file = Self {
+            common: Common::read(&mut loader),
+            http: loader.section("http"),
+            control: loader.section("control"),
+        };
+        Ok((file, loader.finish()?))
+    }
+}
+
+fn table_of(role: RoleName, config: &Path) -> Result<toml::Table, ConfigError> {
+    let loader = Loader::read(config)?;
+    Ok(match role {
+        RoleName::Ingress => IngressFile::read(loader)?.1,
+        RoleName::Queue => QueueFile::read(loader)?.1,
+        RoleName::Outbound => OutboundFile::read(loader)?.1,
+        RoleName::Control => ControlFile::read(loader)?.1,
+    })
+}
+
+/// Reports everything that is wrong with a role's file.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn check(role: RoleName, config: &Path) -> anyhow::Result<String> {
+    table_of(role, config)?;
+    Ok(format!("{}: good\n", config.display()))
+}
+
+/// Returns what a role's file and the environment come to.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn print(role: RoleName, config: &Path) -> anyhow::Result<String> {
+    Ok(toml::to_string_pretty(&table_of(role, config)?)?)
+}
+
+/// What a role's process needs around the role.
+struct Process {
+    shutdown: CancellationToken,
+    telemetry: postroad_telemetry::Telemetry,
+    transport: Transport,
+    health: Health,
+    stages: Stages,
+}
+
+impl Process {
+    async fn start(common: &Common, role: RoleName) -> anyhow::Result<Self> {
+        let shutdown = signal::shutdown()?;
+        let telemetry = postroad_telemetry::init(&common.telemetry, service_name(role))?;
+        let tls = common.cluster.node_tls()?;
+        check_identity(&tls, common, role)?;
+        let (health, mut stages) = (Health::new(), Stages::default());
+        let metrics = TcpListener::bind(common.metrics.listen).await;
+        let metrics =
+            metrics.with_context(|| format!("`{}` cannot be listened at", common.metrics.listen))?;
+        let ready = health.clone();
+        stages.spawn("metrics", |shutdown| serve_metrics(metrics, ready, shutdown));
+        let reloaded = tls.clone();
+        stages.spawn("certificates", |shutdown| async move {
+            reload(shutdown, || reloaded.reload()).await;
+        });
+        Ok(Self { shutdown, telemetry, transport: Transport::Mutual(tls), health, stages })
+    }
+
+    /// Runs until the process is asked to stop, or a part of it stops by itself.
+    async fn run(mut self, name: &'static str) -> anyhow::Result<()> {
+        tracing::info!(role = name, version = env!("CARGO_PKG_VERSION"), "started");
+        let failed = tokio::select! {
+            () = self.shutdown.cancelled() => None,
+            part = self.stages.first_to_end() => Some(part),
+        };
+        self.stages.stop().await;
+        tracing::info!(role = name, "stopped");
+        self.telemetry.shutdown().await;
+        match failed {
+            None => Ok(()),
+            Some(part) => anyhow::bail!("`{part}` has stopped by itself"),
+        }
+    }
+}
+
+fn service_name(role: RoleName) -> &'static str {
+    match role {
+        RoleName::Ingress => "postroad-ingress",
+        RoleName::Queue => "postroad-queue",
+        RoleName::Outbound => "postroad-outbound",
+        RoleName::Control => "postroad-control",
+    }
+}
+
+/// A certificate of another node or cluster would only be refused by everybody else.
+fn check_identity(tls: &NodeTls, common: &Common, role: RoleName) -> anyhow::Result<()> {
+    let identity = tls.identity();
+    let matches = identity.cluster == common.cluster.cluster()
+        && identity.node == common.node.node()
+        && identity.role.name() == role.as_str();
+    anyhow::ensure!(
+        matches,
+        "`cluster.certificate` is that of `{identity}`, which `node` and `cluster.id` do not name"
+    );
+    Ok(())
+}
+
+pub(crate) async fn serve_metrics(listener: TcpListener, health: Health, shutdown: CancellationToken) {
+    if let Err(error) = postroad_telemetry::serve(listener, health, shutdown).await {
+        tracing::error!(%error, "metrics are not served any more");
+    }
+}
+
+/// Looks at certificates again now and then; one that cannot be used leaves the old one in place.
+async fn reload<E: std::fmt::Display>(shutdown: CancellationToken, load: impl Fn() -> Result<bool, E>) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(RELOAD_EVERY)).await.is_some() {
+        match load() {
+            Ok(true) => tracing::info!("certificates were loaded again"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "certificates cannot be loaded again"),
+        }
+    }
+}
+
+/// Runs `postroad queue` on the file system of the operating system.
+///
+/// # Errors
+/// The configuration is wrong, or the role does not start or stops by itself.
+pub async fn queue(config: &Path) -> anyhow::Result<()> {
+    queue_on(config, |data| Arc::new(RealFs::new(data))).await
+}
+
+/// Runs `postroad queue` on the file system that `fs` makes of the data directory.
+///
+/// # Errors
+/// The configuration is wrong, or the role does not start or stops by itself.
+pub async fn queue_on(config: &Path, fs: impl FnOnce(&Path) -> Arc<dyn Fs>) -> anyhow::Result<()> {
+    let (QueueFile { common, mut queue }, _) = QueueFile::read(Loader::read(config)?)?;
+    let mut process = Process::start(&common, RoleName::Queue).await?;
+    queue.voters = common.cluster.voters();
+    queue.ledger_groups = common.cluster.ledger_groups;
+    let deps = QueueDeps {
+        identity: Identity { cluster: common.cluster.cluster(), node: common.node.node() },
+        fs: fs(&common.node.data),
+        transport: process.transport.clone(),
+        health: process.health.clone(),
+    };
+    let role = Queue::start(queue, deps).await?;
+    process.stages.spawn("queue", |shutdown| role.run(shutdown));
+    process.run("queue").await
+}
+
+/// Runs `postroad ingress`.
+///
+/// # Errors
+/// The configuration is wrong, or the role does not start or stops by itself.
+pub async fn ingress(config: &Path) -> anyhow::Result<()> {
+    let (IngressFile { common, tls, dns, ingress }, _) = IngressFile::read(Loader::read(config)?)?;
+    let mut process = Process::start(&common, RoleName::Ingress).await?;
+    let tls = tls.server_tls(&ingress.hostname)?;
+    if let Some(tls) = tls.clone() {
+        process.stages.spawn("listener-certificates", |shutdown| async move {
+            reload(shutdown, || tls.reload()).await;
+        });
+    }
+    let deps = IngressDeps {
+        node: common.node.node(),
+        endpoints: common.cluster.endpoints(&process.transport),
+        ledger_groups: common.cluster.ledger_groups,
+        resolver: resolver(dns.resolver)?,
+        tls,
+        health: process.health.clone(),
+    };
+    let role = Ingress::start(ingress, deps).await?;
+    process.stages.spawn("ingress", |shutdown| role.run(shutdown));
+    process.run("ingress").await
+}
+
+/// Runs `postroad outbound`.
+///
+/// # Errors
+/// The configuration is wrong, or the role does not start or stops by itself.
+pub async fn outbound(config: &Path) -> anyhow::Result<()> {
+    let (OutboundFile { common, dns, guard, mut outbound }, _) = OutboundFile::read(Loader::read(config)?)?;
+    let mut process = Process::start(&common, RoleName::Outbound).await?;
+    outbound.data_directory.clone_from(&common.node.data);
+    let deps = OutboundDeps {
+        node: common.node.node(),
+        endpoints: common.cluster.endpoints(&process.transport),
+        resolver: resolver(dns.resolver)?,
+        guard: Guard { allow: guard.allow },
+        tls: ClientTls::opportunistic(),
+        health: process.health.clone(),
+    };
+    let role = Outbound::start(outbound, deps)?;
+    process.stages.spawn("outbound", |shutdown| role.run(shutdown));
+    process.run("outbound").await
+}
+
+/// Runs `postroad control`.
+///
+/// # Errors
+/// The configuration is wrong, or the role does not start or stops by itself.
+pub async fn control(config: &Path) -> anyhow::Result<()> {
+    let (ControlFile { common, http, mut control }, _) = ControlFile::read(Loader::read(config)?)?;
+    let mut process = Process::start(&common, RoleName::Control).await?;
+    let listener = TcpListener::bind(http.listen).await;
+    let listener = listener.with_context(|| format!("`{}` cannot be listened at", http.listen))?;
+    let deps = ControlDeps {
+        endpoints: common.cluster.endpoints(&process.transport),
+        health: process.health.clone(),
+        nav: NAV,
+    };
+    if control.database.is_relative() {
+        control.database = common.node.data.join(&control.database);
+    }
+    std::fs::create_dir_all(&common.node.data)?;
+    let role = Control::start(control, deps).await?;
+    let pages = role.router();
+    process.stages.spawn("control", |shutdown| role.run(shutdown));
+    process.stages.spawn("http", |shutdown| serve_pages(listener, pages, shutdown));
+    process.run("control").await
+}
+
+/// Serves pages until `shutdown`.
+pub(crate) async fn serve_pages(listener: TcpListener, pages: axum::Router, shutdown: CancellationToken) {
+    let stop = shutdown.clone().cancelled_owned();
+    let serve = axum::serve(listener, pages).with_graceful_shutdown(stop);
+    // A browser that keeps a connection open must not keep the process.
+    let served = async move {
+        tokio::select! {
+            result = serve => result,
+            () = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            } => Ok(()),
+        }
+    };
+    if let Err(error) = served.await {
+        tracing::error!(%error, "pages are not served any more");
+    }
+}
+
+impl ClusterSection {
+    fn voters(&self) -> Vec<postroad_queue::Voter> {
+        let voter = |queue: &crate::sections::QueueNode| postroad_queue::Voter {
+            node: NodeId(queue.node),
+            address: queue.address.clone(),
+        };
+        self.queue.iter().map(voter).collect()
+    }
+}
+
+macro_rules! sections {
+    ($($config:ty),*) => {$(
+        impl Section for $config {
+            fn problems(&self) -> Vec<(&'static str, String)> {
+                self.problems()
+            }
+        }
+    )*};
+}
+
+sections!(IngressConfig, QueueConfig, OutboundConfig, ControlConfig);
+
+impl Section for TelemetryConfig {}

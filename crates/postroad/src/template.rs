@@ -1,0 +1,88 @@
+//! The configuration files that `postroad cluster` writes: what a node needs to start, with the rest at its defaults.
+
+use std::{net::SocketAddr, path::Path};
+
+use crate::{cli::RoleName, cluster::ClusterFile};
+
+/// Returns the configuration of an operator's machine.
+#[must_use]
+pub fn operator(cluster: &ClusterFile, dir: &Path) -> String {
+    format!("# For `postroad apply` and `postroad message`.\n\n{}", cluster_section(cluster, dir, "operator"))
+}
+
+/// What differs from node to node.
+#[derive(Clone, Debug)]
+pub struct NodeTemplate<'a> {
+    /// What the node is.
+    pub role: RoleName,
+    /// Its id.
+    pub node: u64,
+    /// Where it keeps its data.
+    pub data: &'a Path,
+    /// Where its certificate is.
+    pub out: &'a Path,
+    /// Where it serves metrics.
+    pub metrics: SocketAddr,
+    /// The sections of the role itself; what the role needs when left out.
+    pub own: Option<String>,
+}
+
+/// Returns the configuration of a node.
+#[must_use]
+pub fn node(cluster: &ClusterFile, template: &NodeTemplate<'_>) -> String {
+    let NodeTemplate { role, node, data, out, metrics, own } = template;
+    let name = role.as_str();
+    let data = quoted(&data.display().to_string());
+    let own = own.clone().unwrap_or_else(|| role_sections(cluster, *role, *node));
+    format!(
+        "# postroad {name}; every setting and its default: docs/reference/configuration.md\n\n\
+         [node]\nid = {node}\ndata = {data}\n\n{}\n[metrics]\nlisten = \"{metrics}\"\n\n{own}",
+        cluster_section(cluster, out, name)
+    )
+}
+
+fn role_sections(cluster: &ClusterFile, role: RoleName, node: u64) -> String {
+    match role {
+        RoleName::Queue => {
+            let address = cluster.queue.iter().find(|queue| queue.node == node);
+            let port =
+                address.and_then(|queue| queue.address.rsplit_once(':')).map_or("7000", |(_, port)| port);
+            format!("[queue]\nlisten = \"0.0.0.0:{port}\"\n")
+        }
+        RoleName::Ingress => INGRESS.to_owned(),
+        RoleName::Outbound => "[outbound]\n".to_owned(),
+        RoleName::Control => "[http]\nlisten = \"127.0.0.1:8080\"\n".to_owned(),
+    }
+}
+
+const INGRESS: &str = r#"[tls]
+# The certificate of the listeners below; without one, one is made at every start.
+self_signed = true
+
+[ingress]
+listeners = [
+  { listen = "0.0.0.0:587", service = "submission" },
+  { listen = "0.0.0.0:465", service = "submission", implicit_tls = true },
+]
+"#;
+
+fn cluster_section(cluster: &ClusterFile, dir: &Path, stem: &str) -> String {
+    let path = |name: String| quoted(&dir.join(name).display().to_string());
+    let nodes = cluster
+        .queue
+        .iter()
+        .map(|queue| format!("  {{ node = {}, address = {} }},\n", queue.node, quoted(&queue.address)));
+    format!(
+        "[cluster]\nid = {}\nledger_groups = {}\nqueue = [\n{}]\nauthority = {}\ncertificate = {}\nkey = {}\n",
+        cluster.id,
+        cluster.ledger_groups,
+        nodes.collect::<String>(),
+        path("authority.pem".to_owned()),
+        path(format!("{stem}.pem")),
+        path(format!("{stem}.key")),
+    )
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
