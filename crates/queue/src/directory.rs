@@ -80,11 +80,11 @@ impl DirectoryHost {
     /// Keeps the leases while this node leads; ends every watch when it is asked to stop.
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { keeper, barriers, closing, .. } = self;
+        let _closing = closing.drop_guard();
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = keeper.run() => {}
             () = barriers.run() => {}
         }
-        closing.cancel();
     }
 }

@@ -19,7 +19,10 @@ use postroad_proto::directory::{
     },
 };
 use postroad_raft::Group;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -32,6 +35,8 @@ use super::{
 };
 use crate::error::{not_leader, refused};
 
+/// A watch ends when the node has known no leader for this long.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(5);
 /// One change must fit one entry of the log.
 const CHANGE_OCTETS_MAX: usize = 1 << 20;
 
@@ -57,6 +62,7 @@ impl DirectoryService for DirectoryApi {
         let watching = Watching {
             state: self.state.clone(),
             changed: self.state.view.clone(),
+            status: self.group.status(),
             revision: request.into_inner().revision,
             frames: VecDeque::new(),
             closing: self.closing.clone(),
@@ -185,6 +191,7 @@ impl DirectoryApi {
 struct Watching {
     state: Applied,
     changed: watch::Receiver<Arc<View>>,
+    status: watch::Receiver<postroad_raft::Status>,
     /// Where the process will be once it has all of `frames`.
     revision: u64,
     frames: VecDeque<Update>,
@@ -203,6 +210,7 @@ impl Watching {
             if self.frames.is_empty() {
                 tokio::select! {
                     () = self.closing.cancelled() => return None,
+                    () = cut_off(self.status.clone()) => return None,
                     changed = self.changed.changed() => changed.ok()?,
                 }
             }
@@ -218,6 +226,17 @@ impl Watching {
         if !delta.is_empty() {
             self.revision = delta.revision;
             self.frames = update_frames(&delta).into();
+        }
+    }
+}
+
+/// Returns once this node has known no leader for long: others may know more.
+async fn cut_off(mut status: watch::Receiver<postroad_raft::Status>) {
+    loop {
+        let Ok(_) = status.wait_for(|status| status.leader.is_none() || status.stopped).await else { return };
+        let found = status.wait_for(|status| status.leader.is_some() && !status.stopped);
+        if !matches!(time::timeout(CUT_OFF_AFTER, found).await, Ok(Ok(_))) {
+            return;
         }
     }
 }
