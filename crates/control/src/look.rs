@@ -116,6 +116,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn console_and_sandbox_look_alike() {
+        assert_eq!(STYLE, include_str!("../../sandbox/src/look.css"));
+    }
+
+    #[test]
     fn forms_of_other_origins_are_recognised() {
         let check = |headers: &[(&'static str, &'static str)], expected| {
             let headers: HeaderMap = headers

@@ -116,6 +116,11 @@ impl Rows {
         Self { cursors: cursors.clone(), ..Self::default() }
     }
 
+    /// Returns how many rows there are: what a transaction costs.
+    pub(crate) fn count(&self) -> usize {
+        self.messages.len() + self.deliveries.rows.len() + self.timeline.len()
+    }
+
     /// Takes an event of a group; what lies before the group's cursor has been written and is passed over.
     pub(crate) fn add(&mut self, group: GroupId, event: Event) {
         let through = match &event.kind {

@@ -1,6 +1,9 @@
 //! Control as a service: followers, one writer, and the console.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use axum::Router;
 use postroad_cluster::{DirectoryWatch, Endpoints, LeaderCalls, LeaderTable, LeaderWatch};
@@ -60,18 +63,24 @@ impl Control {
         let cursors = writer.cursors().await.map_err(failed)?;
         let messages = writer.count().await.map_err(failed)?;
         let keep = Keep {
-            age_max: std::time::Duration::from_secs(config.history_age_max_secs),
+            age_max: Duration::from_secs(config.history_age_max_secs),
             messages_max: config.history_messages_max,
         };
         let leaders = LeaderWatch::start(&deps.endpoints);
         let queue = Queue { calls: LeaderCalls::new(&deps.endpoints, &leaders.subscribe()) };
-        let writing = Writing { history: writer, cursors, messages, keep, metrics: WriterMetrics::new() };
+        let writing = Writing {
+            history: writer,
+            cursors,
+            messages,
+            keep,
+            metrics: WriterMetrics::new(),
+            to_tell: HashMap::new(),
+        };
         let directory = DirectoryWatch::start(&deps.endpoints);
         Ok(Self { writing, reader, queue, leaders, directory, deps, ready })
     }
 
     /// Returns the console and the API under `/api/v1`.
-    #[must_use]
     pub fn router(&self) -> Router {
         let console = Console {
             reader: self.reader.clone(),
@@ -106,7 +115,7 @@ impl Control {
 
 /// Starts a follower for every ledger group that shows up.
 struct Following {
-    cursors: std::collections::HashMap<GroupId, u64>,
+    cursors: HashMap<GroupId, u64>,
     endpoints: Endpoints,
     queue: Queue,
     writer: mpsc::Sender<Incoming>,

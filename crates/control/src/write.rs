@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,8 +20,10 @@ use crate::{
     rows::{Rows, Tally},
 };
 
-/// Events in one transaction, more or less: it ends with the batch that passes this.
+/// Events that are taken together, more or less: gathering ends with the batch that passes this.
 const EVENTS_MAX: usize = 2_048;
+/// Rows in one transaction, more or less: one message has as many as it has recipients.
+const ROWS_MAX: usize = 20_000;
 /// How long to wait after a transaction failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
@@ -42,6 +45,8 @@ pub(crate) struct Writing {
     pub(crate) messages: u64,
     pub(crate) keep: Keep,
     pub(crate) metrics: WriterMetrics,
+    /// Followers whose events are in the transaction to come.
+    pub(crate) to_tell: HashMap<GroupId, watch::Sender<u64>>,
 }
 
 impl Writing {
@@ -68,28 +73,30 @@ impl Writing {
         }
     }
 
-    /// Writes a batch, again and again until it is written; returns false when the process shuts down before.
+    /// Writes what was gathered; returns false when the process shuts down before.
     async fn write(&mut self, batch: Vec<Incoming>, shutdown: &CancellationToken) -> bool {
         let mut rows = Rows::after(&self.cursors);
-        let mut told = Vec::with_capacity(batch.len());
         for Incoming { group, events, written } in batch {
             for event in events {
                 rows.add(group, event);
+                if rows.count() >= ROWS_MAX {
+                    if !self.commit(mem::take(&mut rows), shutdown).await {
+                        return false;
+                    }
+                    rows = Rows::after(&self.cursors);
+                }
             }
-            told.push((group, written));
+            self.to_tell.insert(group, written);
         }
+        self.commit(rows, shutdown).await
+    }
+
+    /// Makes one transaction, again and again until it stands, and tells the followers.
+    async fn commit(&mut self, rows: Rows, shutdown: &CancellationToken) -> bool {
         let started = Instant::now();
-        loop {
-            match self.history.write(&rows).await {
-                Ok(messages) => {
-                    self.messages += messages;
-                    break;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "events cannot be written to the history and wait");
-                    self.metrics.failures.increment(1);
-                }
-            }
+        while let Err(error) = self.try_commit(&rows).await {
+            tracing::error!(%error, "events cannot be written to the history and wait");
+            self.metrics.failures.increment(1);
             if time::timeout(RETRY_AFTER, shutdown.cancelled()).await.is_ok() {
                 return false;
             }
@@ -97,10 +104,15 @@ impl Writing {
         self.metrics.batch_seconds.record(started.elapsed());
         self.count(rows.tally);
         self.cursors = rows.cursors;
-        for (group, written) in told {
+        for (group, written) in self.to_tell.drain() {
             written.send_replace(self.cursors.get(&group).copied().unwrap_or(0));
         }
         true
+    }
+
+    async fn try_commit(&mut self, rows: &Rows) -> Result<(), sqlx::Error> {
+        self.messages += self.history.write(rows).await?;
+        Ok(())
     }
 
     fn count(&self, tally: Tally) {

@@ -1,5 +1,7 @@
 //! Control against a queue that is a fake: what is written, when the queue may forget it, and what pages show.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod fake;
 
 use std::path::Path;

@@ -92,20 +92,39 @@ struct Field {
     value: String,
 }
 
-/// RFC 9457.
-#[derive(Debug, Serialize)]
+/// A problem of RFC 9457.
+#[derive(Debug)]
 struct Problem {
+    status: StatusCode,
+    detail: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ProblemBody {
     r#type: &'static str,
     title: &'static str,
     status: u16,
     detail: String,
 }
 
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = ProblemBody {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: self.detail,
+        };
+        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body)).into_response()
+    }
+}
+
 async fn list(
     State(store): State<Arc<Store>>,
     query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<List>, Response> {
-    let Query(query) = query.map_err(|error| problem(StatusCode::BAD_REQUEST, error.body_text()))?;
+) -> Result<Json<List>, Problem> {
+    let Query(query) =
+        query.map_err(|error| Problem { status: StatusCode::BAD_REQUEST, detail: error.body_text() })?;
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX);
     let filter = Filter { to: query.to, subject: query.subject };
     let messages = store.newest(&filter, limit).iter().map(|capture| Item::from(capture.as_ref())).collect();
@@ -120,33 +139,28 @@ async fn clear(State(store): State<Arc<Store>>) -> StatusCode {
 async fn one(
     State(store): State<Arc<Store>>,
     id: Result<Path<u64>, PathRejection>,
-) -> Result<Json<Parsed>, Response> {
+) -> Result<Json<Parsed>, Problem> {
     let capture = find(&store, id)?;
     match postroad_mail::show(&capture.content) {
         Ok(shown) => Ok(Json(Parsed::new(&capture, shown))),
-        Err(error) => Err(problem(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())),
+        Err(error) => Err(Problem { status: StatusCode::UNPROCESSABLE_ENTITY, detail: error.to_string() }),
     }
 }
 
 async fn raw(
     State(store): State<Arc<Store>>,
     id: Result<Path<u64>, PathRejection>,
-) -> Result<Response, Response> {
+) -> Result<Response, Problem> {
     let capture = find(&store, id)?;
     let named = format!("attachment; filename=\"{}.eml\"", capture.id);
     let headers = [(header::CONTENT_TYPE, "message/rfc822".to_owned()), (header::CONTENT_DISPOSITION, named)];
     Ok((look::protection(), headers, capture.content.clone()).into_response())
 }
 
-fn find(store: &Store, id: Result<Path<u64>, PathRejection>) -> Result<Arc<Capture>, Response> {
+fn find(store: &Store, id: Result<Path<u64>, PathRejection>) -> Result<Arc<Capture>, Problem> {
     let found = id.ok().and_then(|Path(id)| store.find(id));
-    found.ok_or_else(|| problem(StatusCode::NOT_FOUND, "no such message is kept".to_owned()))
-}
-
-fn problem(status: StatusCode, detail: String) -> Response {
-    let title = status.canonical_reason().unwrap_or("Error");
-    let problem = Problem { r#type: "about:blank", title, status: status.as_u16(), detail };
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(problem)).into_response()
+    let detail = || "no such message is kept".to_owned();
+    found.ok_or_else(|| Problem { status: StatusCode::NOT_FOUND, detail: detail() })
 }
 
 impl From<&Capture> for Item {

@@ -84,9 +84,9 @@ fn table(captures: &[Arc<Capture>]) -> Markup {
                 @for capture in captures {
                     tr {
                         td.time { (look::time(capture.received_at)) }
-                        td { (recipients(capture)) }
+                        td.address { (recipients(capture)) }
                         td { a href={ "/sandbox/" (capture.id) } { (subject(capture.subject())) } }
-                        td { (sender(capture)) }
+                        td.address { (sender(capture)) }
                         td.number { (look::size(capture.content.len() as u64)) }
                     }
                 }

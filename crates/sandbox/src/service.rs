@@ -58,7 +58,6 @@ impl Sandbox {
     }
 
     /// Returns the pages under `/sandbox` and the API under `/sandbox/v1`.
-    #[must_use]
     pub fn router(&self) -> Router {
         api::router(Arc::clone(&self.store)).merge(pages::router(Arc::clone(&self.store), self.nav))
     }

@@ -1,5 +1,7 @@
 //! The sandbox over real SMTP on loopback, and its pages and API.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     time::Duration,

@@ -103,13 +103,13 @@ fn table(lines: &[Line]) -> Markup {
                 @for line in lines {
                     tr {
                         td.time { (look::time(line.accepted_at)) }
-                        td {
+                        td.address {
                             (line.recipient)
                             @if line.recipients > 1 { span.soft { " and " (line.recipients - 1) " more" } }
                         }
                         td { a href={ "/messages/" (line.id) } { (subject(&line.subject)) } }
-                        td { (sender(&line.sender)) }
-                        td { (states(line)) }
+                        td.address { (sender(&line.sender)) }
+                        td.tag { (states(line)) }
                     }
                 }
             }

@@ -7,7 +7,7 @@ use axum::{
 };
 use maud::{Markup, html};
 use postroad_cluster::CallError;
-use postroad_core::{MessageId, Timestamp};
+use postroad_core::{MessageId, OutcomeKind, Timestamp};
 use postroad_proto::queue::Change;
 use serde::Deserialize;
 
@@ -114,7 +114,7 @@ fn buttons(id: MessageId, deliveries: &[Delivery]) -> Markup {
         }
     };
     html! {
-        div.split {
+        div.buttons {
             @if waits { (button("hold", "Hold")) }
             @if held { (button("release", "Release")) }
             (button("cancel", "Cancel"))
@@ -174,9 +174,10 @@ fn recipient(console: &Console, delivery: &Delivery) -> Markup {
         @if delivery.steps.is_empty() {
             p.soft { "Nothing has happened since it was accepted." }
         } @else {
-            div.scroll { table {
+            div.scroll { table.timeline {
                 thead { tr {
-                    th { "Time (UTC)" } th { "Event" } th { "Source" } th { "Receiver" } th { "Response" } th.number { "Took" }
+                    th.time { "Time (UTC)" } th.event { "Event" } th.source { "Source" } th { "Receiver" }
+                    th { "Response" } th.number.took { "Took" }
                 } }
                 tbody { @for step in &delivery.steps { (line(console, step)) } }
             } }
@@ -219,11 +220,15 @@ fn line(console: &Console, step: &Step) -> Markup {
 }
 
 fn response(step: &Step) -> Markup {
+    let outcome = step.outcome.as_deref().filter(|outcome| *outcome != OutcomeKind::Delivered.as_str());
     html! {
         @if let Some(code) = step.code { (code) " " }
         @if let Some(text) = &step.response { (text) }
-        @if let Some(outcome) = step.outcome.as_deref().filter(|outcome| *outcome != "delivered") {
+        @if let Some(outcome) = outcome {
             div.soft { (outcome) @if let Some(class) = &step.class { ", " (class) } }
+            @if outcome == OutcomeKind::Unknown.as_str() {
+                div.warn { "The receiver may have taken it: a second copy is possible." }
+            }
         }
     }
 }

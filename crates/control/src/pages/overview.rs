@@ -57,7 +57,7 @@ pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
         h2 { "Recipients" }
         (chart(&minutes, minute))
         (rates(&minutes, minute))
-        h2 { "Ledger groups" }
+        h2 { "Raft groups" }
         (group_table(&console, &groups, now))
         (lost(&gaps))
     };
@@ -98,9 +98,9 @@ fn tiles(groups: &[Group], minutes: &[MinuteCount], minute: u64, now: Timestamp)
     let oldest = summaries().map(|summary| summary.oldest_accepted_at_millis).filter(|at| *at > 0).min();
     let day = |outcome| sum(minutes, outcome, minute.saturating_sub(DAY), u64::MAX);
     let tiles = [
-        ("waiting", total(|summary| summary.waiting).to_string()),
-        ("assigned", total(|summary| summary.assigned).to_string()),
-        ("held", total(|summary| summary.held).to_string()),
+        ("waiting", thousands(total(|summary| summary.waiting))),
+        ("assigned", thousands(total(|summary| summary.assigned))),
+        ("held", thousands(total(|summary| summary.held))),
         ("oldest", oldest.map_or_else(|| "–".to_owned(), |at| age(at, now))),
         ("delivered, 24 h", thousands(day("delivered"))),
         ("bounced, 24 h", thousands(day("bounced"))),
@@ -143,7 +143,7 @@ fn chart(minutes: &[MinuteCount], minute: u64) -> Markup {
 
 fn rates(minutes: &[MinuteCount], minute: u64) -> Markup {
     html! {
-        div.scroll { table {
+        div.scroll { table.narrow {
             thead { tr {
                 th { "" } th.number { "per minute, last 10" } th.number { "last hour" } th.number { "last 24 hours" }
             } }
@@ -211,7 +211,7 @@ fn lost(gaps: &[Gap]) -> Markup {
         @if !gaps.is_empty() {
             h2.bad { "Gaps" }
             p.soft { "Events the queue dropped before they were written: what happened in them is not in the history." }
-            table { tbody {
+            table.narrow { tbody {
                 @for gap in gaps {
                     tr {
                         td.time { (look::time(gap.noticed_at)) }
