@@ -1,19 +1,26 @@
 //! What we answer to SMTP clients, dialogue by dialogue.
 //!
 //! Each test plays the file of its name in `tests/dialogues`, first against the session as a value,
-//! then against a listener over a real connection. A new dialogue is a new file and a line here.
+//! then against a listener over a real connection. Those that need no special listener are played against
+//! `postroad dev` too. A new dialogue is a new file and a line here.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use postroad_testkit::dialogue::{Bare, Dialogue, Listener, Outcome, play};
+use postroad_testkit::{
+    dev::Dev,
+    dialogue::{Bare, Dialogue, Listener, Live, Outcome, play},
+};
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/dialogues"))
 }
 
+fn dialogue(name: &str) -> Dialogue {
+    Dialogue::read(&folder().join(format!("{name}.txt"))).unwrap_or_else(|error| panic!("{error}"))
+}
+
 fn check(name: &str) {
-    let dialogue =
-        Dialogue::read(&folder().join(format!("{name}.txt"))).unwrap_or_else(|error| panic!("{error}"));
+    let dialogue = dialogue(name);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     runtime.block_on(async {
@@ -159,4 +166,22 @@ fn every_dialogue_is_played() {
         .collect();
     let played: BTreeSet<String> = DIALOGUES.iter().map(ToString::to_string).collect();
     assert_eq!(files, played);
+}
+
+#[tokio::test]
+async fn the_program_answers_as_its_listener_does() {
+    let dev = Dev::start(&[]).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let mut broken = Vec::new();
+    for name in DIALOGUES {
+        let dialogue = dialogue(name);
+        if !dialogue.settings.are_usual() {
+            continue;
+        }
+        let mut live = Live::connect(dev.smtp()).await.expect("the program listens");
+        if let Err(error) = play(&dialogue, &mut live).await {
+            broken.push(error.to_string());
+        }
+    }
+    let log = dev.stop(Duration::from_secs(30)).await;
+    assert!(broken.is_empty(), "{}\n{log}", broken.join("\n"));
 }

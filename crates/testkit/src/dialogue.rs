@@ -63,6 +63,8 @@ pub struct Settings {
     pub recipients_max: Option<usize>,
     /// Only the session as a value can do this, because it moves the clock: `@ bare-only`.
     pub bare_only: bool,
+    /// The policy must be that of tests, or the listener patient with whoever speaks first: `@ test-listener`.
+    pub test_listener: bool,
 }
 
 impl Settings {
@@ -75,9 +77,10 @@ impl Settings {
         size_max: None,
         recipients_max: None,
         bare_only: false,
+        test_listener: false,
     };
 
-    /// Returns true when a server as it comes behaves so.
+    /// Returns true when `postroad dev` behaves so.
     #[must_use]
     pub fn are_usual(&self) -> bool {
         *self == Self::DEFAULT
@@ -184,6 +187,7 @@ fn take_setting(settings: &mut Settings, setting: &str) -> bool {
         "no-starttls" => settings.no_starttls = true,
         "strict" => settings.strict = true,
         "bare-only" => settings.bare_only = true,
+        "test-listener" => settings.test_listener = true,
         "size-max" => settings.size_max = value.parse().ok(),
         "recipients-max" => settings.recipients_max = value.parse().ok(),
         _ => return false,

@@ -25,6 +25,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use content::body_hash;
 pub use ledger::{Copies, Ledger, Record, parse_record, read_records};
 pub use meter::MeterReport;
 pub use script::{Action, Limits, Phase, Rate, Receiver, Rule, Script, ScriptError, Tls};

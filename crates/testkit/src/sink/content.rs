@@ -70,7 +70,8 @@ pub(super) fn summarise(content: &[u8]) -> Summary {
 }
 
 /// Returns the hash by which the ledger knows a body: XXH3 of what follows the empty line.
-pub(super) fn body_hash(body: &[u8]) -> u64 {
+#[must_use]
+pub fn body_hash(body: &[u8]) -> u64 {
     xxh3_64(body)
 }
 

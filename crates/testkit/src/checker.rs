@@ -1,0 +1,201 @@
+//! Judges a run: what was acknowledged against what the sink took, and what the record says of the rest.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use anyhow::{Context, ensure};
+use postroad_core::MessageId;
+use serde::Deserialize;
+
+use crate::{process::http_get, sink::Copies};
+
+/// A message that a client was told is safe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The id that came with the 250.
+    pub id: MessageId,
+    /// Its recipients, as the client wrote them.
+    pub recipients: Vec<Box<str>>,
+}
+
+/// One message for one recipient that came more than once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Duplicate {
+    /// The message.
+    pub id: MessageId,
+    /// The recipient.
+    pub recipient: Box<str>,
+    /// How often it came.
+    pub copies: usize,
+    /// How many attempts of the record ended `unknown`; each may have left a copy behind.
+    pub unknown_attempts: usize,
+}
+
+impl Duplicate {
+    /// Returns true when the record accounts for every copy.
+    #[must_use]
+    pub fn is_explained(&self) -> bool {
+        self.copies <= self.unknown_attempts + 1
+    }
+}
+
+/// What is wrong with a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Acknowledged and never taken by the sink.
+    pub lost: Vec<(MessageId, Box<str>)>,
+    /// Taken more than once.
+    pub duplicates: Vec<Duplicate>,
+    /// Taken, though nobody was told that it is safe: allowed, since a client may not hear the answer.
+    pub unacknowledged: usize,
+}
+
+impl Findings {
+    /// Compares what was acknowledged with what was taken.
+    #[must_use]
+    pub fn new(acknowledged: &[Acknowledged], copies: &Copies) -> Self {
+        let mut findings = Self::default();
+        let mut expected = BTreeMap::new();
+        for message in acknowledged {
+            for recipient in &message.recipients {
+                expected.insert((message.id, recipient.clone()), ());
+            }
+        }
+        findings.lost = expected.keys().filter(|key| !copies.contains_key(key)).cloned().collect();
+        findings.unacknowledged = copies.keys().filter(|key| !expected.contains_key(key)).count();
+        let several = copies.iter().filter(|(_, records)| records.len() > 1);
+        findings.duplicates = several
+            .map(|((id, recipient), records)| Duplicate {
+                id: *id,
+                recipient: recipient.clone(),
+                copies: records.len(),
+                unknown_attempts: 0,
+            })
+            .collect();
+        findings
+    }
+
+    /// Asks control's API for the record of each duplicate.
+    ///
+    /// # Errors
+    /// Control does not answer, or does not know a message.
+    pub async fn explain(&mut self, control: SocketAddr) -> anyhow::Result<()> {
+        for duplicate in &mut self.duplicates {
+            let record = record(control, duplicate.id).await?;
+            let delivery = record.deliveries.iter().find(|delivery| delivery.address == *duplicate.recipient);
+            let delivery =
+                delivery.with_context(|| format!("the record of `{}` lacks a recipient", duplicate.id))?;
+            duplicate.unknown_attempts = delivery.unknown_attempts();
+        }
+        Ok(())
+    }
+
+    /// Fails unless nothing is lost and every duplicate is explained.
+    ///
+    /// # Errors
+    /// Something is lost, or came twice without a reason.
+    pub fn require_exactly_once(&self) -> anyhow::Result<()> {
+        ensure!(self.lost.is_empty(), "{} lost, the first {:?}", self.lost.len(), self.lost[0]);
+        let unexplained: Vec<_> =
+            self.duplicates.iter().filter(|duplicate| !duplicate.is_explained()).collect();
+        ensure!(unexplained.is_empty(), "{} duplicates without a reason: {unexplained:?}", unexplained.len());
+        Ok(())
+    }
+}
+
+/// What control's API tells of a message, as far as it is needed here.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MessageRecord {
+    /// Its recipients.
+    pub deliveries: Vec<DeliveryRecord>,
+}
+
+/// One recipient of a message.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DeliveryRecord {
+    /// The recipient.
+    pub address: String,
+    /// Where it stands: `delivered`, `waiting` and so on.
+    pub state: String,
+    /// What happened, in order.
+    pub timeline: Vec<StepRecord>,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, Deserialize)]
+pub struct StepRecord {
+    /// How an attempt ended, for one.
+    pub outcome: Option<String>,
+}
+
+impl DeliveryRecord {
+    /// Returns how many attempts ended without anybody knowing how.
+    #[must_use]
+    pub fn unknown_attempts(&self) -> usize {
+        self.timeline.iter().filter(|step| step.outcome.as_deref() == Some("unknown")).count()
+    }
+}
+
+/// Returns control's record of a message.
+///
+/// # Errors
+/// Control does not answer, or does not know the message.
+pub async fn record(control: SocketAddr, id: MessageId) -> anyhow::Result<MessageRecord> {
+    let (status, body) = http_get(control, &format!("/api/v1/messages/{id}")).await?;
+    ensure!(status == 200, "control answers {status} for `{id}`");
+    serde_json::from_slice(&body).with_context(|| format!("control's record of `{id}` cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, time::Duration};
+
+    use postroad_core::Timestamp;
+
+    use super::*;
+    use crate::sink::Record;
+
+    fn copy(id: MessageId, recipient: &str) -> Record {
+        Record {
+            at: Timestamp::ZERO,
+            since_start: Duration::ZERO,
+            source: IpAddr::from([127, 0, 0, 1]),
+            sender: "".into(),
+            recipient: recipient.into(),
+            size: 0,
+            body_hash: 0,
+            message: Some(id),
+            token: None,
+            reply_written: Some(true),
+        }
+    }
+
+    #[test]
+    fn what_is_lost_or_came_twice_is_found() {
+        let id = MessageId::from_u128;
+        let mut copies = Copies::new();
+        for (number, recipient, times) in [(1, "a@x.test", 1), (1, "b@x.test", 2), (9, "z@x.test", 1)] {
+            copies.insert((id(number), recipient.into()), vec![copy(id(number), recipient); times]);
+        }
+        let message = |number, recipients: &[&str]| Acknowledged {
+            id: id(number),
+            recipients: recipients.iter().map(|recipient| Box::from(*recipient)).collect(),
+        };
+        let acknowledged = [message(1, &["a@x.test", "b@x.test"]), message(2, &["c@x.test"])];
+        let mut findings = Findings::new(&acknowledged, &copies);
+        assert_eq!(findings.lost, [(id(2), "c@x.test".into())]);
+        assert_eq!((findings.duplicates.len(), findings.unacknowledged), (1, 1));
+        assert!(findings.require_exactly_once().is_err());
+        findings.lost.clear();
+        assert!(findings.require_exactly_once().is_err());
+        findings.duplicates[0].unknown_attempts = 1;
+        assert!(findings.require_exactly_once().is_ok());
+    }
+
+    #[test]
+    fn unknown_attempts_are_counted_in_a_record() {
+        let json = r#"{"id":"x","group":1,"deliveries":[{"recipient":0,"address":"a@x.test","state":"delivered",
+            "timeline":[{"kind":"attempt","outcome":"unknown","class":null},{"kind":"held"},{"kind":"attempt","outcome":"delivered"}]}]}"#;
+        let record: MessageRecord = serde_json::from_str(json).unwrap();
+        assert_eq!(record.deliveries[0].unknown_attempts(), 1);
+    }
+}

@@ -1,0 +1,331 @@
+//! A whole cluster as real processes with mutual TLS on loopback, whose nodes can be killed one by one.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use tempfile::TempDir;
+use tokio::process::Command;
+use toml::{Table, Value};
+
+use crate::process::{Process, ProcessSpec, free_ports, http_get};
+
+/// How long a node may take to become ready.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How often a condition is looked at again.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Keeps mail durable.
+    Queue,
+    /// Delivers it.
+    Outbound,
+    /// Keeps the history.
+    Control,
+    /// Takes it in.
+    Ingress,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Outbound => "outbound",
+            Self::Control => "control",
+            Self::Ingress => "ingress",
+        }
+    }
+
+    /// Ids of nodes are never shared between roles.
+    fn id_base(self) -> usize {
+        match self {
+            Self::Queue => 0,
+            Self::Ingress => 10,
+            Self::Outbound => 20,
+            Self::Control => 30,
+        }
+    }
+}
+
+/// Which cluster to start.
+#[derive(Clone, Debug)]
+pub struct ClusterSpec {
+    /// The `postroad` binary.
+    pub binary: PathBuf,
+    /// Queue nodes: 1, 3 or 5.
+    pub queues: usize,
+    /// Ingress nodes.
+    pub ingresses: usize,
+    /// Outbound nodes.
+    pub outbounds: usize,
+    /// Control nodes: 0 or 1.
+    pub controls: usize,
+    /// What `postroad apply` is given once the cluster is there.
+    pub policy: String,
+    /// Settings besides, for each role: sections in TOML.
+    pub settings: BTreeMap<Role, String>,
+}
+
+impl ClusterSpec {
+    /// Describes 3 queue, 2 ingress, 2 outbound nodes and 1 control node, which send everything to one receiver.
+    ///
+    /// Everybody on this machine may send, as anybody.
+    #[must_use]
+    pub fn usual(binary: &Path, receiver: SocketAddr) -> Self {
+        let policy = format!(
+            "sources: [{{name: one, helo: one.test}}, {{name: two, helo: two.test}}]\n\
+             pools: [{{name: default, sources: [{{source: one}}, {{source: two}}]}}]\n\
+             tenants: [{{name: test, pool: default}}]\n\
+             credentials: [{{name: here, tenant: test, networks: [127.0.0.0/8]}}]\n\
+             routes: [{{domain: '*', host: {}, port: {}}}]\n",
+            receiver.ip(),
+            receiver.port()
+        );
+        Self {
+            binary: binary.to_owned(),
+            queues: 3,
+            ingresses: 2,
+            outbounds: 2,
+            controls: 1,
+            policy,
+            settings: BTreeMap::new(),
+        }
+    }
+}
+
+/// A node of the cluster.
+#[derive(Debug)]
+pub struct Node {
+    /// What it is.
+    pub role: Role,
+    /// Its process.
+    pub process: Process,
+    /// Where it speaks SMTP, for ingress.
+    pub smtp: SocketAddr,
+    /// Where it serves HTTP, for control.
+    pub http: SocketAddr,
+}
+
+/// A running cluster; its processes are killed and its files removed when it is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Node>,
+    spec: ClusterSpec,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Makes a new cluster, starts its nodes and waits until all are ready.
+    ///
+    /// # Errors
+    /// A command of the binary fails, or a node does not become ready.
+    pub async fn start(spec: ClusterSpec) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("postroad-cluster-").tempdir()?;
+        let mut cluster = Self { nodes: Vec::new(), spec, dir };
+        let queue_ports = cluster.init().await?;
+        let counts = [
+            (Role::Queue, cluster.spec.queues),
+            (Role::Outbound, cluster.spec.outbounds),
+            (Role::Control, cluster.spec.controls),
+            (Role::Ingress, cluster.spec.ingresses),
+        ];
+        for (role, count) in counts {
+            for number in 0..count {
+                let listen = queue_ports.get(number).copied().unwrap_or_default();
+                let node = cluster.start_node(role, number, listen).await?;
+                cluster.nodes.push(node);
+            }
+            if role == Role::Queue {
+                cluster.wait_all_ready().await?;
+                let policy = cluster.spec.policy.clone();
+                cluster.apply(&policy).await?;
+            }
+        }
+        cluster.wait_all_ready().await?;
+        Ok(cluster)
+    }
+
+    /// Returns the nodes of a role, in their order.
+    pub fn nodes(&mut self, role: Role) -> Vec<&mut Node> {
+        self.nodes.iter_mut().filter(|node| node.role == role).collect()
+    }
+
+    /// Returns where each ingress node speaks SMTP.
+    #[must_use]
+    pub fn smtp(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().filter(|node| node.role == Role::Ingress).map(|node| node.smtp).collect()
+    }
+
+    /// Returns where control serves HTTP.
+    #[must_use]
+    pub fn control(&self) -> Option<SocketAddr> {
+        self.nodes.iter().find(|node| node.role == Role::Control).map(|node| node.http)
+    }
+
+    /// Waits until every node that runs is ready.
+    ///
+    /// # Errors
+    /// One does not become ready.
+    pub async fn wait_all_ready(&mut self) -> anyhow::Result<()> {
+        for node in self.nodes.iter_mut().filter(|node| node.process.pid().is_some()) {
+            node.process.wait_ready(READY_WITHIN).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a queue node that leads a group; returns its place among the queue nodes.
+    ///
+    /// # Errors
+    /// Nobody leads in time.
+    pub async fn wait_leader(&self, group: u16, limit: Duration) -> anyhow::Result<usize> {
+        let end = Instant::now() + limit;
+        let queues: Vec<&Node> = self.nodes.iter().filter(|node| node.role == Role::Queue).collect();
+        while Instant::now() < end {
+            for (place, node) in queues.iter().enumerate().filter(|(_, node)| node.process.pid().is_some()) {
+                if leads(node.process.spec().metrics, group).await {
+                    return Ok(place);
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        bail!("nobody leads group {group}")
+    }
+
+    /// Runs `postroad apply` with a policy.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn apply(&self, policy: &str) -> anyhow::Result<()> {
+        let file = self.dir.path().join("policy.yaml");
+        std::fs::write(&file, policy)?;
+        let operator = self.files().join("operator.toml");
+        let arguments = ["apply".into(), "-f".into(), file.into(), "--config".into(), operator.into()];
+        self.postroad(&arguments).await.map(drop)
+    }
+
+    /// Returns the end of every node's log.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let log = |node: &Node| format!("== {}\n{}\n", node.process.spec().name, node.process.log_tail());
+        self.nodes.iter().map(log).collect()
+    }
+
+    /// Where `postroad cluster init` writes.
+    fn files(&self) -> PathBuf {
+        self.dir.path().join("cluster")
+    }
+
+    async fn postroad(&self, arguments: &[OsString]) -> anyhow::Result<String> {
+        let ended = Command::new(&self.spec.binary).args(arguments).kill_on_drop(true).output().await;
+        let ended = ended.with_context(|| format!("cannot start `{}`", self.spec.binary.display()))?;
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        ensure!(ended.status.success(), "postroad {arguments:?} ended with {}: {errors}", ended.status);
+        Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
+    }
+
+    async fn init(&self) -> anyhow::Result<Vec<u16>> {
+        let ports: [u16; 5] = free_ports()?;
+        let ports = ports.get(..self.spec.queues).context("a cluster has 1, 3 or 5 queue nodes")?;
+        let mut arguments: Vec<OsString> =
+            ["cluster".into(), "init".into(), "--dir".into(), self.files().into()].into();
+        for (place, port) in ports.iter().enumerate() {
+            arguments.push("--queue".into());
+            arguments.push(format!("{}=127.0.0.1:{port}", place + 1).into());
+        }
+        self.postroad(&arguments).await?;
+        Ok(ports.to_vec())
+    }
+
+    /// Makes the files of a node, fits them to this machine, and starts it.
+    async fn start_node(&self, role: Role, number: usize, queue_port: u16) -> anyhow::Result<Node> {
+        let name = format!("{}-{}", role.as_str(), number + 1);
+        let out = self.dir.path().join(&name);
+        let id = role.id_base() + number + 1;
+        self.postroad(&[
+            "cluster".into(),
+            "join".into(),
+            "--dir".into(),
+            self.files().into(),
+            role.as_str().into(),
+            "--node".into(),
+            id.to_string().into(),
+            "--data".into(),
+            out.join("data").into(),
+            "--out".into(),
+            out.clone().into(),
+        ])
+        .await?;
+        let [metrics, smtp, http] =
+            free_ports::<3>()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let config = out.join(format!("{}.toml", role.as_str()));
+        let mut settings: Table = std::fs::read_to_string(&config)?.parse()?;
+        merge(&mut settings, own_settings(role, queue_port, metrics, smtp, http).parse()?);
+        if let Some(more) = self.spec.settings.get(&role) {
+            merge(&mut settings, more.parse()?);
+        }
+        std::fs::write(&config, settings.to_string())?;
+        let process = Process::start(ProcessSpec {
+            name,
+            program: self.spec.binary.clone(),
+            arguments: vec![role.as_str().into(), "--config".into(), config.into()],
+            log: out.join("log"),
+            metrics,
+        })?;
+        Ok(Node { role, process, smtp, http })
+    }
+}
+
+fn own_settings(
+    role: Role,
+    queue_port: u16,
+    metrics: SocketAddr,
+    smtp: SocketAddr,
+    http: SocketAddr,
+) -> String {
+    let own = match role {
+        Role::Queue => format!("[queue]\nlisten = \"127.0.0.1:{queue_port}\"\n"),
+        Role::Ingress => {
+            format!(
+                "[ingress]\nconnections_per_network_max = 10000\nlisteners = [{{ listen = \"{smtp}\" }}]\n"
+            )
+        }
+        Role::Outbound => "[guard]\nallow = [\"127.0.0.0/8\"]\n".to_owned(),
+        Role::Control => format!("[http]\nlisten = \"{http}\"\n"),
+    };
+    format!("[metrics]\nlisten = \"{metrics}\"\n{own}")
+}
+
+/// Puts `from` over `into`, section by section.
+fn merge(into: &mut Table, from: Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(into)), Value::Table(from)) => merge(into, from),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
+
+async fn leads(metrics: SocketAddr, group: u16) -> bool {
+    let Ok((200, page)) = http_get(metrics, "/metrics").await else { return false };
+    let line = format!("postroad_queue_leading{{group=\"{group}\"}} 1");
+    String::from_utf8_lossy(&page).lines().any(|found| found == line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_merged_key_by_key() {
+        let mut into: Table = "[a]\nx = 1\ny = [1]\n[b]\nz = 1".parse().unwrap();
+        merge(&mut into, "[a]\ny = [2, 3]\n[c]\nw = 1".parse().unwrap());
+        assert_eq!(into, "[a]\nx = 1\ny = [2, 3]\n[b]\nz = 1\n[c]\nw = 1".parse().unwrap());
+    }
+}
