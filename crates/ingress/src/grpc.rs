@@ -41,6 +41,7 @@ pub(crate) struct Submissions {
     pub(crate) intake: Arc<Intake>,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) calls: LeaderCalls,
+    pub(crate) ledger_groups: u16,
 }
 
 /// Who calls, and in which trace.
@@ -109,6 +110,10 @@ impl SubmissionService for Submissions {
         let text = request.into_inner().message_id;
         let id: MessageId =
             text.parse().map_err(|error| Status::invalid_argument(format!("message_id: {error}")))?;
+        // An id of a group that does not exist was not given by this cluster.
+        if !(1..=self.ledger_groups).contains(&id.group().0) {
+            return Err(Status::not_found("no such message"));
+        }
         let question = queue::GetMessageRequest {
             message_id: Bytes::copy_from_slice(&id.as_u128().to_be_bytes()),
             tenant: tenant.id.0,

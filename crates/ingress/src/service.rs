@@ -57,6 +57,7 @@ pub struct Ingress {
     intake: Arc<Intake>,
     authenticator: Arc<Authenticator>,
     calls: LeaderCalls,
+    ledger_groups: u16,
     ready: Component,
     /// What the intake stands on; ends after the last client.
     background: Background,
@@ -120,6 +121,7 @@ impl Ingress {
             intake: Arc::new(intake),
             authenticator,
             calls: LeaderCalls::new(&deps.endpoints, &leaders.subscribe()),
+            ledger_groups: deps.ledger_groups,
             ready: deps.health.component("ingress"),
             background: Background { _leaders: leaders, _directory: directory, _submitter: submitting },
         })
@@ -156,6 +158,7 @@ impl Ingress {
                 intake: Arc::clone(&self.intake),
                 authenticator: Arc::clone(&self.authenticator),
                 calls: self.calls.clone(),
+                ledger_groups: self.ledger_groups,
             };
             let tls = self.tls.as_ref().filter(|_| !self.config.grpc_plaintext);
             let listener = public::listen(socket, tls);

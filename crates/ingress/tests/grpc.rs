@@ -75,6 +75,9 @@ async fn ok_means_that_the_queue_has_it() {
     let due = delivery.due_at.unwrap();
     assert_eq!((due.seconds, due.nanos), (2, 500_000_000));
     check(client.get_message(with_key("any-key", ask())).await, Code::NotFound, "no such message");
+    let elsewhere = MessageId::new(id.at(), postroad_core::GroupId(9), 1).to_string();
+    let elsewhere = GetMessageRequest { message_id: elsewhere };
+    check(client.get_message(with_key("any-key", elsewhere)).await, Code::NotFound, "no such message");
     let nonsense = GetMessageRequest { message_id: "x".to_owned() };
     check(client.get_message(with_key("any-key", nonsense)).await, Code::InvalidArgument, "message_id");
     rig.stop().await;

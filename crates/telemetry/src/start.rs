@@ -48,7 +48,7 @@ impl Default for TelemetryConfig {
     fn default() -> Self {
         Self {
             log_format: LogFormat::Text,
-            log_filter: "info".to_owned(),
+            log_filter: "info,openraft=warn".to_owned(),
             otlp_endpoint: None,
             otlp_sample_ratio: 0.01,
         }
