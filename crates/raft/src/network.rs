@@ -172,6 +172,18 @@ impl NetVote<Types> for Client {
         let answer = within(option.hard_ttl(), call).await.map_err(rpc_error)?;
         wire::to_vote_response(answer.into_inner()).map_err(rpc_error)
     }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let request = self.request(wire::from_vote_request(&request));
+        let mut service = self.service();
+        let call = service.pre_vote(request);
+        let answer = within(option.hard_ttl(), call).await.map_err(rpc_error)?;
+        wire::to_vote_response(answer.into_inner()).map_err(rpc_error)
+    }
 }
 
 impl NetTransferLeader<Types> for Client {

@@ -173,7 +173,8 @@ fn openraft_config(config: &NodeConfig) -> Result<Arc<Config>, openraft::ConfigE
         max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: u64::MAX,
         install_snapshot_timeout: 600_000,
-        enable_pre_vote: Some(false),
+        // A node that was cut off for a while must not depose a leader that everybody else follows.
+        enable_pre_vote: Some(true),
         backoff: "50ms 100ms 200ms ..500ms".to_owned(),
         ..Config::default()
     };

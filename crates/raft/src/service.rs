@@ -32,6 +32,7 @@ type Answers = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + S
 pub(crate) trait Peer: Send + Sync {
     fn append(&self, requests: Requests) -> Answers;
     fn vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>>;
+    fn pre_vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>>;
     fn transfer(&self, request: pb::TransferLeaderRequest) -> BoxFuture<'static, Result<bool, Status>>;
     fn install(&self, vote: Vote, snapshot: Snapshot) -> BoxFuture<'static, Result<Vote, Status>>;
 }
@@ -47,6 +48,15 @@ impl<M: Machine> Peer for Raft<Types, Host<M>> {
         Box::pin(async move {
             let request = wire::to_vote_request(request).map_err(invalid)?;
             let answer = Raft::vote(&raft, request).await.map_err(internal)?;
+            Ok(wire::from_vote_response(&answer))
+        })
+    }
+
+    fn pre_vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>> {
+        let raft = self.clone();
+        Box::pin(async move {
+            let request = wire::to_vote_request(request).map_err(invalid)?;
+            let answer = Raft::pre_vote(&raft, request).await.map_err(internal)?;
             Ok(wire::from_vote_response(&answer))
         })
     }
@@ -170,6 +180,14 @@ impl raft_service_server::RaftService for Service {
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
         let (_, peer) = self.peer(request.metadata())?;
         Ok(Response::new(peer.vote(request.into_inner()).await?))
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let (_, peer) = self.peer(request.metadata())?;
+        Ok(Response::new(peer.pre_vote(request.into_inner()).await?))
     }
 
     async fn transfer_leader(
