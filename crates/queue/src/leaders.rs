@@ -41,11 +41,11 @@ impl LeadersTask {
     /// Follows until every group has stopped.
     pub(crate) async fn run(self) {
         let node = NodeId(self.view.borrow().node);
+        let mut known: BTreeMap<_, _> = self.statuses.keys().map(|group| (*group, (0, None))).collect();
         let changes = self.statuses.into_iter();
         let changes =
             changes.map(|(group, status)| WatchStream::new(status).map(move |status| (group, status)));
         let mut changes = select_all(changes);
-        let mut known = BTreeMap::new();
         while let Some((group, status)) = changes.next().await {
             if status.stopped {
                 tracing::error!(%group, "the group has stopped on this node");

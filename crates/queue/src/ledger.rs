@@ -20,8 +20,9 @@ mod machine;
 pub(crate) mod outbox;
 pub(crate) mod proposer;
 
+pub(crate) use self::batch::Answer;
 use self::{
-    batch::{Answer, Work},
+    batch::{Work, octets},
     core::Core,
     machine::LedgerMachine,
     proposer::Proposer,
@@ -32,9 +33,6 @@ const WAITING_MAX: usize = 4096;
 
 /// Octets that wait are counted in these.
 const PERMIT_OCTETS: usize = 1 << 10;
-
-/// What a command weighs besides its body.
-const COMMAND_OCTETS: usize = 256;
 
 /// A cheap handle to one ledger group.
 #[derive(Clone)]
@@ -83,12 +81,12 @@ impl LedgerGroup {
         commands: Vec<Command>,
         bodies: Vec<Bytes>,
     ) -> Result<oneshot::Receiver<Answer>, ProposeError> {
-        let octets = bodies.iter().map(Bytes::len).sum::<usize>() + commands.len() * COMMAND_OCTETS;
+        let octets = octets(&commands, &bodies);
         let permits = octets.div_ceil(PERMIT_OCTETS).min(self.room_max);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| ProposeError::Stopped)?;
         let (answer, answered) = oneshot::channel();
-        let work = Work { commands, bodies, answer, room };
+        let work = Work { commands, bodies, octets, answer, room };
         self.inbox.send(work).await.map_err(|_| ProposeError::Stopped)?;
         Ok(answered)
     }

@@ -148,16 +148,17 @@ impl Queue {
             hand_over(&directory_group, &ledgers).await;
         }
         stopping.cancel();
-        closed.cancel();
-        if time::timeout(DRAIN_WITHIN, server.join_next()).await.is_err() {
-            tracing::warn!("some streams did not end in time");
-            server.shutdown().await;
-        }
         ended.cancel();
         node.stop();
         directory_group.shutdown().await;
         for ledger in ledgers.values() {
             ledger.group.shutdown().await;
+        }
+        // Last, so that no group is left in it that hears nobody: it would stand for election.
+        closed.cancel();
+        if time::timeout(DRAIN_WITHIN, server.join_next()).await.is_err() {
+            tracing::warn!("some streams did not end in time");
+            server.shutdown().await;
         }
         tasks.shutdown().await;
         tracing::info!("the queue has stopped");

@@ -26,8 +26,8 @@ mod message;
 mod submit;
 mod work;
 
-/// The largest frame between nodes: one entry and its envelope, with room to spare.
-const FRAME_OCTETS_MAX: usize = 16 << 20;
+/// The largest frame between roles; with what the leader adds it still fits one between queue nodes.
+const FRAME_OCTETS_MAX: usize = 8 << 20;
 
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

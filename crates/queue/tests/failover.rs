@@ -1,5 +1,6 @@
 //! Three queue nodes, of which one dies or leaves while mail flows.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "how long nobody led is for people to read")]
 
 mod support;
 
@@ -74,8 +75,8 @@ async fn check(cluster: Cluster, disturb: impl AsyncFnOnce(&Cluster)) {
         () = deliverer.run(&cluster) => {}
         delivered = time::timeout(PATIENCE, all_delivered) => delivered.expect("something acknowledged is lost"),
     }
-    let acknowledged = acknowledged.lock();
-    println!("{} acknowledged, at most {:?} without", acknowledged.ids.len(), acknowledged.longest_gap);
+    let Acknowledged { ids, longest_gap, .. } = acknowledged.into_inner();
+    println!("{} acknowledged, at most {longest_gap:?} without", ids.len());
     // The owner of the source never changed, so nothing was sent twice.
     assert!(messages.lock().values().all(|count| *count == 1));
     agree(&cluster).await;

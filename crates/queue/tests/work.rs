@@ -4,6 +4,8 @@
 mod support;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use postroad_cluster::SubmitError;
 use postroad_core::{NodeId, OutcomeKind};
 use postroad_proto::{
     CONTENT_OCTETS_MAX,
@@ -137,10 +139,8 @@ async fn what_nobody_will_report_ends_as_unknown_and_is_tried_again() {
     let mut windows = outbound.windows(&cluster, 10);
     // The process dies and starts anew on its data directory.
     let anew = Outbound::start(&cluster, 11, 2, Some(1)).await;
-    assert_eq!(
-        outbound.try_connect(&cluster, Vec::new(), 10).await.err().unwrap().code(),
-        Code::FailedPrecondition
-    );
+    let refused = outbound.try_connect(&cluster, Vec::new(), 10).await.err().unwrap();
+    assert_eq!(refused.code(), Code::Unavailable);
     let mut session = anew.connect(&cluster, Vec::new(), 10).await;
     let again = session.assignment().await;
     assert_eq!(named(&again), named(&lost));
@@ -269,6 +269,30 @@ async fn what_was_accepted_is_there_after_the_power_was_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_13_a_full_disk_takes_no_mail_until_there_is_room() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 1).await;
+    let held = cluster.accept("before").await;
+    let assignment = session.assignment().await;
+    cluster.set_disk_capacity(0, Some(0));
+    let submit = async |number: usize| {
+        let (id, submission) = cluster.message(vec![b'x'; 100_000 + number]);
+        cluster.submitter.submit(id, submission).await
+    };
+    let until_full = async {
+        // Those that wait for the disk are answered when it has room.
+        let mut waiting = futures::stream::iter(0..).map(submit).buffer_unordered(64);
+        while waiting.next().await != Some(Err(SubmitError::StorageFull)) {}
+    };
+    until_full.await;
+    let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
+    cluster.set_disk_capacity(0, None);
+    session.acknowledged(sequence).await.unwrap();
+    cluster.until_ended(held).await;
+    while submit(1).await.is_err() {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn consumed_events_are_forgotten_and_live_ones_arrive() {
     let (cluster, _) = one_node().await;
     let request = wire::EventsRequest { group: 1, from: 1, batch_max: 0 };
@@ -294,7 +318,7 @@ async fn a_session_that_breaks_the_rules_ends() {
     let (cluster, outbound) = one_node().await;
     let stranger = Outbound { node: NodeId(99), incarnation: fresh() };
     let refused = stranger.try_connect(&cluster, Vec::new(), 1).await.err().unwrap();
-    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(refused.code(), Code::Unavailable);
     let mut session = outbound.connect(&cluster, Vec::new(), 1).await;
     let nonsense = AttemptId { message_id: Bytes::from_static(b"short"), ..Default::default() };
     session.report(vec![nonsense], OutcomeKind::Delivered).await;

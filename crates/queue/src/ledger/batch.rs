@@ -11,9 +11,13 @@ use postroad_proto::log;
 use postroad_raft::ProposeError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-/// Commands in one entry, and octets of its bodies; the last work may go past either.
+/// Commands in one entry, and octets of it; the last work may go past either.
 const COMMANDS_MAX: usize = 512;
-const BODY_OCTETS_MAX: usize = 1 << 20;
+const OCTETS_MAX: usize = 1 << 20;
+
+/// What a command takes, about, and each recipient that it names.
+const COMMAND_OCTETS: usize = 256;
+const RECIPIENT_OCTETS: usize = 96;
 
 /// What became of a work's commands, one reply for each.
 pub(crate) type Answer = Result<Vec<Reply>, ProposeError>;
@@ -23,6 +27,8 @@ pub(crate) struct Work {
     pub(crate) commands: Vec<Command>,
     /// The slots in the commands count these.
     pub(crate) bodies: Vec<Bytes>,
+    /// What it adds to an entry, about.
+    pub(crate) octets: usize,
     /// Whoever does not wait any more is not missed.
     pub(crate) answer: oneshot::Sender<Answer>,
     /// The room it takes among what waits.
@@ -35,11 +41,20 @@ impl Work {
     }
 }
 
+/// Returns what commands and their bodies add to an entry, about.
+pub(crate) fn octets(commands: &[Command], bodies: &[Bytes]) -> usize {
+    let weight = |command: &Command| match command {
+        Command::Accept(accept) => COMMAND_OCTETS + accept.recipients.len() * RECIPIENT_OCTETS,
+        _ => COMMAND_OCTETS,
+    };
+    commands.iter().map(weight).sum::<usize>() + bodies.iter().map(Bytes::len).sum::<usize>()
+}
+
 /// An entry that is being put together.
 pub(crate) struct Batch {
     commands: Vec<Command>,
     bodies: Vec<Bytes>,
-    body_octets: usize,
+    octets: usize,
     pending: Pending,
 }
 
@@ -56,11 +71,11 @@ impl Batch {
     /// Begins with commands of the leader's own, which must come before everything else.
     pub(crate) fn new(own: Vec<Command>) -> Self {
         let pending = Pending { own: own.len(), ..Pending::default() };
-        Self { commands: own, bodies: Vec::new(), body_octets: 0, pending }
+        Self { commands: own, bodies: Vec::new(), octets: 0, pending }
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        self.commands.len() < COMMANDS_MAX && self.body_octets < BODY_OCTETS_MAX
+        self.commands.len() < COMMANDS_MAX && self.octets < OCTETS_MAX
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -80,7 +95,7 @@ impl Batch {
             self.offer(&mut command, now, ledger, dispatcher);
             self.commands.push(command);
         }
-        self.body_octets += work.bodies.iter().map(Bytes::len).sum::<usize>();
+        self.octets += work.octets;
         self.bodies.extend(work.bodies);
         self.pending.waiting.push((count, work.answer, work.room));
     }

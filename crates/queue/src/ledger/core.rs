@@ -12,12 +12,16 @@ use postroad_ledger::{
     Dispatcher, Ledger, Limits,
     command::{Effect, Lane, Reply},
     dispatch::Weighted,
+    event::{Event, EventKind},
 };
 use postroad_proto::{log::Batch, queue as wire};
 use tokio::sync::{Notify, watch};
 
 use super::outbox::Outboxes;
 use crate::metrics::LedgerMetrics;
+
+/// Octets of events in one batch, unless one event is larger.
+const EVENTS_OCTETS_MAX: usize = 4 << 20;
 
 /// A ledger and, while this node leads, what the leader does with it.
 pub(crate) struct Core {
@@ -120,9 +124,17 @@ impl Core {
         self.events.subscribe()
     }
 
-    /// Returns up to `max` events from number `from` on, as they travel.
+    /// Returns up to `max` events from number `from` on, as they travel, and no more than fit a frame.
     pub(crate) fn events_from(&self, from: u64, max: usize) -> Vec<wire::Event> {
-        self.with_ledger(|ledger| ledger.events(from).take(max).map(wire::Event::from).collect())
+        let mut octets = 0;
+        self.with_ledger(|ledger| {
+            let fits = |event: &&Event| {
+                let first = octets == 0;
+                octets += event_octets(event);
+                first || octets < EVENTS_OCTETS_MAX
+            };
+            ledger.events(from).take(max).take_while(fits).map(wire::Event::from).collect()
+        })
     }
 }
 
@@ -147,6 +159,15 @@ impl Leading {
         // An owner may have stated its windows before this node had heard of its epoch.
         self.outboxes.restate_windows(&mut self.dispatcher);
     }
+}
+
+/// What an event takes on the wire, at most.
+fn event_octets(event: &Event) -> usize {
+    let recipients = match &event.kind {
+        EventKind::Accepted(accepted) => accepted.recipients.len(),
+        _ => 0,
+    };
+    1500 + recipients * 256
 }
 
 fn weighted(source: postroad_core::SourceId, weight: u32) -> Weighted {

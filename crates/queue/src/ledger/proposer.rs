@@ -102,12 +102,13 @@ impl Proposer {
         let mut in_flight = FuturesOrdered::new();
         self.follow_leadership();
         loop {
+            self.take_works();
             let is_free = in_flight.len() < IN_FLIGHT_MAX;
             if is_free && let Some((term, head, bodies, pending)) = self.gather() {
                 in_flight.push_back(propose(self.group.clone(), term, head, bodies, pending));
                 continue;
             }
-            let pause = self.pause();
+            let pause = if is_free { self.pause() } else { FULL_RETRY };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -119,7 +120,7 @@ impl Proposer {
                 Ok(()) = self.views.changed() => self.take_over_view(),
                 Some(work) = self.inbox.recv(), if is_free => self.waiting.push_back(work),
                 () = self.core.wake.notified() => {}
-                () = time::sleep(pause), if is_free => {}
+                () = time::sleep(pause) => {}
             }
         }
         self.core.follow();
@@ -150,16 +151,22 @@ impl Proposer {
         self.reclaim = true;
     }
 
-    /// Puts the next entry together; `None` when there is nothing to propose, or nobody may.
-    fn gather(&mut self) -> Option<(u64, Bytes, Vec<Bytes>, Pending)> {
+    /// Takes what waits; mail is refused while the disk is full, also while an entry waits for room.
+    fn take_works(&mut self) {
         while let Ok(work) = self.inbox.try_recv() {
             self.waiting.push_back(work);
         }
-        let core = self.core.clone();
         if self.group.log().is_full() {
             self.refuse_bodies();
+        }
+    }
+
+    /// Puts the next entry together; `None` when there is nothing to propose, or nobody may.
+    fn gather(&mut self) -> Option<(u64, Bytes, Vec<Bytes>, Pending)> {
+        if self.group.log().is_full() {
             return None;
         }
+        let core = self.core.clone();
         let now = clock::now();
         let gathered = core.with_leading(|ledger, leading| {
             let mut batch = Batch::new(self.own_commands(ledger, now));

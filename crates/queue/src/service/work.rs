@@ -9,7 +9,8 @@ use postroad_proto::queue::{
     self as wire, AssignedRecipient, Assignments, Hello, Leading, OutboundFrame, QueueFrame, RecallAnswers,
     Recalls, ReportAck, Reports, Windows, outbound_frame, queue_frame,
 };
-use tokio::sync::{Notify, watch};
+use postroad_raft::ProposeError;
+use tokio::sync::{Notify, oneshot, watch};
 use tonic::{Status, Streaming};
 
 use super::{QueueService, invalid};
@@ -17,7 +18,7 @@ use crate::{
     clock,
     error::{not_leader, refused},
     ledger::{
-        LedgerGroup,
+        Answer, LedgerGroup,
         outbox::{Frame, Outbound, Replaced, Stated},
     },
     metrics::ReportMetrics,
@@ -25,6 +26,9 @@ use crate::{
 
 /// Attempts and outcomes a node may list in one frame.
 const LISTED_MAX: usize = 100_000;
+
+/// Outcomes and answers that are committed together.
+const PIECE_MAX: usize = 256;
 
 /// Frames of outcomes whose commit is awaited; more wait on the stream.
 const ACKS_MAX: usize = 64;
@@ -214,14 +218,14 @@ impl Session {
         self.ledger.schedule(&mut parsed);
         parsed.iter().for_each(|report| self.reports.count(report.outcome.kind));
         let commands = parsed.into_iter().map(|report| Command::Report(Box::new(report))).collect();
-        let answered = self.ledger.enqueue(commands, Vec::new()).await.map_err(|error| refused(&error))?;
+        let answers = self.enqueue(commands).await?;
         let sequence = reports.sequence;
         self.acks.push_back(Box::pin(async move {
-            match answered.await {
-                Ok(Ok(_)) => Ok(sequence),
-                Ok(Err(error)) => Err(refused(&error)),
-                Err(_) => Err(Status::unavailable("the group has stopped")),
+            for answer in answers {
+                let answered = answer.await.unwrap_or(Err(ProposeError::Stopped));
+                answered.map_err(|error| refused(&error))?;
             }
+            Ok(sequence)
         }));
         Ok(())
     }
@@ -232,8 +236,23 @@ impl Session {
         }
         let commands = answers.answers.into_iter().map(TryInto::try_into);
         let commands: Vec<Command> = commands.collect::<Result<_, _>>().map_err(invalid)?;
-        self.ledger.enqueue(commands, Vec::new()).await.map_err(|error| refused(&error))?;
+        self.enqueue(commands).await?;
         Ok(())
+    }
+
+    /// Hands over commands in pieces that fit an entry.
+    async fn enqueue(
+        &mut self,
+        mut commands: Vec<Command>,
+    ) -> Result<Vec<oneshot::Receiver<Answer>>, Status> {
+        let mut answers = Vec::new();
+        while !commands.is_empty() {
+            let rest = commands.split_off(commands.len().min(PIECE_MAX));
+            let answer = self.ledger.enqueue(commands, Vec::new()).await;
+            answers.push(answer.map_err(|error| refused(&error))?);
+            commands = rest;
+        }
+        Ok(answers)
     }
 }
 
@@ -273,7 +292,8 @@ fn greet(ledger: &LedgerGroup, node: NodeId, hello: Hello) -> Result<(u64, u64, 
     let held: BTreeSet<AttemptId> = held.collect::<Result<_, _>>().map_err(invalid)?;
     let view = ledger.views.borrow().clone();
     if view.incarnation(node) != Some(hello.incarnation) {
-        return Err(Status::failed_precondition("this run of the node is not known here, or not the latest"));
+        // What this node knows may lag behind what the directory has told the run.
+        return Err(Status::unavailable("this run of the node is not known here, or not the latest"));
     }
     let windows = stated(hello.windows.unwrap_or_default());
     let opened = ledger.core.with_leading(|state, leading| {

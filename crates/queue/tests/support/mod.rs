@@ -27,7 +27,7 @@ use postroad_proto::{
 };
 use postroad_queue::{LeaseConfig, Queue, QueueConfig, QueueDeps, StartError, Voter};
 use postroad_storage::{Fs, Identity, sim::SimFs};
-use postroad_telemetry::Health;
+use postroad_telemetry::{Health, TelemetryConfig};
 use tokio::{
     runtime::{self, Runtime},
     sync::watch,
@@ -93,6 +93,10 @@ impl Cluster {
     }
 
     pub async fn start_on(disks: Vec<Disk>, config: QueueConfig) -> Self {
+        if let Ok(log_filter) = std::env::var("POSTROAD_LOG") {
+            // The first test of a program starts it for all.
+            let _ = postroad_telemetry::init(&TelemetryConfig { log_filter, ..Default::default() }, "test");
+        }
         let transport = Transport::Memory(MemoryNet::new());
         let numbers = 1..=disks.len() as u64;
         let voters: Vec<Voter> =
@@ -168,6 +172,13 @@ impl Cluster {
             *disk = Disk::Simulated(fs.power_cut(|| false));
         }
         node.take().unwrap().runtime.shutdown_background();
+    }
+
+    /// Bounds the disk of a node.
+    pub fn set_disk_capacity(&self, place: usize, octets: Option<u64>) {
+        if let (Disk::Simulated(fs), _) = &self.nodes.lock()[place] {
+            fs.set_capacity(octets);
+        }
     }
 
     /// Asks a node to stop and waits until it has.
