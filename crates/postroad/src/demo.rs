@@ -32,6 +32,7 @@ pub fn ingress(args: &DevArgs) -> IngressConfig {
     IngressConfig {
         listeners: vec![smtp(args.listen_smtp, false), smtp(args.listen_smtps, true)],
         grpc_listen: Some(args.listen_grpc),
+        grpc_plaintext: true,
         connections_per_network_max: 10_000,
         ..IngressConfig::default()
     }

@@ -3,7 +3,6 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use postroad_cluster::Endpoints;
 use postroad_control::{Control, ControlConfig, ControlDeps};
 use postroad_core::NodeId;
 use postroad_ingress::{Ingress, IngressConfig, IngressDeps};
@@ -366,16 +365,24 @@ impl ClusterSection {
     }
 }
 
-macro_rules! sections {
-    ($($config:ty),*) => {$(
-        impl Section for $config {
-            fn problems(&self) -> Vec<(&'static str, String)> {
-                self.problems()
-            }
-        }
-    )*};
+impl Section for IngressConfig {
+    fn problems(&self) -> Vec<(&'static str, String)> {
+        Self::problems(self)
+    }
 }
 
-sections!(IngressConfig, QueueConfig, OutboundConfig, ControlConfig);
+impl Section for QueueConfig {
+    fn problems(&self) -> Vec<(&'static str, String)> {
+        Self::problems(self)
+    }
+}
+
+impl Section for OutboundConfig {
+    fn problems(&self) -> Vec<(&'static str, String)> {
+        Self::problems(self)
+    }
+}
+
+impl Section for ControlConfig {}
 
 impl Section for TelemetryConfig {}

@@ -182,7 +182,7 @@ fn sections(args: &DevArgs, role: RoleName, number: u16) -> String {
         RoleName::Ingress => {
             let at = |address| offset(address, number - 1);
             format!(
-                "{resolver}[tls]\nself_signed = true\n\n[ingress]\ngrpc_listen = \"{}\"\nconnections_per_network_max = 10000\n\
+                "{resolver}[tls]\nself_signed = true\n\n[ingress]\ngrpc_listen = \"{}\"\ngrpc_plaintext = true\nconnections_per_network_max = 10000\n\
                  listeners = [\n  {{ listen = \"{}\" }},\n  {{ listen = \"{}\", implicit_tls = true }},\n]\n",
                 at(args.listen_grpc),
                 at(args.listen_smtp),
