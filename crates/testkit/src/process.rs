@@ -1,6 +1,7 @@
 //! A process of ours under test: started, killed and started again, and never left behind.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs::File,
     io,
@@ -12,6 +13,8 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use parking_lot::Mutex;
+use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -195,17 +198,24 @@ fn parse_answer(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
     Some((status, answer[header_end + 4..].to_vec()))
 }
 
-/// Returns ports of loopback that were free a moment ago, each once.
+/// Where ports for servers are looked for: below those that the system gives to outgoing connections.
+const PORTS: std::ops::Range<u16> = 20_001..32_000;
+
+/// Returns ports of loopback that were free a moment ago; this process is given none of them twice.
 ///
 /// # Errors
 /// There are none.
 pub fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
-    let mut held = Vec::with_capacity(N);
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock();
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
+        let free =
+            |port: &u16| !given.contains(port) && std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        // Other test processes look at the same time, so each begins somewhere else.
+        let tries = std::iter::repeat_with(|| rand::rng().random_range(PORTS)).take(1000);
+        *port = tries.into_iter().find(free).ok_or(io::ErrorKind::AddrInUse)?;
+        given.insert(*port);
     }
     Ok(ports)
 }

@@ -1,13 +1,13 @@
 //! One run of one server: smtp-source in front, the sink behind.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
-use postroad_testkit::Sink;
+use postroad_testkit::{Sink, process::free_ports};
 use tokio::{
     net::TcpStream,
     process::{Child, Command},
@@ -97,7 +97,8 @@ impl Source {
 
 /// Returns a port that was free a moment ago.
 pub(super) fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let [port] = free_ports()?;
+    Ok(port)
 }
 
 /// Waits until somebody listens on the port; an error when the process ends before.
