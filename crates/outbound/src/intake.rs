@@ -14,7 +14,7 @@ use crate::{
     held::{LaneName, Offered},
     job::{Job, JobRecipient},
     lanes::Lanes,
-    worker::Workshop,
+    workshop::Workshop,
 };
 
 /// RFC 5321 4.5.3.1.8: a server takes at least this many recipients in one transaction.

@@ -13,14 +13,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_core::{Epoch, MessageId};
+use postroad_core::MessageId;
 use postroad_directory::LaneLimits;
 
 use crate::{
     feedback::{Feedback, FeedbackConfig},
     job::Job,
-    rate::RateLimiter,
+    rate::{RateLimiter, WindowRecord},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// Bounds of a lane.
 #[derive(Clone, Copy, Debug)]
@@ -115,16 +118,9 @@ pub enum Signal {
 }
 
 impl Lane {
-    /// Makes a lane of a source that came into this process's hands at `since`, under this epoch.
-    ///
-    /// Under the first epoch nobody used the source before; under a later one, whoever did may have used up its rates.
+    /// Makes a lane; `rates` are those of `limits`, with what was sent before this process used the lane.
     #[must_use]
-    pub fn new(config: LaneConfig, limits: LaneLimits, epoch: Epoch, since: Instant, now: Instant) -> Self {
-        let rates = if epoch.0 <= 1 {
-            RateLimiter::new(since, rates(&limits))
-        } else {
-            RateLimiter::spent(since, rates(&limits))
-        };
+    pub fn new(config: LaneConfig, limits: LaneLimits, rates: RateLimiter, now: Instant) -> Self {
         Self {
             rates,
             limits,
@@ -337,6 +333,18 @@ impl Lane {
         self.take(self.jobs.len())
     }
 
+    /// Returns what the lane's rates have counted; empty without rates.
+    #[must_use]
+    pub fn record(&self, now: Instant) -> Vec<WindowRecord> {
+        self.rates.record(now)
+    }
+
+    /// Returns true when the lane has rates.
+    #[must_use]
+    pub fn has_rates(&self) -> bool {
+        !self.limits.rates.is_empty()
+    }
+
     /// Takes over other caps; what was counted stays counted.
     pub fn set_limits(&mut self, limits: LaneLimits) {
         if limits.rates != self.limits.rates {
@@ -414,244 +422,4 @@ pub fn window_of(limits: &LaneLimits, wait_max: Duration) -> u32 {
 
 fn rates(limits: &LaneLimits) -> impl Iterator<Item = (u64, Duration)> + '_ {
     limits.rates.iter().map(|rate| (rate.messages, rate.per))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use postroad_core::{Address, GroupId};
-    use postroad_directory::Rate;
-
-    use super::*;
-    use crate::{desk::Desk, job::JobRecipient};
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn config() -> LaneConfig {
-        LaneConfig {
-            feedback: FeedbackConfig { initial: 2, pause_first: 30 * SECOND, pause_max: 600 * SECOND },
-            wait_max: 300 * SECOND,
-            idle: 5 * SECOND,
-        }
-    }
-
-    fn lane(start: Instant) -> Lane {
-        Lane::new(config(), LaneLimits::default(), Epoch(1), start, start)
-    }
-
-    fn rated(start: Instant, epoch: u64, messages: u64, per: Duration) -> Lane {
-        let rates = Arc::from([Rate { messages, per }]);
-        Lane::new(config(), LaneLimits { rates, ..LaneLimits::default() }, Epoch(epoch), start, start)
-    }
-
-    fn job(number: u128, received: Instant) -> Job {
-        let address = Address::parse("a@example.org").unwrap();
-        let recipient = |number| JobRecipient { number, attempt: 1, address: address.clone() };
-        Job {
-            desk: Arc::new(Desk::new(GroupId(1))),
-            message: MessageId::from_u128(number),
-            epoch: Epoch(1),
-            sender: None,
-            recipients: vec![recipient(0), recipient(1)],
-            smtputf8: false,
-            eight_bit: false,
-            size: 0,
-            content: None,
-            traceparent: String::new(),
-            received,
-            budget: None,
-        }
-    }
-
-    fn started(next: Next) -> Option<u128> {
-        match next {
-            Next::Start(job) => Some(job.message.as_u128()),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn workers_are_called_for_jobs_up_to_the_concurrency() {
-        let now = Instant::now();
-        let mut lane = lane(now);
-        let calls: Vec<Call> = (0..4).map(|number| lane.push(now, job(number, now)).unwrap()).collect();
-        assert_eq!(calls, [Call::New, Call::New, Call::Nobody, Call::Nobody]);
-        lane.arrived();
-        lane.arrived();
-        assert_eq!((started(lane.next(now)), started(lane.next(now))), (Some(0), Some(1)));
-        assert!(lane.ended(now, Signal::Served).is_empty());
-        assert!(lane.ended(now, Signal::Served).is_empty());
-        // A round went well: one more may come.
-        assert_eq!(lane.call(now), Call::New);
-        assert_eq!(lane.call(now), Call::Nobody);
-    }
-
-    #[test]
-    fn an_idle_worker_is_woken_before_another_is_called() {
-        let now = Instant::now();
-        let mut lane = lane(now);
-        assert_eq!(lane.push(now, job(0, now)).unwrap(), Call::New);
-        lane.arrived();
-        assert_eq!(started(lane.next(now)), Some(0));
-        assert!(matches!(lane.next(now), Next::Wait(None)));
-        assert_eq!(lane.push(now, job(1, now)).unwrap(), Call::Idle);
-        lane.woken();
-        assert_eq!(started(lane.next(now)), Some(1));
-        assert!(lane.may_leave());
-        lane.left();
-        assert_eq!(lane.push(now, job(2, now)).unwrap(), Call::New);
-    }
-
-    #[test]
-    fn d_036_a_site_that_refuses_pauses_its_lane_and_gives_back_what_waits() {
-        let now = Instant::now();
-        let mut lane = lane(now);
-        (0..5).for_each(|number| drop(lane.push(now, job(number, now))));
-        lane.arrived();
-        lane.next(now);
-        let back = lane.ended(now, Signal::Refused("421 4.7.0 slow down".into()));
-        assert_eq!(back.len(), 4);
-        assert_eq!(lane.pause().unwrap().until, now + 30 * SECOND);
-        assert_eq!(lane.window(now), 0);
-        assert!(lane.push(now, job(9, now)).is_err());
-        assert!(matches!(lane.next(now), Next::Leave));
-        // Others that were under way hear the same; it counts once.
-        lane.ended(now, Signal::Refused("421 4.7.0 slow down".into()));
-        assert_eq!(lane.pause().unwrap().until, now + 30 * SECOND);
-        assert_eq!(lane.next_tick(), Some(now + 30 * SECOND));
-
-        let later = now + 30 * SECOND;
-        assert!(lane.tick(later).is_empty());
-        assert_eq!(lane.window(later), RECOVERY_WINDOW);
-        assert!(lane.pause().is_none() && lane.push(later, job(10, later)).is_ok());
-    }
-
-    #[test]
-    fn d_062_a_site_that_cannot_be_reached_is_left_alone_after_a_round() {
-        let now = Instant::now();
-        let mut lane = lane(now);
-        lane.ended(now, Signal::Failed("connection refused".into()));
-        assert!(lane.pause().is_none());
-        lane.ended(now, Signal::Failed("connection refused".into()));
-        assert_eq!(&*lane.pause().unwrap().reason, "connection refused");
-    }
-
-    #[test]
-    fn rates_are_charged_per_job_and_one_worker_waits_for_them() {
-        let now = Instant::now();
-        let mut lane = rated(now, 1, 2, 60 * SECOND);
-        (0..4).for_each(|number| drop(lane.push(now, job(number, now))));
-        lane.arrived();
-        lane.arrived();
-        assert_eq!((started(lane.next(now)), started(lane.next(now))), (Some(0), Some(1)));
-        let Next::Wait(Some(until)) = lane.next(now) else { panic!("the rate is used up") };
-        assert!(until >= now + 60 * SECOND && until < now + 62 * SECOND);
-        assert!(matches!(lane.next(now), Next::Leave));
-        assert_eq!(lane.push(now, job(9, now)).unwrap(), Call::Nobody);
-        lane.woken();
-        assert_eq!(started(lane.next(until)), Some(2));
-    }
-
-    #[test]
-    fn a_new_owner_starts_with_rates_that_are_used_up() {
-        let now = Instant::now();
-        let mut lane = rated(now, 2, 100, SECOND);
-        assert_eq!(lane.push(now, job(0, now)).unwrap(), Call::New);
-        lane.arrived();
-        assert!(matches!(lane.next(now), Next::Wait(Some(_))));
-        lane.woken();
-        assert!(started(lane.next(now + 2 * SECOND)).is_some());
-    }
-
-    #[test]
-    fn windows_follow_the_rates() {
-        let check = |messages, secs, expected| {
-            let rates = Arc::from([Rate { messages, per: Duration::from_secs(secs) }]);
-            let limits = LaneLimits { rates, ..LaneLimits::default() };
-            assert_eq!(window_of(&limits, 300 * SECOND), expected, "{messages} in {secs} s");
-        };
-        check(1, 1, 300);
-        check(10, 1, 500);
-        check(10, 86_400, 10);
-        check(0, 60, 0);
-        let none = LaneLimits { connections_max: 0, ..LaneLimits::default() };
-        assert_eq!(window_of(&none, SECOND), 0);
-        assert_eq!(window_of(&LaneLimits::default(), SECOND), 500);
-    }
-
-    #[test]
-    fn a_job_that_waits_too_long_is_given_back() {
-        let now = Instant::now();
-        let mut lane = rated(now, 1, 0, SECOND);
-        (0..2).for_each(|number| drop(lane.push(now, job(number, now))));
-        lane.push(now, job(2, now + SECOND)).unwrap();
-        // First they let go of the frames they came in.
-        assert_eq!(lane.next_tick(), Some(now + UNPIN_AFTER));
-        assert!(lane.tick(now + UNPIN_AFTER).is_empty());
-        assert_eq!(lane.next_tick(), Some(now + SECOND + UNPIN_AFTER));
-        assert!(lane.tick(now + 299 * SECOND).is_empty());
-        assert_eq!(lane.next_tick(), Some(now + 300 * SECOND));
-        let back: Vec<u128> = lane.tick(now + 300 * SECOND).iter().map(|job| job.message.as_u128()).collect();
-        assert_eq!((back, lane.waiting()), (vec![0, 1], 1));
-    }
-
-    #[test]
-    fn a_recall_takes_only_what_has_not_started() {
-        let now = Instant::now();
-        let mut lane = lane(now);
-        (0..2).for_each(|number| drop(lane.push(now, job(number, now))));
-        lane.arrived();
-        assert_eq!(started(lane.next(now)), Some(0));
-        let id = MessageId::from_u128;
-        assert!(!lane.recall(id(0), 0, 1));
-        assert!(!lane.recall(id(1), 0, 2));
-        assert!(lane.recall(id(1), 0, 1));
-        assert_eq!(lane.waiting(), 1);
-        assert!(lane.recall(id(1), 1, 1));
-        assert_eq!(lane.waiting(), 0);
-        assert!(!lane.recall(id(1), 1, 1));
-    }
-
-    #[test]
-    fn a_lane_is_forgotten_when_its_windows_are_empty() {
-        let now = Instant::now();
-        let day = 86_400 * SECOND;
-        let mut lane = rated(now, 1, 10, day);
-        lane.push(now, job(0, now)).unwrap();
-        lane.arrived();
-        lane.next(now);
-        assert!(!lane.is_forgettable(now + 2 * day));
-        lane.leave();
-        lane.left();
-        assert!(!lane.is_forgettable(now + day));
-        assert!(lane.is_forgettable(now + 2 * day));
-        assert_eq!(lane.next_tick(), Some(now + day + day / 60));
-    }
-
-    #[test]
-    fn a_closed_lane_takes_and_starts_nothing() {
-        let now = Instant::now();
-        let mut lane = lane(now);
-        (0..3).for_each(|number| drop(lane.push(now, job(number, now))));
-        assert_eq!(lane.close().len(), 3);
-        assert!(lane.push(now, job(4, now)).is_err());
-        lane.arrived();
-        assert!(matches!(lane.next(now), Next::Leave));
-        assert_eq!((lane.window(now), lane.call(now)), (0, Call::Nobody));
-        lane.reopen();
-        assert_eq!(lane.window(now), 500);
-    }
-
-    #[test]
-    fn lower_limits_send_workers_away() {
-        let now = Instant::now();
-        let mut lane = lane(now);
-        (0..3).for_each(|number| drop(lane.push(now, job(number, now))));
-        lane.arrived();
-        lane.arrived();
-        lane.set_limits(LaneLimits { connections_max: 1, ..LaneLimits::default() });
-        assert!(matches!(lane.next(now), Next::Leave));
-        assert!(started(lane.next(now)).is_some());
-    }
 }

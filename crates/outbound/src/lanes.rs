@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use parking_lot::Mutex;
@@ -22,10 +22,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     held::LaneName,
     job::Job,
+    journal::Journal,
     lane::{Call, Lane, LaneConfig, Next, Signal, window_of},
     metrics::OutboundMetrics,
-    worker::{self, Workshop},
+    worker,
+    workshop::Workshop,
 };
+
+mod time;
 
 /// The lanes of this process.
 #[derive(Debug)]
@@ -38,6 +42,7 @@ pub(crate) struct Lanes {
     /// Counts up whenever windows are to be stated anew.
     windows_changed: watch::Sender<u64>,
     workers: TaskTracker,
+    journal: Journal,
     metrics: Arc<OutboundMetrics>,
 }
 
@@ -82,7 +87,7 @@ struct State {
 impl Lanes {
     /// Starts without sources.
     #[must_use]
-    pub(crate) fn new(config: LaneConfig, metrics: Arc<OutboundMetrics>) -> Self {
+    pub(crate) fn new(config: LaneConfig, journal: Journal, metrics: Arc<OutboundMetrics>) -> Self {
         Self {
             config,
             sources: Mutex::default(),
@@ -91,6 +96,7 @@ impl Lanes {
             next_id: AtomicU64::new(0),
             windows_changed: watch::channel(0).0,
             workers: TaskTracker::new(),
+            journal,
             metrics,
         }
     }
@@ -139,7 +145,9 @@ impl Lanes {
 
     fn add_lane(&self, view: &View, owned: &mut Owned, site: &Arc<str>) -> Arc<Cell> {
         let limits = view.lane_limits(owned.source.id, site);
-        let lane = Lane::new(self.config, limits, owned.source.epoch, owned.since, Instant::now());
+        let name = LaneName { source: owned.source.id, site: site.clone() };
+        let rates = self.journal.rates(&name, &limits, owned.source.epoch, owned.since);
+        let lane = Lane::new(self.config, limits, rates, Instant::now());
         let state =
             State { lane, source: owned.source.clone(), abort: CancellationToken::new(), timer: None };
         let cell = Arc::new(Cell {
@@ -184,6 +192,7 @@ impl Lanes {
                 state.abort.cancel();
                 state.lane.close()
             };
+            self.write_down(std::slice::from_ref(cell), true);
             cell.wake.notify_waiters();
             self.give_back(cell, back);
         }
@@ -262,8 +271,11 @@ impl Lanes {
         let (next, call) = {
             let mut state = cell.state.lock();
             let next = state.lane.next(now);
-            let call = if matches!(next, Next::Start(_)) { state.lane.call(now) } else { Call::Nobody };
-            (next, call)
+            let starts = matches!(next, Next::Start(_));
+            if starts && state.lane.has_rates() {
+                self.journal.note(&cell.name());
+            }
+            (next, if starts { state.lane.call(now) } else { Call::Nobody })
         };
         self.call(workshop, cell, call);
         next
@@ -283,11 +295,12 @@ impl Lanes {
     /// Takes a recipient out of a job that has not started; false when it has, or is not here.
     #[must_use]
     pub(crate) fn recall(&self, name: &LaneName, message: MessageId, recipient: u32, attempt: u32) -> bool {
-        let cell = {
-            let sources = self.sources.lock();
-            sources.get(&name.source).and_then(|owned| owned.lanes.get(&name.site)).cloned()
-        };
-        cell.is_some_and(|cell| cell.state.lock().lane.recall(message, recipient, attempt))
+        self.find(name).is_some_and(|cell| cell.state.lock().lane.recall(message, recipient, attempt))
+    }
+
+    fn find(&self, name: &LaneName) -> Option<Arc<Cell>> {
+        let sources = self.sources.lock();
+        sources.get(&name.source).and_then(|owned| owned.lanes.get(&name.site)).cloned()
     }
 
     /// Returns the windows of every source, as shares of one in `groups`.
@@ -325,94 +338,6 @@ impl Lanes {
         self.windows_changed.send_modify(|version| *version += 1);
     }
 
-    /// Sets the lane's timer, unless it rings early enough.
-    fn keep_time(&self, cell: &Cell, state: &mut State) {
-        let Some(at) = state.lane.next_tick() else { return };
-        if state.timer.is_some_and(|timer| timer <= at) {
-            return;
-        }
-        let id = |at: Instant| (at, (cell.id, cell.source, cell.site.clone()));
-        let mut timers = self.timers.lock();
-        if let Some(before) = state.timer.replace(at) {
-            timers.remove(&id(before));
-        }
-        timers.insert(id(at));
-        let is_first = timers.first().is_some_and(|(first, _)| *first == at);
-        drop(timers);
-        if is_first {
-            self.timer_moved.notify_one();
-        }
-    }
-
-    /// Ends pauses, gives back what waited too long and forgets lanes nobody uses, until dropped.
-    pub(crate) async fn keep_timers(self: Arc<Self>, workshop: Arc<Workshop>) {
-        const NOTHING_DUE: Duration = Duration::from_secs(3600);
-        loop {
-            let now = Instant::now();
-            let first = self.timers.lock().first().map(|(at, _)| *at);
-            let wait = first.map_or(NOTHING_DUE, |at| at.saturating_duration_since(now));
-            if wait.is_zero() {
-                self.ring(&workshop, now);
-            } else {
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = self.timer_moved.notified() => {}
-                }
-            }
-        }
-    }
-
-    fn ring(self: &Arc<Self>, workshop: &Arc<Workshop>, now: Instant) {
-        loop {
-            let due = {
-                let mut timers = self.timers.lock();
-                if timers.first().is_none_or(|(at, _)| *at > now) {
-                    return;
-                }
-                timers.pop_first()
-            };
-            let Some((_, (id, source, site))) = due else { return };
-            let cell = {
-                let sources = self.sources.lock();
-                sources.get(&source).and_then(|owned| owned.lanes.get(&site)).cloned()
-            };
-            if let Some(cell) = cell.filter(|cell| cell.id == id) {
-                self.tick(workshop, &cell, now);
-            }
-        }
-    }
-
-    fn tick(self: &Arc<Self>, workshop: &Arc<Workshop>, cell: &Arc<Cell>, now: Instant) {
-        let (back, call, forget) = {
-            let mut state = cell.state.lock();
-            state.timer = None;
-            let was_paused = state.lane.pause().is_some();
-            let back = state.lane.tick(now);
-            let resumed = was_paused && state.lane.pause().is_none();
-            if resumed {
-                self.windows_changed();
-            }
-            let forget = state.lane.is_forgettable(now);
-            if forget {
-                state.lane.close();
-            } else {
-                self.keep_time(cell, &mut state);
-            }
-            (back, state.lane.call(now), forget)
-        };
-        if forget {
-            let mut sources = self.sources.lock();
-            if let Some(owned) = sources.get_mut(&cell.source)
-                && owned.lanes.get(&cell.site).is_some_and(|found| found.id == cell.id)
-            {
-                owned.lanes.remove(&cell.site);
-            }
-            self.count_lanes(&sources);
-        }
-        self.give_back(cell, back);
-        self.call(workshop, cell, call);
-    }
-
     /// Waits until every worker has gone; no lane may be open any more.
     pub(crate) async fn finished(&self) {
         self.workers.close();
@@ -439,6 +364,10 @@ impl Owned {
 }
 
 impl Cell {
+    fn name(&self) -> LaneName {
+        LaneName { source: self.source, site: self.site.clone() }
+    }
+
     /// Waits to be woken.
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;

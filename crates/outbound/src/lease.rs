@@ -26,6 +26,12 @@ impl BootTime {
         let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
         Self(Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0)))
     }
+
+    /// Returns the time since the machine was started.
+    #[must_use]
+    pub fn since_boot(self) -> Duration {
+        self.0
+    }
 }
 
 /// What directory and owner have agreed on.

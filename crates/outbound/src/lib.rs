@@ -23,11 +23,13 @@ mod attempt;
 mod content;
 mod incarnation;
 mod intake;
+mod journal;
 mod lanes;
 mod ownership;
 mod permit;
 mod session;
 mod worker;
+mod workshop;
 
 pub use config::OutboundConfig;
 pub use error::StartError;

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 const SLOTS: u64 = 60;
 
+/// The slot that a limiter is made in has this number, so that those before it have one too.
+const FIRST: u64 = SLOTS + 1;
+
 /// At most `limit` events in any interval of `length`; a full window frees in steps of a sixtieth.
 #[derive(Clone, Debug)]
 struct Window {
@@ -18,6 +21,15 @@ struct Window {
     /// Number of the newest slot that holds counts.
     newest: u64,
     total: u64,
+}
+
+/// What one window of a limiter has counted, to be kept beyond the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WindowRecord {
+    /// The length of a slot, a sixtieth of the window.
+    pub slot: Duration,
+    /// How many slots back, and how many events.
+    pub counts: Vec<(u8, u32)>,
 }
 
 /// The rates of one lane: every one of them holds.
@@ -43,10 +55,41 @@ impl RateLimiter {
     pub fn spent(now: Instant, limits: impl IntoIterator<Item = (u64, Duration)>) -> Self {
         let mut limiter = Self::new(now, limits);
         for window in &mut limiter.windows {
-            window.counts[0] = u32::try_from(window.limit).unwrap_or(u32::MAX);
-            window.total = u64::from(window.counts[0]);
+            window.fill();
         }
         limiter
+    }
+
+    /// Makes a limiter that goes on from what an earlier one recorded `since` ago.
+    ///
+    /// With `complete`, nothing was counted after the record was made. Otherwise whatever its windows have left may have
+    /// been used up to this moment, as in windows of which nothing is recorded.
+    #[must_use]
+    pub fn restored(
+        now: Instant,
+        limits: impl IntoIterator<Item = (u64, Duration)>,
+        records: &[WindowRecord],
+        since: Duration,
+        complete: bool,
+    ) -> Self {
+        let mut limiter = Self::new(now, limits);
+        for window in &mut limiter.windows {
+            let record = records.iter().find(|record| record.slot == window.slot);
+            if let Some(record) = record {
+                window.restore(record, since);
+            }
+            if record.is_none() || !complete {
+                window.fill();
+            }
+        }
+        limiter
+    }
+
+    /// Returns what the windows hold at `now`.
+    #[must_use]
+    pub fn record(&self, now: Instant) -> Vec<WindowRecord> {
+        let elapsed = now.saturating_duration_since(self.origin);
+        self.windows.iter().map(|window| window.record(elapsed)).collect()
     }
 
     /// Changes the limits and keeps what was counted in windows of equal length.
@@ -82,11 +125,41 @@ impl RateLimiter {
 impl Window {
     fn new(limit: u64, length: Duration) -> Self {
         let slot = (length / SLOTS as u32).max(Duration::from_nanos(1));
-        Self { limit, slot, counts: [0; SLOTS as usize + 1], newest: 0, total: 0 }
+        Self { limit, slot, counts: [0; SLOTS as usize + 1], newest: FIRST, total: 0 }
     }
 
     fn number(&self, elapsed: Duration) -> u64 {
-        u64::try_from(elapsed.as_nanos() / self.slot.as_nanos()).unwrap_or(u64::MAX)
+        let number = u64::try_from(elapsed.as_nanos() / self.slot.as_nanos()).unwrap_or(u64::MAX);
+        number.saturating_add(FIRST)
+    }
+
+    /// Counts all that the limit leaves, now.
+    fn fill(&mut self) {
+        let left = u32::try_from(self.limit.saturating_sub(self.total)).unwrap_or(u32::MAX);
+        self.counts[(self.newest % (SLOTS + 1)) as usize] += left;
+        self.total += u64::from(left);
+    }
+
+    fn record(&self, elapsed: Duration) -> WindowRecord {
+        let number = self.number(elapsed);
+        let age = |slot: u64| u8::try_from(number - slot).ok().filter(|age| u64::from(*age) <= SLOTS);
+        let count = |slot: u64| self.counts[(slot % (SLOTS + 1)) as usize];
+        let counted = (self.newest - SLOTS..=self.newest).filter(|slot| count(*slot) > 0);
+        let counts = counted.filter_map(|slot| Some((age(slot)?, count(slot)))).collect();
+        WindowRecord { slot: self.slot, counts }
+    }
+
+    /// Takes over a record: an event a slots back when it was made is no younger now than a and the slots passed since.
+    fn restore(&mut self, record: &WindowRecord, since: Duration) {
+        let passed = u64::try_from(since.as_nanos() / self.slot.as_nanos()).unwrap_or(u64::MAX);
+        for (age, count) in &record.counts {
+            let age = passed.saturating_add(u64::from(*age));
+            if age <= SLOTS {
+                let place = ((self.newest - age) % (SLOTS + 1)) as usize;
+                self.counts[place] = self.counts[place].saturating_add(*count);
+                self.total += u64::from(*count);
+            }
+        }
     }
 
     /// Forgets the slots that a window ending in slot `number` no longer reaches.
@@ -119,7 +192,7 @@ impl Window {
     }
 
     fn start_of(&self, slot: u64) -> Duration {
-        let nanos = self.slot.as_nanos().saturating_mul(u128::from(slot));
+        let nanos = self.slot.as_nanos().saturating_mul(u128::from(slot.saturating_sub(FIRST)));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
@@ -206,6 +279,31 @@ mod tests {
         times.extend(run(&mut after, start + handover, 120 * SECOND).iter().map(|time| handover + *time));
         assert!(most_in_any(SECOND, &times) <= 10 && most_in_any(60 * SECOND, &times) <= 100);
         assert!(times.last().unwrap() > &(handover + 60 * SECOND));
+    }
+
+    #[test]
+    fn a_record_is_gone_on_from_and_limits_hold_over_it() {
+        let start = Instant::now();
+        let limits = [(10, SECOND), (100, 60 * SECOND)];
+        for (pause, complete) in [(0, true), (5, true), (5, false), (3600, true), (3600, false)] {
+            let pause = pause * SECOND;
+            let mut before = RateLimiter::new(start, limits);
+            let mut times = run(&mut before, start, 7 * SECOND);
+            let end = 7 * SECOND;
+            let record = before.record(start + end);
+            let mut after = RateLimiter::restored(start + end + pause, limits, &record, pause, complete);
+            let more = run(&mut after, start + end + pause, 200 * SECOND);
+            let first = more[0];
+            times.extend(more.iter().map(|time| end + pause + *time));
+            assert!(most_in_any(SECOND, &times) <= 10 && most_in_any(60 * SECOND, &times) <= 100);
+            match (complete, pause.as_secs()) {
+                (true, 5..) => assert!(first < SECOND, "there is room: {first:?}"),
+                (true, _) => assert!(first < 2 * SECOND, "{first:?}"),
+                // Nothing is known of the time after the record but what fell out of the window since.
+                (false, 5) => assert!(first > 40 * SECOND && first < 60 * SECOND, "{first:?}"),
+                (false, _) => assert!(first > 60 * SECOND, "{first:?}"),
+            }
+        }
     }
 
     #[test]

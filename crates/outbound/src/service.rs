@@ -23,12 +23,13 @@ use crate::{
     error::StartError,
     feedback::FeedbackConfig,
     incarnation::Incarnation,
+    journal::Journal,
     lane::LaneConfig,
     lanes::Lanes,
     metrics::OutboundMetrics,
     ownership::{Ownership, watch_lease},
     session::Session,
-    worker::Workshop,
+    workshop::Workshop,
 };
 
 /// What an outbound node is given.
@@ -128,6 +129,7 @@ impl Running {
         directory: &DirectoryWatch,
     ) -> Self {
         let metrics = Arc::new(OutboundMetrics::default());
+        let journal = Journal::open(&config.data_directory);
         let leaders = leaders.subscribe();
         let seconds = Duration::from_secs;
         let lane_config = LaneConfig {
@@ -154,7 +156,7 @@ impl Running {
             node: deps.node,
             endpoints: deps.endpoints,
             leaders,
-            lanes: Arc::new(Lanes::new(lane_config, metrics)),
+            lanes: Arc::new(Lanes::new(lane_config, journal, metrics)),
             workshop: Arc::new(workshop),
             desks: Desks::default(),
             health: deps.health,
@@ -165,6 +167,7 @@ impl Running {
         let (lanes, workshop) = (&self.lanes, &self.workshop);
         tasks.spawn(watch_lease(workshop.lease.clone(), workshop.metrics.clone()));
         tasks.spawn(lanes.clone().keep_timers(workshop.clone()));
+        tasks.spawn(lanes.clone().keep_journal());
         tasks.spawn(follow_sources(
             self.node,
             lanes.clone(),
@@ -193,6 +196,10 @@ impl Running {
             tracing::warn!("transactions were broken off at the drain bound");
             self.lanes.suspend();
             self.lanes.finished().await;
+        }
+        let lanes = self.lanes.clone();
+        if tokio::task::spawn_blocking(move || lanes.close_journal()).await.is_err() {
+            tracing::error!("the journal of lanes could not be written");
         }
         let flushed = time::timeout(FLUSH_WITHIN, async {
             while !self.is_flushed() {

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::{desk::Desk, intake::Intake, lanes::Lanes, worker::Workshop};
+use crate::{desk::Desk, intake::Intake, lanes::Lanes, workshop::Workshop};
 
 /// Everything a session needs.
 #[derive(Debug)]

@@ -10,69 +10,27 @@ use std::{
 };
 
 use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind};
-use postroad_directory::{Source, View};
-use postroad_dns::Resolver;
-use postroad_net::{ClientTls, ConnectError, Guard, connect, smtp::client::Connection};
-use postroad_smtp::client::{ClientConfig, Ended, Timeouts, TlsUse};
+use postroad_directory::Source;
 use postroad_telemetry::trace;
-use tokio::{sync::watch, time};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::{
     attempt::Attempt,
-    config::OutboundConfig,
-    content::{Content, ContentSource},
+    content::Content,
     fate,
     job::{Attempted, Job},
     lane::{Lane, Next, Signal},
     lanes::{Cell, Lanes},
-    lease::Lease,
-    metrics::OutboundMetrics,
     permit::while_permitted,
     plan::{Rules, Target, plan},
+    workshop::Workshop,
 };
 
-/// What every worker needs.
-#[derive(Debug)]
-pub(crate) struct Workshop {
-    /// The role's configuration.
-    pub(crate) config: OutboundConfig,
-    /// Bounds of waiting in a session.
-    pub(crate) timeouts: Timeouts,
-    /// Finds mail hosts.
-    pub(crate) resolver: Resolver,
-    /// Keeps connections away from where they must not go.
-    pub(crate) guard: Guard,
-    /// How TLS is done.
-    pub(crate) tls: ClientTls,
-    /// Whether sources may be used.
-    pub(crate) lease: Arc<Lease>,
-    /// The directory.
-    pub(crate) directory: watch::Receiver<Arc<View>>,
-    /// Large content.
-    pub(crate) content: ContentSource,
-    /// What is measured.
-    pub(crate) metrics: Arc<OutboundMetrics>,
-}
+mod open;
 
-impl Workshop {
-    /// Returns the directory as it is now.
-    #[must_use]
-    pub(crate) fn view(&self) -> Arc<View> {
-        self.directory.borrow().clone()
-    }
-
-    /// Returns the addresses that lead back to the cluster. Loopback leads to whatever the operator put there.
-    fn own_addresses(&self) -> Vec<IpAddr> {
-        let view = self.view();
-        let sources = view.sources().filter_map(|source| source.address);
-        sources
-            .filter(|address| !address.is_loopback())
-            .chain(self.config.own_addresses.iter().copied())
-            .collect()
-    }
-}
+use open::{Failure, Open};
 
 /// How long an answer of the DNS is trusted without asking the resolver's cache.
 const PLAN_FOR: Duration = Duration::from_secs(30);
@@ -120,40 +78,11 @@ struct Worker {
     open: Option<Open>,
 }
 
-/// A connection and what it may be used for.
-struct Open {
-    connection: Connection,
-    target: Target,
-    /// As it was when the connection was made.
-    source: Arc<Source>,
-    /// Mail for this domain goes to this target, as the DNS said then.
-    planned: (Domain, Instant),
-    remote: Arc<str>,
-    tls: Arc<str>,
-    messages: u32,
-    _counted: Counted,
-}
-
-/// Counts an open session while it lives.
-struct Counted(Arc<OutboundMetrics>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.connections_open.decrement(1.0);
-    }
-}
-
 /// What an attempt goes by.
 struct Use {
     source: Arc<Source>,
     abort: CancellationToken,
     domain: Domain,
-}
-
-/// Why a target gave no session.
-struct Failure {
-    attempted: Attempted,
-    signal: Signal,
 }
 
 /// How a transaction went.
@@ -353,69 +282,6 @@ impl Worker {
         signal
     }
 
-    /// Opens a session with one target; when TLS fails there, once more without (D-039).
-    async fn open(&self, target: &Target, going: &Use, sessions: &mut usize) -> Result<Open, Failure> {
-        *sessions += 1;
-        let remote: Arc<str> = target.remote().into();
-        let ended = match self.open_with(target, going, TlsUse::Opportunistic, sessions).await? {
-            Ok(connection) => return Ok(self.opened(connection, target, going, remote)),
-            Err(ended) => ended,
-        };
-        let ended = if fate::is_tls_failure(&ended) {
-            match self.open_with(target, going, TlsUse::Never, sessions).await? {
-                Ok(connection) => return Ok(self.opened(connection, target, going, remote)),
-                Err(ended) => ended,
-            }
-        } else {
-            ended
-        };
-        let outcome = fate::outcome_of_session(&ended);
-        let attempted = Attempted { outcome, remote, tls: "".into() };
-        Err(Failure { attempted, signal: fate::signal_of_session(&ended) })
-    }
-
-    async fn open_with(
-        &self,
-        target: &Target,
-        going: &Use,
-        tls: TlsUse,
-        sessions: &mut usize,
-    ) -> Result<Result<Connection, Ended>, Failure> {
-        let workshop = &self.workshop;
-        let (from, limit) = (going.source.address, Duration::from_secs(workshop.config.connect_secs));
-        let connected = if target.trusted {
-            connect::connect_trusted(target.address, from, limit).await
-        } else {
-            connect::connect(&workshop.guard, target.address, from, limit).await
-        };
-        let stream = match connected {
-            Ok(stream) => stream,
-            Err(error) => {
-                workshop.metrics.not_connected.increment(1);
-                // No session was begun.
-                *sessions = sessions.saturating_sub(1);
-                return Err(not_connected(&error, target));
-            }
-        };
-        workshop.metrics.connected.increment(1);
-        let config = ClientConfig { helo: going.source.helo.clone(), tls, timeouts: workshop.timeouts };
-        Ok(Connection::open(stream, config, &workshop.tls, &target.host).await)
-    }
-
-    fn opened(&self, connection: Connection, target: &Target, going: &Use, remote: Arc<str>) -> Open {
-        self.workshop.metrics.connections_open.increment(1.0);
-        Open {
-            tls: connection.tls().into(),
-            connection,
-            target: target.clone(),
-            source: going.source.clone(),
-            planned: (going.domain.clone(), Instant::now()),
-            remote,
-            messages: 0,
-            _counted: Counted(self.workshop.metrics.clone()),
-        }
-    }
-
     /// Sends the message, and again for those who were too many in one transaction (D-035).
     async fn transact(&mut self, attempt: &mut Attempt, content: &Content, going: &Use) -> Sent {
         let messages_max = self.cell.with(|lane| lane.messages_per_connection());
@@ -465,12 +331,9 @@ impl Worker {
         attempt.settle_all(&Attempted { outcome, remote, tls });
     }
 
-    /// Closes the connection, with QUIT where the server still listens.
     async fn say_goodbye(&mut self) {
-        if let Some(Open { connection, _counted, .. }) = self.open.take()
-            && connection.is_usable()
-        {
-            connection.quit().await;
+        if let Some(open) = self.open.take() {
+            open.quit().await;
         }
     }
 }
@@ -478,20 +341,6 @@ impl Worker {
 fn undeliverable(attempt: &mut Attempt, outcome: Outcome) -> Signal {
     attempt.settle_all(&Attempted::alone(outcome));
     Signal::Silent
-}
-
-fn not_connected(error: &ConnectError, target: &Target) -> Failure {
-    let (kind, class) = match error {
-        ConnectError::Denied(_) => (OutcomeKind::Hard, BounceClass::BadDomain),
-        ConnectError::TimedOut(_) => (OutcomeKind::Soft, BounceClass::Timeout),
-        _ if error.is_local() => (OutcomeKind::Internal, BounceClass::Connection),
-        _ => (OutcomeKind::Soft, BounceClass::Connection),
-    };
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    let text = format!("4.4.1 {error}{cause}");
-    let outcome = Outcome::new(kind, Some(class), 0, &text);
-    let attempted = Attempted { outcome, remote: target.remote().into(), tls: "".into() };
-    Failure { attempted, signal: Signal::Failed(text.into()) }
 }
 
 /// Of two signals of one attempt, the one the lane must hear.

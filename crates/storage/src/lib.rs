@@ -3,6 +3,7 @@
 //! Everything is written once, in batches, by one thread; a batch is one write and one sync.
 //! This crate knows entries, votes and bodies as bytes. What they mean, and when they may go, is said by those above.
 
+pub mod cache;
 pub mod fs;
 pub mod log;
 pub mod sim;
@@ -14,6 +15,7 @@ mod recovery;
 mod segment;
 mod writer;
 
+pub use cache::Cache;
 pub use checkpoint::Checkpoint;
 pub use fs::{DropUnsynced, Fs, RealFs};
 pub use log::{Done, GroupState, Identity, Log, LogConfig, OpenError};

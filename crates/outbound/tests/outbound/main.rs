@@ -1,4 +1,5 @@
 //! The outbound role as a whole: between a queue that is played here and receivers that behave by script.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod delivery;
 mod lease;

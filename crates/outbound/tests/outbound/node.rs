@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use postroad_core::{Domain, NodeId, SourceId};
 use postroad_directory::change::{PutLimits, PutSource};
-use postroad_directory::{Caps, Pattern, Put, Route};
+use postroad_directory::{Caps, Command, Pattern, Put, Route};
 use postroad_dns::Resolver;
 use postroad_net::{ClientTls, Expect, Guard, MemoryNet, Role, Transport};
 use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
@@ -15,22 +15,26 @@ use postroad_testkit::{
     sink::{Action, Phase, Rule},
 };
 use tempfile::TempDir;
-use tokio::{task::JoinHandle, time};
+use tokio::{runtime::Handle, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::queue::FakeQueue;
 
 /// The one source there is: the directory counts from 1.
-pub const SOURCE: SourceId = SourceId(1);
+pub(crate) const SOURCE: SourceId = SourceId(1);
 
 /// What a test starts with.
-pub struct Setup {
-    pub config: OutboundConfig,
-    pub caps: Caps,
-    pub zones: Zones,
-    pub home: Arc<TempDir>,
-    pub lease: Duration,
-    pub guard: Guard,
+pub(crate) struct Setup {
+    pub(crate) config: OutboundConfig,
+    pub(crate) caps: Caps,
+    pub(crate) zones: Zones,
+    pub(crate) home: Arc<TempDir>,
+    pub(crate) lease: Duration,
+    pub(crate) guard: Guard,
+    /// The source has had this epoch already.
+    pub(crate) first_epoch: u64,
+    /// Where the node's tasks run; everything else runs where the test does.
+    pub(crate) runtime: Handle,
 }
 
 impl Default for Setup {
@@ -44,15 +48,17 @@ impl Default for Setup {
             home: Arc::new(TempDir::new().unwrap()),
             lease: Duration::from_secs(60),
             guard: Guard { allow: vec!["127.0.0.0/8".parse().unwrap()] },
+            first_epoch: 0,
+            runtime: Handle::current(),
         }
     }
 }
 
 /// A running node.
-pub struct Node {
-    pub queue: FakeQueue,
-    pub epoch: u64,
-    pub health: Health,
+pub(crate) struct Node {
+    pub(crate) queue: FakeQueue,
+    pub(crate) epoch: u64,
+    pub(crate) health: Health,
     home: Arc<TempDir>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
@@ -61,7 +67,7 @@ pub struct Node {
 
 impl Setup {
     /// Starts a node, its mail routed to `sink`, and waits until it takes work.
-    pub async fn start_routed(self, sink: &Sink) -> Node {
+    pub(crate) async fn start_routed(self, sink: &Sink) -> Node {
         let route = Route {
             pattern: Pattern::Any,
             host: sink.address().ip().to_string().into(),
@@ -70,7 +76,7 @@ impl Setup {
         self.start(Some(route)).await
     }
 
-    pub async fn start(self, route: Option<Route>) -> Node {
+    pub(crate) async fn start(self, route: Option<Route>) -> Node {
         let net = MemoryNet::new();
         let (queue, _) = FakeQueue::start(&net).await;
         queue.set_lease(self.lease);
@@ -80,6 +86,13 @@ impl Setup {
             helo: Domain::parse("out.postroad.example").unwrap(),
             nodes: Vec::new(),
         }));
+        for incarnation in 0..self.first_epoch {
+            // Each claim of the owner raises the epoch.
+            queue.apply(&Command::Claim { node: NodeId(7), incarnation });
+            if incarnation == 0 {
+                queue.apply(&Command::Grant { source: SOURCE, node: NodeId(7), incarnation });
+            }
+        }
         route.into_iter().for_each(|route| queue.put(Put::Route(route)));
         if self.caps != Caps::default() {
             let limits = PutLimits {
@@ -93,23 +106,23 @@ impl Setup {
         self.start_with(net, queue).await
     }
 
-    /// Starts a node beside a queue that is there already.
-    pub async fn start_with(self, net: MemoryNet, queue: FakeQueue) -> Node {
+    async fn start_with(self, net: MemoryNet, queue: FakeQueue) -> Node {
         let dns = FakeDns::start(self.zones).await.unwrap();
-        let channel = Transport::Memory(net).channel("queue", Expect::any(Role::Queue));
-        let health = Health::new();
-        let deps = OutboundDeps {
-            node: NodeId(7),
-            endpoints: [(NodeId(1), channel)].into(),
-            resolver: Resolver::at(dns.address()),
-            guard: self.guard,
-            tls: ClientTls::opportunistic(),
-            health: health.clone(),
-        };
+        let (health, shutdown) = (Health::new(), CancellationToken::new());
         let config = OutboundConfig { data_directory: data_directory(&self.home), ..self.config };
-        let outbound = Outbound::start(config, deps).unwrap();
-        let shutdown = CancellationToken::new();
-        let task = tokio::spawn(outbound.run(shutdown.clone()));
+        let (resolver_at, guard, told, stop) = (dns.address(), self.guard, health.clone(), shutdown.clone());
+        let task = self.runtime.spawn(async move {
+            let channel = Transport::Memory(net).channel("queue", Expect::any(Role::Queue));
+            let deps = OutboundDeps {
+                node: NodeId(7),
+                endpoints: [(NodeId(1), channel)].into(),
+                resolver: Resolver::at(resolver_at),
+                guard,
+                tls: ClientTls::opportunistic(),
+                health: told,
+            };
+            Outbound::start(config, deps).unwrap().run(stop).await;
+        });
         let (epoch, _) = queue.window(SOURCE.0, "any.example", |window| window > 0).await;
         Node { queue, epoch, health, home: self.home, shutdown, task, _dns: dns }
     }
@@ -121,13 +134,13 @@ fn data_directory(home: &TempDir) -> PathBuf {
 
 impl Node {
     /// Assigns a message for some recipients of one site.
-    pub async fn assign(&self, message: u128, site: &str, recipients: &[&str]) {
+    pub(crate) async fn assign(&self, message: u128, site: &str, recipients: &[&str]) {
         let assignment = crate::queue::assignment(message, SOURCE, self.epoch, site, recipients);
         self.queue.assign(vec![assignment]).await;
     }
 
     /// Stops the node and waits for its end.
-    pub async fn stop(self) -> (FakeQueue, Arc<TempDir>) {
+    pub(crate) async fn stop(self) -> (FakeQueue, Arc<TempDir>) {
         self.shutdown.cancel();
         time::timeout(Duration::from_secs(30), self.task).await.expect("the node stops in time").unwrap();
         (self.queue, self.home)
@@ -135,23 +148,23 @@ impl Node {
 }
 
 /// Starts a receiver on a loopback address.
-pub async fn sink(script: Script) -> Sink {
+pub(crate) async fn sink(script: Script) -> Sink {
     Sink::start(SinkConfig { script, ..SinkConfig::default() }).await.unwrap()
 }
 
-pub async fn sink_at(address: SocketAddr, script: Script) -> Sink {
+pub(crate) async fn sink_at(address: SocketAddr, script: Script) -> Sink {
     Sink::start(SinkConfig { address, script, ..SinkConfig::default() }).await.unwrap()
 }
 
 /// A rule that does something to the connection.
-pub fn acts(phase: Phase, then: Action) -> Rule {
+pub(crate) fn acts(phase: Phase, then: Action) -> Rule {
     Rule { phase, probability: 1.0, delay_ms: 0, reply: None, octet_delay_ms: 0, then }
 }
 
-pub fn replies(phase: Phase, reply: &str) -> Script {
+pub(crate) fn replies(phase: Phase, reply: &str) -> Script {
     Script::default().with_rule(Rule::reply(phase, reply))
 }
 
-pub fn misbehaves(phase: Phase, then: Action) -> Script {
+pub(crate) fn misbehaves(phase: Phase, then: Action) -> Script {
     Script::default().with_rule(acts(phase, then))
 }

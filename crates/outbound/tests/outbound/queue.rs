@@ -42,11 +42,11 @@ use tonic::{Request, Response, Status, Streaming};
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The ledger group of every test.
-pub const GROUP: u32 = 1;
+pub(crate) const GROUP: u32 = 1;
 
 /// A handle to the queue node.
 #[derive(Clone)]
-pub struct FakeQueue(Arc<Shared>);
+pub(crate) struct FakeQueue(Arc<Shared>);
 
 struct Shared {
     directory: Mutex<Directory>,
@@ -62,19 +62,19 @@ struct Shared {
 
 /// What the queue was told.
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub hellos: Vec<Hello>,
-    pub reports: Vec<Report>,
-    pub report_frames: usize,
-    pub windows: Vec<Windows>,
-    pub answers: Vec<RecallAnswer>,
-    pub claims: Vec<wire::ClaimRequest>,
-    pub released: Vec<u64>,
+pub(crate) struct Seen {
+    pub(crate) hellos: Vec<Hello>,
+    pub(crate) reports: Vec<Report>,
+    pub(crate) report_frames: usize,
+    pub(crate) windows: Vec<Windows>,
+    pub(crate) answers: Vec<RecallAnswer>,
+    pub(crate) claims: Vec<wire::ClaimRequest>,
+    pub(crate) released: Vec<u64>,
 }
 
 impl FakeQueue {
     /// Serves on `net` under the name `queue`.
-    pub async fn start(net: &MemoryNet) -> (Self, JoinHandle<()>) {
+    pub(crate) async fn start(net: &MemoryNet) -> (Self, JoinHandle<()>) {
         let shared = Shared {
             directory: Mutex::new(Directory::new()),
             revision: watch::channel(0).0,
@@ -96,69 +96,69 @@ impl FakeQueue {
     }
 
     /// Changes the directory.
-    pub fn put(&self, put: Put) {
+    pub(crate) fn put(&self, put: Put) {
         self.apply(&Command::Change(vec![Change::Put(put)]));
     }
 
-    pub fn apply(&self, command: &Command) {
+    pub(crate) fn apply(&self, command: &Command) {
         let mut directory = self.0.directory.lock();
         directory.apply(command).unwrap();
         self.0.revision.send_replace(directory.revision());
     }
 
-    pub fn set_lease(&self, lease: Duration) {
+    pub(crate) fn set_lease(&self, lease: Duration) {
         self.0.lease_millis.store(lease.as_millis() as u64, Ordering::Relaxed);
     }
 
-    pub fn set_renews(&self, renews: bool) {
+    pub(crate) fn set_renews(&self, renews: bool) {
         self.0.renews.store(renews, Ordering::Relaxed);
     }
 
-    pub fn set_acknowledges(&self, acknowledges: bool) {
+    pub(crate) fn set_acknowledges(&self, acknowledges: bool) {
         self.0.acknowledges.store(acknowledges, Ordering::Relaxed);
     }
 
     /// Leads in another term, and ends the session.
-    pub fn set_term(&self, term: u64) {
+    pub(crate) fn set_term(&self, term: u64) {
         self.0.term.send_replace(term);
         self.break_session();
     }
 
     /// Breaks the session off.
-    pub fn break_session(&self) {
+    pub(crate) fn break_session(&self) {
         *self.0.session.lock() = None;
     }
 
     /// Knows of no run any more, as a directory that took the node for dead.
-    pub fn forget_claims(&self) {
+    pub(crate) fn forget_claims(&self) {
         self.0.seen.lock().claims.clear();
     }
 
-    pub fn set_content(&self, message: u128, parts: Vec<Bytes>) {
+    pub(crate) fn set_content(&self, message: u128, parts: Vec<Bytes>) {
         self.0.content.lock().insert(message_id(message), parts);
     }
 
     /// Sends a frame on the current session, waiting for one.
-    pub async fn send(&self, frame: queue_frame::Frame) {
+    pub(crate) async fn send(&self, frame: queue_frame::Frame) {
         let session = self.until("a session", |_| self.0.session.lock().clone()).await;
         session.send(Ok(QueueFrame { frame: Some(frame) })).await.unwrap();
     }
 
-    pub async fn assign(&self, assignments: Vec<Assignment>) {
+    pub(crate) async fn assign(&self, assignments: Vec<Assignment>) {
         self.send(queue_frame::Frame::Assignments(Assignments { assignments })).await;
     }
 
-    pub async fn recall(&self, attempts: Vec<AttemptId>) {
+    pub(crate) async fn recall(&self, attempts: Vec<AttemptId>) {
         self.send(queue_frame::Frame::Recalls(Recalls { attempts })).await;
     }
 
     /// Looks at what was told.
-    pub fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+    pub(crate) fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
         look(&self.0.seen.lock())
     }
 
     /// Waits until `look` finds something.
-    pub async fn until<T>(&self, what: &str, mut look: impl FnMut(&Seen) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&self, what: &str, mut look: impl FnMut(&Seen) -> Option<T>) -> T {
         let found = time::timeout(Duration::from_secs(20), async {
             loop {
                 if let Some(found) = look(&self.0.seen.lock()) {
@@ -172,7 +172,7 @@ impl FakeQueue {
     }
 
     /// Waits for the report of an attempt.
-    pub async fn report(&self, message: u128, recipient: u32) -> Report {
+    pub(crate) async fn report(&self, message: u128, recipient: u32) -> Report {
         let is_it = |report: &&Report| {
             let id = report.attempt.as_ref().unwrap();
             (&id.message_id, id.recipient) == (&message_id(message), recipient)
@@ -181,7 +181,7 @@ impl FakeQueue {
     }
 
     /// Waits until the node states windows for a source, and returns its epoch and its window for a site.
-    pub async fn window(&self, source: u32, site: &str, wanted: impl Fn(u32) -> bool) -> (u64, u32) {
+    pub(crate) async fn window(&self, source: u32, site: &str, wanted: impl Fn(u32) -> bool) -> (u64, u32) {
         self.until("window", |seen| {
             let stated = seen.windows.last()?.sources.iter().find(|stated| stated.source == source)?;
             let of_site = stated.sites.iter().find(|window| window.site == site);
@@ -210,16 +210,16 @@ impl FakeQueue {
     }
 }
 
-pub fn message_id(message: u128) -> Bytes {
+pub(crate) fn message_id(message: u128) -> Bytes {
     Bytes::copy_from_slice(&message.to_be_bytes())
 }
 
-pub fn attempt_id(message: u128, recipient: u32, epoch: u64) -> AttemptId {
+pub(crate) fn attempt_id(message: u128, recipient: u32, epoch: u64) -> AttemptId {
     AttemptId { message_id: message_id(message), recipient, attempt: 1, epoch }
 }
 
 /// A message of some text for some recipients.
-pub fn assignment(
+pub(crate) fn assignment(
     message: u128,
     source: SourceId,
     epoch: u64,

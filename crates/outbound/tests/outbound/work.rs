@@ -1,6 +1,6 @@
 //! The session with the leader: what is held, given back, and said again.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use postroad_core::OutcomeKind;
 use postroad_directory::{Caps, Rate};
@@ -133,6 +133,30 @@ async fn rates_hold_for_a_lane() {
         assert_eq!(report.kind, u32::from(OutcomeKind::Delivered.code()), "{report:?}");
     }
     assert!(started.elapsed() > Duration::from_secs(2));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn rates_hold_over_a_restart_and_what_is_left_of_them_is_not_lost() {
+    let rates = [Rate { messages: 4, per: Duration::from_secs(3600) }];
+    let caps = || Caps { rates: Some(rates.into()), ..Caps::default() };
+    let sink = sink(Script::default()).await;
+    let home = Arc::new(tempfile::TempDir::new().unwrap());
+    let node = Setup { caps: caps(), home: home.clone(), ..Setup::default() }.start_routed(&sink).await;
+    for message in 1..=3 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+        node.queue.report(message, 0).await;
+    }
+    let (before, _) = node.stop().await;
+    let mut setup = Setup { caps: caps(), home, ..Setup::default() };
+    setup.first_epoch = before.seen(|seen| seen.windows.last().unwrap().sources[0].epoch);
+    let node = setup.start_routed(&sink).await;
+    for message in 4..=5 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+    }
+    node.queue.report(4, 0).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(sink.ledger().count(), 4);
     node.stop().await;
 }
 
