@@ -173,7 +173,7 @@ impl Rows {
             place.at,
             accepted.tenant,
             text(&accepted.sender),
-            text(&accepted.subject),
+            subject(&accepted.subject),
             text(&accepted.origin),
             accepted.size_bytes,
             recipients,
@@ -306,6 +306,11 @@ fn fitting(number: u64) -> u64 {
 /// What a receiver said, with its code where it gave one.
 fn said(code: u32, text: &str) -> String {
     if code == 0 { text.to_owned() } else { format!("{code} {text}") }
+}
+
+/// The subject as a person reads it: it travels as it stands in the message.
+fn subject(value: &str) -> String {
+    if value.contains("=?") { postroad_mail::decode_text(value.as_bytes()) } else { text(value) }
 }
 
 /// Remote text without control characters, not too long; it is escaped where it is shown.

@@ -24,6 +24,8 @@ use crate::{
 const EVENTS_MAX: usize = 2_048;
 /// Rows in one transaction, more or less: one message has as many as it has recipients.
 const ROWS_MAX: usize = 20_000;
+/// How long a transaction waits for more: each one is a sync of the disk that the queue may share.
+const GATHER_FOR: Duration = Duration::from_millis(100);
 /// How long to wait after a transaction failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
@@ -58,7 +60,7 @@ impl Writing {
                 biased;
                 first = incoming.recv() => match first {
                     Some(first) => {
-                        let batch = gather(first, &mut incoming);
+                        let batch = gather(first, &mut incoming).await;
                         if !self.write(batch, &shutdown).await {
                             return;
                         }
@@ -148,12 +150,13 @@ impl Writing {
     }
 }
 
-/// Takes what waits, up to the bound.
-fn gather(first: Incoming, incoming: &mut mpsc::Receiver<Incoming>) -> Vec<Incoming> {
+/// Takes what comes within a moment, up to the bound.
+async fn gather(first: Incoming, incoming: &mut mpsc::Receiver<Incoming>) -> Vec<Incoming> {
+    let until = Instant::now() + GATHER_FOR;
     let mut events = first.events.len();
     let mut batch = vec![first];
     while events < EVENTS_MAX
-        && let Ok(next) = incoming.try_recv()
+        && let Ok(Some(next)) = time::timeout_at(until, incoming.recv()).await
     {
         events += next.events.len();
         batch.push(next);

@@ -131,7 +131,8 @@ async fn the_timeline_of_a_message_is_told() {
     let (queue, endpoints) = FakeQueue::start().await;
     let control = Running::start(&directory.path().join("new/control.sqlite"), &endpoints).await;
     let message = id(1);
-    queue.push(Some(message), None, accepted("hello", &["a@receiver.example", "b@receiver.example"]));
+    let subject = "=?utf-8?q?Gr=C3=BC=C3=9Fe?= and\r\n hello";
+    queue.push(Some(message), None, accepted(subject, &["a@receiver.example", "b@receiver.example"]));
     let later = now().as_millis() + 300_000;
     queue.push(Some(message), Some(0), attempt(1, 451, "4.7.1 come back", Some(Then::RetryAtMillis(later))));
     queue.push(Some(message), Some(0), attempt(2, 250, "2.0.0 ok", delivered()));
@@ -143,7 +144,7 @@ async fn the_timeline_of_a_message_is_told() {
     let told = control.message(message).await;
     assert_eq!(
         (&told["subject"], &told["tenant"], &told["size"]),
-        (&"hello".into(), &7.into(), &8_192.into())
+        (&"Grüße and hello".into(), &7.into(), &8_192.into())
     );
     let [first, second] = [&told["deliveries"][0], &told["deliveries"][1]];
     assert_eq!((&first["address"], &first["state"]), (&"a@receiver.example".into(), &"delivered".into()));
