@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     net::SocketAddr,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -115,6 +116,17 @@ where
     let (theirs, _) = listener.accept().await.unwrap();
     theirs.set_nodelay(true).unwrap();
     (stream, tokio::spawn(script(Raw::new(theirs))))
+}
+
+/// Runs an ignored test of this binary in a process that may open 40 descriptors.
+pub(crate) fn run_with_few_descriptors(test: &str) {
+    let status = Command::new("sh")
+        .args(["-c", "ulimit -n 40 && exec \"$0\" --ignored --exact \"$1\""])
+        .arg(std::env::current_exe().unwrap())
+        .arg(test)
+        .status()
+        .unwrap();
+    assert!(status.success());
 }
 
 /// Waits until `condition` holds.

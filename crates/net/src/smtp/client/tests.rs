@@ -6,7 +6,7 @@ use postroad_smtp::client::{Extension, TlsUse};
 use postroad_smtp::reply::ReplyError;
 
 use super::*;
-use crate::testing::{Raw, peer};
+use crate::testing::{Raw, peer, run_with_few_descriptors};
 
 mod against_ours;
 
@@ -202,6 +202,27 @@ async fn d_043_a_server_that_closes_its_half_after_the_greeting_is_lost() {
     let opened = Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await;
     assert_eq!(opened.unwrap_err(), Ended::Lost(Phase::Hello, Lost::Closed));
     server.await.unwrap();
+}
+
+#[test]
+fn d_043_no_end_of_a_connection_leaves_a_descriptor_behind() {
+    run_with_few_descriptors("smtp::client::tests::the_child_whose_connections_end_badly");
+}
+
+#[tokio::test]
+#[ignore = "run by the test above, with few descriptors"]
+async fn the_child_whose_connections_end_badly() {
+    for _ in 0..20 {
+        for phase in ALL {
+            came(phase, PATIENT, |server| async move { drop(server) }).await;
+            came(phase, PATIENT, |server| async move { server.reset() }).await;
+            came(phase, PATIENT, |mut server| async move {
+                let _ = server.stream.shutdown().await;
+                server.until("no client says this").await;
+            })
+            .await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ async fn send(
                 );
             }
             assert!(connection.capabilities().pipelining && connection.capabilities().size.is_some());
-            assert_eq!(connection.capabilities().start_tls, false);
+            assert!(!connection.capabilities().start_tls);
             connection.quit().await;
             Ok(())
         }

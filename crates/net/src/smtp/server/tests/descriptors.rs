@@ -3,23 +3,16 @@
 use std::{
     fs::File,
     io::{Read, Seek},
-    process::Command,
 };
 
 use super::*;
+use crate::testing::run_with_few_descriptors;
 
 const CHILD: &str = "smtp::server::tests::descriptors::the_child_that_runs_out_of_descriptors";
 
 #[test]
 fn s_033_without_descriptors_nothing_spins_and_service_comes_back() {
-    let own = std::env::current_exe().unwrap();
-    let status = Command::new("sh")
-        .args(["-c", "ulimit -n 40 && exec \"$0\" --ignored --exact \"$1\" --nocapture"])
-        .arg(own)
-        .arg(CHILD)
-        .status()
-        .unwrap();
-    assert!(status.success());
+    run_with_few_descriptors(CHILD);
 }
 
 /// User and system time of this process in ticks of 10 ms.
