@@ -6,7 +6,7 @@
 //! so a slow site holds back itself and nobody else.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     sync::Arc,
 };
 
@@ -107,6 +107,7 @@ struct Member {
 #[derive(Debug, Default)]
 struct ReadyQueue {
     tenants: BTreeMap<TenantId, Share>,
+    /// Every tenant that has a share, once; a share that is empty goes when its turn comes.
     turns: VecDeque<TenantId>,
     len: usize,
     in_round: bool,
@@ -365,10 +366,13 @@ struct Next {
 
 impl ReadyQueue {
     fn push(&mut self, tenant: TenantId, key: Key) {
-        let share = self.tenants.entry(tenant).or_default();
-        if share.keys.is_empty() {
-            self.turns.push_back(tenant);
-        }
+        let share = match self.tenants.entry(tenant) {
+            Entry::Occupied(share) => share.into_mut(),
+            Entry::Vacant(new) => {
+                self.turns.push_back(tenant);
+                new.insert(Share::default())
+            }
+        };
         share.keys.push_back(key);
         self.len += 1;
     }

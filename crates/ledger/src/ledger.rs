@@ -302,6 +302,10 @@ impl Ledger {
             return Reply::Done;
         }
         self.recipient_mut(key).settled = attempt;
+        if let State::Ended(_) = state {
+            // Given up as unknown, and ended since by other means: nothing may follow an end in the record.
+            return Reply::Done;
+        }
         let lane = match state {
             State::Assigned { source, epoch, node, wish }
                 if attempt == last_attempt && epoch == report.id.epoch =>

@@ -408,6 +408,10 @@ proptest! {
                 Step::Accept { recipients, site, ttl, .. } => {
                     let mut command = leader.world.new_accept(recipients, site, false, ttl.saturating_add(5_000));
                     let mut reserved = Vec::new();
+                    let tenant = 1 + leader.world.messages.len() as u32 % 3;
+                    if let Command::Accept(accept) = &mut command {
+                        (accept.tenant, accept.size) = (TenantId(tenant), 40 << 10);
+                    }
                     if let (true, Command::Accept(accept)) = (offer, &mut command) {
                         for recipient in &mut accept.recipients {
                             let offered = leader.dispatcher.offer(&leader.world.ledger, recipient.pool, &recipient.site);
@@ -459,6 +463,30 @@ proptest! {
         let counts = leader.world.ledger.counts();
         prop_assert_eq!((counts.waiting, counts.assigned), (0, 0), "nothing starves");
     }
+}
+
+/// A tenant whose share has run empty and fills again must not have two turns.
+#[test]
+fn a_tenant_that_comes_back_before_its_turn_has_one_turn() {
+    let mut leader = Leader::new(1);
+    let accept = |leader: &mut Leader, number: u64, tenant: u32| {
+        let Command::Accept(mut accept) = leader.world.new_accept(1, 0, false, 60_000) else { unreachable!() };
+        accept.id = MessageId::new(Timestamp::from_millis(leader.world.now), GroupId(1), 1_000 + number);
+        (accept.tenant, accept.size) = (TenantId(tenant), 8 << 10);
+        leader.apply(Command::Accept(accept));
+    };
+    for number in 0..20 {
+        accept(&mut leader, number, 2);
+    }
+    for number in 20..60 {
+        accept(&mut leader, number, 1);
+        leader.dispatch();
+        leader.report_all(OutcomeKind::Delivered);
+    }
+    while leader.dispatch() > 0 {
+        leader.report_all(OutcomeKind::Delivered);
+    }
+    assert_eq!(leader.world.ledger.counts().waiting, 0);
 }
 
 #[test]
