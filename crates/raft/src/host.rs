@@ -102,6 +102,8 @@ impl<M: Machine> Host<M> {
         let state = frozen.encode();
         let octets = state.len() as u64;
         let checkpoint = Checkpoint { at: wire::entry_id(applied), meta: encode_meta(&meta), state };
+        // A leader applies what a majority has, which may be ahead of its own disk: what is covered must be there first.
+        self.log.barrier()?;
         self.log.write_checkpoint(self.group, &checkpoint)?;
         self.note_checkpoint(applied.index, octets, frozen.live_bodies());
         self.shared.octets_since_checkpoint.fetch_sub(since, Ordering::Relaxed);
@@ -213,7 +215,12 @@ impl<M: Machine> RaftStateMachine<Types> for Host<M> {
         let checkpoint =
             Checkpoint { at: wire::entry_id(&applied), meta: encode_meta(meta), state: octets.clone() };
         let (log, group) = (self.log.clone(), self.group);
-        once_there_is_room(group, move || log.write_checkpoint(group, &checkpoint)).await?;
+        let write = move || {
+            // A truncation that is still on its way must not reach the disk after the state that replaces it.
+            log.barrier()?;
+            log.write_checkpoint(group, &checkpoint)
+        };
+        once_there_is_room(group, write).await?;
         self.note_checkpoint(applied.index, octets.len() as u64, live);
         let (host, meta) = (self.clone(), meta.clone());
         let restore = move || {

@@ -262,7 +262,12 @@ fn send_snapshot(
         parts.blocking_send(part).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     };
     let meta = Some(wire::from_meta(&snapshot.meta));
-    send(Part::Header(pb::SnapshotHeader { vote: Some(wire::from_vote(&vote)), meta }))?;
+    send(Part::Header(pb::SnapshotHeader {
+        vote: Some(wire::from_vote(&vote)),
+        meta,
+        state_octets: snapshot.snapshot.octets.len() as u64,
+        bodies: snapshot.snapshot.live.len() as u64,
+    }))?;
     let mut rest: Bytes = snapshot.snapshot.octets.clone();
     while !rest.is_empty() {
         send(Part::State(rest.split_to(rest.len().min(SNAPSHOT_PART_OCTETS))))?;

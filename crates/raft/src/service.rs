@@ -150,6 +150,10 @@ impl Service {
                 octets = 0;
             }
         }
+        // A sender that cannot read a body goes away, and that looks like an end.
+        if state.len() as u64 != header.state_octets || live.len() as u64 != header.bodies {
+            return Err(Status::aborted("the snapshot ends before it is complete"));
+        }
         self.store(group, bodies).await?;
         Ok((vote, Snapshot { meta, snapshot: State { octets: state.freeze(), live, _pin: None } }))
     }

@@ -203,12 +203,14 @@ impl Index {
     pub(crate) fn place(&mut self, group: GroupId, id: EntryId, head: Place, bodies: &[Place]) {
         let highest = self.highest.entry(head.segment).or_default().entry(group).or_default();
         *highest = id.index.max(*highest);
-        let Some(position) = self.group(group).position(id.index) else { return };
-        let entry = &mut self.group(group).entries[position];
-        if entry.id != id {
-            return;
+        let state = self.group(group);
+        match state.position(id.index) {
+            Some(position) if state.entries[position].id == id => state.entries[position].head = Some(head),
+            // It was purged before it was written: its bodies may be referred to all the same.
+            None if state.purged.is_some_and(|purged| id.index <= purged.index) => {}
+            // Another entry has taken its place.
+            _ => return,
         }
-        entry.head = Some(head);
         for (slot, place) in (0..).zip(bodies) {
             self.place_body(group, (id.index, slot), *place);
         }
@@ -265,6 +267,8 @@ impl Index {
     /// Forgets bodies of entries up to `upto` that are not among `live`, which is sorted.
     pub(crate) fn keep_only(&mut self, group: GroupId, upto: u64, live: &[(u64, u32)]) {
         let mut dead = Vec::new();
+        // An entry that has not been purged may still be read as a whole, by a follower that is behind.
+        let upto = upto.min(self.group(group).purged.map_or(0, |purged| purged.index));
         self.group(group).bodies.retain(|key, place| {
             let keep = key.0 > upto || live.binary_search(key).is_ok();
             if !keep {

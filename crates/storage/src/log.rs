@@ -119,6 +119,8 @@ impl Log {
         fs.lock()?;
         recovery::check_identity(fs.as_ref(), identity)?;
         let found = recovery::read_segments(fs.as_ref(), identity)?;
+        // What was read may have been in the system's cache only: it counts from now on, so it must be durable.
+        found.segments.values().try_for_each(|segment| segment.file.sync())?;
         let shared = Arc::new(writer::Shared::new(found.index, found.segments, found.spares, config));
         let writer = Writer::new(fs.clone(), shared.clone(), identity, found.next_number, found.previous);
         let writer = std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())?;
@@ -268,10 +270,8 @@ impl Log {
         self.0.shared.index.lock().keep_only(group, upto, live);
         // Purges are on disk before what they covered goes.
         self.barrier()?;
-        for segment in self.0.shared.sealed() {
-            self.free(segment)?;
-        }
-        Ok(())
+        // One segment that cannot be read must not keep all others.
+        self.0.shared.sealed().into_iter().map(|segment| self.free(segment)).fold(Ok(()), Result::and)
     }
 
     /// Frees a segment if nothing holds it, moving bodies first where few are left.

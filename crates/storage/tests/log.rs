@@ -238,6 +238,20 @@ fn another_clusters_directory_is_refused_and_left_as_it_was() {
     open(&fs).unwrap();
 }
 
+/// A checkpoint covers more than has been purged while a follower is behind.
+#[test]
+fn entries_that_are_not_purged_are_read_whole_after_a_release_beyond_them() {
+    let fs = SimFs::default();
+    let log = open(&fs).unwrap();
+    let records: Vec<Record> = (1..100).map(|index| record(1, index, 3000)).collect();
+    for some in records.chunks(7) {
+        append(&log, GROUP, some.to_vec()).unwrap();
+    }
+    log.purge(GROUP, EntryId { term: 1, index: 40 });
+    log.release(GROUP, 90, &[]).unwrap();
+    assert_eq!(all(&log, GROUP), records[40..]);
+}
+
 #[test]
 fn a_body_outlives_its_segment_while_it_is_alive() {
     let fs = SimFs::default();
