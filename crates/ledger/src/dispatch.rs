@@ -24,6 +24,9 @@ const TURN_OCTETS: u64 = 64 << 10;
 /// Deliveries one queue may send before the next one's turn.
 const TURN_DELIVERIES: usize = 32;
 
+/// Deliveries that become ready in one poll.
+const DUE_AT_ONCE: usize = 10_000;
+
 /// The leader's work queues.
 #[derive(Debug, Default)]
 pub struct Dispatcher {
@@ -132,15 +135,16 @@ impl Dispatcher {
     /// Makes the work queues of a new leader from the ledger's state. Nothing is assigned until pools and windows are set.
     #[must_use]
     pub fn rebuild(ledger: &Ledger) -> Self {
-        let mut dispatcher = Self::default();
-        for (slot, message) in ledger.messages.iter() {
-            for (recipient, row) in (0..).zip(&message.recipients) {
-                if let State::Waiting { due } = row.state {
-                    dispatcher.later.insert((due, Key { slot, recipient }));
-                }
-            }
-        }
-        dispatcher
+        let rows = ledger.messages.iter().flat_map(|(slot, message)| {
+            let recipients = (0..).zip(&message.recipients);
+            recipients.map(move |(recipient, row)| (Key { slot, recipient }, row.state))
+        });
+        let waiting = rows.filter_map(|(key, state)| match state {
+            State::Waiting { due } => Some((due, key)),
+            _ => None,
+        });
+        // Collected at once: sorting a million is far quicker than inserting them one by one.
+        Self { later: waiting.collect(), ..Self::default() }
     }
 
     /// Takes over the pools, and which sources have an owner.
@@ -261,11 +265,10 @@ impl Dispatcher {
         self.ready.values().map(|queue| queue.len).sum()
     }
 
+    /// Takes a bounded number, so that a new leader of many is not kept from others' commands; the rest wakes it again.
     fn take_due(&mut self, ledger: &Ledger, now: Timestamp) {
-        while let Some((due, key)) = self.later.first().copied() {
-            if due > now {
-                return;
-            }
+        for _ in 0..DUE_AT_ONCE {
+            let Some((_, key)) = self.later.first().copied().filter(|(due, _)| *due <= now) else { return };
             self.later.pop_first();
             self.make_ready(ledger, key);
         }
