@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -39,6 +39,7 @@ pub(crate) struct Lanes {
     timers: Mutex<BTreeSet<(Instant, LaneId)>>,
     timer_moved: Notify,
     next_id: AtomicU64,
+    draining: AtomicBool,
     /// Counts up whenever windows are to be stated anew.
     windows_changed: watch::Sender<u64>,
     workers: TaskTracker,
@@ -94,6 +95,7 @@ impl Lanes {
             timers: Mutex::default(),
             timer_moved: Notify::new(),
             next_id: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
             windows_changed: watch::channel(0).0,
             workers: TaskTracker::new(),
             journal,
@@ -112,7 +114,9 @@ impl Lanes {
         for (_, before) in sources.extract_if(|id, before| !kept(id, before)) {
             self.close(&before);
         }
-        for source in owned {
+        // A process that is about to stop begins nothing.
+        let taken = if self.draining.load(Ordering::Relaxed) { &[][..] } else { owned };
+        for source in taken {
             let owned = sources.entry(source.id).or_insert_with(|| Owned::new(source.clone()));
             owned.source = source.clone();
             owned.default_window = window_of(&view.lane_limits(source.id, ""), self.config.wait_max);
@@ -175,11 +179,15 @@ impl Lanes {
 
     /// Gives back what waits and lets what is under way go on: the process is about to stop.
     pub(crate) fn drain(&self) {
-        let sources = self.sources.lock();
-        for cell in sources.values().flat_map(|owned| owned.lanes.values()) {
-            let back = cell.state.lock().lane.close();
-            cell.wake.notify_waiters();
-            self.give_back(cell, back);
+        let mut sources = self.sources.lock();
+        self.draining.store(true, Ordering::Relaxed);
+        for owned in sources.values_mut() {
+            owned.open = false;
+            for cell in owned.lanes.values() {
+                let back = cell.state.lock().lane.close();
+                cell.wake.notify_waiters();
+                self.give_back(cell, back);
+            }
         }
         drop(sources);
         self.windows_changed();

@@ -162,17 +162,23 @@ async fn rates_hold_over_a_restart_and_what_is_left_of_them_is_not_lost() {
 
 #[tokio::test]
 async fn a_stop_ends_what_is_under_way_and_gives_back_the_rest() {
-    let sink = sink(slow(500)).await;
+    let sink = sink(slow(700)).await;
     let node = Setup { caps: one_connection(), ..Setup::default() }.start_routed(&sink).await;
     for message in 1..=3 {
         node.assign(message, "example.test", &["a@example.test"]).await;
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let (queue, _) = node.stop().await;
+    let (queue, epoch) = (node.queue.clone(), node.epoch);
+    let late = async {
+        // What comes while the node stops is not begun, in whatever lane.
+        queue.window(SOURCE.0, "other.test", |window| window == 0).await;
+        queue.assign(vec![assignment(4, SOURCE, epoch, "other.test", &["a@other.test"])]).await;
+    };
+    tokio::join!(node.stop(), late);
     let report = queue.report(1, 0).await;
     assert_eq!(report.kind, u32::from(OutcomeKind::Delivered.code()));
     let given_back = queue.seen(|seen| seen.answers.iter().filter(|answer| !answer.started).count());
-    assert_eq!((given_back, queue.seen(|seen| seen.released.len())), (2, 1));
+    assert_eq!((given_back, queue.seen(|seen| seen.released.len())), (3, 1));
     assert_eq!(sink.ledger().count(), 1);
 }
 
