@@ -30,6 +30,9 @@ pub(crate) struct Ownership {
     pub(crate) tenure: watch::Sender<Option<u64>>,
 }
 
+/// How long after a renewal that failed the next one is tried.
+const RENEW_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
 /// How long to ask before the next try.
 const CLAIM_WITHIN: Duration = Duration::from_secs(5);
 /// The longest wait for a claim that does not stand yet; the directory may tell a shorter one.
@@ -110,14 +113,16 @@ impl Ownership {
         }
     }
 
-    /// Renews every third of the lease. A renewal that fails is tried again: the lease runs on meanwhile.
+    /// Renews every third of the lease. A renewal that fails is tried again at once: the lease runs on meanwhile.
     async fn renew(&self, mut terms: LeaseTerms, stop: &CancellationToken) -> Renewing {
         let node = self.node;
+        let mut pause = terms.renew_after();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Renewing::Stopped,
-                () = time::sleep(terms.renew_after()) => {}
+                () = time::sleep(pause) => {}
             }
+            pause = terms.renew_after();
             let sent = BootTime::now();
             let within = terms.renew_after();
             match self.directory.renew(node, self.incarnation.current(), within).await {
@@ -129,7 +134,10 @@ impl Ownership {
                     tracing::error!(%node, message, "the directory has given this node's sources up");
                     return Renewing::Superseded;
                 }
-                Err(error) => tracing::warn!(%node, %error, "lease not renewed"),
+                Err(error) => {
+                    tracing::warn!(%node, %error, "lease not renewed");
+                    pause = RENEW_AGAIN_AFTER;
+                }
             }
         }
     }
