@@ -143,7 +143,7 @@ impl Queue {
         let mut server = JoinSet::new();
         server.spawn(serve(routes, listener, closed.clone()));
         tracing::info!(address = %self.address, "the queue serves");
-        shutdown.cancelled().await;
+        until_asked(&shutdown, &mut tasks).await;
         if !self.is_alone {
             hand_over(&directory_group, &ledgers).await;
         }
@@ -196,6 +196,20 @@ async fn serve(routes: Routes, listener: NodeListener, closed: CancellationToken
     let server = server_builder().add_routes(routes);
     if let Err(error) = server.serve_with_incoming_shutdown(listener, closed.cancelled()).await {
         tracing::error!(%error, "the queue serves no more");
+    }
+}
+
+/// Waits until the node is asked to stop. A task that panicked has met a broken invariant: nothing goes on without it.
+async fn until_asked(shutdown: &CancellationToken, tasks: &mut JoinSet<()>) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            Some(ended) = tasks.join_next() => if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            },
+        }
     }
 }
 

@@ -235,6 +235,8 @@ impl Proposer {
     fn settle(&mut self, committed: Committed) {
         let Committed { term, mut pending, took, result } = committed;
         let failed = result.is_err();
+        // What was to be said before anything else is said again.
+        self.reclaim |= failed;
         self.core.with_leading(|ledger, leading| {
             // The room in the lanes of an earlier leadership went with its work queues.
             if leading.term == term {
