@@ -9,7 +9,7 @@ use postroad_proto::{
     parse_message_id,
     queue::{Accepted, AttemptEnded, Event, attempt_ended::Then, event::Kind},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeSeq};
 
 use crate::state::State;
 
@@ -24,7 +24,7 @@ pub(crate) struct Rows {
     pub(crate) messages: Vec<MessageRow>,
     pub(crate) deliveries: Deliveries,
     pub(crate) timeline: Vec<TimelineRow>,
-    pub(crate) counts: Vec<CountRow>,
+    pub(crate) counts: Counts,
     pub(crate) gaps: Vec<GapRow>,
     pub(crate) tally: Tally,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Tally {
 pub(crate) struct MessageRow(Id, u64, u32, String, String, String, u32, usize);
 
 /// Where a delivery stands after the batch: only its last state is written.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct DeliveryRow {
     pub(crate) message: Id,
     pub(crate) recipient: u32,
@@ -65,16 +65,23 @@ pub(crate) struct Deliveries {
     places: HashMap<(u128, u32), usize>,
 }
 
-/// Minute, message (for its tenant), tenant (where the batch knows it), outcome, count.
-#[derive(Debug, Serialize)]
-pub(crate) struct CountRow(u64, Id, Option<u32>, &'static str, usize);
+/// How many recipients came or went: summed up here where the tenant is known, and row by row where it is not.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// By minute, tenant and outcome.
+    sums: HashMap<(u64, u32, &'static str), u64>,
+    /// The tenant stands in the history: minute, message, outcome.
+    unknown: Vec<(u64, Id, &'static str)>,
+    /// Tenants of the messages that the batch accepted.
+    tenants: HashMap<u128, u32>,
+}
 
 /// Group, first, through, noticed at.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct GapRow(pub(crate) u16, pub(crate) u64, pub(crate) u64, pub(crate) u64);
 
 /// One line of a delivery's timeline.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default)]
 pub(crate) struct TimelineRow {
     message: Id,
     recipient: u32,
@@ -101,7 +108,7 @@ pub(crate) struct TimelineRow {
 pub(crate) struct Id(u128);
 
 impl Serialize for Id {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut text = [0; 32];
         for (place, digit) in text.iter_mut().enumerate() {
             *digit = b"0123456789ABCDEF"[(self.0 >> (124 - 4 * place)) as usize & 15];
@@ -178,7 +185,7 @@ impl Rows {
             accepted.size_bytes,
             recipients,
         ));
-        self.counts.push(CountRow(place.minute(), message, Some(accepted.tenant), "accepted", recipients));
+        self.counts.accepted(place.minute(), message, accepted.tenant, recipients as u64);
         for (recipient, address) in (0..).zip(&accepted.recipients) {
             let row = self.deliveries.row(message, recipient);
             row.address = text(address);
@@ -203,7 +210,7 @@ impl Rows {
         if let Some(state) = became {
             row.become_state(state, place.at, due_at);
             row.response = Some(said(ended.code, &response));
-            self.counts.push(CountRow(place.minute(), message, None, state.as_str(), 1));
+            self.counts.came_to(place.minute(), message, state);
         }
         self.timeline.push(TimelineRow {
             message,
@@ -232,7 +239,7 @@ impl Rows {
     fn changed(&mut self, place: Place, (message, recipient): (Id, u32), state: State, due_at: Option<u64>) {
         self.deliveries.row(message, recipient).become_state(state, place.at, due_at);
         if state.is_end() {
-            self.counts.push(CountRow(place.minute(), message, None, state.as_str(), 1));
+            self.counts.came_to(place.minute(), message, state);
         }
         let kind = match state {
             State::Held => "held",
@@ -265,6 +272,31 @@ impl Place {
     }
 }
 
+impl Counts {
+    fn accepted(&mut self, minute: u64, message: Id, tenant: u32, recipients: u64) {
+        self.tenants.insert(message.0, tenant);
+        *self.sums.entry((minute, tenant, "accepted")).or_insert(0) += recipients;
+    }
+
+    fn came_to(&mut self, minute: u64, message: Id, state: State) {
+        match self.tenants.get(&message.0) {
+            Some(tenant) => *self.sums.entry((minute, *tenant, state.as_str())).or_insert(0) += 1,
+            None => self.unknown.push((minute, message, state.as_str())),
+        }
+    }
+
+    /// Minute, tenant, outcome, count.
+    pub(crate) fn sums(&self) -> Vec<(u64, u32, &'static str, u64)> {
+        let sums = self.sums.iter();
+        sums.map(|((minute, tenant, outcome), count)| (*minute, *tenant, *outcome, *count)).collect()
+    }
+
+    /// Minute, message, outcome.
+    pub(crate) fn unknown(&self) -> &[(u64, Id, &'static str)] {
+        &self.unknown
+    }
+}
+
 impl Deliveries {
     /// Returns the row of a delivery, an empty one the first time.
     fn row(&mut self, message: Id, recipient: u32) -> &mut DeliveryRow {
@@ -287,6 +319,40 @@ impl Deliveries {
 
     pub(crate) fn rows(&self) -> &[DeliveryRow] {
         &self.rows
+    }
+}
+
+/// In the order of the statement that writes it.
+impl Serialize for DeliveryRow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { message, recipient, address, state, attempts, changed_at, due_at, response } = self;
+        (message, recipient, address, state, attempts, changed_at, due_at, response).serialize(serializer)
+    }
+}
+
+/// In the order of the statement that writes it.
+impl Serialize for TimelineRow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut row = serializer.serialize_seq(None)?;
+        row.serialize_element(&self.message)?;
+        row.serialize_element(&self.recipient)?;
+        row.serialize_element(&self.sequence)?;
+        row.serialize_element(&self.at)?;
+        row.serialize_element(self.kind)?;
+        row.serialize_element(&self.became)?;
+        row.serialize_element(&self.due_at)?;
+        row.serialize_element(&self.attempt)?;
+        row.serialize_element(&self.source)?;
+        row.serialize_element(&self.node)?;
+        row.serialize_element(&self.outcome)?;
+        row.serialize_element(&self.class)?;
+        row.serialize_element(&self.code)?;
+        row.serialize_element(&self.response)?;
+        row.serialize_element(&self.remote)?;
+        row.serialize_element(&self.tls)?;
+        row.serialize_element(&self.started_at)?;
+        row.serialize_element(&self.ended_at)?;
+        row.end()
     }
 }
 

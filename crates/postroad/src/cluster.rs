@@ -86,7 +86,7 @@ impl ClusterDirectory {
     ///
     /// # Errors
     /// The node is not one that `init` named, or the files cannot be written.
-    pub fn join(&self, template: &NodeTemplate<'_>) -> anyhow::Result<PathBuf> {
+    pub(crate) fn join(&self, template: &NodeTemplate<'_>) -> anyhow::Result<PathBuf> {
         let NodeTemplate { role, node, out, .. } = template;
         let queue = self.file.queue.iter().find(|queue| queue.node == *node);
         let mut names = Vec::new();

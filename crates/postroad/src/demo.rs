@@ -54,7 +54,7 @@ fn policy_text() -> String {
 
 #[cfg(test)]
 mod tests {
-    use argon2::{Argon2, PasswordHash, PasswordVerifier};
+    use argon2::{Argon2, PasswordVerifier, password_hash::phc::PasswordHash};
 
     use super::*;
 

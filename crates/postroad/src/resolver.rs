@@ -8,7 +8,7 @@ use postroad_dns::Resolver;
 ///
 /// # Errors
 /// The system's configuration cannot be read.
-pub fn resolver(address: Option<SocketAddr>) -> anyhow::Result<Resolver> {
+pub(crate) fn resolver(address: Option<SocketAddr>) -> anyhow::Result<Resolver> {
     Ok(match address {
         Some(address) => Resolver::at(address),
         None => Resolver::system()?,

@@ -6,7 +6,7 @@ use anyhow::Context;
 use postroad_control::{Control, ControlConfig, ControlDeps};
 use postroad_core::NodeId;
 use postroad_ingress::{Ingress, IngressConfig, IngressDeps};
-use postroad_net::{ClientTls, Expect, Guard, NodeTls, Role, ServerTls, Transport};
+use postroad_net::{ClientTls, Guard, NodeTls, Transport};
 use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
 use postroad_queue::{Queue, QueueConfig, QueueDeps};
 use postroad_storage::{Fs, Identity, RealFs};
@@ -46,11 +46,6 @@ impl Common {
             telemetry: loader.section("telemetry"),
             metrics: loader.section("metrics"),
         }
-    }
-
-    fn transport(&self) -> anyhow::Result<NodeTls> {
-        let ClusterSection { authority, certificate, key, .. } = &self.cluster;
-        Ok(NodeTls::from_files(authority, certificate, key)?)
     }
 }
 

@@ -10,7 +10,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(40);
 
 /// What runs.
 #[derive(Debug, Default)]
-pub struct Stages {
+pub(crate) struct Stages {
     running: Vec<Stage>,
 }
 
@@ -23,7 +23,7 @@ struct Stage {
 
 impl Stages {
     /// Starts a part; `run` is given the token that asks it to stop.
-    pub fn spawn<F: Future<Output = ()> + Send + 'static>(
+    pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(
         &mut self,
         name: &'static str,
         run: impl FnOnce(CancellationToken) -> F,
@@ -34,7 +34,7 @@ impl Stages {
     }
 
     /// Waits until a part ends by itself, which none should, and returns its name.
-    pub async fn first_to_end(&mut self) -> &'static str {
+    pub(crate) async fn first_to_end(&mut self) -> &'static str {
         loop {
             if let Some(stage) = self.running.iter().find(|stage| stage.task.is_finished()) {
                 return stage.name;
@@ -44,7 +44,7 @@ impl Stages {
     }
 
     /// Stops one part after the other, the last one started first.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         while let Some(Stage { name, shutdown, task }) = self.running.pop() {
             shutdown.cancel();
             match tokio::time::timeout(STOP_WITHIN, task).await {

@@ -6,30 +6,30 @@ use crate::{cli::RoleName, cluster::ClusterFile};
 
 /// Returns the configuration of an operator's machine.
 #[must_use]
-pub fn operator(cluster: &ClusterFile, dir: &Path) -> String {
+pub(crate) fn operator(cluster: &ClusterFile, dir: &Path) -> String {
     format!("# For `postroad apply` and `postroad message`.\n\n{}", cluster_section(cluster, dir, "operator"))
 }
 
 /// What differs from node to node.
 #[derive(Clone, Debug)]
-pub struct NodeTemplate<'a> {
+pub(crate) struct NodeTemplate<'a> {
     /// What the node is.
-    pub role: RoleName,
+    pub(crate) role: RoleName,
     /// Its id.
-    pub node: u64,
+    pub(crate) node: u64,
     /// Where it keeps its data.
-    pub data: &'a Path,
+    pub(crate) data: &'a Path,
     /// Where its certificate is.
-    pub out: &'a Path,
+    pub(crate) out: &'a Path,
     /// Where it serves metrics.
-    pub metrics: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     /// The sections of the role itself; what the role needs when left out.
-    pub own: Option<String>,
+    pub(crate) own: Option<String>,
 }
 
 /// Returns the configuration of a node.
 #[must_use]
-pub fn node(cluster: &ClusterFile, template: &NodeTemplate<'_>) -> String {
+pub(crate) fn node(cluster: &ClusterFile, template: &NodeTemplate<'_>) -> String {
     let NodeTemplate { role, node, data, out, metrics, own } = template;
     let name = role.as_str();
     let data = quoted(&data.display().to_string());

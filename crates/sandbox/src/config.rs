@@ -16,7 +16,7 @@ pub struct SandboxConfig {
     pub messages_max: usize,
     /// Octets of captured messages that are kept; the oldest go.
     pub octets_max: u64,
-    /// Octets of one message.
+    /// Octets of one message: more than ingress takes, since every hop adds to the header.
     pub message_octets_max: u64,
 }
 
@@ -27,7 +27,7 @@ impl Default for SandboxConfig {
             hostname: "sandbox.localhost".to_owned(),
             messages_max: 10_000,
             octets_max: 256 << 20,
-            message_octets_max: 26_214_400,
+            message_octets_max: 52_428_800,
         }
     }
 }

@@ -93,7 +93,7 @@ pub struct Peer<I> {
     pub ip: IpAddr,
     /// TLS was there from the first octet.
     pub tls: Option<TlsInfo>,
-    /// The network the client comes from is a credential.
+    /// The network the client comes from is a credential; a login may still name another.
     pub identity: Option<I>,
 }
 
@@ -155,6 +155,8 @@ pub struct ServerSession<I> {
     config: Arc<ServerConfig>,
     peer: Peer<I>,
     hello: Option<Hello>,
+    /// AUTH has succeeded: there is no second one (RFC 4954 4).
+    logged_in: bool,
     state: State,
     replies: BytesMut,
     deadline: Instant,
@@ -216,6 +218,7 @@ impl<I> ServerSession<I> {
             config,
             peer,
             hello: None,
+            logged_in: false,
             state: State::New,
             replies: BytesMut::with_capacity(256),
             errors: 0,
@@ -281,6 +284,7 @@ impl<I> ServerSession<I> {
         match (asked, answer) {
             (Asked::Credentials, Answer::Identity(identity)) => {
                 self.peer.identity = Some(identity);
+                self.logged_in = true;
                 self.reply(&Reply::new(235, 7, 0, "authentication successful"));
             }
             (Asked::Credentials, Answer::Reply(reply)) => self.refuse_credentials(&reply),
@@ -490,7 +494,7 @@ impl<I> ServerSession<I> {
         if hello.extended {
             let size = format!("SIZE {}", self.config.message_octets_max);
             let offers_tls = self.config.tls_available && self.peer.tls.is_none();
-            let offers_auth = self.peer.tls.is_some() && self.peer.identity.is_none();
+            let offers_auth = self.peer.tls.is_some() && !self.logged_in;
             let capabilities = [
                 ("PIPELINING", true),
                 (size.as_str(), true),
@@ -735,7 +739,7 @@ impl<I> ServerSession<I> {
             Some(Reply::new(503, 5, 1, "say EHLO first"))
         } else if self.peer.tls.is_none() {
             Some(Reply::new(538, 7, 11, "encryption required for the requested authentication mechanism"))
-        } else if self.peer.identity.is_some() || matches!(self.state, State::Transaction(_)) {
+        } else if self.logged_in || matches!(self.state, State::Transaction(_)) {
             Some(Reply::new(503, 5, 1, "not now"))
         } else {
             None
@@ -820,6 +824,29 @@ mod tests {
         let starts = codes.len() == expected.len()
             && codes.iter().zip(expected).all(|(line, start)| line.starts_with(start));
         assert!(starts, "{input:?} gives {told}");
+    }
+
+    /// A network that is trusted says who may send; a login says as whom, once.
+    #[test]
+    fn s_303_a_client_of_a_trusted_network_may_still_log_in_once() {
+        let now = Instant::now();
+        let tls = Some(TlsInfo("TLSv1.3".into()));
+        let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls, identity: Some("network") };
+        let mut session = ServerSession::new(Arc::new(ServerConfig::default()), peer, now);
+        let mut buffer = BytesMut::new();
+        session.poll(now, &mut buffer);
+        let mut say = |line: &str| {
+            buffer.extend_from_slice(line.as_bytes());
+            if let Output::Ask(Question::Authenticate(_)) = session.poll(now, &mut buffer) {
+                session.answer(now, Answer::Identity("login"));
+            }
+            String::from_utf8(session.take_replies().to_vec()).unwrap()
+        };
+        assert!(say("EHLO client.example\r\n").contains("AUTH PLAIN LOGIN"));
+        assert!(say("AUTH PLAIN AGFiYwBkZWY=\r\n").starts_with("235"));
+        assert!(!say("EHLO client.example\r\n").contains("AUTH"));
+        assert!(say("AUTH PLAIN AGFiYwBkZWY=\r\n").starts_with("503 5.5.1"));
+        assert_eq!(session.identity(), Some(&"login"));
     }
 
     #[test]

@@ -12,14 +12,14 @@ use crate::rows::Rows;
 const INSERT_MESSAGES: &str = "
     INSERT OR IGNORE INTO messages (id, accepted_at, tenant, sender, subject, origin, size, recipients)
     SELECT unhex(value->>0), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7
-    FROM json_each(?)";
+    FROM jsonb_each(?)";
 
 /// A delivery is first seen when it is accepted, or, after a gap, whenever something happens to it.
 const UPSERT_DELIVERIES: &str = "
     INSERT INTO deliveries (message, recipient, address, state, attempts, changed_at, due_at, response)
-    SELECT unhex(value->>'message'), value->>'recipient', value->>'address', coalesce(value->>'state', 'queued'),
-        value->>'attempts', value->>'changed_at', value->>'due_at', coalesce(value->>'response', '')
-    FROM json_each(?1) WHERE true
+    SELECT unhex(value->>0), value->>1, value->>2, coalesce(value->>3, 'queued'), value->>4, value->>5, value->>6,
+        coalesce(value->>7, '')
+    FROM jsonb_each(?1) WHERE true
     ON CONFLICT (message, recipient) DO UPDATE SET
         state = excluded.state,
         attempts = max(attempts, excluded.attempts),
@@ -30,33 +30,35 @@ const UPSERT_DELIVERIES: &str = "
 /// Outcomes that came too late: they count as attempts and change nothing else.
 const COUNT_ATTEMPTS: &str = "
     UPDATE deliveries SET attempts = max(attempts, late.attempts)
-    FROM (SELECT unhex(value->>'message') AS message, value->>'recipient' AS recipient,
-        value->>'attempts' AS attempts FROM json_each(?)) AS late
+    FROM (SELECT unhex(value->>0) AS message, value->>1 AS recipient, value->>4 AS attempts FROM jsonb_each(?)) AS late
     WHERE deliveries.message = late.message AND deliveries.recipient = late.recipient";
 
 const INSERT_TIMELINE: &str = "
     INSERT OR IGNORE INTO timeline (message, recipient, sequence, at, kind, became, due_at, attempt, source, node,
         outcome, class, code, response, remote, tls, started_at, ended_at)
-    SELECT unhex(value->>'message'), value->>'recipient', value->>'sequence', value->>'at', value->>'kind',
-        value->>'became', value->>'due_at', value->>'attempt', value->>'source', value->>'node',
-        value->>'outcome', value->>'class', value->>'code', value->>'response', value->>'remote', value->>'tls',
-        value->>'started_at', value->>'ended_at'
-    FROM json_each(?)";
+    SELECT unhex(value->>0), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8,
+        value->>9, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15, value->>16, value->>17
+    FROM jsonb_each(?)";
+
+const ADD_SUMS: &str = "
+    INSERT INTO minutes (minute, tenant, outcome, count)
+    SELECT value->>0, value->>1, value->>2, value->>3 FROM jsonb_each(?) WHERE true
+    ON CONFLICT (minute, tenant, outcome) DO UPDATE SET count = count + excluded.count";
 
 /// Only an acceptance names its tenant; everything later has it from the message.
-const COUNT_MINUTES: &str = "
+const ADD_UNKNOWN: &str = "
     INSERT INTO minutes (minute, tenant, outcome, count)
-    SELECT value->>0, coalesce(value->>2, messages.tenant, 0), value->>3, sum(value->>4)
-    FROM json_each(?) LEFT JOIN messages ON value->>2 IS NULL AND messages.id = unhex(value->>1)
+    SELECT value->>0, coalesce(messages.tenant, 0), value->>2, count(*)
+    FROM jsonb_each(?) LEFT JOIN messages ON messages.id = unhex(value->>1)
     GROUP BY 1, 2, 3
     ON CONFLICT (minute, tenant, outcome) DO UPDATE SET count = count + excluded.count";
 
 const INSERT_GAPS: &str = "
     INSERT OR IGNORE INTO gaps (group_id, first, through, noticed_at)
-    SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?)";
+    SELECT value->>0, value->>1, value->>2, value->>3 FROM jsonb_each(?)";
 
 const MOVE_CURSORS: &str = "
-    INSERT INTO cursors (group_id, through) SELECT value->>0, value->>1 FROM json_each(?) WHERE true
+    INSERT INTO cursors (group_id, through) SELECT value->>0, value->>1 FROM jsonb_each(?) WHERE true
     ON CONFLICT (group_id) DO UPDATE SET through = excluded.through";
 
 impl Writer {
@@ -81,7 +83,8 @@ impl Writer {
         insert(connection, UPSERT_DELIVERIES, &changed).await?;
         insert(connection, COUNT_ATTEMPTS, &late).await?;
         insert(connection, INSERT_TIMELINE, &rows.timeline).await?;
-        insert(connection, COUNT_MINUTES, &rows.counts).await?;
+        insert(connection, ADD_SUMS, &rows.counts.sums()).await?;
+        insert(connection, ADD_UNKNOWN, rows.counts.unknown()).await?;
         insert(connection, INSERT_GAPS, &rows.gaps).await?;
         insert(connection, MOVE_CURSORS, &cursors).await?;
         transaction.commit().await?;

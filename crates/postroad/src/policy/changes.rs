@@ -1,7 +1,7 @@
 //! A policy as changes of the directory. Secrets become digests and verifiers here, before they leave this machine.
 
 use anyhow::{Context, bail, ensure};
-use argon2::{Argon2, PasswordHasher, password_hash::PasswordHash};
+use argon2::{Argon2, PasswordHasher, password_hash::phc::PasswordHash};
 use postroad_core::Domain;
 use postroad_directory::{
     Caps, ItemName, Kind, Pattern, Put, Rate, Route, Secret, SenderDomains,
