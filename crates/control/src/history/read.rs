@@ -13,7 +13,7 @@ pub(crate) struct Filter {
     pub(crate) recipient: String,
     /// Part of the reverse path.
     pub(crate) sender: String,
-    /// Some recipient is in this state.
+    /// A recipient is in this state, and it is the one asked for.
     pub(crate) state: Option<State>,
     /// Only older messages than this one.
     pub(crate) before: Option<MessageId>,
@@ -114,29 +114,15 @@ impl Reader {
     /// Returns the newest messages that pass the filter, at most `limit`.
     pub(crate) async fn messages(&self, filter: &Filter, limit: u32) -> Result<Vec<Line>, sqlx::Error> {
         let mut query = QueryBuilder::<Sqlite>::new(SELECT_LINES);
-        match filter.before {
-            Some(before) => query.push("id < ").push_bind(blob(before)),
-            None => query.push("true"),
-        };
-        if Address::parse(&filter.recipient).is_ok() {
-            query
-                .push(" AND id IN (SELECT message FROM deliveries WHERE address = ")
-                .push_bind(filter.recipient.clone())
-                .push(")");
-        } else if !filter.recipient.is_empty() {
-            query
-                .push(" AND EXISTS (SELECT 1 FROM deliveries WHERE message = id AND instr(lower(address), ")
-                .push_bind(filter.recipient.to_ascii_lowercase())
-                .push("))");
-        }
-        if !filter.sender.is_empty() {
-            query.push(" AND instr(lower(sender), ").push_bind(filter.sender.to_ascii_lowercase()).push(")");
-        }
-        if let Some(state) = filter.state {
-            query
-                .push(" AND EXISTS (SELECT 1 FROM deliveries WHERE message = id AND state = ")
-                .push_bind(state.as_str())
-                .push(")");
+        if filter.recipient.is_empty() && filter.state.is_none() {
+            query.push("true");
+            narrow_messages(&mut query, filter);
+        } else {
+            // Walks back over deliveries and stops at the limit: it costs what lies between the finds.
+            query.push("id IN (SELECT message FROM deliveries JOIN messages ON id = message WHERE true");
+            narrow_deliveries(&mut query, filter);
+            narrow_messages(&mut query, filter);
+            query.push(" GROUP BY message ORDER BY message DESC LIMIT ").push_bind(limit).push(")");
         }
         query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
         query.build().fetch_all(&self.pool).await?.iter().map(line).collect()
@@ -239,6 +225,31 @@ impl Reader {
             .fetch_optional(&self.pool)
             .await?;
         row.map_or(Ok(0), |row| number(&row, "through"))
+    }
+}
+
+fn narrow_deliveries(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
+    if let Some(before) = filter.before {
+        query.push(" AND message < ").push_bind(blob(before));
+    }
+    if Address::parse(&filter.recipient).is_ok() {
+        query.push(" AND address = ").push_bind(filter.recipient.clone());
+    } else if !filter.recipient.is_empty() {
+        let part = filter.recipient.to_ascii_lowercase();
+        query.push(" AND instr(lower(address), ").push_bind(part).push(")");
+    }
+    if let Some(state) = filter.state {
+        query.push(" AND state = ").push_bind(state.as_str());
+    }
+}
+
+fn narrow_messages(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
+    if let Some(before) = filter.before {
+        query.push(" AND id < ").push_bind(blob(before));
+    }
+    if !filter.sender.is_empty() {
+        let part = filter.sender.to_ascii_lowercase();
+        query.push(" AND instr(lower(sender), ").push_bind(part).push(")");
     }
 }
 

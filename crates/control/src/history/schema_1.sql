@@ -18,7 +18,8 @@ CREATE TABLE messages (
     recipients INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Where each recipient's delivery stands.
+-- Where each recipient's delivery stands. There is no index by address: it would cost more than all the rest together,
+-- and a search walks back from the newest anyway.
 CREATE TABLE deliveries (
     message BLOB NOT NULL,
     recipient INTEGER NOT NULL,
@@ -30,7 +31,6 @@ CREATE TABLE deliveries (
     response TEXT NOT NULL,
     PRIMARY KEY (message, recipient)
 ) WITHOUT ROWID;
-CREATE INDEX deliveries_by_address ON deliveries (address, message);
 
 -- What happened to a delivery after it was accepted.
 CREATE TABLE timeline (
