@@ -301,8 +301,10 @@ impl Lane {
             let answer = match SubmitStatus::try_from(status).unwrap_or(SubmitStatus::Unspecified) {
                 SubmitStatus::Accepted => Ok(()),
                 SubmitStatus::StorageFull if !item.fate_unknown => Err(SubmitError::StorageFull),
-                SubmitStatus::Invalid | SubmitStatus::TooOld => Err(SubmitError::Invalid(detail)),
-                SubmitStatus::ChunkMissing => Err(SubmitError::Unavailable),
+                SubmitStatus::Invalid => Err(SubmitError::Invalid(detail)),
+                // Clocks differ, or it was long under way: it may have been accepted by an earlier try, and ended.
+                SubmitStatus::TooOld if item.fate_unknown => Err(SubmitError::Unknown),
+                SubmitStatus::TooOld | SubmitStatus::ChunkMissing => Err(SubmitError::Unavailable),
                 status => {
                     item.fate_unknown |= matches!(status, SubmitStatus::Unknown | SubmitStatus::Unspecified);
                     // A new stream is opened after a moment: a leader without a quorum is not asked in a hot loop.

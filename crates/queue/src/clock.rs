@@ -1,11 +1,51 @@
-//! The only clock of the role: what the leader writes into commands.
+//! The wall clock, as the leader stamps commands with it.
 
-use std::time::SystemTime;
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use postroad_core::Timestamp;
 
-/// Returns the time of day.
+/// How far the wall clock may run ahead of the time that has passed since the process started.
+const AHEAD_MAX: Duration = Duration::from_secs(60);
+
+/// The wall clock and the steady one, read together.
+static START: OnceLock<(Timestamp, Instant)> = OnceLock::new();
+
+/// Returns the time. A clock that is set forward while the process runs is not believed:
+/// what the ledger has seen it never unsees, and an hour too many would expire what has not expired.
 pub(crate) fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (wall, instant) = (wall(), Instant::now());
+    let (start_wall, start) = *START.get_or_init(|| (wall, instant));
+    steady(start_wall, instant.saturating_duration_since(start), wall)
+}
+
+fn wall() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::ZERO.after(since_epoch)
+}
+
+fn steady(start: Timestamp, passed: Duration, wall: Timestamp) -> Timestamp {
+    wall.min(start.after(passed).after(AHEAD_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r_19_a_clock_that_is_set_forward_is_not_believed() {
+        let start = Timestamp::from_millis(1_000_000_000_000);
+        let check = |passed_secs, wall_secs: u64, expected_secs: u64| {
+            let at = |secs| start.after(Duration::from_secs(secs));
+            let seen = steady(start, Duration::from_secs(passed_secs), at(wall_secs));
+            assert_eq!(seen, at(expected_secs));
+        };
+        check(10, 10, 10);
+        check(10, 12, 12);
+        check(10, 3600, 70);
+        check(3600, 3600, 3600);
+        assert_eq!(steady(start, Duration::ZERO, Timestamp::ZERO), Timestamp::ZERO);
+    }
 }

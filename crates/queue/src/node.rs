@@ -201,15 +201,14 @@ async fn serve(routes: Routes, listener: NodeListener, closed: CancellationToken
 
 /// Waits until the node is asked to stop. A task that panicked has met a broken invariant: nothing goes on without it.
 async fn until_asked(shutdown: &CancellationToken, tasks: &mut JoinSet<()>) {
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            Some(ended) = tasks.join_next() => if let Err(error) = ended
-                && error.is_panic()
-            {
-                std::panic::resume_unwind(error.into_panic());
-            },
-        }
+    let ended = tokio::select! {
+        () = shutdown.cancelled() => return,
+        ended = tasks.join_next() => ended,
+    };
+    match ended {
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // A group that has stopped takes its task with it: better to start again than to be there and not work.
+        _ => tracing::error!("a group has stopped on this node"),
     }
 }
 

@@ -99,7 +99,7 @@ impl Core {
     pub(crate) fn lead(&self, term: u64, view: &View) {
         let mut state = self.state.lock();
         let mut leading =
-            Leading { term, dispatcher: Dispatcher::rebuild(&state.ledger), outboxes: Outboxes::default() };
+            Leading { term, dispatcher: Dispatcher::rebuild(&state.ledger), outboxes: Outboxes::new(term) };
         leading.take_over(view);
         state.leading = Some(leading);
     }

@@ -26,7 +26,6 @@ const FRAME_OCTETS_MAX: usize = 1 << 20;
 pub(crate) type Stated = Vec<(SourceId, Epoch, Windows)>;
 
 /// The outboxes of all nodes that have a session with this leader.
-#[derive(Default)]
 pub(crate) struct Outboxes {
     by_node: BTreeMap<NodeId, Outbox>,
     last_session: u64,
@@ -72,6 +71,11 @@ pub(crate) struct Outbound {
 }
 
 impl Outboxes {
+    /// For a leadership; sessions of an earlier one have other numbers, so that their end is not taken for one of these.
+    pub(crate) fn new(term: u64) -> Self {
+        Self { by_node: BTreeMap::new(), last_session: term << 32 }
+    }
+
     /// Begins a session: everything that is assigned to the node and that it does not hold is sent again.
     pub(crate) fn open(
         &mut self,

@@ -33,7 +33,8 @@ const PIECE_MAX: usize = 256;
 /// Frames of outcomes whose commit is awaited; more wait on the stream.
 const ACKS_MAX: usize = 64;
 
-type Ack = Pin<Box<dyn Future<Output = Result<u64, Status>> + Send>>;
+/// A frame whose commit is awaited; outcomes are acknowledged by number, answers to recalls are not.
+type Ack = Pin<Box<dyn Future<Output = Result<Option<u64>, Status>> + Send>>;
 
 /// One node's session with the leader of one group, in one term.
 pub(super) struct Session {
@@ -114,7 +115,9 @@ impl Session {
             tokio::select! {
                 biased;
                 Some(ack) = self.acks.next(), if !self.acks.is_empty() => {
-                    return Ok(Some(queue_frame::Frame::ReportAck(self.latest(ack?)?)));
+                    if let Some(through) = self.latest(ack?)? {
+                        return Ok(Some(queue_frame::Frame::ReportAck(ReportAck { through })));
+                    }
                 }
                 frame = self.inbound.message(), if self.acks.len() < ACKS_MAX => match frame? {
                     Some(OutboundFrame { frame: Some(frame) }) => self.handle(frame).await?,
@@ -139,12 +142,12 @@ impl Session {
     }
 
     /// Acknowledgements that are ready too are one: they say how far, not what.
-    fn latest(&mut self, first: u64) -> Result<ReportAck, Status> {
+    fn latest(&mut self, first: Option<u64>) -> Result<Option<u64>, Status> {
         let mut through = first;
         while let Some(Some(next)) = self.acks.next().now_or_never() {
-            through = next?;
+            through = next?.or(through);
         }
-        Ok(ReportAck { through })
+        Ok(through)
     }
 
     async fn take_frame(&mut self) -> Result<Option<queue_frame::Frame>, Status> {
@@ -219,7 +222,12 @@ impl Session {
         parsed.iter().for_each(|report| self.reports.count(report.outcome.kind));
         let commands = parsed.into_iter().map(|report| Command::Report(Box::new(report))).collect();
         let answers = self.enqueue(commands).await?;
-        let sequence = reports.sequence;
+        self.await_commit(answers, Some(reports.sequence));
+        Ok(())
+    }
+
+    /// A commit that fails ends the session: with the next one both sides say again what they know.
+    fn await_commit(&mut self, answers: Vec<oneshot::Receiver<Answer>>, sequence: Option<u64>) {
         self.acks.push_back(Box::pin(async move {
             for answer in answers {
                 let answered = answer.await.unwrap_or(Err(ProposeError::Stopped));
@@ -227,7 +235,6 @@ impl Session {
             }
             Ok(sequence)
         }));
-        Ok(())
     }
 
     async fn handle_recalls(&mut self, answers: RecallAnswers) -> Result<(), Status> {
@@ -236,7 +243,8 @@ impl Session {
         }
         let commands = answers.answers.into_iter().map(TryInto::try_into);
         let commands: Vec<Command> = commands.collect::<Result<_, _>>().map_err(invalid)?;
-        self.enqueue(commands).await?;
+        let answers = self.enqueue(commands).await?;
+        self.await_commit(answers, None);
         Ok(())
     }
 
