@@ -470,7 +470,9 @@ proptest! {
 fn a_tenant_that_comes_back_before_its_turn_has_one_turn() {
     let mut leader = Leader::new(1);
     let accept = |leader: &mut Leader, number: u64, tenant: u32| {
-        let Command::Accept(mut accept) = leader.world.new_accept(1, 0, false, 60_000) else { unreachable!() };
+        let Command::Accept(mut accept) = leader.world.new_accept(1, 0, false, 60_000) else {
+            unreachable!()
+        };
         accept.id = MessageId::new(Timestamp::from_millis(leader.world.now), GroupId(1), 1_000 + number);
         (accept.tenant, accept.size) = (TenantId(tenant), 8 << 10);
         leader.apply(Command::Accept(accept));

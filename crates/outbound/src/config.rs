@@ -3,10 +3,10 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use postroad_smtp::client::Timeouts;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The `[outbound]` section. Every key has a default.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutboundConfig {
     /// Where the lock and the incarnation of the process are kept; one directory for one node.
@@ -42,7 +42,7 @@ pub struct OutboundConfig {
 }
 
 /// The `[outbound.timeouts]` section, in seconds. RFC 5321 4.5.3.2 says what is safe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TimeoutConfig {
     /// For the greeting.

@@ -125,7 +125,7 @@ impl RoleName {
 pub enum ConfigCommand {
     /// Report everything that is wrong with a file, and open nothing
     Check(ConfigArgs),
-    /// Print what a file and the environment come to
+    /// Print what a file, the environment and the defaults come to
     Print(ConfigArgs),
 }
 

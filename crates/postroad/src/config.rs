@@ -5,14 +5,14 @@
 
 use std::{fmt, path::Path};
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
 /// Overrides begin with this: `POSTROAD__INGRESS__CONNECTIONS_MAX=100`.
 const PREFIX: &str = "POSTROAD__";
 
 /// A section of a configuration file.
-pub trait Section: DeserializeOwned + Default {
+pub trait Section: DeserializeOwned + Serialize + Default {
     /// Returns what is wrong with values that are well-formed, as key and expectation.
     fn problems(&self) -> Vec<(&'static str, String)> {
         Vec::new()
@@ -112,11 +112,13 @@ impl Loader {
                 Table::new()
             }
         };
-        self.effective.insert(name.to_owned(), Value::Table(section.clone()));
         let good: Table =
             section.into_iter().filter(|(key, value)| self.reads_alone::<T>(name, key, value)).collect();
         match Value::Table(good).try_into::<T>() {
             Ok(section) => {
+                if let Ok(effective) = Value::try_from(&section) {
+                    self.effective.insert(name.to_owned(), effective);
+                }
                 for (key, reason) in section.problems() {
                     self.complain(&format!("{name}.{key}"), None, &reason);
                 }
@@ -151,7 +153,7 @@ impl Loader {
         self.complain(key, None, reason);
     }
 
-    /// Ends reading; sections that nobody asked for are problems too. Returns what the file and the environment said.
+    /// Ends reading; sections that nobody asked for are problems too. Returns what file, environment and defaults come to.
     ///
     /// # Errors
     /// Everything that is wrong, together.
@@ -189,11 +191,11 @@ fn parse_value(text: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
+    use serde::{Deserialize, Serialize};
 
     use super::*;
 
-    #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+    #[derive(Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
     #[serde(default, deny_unknown_fields)]
     struct Sample {
         listen: String,

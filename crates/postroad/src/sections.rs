@@ -144,7 +144,7 @@ impl Section for DnsSection {}
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSection {
-    /// The chain, PEM. Read again on SIGHUP.
+    /// The chain, PEM. Looked at again every minute.
     pub certificate: Option<PathBuf>,
     /// The key, PEM.
     pub key: Option<PathBuf>,

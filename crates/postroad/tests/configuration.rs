@@ -20,7 +20,7 @@ const INTRODUCTION: &str = "# Configuration
 
 A role is started with `postroad ROLE --config FILE`; the file is TOML.
 Every key has a default, shown here; a key that is not known, and every value that cannot be, is reported with file, key and value before anything is opened, all of them together.
-`postroad config check ROLE --config FILE` does only that; `postroad config print` shows what file and environment come to.
+`postroad config check ROLE --config FILE` does only that; `postroad config print ROLE --config FILE` shows what file, environment and defaults come to.
 
 The environment overrides the file: `POSTROAD__SECTION__KEY=VALUE`, with the value as TOML or as plain text, such as `POSTROAD__INGRESS__CONNECTIONS_MAX=500`.
 
