@@ -20,7 +20,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run everything in one process on loopback, and capture what is sent
-    Dev(DevArgs),
+    Dev(Box<DevArgs>),
     /// Take mail in over SMTP and gRPC
     Ingress(RoleArgs),
     /// Keep mail durable and assign it

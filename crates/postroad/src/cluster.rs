@@ -159,7 +159,7 @@ pub fn init(args: &ClusterInitArgs) -> anyhow::Result<String> {
 /// Runs `cluster join`.
 ///
 /// # Errors
-/// See [`ClusterDirectory::join`].
+/// The cluster cannot be opened, the node is not one that it has, or a file cannot be written.
 pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
     let cluster = ClusterDirectory::open(&args.dir)?;
     let metrics = MetricsSection::default().listen;
