@@ -1,6 +1,6 @@
 //! The binary's parts: command line, configuration and composition. Everything else is in the crates below.
 //!
-//! A library too, so that tests can run a role on a file system that fails.
+//! A library too, so that its reference pages can be made by tests.
 
 pub mod cli;
 pub mod cluster;

@@ -9,7 +9,7 @@ use postroad_ingress::{Ingress, IngressConfig, IngressDeps};
 use postroad_net::{ClientTls, Guard, NodeTls, Transport};
 use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
 use postroad_queue::{Queue, QueueConfig, QueueDeps};
-use postroad_storage::{Fs, Identity, RealFs};
+use postroad_storage::{Identity, RealFs};
 use postroad_telemetry::{Health, TelemetryConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -231,26 +231,18 @@ async fn reload<E: std::fmt::Display>(shutdown: CancellationToken, load: impl Fn
     }
 }
 
-/// Runs `postroad queue` on the file system of the operating system.
+/// Runs `postroad queue`.
 ///
 /// # Errors
 /// The configuration is wrong, or the role does not start or stops by itself.
 pub async fn queue(config: &Path) -> anyhow::Result<()> {
-    queue_on(config, |data| Arc::new(RealFs::new(data))).await
-}
-
-/// Runs `postroad queue` on the file system that `fs` makes of the data directory.
-///
-/// # Errors
-/// The configuration is wrong, or the role does not start or stops by itself.
-pub async fn queue_on(config: &Path, fs: impl FnOnce(&Path) -> Arc<dyn Fs>) -> anyhow::Result<()> {
     let (QueueFile { common, mut queue }, _) = QueueFile::read(Loader::read(config)?)?;
     let mut process = Process::start(&common, RoleName::Queue).await?;
     queue.voters = common.cluster.voters();
     queue.ledger_groups = common.cluster.ledger_groups;
     let deps = QueueDeps {
         identity: Identity { cluster: common.cluster.cluster(), node: common.node.node() },
-        fs: fs(&common.node.data),
+        fs: Arc::new(RealFs::new(&common.node.data)),
         transport: process.transport.clone(),
         health: process.health.clone(),
     };

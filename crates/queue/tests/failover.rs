@@ -133,3 +133,33 @@ async fn the_leader_of_the_directory_dies_and_mail_flows_on() {
     })
     .await;
 }
+
+/// Takes mail, cuts the power of all three nodes at once and starts them again; returns how much of what was acknowledged
+/// is still there.
+async fn known_after_a_power_cut(cluster: Cluster, prepare: impl Fn(&Cluster)) -> (usize, usize) {
+    prepare(&cluster);
+    let accepted = futures::future::join_all((0..60).map(|_| cluster.accept(vec![b'x'; 4000]))).await;
+    (0..3).for_each(|place| cluster.kill(place));
+    for place in 0..3 {
+        cluster.restart(place).await;
+    }
+    let mut known = 0;
+    for id in &accepted {
+        known += usize::from(cluster.view(*id).await.is_some());
+    }
+    (accepted.len(), known)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_06_power_goes_everywhere_and_what_was_acknowledged_is_there() {
+    let (acknowledged, known) = known_after_a_power_cut(Cluster::start(3).await, |_| {}).await;
+    assert_eq!(known, acknowledged);
+}
+
+/// Without the sync the test before must fail: here it would.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_06_disks_that_do_not_sync_are_found_out() {
+    let forget = |cluster: &Cluster| (0..3).for_each(|place| cluster.forget_syncs(place));
+    let (acknowledged, known) = known_after_a_power_cut(Cluster::start(3).await, forget).await;
+    assert!(known < acknowledged, "all {acknowledged} are there although nothing was synced");
+}

@@ -17,7 +17,7 @@ mod writer;
 
 pub use cache::Cache;
 pub use checkpoint::Checkpoint;
-pub use fs::{DropUnsynced, Fs, RealFs};
+pub use fs::{Fs, RealFs};
 pub use log::{Done, GroupState, Identity, Log, LogConfig, OpenError};
 pub use writer::LogStats;
 

@@ -174,6 +174,13 @@ impl Cluster {
         node.take().unwrap().runtime.shutdown_background();
     }
 
+    /// Makes a disk say that it has synced, and not do it.
+    pub fn forget_syncs(&self, place: usize) {
+        if let (Disk::Simulated(fs), _) = &self.nodes.lock()[place] {
+            fs.forget_syncs();
+        }
+    }
+
     /// Bounds the disk of a node.
     pub fn set_disk_capacity(&self, place: usize, octets: Option<u64>) {
         if let (Disk::Simulated(fs), _) = &self.nodes.lock()[place] {
