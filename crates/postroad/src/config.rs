@@ -120,7 +120,11 @@ impl Loader {
                     self.effective.insert(name.to_owned(), effective);
                 }
                 for (key, reason) in section.problems() {
-                    self.complain(&format!("{name}.{key}"), None, &reason);
+                    let key = format!("{name}.{key}");
+                    // A value that could not be read has a default in its place, which says nothing.
+                    if self.problems.iter().all(|problem| problem.key != key || problem.value.is_none()) {
+                        self.complain(&key, None, &reason);
+                    }
                 }
                 section
             }
@@ -232,16 +236,7 @@ mod tests {
             "[ingress]\nlisten = 7\nconnections_max = \"many\"\nlisen = \"x\"\n[ingres]\nlisten = \"y\"";
         let report = load(text, &[]).1.unwrap_err();
         let keys: Vec<&str> = report.problems.iter().map(|problem| problem.key.as_str()).collect();
-        assert_eq!(
-            keys,
-            [
-                "ingress.connections_max",
-                "ingress.lisen",
-                "ingress.listen",
-                "ingress.connections_max",
-                "ingres"
-            ]
-        );
+        assert_eq!(keys, ["ingress.connections_max", "ingress.lisen", "ingress.listen", "ingres"]);
         let text = report.to_string();
         assert!(text.contains("node.toml: `ingress.listen` = 7: invalid type: integer `7`"), "{text}");
         assert!(text.contains("`ingress.lisen` = \"x\": unknown field `lisen`"), "{text}");
