@@ -226,7 +226,7 @@ mod tests {
             "postroad://cluster/7",
             "postroad://cluster/7/role/outbound/node/",
             "postroad://cluster/7/role/outbound/node/1/x",
-            "postroad://cluster/7/role/root/node/1",
+            "postroad://cluster/7/role/postmaster/node/1",
             "https://cluster/7/role/queue/node/1",
         ] {
             assert_eq!(text.parse::<PeerIdentity>(), Err(IdentityError::Malformed), "{text}");
