@@ -110,8 +110,10 @@ pub enum Output {
     Ask(Question),
     /// TLS, once the replies are out: [`ServerSession::tls_established`]. No octet may stay buffered.
     StartTls,
-    /// Nothing any more: send the replies and close.
+    /// Nothing any more: send the replies, and close so that they arrive whatever the client still sends.
     Close,
+    /// Nothing any more, and the client has said so too: send the replies and close.
+    Quit,
 }
 
 /// What policy decides.
@@ -193,6 +195,8 @@ enum State {
     StartingTls,
     /// Nothing follows.
     Closed,
+    /// Nothing follows, and the client knows.
+    Quit,
 }
 
 #[derive(Debug)]
@@ -234,6 +238,8 @@ impl<I> ServerSession<I> {
             match std::mem::replace(&mut self.state, State::Closed) {
                 State::New => self.greet(input),
                 State::Closed => return Output::Close,
+                State::Quit if input.is_empty() => return Output::Quit,
+                State::Quit => return Output::Close,
                 State::StartingTls => {
                     self.state = State::StartingTls;
                     return Output::StartTls;
@@ -481,7 +487,7 @@ impl<I> ServerSession<I> {
             }
             Command::Quit => {
                 self.reply(&Reply::new(221, 0, 0, "bye"));
-                self.state = State::Closed;
+                self.state = State::Quit;
             }
             Command::StartTls => self.start_tls(input),
             Command::Auth { mechanism, initial } => return self.auth(&mechanism, initial, input),
@@ -808,7 +814,7 @@ mod tests {
         buffer.extend_from_slice(input.as_bytes());
         loop {
             match session.poll(now, &mut buffer) {
-                Output::Read(_) | Output::Close | Output::StartTls => break,
+                Output::Read(_) | Output::Close | Output::Quit | Output::StartTls => break,
                 Output::Ask(Question::Message(_)) => {
                     session.answer(now, Answer::Reply(Reply::new(250, 0, 0, "queued")))
                 }

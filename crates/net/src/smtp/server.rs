@@ -13,6 +13,7 @@ use std::{
 
 use postroad_core::Reply;
 use postroad_smtp::server::{Answer, Question, ServerConfig, TlsInfo, write_reply};
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -131,6 +132,10 @@ pub async fn serve<P: Policy>(
     policy: Arc<P>,
     shutdown: CancellationToken,
 ) {
+    // Its connections inherit it; a system where they do not makes replies late and nothing worse.
+    if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
+        tracing::warn!(%error, "replies may be late: TCP_NODELAY cannot be set");
+    }
     let admission = Admission::new(config.connections_max, config.connections_per_network_max);
     let drain_timeout = config.drain_timeout;
     let shared = Arc::new(Listener::new(config, policy, shutdown));
@@ -213,6 +218,6 @@ impl<P> Listener<P> {
         let mut line = bytes::BytesMut::new();
         write_reply(&mut line, &Reply::new(421, subject, detail, format!("{} {text}", self.server.hostname)));
         // Who cannot be told is sent away all the same.
-        let _ = socket2::SockRef::from(stream).send(&line);
+        let _ = SockRef::from(stream).send(&line);
     }
 }

@@ -9,8 +9,9 @@ use std::{
 use futures::FutureExt;
 use postroad_smtp::server::TlsInfo;
 use rustls::CommonState;
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::TlsStream;
@@ -31,6 +32,25 @@ impl Stream {
         match std::mem::replace(self, Self::Taken) {
             Self::Plain(socket) => Some(socket),
             Self::Tls(_) | Self::Taken => None,
+        }
+    }
+
+    /// Hands over what the system has room for and returns how much that was; nothing of it over TLS.
+    ///
+    /// The runtime learns only a turn later that a new socket can be written to; the system knows at once.
+    pub(super) fn send_at_once(&self, octets: &[u8]) -> io::Result<usize> {
+        let Self::Plain(socket) = self else { return Ok(0) };
+        match SockRef::from(socket).send(octets) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            sent => sent,
+        }
+    }
+
+    /// Ends a connection on which the peer sends nothing more: with TLS its end is said, the rest is left to the system.
+    pub(super) async fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(_) | Self::Taken => Ok(()),
+            Self::Tls(stream) => stream.shutdown().await,
         }
     }
 

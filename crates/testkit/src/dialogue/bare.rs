@@ -77,7 +77,7 @@ impl Bare {
                 }
                 Output::Ask(question) => self.session.answer(self.now, self.policy.decide(question)),
                 Output::StartTls => self.starting_tls = true,
-                Output::Close => self.closed = true,
+                Output::Close | Output::Quit => self.closed = true,
             }
         }
         self.take_replies();

@@ -86,7 +86,6 @@ impl<P: Policy> Connection<P> {
     }
 
     async fn serve(&mut self, socket: TcpStream) -> io::Result<()> {
-        socket.set_nodelay(true)?;
         let tls = if self.shared.implicit_tls {
             Some(self.handshake(socket).await?)
         } else {
@@ -135,6 +134,10 @@ impl<P: Policy> Connection<P> {
                     self.send_replies(session).await?;
                     return self.close().await;
                 }
+                Output::Quit => {
+                    self.send_replies(session).await?;
+                    return self.say_the_end().await;
+                }
             }
         }
     }
@@ -179,10 +182,14 @@ impl<P: Policy> Connection<P> {
     }
 
     async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        let sent = self.stream.send_at_once(octets)?;
+        if sent == octets.len() {
+            return Ok(());
+        }
         let deadline = Instant::now() + self.shared.server.command_timeout;
         let stream = &mut self.stream;
         let sending = async {
-            stream.write_all(octets).await?;
+            stream.write_all(&octets[sent..]).await?;
             stream.flush().await
         };
         self.alarm.bound(deadline, sending).await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
@@ -275,6 +282,12 @@ impl<P: Policy> Connection<P> {
         write_reply(&mut line, refusal);
         self.send(&line).await?;
         self.close().await
+    }
+
+    /// Closes a connection that the client has done with.
+    async fn say_the_end(&mut self) -> io::Result<()> {
+        let Self { stream, alarm, .. } = self;
+        alarm.bound(Instant::now() + LINGER, stream.finish()).await.unwrap_or(Ok(()))
     }
 
     /// Closes so that the last reply arrives: says that nothing follows, and lets the client finish.

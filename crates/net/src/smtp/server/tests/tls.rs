@@ -250,3 +250,14 @@ async fn s_301_a_login_is_taken_over_tls_only() {
     client.ask("AUTH PLAIN AGEAYg==\r\n", "538 5.7.11").await;
     server.stop().await;
 }
+
+/// Without a `close_notify` the client could not tell our end from somebody else's.
+#[tokio::test]
+async fn s_036_the_end_after_quit_is_said_within_tls() {
+    let server = Server::start(config()).await;
+    let mut client = server.secured().await;
+    client.ask("QUIT\r\n", "221 2.0.0").await;
+    let read = time::timeout(PATIENCE, client.stream.read(&mut [0; 8])).await.expect("the server closes");
+    assert_eq!(read.expect("the end was said"), 0);
+    server.stop().await;
+}
