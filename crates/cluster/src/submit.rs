@@ -248,6 +248,8 @@ impl Lane {
                 },
                 permit = stream.batches.reserve(), if self.has_work() => {
                     let Ok(permit) = permit else { return Ended::Broken };
+                    // Clients whose message is complete can still come along: a batch costs much the same whatever its size.
+                    tokio::task::yield_now().await;
                     let batch = self.next_batch();
                     if !batch.submissions.is_empty() {
                         permit.send(batch);

@@ -224,6 +224,8 @@ impl Writer<'_> {
         let mut stated = Instant::now();
         let mut state_every = WINDOWS_EVERY_MIN;
         loop {
+            // Workers that have an answer can still come along.
+            tokio::task::yield_now().await;
             while let Some(reports) = self.desk.with(crate::held::Held::next_reports) {
                 if self.send(outbound_frame::Frame::Reports(reports)).await.is_err() {
                     return Ended::Stream;

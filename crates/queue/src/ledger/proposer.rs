@@ -102,8 +102,12 @@ impl Proposer {
         let mut in_flight = FuturesOrdered::new();
         self.follow_leadership();
         loop {
-            self.take_works();
             let is_free = in_flight.len() < IN_FLIGHT_MAX;
+            if is_free {
+                // Whoever can run now may still bring something: an entry costs much the same however full it is.
+                tokio::task::yield_now().await;
+            }
+            self.take_works();
             if is_free && let Some((term, head, bodies, pending)) = self.gather() {
                 in_flight.push_back(propose(self.group.clone(), term, head, bodies, pending));
                 continue;
