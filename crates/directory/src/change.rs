@@ -102,7 +102,7 @@ pub struct PutTenant {
     /// The name of its pool.
     pub pool: Arc<str>,
     /// A message over this is refused, in octets.
-    pub message_octets_max: Option<u64>,
+    pub message_size_max: Option<u64>,
 }
 
 /// See [`crate::Credential`].

@@ -111,7 +111,7 @@ code_fields! {
     NodeId { 0 }
     Epoch { 0 }
     ItemName { kind, name }
-    Tenant { id, name, domains, pool, message_octets_max }
+    Tenant { id, name, domains, pool, message_size_max }
     Credential { name, tenant, secret, networks }
     Pool { id, name, members }
     Source { id, name, address, helo, nodes, owner, epoch }

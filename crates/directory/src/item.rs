@@ -99,7 +99,7 @@ pub struct Tenant {
     /// Where its mail goes out.
     pub pool: PoolId,
     /// A message over this is refused, in octets; `None` for the listener's own bound.
-    pub message_octets_max: Option<u64>,
+    pub message_size_max: Option<u64>,
 }
 
 /// The domains a tenant may send as.

@@ -125,7 +125,7 @@ impl Draft<'_> {
             name: put.name.clone(),
             domains: put.domains.clone(),
             pool: self.resolve(name, Kind::Pool, &put.pool).map(PoolId)?,
-            message_octets_max: put.message_octets_max,
+            message_size_max: put.message_size_max,
         })
     }
 

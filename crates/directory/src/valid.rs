@@ -48,7 +48,7 @@ fn tenant(put: &PutTenant) -> Checked {
     if let SenderDomains::Only(domains) = &put.domains {
         rule(domains.len() <= DOMAINS_MAX, "expected at most 10000 domains")?;
     }
-    rule(put.message_octets_max != Some(0), "expected a largest message above 0 octets")
+    rule(put.message_size_max != Some(0), "expected a largest message above 0 octets")
 }
 
 fn credential(put: &PutCredential) -> Checked {

@@ -172,7 +172,7 @@ fn tenant(name: &str, pool: &str) -> Change {
         name: name.into(),
         domains,
         pool: pool.into(),
-        message_octets_max: Some(1000),
+        message_size_max: Some(1000),
     }))
 }
 

@@ -232,7 +232,7 @@ mod tests {
             name: "t".into(),
             domains: SenderDomains::Any,
             pool: PoolId(1),
-            message_octets_max: None,
+            message_size_max: None,
         };
         let secret = Secret::Login { login: "anna".into(), verifier: verifier.into() };
         let credential = Credential {

@@ -18,7 +18,7 @@ pub struct IngressConfig {
     /// Speaks gRPC in the clear although there is a certificate: for loopback, or where something else brings TLS.
     pub grpc_plaintext: bool,
     /// Octets of a message; a tenant may have a smaller bound of its own.
-    pub message_octets_max: u64,
+    pub message_size_max: u64,
     /// Recipients of one message.
     pub recipients_max: usize,
     /// Octets of messages that wait for their commit; with more, clients are told to come back.
@@ -86,7 +86,7 @@ impl Default for IngressConfig {
             listeners: Vec::new(),
             grpc_listen: None,
             grpc_plaintext: false,
-            message_octets_max: 26_214_400,
+            message_size_max: 26_214_400,
             recipients_max: 1000,
             in_flight_octets_max: 512 << 20,
             connections_max: 10_000,
@@ -114,11 +114,11 @@ impl IngressConfig {
         if self.listeners.is_empty() && self.grpc_listen.is_none() {
             problems.push(("listeners", "expected a listener here or in `grpc_listen`".to_owned()));
         }
-        if self.message_octets_max == 0 || self.message_octets_max > MESSAGE_OCTETS_LIMIT {
-            problems.push(("message_octets_max", format!("expected 1 to {MESSAGE_OCTETS_LIMIT}")));
+        if self.message_size_max == 0 || self.message_size_max > MESSAGE_SIZE_LIMIT {
+            problems.push(("message_size_max", format!("expected 1 to {MESSAGE_SIZE_LIMIT}")));
         }
-        if self.in_flight_octets_max < self.message_octets_max {
-            problems.push(("in_flight_octets_max", "expected at least `message_octets_max`".to_owned()));
+        if self.in_flight_octets_max < self.message_size_max {
+            problems.push(("in_flight_octets_max", "expected at least `message_size_max`".to_owned()));
         }
         // RFC 5321 4.5.3.1.8.
         if !(100..=RECIPIENTS_LIMIT).contains(&self.recipients_max) {
@@ -158,7 +158,7 @@ impl IngressConfig {
 }
 
 /// What the queue's chunks were made for; nobody sends more by mail.
-const MESSAGE_OCTETS_LIMIT: u64 = 256 << 20;
+const MESSAGE_SIZE_LIMIT: u64 = 256 << 20;
 /// One log entry holds them all.
 const RECIPIENTS_LIMIT: usize = 5000;
 
@@ -174,15 +174,12 @@ mod tests {
         let bad = IngressConfig {
             hostname: "a b".to_owned(),
             grpc_listen: None,
-            message_octets_max: 0,
+            message_size_max: 0,
             recipients_max: 10,
             connections_max: 0,
             ..good
         };
         let keys: Vec<&str> = bad.problems().iter().map(|(key, _)| *key).collect();
-        assert_eq!(
-            keys,
-            ["hostname", "listeners", "message_octets_max", "recipients_max", "connections_max"]
-        );
+        assert_eq!(keys, ["hostname", "listeners", "message_size_max", "recipients_max", "connections_max"]);
     }
 }

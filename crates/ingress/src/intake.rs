@@ -121,7 +121,7 @@ impl Intake {
     }
 
     fn check_size(&self, tenant: &Tenant, octets: u64) -> Result<(), Refusal> {
-        let limit = self.config.message_octets_max.min(tenant.message_octets_max.unwrap_or(u64::MAX));
+        let limit = self.config.message_size_max.min(tenant.message_size_max.unwrap_or(u64::MAX));
         if octets > limit { Err(Refusal::TooLarge(limit)) } else { Ok(()) }
     }
 

@@ -182,7 +182,7 @@ impl Ingress {
             server: ServerConfig {
                 hostname: config.hostname.as_str().into(),
                 service: listener.service.into(),
-                message_octets_max: config.message_octets_max,
+                message_size_max: config.message_size_max,
                 recipients_max: config.recipients_max,
                 command_timeout: Duration::from_secs(config.command_timeout_secs),
                 data_timeout: Duration::from_secs(config.data_timeout_secs),

@@ -14,7 +14,7 @@ use postroad_proto::{
         submission_service_client::SubmissionServiceClient, submit_stream_response::Result as Answer,
     },
 };
-use support::{MESSAGE_OCTETS_MAX, Mode, Rig, message_id};
+use support::{MESSAGE_SIZE_MAX, Mode, Rig, message_id};
 use tonic::{Code, Request, Status, transport::Channel};
 
 const CONTENT: &str = "From: a@shop.example\nSubject: Hello\n\nhi\n";
@@ -151,7 +151,7 @@ async fn what_is_refused_names_its_field() {
 async fn s_201_the_limit_is_the_limit_here_too() {
     let rig = Rig::start().await;
     let mut client = client(&rig).await;
-    let limit = usize::try_from(MESSAGE_OCTETS_MAX).unwrap();
+    let limit = usize::try_from(MESSAGE_SIZE_MAX).unwrap();
     let mut content = b"From: a@a.example\r\n\r\n".to_vec();
     content.resize(limit, b'x');
     client.submit(with_key("any-key", request("", &["b@b.example"], content.clone()))).await.unwrap();

@@ -8,7 +8,7 @@ use postroad_core::{MessageId, Timestamp};
 use postroad_directory::{Change, Command, ItemName, Kind};
 use postroad_proto::queue::SubmitStatus;
 use support::{
-    FakeQueue, MESSAGE_OCTETS_MAX, Mode, Rig, Smtp, directory, eventually, message_id,
+    FakeQueue, MESSAGE_SIZE_MAX, Mode, Rig, Smtp, directory, eventually, message_id,
     smtp::{auth_plain, base64},
 };
 
@@ -181,7 +181,7 @@ fn content_of(octets: u64, from: &str) -> String {
 async fn s_201_the_limit_is_the_limit() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
-    let (fits, over) = (MESSAGE_OCTETS_MAX, MESSAGE_OCTETS_MAX + 1);
+    let (fits, over) = (MESSAGE_SIZE_MAX, MESSAGE_SIZE_MAX + 1);
     client.say(&format!("MAIL FROM:<a@a.example> SIZE={over}"), "552 5.3.4").await;
     let content = content_of(fits, "a@a.example");
     client.mail("a@a.example", &["b@b.example"], &content, "250 2.0.0").await;

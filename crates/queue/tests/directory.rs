@@ -128,7 +128,7 @@ fn demo() -> Vec<Put> {
             name: "demo".into(),
             domains: SenderDomains::Any,
             pool: "default".into(),
-            message_octets_max: None,
+            message_size_max: None,
         }),
         Put::Pool(PutPool { name: "default".into(), members: vec![("default".into(), 1)] }),
         source("default"),

@@ -17,7 +17,7 @@ pub struct SandboxConfig {
     /// Octets of captured messages that are kept; the oldest go.
     pub octets_max: u64,
     /// Octets of one message: more than ingress takes, since every hop adds to the header.
-    pub message_octets_max: u64,
+    pub message_size_max: u64,
 }
 
 impl Default for SandboxConfig {
@@ -27,7 +27,7 @@ impl Default for SandboxConfig {
             hostname: "sandbox.localhost".to_owned(),
             messages_max: 10_000,
             octets_max: 256 << 20,
-            message_octets_max: 52_428_800,
+            message_size_max: 52_428_800,
         }
     }
 }

@@ -79,7 +79,7 @@ fn listener_config(config: SandboxConfig) -> ListenerConfig {
         server: ServerConfig {
             hostname: config.hostname.into(),
             service: Service::Relay,
-            message_octets_max: config.message_octets_max,
+            message_size_max: config.message_size_max,
             ..ServerConfig::default()
         },
         // Whoever delivers to a sandbox comes from one address.

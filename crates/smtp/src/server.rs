@@ -34,7 +34,7 @@ pub struct ServerConfig {
     /// Who may send: anybody to our domains, or those who logged in to anywhere.
     pub service: Service,
     /// Octets of a message, the dots of transport not counted; 0 for no limit.
-    pub message_octets_max: u64,
+    pub message_size_max: u64,
     /// Recipients of one transaction; RFC 5321 4.5.3.1.8 asks for at least 100.
     pub recipients_max: usize,
     /// STARTTLS can be had.
@@ -52,7 +52,7 @@ impl Default for ServerConfig {
         Self {
             hostname: "localhost".into(),
             service: Service::Submission,
-            message_octets_max: 26_214_400,
+            message_size_max: 26_214_400,
             recipients_max: 1000,
             tls_available: false,
             strict_syntax: false,
@@ -498,7 +498,7 @@ impl<I> ServerSession<I> {
     fn hello(&mut self, hello: Hello) {
         let mut text = self.config.hostname.to_string();
         if hello.extended {
-            let size = format!("SIZE {}", self.config.message_octets_max);
+            let size = format!("SIZE {}", self.config.message_size_max);
             let offers_tls = self.config.tls_available && self.peer.tls.is_none();
             let offers_auth = self.peer.tls.is_some() && !self.logged_in;
             let capabilities = [
@@ -521,7 +521,7 @@ impl<I> ServerSession<I> {
     }
 
     fn mail(&mut self, mail: Mail) -> Option<Question> {
-        let limit = self.config.message_octets_max;
+        let limit = self.config.message_size_max;
         let refusal = if self.hello.is_none() {
             Some(Reply::new(503, 5, 1, "say EHLO first"))
         } else if matches!(self.state, State::Transaction(_)) {
@@ -580,7 +580,7 @@ impl<I> ServerSession<I> {
         match std::mem::replace(&mut self.state, State::Ready) {
             State::Transaction(envelope) if !envelope.recipients.is_empty() => {
                 self.reply(&Reply::plain(354, "end with CRLF.CRLF"));
-                let limit = self.config.message_octets_max;
+                let limit = self.config.message_size_max;
                 let size_max = if limit == 0 { u64::MAX } else { limit };
                 // What the client announces is a hint: it reserves no more than a small message needs.
                 let expected = usize::try_from(envelope.mail.size.min(64 << 10)).unwrap_or(0).max(4 << 10);
@@ -614,7 +614,7 @@ impl<I> ServerSession<I> {
         let content = match decoder.finish() {
             Decoded::Content(content) => content,
             refused => {
-                self.reply(&refusal_of(&refused, self.config.message_octets_max));
+                self.reply(&refusal_of(&refused, self.config.message_size_max));
                 return None;
             }
         };

@@ -48,7 +48,7 @@ fn put() -> impl Strategy<Value = Put> {
     let pattern = prop::option::of(domain()).prop_map(|domain| domain.map_or(Pattern::Any, Pattern::Exact));
     prop_oneof![
         (name(), domains, name(), prop::option::of(1..3_u64)).prop_map(|(name, domains, pool, max)| {
-            Put::Tenant(PutTenant { name, domains, pool, message_octets_max: max })
+            Put::Tenant(PutTenant { name, domains, pool, message_size_max: max })
         }),
         (name(), name(), secret(), networks).prop_map(|(name, tenant, secret, networks)| {
             Put::Credential(PutCredential { name, tenant, secret, networks })
@@ -118,12 +118,8 @@ fn foundation() -> Vec<Change> {
             nodes: Vec::new(),
         };
         let pool = PutPool { name: name.clone(), members: vec![(name.clone(), 1)] };
-        let tenant = PutTenant {
-            name: name.clone(),
-            domains: SenderDomains::Any,
-            pool: name,
-            message_octets_max: None,
-        };
+        let tenant =
+            PutTenant { name: name.clone(), domains: SenderDomains::Any, pool: name, message_size_max: None };
         [Put::Tenant(tenant), Put::Pool(pool), Put::Source(source)].map(Change::Put)
     };
     (0..4).flat_map(of_name).collect()

@@ -29,7 +29,7 @@ pub(crate) async fn serve(
 ) {
     let config = &submissions.intake.config;
     let limit = config.drain_timeout();
-    let content_octets_max = usize::try_from(config.message_octets_max).unwrap_or(usize::MAX);
+    let content_octets_max = usize::try_from(config.message_size_max).unwrap_or(usize::MAX);
     let request_octets_max = content_octets_max
         .saturating_add(config.recipients_max.saturating_mul(RECIPIENT_OCTETS_MAX))
         .saturating_add(ENVELOPE_OCTETS_MAX);

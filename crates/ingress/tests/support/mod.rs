@@ -29,7 +29,7 @@ pub(crate) use smtp::Smtp;
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// The octets of a message that the listeners take.
-pub(crate) const MESSAGE_OCTETS_MAX: u64 = 3 << 20;
+pub(crate) const MESSAGE_SIZE_MAX: u64 = 3 << 20;
 
 /// An ingress that runs.
 pub(crate) struct Rig {
@@ -106,7 +106,7 @@ fn config() -> IngressConfig {
         ],
         grpc_listen: Some(loopback),
         grpc_plaintext: true,
-        message_octets_max: MESSAGE_OCTETS_MAX,
+        message_size_max: MESSAGE_SIZE_MAX,
         in_flight_octets_max: 8 << 20,
         submit_timeout_secs: 1,
         site_timeout_millis: 20,
@@ -128,8 +128,8 @@ pub(crate) fn directory() -> Vec<Command> {
         Put::Credential(PutCredential { name: name.into(), tenant: tenant.into(), secret, networks })
     };
     let shop = SenderDomains::Only([Domain::parse("shop.example").unwrap()].into());
-    let tenant = |name: &str, domains, message_octets_max| {
-        Put::Tenant(PutTenant { name: name.into(), domains, pool: "pool".into(), message_octets_max })
+    let tenant = |name: &str, domains, message_size_max| {
+        Put::Tenant(PutTenant { name: name.into(), domains, pool: "pool".into(), message_size_max })
     };
     let puts = [
         Put::Pool(PutPool { name: "pool".into(), members: Vec::new() }),

@@ -76,7 +76,7 @@ fn tenant(tenant: &TenantPolicy) -> anyhow::Result<Put> {
         name: tenant.name.as_str().into(),
         domains,
         pool: tenant.pool.as_str().into(),
-        message_octets_max: tenant.message_size_max.map(|size| size.0),
+        message_size_max: tenant.message_size_max.map(|size| size.0),
     }))
 }
 

@@ -159,7 +159,7 @@ impl From<&Item> for wire::Item {
                 name: tenant.name.to_string(),
                 domains: Some((&tenant.domains).into()),
                 pool: tenant.pool.0,
-                message_octets_max: tenant.message_octets_max,
+                message_size_max: tenant.message_size_max,
             }),
             Item::Credential(credential) => Wire::Credential(wire::Credential {
                 name: credential.name.to_string(),
@@ -239,7 +239,7 @@ impl TryFrom<wire::Tenant> for Tenant {
             name: tenant.name.into(),
             domains: required(tenant.domains, "domains")?.try_into()?,
             pool: PoolId(tenant.pool),
-            message_octets_max: tenant.message_octets_max,
+            message_size_max: tenant.message_size_max,
         })
     }
 }

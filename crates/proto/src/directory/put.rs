@@ -15,7 +15,7 @@ impl From<&Put> for wire::Put {
                 name: put.name.to_string(),
                 domains: Some((&put.domains).into()),
                 pool: put.pool.to_string(),
-                message_octets_max: put.message_octets_max,
+                message_size_max: put.message_size_max,
             }),
             Put::Credential(put) => Wire::Credential(wire::PutCredential {
                 name: put.name.to_string(),
@@ -59,7 +59,7 @@ impl TryFrom<wire::Put> for Put {
                 name: put.name.into(),
                 domains: required(put.domains, "domains")?.try_into()?,
                 pool: put.pool.into(),
-                message_octets_max: put.message_octets_max,
+                message_size_max: put.message_size_max,
             }),
             Wire::Credential(put) => Self::Credential(PutCredential {
                 name: put.name.into(),

@@ -65,7 +65,7 @@ fn items() -> Vec<Item> {
         name: "t".into(),
         domains,
         pool: PoolId(2),
-        message_octets_max: Some(0),
+        message_size_max: Some(0),
     };
     let credential = |secret| Credential {
         name: "c".into(),
@@ -87,8 +87,7 @@ fn items() -> Vec<Item> {
 }
 
 fn puts() -> Vec<Put> {
-    let tenant =
-        |domains| PutTenant { name: "t".into(), domains, pool: "p".into(), message_octets_max: None };
+    let tenant = |domains| PutTenant { name: "t".into(), domains, pool: "p".into(), message_size_max: None };
     let credential = |secret| PutCredential {
         name: "c".into(),
         tenant: "t".into(),
@@ -173,7 +172,7 @@ fn a_large_update_comes_in_frames_and_is_put_together_again() {
             name: number.to_string().into(),
             domains: SenderDomains::Only((0..2000).map(domain).collect()),
             pool: PoolId(1),
-            message_octets_max: None,
+            message_size_max: None,
         }))
     };
     let removed = vec![ItemName::new(Kind::Pool, "gone")];

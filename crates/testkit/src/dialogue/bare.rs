@@ -34,7 +34,7 @@ impl Settings {
         ServerConfig {
             hostname: "mail.test".into(),
             service: if self.relay { Service::Relay } else { Service::Submission },
-            message_octets_max: self.size_max.unwrap_or(usual.message_octets_max),
+            message_size_max: self.size_max.unwrap_or(usual.message_size_max),
             recipients_max: self.recipients_max.unwrap_or(usual.recipients_max),
             tls_available: !self.no_starttls,
             strict_syntax: self.strict,

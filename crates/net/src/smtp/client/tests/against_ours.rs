@@ -42,7 +42,7 @@ async fn send(
     let address = listener.local_addr().unwrap();
     let (taken, shutdown) = (Arc::new(Taken::default()), CancellationToken::new());
     let mut listening = ListenerConfig { tls, ..ListenerConfig::default() };
-    listening.server.message_octets_max = 0;
+    listening.server.message_size_max = 0;
     let serving = tokio::spawn(serve(listener, listening, Arc::clone(&taken), shutdown.clone()));
     let stream = TcpStream::connect(address).await.unwrap();
     let opened = Connection::open(stream, config(PATIENT), policy, "localhost").await;
