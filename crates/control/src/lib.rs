@@ -8,7 +8,6 @@ mod config;
 mod error;
 mod follow;
 mod history;
-mod look;
 pub mod metrics;
 mod pages;
 mod queue;
@@ -19,5 +18,5 @@ mod write;
 
 pub use config::ControlConfig;
 pub use error::StartError;
-pub use look::Nav;
+pub use postroad_look::Nav;
 pub use service::{Control, ControlDeps};

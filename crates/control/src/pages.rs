@@ -17,14 +17,10 @@ use maud::{Markup, html};
 use postroad_cluster::LeaderTable;
 use postroad_core::{MessageId, SourceId, TenantId};
 use postroad_directory::View;
+use postroad_look::{self as look, Nav};
 use tokio::sync::watch;
 
-use crate::{
-    history::Reader,
-    look::{self, Nav},
-    queue::Queue,
-    state::State,
-};
+use crate::{history::Reader, queue::Queue, state::State};
 
 /// What every page is made from.
 #[derive(Clone, Debug)]

@@ -9,12 +9,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use postroad_look as look;
 use postroad_mail::{Mailbox, Shown};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     capture::Capture,
-    look,
     store::{Filter, Store},
 };
 

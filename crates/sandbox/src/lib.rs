@@ -7,7 +7,6 @@ mod api;
 mod capture;
 mod config;
 mod error;
-mod look;
 pub mod metrics;
 mod pages;
 mod policy;
@@ -16,5 +15,5 @@ mod store;
 
 pub use config::SandboxConfig;
 pub use error::StartError;
-pub use look::Nav;
+pub use postroad_look::Nav;
 pub use service::{Sandbox, SandboxDeps};

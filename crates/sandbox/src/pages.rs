@@ -10,12 +10,12 @@ use axum::{
     routing::{get, post},
 };
 use maud::{Markup, html};
+use postroad_look::{self as look, Nav};
 use postroad_mail::{Mailbox, Shown};
 use serde::Deserialize;
 
 use crate::{
     capture::Capture,
-    look::{self, Nav},
     store::{Filter, Store},
 };
 

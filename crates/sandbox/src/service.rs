@@ -3,13 +3,14 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::Router;
+use postroad_look::Nav;
 use postroad_net::smtp::server::{ListenerConfig, serve};
 use postroad_smtp::server::{ServerConfig, Service};
 use postroad_telemetry::{Component, Health};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{SandboxConfig, StartError, api, look::Nav, pages, policy::CaptureAll, store::Store};
+use crate::{SandboxConfig, StartError, api, pages, policy::CaptureAll, store::Store};
 
 /// What the sandbox needs of the process it runs in.
 #[derive(Clone, Debug)]

@@ -6,12 +6,12 @@ use axum::{
 };
 use maud::{Markup, html};
 use postroad_core::MessageId;
+use postroad_look as look;
 use serde::Deserialize;
 
 use super::{Console, sender, state, subject};
 use crate::{
     history::{Filter, Line},
-    look,
     state::State,
 };
 

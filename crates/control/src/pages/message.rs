@@ -8,13 +8,13 @@ use axum::{
 use maud::{Markup, html};
 use postroad_cluster::CallError;
 use postroad_core::{MessageId, OutcomeKind, Timestamp};
+use postroad_look as look;
 use postroad_proto::queue::Change;
 use serde::Deserialize;
 
 use super::{Console, id, sender, state, subject};
 use crate::{
     history::{Delivery, Message, Step},
-    look,
     state::State,
 };
 

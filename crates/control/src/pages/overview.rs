@@ -3,13 +3,13 @@
 use axum::{extract::State as Shared, response::Response};
 use maud::{Markup, html};
 use postroad_core::{GroupId, Timestamp};
+use postroad_look as look;
 use postroad_proto::queue::SummaryResponse;
 use tokio::task::JoinSet;
 
 use super::Console;
 use crate::{
     history::{Gap, MinuteCount},
-    look,
     write::now,
 };
 

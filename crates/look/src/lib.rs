@@ -1,4 +1,6 @@
 //! How pages look: one frame, no scripts, nothing from elsewhere, everything remote escaped.
+//!
+//! What is on a page, its role knows.
 
 use axum::{
     http::{
@@ -17,17 +19,19 @@ pub type Nav = &'static [(&'static str, &'static str)];
 
 const STYLE: &str = include_str!("look.css");
 
-/// Styles stand in the page. Nothing is loaded, and nothing runs.
-const SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
+/// Styles stand in the page and in mail that is shown; images of mail travel inside it. Nothing else is loaded, and nothing runs.
+const SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// A page in the common frame; `place` is the path of the link that leads here.
-pub(crate) fn page(nav: Nav, place: &str, title: &str, body: &Markup) -> Response {
+/// Returns a page in the common frame; `place` is the path of the link that leads here.
+#[must_use]
+pub fn page(nav: Nav, place: &str, title: &str, body: &Markup) -> Response {
     frame(nav, place, title, body, None)
 }
 
-/// The same for a page that asks for itself again.
-pub(crate) fn refreshing_page(nav: Nav, place: &str, title: &str, body: &Markup, seconds: u32) -> Response {
+/// Returns the same for a page that asks for itself again.
+#[must_use]
+pub fn refreshing_page(nav: Nav, place: &str, title: &str, body: &Markup, seconds: u32) -> Response {
     frame(nav, place, title, body, Some(seconds))
 }
 
@@ -58,8 +62,9 @@ fn frame(nav: Nav, place: &str, title: &str, body: &Markup, refresh: Option<u32>
     (protection(), Html(markup.into_string())).into_response()
 }
 
-/// A page that says why there is nothing to see.
-pub(crate) fn error_page(nav: Nav, status: StatusCode, why: &str) -> Response {
+/// Returns a page that says why there is nothing to see.
+#[must_use]
+pub fn error_page(nav: Nav, status: StatusCode, why: &str) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = html! {
         h1 { (title) }
@@ -70,8 +75,9 @@ pub(crate) fn error_page(nav: Nav, status: StatusCode, why: &str) -> Response {
     response
 }
 
-/// What every answer tells the browser.
-fn protection() -> [(HeaderName, HeaderValue); 4] {
+/// Returns what every answer tells the browser.
+#[must_use]
+pub fn protection() -> [(HeaderName, HeaderValue); 4] {
     [
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static(SECURITY_POLICY)),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -81,7 +87,8 @@ fn protection() -> [(HeaderName, HeaderValue); 4] {
 }
 
 /// Returns true when a form was sent by a page of ours: browsers say where a form comes from, and others are not lured.
-pub(crate) fn is_same_origin(headers: &HeaderMap) -> bool {
+#[must_use]
+pub fn is_same_origin(headers: &HeaderMap) -> bool {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(site) = text(HeaderName::from_static("sec-fetch-site")) {
         return site == "same-origin";
@@ -95,15 +102,17 @@ pub(crate) fn is_same_origin(headers: &HeaderMap) -> bool {
     }
 }
 
-/// A point in time to the second, UTC.
-pub(crate) fn time(at: Timestamp) -> Markup {
+/// Returns a point in time to the second, UTC.
+#[must_use]
+pub fn time(at: Timestamp) -> Markup {
     let text = at.to_string();
     let short = text.get(..19).unwrap_or(&text).replace('T', " ");
     html! { time datetime=(text) title=(text) { (short) } }
 }
 
-/// A number of octets in the unit that fits.
-pub(crate) fn size(octets: u64) -> String {
+/// Returns a number of octets in the unit that fits.
+#[must_use]
+pub fn size(octets: u64) -> String {
     match octets {
         0..1024 => format!("{octets} B"),
         1024..1_048_576 => format!("{:.1} KiB", octets as f64 / 1024.0),
@@ -114,11 +123,6 @@ pub(crate) fn size(octets: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn console_and_sandbox_look_alike() {
-        assert_eq!(STYLE, include_str!("../../sandbox/src/look.css"));
-    }
 
     #[test]
     fn forms_of_other_origins_are_recognised() {
