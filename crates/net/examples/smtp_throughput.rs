@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::{
+    future::pending,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     process::{Command, Stdio},
@@ -141,7 +142,7 @@ async fn open(address: SocketAddr) -> Connection {
 }
 
 async fn deliver(connection: &mut Connection, transaction: Transaction) {
-    let delivery = connection.deliver(transaction).await;
+    let delivery = connection.deliver(transaction, pending()).await;
     assert!(matches!(&delivery.fates[..], [Fate::Reply(_, reply)] if reply.code == 250), "{delivery:?}");
 }
 

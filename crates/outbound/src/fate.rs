@@ -94,6 +94,12 @@ pub fn signal_of(fates: &[Fate]) -> Signal {
             Fate::Reply(phase, reply) if is_congestion(*phase, reply) => {
                 signal = Signal::Failed(reply.to_string().into());
             }
+            // What we broke off ourselves says nothing about the site.
+            Fate::NotSent(Lost::Withdrawn) | Fate::Unknown(Lost::Withdrawn) => {
+                if signal == Signal::Served {
+                    signal = Signal::Silent;
+                }
+            }
             Fate::NotSent(lost) | Fate::Unknown(lost) => signal = Signal::Failed(text_of(*lost).into()),
             Fate::Reply(..) | Fate::Unsupported(_) | Fate::BareNewline => {}
         }
@@ -146,13 +152,17 @@ fn is_congestion(phase: Phase, reply: &Reply) -> bool {
 }
 
 fn not_sent(lost: Lost) -> Outcome {
-    let kind = if matches!(lost, Lost::Protocol(_)) { K::SiteSoft } else { K::Soft };
+    let kind = match lost {
+        Lost::Protocol(_) => K::SiteSoft,
+        Lost::Withdrawn => K::Internal,
+        Lost::Closed | Lost::TimedOut(_) => K::Soft,
+    };
     Outcome::new(kind, Some(class_of(lost)), 0, &text_of(lost))
 }
 
 fn class_of(lost: Lost) -> C {
     match lost {
-        Lost::Closed => C::Connection,
+        Lost::Closed | Lost::Withdrawn => C::Connection,
         Lost::TimedOut(_) => C::Timeout,
         Lost::Protocol(_) => C::Protocol,
     }
@@ -163,6 +173,7 @@ fn text_of(lost: Lost) -> String {
         Lost::Closed => "4.4.2 the connection was closed".to_owned(),
         Lost::TimedOut(phase) => format!("4.4.2 no answer in time {}", words_of(phase)),
         Lost::Protocol(_) => "4.5.0 the receiver sent something that is no reply".to_owned(),
+        Lost::Withdrawn => "4.4.2 broken off: the source was given up".to_owned(),
     }
 }
 
@@ -203,6 +214,8 @@ mod tests {
         check(Fate::NotSent(Lost::Closed), K::Soft, C::Connection);
         check(Fate::NotSent(Lost::TimedOut(Phase::Data)), K::Soft, C::Timeout);
         check(Fate::NotSent(Lost::Protocol(ReplyError::Malformed)), K::SiteSoft, C::Protocol);
+        check(Fate::Unknown(Lost::Withdrawn), K::Unknown, C::Connection);
+        check(Fate::NotSent(Lost::Withdrawn), K::Internal, C::Connection);
         check(Fate::BareNewline, K::Hard, C::Other);
         check(Fate::Unsupported(Extension::Smtputf8), K::Hard, C::Other);
     }
@@ -241,6 +254,8 @@ mod tests {
         }
         assert_eq!(signal_of(&[reply(Phase::Message, 250, "ok")]), Signal::Served);
         assert_eq!(signal_of(&[enhanced(Phase::Recipient, 451, 7, 1)]), Signal::Served);
+        assert_eq!(signal_of(&[Fate::NotSent(Lost::Withdrawn)]), Signal::Silent);
+        assert!(refused(&[Fate::Unknown(Lost::Withdrawn), reply(Phase::Recipient, 421, "enough")]));
     }
 
     #[test]

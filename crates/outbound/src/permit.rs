@@ -10,24 +10,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lease::Lease;
 
-/// Runs `future` while the lease holds and `abort` is not cancelled; `None` when it was dropped before its end.
+/// Waits until a source may not be used any more.
 ///
-/// The lease is looked at before every step, however long ago the step before was: whatever wakes a session,
-/// as the reply that lets it send the message, is handled only if the lease holds at that moment.
+/// The lease is looked at whenever this is polled, however long ago that was before: whoever asks right before a step,
+/// as a transaction does before MAIL and before the final dot, learns what holds at that moment.
+pub(crate) async fn given_up(lease: &Lease, abort: &CancellationToken) {
+    let mut aborted = pin!(abort.cancelled());
+    poll_fn(|context| {
+        if aborted.as_mut().poll(context).is_ready() || !lease.holds() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Runs `future` while the source may be used; `None` when it was dropped before its end.
 pub(crate) async fn while_permitted<F: Future>(
     lease: &Lease,
     abort: &CancellationToken,
     future: F,
 ) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut aborted = pin!(abort.cancelled());
-    poll_fn(|context| {
-        if aborted.as_mut().poll(context).is_ready() || !lease.holds() {
-            return Poll::Ready(None);
-        }
-        future.as_mut().poll(context).map(Some)
-    })
-    .await
+    tokio::select! {
+        biased;
+        () = given_up(lease, abort) => None,
+        output = future => Some(output),
+    }
 }
 
 #[cfg(test)]

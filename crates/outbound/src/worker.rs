@@ -23,7 +23,7 @@ use crate::{
     job::{Attempted, Job},
     lane::{Lane, Next, Signal},
     lanes::{Cell, Lanes},
-    permit::while_permitted,
+    permit::{given_up, while_permitted},
     plan::{Rules, Target, plan},
     workshop::Workshop,
 };
@@ -285,20 +285,20 @@ impl Worker {
     /// Sends the message, and again for those who were too many in one transaction (D-035).
     async fn transact(&mut self, attempt: &mut Attempt, content: &Content, going: &Use) -> Sent {
         let messages_max = self.cell.with(|lane| lane.messages_per_connection());
-        let mut result = Signal::Served;
+        let mut result = Signal::Silent;
         let mut charged = true;
         loop {
             let Some(open) = &mut self.open else { return Sent::Settled(result) };
             let transaction = attempt.transaction(&content.parts);
-            let delivery =
-                while_permitted(&self.workshop.lease, &going.abort, open.connection.deliver(transaction))
-                    .await;
-            let Some(delivery) = delivery else {
-                self.cut_short(attempt);
-                return Sent::Settled(Signal::Silent);
-            };
+            let until = given_up(&self.workshop.lease, &going.abort);
+            let delivery = open.connection.deliver(transaction, until).await;
             if delivery.stale {
                 return Sent::Stale;
+            }
+            if delivery.withheld {
+                self.open = None;
+                attempt.give_back();
+                return Sent::Settled(Signal::Silent);
             }
             if open.messages > 0 {
                 self.workshop.metrics.reused.increment(1);
@@ -321,14 +321,6 @@ impl Worker {
                 return Sent::Settled(result);
             }
         }
-    }
-
-    /// The lease ended, or the source went: the connection is broken off, and how far the message was is not known.
-    fn cut_short(&mut self, attempt: &mut Attempt) {
-        let Some(Open { remote, tls, .. }) = self.open.take() else { return };
-        let text = "the source was given up during the transaction";
-        let outcome = Outcome::new(OutcomeKind::Unknown, Some(BounceClass::Connection), 0, text);
-        attempt.settle_all(&Attempted { outcome, remote, tls });
     }
 
     async fn say_goodbye(&mut self) {

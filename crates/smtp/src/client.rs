@@ -16,6 +16,9 @@ use crate::{
 
 mod argument;
 
+#[cfg(test)]
+mod tests;
+
 use argument::CommandLine;
 
 /// How a session is to go.
@@ -160,6 +163,8 @@ pub enum Lost {
     TimedOut(Phase),
     /// The server sent something that is no reply.
     Protocol(ReplyError),
+    /// We broke it off ourselves.
+    Withdrawn,
 }
 
 /// An extension a message can need.
@@ -347,6 +352,25 @@ impl ClientSession {
     pub fn lost(&mut self, timed_out: bool) -> Option<Vec<Fate>> {
         let lost = if timed_out { Lost::TimedOut(self.phase()) } else { Lost::Closed };
         self.lose(lost)
+    }
+
+    /// Nothing more may be said; returns the fates of a transaction under way.
+    ///
+    /// They take for sent what has been taken from [`ClientSession::take_output`].
+    pub fn withdraw(&mut self) -> Option<Vec<Fate>> {
+        let unsaid = !self.take_output().is_empty();
+        let ended = Ended::Lost(self.phase(), Lost::Withdrawn);
+        match std::mem::replace(&mut self.state, State::Ended(ended)) {
+            State::Message(running) if !unsaid => Some(running.finish(&Fate::Unknown(Lost::Withdrawn))),
+            State::Envelope(running) | State::Message(running) => {
+                Some(running.finish(&Fate::NotSent(Lost::Withdrawn)))
+            }
+            State::Ended(ended) => {
+                self.state = State::Ended(ended);
+                None
+            }
+            _ => None,
+        }
     }
 
     /// Says goodbye to an idle server.

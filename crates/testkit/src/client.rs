@@ -1,6 +1,6 @@
 //! Sends mail as a test's client: what was acknowledged, refused, or left without an answer.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{future::pending, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use postroad_core::{Address, Domain, MessageId};
@@ -42,7 +42,7 @@ pub async fn submit(server: SocketAddr, sender: &str, recipients: &[&str], conte
         smtputf8: false,
         eight_bit: !content.is_ascii(),
     };
-    let delivery = connection.deliver(transaction).await;
+    let delivery = connection.deliver(transaction, pending()).await;
     connection.quit().await;
     judge(recipients, &delivery.fates)
 }

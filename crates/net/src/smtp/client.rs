@@ -1,9 +1,9 @@
 //! Sending over one connection to a mail server.
 
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
     io::{self, IoSlice},
-    pin::Pin,
+    pin::{Pin, pin},
     time::{Duration, Instant},
 };
 
@@ -51,6 +51,8 @@ pub struct Connection {
     usable: bool,
     /// The connection was closed before the server answered anything of the transaction.
     unanswered: bool,
+    /// Some octet of the transaction was handed over.
+    said: bool,
 }
 
 /// What became of a transaction.
@@ -61,18 +63,20 @@ pub struct Delivery {
     /// A connection used before was closed before anything of this transaction was answered:
     /// it had gone stale, which says nothing about the message; it may go out on another one at once.
     pub stale: bool,
+    /// It was to be broken off before an octet of it was said: the server knows nothing of it.
+    pub withheld: bool,
 }
 
-/// A write ended before all was handed to the system, or the system could not pass it on.
-struct Broken {
-    timed_out: bool,
-    /// Some octets were not handed over: the last ones, which end a message, are among them.
-    incomplete: bool,
-}
-
-/// A read brought nothing.
-struct Silent {
-    timed_out: bool,
+/// Why octets were not moved.
+///
+/// A write that ends so has not handed over the last of its octets, which are what ends a message:
+/// with TLS the rest of a record is kept here, and what came of it before is of no use to the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stuck {
+    Closed,
+    TimedOut,
+    /// Nothing more may be said.
+    Withdrawn,
 }
 
 impl Connection {
@@ -97,9 +101,10 @@ impl Connection {
             tls: "".into(),
             usable: true,
             unanswered: false,
+            said: false,
         };
         loop {
-            match connection.drive().await {
+            match connection.drive(pin!(pending())).await {
                 Output::Idle => return Ok(connection),
                 Output::StartTls => connection.handshake(tls, server_name).await,
                 Output::Ended(ended) => return Err(ended),
@@ -110,24 +115,33 @@ impl Connection {
 
     /// Sends one message; the fates are exact, also when the connection breaks.
     ///
+    /// `until` is polled right before each time octets are handed over, so that it may look at a clock there:
+    /// once it is ready nothing more is said, above all not the end of the message,
+    /// and the fates tell how far it was. It is not polled again.
+    ///
     /// Dropping the future leaves what became of the message unknown, and the connection unusable.
-    pub async fn deliver(&mut self, transaction: Transaction) -> Delivery {
+    pub async fn deliver(&mut self, transaction: Transaction, until: impl Future<Output = ()>) -> Delivery {
         let recipients = transaction.recipients.len();
         let reused = self.session.transactions() > 0;
-        if !self.is_usable() || !self.is_ready().await {
+        let mut until = pin!(until);
+        self.said = false;
+        if let Err(lost) = self.is_ready(until.as_mut()).await {
             self.usable = false;
-            return Delivery { fates: vec![Fate::NotSent(Lost::Closed); recipients], stale: reused };
+            let withheld = lost == Lost::Withdrawn;
+            let fates = vec![Fate::NotSent(lost); recipients];
+            return Delivery { fates, stale: reused && !withheld, withheld };
         }
         if let Some(fates) = self.session.start(Instant::now(), transaction) {
-            return Delivery { fates, stale: false };
+            return Delivery { fates, stale: false, withheld: false };
         }
         self.usable = false;
-        let Output::Done(fates) = self.drive().await else {
+        let Output::Done(fates) = self.drive(until).await else {
             unreachable!("a transaction ends with the fates of its recipients");
         };
         let stale = reused && self.unanswered;
+        let withheld = !self.said && fates.iter().all(|fate| *fate == Fate::NotSent(Lost::Withdrawn));
         self.usable = self.goes_on().await;
-        Delivery { fates, stale }
+        Delivery { fates, stale, withheld }
     }
 
     /// Returns true when another transaction may be tried.
@@ -159,7 +173,7 @@ impl Connection {
         let limit = self.timeouts.quit;
         self.session.quit(Instant::now());
         let goodbye = async {
-            self.drive().await;
+            self.drive(pin!(pending())).await;
             self.stream.shutdown().await
         };
         // The connection is closed either way; nobody waits longer for a goodbye.
@@ -167,47 +181,84 @@ impl Connection {
     }
 
     /// Hears what came while nobody listened: a farewell, or the reply to RSET.
-    async fn is_ready(&mut self) -> bool {
-        self.input.reserve(READ_OCTETS);
-        match self.stream.read_buf(&mut self.input).now_or_never() {
-            None | Some(Ok(1..)) => {}
-            Some(Ok(0) | Err(_)) => drop(self.session.lost(false)),
+    async fn is_ready(&mut self, until: Pin<&mut impl Future<Output = ()>>) -> Result<(), Lost> {
+        if !self.usable {
+            return Err(Lost::Closed);
         }
-        matches!(self.drive().await, Output::Idle)
+        if !self.hear() {
+            self.session.lost(false);
+        }
+        match self.drive(until).await {
+            Output::Idle => Ok(()),
+            Output::Ended(Ended::Lost(_, Lost::Withdrawn)) => Err(Lost::Withdrawn),
+            _ => Err(Lost::Closed),
+        }
+    }
+
+    /// Takes in what has come, without waiting; false when nothing will come any more.
+    fn hear(&mut self) -> bool {
+        self.input.reserve(READ_OCTETS);
+        matches!(self.stream.read_buf(&mut self.input).now_or_never(), None | Some(Ok(1..)))
     }
 
     /// Sends RSET where one is due, without waiting for its reply; false when the session is over.
     async fn goes_on(&mut self) -> bool {
-        let written = self.write().await.is_ok();
+        let written = self.write(pin!(pending())).await.is_ok();
         written && !matches!(self.session.poll(Instant::now(), &mut self.input), Output::Ended(_))
     }
 
-    /// Moves octets until the session needs something else.
-    async fn drive(&mut self) -> Output {
+    /// Moves octets until the session needs something else, or until nothing more may be said.
+    async fn drive(&mut self, mut until: Pin<&mut impl Future<Output = ()>>) -> Output {
         self.unanswered = false;
-        let mut broken: Option<Broken> = None;
+        let mut broken = None;
         loop {
             let deadline = match self.session.poll(Instant::now(), &mut self.input) {
                 Output::Read(deadline) => deadline,
-                Output::Done(fates) => return Output::Done(as_written(fates, broken.as_ref())),
+                Output::Done(fates) => return Output::Done(as_written(fates, broken.is_some())),
                 output => return output,
             };
-            if let Err(error) = self.write().await {
-                broken = Some(error);
+            if let Err(stuck) = self.write(until.as_mut()).await {
+                broken = Some(stuck);
             }
-            let last_words = || Instant::now() + LAST_WORDS;
-            let deadline = if broken.is_some() { last_words().min(deadline) } else { deadline };
-            let Err(silent) = self.read(deadline).await else { continue };
-            let timed_out = broken.as_ref().map_or(silent.timed_out, |broken| broken.timed_out);
+            let stuck = match broken {
+                None => self.read(deadline, until.as_mut()).await.err(),
+                Some(Stuck::Withdrawn) => broken,
+                Some(stuck) => {
+                    let last_words = deadline.min(Instant::now() + LAST_WORDS);
+                    self.read(last_words, until.as_mut()).await.err().map(|_| stuck)
+                }
+            };
+            let Some(stuck) = stuck else { continue };
+            if stuck == Stuck::Withdrawn {
+                return self.withdraw(broken.is_some());
+            }
+            let timed_out = stuck == Stuck::TimedOut;
             self.unanswered = !timed_out && self.session.is_unanswered();
             if let Some(fates) = self.session.lost(timed_out) {
-                return Output::Done(as_written(fates, broken.as_ref()));
+                return Output::Done(as_written(fates, broken.is_some()));
             }
         }
     }
 
+    /// Says nothing more; a reply that has come already still counts.
+    fn withdraw(&mut self, incomplete: bool) -> Output {
+        if self.said {
+            // What the system holds of it must not go out later, when another may use the source.
+            self.stream.discard_on_close();
+            self.hear();
+        }
+        let fates = match self.session.poll(Instant::now(), &mut self.input) {
+            Output::Done(fates) => Some(fates),
+            _ => self.session.withdraw(),
+        };
+        match fates {
+            Some(fates) => Output::Done(as_written(fates, incomplete)),
+            None => self.session.poll(Instant::now(), &mut self.input),
+        }
+    }
+
     /// Writes all that the session has to say, without joining it.
-    async fn write(&mut self) -> Result<(), Broken> {
+    async fn write(&mut self, mut until: Pin<&mut impl Future<Output = ()>>) -> Result<(), Stuck> {
         let output = self.session.take_output();
         if output.is_empty() {
             return Ok(());
@@ -221,25 +272,30 @@ impl Connection {
             let stream = &mut self.stream;
             let writing =
                 poll_fn(|context| Pin::new(&mut *stream).poll_write_vectored(context, &slices[..count]));
-            match self.alarm.bound(deadline, writing).await {
-                Some(Ok(written @ 1..)) => parts.advance(written),
-                Some(Ok(0) | Err(_)) => return Err(Broken { timed_out: false, incomplete: true }),
-                None => return Err(Broken { timed_out: true, incomplete: true }),
+            let written = self.alarm.bound(deadline, unless(until.as_mut(), writing)).await;
+            match written.ok_or(Stuck::TimedOut)?? {
+                Ok(written @ 1..) => {
+                    self.said = true;
+                    parts.advance(written);
+                }
+                Ok(0) | Err(_) => return Err(Stuck::Closed),
             }
         }
         let deadline = whole.min(Instant::now() + self.timeouts.write);
-        match self.alarm.bound(deadline, self.stream.flush()).await {
-            Some(Ok(())) => Ok(()),
-            flushed => Err(Broken { timed_out: flushed.is_none(), incomplete: false }),
-        }
+        let flushed = self.alarm.bound(deadline, unless(until, self.stream.flush())).await;
+        flushed.ok_or(Stuck::TimedOut)??.map_err(|_| Stuck::Closed)
     }
 
-    async fn read(&mut self, deadline: Instant) -> Result<(), Silent> {
+    async fn read(
+        &mut self,
+        deadline: Instant,
+        until: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), Stuck> {
         self.input.reserve(READ_OCTETS);
-        match self.alarm.bound(deadline, self.stream.read_buf(&mut self.input)).await {
-            Some(Ok(1..)) => Ok(()),
-            Some(Ok(0) | Err(_)) => Err(Silent { timed_out: false }),
-            None => Err(Silent { timed_out: true }),
+        let reading = unless(until, self.stream.read_buf(&mut self.input));
+        match self.alarm.bound(deadline, reading).await.ok_or(Stuck::TimedOut)?? {
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(_) => Err(Stuck::Closed),
         }
     }
 
@@ -284,9 +340,21 @@ fn slowest(octets: u64) -> Duration {
     Duration::from_secs(octets / OCTETS_PER_SECOND_MIN)
 }
 
+/// Does one thing, unless `until` is ready right before, each time it is tried.
+async fn unless<T>(
+    until: Pin<&mut impl Future<Output = ()>>,
+    thing: impl Future<Output = T>,
+) -> Result<T, Stuck> {
+    tokio::select! {
+        biased;
+        () = until => Err(Stuck::Withdrawn),
+        done = thing => Ok(done),
+    }
+}
+
 /// Corrects fates for a message whose end was never handed over: whatever the server said, it cannot have it.
-fn as_written(fates: Vec<Fate>, broken: Option<&Broken>) -> Vec<Fate> {
-    if !broken.is_some_and(|broken| broken.incomplete) {
+fn as_written(fates: Vec<Fate>, incomplete: bool) -> Vec<Fate> {
+    if !incomplete {
         return fates;
     }
     let correct = |fate| match fate {

@@ -56,13 +56,23 @@ impl Stream {
 
     /// Returns true when the peer is known to send nothing more; asks the runtime and not the kernel.
     pub(super) fn peer_has_finished(&self) -> bool {
-        let socket = match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
-            Self::Taken => return true,
-        };
+        let Some(socket) = self.socket() else { return true };
         let ready = socket.ready(Interest::READABLE).now_or_never();
         ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
+    }
+
+    /// Has the kernel throw away what it has not sent yet when the connection is closed, and reset it.
+    pub(super) fn discard_on_close(&self) {
+        // A socket that refuses this is gone already.
+        let _ = self.socket().map(TcpStream::set_zero_linger);
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Taken => None,
+        }
     }
 }
 

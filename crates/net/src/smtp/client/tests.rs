@@ -9,6 +9,7 @@ use super::*;
 use crate::testing::{Raw, peer, run_with_few_descriptors};
 
 mod against_ours;
+mod broken_off;
 
 const ALL: [Phase; 6] =
     [Phase::Greeting, Phase::Hello, Phase::Mail, Phase::Recipient, Phase::Data, Phase::Message];
@@ -92,7 +93,7 @@ where
     let came = match opened {
         Err(ended) => Came::NotOpen(ended),
         Ok(mut connection) => {
-            let delivery = connection.deliver(message()).await;
+            let delivery = connection.deliver(message(), pending()).await;
             assert!(!delivery.stale, "nothing is stale on a new connection");
             assert!(phase == Phase::Message || !connection.is_usable(), "{phase:?}");
             let [fate] = <[Fate; 1]>::try_from(delivery.fates).unwrap();
@@ -154,7 +155,7 @@ async fn d_003_a_server_that_reads_nothing_of_a_message_is_given_up() {
     let body = large();
     connection.timeouts.write = HASTY;
     let transaction = Transaction { content: vec![body], ..message() };
-    let delivery = connection.deliver(transaction).await;
+    let delivery = connection.deliver(transaction, pending()).await;
     assert_eq!(delivery.fates, [Fate::NotSent(Lost::TimedOut(Phase::Message))]);
     server.abort();
 }
@@ -253,7 +254,7 @@ async fn d_034_a_message_whose_end_was_not_written_is_not_sent_whatever_the_serv
     let mut connection =
         Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await.unwrap();
     let content = vec![Bytes::from_static(b"From: a@b.example\r\n\r\n"), large()];
-    let delivery = connection.deliver(Transaction { content, ..message() }).await;
+    let delivery = connection.deliver(Transaction { content, ..message() }, pending()).await;
     assert_eq!(delivery.fates, [Fate::NotSent(Lost::Closed)]);
     server.await.unwrap();
 }
@@ -278,11 +279,14 @@ async fn d_032_a_refused_transaction_is_reset_before_the_next() {
     .await;
     let mut connection =
         Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await.unwrap();
-    let refused = connection.deliver(message()).await;
+    let refused = connection.deliver(message(), pending()).await;
     let nobody = Reply::new(550, 1, 1, "nobody");
-    assert_eq!(refused, Delivery { fates: vec![Fate::Reply(Phase::Recipient, nobody)], stale: false });
+    assert_eq!(
+        refused,
+        Delivery { fates: vec![Fate::Reply(Phase::Recipient, nobody)], stale: false, withheld: false }
+    );
     assert!(connection.is_usable());
-    let taken = connection.deliver(message()).await;
+    let taken = connection.deliver(message(), pending()).await;
     assert!(matches!(&taken.fates[..], [Fate::Reply(Phase::Message, reply)] if reply.code == 250));
     assert_eq!(connection.transactions(), 2);
     connection.quit().await;
@@ -309,12 +313,15 @@ async fn d_031_a_connection_closed_while_idle_is_stale_and_the_message_is_not() 
                 Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example")
                     .await
                     .unwrap();
-            connection.deliver(message()).await;
+            connection.deliver(message(), pending()).await;
             if at_once {
                 server.await.unwrap();
             }
-            let delivery = connection.deliver(message()).await;
-            assert_eq!(delivery, Delivery { fates: vec![Fate::NotSent(Lost::Closed)], stale: true });
+            let delivery = connection.deliver(message(), pending()).await;
+            assert_eq!(
+                delivery,
+                Delivery { fates: vec![Fate::NotSent(Lost::Closed)], stale: true, withheld: false }
+            );
             assert!(!connection.is_usable());
         }
     }
@@ -330,7 +337,7 @@ async fn what_cannot_be_sent_costs_no_round_trip() {
     .await;
     let mut connection =
         Connection::open(stream, config(HASTY), &ClientTls::opportunistic(), "s.example").await.unwrap();
-    let delivery = connection.deliver(Transaction { smtputf8: true, ..message() }).await;
+    let delivery = connection.deliver(Transaction { smtputf8: true, ..message() }, pending()).await;
     assert_eq!(delivery.fates, [Fate::Unsupported(Extension::Smtputf8)]);
     assert!(connection.is_usable());
     let start = Instant::now();

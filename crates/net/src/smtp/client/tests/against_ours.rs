@@ -50,8 +50,9 @@ async fn send(
         Err(ended) => Err(ended),
         Ok(mut connection) => {
             for content in contents {
-                let delivery =
-                    connection.deliver(Transaction { content: content.clone(), ..message() }).await;
+                let delivery = connection
+                    .deliver(Transaction { content: content.clone(), ..message() }, pending())
+                    .await;
                 assert!(
                     matches!(&delivery.fates[..], [Fate::Reply(Phase::Message, reply)] if reply.code == 250)
                 );
