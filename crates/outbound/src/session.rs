@@ -2,14 +2,14 @@
 //!
 //! What a session knows, it knows from its [`Desk`]; when it breaks, the next one says what is held and goes on.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use postroad_cluster::{Endpoints, FRAME_OCTETS_MAX, Leader, LeaderTable};
 use postroad_core::NodeId;
 use postroad_proto::{
     parse_message_id,
     queue::{
-        AttemptId, Hello, OutboundFrame, RecallAnswers, Windows, outbound_frame, queue_frame,
+        AttemptId, HeldPage, Hello, OutboundFrame, RecallAnswers, Windows, outbound_frame, queue_frame,
         queue_service_client::QueueServiceClient,
     },
 };
@@ -17,10 +17,10 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::{self, Instant},
 };
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::Streaming;
 
-use crate::{desk::Desk, intake::Intake, lanes::Lanes, workshop::Workshop};
+use crate::{desk::Desk, held::LISTED_PER_FRAME_MAX, intake::Intake, lanes::Lanes, workshop::Workshop};
 
 /// Everything a session needs.
 #[derive(Debug)]
@@ -57,8 +57,9 @@ enum Ended {
 
 /// How long to wait before the next session is opened.
 const REOPEN_AFTER: Duration = Duration::from_millis(50);
-/// How long a leader may take to begin.
+/// How long a leader may take to begin, and how much longer for each further page of what is held.
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
+const PAGE_WITHIN: Duration = Duration::from_secs(1);
 /// Windows change in swarms when many sites fail together; each statement names all of them.
 const WINDOWS_GAP: Duration = Duration::from_millis(50);
 /// Windows are stated again even when nothing changed: a leader that heard of a new epoch after us has ignored them.
@@ -122,24 +123,30 @@ impl Session {
         let mut client = QueueServiceClient::new(channel)
             .max_decoding_message_size(FRAME_OCTETS_MAX)
             .max_encoding_message_size(FRAME_OCTETS_MAX);
+        let held = self.desk.with(crate::held::Held::begin_session);
+        let (first, pages) = pages(held, LISTED_PER_FRAME_MAX);
+        let within = OPEN_WITHIN + PAGE_WITHIN * u32::try_from(pages.len()).unwrap_or(u32::MAX);
         let hello = Hello {
             group: u32::from(self.desk.group.0),
             node: self.node.0,
             incarnation,
             term: self.term,
-            held: self.desk.with(crate::held::Held::begin_session),
+            held: first.attempts,
             windows: Some(Windows { sources: self.lanes.windows(*self.groups.borrow()) }),
+            more_held: first.more,
         };
+        let begin = std::iter::once(outbound_frame::Frame::Hello(hello))
+            .chain(pages.into_iter().map(outbound_frame::Frame::Held));
+        let begin = begin.map(|frame| OutboundFrame { frame: Some(frame) });
         let (outgoing, receiver) = mpsc::channel(4);
-        let hello = OutboundFrame { frame: Some(outbound_frame::Frame::Hello(hello)) };
-        outgoing.try_send(hello).map_err(|_| Ended::Stream)?;
         let opening = async {
-            let mut frames = client.work(ReceiverStream::new(receiver)).await?.into_inner();
+            let said = tokio_stream::iter(begin).chain(ReceiverStream::new(receiver));
+            let mut frames = client.work(said).await?.into_inner();
             let first = frames.message().await?.and_then(|frame| frame.frame);
             let Some(queue_frame::Frame::Leading(leading)) = first else { return Err(Ended::Protocol) };
             Ok((leading.term, frames))
         };
-        let (term, frames) = time::timeout(OPEN_WITHIN, opening).await.map_err(|_| Ended::Stream)??;
+        let (term, frames) = time::timeout(within, opening).await.map_err(|_| Ended::Stream)??;
         if term < self.term {
             return Err(Ended::OldTerm(term));
         }
@@ -210,6 +217,17 @@ impl Session {
     }
 }
 
+/// Lists what is held: the page that goes with `Hello`, and those that follow it.
+fn pages(mut held: Vec<AttemptId>, per_page: usize) -> (HeldPage, Vec<HeldPage>) {
+    let mut pages = VecDeque::new();
+    while held.len() > per_page {
+        let attempts = held.split_off(held.len() - per_page);
+        pages.push_front(HeldPage { attempts, more: !pages.is_empty() });
+    }
+    let first = HeldPage { attempts: held, more: !pages.is_empty() };
+    (first, pages.into())
+}
+
 /// Says what is to be said: outcomes at once, windows within bounds, and answers after the windows they go with.
 struct Writer<'a> {
     desk: &'a Desk,
@@ -275,5 +293,24 @@ impl Writer<'_> {
 
     async fn send(&self, frame: outbound_frame::Frame) -> Result<(), ()> {
         self.outgoing.send(OutboundFrame { frame: Some(frame) }).await.map_err(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_listed_once_and_its_last_page_says_so() {
+        let id = |recipient| AttemptId { recipient, ..AttemptId::default() };
+        for count in [0, 1, 9, 10, 11, 20, 95] {
+            let all: Vec<AttemptId> = (0..count).map(id).collect();
+            let (first, rest) = pages(all.clone(), 10);
+            let listed: Vec<HeldPage> = std::iter::once(first).chain(rest).collect();
+            assert!(listed.iter().all(|page| page.attempts.len() <= 10));
+            let (last, before) = listed.split_last().unwrap();
+            assert!(!last.more && before.iter().all(|page| page.more), "{count}");
+            assert_eq!(listed.iter().flat_map(|page| page.attempts.clone()).collect::<Vec<_>>(), all);
+        }
     }
 }

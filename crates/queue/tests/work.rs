@@ -102,6 +102,47 @@ async fn a_node_that_comes_back_is_sent_what_it_does_not_hold_and_nothing_else()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_may_hold_more_than_a_frame_does() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    let mut assignments = Vec::new();
+    for message in ["first", "second", "third"] {
+        cluster.accept(message).await;
+        assignments.push(session.assignment().await);
+    }
+    drop(session);
+    // What was given up long ago is listed too, and takes no room.
+    let long_ago = |number: u32| AttemptId { attempt: 1000 + number, ..attempts(&assignments[0])[0].clone() };
+    let mut held: Vec<AttemptId> = (0..110_000).map(long_ago).collect();
+    held.splice(0..0, attempts(&assignments[0]));
+    held.extend(attempts(&assignments[2]));
+    let mut session = outbound.connect(&cluster, held, 10).await;
+    assert_eq!(named(&session.assignment().await), named(&assignments[1]));
+    assert!(session.is_quiet().await);
+    let all = assignments.iter().flat_map(attempts).collect();
+    let sequence = session.report(all, OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_say_all_it_holds_gets_no_work() {
+    let (cluster, outbound) = one_node().await;
+    let hello = wire::Hello {
+        group: support::GROUP.0.into(),
+        node: 11,
+        incarnation: 1,
+        more_held: true,
+        ..Default::default()
+    };
+    let windows = outbound.windows(&cluster, 10);
+    let frames = [wire::outbound_frame::Frame::Hello(hello), wire::outbound_frame::Frame::Windows(windows)]
+        .map(|frame| wire::OutboundFrame { frame: Some(frame) });
+    let leader = cluster.leader(support::GROUP).await;
+    let refused = cluster.client(leader).work(futures::stream::iter(frames)).await.err().unwrap();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_later_session_of_a_node_ends_the_earlier_one() {
     let (cluster, outbound) = one_node().await;
     let mut early = outbound.connect(&cluster, Vec::new(), 10).await;

@@ -63,6 +63,7 @@ struct Shared {
 /// What the queue was told.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
+    /// With all pages of what is held.
     pub(crate) hellos: Vec<Hello>,
     pub(crate) reports: Vec<Report>,
     pub(crate) report_frames: usize,
@@ -195,6 +196,11 @@ impl FakeQueue {
         let mut seen = self.0.seen.lock();
         match frame.frame.unwrap() {
             outbound_frame::Frame::Hello(hello) => seen.hellos.push(hello),
+            outbound_frame::Frame::Held(page) => {
+                let hello = seen.hellos.last_mut().unwrap();
+                hello.held.extend(page.attempts);
+                hello.more_held = page.more;
+            }
             outbound_frame::Frame::Windows(windows) => seen.windows.push(windows),
             outbound_frame::Frame::Recalls(recalls) => seen.answers.extend(recalls.answers),
             outbound_frame::Frame::Reports(reports) => {

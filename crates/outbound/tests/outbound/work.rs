@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use postroad_core::OutcomeKind;
 use postroad_directory::{Caps, Rate};
+use postroad_outbound::held::LISTED_PER_FRAME_MAX;
 use postroad_testkit::{
     Script,
     sink::{Phase, Rule},
@@ -75,6 +76,27 @@ async fn a_reconnection_lists_what_is_held_and_nothing_is_sent_twice() {
         .await;
     node.stop().await;
     assert_eq!(sink.ledger().count(), 2);
+}
+
+#[tokio::test]
+async fn more_is_held_than_a_frame_lists() {
+    let sink = sink(slow(60_000)).await;
+    let node = Setup { caps: one_connection(), ..Setup::default() }.start_routed(&sink).await;
+    let many: Vec<String> = (0..100).map(|number| format!("{number}@example.test")).collect();
+    let recipients: Vec<&str> = many.iter().map(String::as_str).collect();
+    let messages = LISTED_PER_FRAME_MAX / 100 * 2 + 1;
+    let one = |message| assignment(message as u128, SOURCE, node.epoch, "example.test", &recipients);
+    node.queue.assign((1..=messages).map(one).collect()).await;
+    // Taken in order, so that all of it is held once this is.
+    node.queue.recall(vec![attempt_id(messages as u128, 99, node.epoch)]).await;
+    node.queue.until("answer", |seen| seen.answers.first().cloned()).await;
+    node.queue.break_session();
+    let hello = node.queue.until("second hello", |seen| {
+        seen.hellos.get(1).filter(|hello| hello.held.len() >= messages * 100 - 1).cloned()
+    });
+    let hello = hello.await;
+    assert_eq!((hello.held.len(), hello.more_held), (messages * 100 - 1, false));
+    node.stop().await;
 }
 
 #[tokio::test]

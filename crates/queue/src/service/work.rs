@@ -6,8 +6,8 @@ use futures::{FutureExt, Stream, StreamExt, stream, stream::FuturesOrdered};
 use postroad_core::{NodeId, Outcome, OutcomeKind, Timestamp};
 use postroad_ledger::command::{AttemptId, Command, Report};
 use postroad_proto::queue::{
-    self as wire, AssignedRecipient, Assignments, Hello, Leading, OutboundFrame, QueueFrame, RecallAnswers,
-    Recalls, ReportAck, Reports, Windows, outbound_frame, queue_frame,
+    self as wire, AssignedRecipient, Assignments, HeldPage, Hello, Leading, OutboundFrame, QueueFrame,
+    RecallAnswers, Recalls, ReportAck, Reports, Windows, outbound_frame, queue_frame,
 };
 use postroad_raft::ProposeError;
 use tokio::sync::{Notify, oneshot, watch};
@@ -24,7 +24,7 @@ use crate::{
     metrics::ReportMetrics,
 };
 
-/// Attempts and outcomes a node may list in one frame.
+/// Attempts or outcomes a node may list in one frame.
 const LISTED_MAX: usize = 100_000;
 
 /// Outcomes and answers that are committed together.
@@ -69,7 +69,7 @@ impl Session {
         mut inbound: Streaming<OutboundFrame>,
     ) -> Result<Self, Status> {
         let first = inbound.message().await?.and_then(|frame| frame.frame);
-        let Some(outbound_frame::Frame::Hello(hello)) = first else {
+        let Some(outbound_frame::Frame::Hello(mut hello)) = first else {
             return Err(Status::invalid_argument("the first frame is `Hello`"));
         };
         let node = NodeId(hello.node);
@@ -79,7 +79,9 @@ impl Session {
         let ledger = service.numbered(hello.group)?.clone();
         // A leader that was replaced and has not noticed must not assign anything.
         ledger.group.read_barrier().await.map_err(|error| refused(&error))?;
-        let (session, term, wake) = greet(&ledger, node, hello)?;
+        let first = HeldPage { attempts: std::mem::take(&mut hello.held), more: hello.more_held };
+        let held = listed(&ledger, node, first, &mut inbound).await?;
+        let (session, term, wake) = greet(&ledger, node, hello, &held)?;
         tracing::info!(group = %ledger.id(), %node, term, "an outbound node takes work");
         Ok(Self {
             status: ledger.group.status(),
@@ -197,7 +199,9 @@ impl Session {
 
     async fn handle(&mut self, frame: outbound_frame::Frame) -> Result<(), Status> {
         match frame {
-            outbound_frame::Frame::Hello(_) => Err(Status::invalid_argument("`Hello` is said once")),
+            outbound_frame::Frame::Hello(_) | outbound_frame::Frame::Held(_) => {
+                Err(Status::invalid_argument("`Hello` and what is held are said once"))
+            }
             outbound_frame::Frame::Reports(reports) => self.handle_reports(reports).await,
             outbound_frame::Frame::Windows(windows) => {
                 let stated = stated(windows);
@@ -291,13 +295,48 @@ async fn report_unreadable(ledger: &LedgerGroup, assignment: &wire::Assignment) 
     let _ = ledger.enqueue(commands, Vec::new()).await;
 }
 
-/// Checks who the node says it is, and puts up its outbox.
-fn greet(ledger: &LedgerGroup, node: NodeId, hello: Hello) -> Result<(u64, u64, Arc<Notify>), Status> {
-    if hello.held.len() > LISTED_MAX {
-        return Err(Status::invalid_argument("too many attempts are held"));
+/// Takes what a node says it holds, page by page.
+///
+/// Only what is assigned to it is kept: so much it may hold, however much it lists.
+/// What it holds was committed before it was sent, so a leader that has passed a barrier knows of it.
+async fn listed(
+    ledger: &LedgerGroup,
+    node: NodeId,
+    first: HeldPage,
+    inbound: &mut Streaming<OutboundFrame>,
+) -> Result<BTreeSet<AttemptId>, Status> {
+    let (mut held, mut page) = (BTreeSet::new(), first);
+    loop {
+        if page.attempts.len() > LISTED_MAX {
+            return Err(Status::invalid_argument("too many attempts in one frame"));
+        }
+        let attempts = page.attempts.into_iter().map(TryInto::try_into);
+        let attempts: Vec<AttemptId> = attempts.collect::<Result<_, _>>().map_err(invalid)?;
+        ledger.core.with_ledger(|ledger| {
+            let is_assigned = |id: &AttemptId| {
+                let assigned = ledger.key(id.delivery).and_then(|key| ledger.assigned(key));
+                assigned.is_some_and(|assigned| assigned.id == *id && assigned.lane.node == node)
+            };
+            held.extend(attempts.into_iter().filter(is_assigned));
+        });
+        if !page.more {
+            return Ok(held);
+        }
+        let next = inbound.message().await?.and_then(|frame| frame.frame);
+        let Some(outbound_frame::Frame::Held(next)) = next else {
+            return Err(Status::invalid_argument("another page of what is held was announced"));
+        };
+        page = next;
     }
-    let held = hello.held.into_iter().map(TryInto::try_into);
-    let held: BTreeSet<AttemptId> = held.collect::<Result<_, _>>().map_err(invalid)?;
+}
+
+/// Checks who the node says it is, and puts up its outbox.
+fn greet(
+    ledger: &LedgerGroup,
+    node: NodeId,
+    hello: Hello,
+    held: &BTreeSet<AttemptId>,
+) -> Result<(u64, u64, Arc<Notify>), Status> {
     let view = ledger.views.borrow().clone();
     if view.incarnation(node) != Some(hello.incarnation) {
         // What this node knows may lag behind what the directory has told the run.
@@ -308,7 +347,7 @@ fn greet(ledger: &LedgerGroup, node: NodeId, hello: Hello) -> Result<(u64, u64, 
         if hello.term > leading.term {
             return None;
         }
-        let opened = leading.outboxes.open(state, &view, node, hello.incarnation, &held);
+        let opened = leading.outboxes.open(state, &view, node, hello.incarnation, held);
         leading.outboxes.state_windows(node, opened.session, windows, &mut leading.dispatcher);
         Some((opened.session, leading.term, opened.wake))
     });

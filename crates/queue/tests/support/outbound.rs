@@ -5,14 +5,17 @@ use std::time::Duration;
 use postroad_cluster::Claim;
 use postroad_core::{NodeId, OutcomeKind};
 use postroad_proto::queue::{
-    Assignment, AttemptId, Hello, OutboundFrame, QueueFrame, RecallAnswer, RecallAnswers, Report, Reports,
-    SiteWindow, SourceWindows, Windows, outbound_frame::Frame as Out, queue_frame::Frame as In,
+    Assignment, AttemptId, HeldPage, Hello, OutboundFrame, QueueFrame, RecallAnswer, RecallAnswers, Report,
+    Reports, SiteWindow, SourceWindows, Windows, outbound_frame::Frame as Out, queue_frame::Frame as In,
 };
 use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{Cluster, GROUP, PATIENCE};
+
+/// Attempts in one frame of what is held.
+const HELD_PER_FRAME_MAX: usize = 2000;
 
 /// One run of an outbound node.
 pub struct Outbound {
@@ -80,15 +83,22 @@ impl Outbound {
         window: u32,
     ) -> Result<Session, Status> {
         let (frames, receiver) = mpsc::channel(64);
+        let mut pages = held.chunks(HELD_PER_FRAME_MAX).map(<[AttemptId]>::to_vec);
+        let first = pages.next().unwrap_or_default();
         let hello = Hello {
             group: GROUP.0.into(),
             node: self.node.0,
             incarnation: self.incarnation,
             term: 0,
-            held,
+            held: first,
             windows: Some(self.windows(cluster, window)),
+            more_held: pages.len() > 0,
         };
         frames.send(OutboundFrame { frame: Some(Out::Hello(hello)) }).await.unwrap();
+        while let Some(attempts) = pages.next() {
+            let page = HeldPage { attempts, more: pages.len() > 0 };
+            frames.send(OutboundFrame { frame: Some(Out::Held(page)) }).await.unwrap();
+        }
         let leader = cluster.leader(GROUP).await;
         let mut inbound = cluster.client(leader).work(ReceiverStream::new(receiver)).await?.into_inner();
         match inbound.message().await?.and_then(|frame| frame.frame) {
