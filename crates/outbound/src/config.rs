@@ -13,7 +13,7 @@ pub struct OutboundConfig {
     pub data_directory: PathBuf,
     /// The port that MX hosts are spoken to on: 25, unless in a test.
     pub smtp_port: u16,
-    /// Octets of message content kept in memory; when they are used up no more assignments are read.
+    /// Octets of message content kept in memory; when they are used up, assignments wait and nothing else does.
     pub content_octets_max: usize,
     /// Octets of content fetched for messages that are too large to travel inside an assignment, on top of the above.
     pub large_content_octets_max: usize,

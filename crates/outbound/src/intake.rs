@@ -1,13 +1,18 @@
 //! From assignments to jobs: each attempt once, within the content budget.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
 
+use parking_lot::Mutex;
 use postroad_core::{Address, BounceClass, Domain, Epoch, Outcome, OutcomeKind, SourceId};
 use postroad_proto::{
     parse_message_id,
     queue::{AssignedRecipient, Assignment, Assignments, AttemptId, Report},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
     desk::Desk,
@@ -20,23 +25,81 @@ use crate::{
 /// RFC 5321 4.5.3.1.8: a server takes at least this many recipients in one transaction.
 const RECIPIENTS_PER_JOB_MAX: usize = 100;
 
-/// The first station of assignments.
+/// Frames that may wait for room. The leader sends no more, so that what else it says is read meanwhile.
+pub(crate) const FRAMES_AHEAD_MAX: u32 = 16;
+
+/// The leader is told of every so many frames that found room, while it may still send as many.
+const TOLD_EVERY: u64 = FRAMES_AHEAD_MAX as u64 / 2;
+
+/// The first station of the assignments of one session: they wait here while the content budget is used up.
 pub(crate) struct Intake<'a> {
     pub(crate) desk: &'a Arc<Desk>,
     pub(crate) lanes: &'a Arc<Lanes>,
     pub(crate) workshop: &'a Arc<Workshop>,
     pub(crate) budget: &'a Arc<Semaphore>,
+    pub(crate) waiting: Mutex<VecDeque<Assignments>>,
+    pub(crate) arrived: Notify,
+    /// How many frames have found room, as far as it is to be told.
+    pub(crate) taken: watch::Sender<u64>,
 }
 
+/// The leader sent more frames than it was told to.
+#[derive(Debug)]
+pub(crate) struct TooFarAhead;
+
 impl Intake<'_> {
-    /// Takes over a frame once there is room for its content.
-    pub(crate) async fn take(&self, assignments: Assignments) {
-        let octets: usize = assignments.assignments.iter().map(|assignment| assignment.content.len()).sum();
-        let Some(mut room) = self.room(u32::try_from(octets).unwrap_or(u32::MAX)).await else { return };
-        for assignment in assignments.assignments {
-            let part = room.split(assignment.content.len()).map(Arc::new);
-            self.take_one(assignment, part);
+    /// Puts a frame behind those that wait.
+    pub(crate) fn put(&self, assignments: Assignments) -> Result<(), TooFarAhead> {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() >= FRAMES_AHEAD_MAX as usize {
+            return Err(TooFarAhead);
         }
+        waiting.push_back(assignments);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Takes frame by frame over, each once there is room for its content; runs until dropped.
+    pub(crate) async fn run(&self) {
+        let mut frames = 0;
+        loop {
+            let first = self.waiting.lock().front().map(octets);
+            let Some(octets) = first else {
+                self.arrived.notified().await;
+                continue;
+            };
+            let Some(mut room) = self.room(octets).await else { return };
+            let frame = self.waiting.lock().pop_front().unwrap_or_default();
+            for assignment in frame.assignments {
+                let part = room.split(assignment.content.len()).map(Arc::new);
+                self.take_one(assignment, part);
+            }
+            frames += 1;
+            if frames % TOLD_EVERY == 0 {
+                self.taken.send_replace(frames);
+            }
+        }
+    }
+
+    /// Gives back an attempt that waits here; false when it does not.
+    pub(crate) fn recall(&self, id: &AttemptId) -> bool {
+        let mut waiting = self.waiting.lock();
+        let assignments = waiting.iter_mut().flat_map(|frame| &mut frame.assignments);
+        let mut of_message =
+            assignments.filter(|one| (&one.message_id, one.epoch) == (&id.message_id, id.epoch));
+        let found = of_message.find_map(|one| {
+            let is_it = |r: &AssignedRecipient| (r.recipient, r.attempt) == (id.recipient, id.attempt);
+            let place = one.recipients.iter().position(is_it)?;
+            one.recipients.remove(place);
+            Some(LaneName { source: SourceId(one.source), site: one.site.as_str().into() })
+        });
+        let Some(lane) = found else { return false };
+        self.desk.with(|held| {
+            if held.offer(id, &lane) == Offered::Taken {
+                held.give_back(id, lane.source);
+            }
+        });
+        true
     }
 
     async fn room(&self, octets: u32) -> Option<OwnedSemaphorePermit> {
@@ -118,6 +181,12 @@ impl Intake<'_> {
             ..Report::default()
         });
     }
+}
+
+/// Octets of content in a frame.
+fn octets(frame: &Assignments) -> u32 {
+    let octets: usize = frame.assignments.iter().map(|assignment| assignment.content.len()).sum();
+    u32::try_from(octets).unwrap_or(u32::MAX)
 }
 
 fn attempt_id(assignment: &Assignment, recipient: u32, attempt: u32) -> AttemptId {

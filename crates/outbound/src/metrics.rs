@@ -26,7 +26,7 @@ pub const CATALOGUE: &[Metric] = &[
     Metric::gauge(LANES, "Lanes that are remembered", &[]),
     Metric::counter(PAUSES, "Pauses of a lane whose site asked to slow down or could not be reached", &[]),
     Metric::counter(GIVEN_BACK, "Jobs given back to the queue without an attempt", &[]),
-    Metric::counter(BUDGET_WAITS, "Times no assignment was read because the content budget was used up", &[]),
+    Metric::counter(BUDGET_WAITS, "Times assignments waited because the content budget was used up", &[]),
     Metric::gauge(LEASE_SECONDS, "What is left of the lease on this node's sources", &[]),
     Metric::counter(LEASE_ENDS, "Times the lease ended before it was renewed", &[]),
 ];

@@ -4,23 +4,30 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use postroad_cluster::{Endpoints, FRAME_OCTETS_MAX, Leader, LeaderTable};
 use postroad_core::NodeId;
 use postroad_proto::{
     parse_message_id,
     queue::{
-        AttemptId, HeldPage, Hello, OutboundFrame, RecallAnswers, Windows, outbound_frame, queue_frame,
-        queue_service_client::QueueServiceClient,
+        AttemptId, HeldPage, Hello, OutboundFrame, RecallAnswers, Taken, Windows, outbound_frame,
+        queue_frame, queue_service_client::QueueServiceClient,
     },
 };
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::{self, Instant},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::Streaming;
 
-use crate::{desk::Desk, held::LISTED_PER_FRAME_MAX, intake::Intake, lanes::Lanes, workshop::Workshop};
+use crate::{
+    desk::Desk,
+    held::LISTED_PER_FRAME_MAX,
+    intake::{FRAMES_AHEAD_MAX, Intake},
+    lanes::Lanes,
+    workshop::Workshop,
+};
 
 /// Everything a session needs.
 #[derive(Debug)]
@@ -51,7 +58,7 @@ enum Ended {
     OldTerm(u64),
     #[error("another node leads, or this run is over")]
     Superseded,
-    #[error("the leader does not speak first")]
+    #[error("the leader does not speak first, or too much")]
     Protocol,
 }
 
@@ -99,12 +106,29 @@ impl Session {
     async fn serve(&mut self, leader: Leader, incarnation: u64) -> Ended {
         match self.open(leader, incarnation).await {
             Ok((outgoing, frames)) => {
-                let (windows, groups) = (self.lanes.windows_watch(), self.groups.clone());
-                let writer = Writer { desk: &self.desk, lanes: &self.lanes, outgoing, windows, groups };
+                let (taken, watch_taken) = watch::channel(0);
+                let intake = Intake {
+                    desk: &self.desk,
+                    lanes: &self.lanes,
+                    workshop: &self.workshop,
+                    budget: &self.budget,
+                    waiting: Mutex::default(),
+                    arrived: Notify::new(),
+                    taken,
+                };
+                let writer = Writer {
+                    desk: &self.desk,
+                    lanes: &self.lanes,
+                    outgoing,
+                    windows: self.lanes.windows_watch(),
+                    groups: self.groups.clone(),
+                    taken: watch_taken,
+                };
                 let (leaders, tenure) = (self.leaders.clone(), self.tenure.clone());
                 let this = &*self;
                 tokio::select! {
-                    ended = this.read(frames) => ended,
+                    ended = this.read(frames, &intake) => ended,
+                    () = intake.run() => Ended::Stream,
                     ended = writer.run() => ended,
                     ended = this.watch(leaders, tenure, incarnation) => ended,
                 }
@@ -134,6 +158,7 @@ impl Session {
             held: first.attempts,
             windows: Some(Windows { sources: self.lanes.windows(*self.groups.borrow()) }),
             more_held: first.more,
+            assignments_ahead_max: FRAMES_AHEAD_MAX,
         };
         let begin = std::iter::once(outbound_frame::Frame::Hello(hello))
             .chain(pages.into_iter().map(outbound_frame::Frame::Held));
@@ -155,10 +180,12 @@ impl Session {
         Ok((outgoing, frames))
     }
 
-    /// Takes frames until the stream ends. While the content budget is used up, none is read.
-    async fn read(&self, mut frames: Streaming<postroad_proto::queue::QueueFrame>) -> Ended {
-        let intake =
-            Intake { desk: &self.desk, lanes: &self.lanes, workshop: &self.workshop, budget: &self.budget };
+    /// Takes frames until the stream ends; contents that find no room wait aside.
+    async fn read(
+        &self,
+        mut frames: Streaming<postroad_proto::queue::QueueFrame>,
+        intake: &Intake<'_>,
+    ) -> Ended {
         loop {
             let frame = match frames.message().await {
                 Ok(Some(frame)) => frame.frame,
@@ -166,13 +193,21 @@ impl Session {
                 Err(status) => return Ended::Refused(status),
             };
             match frame {
-                Some(queue_frame::Frame::Assignments(assignments)) => intake.take(assignments).await,
+                Some(queue_frame::Frame::Assignments(assignments)) => {
+                    if intake.put(assignments).is_err() {
+                        return Ended::Protocol;
+                    }
+                }
                 Some(queue_frame::Frame::ReportAck(ack)) => {
                     self.desk.with(|held| held.acknowledged(ack.through));
                     self.desk.ring();
                 }
                 Some(queue_frame::Frame::Recalls(recalls)) => {
-                    recalls.attempts.iter().for_each(|id| self.recall(id));
+                    for id in &recalls.attempts {
+                        if !intake.recall(id) {
+                            self.recall(id);
+                        }
+                    }
                     self.desk.ring();
                 }
                 Some(queue_frame::Frame::Leading(_)) => return Ended::Protocol,
@@ -235,6 +270,8 @@ struct Writer<'a> {
     outgoing: mpsc::Sender<OutboundFrame>,
     windows: watch::Receiver<u64>,
     groups: watch::Receiver<u32>,
+    /// How many frames of assignments have found room.
+    taken: watch::Receiver<u64>,
 }
 
 impl Writer<'_> {
@@ -246,6 +283,12 @@ impl Writer<'_> {
             tokio::task::yield_now().await;
             while let Some(reports) = self.desk.with(crate::held::Held::next_reports) {
                 if self.send(outbound_frame::Frame::Reports(reports)).await.is_err() {
+                    return Ended::Stream;
+                }
+            }
+            if self.taken.has_changed().unwrap_or(false) {
+                let frames = *self.taken.borrow_and_update();
+                if self.send(outbound_frame::Frame::Taken(Taken { frames })).await.is_err() {
                     return Ended::Stream;
                 }
             }
@@ -264,6 +307,7 @@ impl Writer<'_> {
             }
             tokio::select! {
                 () = self.desk.rung() => {}
+                Ok(()) = self.taken.changed() => self.taken.mark_changed(),
                 // What has changed already is waited for by time alone.
                 Ok(()) = self.windows.changed(), if !changed => self.windows.mark_changed(),
                 Ok(()) = self.groups.changed(), if !changed => self.groups.mark_changed(),

@@ -143,6 +143,31 @@ async fn a_node_that_does_not_say_all_it_holds_gets_no_work() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_sent_no_more_assignments_than_it_takes_and_everything_else() {
+    let (cluster, mut outbound) = one_node().await;
+    outbound.assignments_ahead_max = 1;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    let first = cluster.accept("first").await;
+    let assignment = session.assignment().await;
+    let second = cluster.accept("second").await;
+    assert_eq!(cluster.delivery(second).await.status(), DeliveryStatus::Assigned);
+    assert!(session.is_quiet().await, "the first frame has not been taken");
+    // Neither a recall nor an acknowledgement waits for that.
+    assert_eq!(cluster.change(first, Change::Hold).await, ChangeResult::InFlight);
+    let Frame::Recalls(recalls) = session.next().await.unwrap() else { panic!("no recall") };
+    assert_eq!(recalls.attempts, attempts(&assignment));
+    let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+    // A recall that came before its assignment comes again behind it.
+    assert_eq!(cluster.change(second, Change::Hold).await, ChangeResult::InFlight);
+    assert!(matches!(session.next().await.unwrap(), Frame::Recalls(_)));
+    session.take(1).await;
+    let assignment = session.assignment().await;
+    let Frame::Recalls(recalls) = session.next().await.unwrap() else { panic!("no recall") };
+    assert_eq!(recalls.attempts, attempts(&assignment));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_later_session_of_a_node_ends_the_earlier_one() {
     let (cluster, outbound) = one_node().await;
     let mut early = outbound.connect(&cluster, Vec::new(), 10).await;
@@ -357,7 +382,7 @@ async fn consumed_events_are_forgotten_and_live_ones_arrive() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_breaks_the_rules_ends() {
     let (cluster, outbound) = one_node().await;
-    let stranger = Outbound { node: NodeId(99), incarnation: fresh() };
+    let stranger = Outbound { node: NodeId(99), incarnation: fresh(), assignments_ahead_max: 0 };
     let refused = stranger.try_connect(&cluster, Vec::new(), 1).await.err().unwrap();
     assert_eq!(refused.code(), Code::Unavailable);
     let mut session = outbound.connect(&cluster, Vec::new(), 1).await;

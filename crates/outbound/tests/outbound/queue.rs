@@ -68,6 +68,9 @@ pub(crate) struct Seen {
     pub(crate) reports: Vec<Report>,
     pub(crate) report_frames: usize,
     pub(crate) windows: Vec<Windows>,
+    /// Frames of assignments in this session: those that were sent, and those that are said to have found room.
+    pub(crate) sent: u64,
+    pub(crate) taken: u64,
     pub(crate) answers: Vec<RecallAnswer>,
     pub(crate) claims: Vec<wire::ClaimRequest>,
     pub(crate) released: Vec<u64>,
@@ -145,8 +148,15 @@ impl FakeQueue {
         session.send(Ok(QueueFrame { frame: Some(frame) })).await.unwrap();
     }
 
+    /// Sends a frame of assignments, as soon as the node takes another.
     pub(crate) async fn assign(&self, assignments: Vec<Assignment>) {
+        let may_send = |seen: &Seen| {
+            let ahead_max = u64::from(seen.hellos.last()?.assignments_ahead_max);
+            (seen.sent.saturating_sub(seen.taken) < ahead_max).then_some(())
+        };
+        self.until("a frame taken", may_send).await;
         self.send(queue_frame::Frame::Assignments(Assignments { assignments })).await;
+        self.0.seen.lock().sent += 1;
     }
 
     pub(crate) async fn recall(&self, attempts: Vec<AttemptId>) {
@@ -195,13 +205,17 @@ impl FakeQueue {
     fn note(&self, frame: OutboundFrame) {
         let mut seen = self.0.seen.lock();
         match frame.frame.unwrap() {
-            outbound_frame::Frame::Hello(hello) => seen.hellos.push(hello),
+            outbound_frame::Frame::Hello(hello) => {
+                (seen.sent, seen.taken) = (0, 0);
+                seen.hellos.push(hello);
+            }
             outbound_frame::Frame::Held(page) => {
                 let hello = seen.hellos.last_mut().unwrap();
                 hello.held.extend(page.attempts);
                 hello.more_held = page.more;
             }
             outbound_frame::Frame::Windows(windows) => seen.windows.push(windows),
+            outbound_frame::Frame::Taken(taken) => seen.taken = taken.frames,
             outbound_frame::Frame::Recalls(recalls) => seen.answers.extend(recalls.answers),
             outbound_frame::Frame::Reports(reports) => {
                 seen.reports.extend(reports.reports);

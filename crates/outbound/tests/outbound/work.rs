@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use postroad_core::OutcomeKind;
 use postroad_directory::{Caps, Rate};
 use postroad_outbound::held::LISTED_PER_FRAME_MAX;
+use postroad_proto::queue::{ReportAck, queue_frame::Frame};
 use postroad_testkit::{
     Script,
     sink::{Phase, Rule},
@@ -96,6 +97,43 @@ async fn more_is_held_than_a_frame_lists() {
     });
     let hello = hello.await;
     assert_eq!((hello.held.len(), hello.more_held), (messages * 100 - 1, false));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn acknowledgements_and_recalls_do_not_wait_for_room_for_contents() {
+    let late = Rule { delay_ms: 60_000, ..Rule::reply(Phase::Recipient, "250 2.1.5 ok") };
+    let busy = postroad_testkit::sink::Receiver { rules: vec![late], ..Default::default() };
+    let sink = sink(Script::default().with_domain("busy.test", busy)).await;
+    let mut setup = Setup::default();
+    setup.config.content_octets_max = 16 << 20;
+    let node = setup.start_routed(&sink).await;
+    for message in 1..=6 {
+        node.queue.set_acknowledges(message < 6);
+        node.assign(message, "quick.test", &["a@quick.test"]).await;
+        node.queue.report(message, 0).await;
+    }
+    // Six MiB each: two find room.
+    let content = bytes::Bytes::from("0123456789abcd\r\n".repeat(6 << 16));
+    for message in 7..=10 {
+        let mut large = assignment(message, SOURCE, node.epoch, "busy.test", &["a@busy.test"]);
+        large.content = content.clone();
+        node.queue.assign(vec![large]).await;
+    }
+    node.queue.until("eight frames taken", |seen| (seen.taken == 8).then_some(())).await;
+    // Everything else is heard, and acted upon.
+    node.queue.recall(vec![attempt_id(10, 0, node.epoch)]).await;
+    let answer = node.queue.until("answer", |seen| seen.answers.first().cloned()).await;
+    assert_eq!((answer.attempt, answer.started), (Some(attempt_id(10, 0, node.epoch)), false));
+    let last = node.queue.seen(|seen| seen.report_frames as u64);
+    node.queue.send(Frame::ReportAck(ReportAck { through: last })).await;
+    node.queue.recall(vec![attempt_id(7, 0, node.epoch)]).await;
+    node.queue.until("second answer", |seen| seen.answers.get(1).cloned()).await;
+    node.queue.break_session();
+    let hello = node.queue.until("second hello", |seen| seen.hellos.get(1).cloned()).await;
+    let mut held: Vec<_> = hello.held.into_iter().map(|id| id.message_id).collect();
+    held.sort();
+    assert_eq!(held, [crate::queue::message_id(7), crate::queue::message_id(8)]);
     node.stop().await;
 }
 

@@ -15,7 +15,10 @@ use postroad_ledger::{
     command::{AttemptId, Effect, Key, Lane},
     dispatch::Windows,
 };
-use postroad_proto::{CONTENT_OCTETS_MAX, queue as wire};
+use postroad_proto::{
+    CONTENT_OCTETS_MAX,
+    queue::{self as wire, Hello},
+};
 use tokio::sync::Notify;
 
 /// Deliveries in one frame, and octets of their contents.
@@ -33,15 +36,23 @@ pub(crate) struct Outboxes {
 
 struct Outbox {
     session: u64,
-    waiting: VecDeque<Outgoing>,
+    waiting: VecDeque<(Key, AttemptId)>,
+    /// Attempts whose assignment has been sent, or is to be: then its recall follows it.
+    recalls: VecDeque<AttemptId>,
+    ahead: Ahead,
     has_new: bool,
     wake: Arc<Notify>,
     windows: BTreeMap<SourceId, (Epoch, Windows)>,
 }
 
-enum Outgoing {
-    Assigned(Key, AttemptId),
-    Recall(AttemptId),
+/// Frames of assignments that are with the node and that it has no room for yet.
+///
+/// They are bounded so that it can read on: what else it is told does not wait behind contents.
+struct Ahead {
+    /// 0 for any number.
+    max: u64,
+    sent: u64,
+    taken: u64,
 }
 
 /// A session that has begun.
@@ -82,12 +93,12 @@ impl Outboxes {
         ledger: &Ledger,
         view: &View,
         node: NodeId,
-        incarnation: u64,
+        hello: &Hello,
         held: &BTreeSet<AttemptId>,
     ) -> Opened {
         self.last_session += 1;
-        let mut waiting = VecDeque::new();
-        for source in view.sources_of(node, incarnation) {
+        let (mut waiting, mut recalls) = (VecDeque::new(), VecDeque::new());
+        for source in view.sources_of(node, hello.incarnation) {
             let assigned = ledger.assigned_to(source.id).filter_map(|delivery| ledger.key(delivery));
             for (key, assigned) in assigned.filter_map(|key| Some((key, ledger.assigned(key)?))) {
                 // What was assigned under an earlier epoch went to somebody who will not report any more.
@@ -95,18 +106,24 @@ impl Outboxes {
                     continue;
                 }
                 if !held.contains(&assigned.id) {
-                    waiting.push_back(Outgoing::Assigned(key, assigned.id));
-                }
-                if assigned.recalled {
-                    waiting.push_back(Outgoing::Recall(assigned.id));
+                    waiting.push_back((key, assigned.id));
+                } else if assigned.recalled {
+                    recalls.push_back(assigned.id);
                 }
             }
         }
         let wake = Arc::new(Notify::new());
         wake.notify_one();
         let opened = Opened { session: self.last_session, wake: wake.clone() };
-        let outbox =
-            Outbox { session: opened.session, waiting, has_new: false, wake, windows: BTreeMap::new() };
+        let outbox = Outbox {
+            session: opened.session,
+            waiting,
+            recalls,
+            ahead: Ahead { max: hello.assignments_ahead_max.into(), sent: 0, taken: 0 },
+            has_new: false,
+            wake,
+            windows: BTreeMap::new(),
+        };
         if let Some(old) = self.by_node.insert(node, outbox) {
             old.wake.notify_one();
         }
@@ -147,14 +164,24 @@ impl Outboxes {
     }
 
     pub(crate) fn handle(&mut self, effect: &Effect) {
-        let (node, outgoing) = match effect {
-            Effect::Assigned { key, id, lane } => (lane.node, Outgoing::Assigned(*key, *id)),
-            Effect::Recall { id, lane } => (lane.node, Outgoing::Recall(*id)),
+        let node = match effect {
+            Effect::Assigned { lane, .. } | Effect::Recall { lane, .. } => lane.node,
             Effect::Waiting { .. } | Effect::Freed { .. } | Effect::Finished(_) => return,
         };
-        if let Some(outbox) = self.by_node.get_mut(&node) {
-            outbox.waiting.push_back(outgoing);
-            outbox.has_new = true;
+        let Some(outbox) = self.by_node.get_mut(&node) else { return };
+        match effect {
+            Effect::Assigned { key, id, .. } => outbox.waiting.push_back((*key, *id)),
+            Effect::Recall { id, .. } => outbox.recalls.push_back(*id),
+            Effect::Waiting { .. } | Effect::Freed { .. } | Effect::Finished(_) => return,
+        }
+        outbox.has_new = true;
+    }
+
+    /// The node has found room for so many frames of assignments in all.
+    pub(crate) fn taken(&mut self, node: NodeId, session: u64, frames: u64) {
+        if let Some(outbox) = self.by_node.get_mut(&node).filter(|outbox| outbox.session == session) {
+            outbox.ahead.taken = frames.min(outbox.ahead.sent);
+            outbox.wake.notify_one();
         }
     }
 
@@ -181,46 +208,49 @@ impl Outboxes {
     ) -> Result<Option<Frame>, Replaced> {
         let outbox =
             self.by_node.get_mut(&node).filter(|outbox| outbox.session == session).ok_or(Replaced)?;
-        loop {
-            match outbox.waiting.front() {
-                None => return Ok(None),
-                Some(Outgoing::Recall(_)) => return Ok(Some(Frame::Recalls(outbox.take_recalls()))),
-                Some(Outgoing::Assigned(..)) => {
-                    let assignments = outbox.take_assignments(ledger);
-                    if !assignments.is_empty() {
-                        return Ok(Some(Frame::Assignments(assignments)));
-                    }
-                }
-            }
+        if !outbox.recalls.is_empty() {
+            return Ok(Some(Frame::Recalls(outbox.take_recalls())));
         }
+        if outbox.ahead.is_used_up() {
+            return Ok(None);
+        }
+        let assignments = outbox.take_assignments(ledger);
+        if assignments.is_empty() {
+            return Ok(None);
+        }
+        outbox.ahead.sent += 1;
+        Ok(Some(Frame::Assignments(assignments)))
+    }
+}
+
+impl Ahead {
+    fn is_used_up(&self) -> bool {
+        self.max != 0 && self.sent - self.taken >= self.max
     }
 }
 
 impl Outbox {
     fn take_recalls(&mut self) -> Vec<wire::AttemptId> {
-        let mut recalls = Vec::new();
-        while recalls.len() < FRAME_DELIVERIES_MAX
-            && let Some(Outgoing::Recall(id)) = self.waiting.front()
-        {
-            recalls.push((*id).into());
-            self.waiting.pop_front();
-        }
-        recalls
+        let count = self.recalls.len().min(FRAME_DELIVERIES_MAX);
+        self.recalls.drain(..count).map(Into::into).collect()
     }
 
     /// Takes assignments up to the bounds of a frame; those that have moved on since are dropped.
+    ///
+    /// A recall that came before its assignment was sent went nowhere, and is sent behind it.
     fn take_assignments(&mut self, ledger: &Ledger) -> Vec<Outbound> {
         let mut assignments = Vec::new();
         let (mut deliveries, mut octets) = (0, 0);
         while deliveries < FRAME_DELIVERIES_MAX
             && octets < FRAME_OCTETS_MAX
-            && let Some(Outgoing::Assigned(key, id)) = self.waiting.front()
+            && let Some((key, id)) = self.waiting.pop_front()
         {
-            if let Some(view) = ledger.assigned(*key).filter(|view| view.id == *id) {
-                octets += add(&mut assignments, &view);
-                deliveries += 1;
+            let Some(view) = ledger.assigned(key).filter(|view| view.id == id) else { continue };
+            octets += add(&mut assignments, &view);
+            deliveries += 1;
+            if view.recalled {
+                self.recalls.push_back(id);
             }
-            self.waiting.pop_front();
         }
         assignments
     }

@@ -36,6 +36,9 @@ const ACKS_MAX: usize = 64;
 /// A frame whose commit is awaited; outcomes are acknowledged by number, answers to recalls are not.
 type Ack = Pin<Box<dyn Future<Output = Result<Option<u64>, Status>> + Send>>;
 
+/// Assignments whose contents are being read.
+type Reading = Pin<Box<dyn Future<Output = Vec<wire::Assignment>> + Send>>;
+
 /// One node's session with the leader of one group, in one term.
 pub(super) struct Session {
     ledger: LedgerGroup,
@@ -46,6 +49,8 @@ pub(super) struct Session {
     wake: Arc<Notify>,
     status: watch::Receiver<postroad_raft::Status>,
     acks: FuturesOrdered<Ack>,
+    /// At most one frame: acknowledgements do not wait for it, and recalls do, so that none overtakes its assignment.
+    reading: FuturesOrdered<Reading>,
     reports: ReportMetrics,
     greeted: bool,
 }
@@ -92,6 +97,7 @@ impl Session {
             inbound,
             wake,
             acks: FuturesOrdered::new(),
+            reading: FuturesOrdered::new(),
             reports: service.reports.clone(),
             greeted: false,
         })
@@ -126,11 +132,12 @@ impl Session {
                     Some(_) => return Err(Status::invalid_argument("an empty frame")),
                     None => return Ok(None),
                 },
-                () = self.wake.notified() => {
-                    if let Some(frame) = self.take_frame().await? {
-                        // There may be more than one frame holds.
-                        self.wake.notify_one();
-                        return Ok(Some(frame));
+                Some(assignments) = self.reading.next(), if !self.reading.is_empty() => {
+                    return Ok(Some(queue_frame::Frame::Assignments(Assignments { assignments })));
+                }
+                () = self.wake.notified(), if self.reading.is_empty() => {
+                    if let Some(recalls) = self.take_frame()? {
+                        return Ok(Some(recalls));
                     }
                 }
                 changed = self.status.changed() => {
@@ -152,49 +159,28 @@ impl Session {
         Ok(through)
     }
 
-    async fn take_frame(&mut self) -> Result<Option<queue_frame::Frame>, Status> {
+    /// Takes what is sent next: recalls at once, assignments when their contents have been read.
+    fn take_frame(&mut self) -> Result<Option<queue_frame::Frame>, Status> {
         let (node, session) = (self.node, self.session);
         let taken = self
             .ledger
             .core
             .with_leading(|ledger, leading| leading.outboxes.take_frame(ledger, node, session));
-        Ok(match taken {
+        let frame = match taken {
             None => return Err(not_leader(None)),
             Some(Err(Replaced)) => return Err(Status::aborted("the node has begun a later session")),
-            Some(Ok(None)) => None,
-            Some(Ok(Some(Frame::Recalls(attempts)))) => {
-                Some(queue_frame::Frame::Recalls(Recalls { attempts }))
-            }
-            Some(Ok(Some(Frame::Assignments(outbound)))) => {
-                let assignments = self.with_contents(outbound).await;
-                Some(queue_frame::Frame::Assignments(Assignments { assignments }))
-            }
-        })
-    }
-
-    /// Fetches the contents; one that cannot be read holds back its own message only.
-    async fn with_contents(&mut self, outbound: Vec<Outbound>) -> Vec<wire::Assignment> {
-        let mut assignments = Vec::with_capacity(outbound.len());
-        for Outbound { mut assignment, content, message, .. } in outbound {
-            if content.is_empty() {
-                assignments.push(assignment);
-                continue;
-            }
-            match self.ledger.content(&content).await {
-                Ok(octets) => {
-                    assignment.content = octets;
-                    assignments.push(assignment);
-                }
-                // It ended while it was looked for.
-                Err(_) if self.ledger.core.with_ledger(|ledger| ledger.message(message).is_none()) => {}
-                Err(error) => {
-                    tracing::error!(message_id = %message, %error, "a content cannot be read");
-                    self.ledger.core.metrics.unreadable.increment(1);
-                    report_unreadable(&self.ledger, &assignment).await;
-                }
+            Some(Ok(None)) => return Ok(None),
+            Some(Ok(Some(frame))) => frame,
+        };
+        // There may be more than one frame holds.
+        self.wake.notify_one();
+        match frame {
+            Frame::Recalls(attempts) => Ok(Some(queue_frame::Frame::Recalls(Recalls { attempts }))),
+            Frame::Assignments(outbound) => {
+                self.reading.push_back(Box::pin(with_contents(self.ledger.clone(), outbound)));
+                Ok(None)
             }
         }
-        assignments
     }
 
     async fn handle(&mut self, frame: outbound_frame::Frame) -> Result<(), Status> {
@@ -212,6 +198,12 @@ impl Session {
                 Ok(())
             }
             outbound_frame::Frame::Recalls(answers) => self.handle_recalls(answers).await,
+            outbound_frame::Frame::Taken(taken) => {
+                self.ledger.core.with_leading(|_, leading| {
+                    leading.outboxes.taken(self.node, self.session, taken.frames);
+                });
+                Ok(())
+            }
         }
     }
 
@@ -266,6 +258,31 @@ impl Session {
         }
         Ok(answers)
     }
+}
+
+/// Fetches the contents; one that cannot be read holds back its own message only.
+async fn with_contents(ledger: LedgerGroup, outbound: Vec<Outbound>) -> Vec<wire::Assignment> {
+    let mut assignments = Vec::with_capacity(outbound.len());
+    for Outbound { mut assignment, content, message, .. } in outbound {
+        if content.is_empty() {
+            assignments.push(assignment);
+            continue;
+        }
+        match ledger.content(&content).await {
+            Ok(octets) => {
+                assignment.content = octets;
+                assignments.push(assignment);
+            }
+            // It ended while it was looked for.
+            Err(_) if ledger.core.with_ledger(|ledger| ledger.message(message).is_none()) => {}
+            Err(error) => {
+                tracing::error!(message_id = %message, %error, "a content cannot be read");
+                ledger.core.metrics.unreadable.increment(1);
+                report_unreadable(&ledger, &assignment).await;
+            }
+        }
+    }
+    assignments
 }
 
 /// The attempts end as our own fault, and are made again later.
@@ -334,7 +351,7 @@ async fn listed(
 fn greet(
     ledger: &LedgerGroup,
     node: NodeId,
-    hello: Hello,
+    mut hello: Hello,
     held: &BTreeSet<AttemptId>,
 ) -> Result<(u64, u64, Arc<Notify>), Status> {
     let view = ledger.views.borrow().clone();
@@ -342,12 +359,12 @@ fn greet(
         // What this node knows may lag behind what the directory has told the run.
         return Err(Status::unavailable("this run of the node is not known here, or not the latest"));
     }
-    let windows = stated(hello.windows.unwrap_or_default());
+    let windows = stated(hello.windows.take().unwrap_or_default());
     let opened = ledger.core.with_leading(|state, leading| {
         if hello.term > leading.term {
             return None;
         }
-        let opened = leading.outboxes.open(state, &view, node, hello.incarnation, held);
+        let opened = leading.outboxes.open(state, &view, node, &hello, held);
         leading.outboxes.state_windows(node, opened.session, windows, &mut leading.dispatcher);
         Some((opened.session, leading.term, opened.wake))
     });

@@ -6,7 +6,8 @@ use postroad_cluster::Claim;
 use postroad_core::{NodeId, OutcomeKind};
 use postroad_proto::queue::{
     Assignment, AttemptId, HeldPage, Hello, OutboundFrame, QueueFrame, RecallAnswer, RecallAnswers, Report,
-    Reports, SiteWindow, SourceWindows, Windows, outbound_frame::Frame as Out, queue_frame::Frame as In,
+    Reports, SiteWindow, SourceWindows, Taken, Windows, outbound_frame::Frame as Out,
+    queue_frame::Frame as In,
 };
 use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,6 +22,8 @@ const HELD_PER_FRAME_MAX: usize = 2000;
 pub struct Outbound {
     pub node: NodeId,
     pub incarnation: u64,
+    /// As in its `Hello`.
+    pub assignments_ahead_max: u32,
 }
 
 /// A session with the leader of the group.
@@ -34,7 +37,7 @@ pub struct Session {
 impl Outbound {
     /// Claims and waits until the source is its own.
     pub async fn start(cluster: &Cluster, node: u64, incarnation: u64, replaces: Option<u64>) -> Self {
-        let outbound = Self { node: NodeId(node), incarnation };
+        let outbound = Self { node: NodeId(node), incarnation, assignments_ahead_max: 0 };
         loop {
             match cluster.directory.claim(outbound.node, incarnation, replaces, PATIENCE).await.unwrap() {
                 Claim::Stands { .. } => break,
@@ -93,6 +96,7 @@ impl Outbound {
             held: first,
             windows: Some(self.windows(cluster, window)),
             more_held: pages.len() > 0,
+            assignments_ahead_max: self.assignments_ahead_max,
         };
         frames.send(OutboundFrame { frame: Some(Out::Hello(hello)) }).await.unwrap();
         while let Some(attempts) = pages.next() {
@@ -171,6 +175,11 @@ impl Session {
         let answers = vec![RecallAnswer { attempt: Some(attempt), source: 1, started }];
         let frame = Out::Recalls(RecallAnswers { answers });
         self.frames.send(OutboundFrame { frame: Some(frame) }).await.unwrap();
+    }
+
+    /// Says that there was room for so many frames of assignments.
+    pub async fn take(&mut self, frames: u64) {
+        self.frames.send(OutboundFrame { frame: Some(Out::Taken(Taken { frames })) }).await.unwrap();
     }
 
     pub async fn state_windows(&mut self, windows: Windows) {
