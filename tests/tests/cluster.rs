@@ -1,6 +1,7 @@
 //! A cluster of real processes under load, while its nodes die.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -14,7 +15,7 @@ use postroad_testkit::{
     checker::{Acknowledged, Duplicate, Findings},
     client::{Submitted, submit},
     cluster::{Cluster, ClusterSpec, Role},
-    process::postroad_binary,
+    process::{http_get, postroad_binary},
     sink::{Phase, Rule},
 };
 use tokio::{task::JoinSet, time::sleep};
@@ -84,11 +85,16 @@ async fn send(
 }
 
 async fn start(script: Script) -> (Sink, Cluster) {
+    start_with(script, BTreeMap::new()).await
+}
+
+async fn start_with(script: Script, settings: BTreeMap<Role, String>) -> (Sink, Cluster) {
     let sink =
         Sink::start(SinkConfig { script, ..SinkConfig::default() }).await.expect("loopback has a free port");
     let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("the build does not panic");
     let binary = binary.unwrap_or_else(|error| panic!("{error:#}"));
-    let cluster = Cluster::start(ClusterSpec::usual(binary, sink.address())).await;
+    let spec = ClusterSpec { settings, ..ClusterSpec::usual(binary, sink.address()) };
+    let cluster = Cluster::start(spec).await;
     (sink, cluster.unwrap_or_else(|error| panic!("{error:#}")))
 }
 
@@ -155,6 +161,44 @@ async fn outbound_nodes_die_with_mail_in_hand_and_every_second_copy_is_explained
     let acknowledged = load.finish().await;
     sink.set_script(Script::default());
     judge(&sink, &cluster, &acknowledged).await;
+}
+
+/// Waits until an outbound node has delivered something since it was started.
+async fn wait_until_delivers(metrics: SocketAddr) {
+    let delivers = async {
+        loop {
+            let page = http_get(metrics, "/metrics").await.map(|(_, page)| page).unwrap_or_default();
+            let page = String::from_utf8_lossy(&page);
+            let count = page.lines().find_map(|line| {
+                line.strip_prefix("postroad_outbound_attempts_total{outcome=\"delivered\"} ")
+            });
+            if count.is_some_and(|count| count != "0") {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, delivers).await.expect("the node gets its share");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_33_an_outbound_node_that_joins_under_load_gets_its_share_and_nothing_is_sent_twice() {
+    let slow = Rule { delay_ms: 200, ..Rule::reply(Phase::Message, "250 2.0.0 taken at last") };
+    let settings = [(Role::Queue, "[queue.lease]\nsettle_secs = 2\n".to_owned())].into();
+    let (sink, mut cluster) = start_with(Script::default().with_rule(slow), settings).await;
+    let joining = |cluster: &mut Cluster| cluster.nodes(Role::Outbound)[1].process.spec().metrics;
+    let mut outbounds = cluster.nodes(Role::Outbound);
+    outbounds[1].process.terminate(PATIENCE).await.expect("it stops in time");
+    let load = Load::start(&cluster.smtp());
+    load.more(50).await;
+    let mut outbounds = cluster.nodes(Role::Outbound);
+    outbounds[1].process.start_again().expect("it has ended");
+    wait_until_delivers(joining(&mut cluster)).await;
+    load.more(50).await;
+    let acknowledged = load.finish().await;
+    judge(&sink, &cluster, &acknowledged).await;
+    let findings = Findings::new(&acknowledged, &sink.ledger().copies());
+    assert!(findings.duplicates.is_empty(), "{findings:?}\n{}", cluster.logs());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

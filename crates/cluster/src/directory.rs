@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postroad_core::{GroupId, NodeId};
+use postroad_core::{GroupId, NodeId, SourceId};
 use postroad_directory::{ItemName, Put};
 use postroad_proto::directory::wire::{
     ApplyRequest, ClaimRequest, ReleaseRequest, RenewRequest,
@@ -46,12 +46,14 @@ pub enum Claim {
 }
 
 /// A lease that runs anew from when its renewal was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewed {
     /// The directory's revision: a node that knows an earlier one may own more than it knows.
     pub revision: u64,
     /// How long the lease is.
     pub lease: Duration,
+    /// Sources that others are to have: the node ends what is under way with them, and releases them.
+    pub let_go: Vec<SourceId>,
 }
 
 impl DirectoryClient {
@@ -120,7 +122,11 @@ impl DirectoryClient {
         let request = RenewRequest { node: node.0, incarnation };
         let call = |channel| async move { client(channel).renew(request).await };
         let response = self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner();
-        Ok(Renewed { revision: response.revision, lease: Duration::from_millis(response.lease_millis) })
+        Ok(Renewed {
+            revision: response.revision,
+            lease: Duration::from_millis(response.lease_millis),
+            let_go: response.let_go.into_iter().map(SourceId).collect(),
+        })
     }
 
     /// Says that this run of a node will use none of its sources any more.
@@ -128,8 +134,29 @@ impl DirectoryClient {
     /// # Errors
     /// Nobody answered within the time: others get the sources when the lease is over.
     pub async fn release(&self, node: NodeId, incarnation: u64, within: Duration) -> Result<(), CallError> {
-        let request = ReleaseRequest { node: node.0, incarnation };
-        let call = |channel| async move { client(channel).release(request).await };
+        self.release_those(ReleaseRequest { node: node.0, incarnation, sources: Vec::new() }, within).await
+    }
+
+    /// Says that this run of a node will not use a source any more, and goes on with the others.
+    ///
+    /// # Errors
+    /// Nobody answered within the time: it may have been released, and can be said again.
+    pub async fn release_source(
+        &self,
+        node: NodeId,
+        incarnation: u64,
+        source: SourceId,
+        within: Duration,
+    ) -> Result<(), CallError> {
+        self.release_those(ReleaseRequest { node: node.0, incarnation, sources: vec![source.0] }, within)
+            .await
+    }
+
+    async fn release_those(&self, request: ReleaseRequest, within: Duration) -> Result<(), CallError> {
+        let call = |channel| {
+            let request = request.clone();
+            async move { client(channel).release(request).await }
+        };
         self.calls.call(GroupId::DIRECTORY, within, call).await.map(drop)
     }
 }

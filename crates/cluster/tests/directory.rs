@@ -68,7 +68,10 @@ impl DirectoryService for Fake {
         let mut script = self.0.lock().unwrap();
         script.renewals += 1;
         let answer = script.answers.pop_front();
-        answer.map_or(Ok(Response::new(RenewResponse { revision: 7, lease_millis: 10_000 })), Err)
+        answer.map_or(
+            Ok(Response::new(RenewResponse { revision: 7, lease_millis: 10_000, let_go: vec![3] })),
+            Err,
+        )
     }
 
     async fn release(&self, _: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {

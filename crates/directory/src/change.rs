@@ -38,6 +38,15 @@ pub enum Command {
         /// Which run of it.
         incarnation: u64,
     },
+    /// This run of a node has let go of a source and goes on with the others.
+    LetGo {
+        /// The source.
+        source: SourceId,
+        /// The node.
+        node: NodeId,
+        /// Which run of it; a source that is not its own stays what it is.
+        incarnation: u64,
+    },
 }
 
 /// A change of one item.

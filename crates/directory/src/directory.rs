@@ -114,6 +114,12 @@ impl Directory {
             Command::Revoke { node, incarnation } => {
                 Ok(self.revoke(Owner { node: *node, incarnation: *incarnation }))
             }
+            Command::LetGo { source, node, incarnation } => {
+                let owner = Owner { node: *node, incarnation: *incarnation };
+                let own = |held: &&Arc<Source>| held.id == *source && held.owner == Some(owner);
+                let own = self.sources().find(own).map(|source| hand_over(source, None));
+                Ok(self.commit(own.into_iter().collect()))
+            }
         }
     }
 

@@ -166,6 +166,12 @@ impl Held {
         (self.attempts.len(), self.unsent.len() + in_flight)
     }
 
+    /// Returns true while an attempt from a source is held.
+    #[must_use]
+    pub fn holds(&self, source: SourceId) -> bool {
+        self.attempts.values().any(|attempt| attempt.lane.source == source)
+    }
+
     /// Returns true when something is to be said about attempts given back and recalled.
     #[must_use]
     pub fn has_answers(&self) -> bool {

@@ -375,6 +375,12 @@ impl Lane {
         self.pause.as_ref()
     }
 
+    /// Returns true while a worker has or may get a connection.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.workers > 0
+    }
+
     /// Returns how many jobs wait.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -58,8 +58,10 @@ struct Owned {
     default_window: u32,
     /// The windows of sites that have limits of their own.
     site_windows: BTreeMap<Arc<str>, u32>,
-    /// False while the lease is over.
+    /// False while the lease is over, and once it is left.
     open: bool,
+    /// Others are to have it: under this epoch it is not used again.
+    left: bool,
     lanes: HashMap<Arc<str>, Arc<Cell>>,
 }
 
@@ -122,7 +124,7 @@ impl Lanes {
             owned.default_window = window_of(&view.lane_limits(source.id, ""), self.config.wait_max);
             let window = |site| window_of(&view.lane_limits(source.id, site), self.config.wait_max);
             owned.site_windows = limited_sites(view).map(|site| (site.clone(), window(site))).collect();
-            let reopened = !std::mem::replace(&mut owned.open, true);
+            let reopened = !owned.left && !std::mem::replace(&mut owned.open, true);
             for cell in owned.lanes.values() {
                 let limits = view.lane_limits(source.id, &cell.site);
                 self.take_over(cell, source, limits, reopened);
@@ -181,16 +183,46 @@ impl Lanes {
     pub(crate) fn drain(&self) {
         let mut sources = self.sources.lock();
         self.draining.store(true, Ordering::Relaxed);
-        for owned in sources.values_mut() {
-            owned.open = false;
-            for cell in owned.lanes.values() {
-                let back = cell.state.lock().lane.close();
-                cell.wake.notify_waiters();
-                self.give_back(cell, back);
-            }
-        }
+        sources.values_mut().for_each(|owned| self.begin_nothing(owned));
         drop(sources);
         self.windows_changed();
+    }
+
+    /// Gives back what waits for a source and lets what is under way go on: others are to have it.
+    ///
+    /// Returns false when it is not owned.
+    pub(crate) fn leave(&self, source: SourceId) -> bool {
+        let mut sources = self.sources.lock();
+        let Some(owned) = sources.get_mut(&source) else { return false };
+        owned.left = true;
+        self.begin_nothing(owned);
+        drop(sources);
+        self.windows_changed();
+        true
+    }
+
+    /// Breaks off what is under way with a source that is left, and writes down what was sent from it.
+    pub(crate) fn abandon(&self, source: SourceId) {
+        if let Some(owned) = self.sources.lock().get(&source).filter(|owned| owned.left) {
+            self.close(owned);
+        }
+    }
+
+    /// Returns true while a connection from a source may be open.
+    pub(crate) fn is_used(&self, source: SourceId) -> bool {
+        let sources = self.sources.lock();
+        sources
+            .get(&source)
+            .is_some_and(|owned| owned.lanes.values().any(|cell| cell.with(|lane| lane.is_used())))
+    }
+
+    fn begin_nothing(&self, owned: &mut Owned) {
+        owned.open = false;
+        for cell in owned.lanes.values() {
+            let back = cell.state.lock().lane.close();
+            cell.wake.notify_waiters();
+            self.give_back(cell, back);
+        }
     }
 
     fn close(&self, owned: &Owned) {
@@ -366,6 +398,7 @@ impl Owned {
             default_window: 0,
             site_windows: BTreeMap::new(),
             open: true,
+            left: false,
             lanes: HashMap::new(),
         }
     }

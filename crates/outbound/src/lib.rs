@@ -25,6 +25,7 @@ mod incarnation;
 mod intake;
 mod journal;
 mod lanes;
+mod leaving;
 mod ownership;
 mod permit;
 mod session;

@@ -26,6 +26,7 @@ use crate::{
     journal::Journal,
     lane::LaneConfig,
     lanes::Lanes,
+    leaving::Leaving,
     metrics::OutboundMetrics,
     ownership::{Ownership, watch_lease},
     session::Session,
@@ -57,7 +58,7 @@ pub struct Outbound {
     incarnation: Incarnation,
 }
 
-type Desks = Arc<Mutex<BTreeMap<GroupId, Arc<Desk>>>>;
+pub(crate) type Desks = Arc<Mutex<BTreeMap<GroupId, Arc<Desk>>>>;
 
 /// How long outcomes may take to be committed when the process stops.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
@@ -87,12 +88,25 @@ impl Outbound {
         let mut tasks = JoinSet::new();
         let release = CancellationToken::new();
         let (tenure, _) = watch::channel(None);
+        let (asked, watch_asked) = watch::channel(Vec::new());
+        let directory = DirectoryClient::new(&running.endpoints, &running.leaders);
+        let leaving = Leaving {
+            node: running.node,
+            directory: directory.clone(),
+            lanes: running.lanes.clone(),
+            desks: running.desks.clone(),
+            tenure: tenure.subscribe(),
+            asked: watch_asked,
+            drain: Duration::from_secs(running.workshop.config.drain_secs),
+        };
+        tasks.spawn(leaving.run());
         let ownership = Ownership {
             node: running.node,
             incarnation,
-            directory: DirectoryClient::new(&running.endpoints, &running.leaders),
+            directory,
             lease: running.workshop.lease.clone(),
             tenure: tenure.clone(),
+            asked,
         };
         let mut owning = JoinSet::new();
         owning.spawn(ownership.run(release.clone()));

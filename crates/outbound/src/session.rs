@@ -24,7 +24,7 @@ use tonic::Streaming;
 use crate::{
     desk::Desk,
     held::LISTED_PER_FRAME_MAX,
-    intake::{FRAMES_AHEAD_MAX, Intake},
+    intake::{FRAMES_AHEAD_MAX, Intake, TooFarAhead},
     lanes::Lanes,
     workshop::Workshop,
 };
@@ -193,11 +193,10 @@ impl Session {
                 Err(status) => return Ended::Refused(status),
             };
             match frame {
-                Some(queue_frame::Frame::Assignments(assignments)) => {
-                    if intake.put(assignments).is_err() {
-                        return Ended::Protocol;
-                    }
-                }
+                Some(queue_frame::Frame::Assignments(assignments)) => match intake.put(assignments) {
+                    Ok(()) => {}
+                    Err(TooFarAhead) => return Ended::Protocol,
+                },
                 Some(queue_frame::Frame::ReportAck(ack)) => {
                     self.desk.with(|held| held.acknowledged(ack.through));
                     self.desk.ring();

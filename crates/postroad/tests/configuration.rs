@@ -106,6 +106,7 @@ fn page() -> String {
     table(&mut out, "queue", &source, "QueueConfig", &queue);
     table(&mut out, "queue.retry", &source, "RetryConfig", queue["retry"].as_table().unwrap());
     table(&mut out, "queue.election", &source, "ElectionConfig", queue["election"].as_table().unwrap());
+    table(&mut out, "queue.lease", &source, "LeaseConfig", queue["lease"].as_table().unwrap());
     let outbound = Table::try_from(OutboundConfig::default()).unwrap();
     let source = Source::read("outbound/src/config.rs");
     table(&mut out, "outbound", &source, "OutboundConfig", &outbound);

@@ -134,6 +134,9 @@ impl From<&Command> for wire::command::Command {
             Command::Revoke { node, incarnation } => {
                 Self::Revoke(wire::Revoke { node: node.0, incarnation: *incarnation })
             }
+            Command::LetGo { source, node, incarnation } => {
+                Self::LetGo(wire::LetGo { source: source.0, node: node.0, incarnation: *incarnation })
+            }
         }
     }
 }
@@ -157,6 +160,11 @@ impl TryFrom<wire::command::Command> for Command {
             Wire::Revoke(revoke) => {
                 Self::Revoke { node: NodeId(revoke.node), incarnation: revoke.incarnation }
             }
+            Wire::LetGo(let_go) => Self::LetGo {
+                source: SourceId(let_go.source),
+                node: NodeId(let_go.node),
+                incarnation: let_go.incarnation,
+            },
         })
     }
 }

@@ -122,12 +122,19 @@ pub struct LeaseConfig {
     pub drift_secs: u64,
     /// How much longer a source stays with an owner that is silent, before another gets it.
     pub grace_secs: u64,
+    /// How long no outbound node may have come or gone before sources are moved, one by one, to those that own fewer.
+    pub settle_secs: u64,
 }
 
 impl Default for LeaseConfig {
     fn default() -> Self {
-        let LeaseTimes { lease, drift, grace } = LeaseTimes::default();
-        Self { lease_secs: lease.as_secs(), drift_secs: drift.as_secs(), grace_secs: grace.as_secs() }
+        let LeaseTimes { lease, drift, grace, settle } = LeaseTimes::default();
+        Self {
+            lease_secs: lease.as_secs(),
+            drift_secs: drift.as_secs(),
+            grace_secs: grace.as_secs(),
+            settle_secs: settle.as_secs(),
+        }
     }
 }
 
@@ -188,9 +195,14 @@ impl QueueConfig {
     }
 
     pub(crate) fn leases(&self) -> LeaseTimes {
-        let LeaseConfig { lease_secs, drift_secs, grace_secs } = self.lease;
+        let LeaseConfig { lease_secs, drift_secs, grace_secs, settle_secs } = self.lease;
         let seconds = Duration::from_secs;
-        LeaseTimes { lease: seconds(lease_secs), drift: seconds(drift_secs), grace: seconds(grace_secs) }
+        LeaseTimes {
+            lease: seconds(lease_secs),
+            drift: seconds(drift_secs),
+            grace: seconds(grace_secs),
+            settle: seconds(settle_secs),
+        }
     }
 
     pub(crate) fn retry_schedule(&self) -> RetrySchedule {

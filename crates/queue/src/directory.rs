@@ -3,6 +3,7 @@
 //! What a change does is decided in the crate `directory`; when a lease has ended, in [`leases`].
 //! Here both are given a log, a wire and a clock.
 
+mod balance;
 mod barrier;
 mod keeper;
 pub mod leases;

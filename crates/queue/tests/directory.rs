@@ -24,6 +24,7 @@ const TIMES: LeaseTimes = LeaseTimes {
     lease: Duration::from_millis(1000),
     drift: Duration::from_millis(100),
     grace: Duration::from_millis(300),
+    settle: Duration::from_millis(500),
 };
 
 struct Pipes(Transport);

@@ -95,6 +95,9 @@ fn command() -> impl Strategy<Value = Command> {
             Command::Grant { source: SourceId(source), node, incarnation }
         }),
         1 => (node(), 1..4_u64).prop_map(|(node, incarnation)| Command::Revoke { node, incarnation }),
+        2 => (1..8_u32, node(), 1..4_u64).prop_map(|(source, node, incarnation)| {
+            Command::LetGo { source: SourceId(source), node, incarnation }
+        }),
     ]
 }
 

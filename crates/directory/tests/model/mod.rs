@@ -54,6 +54,12 @@ impl Model {
                 self.nodes.retain(|known, latest| (*known, *latest) != (*node, *incarnation));
                 true
             }
+            Command::LetGo { source, node, incarnation } => {
+                if let Some(name) = self.sources.get(&source.0) {
+                    self.owners.retain(|owned, owner| owned != name || *owner != (*node, *incarnation));
+                }
+                true
+            }
         }
     }
 

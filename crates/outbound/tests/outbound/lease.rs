@@ -9,7 +9,7 @@ use postroad_testkit::{
     sink::{Phase, Rule},
 };
 
-use crate::node::{Setup, sink};
+use crate::node::{SOURCE, Setup, sink};
 
 fn short_lease() -> Setup {
     // Two seconds of drift and margin leave two.
@@ -106,5 +106,54 @@ async fn a_run_that_was_superseded_begins_anew() {
         (source.epoch > node.epoch && source.default_window > 0).then_some(source.epoch)
     });
     new_epoch.await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn r_33_a_source_that_another_is_to_have_is_let_go_when_all_is_reported() {
+    let sink = sink(waits(Phase::Mail, 1, "250 2.1.0 ok")).await;
+    let caps = postroad_directory::Caps { connections_max: Some(1), ..Default::default() };
+    let node = Setup { caps, ..short_lease() }.start_routed(&sink).await;
+    for message in 1..=3 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+    }
+    node.queue.ask_for(&[SOURCE]);
+    node.queue.window(SOURCE.0, "any.example", |window| window == 0).await;
+    // What comes now is not begun.
+    node.assign(4, "other.test", &["a@other.test"]).await;
+    node.queue.until("release", |seen| seen.let_go.first().copied()).await;
+    let (reports, back) = node.queue.seen(|seen| (seen.reports.clone(), seen.answers.clone()));
+    assert_eq!(reports.len() + back.len(), 4, "{reports:?} {back:?}");
+    assert!(reports.iter().all(|report| report.kind == u32::from(OutcomeKind::Delivered.code())));
+    assert!(back.len() > 1 && back.iter().all(|answer| !answer.started));
+    assert_eq!(sink.ledger().count(), reports.len() as u64);
+
+    // The node goes on, and may get the source again.
+    sink.set_script(Script::default());
+    node.queue.ask_for(&[]);
+    let incarnation = node.queue.seen(|seen| seen.claims[0].incarnation);
+    let node_id = postroad_core::NodeId(7);
+    node.queue.apply(&Command::Grant { source: SOURCE, node: node_id, incarnation });
+    let (epoch, _) = node.queue.window(SOURCE.0, "any.example", |window| window > 0).await;
+    assert!(epoch > node.epoch);
+    let again = crate::queue::assignment(5, SOURCE, epoch, "example.test", &["a@example.test"]);
+    node.queue.assign(vec![again]).await;
+    assert_eq!(node.queue.report(5, 0).await.kind, u32::from(OutcomeKind::Delivered.code()));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn r_33_r_34_a_transaction_that_does_not_end_is_broken_off_before_its_source_is_let_go() {
+    let sink = sink(waits(Phase::Mail, 60, "250 2.1.0 ok")).await;
+    let node = short_lease().start_routed(&sink).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    node.queue.ask_for(&[SOURCE]);
+    node.queue.until("release", |seen| seen.let_go.first().copied()).await;
+    let (reports, back) = node.queue.seen(|seen| (seen.reports.clone(), seen.answers.len()));
+    assert_eq!(reports.len() + back, 1);
+    assert!(
+        reports.iter().all(|report| report.kind == u32::from(OutcomeKind::Internal.code())),
+        "{reports:?}"
+    );
     node.stop().await;
 }

@@ -57,6 +57,7 @@ struct Shared {
     content: Mutex<HashMap<Bytes, Vec<Bytes>>>,
     acknowledges: AtomicBool,
     renews: AtomicBool,
+    let_go: Mutex<Vec<u32>>,
     lease_millis: AtomicU64,
 }
 
@@ -74,6 +75,8 @@ pub(crate) struct Seen {
     pub(crate) answers: Vec<RecallAnswer>,
     pub(crate) claims: Vec<wire::ClaimRequest>,
     pub(crate) released: Vec<u64>,
+    /// Sources that were released by themselves.
+    pub(crate) let_go: Vec<u32>,
 }
 
 impl FakeQueue {
@@ -88,6 +91,7 @@ impl FakeQueue {
             content: Mutex::default(),
             acknowledges: AtomicBool::new(true),
             renews: AtomicBool::new(true),
+            let_go: Mutex::default(),
             lease_millis: AtomicU64::new(60_000),
         };
         let queue = Self(Arc::new(shared));
@@ -120,6 +124,11 @@ impl FakeQueue {
 
     pub(crate) fn set_acknowledges(&self, acknowledges: bool) {
         self.0.acknowledges.store(acknowledges, Ordering::Relaxed);
+    }
+
+    /// Asks the node to let go of these sources, with each renewal.
+    pub(crate) fn ask_for(&self, sources: &[SourceId]) {
+        *self.0.let_go.lock() = sources.iter().map(|source| source.0).collect();
     }
 
     /// Leads in another term, and ends the session.
@@ -408,15 +417,25 @@ impl DirectoryService for FakeQueue {
         }
         let (revision, lease_millis) =
             (*self.0.revision.borrow(), self.0.lease_millis.load(Ordering::Relaxed));
-        Ok(Response::new(wire::RenewResponse { revision, lease_millis }))
+        let let_go = self.0.let_go.lock().clone();
+        Ok(Response::new(wire::RenewResponse { revision, lease_millis, let_go }))
     }
 
     async fn release(
         &self,
         request: Request<wire::ReleaseRequest>,
     ) -> Result<Response<wire::ReleaseResponse>, Status> {
-        let incarnation = request.into_inner().incarnation;
-        self.0.seen.lock().released.push(incarnation);
+        let wire::ReleaseRequest { node, incarnation, sources } = request.into_inner();
+        if sources.is_empty() {
+            self.0.seen.lock().released.push(incarnation);
+        }
+        for source in sources {
+            FakeQueue::apply(
+                self,
+                &Command::LetGo { source: SourceId(source), node: NodeId(node), incarnation },
+            );
+            self.0.seen.lock().let_go.push(source);
+        }
         Ok(Response::new(wire::ReleaseResponse { revision: *self.0.revision.borrow() }))
     }
 }

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use postroad_core::SourceId;
 use postroad_directory::{Command, Owner, Source, View};
+
+use super::balance::Balance;
 
 /// What directory and owners have agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +23,14 @@ pub struct LeaseTimes {
     pub drift: Duration,
     /// How much longer a source stays with an owner that is silent, before others get it.
     pub grace: Duration,
+    /// How long no outbound node may have come or gone before sources are moved between those that are there.
+    pub settle: Duration,
 }
 
 impl Default for LeaseTimes {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { lease: seconds(10), drift: seconds(1), grace: seconds(5) }
+        Self { lease: seconds(10), drift: seconds(1), grace: seconds(5), settle: seconds(30) }
     }
 }
 
@@ -58,6 +63,7 @@ pub struct Leases {
     renewed: BTreeMap<Owner, Instant>,
     /// Runs whose end is proposed.
     fenced: BTreeSet<Owner>,
+    balance: Balance,
 }
 
 /// What is to become of a claim.
@@ -75,7 +81,14 @@ impl Leases {
     /// Begins the memory of a leader that has just taken over.
     #[must_use]
     pub fn new(times: LeaseTimes, term: u64, now: Instant) -> Self {
-        Self { times, term, since: now, renewed: BTreeMap::new(), fenced: BTreeSet::new() }
+        Self {
+            times,
+            term,
+            since: now,
+            renewed: BTreeMap::new(),
+            fenced: BTreeSet::new(),
+            balance: Balance::new(times.settle, now),
+        }
     }
 
     /// Returns the term in which what it decides counts.
@@ -134,6 +147,7 @@ impl Leases {
         let alive = runs.iter().filter(|run| self.is_alive(now, **run));
         let mut owned: BTreeMap<Owner, usize> =
             alive.map(|run| (*run, view.sources_of(run.node, run.incarnation).count())).collect();
+        self.balance.decide(now, view, &runs, &owned);
         let unowned = view.sources().filter(|source| source.owner.is_none());
         let granted = unowned.filter_map(|source| grant(source, &mut owned)).take(GRANTS_MAX);
         revoked.chain(granted).collect()
@@ -145,7 +159,13 @@ impl Leases {
         let ends = view.nodes().map(|(node, incarnation)| {
             self.last_renewal(Owner { node, incarnation }) + self.times.revoke_after()
         });
-        ends.min()
+        ends.chain(self.balance.next_decision()).min()
+    }
+
+    /// Returns the sources that a run is to let go of, so that others may have them.
+    #[must_use]
+    pub fn let_go(&self, run: Owner) -> Vec<SourceId> {
+        self.balance.asked(run).into_iter().collect()
     }
 
     /// Drops what is remembered of runs that are over. A claim is remembered before the view shows it.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::{Stream, stream};
-use postroad_core::NodeId;
+use postroad_core::{NodeId, SourceId};
 use postroad_directory::{Change, Command, Done, Owner, Refusal, Reply, View};
 use postroad_net::{PeerIdentity, Role, peer_info};
 use postroad_proto::directory::{
@@ -117,25 +117,36 @@ impl DirectoryService for DirectoryApi {
         let RenewRequest { node, incarnation } = request.into_inner();
         let run = Owner { node: NodeId(node), incarnation };
         self.barrier.pass().await.map_err(|error| refused(&error))?;
-        let (renewed, revision) =
-            self.with_leases(|leases, view| (leases.renew(Instant::now(), view, run), view.revision()))?;
+        let (renewed, let_go, revision) = self.with_leases(|leases, view| {
+            (leases.renew(Instant::now(), view, run), leases.let_go(run), view.revision())
+        })?;
         if !renewed {
             return Err(Status::failed_precondition("this run of the node has no lease any more"));
         }
         if self.state.view.borrow().sources().any(|source| source.owner.is_none()) {
             self.wake.notify_one();
         }
-        Ok(Response::new(RenewResponse { revision, lease_millis: millis(self.times.lease) }))
+        let let_go = let_go.into_iter().map(|source| source.0).collect();
+        Ok(Response::new(RenewResponse { revision, lease_millis: millis(self.times.lease), let_go }))
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
         require_node(&request, request.get_ref().node)?;
-        let ReleaseRequest { node, incarnation } = request.into_inner();
-        let done = self.propose(None, Command::Revoke { node: NodeId(node), incarnation }).await?;
-        let Done { revision, .. } = done.map_err(|refusal| refusal_status(&refusal))?;
+        let ReleaseRequest { node, incarnation, sources } = request.into_inner();
+        let run = Owner { node: NodeId(node), incarnation };
+        let commands = if sources.is_empty() {
+            vec![Command::Revoke { node: run.node, incarnation }]
+        } else {
+            let let_go = |source| Command::LetGo { source: SourceId(source), node: run.node, incarnation };
+            sources.iter().copied().map(let_go).collect()
+        };
+        for command in commands {
+            let done = self.propose(None, command).await?;
+            done.map_err(|refusal| refusal_status(&refusal))?;
+        }
         metrics::decision("release");
-        tracing::info!(node, incarnation, "an outbound node has let go of its sources");
-        Ok(Response::new(ReleaseResponse { revision }))
+        tracing::info!(node, incarnation, ?sources, "an outbound node has let go of its sources");
+        Ok(Response::new(ReleaseResponse { revision: self.revision() }))
     }
 }
 

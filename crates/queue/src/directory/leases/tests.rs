@@ -10,6 +10,11 @@ use super::*;
 const LEASE: u64 = 10;
 const CERTAIN_END: u64 = 11;
 const REVOKE_AFTER: u64 = 16;
+const SETTLE: u64 = 30;
+const LET_GO_WITHIN: u64 = 120;
+
+/// The nodes that may own a source which any node may own.
+const ANYBODY: &[u64] = &[];
 
 /// A leader, its directory and its clock.
 struct World {
@@ -79,6 +84,34 @@ impl World {
                 self.directory.apply(&command).unwrap();
             }
         }
+    }
+
+    /// Lets time pass while these runs renew.
+    fn live(&mut self, seconds: u64, runs: &[Owner]) {
+        for _ in 0..seconds {
+            self.pass(1);
+            for run in runs {
+                assert!(self.renew(*run));
+            }
+            self.settle();
+        }
+    }
+
+    /// A run lets go of what it is asked for; returns which sources.
+    fn obey(&mut self, run: Owner) -> Vec<SourceId> {
+        let asked = self.leases.let_go(run);
+        for source in &asked {
+            let (node, incarnation) = (run.node, run.incarnation);
+            self.directory.apply(&Command::LetGo { source: *source, node, incarnation }).unwrap();
+        }
+        self.settle();
+        asked
+    }
+
+    /// How many sources each of the nodes owns.
+    fn shares(&self, nodes: &[u64]) -> Vec<usize> {
+        let owners = self.owners();
+        nodes.iter().map(|node| owners.iter().filter(|(owner, _)| owner == node).count()).collect()
     }
 
     /// Who owns each source, and its epoch.
@@ -244,4 +277,115 @@ fn a_node_that_is_silent_gets_nothing_more() {
     assert!(world.renew(run(1, 11)), "its lease has not certainly ended");
     world.settle();
     assert_eq!(world.owners(), [(1, 1)]);
+}
+
+#[test]
+fn a_node_that_joins_gets_its_share_one_source_at_a_time() {
+    // The last one waits for a node that is not there, and stands in nobody's way.
+    let mut world = World::new(&[ANYBODY, ANYBODY, ANYBODY, ANYBODY, ANYBODY, &[9]]);
+    let (first, second) = (run(1, 11), run(2, 22));
+    world.claim(first, None);
+    world.live(100, &[first]);
+    world.claim(second, None);
+    world.live(SETTLE, &[first, second]);
+    assert_eq!(world.obey(first), [], "it has not been calm for long enough");
+    let mut moved = Vec::new();
+    for _ in 0..10 {
+        world.live(1, &[first, second]);
+        assert_eq!(world.leases.let_go(second), []);
+        let asked = world.obey(first);
+        assert!(asked.len() <= 1);
+        moved.extend(asked);
+    }
+    assert_eq!((moved.len(), world.shares(&[1, 2])), (2, vec![3, 2]));
+    assert_eq!(
+        world.leases.next_decision(&world.view()),
+        Some(world.now + Duration::from_secs(REVOKE_AFTER))
+    );
+}
+
+#[test]
+fn three_nodes_share_alike_and_then_nothing_moves() {
+    let mut world = World::new(&[ANYBODY; 8]);
+    let runs = [run(1, 11), run(2, 22), run(3, 33)];
+    for (place, run) in runs.iter().enumerate() {
+        world.claim(*run, None);
+        world.live(SETTLE + 1, &runs[..=place]);
+        for _ in 0..10 {
+            world.live(1, &runs[..=place]);
+            runs.iter().for_each(|run| drop(world.obey(*run)));
+        }
+    }
+    let mut shares = world.shares(&[1, 2, 3]);
+    shares.sort_unstable();
+    assert_eq!(shares, [2, 3, 3]);
+    let owners = world.owners();
+    world.live(300, &runs);
+    assert!(runs.iter().all(|run| world.leases.let_go(*run).is_empty()));
+    assert_eq!(world.owners(), owners);
+}
+
+#[test]
+fn a_node_that_starts_again_in_time_keeps_its_own_and_nothing_is_moved_meanwhile() {
+    let mut world = World::new(&[ANYBODY; 6]);
+    let (first, second) = (run(1, 11), run(2, 22));
+    world.claim(first, None);
+    world.live(1, &[first]);
+    world.claim(second, None);
+    // Silent since a moment before it would have been asked.
+    world.live(SETTLE - 1, &[first, second]);
+    world.live(REVOKE_AFTER - 1, &[second]);
+    assert_eq!(world.leases.let_go(first), []);
+    let again = run(1, 12);
+    assert_eq!(world.claim(again, Some(11)), ClaimDecision::Propose);
+    world.live(SETTLE, &[again, second]);
+    assert_eq!((world.shares(&[1, 2]), world.leases.let_go(again)), (vec![6, 0], vec![]));
+    world.live(1, &[again, second]);
+    assert_eq!(world.leases.let_go(again).len(), 1);
+    // Whoever is asked and falls silent is asked no longer.
+    world.live(LEASE + 1, &[second]);
+    assert_eq!(world.leases.let_go(again), []);
+}
+
+#[test]
+fn a_source_goes_to_a_node_that_may_own_it_when_its_owner_may_not_any_more() {
+    let mut world = World::new(&[&[], &[]]);
+    let (first, second) = (run(1, 11), run(2, 22));
+    world.claim(first, None);
+    world.claim(second, None);
+    world.live(SETTLE + 1, &[first, second]);
+    assert_eq!(world.shares(&[1, 2]), [1, 1]);
+    let source = world.view().sources().find(|source| source.owner == Some(first)).cloned().unwrap();
+    let (name, helo) = (source.name.clone(), source.helo.clone());
+    let put = PutSource { name, address: None, helo, nodes: vec![NodeId(2)] };
+    world.directory.apply(&Command::Change(vec![Change::Put(Put::Source(put))])).unwrap();
+    world.live(1, &[first, second]);
+    assert_eq!(world.obey(first), [source.id]);
+    // The other one may be owned by both, and follows the other way.
+    world.live(1, &[first, second]);
+    world.obey(second);
+    assert_eq!(world.view().source(source.id).unwrap().owner, Some(second));
+    assert_eq!(world.shares(&[1, 2]), [1, 1]);
+}
+
+#[test]
+fn an_owner_that_does_not_let_go_is_left_alone_for_a_while() {
+    let mut world = World::new(&[ANYBODY; 2]);
+    let runs = [run(1, 11), run(2, 22)];
+    world.claim(runs[0], None);
+    world.settle();
+    world.claim(runs[1], None);
+    world.live(SETTLE + 1, &runs);
+    assert_eq!(world.leases.let_go(runs[0]).len(), 1);
+    world.live(LET_GO_WITHIN, &runs);
+    assert_eq!(world.leases.let_go(runs[0]), []);
+    assert_eq!(world.shares(&[1, 2]), [2, 0]);
+    world.live(SETTLE, &runs);
+    assert_eq!(world.leases.let_go(runs[0]).len(), 1);
+    // A new leader knows nothing of it, and waits until all is calm.
+    world.new_leader();
+    world.live(SETTLE - 1, &runs);
+    assert_eq!(world.leases.let_go(runs[0]), []);
+    world.live(2, &runs);
+    assert_eq!(world.leases.let_go(runs[0]).len(), 1);
 }

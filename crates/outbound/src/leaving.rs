@@ -1,0 +1,99 @@
+//! Lets go of sources that others are to have: ends what is under way, reports it, and releases them.
+//!
+//! A source that is being left is not used again under its epoch, whatever becomes of the release:
+//! nobody can tell whether one that was not answered has been committed.
+
+use std::{sync::Arc, time::Duration};
+
+use postroad_cluster::DirectoryClient;
+use postroad_core::{NodeId, SourceId};
+use tokio::{sync::watch, time};
+
+use crate::{lanes::Lanes, service::Desks};
+
+/// Releases sources when the directory asks for them.
+pub(crate) struct Leaving {
+    pub(crate) node: NodeId,
+    pub(crate) directory: DirectoryClient,
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) desks: Desks,
+    /// The run whose claim stands.
+    pub(crate) tenure: watch::Receiver<Option<u64>>,
+    /// What the directory has asked for with the last renewal.
+    pub(crate) asked: watch::Receiver<Vec<SourceId>>,
+    /// How long transactions may go on.
+    pub(crate) drain: Duration,
+}
+
+/// How often it is looked whether all has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What the leaders assigned before they heard of the closed windows comes within this, or ends as unknown.
+const LAST_ARRIVALS: Duration = Duration::from_millis(500);
+/// How long outcomes may take to be committed.
+const REPORT_WITHIN: Duration = Duration::from_secs(30);
+/// How long to ask before the next try, and how long to wait for it.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+const RELEASE_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+impl Leaving {
+    /// Runs until dropped.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let asked = self.asked.borrow_and_update().clone();
+            let run = *self.tenure.borrow();
+            if let Some(run) = run {
+                for source in asked {
+                    self.let_go(run, source).await;
+                }
+            }
+            if self.asked.changed().await.is_err() {
+                // The role is being stopped, and releases everything.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    async fn let_go(&self, run: u64, source: SourceId) {
+        if !self.lanes.leave(source) {
+            return;
+        }
+        tracing::info!(%source, "a source is left to another node");
+        if time::timeout(self.drain, self.unused(source)).await.is_err() {
+            tracing::warn!(%source, "transactions were broken off at the drain bound");
+        }
+        self.lanes.abandon(source);
+        self.unused(source).await;
+        if time::timeout(REPORT_WITHIN, self.reported(source)).await.is_err() {
+            tracing::warn!(%source, "some outcomes were not committed: their attempts will end as unknown");
+        }
+        while *self.tenure.borrow() == Some(run) {
+            match self.directory.release_source(self.node, run, source, RELEASE_WITHIN).await {
+                Ok(()) => return tracing::info!(%source, "source released"),
+                Err(error) => tracing::warn!(%source, %error, "source not released"),
+            }
+            time::sleep(RELEASE_AGAIN_AFTER).await;
+        }
+    }
+
+    async fn unused(&self, source: SourceId) {
+        while self.lanes.is_used(source) {
+            time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits until nothing of a source is held, and nothing more has come for a while.
+    async fn reported(&self, source: SourceId) {
+        let mut since = time::Instant::now();
+        while since.elapsed() < LAST_ARRIVALS {
+            if self.is_held(source) {
+                since = time::Instant::now();
+            }
+            time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn is_held(&self, source: SourceId) -> bool {
+        let desks = self.desks.lock();
+        desks.values().any(|desk| desk.with(|held| held.holds(source) || held.has_answers()))
+    }
+}
