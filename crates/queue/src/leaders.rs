@@ -10,6 +10,8 @@ use postroad_telemetry::Component;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
+use crate::metrics;
+
 /// A cheap handle.
 #[derive(Clone)]
 pub(crate) struct Leaders(watch::Receiver<LeaderView>);
@@ -50,6 +52,7 @@ impl LeadersTask {
             if status.stopped {
                 tracing::error!(%group, "the group has stopped on this node");
             }
+            metrics::leadership(group, status.leading && !status.stopped, status.term);
             known.insert(group, leader(node, &status));
             let groups: Vec<GroupLeader> =
                 known.iter().map(|(group, leader)| wire(*group, *leader)).collect();

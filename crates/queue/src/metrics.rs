@@ -77,8 +77,6 @@ pub(crate) struct LedgerMetrics {
     pub(crate) unreadable: Counter,
     pub(crate) commit: Histogram,
     pub(crate) commands: Histogram,
-    pub(crate) leading: Gauge,
-    pub(crate) term: Gauge,
     pub(crate) applied: Gauge,
     pub(crate) messages: Gauge,
     pub(crate) waiting: Gauge,
@@ -103,8 +101,6 @@ impl LedgerMetrics {
             unreadable: counter!("postroad_queue_unreadable_contents_total", "group" => group.clone()),
             commit: histogram!("postroad_queue_commit_seconds", "group" => group.clone()),
             commands: histogram!("postroad_queue_entry_commands", "group" => group.clone()),
-            leading: gauge!("postroad_queue_leading", "group" => group.clone()),
-            term: gauge!("postroad_queue_term", "group" => group.clone()),
             applied: gauge!("postroad_queue_applied_index", "group" => group.clone()),
             messages: gauge!("postroad_queue_messages", "group" => group.clone()),
             waiting: deliveries("waiting"),
@@ -118,6 +114,13 @@ impl LedgerMetrics {
             waiting_octets: gauge!("postroad_queue_waiting_bytes", "group" => group),
         }
     }
+}
+
+/// Says whether this node leads a group, the directory among them, and in which term.
+pub(crate) fn leadership(group: GroupId, leading: bool, term: u64) {
+    let group = group.to_string();
+    gauge!("postroad_queue_leading", "group" => group.clone()).set(f64::from(u8::from(leading)));
+    gauge!("postroad_queue_term", "group" => group).set(term as f64);
 }
 
 /// The handles of the node's log.

@@ -134,9 +134,6 @@ impl Proposer {
     /// Begins or ends leading, as Raft says.
     fn follow_leadership(&mut self) {
         let status = self.status.borrow_and_update().clone();
-        let metrics = &self.core.metrics;
-        metrics.leading.set(f64::from(u8::from(status.leading)));
-        metrics.term.set(status.term as f64);
         let led = self.core.with_leading(|_, leading| leading.term);
         if status.leading && led != Some(status.term) {
             let started = Instant::now();
