@@ -55,7 +55,7 @@ impl SimFs {
         self.0.lock().capacity = octets;
     }
 
-    /// Makes syncs of files do nothing from now on: a test that would not notice proves nothing.
+    /// Makes syncs of files do nothing from now on, after a power cut too: a test that would not notice proves nothing.
     pub fn forget_syncs(&self) {
         self.0.lock().forgets = true;
     }
@@ -81,7 +81,8 @@ impl SimFs {
             names.insert(name.clone(), Arc::new(Mutex::new(kept)));
         }
         let durable_names = names.clone();
-        Self(Arc::new(Mutex::new(State { names, durable_names, ..State::default() })))
+        let forgets = state.forgets;
+        Self(Arc::new(Mutex::new(State { names, durable_names, forgets, ..State::default() })))
     }
 
     /// Changes one bit of a file, on the disk and for readers.

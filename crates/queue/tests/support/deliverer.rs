@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,8 @@ pub struct Deliverer {
     pub outbound: Outbound,
     pub window: u32,
     pub deliveries: Deliveries,
+    /// While set it delivers nothing, so that what is accepted stays in the queue.
+    pub resting: Arc<AtomicBool>,
     /// Reported and not acknowledged, by number of the report.
     unacknowledged: BTreeMap<u64, Vec<AttemptId>>,
     taken: BTreeSet<(Bytes, u32, u32)>,
@@ -41,7 +43,14 @@ pub struct Deliverer {
 
 impl Deliverer {
     pub fn new(outbound: Outbound, window: u32, deliveries: Deliveries) -> Self {
-        Self { outbound, window, deliveries, unacknowledged: BTreeMap::new(), taken: BTreeSet::new() }
+        Self {
+            outbound,
+            window,
+            deliveries,
+            resting: Arc::default(),
+            unacknowledged: BTreeMap::new(),
+            taken: BTreeSet::new(),
+        }
     }
 
     pub async fn run(mut self, cluster: &Cluster) {
@@ -61,6 +70,9 @@ impl Deliverer {
             self.report(&mut session, again).await;
         }
         loop {
+            while self.resting.load(Ordering::Relaxed) {
+                time::sleep(Duration::from_millis(5)).await;
+            }
             match session.next().await? {
                 In::Assignments(assignments) => {
                     let mut done = Vec::new();

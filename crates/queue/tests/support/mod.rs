@@ -63,6 +63,7 @@ impl Disk {
 
 struct Running {
     runtime: Runtime,
+    health: Health,
     shutdown: CancellationToken,
     ended: JoinHandle<()>,
 }
@@ -78,6 +79,7 @@ pub struct Cluster {
     transport: Transport,
     voters: Vec<Voter>,
     config: QueueConfig,
+    pool: PoolId,
     /// The disk of each node, and the node while it runs.
     nodes: Mutex<Vec<(Disk, Option<Running>)>>,
     _watches: (LeaderWatch, DirectoryWatch, JoinSet<()>),
@@ -113,7 +115,8 @@ impl Cluster {
         let submitter = Submitter::start(&mut tasks, &endpoints, &table, groups, submit);
         let size = disks.len();
         let nodes = Mutex::new(disks.into_iter().map(|disk| (disk, None)).collect());
-        let cluster = Self {
+        let mut cluster = Self {
+            pool: PoolId(0),
             views: directory.subscribe(),
             directory: DirectoryClient::new(&endpoints, &table),
             calls: LeaderCalls::new(&endpoints, &table),
@@ -129,7 +132,7 @@ impl Cluster {
         for place in 0..size {
             cluster.restart(place).await;
         }
-        cluster.apply_source("source").await;
+        cluster.pool = cluster.apply_source("source").await;
         cluster
     }
 
@@ -144,6 +147,7 @@ impl Cluster {
             transport: self.transport.clone(),
             health: Health::new(),
         };
+        let health = deps.health.clone();
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name(format!("queue-{}", voter.node))
@@ -160,10 +164,18 @@ impl Cluster {
         };
         let shutdown = CancellationToken::new();
         let ended = runtime.spawn(queue.run(shutdown.clone()));
-        self.nodes.lock()[place].1 = Some(Running { runtime, shutdown, ended });
+        self.nodes.lock()[place].1 = Some(Running { runtime, health, shutdown, ended });
     }
 
-    /// Kills a node; its disk is what was synced.
+    /// Waits until a node that runs knows a leader of every group.
+    pub async fn until_ready(&self, place: usize) {
+        let health = self.nodes.lock()[place].1.as_ref().unwrap().health.clone();
+        while !health.is_ready() {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Cuts the power of a node; its disk is what was synced.
     pub fn kill(&self, place: usize) {
         let mut nodes = self.nodes.lock();
         let (disk, node) = &mut nodes[place];
@@ -206,7 +218,15 @@ impl Cluster {
     pub async fn leader(&self, group: GroupId) -> usize {
         let mut leaders = self.leaders.clone();
         let table = leaders.wait_for(|table| table.contains_key(&group)).await.unwrap();
-        let node = table[&group].node;
+        self.place(table[&group].node)
+    }
+
+    /// The place of the node that leads `group`, as far as is known.
+    pub fn known_leader(&self, group: GroupId) -> Option<usize> {
+        self.leaders.borrow().get(&group).map(|leader| self.place(leader.node))
+    }
+
+    fn place(&self, node: NodeId) -> usize {
         self.voters.iter().position(|voter| voter.node == node).unwrap()
     }
 
@@ -219,7 +239,7 @@ impl Cluster {
         client(self.channel(place))
     }
 
-    async fn apply_source(&self, name: &str) {
+    async fn apply_source(&self, name: &str) -> PoolId {
         let source = PutSource {
             name: name.into(),
             address: None,
@@ -230,12 +250,13 @@ impl Cluster {
         let puts = [Put::Source(source), Put::Pool(pool)];
         self.directory.apply(&puts, &[], false, PATIENCE).await.unwrap();
         let mut views = self.views.clone();
-        views.wait_for(|view| view.pools().next().is_some()).await.unwrap();
+        let view = views.wait_for(|view| view.pools().next().is_some()).await.unwrap();
+        view.pools().next().unwrap().id
     }
 
     /// The pool that [`Cluster::start`] made.
     pub fn pool(&self) -> PoolId {
-        self.views.borrow().pools().next().unwrap().id
+        self.pool
     }
 
     /// A message for one recipient.

@@ -1,0 +1,168 @@
+//! Leaders that die while mail flows: one description for nodes in the test's own process and for real ones.
+//!
+//! It knows neither what kills a node nor who sends the mail; it sets no limits of time, which whoever waits for it does.
+
+use std::time::{Duration, Instant};
+
+use postroad_core::GroupId;
+
+/// How often a condition is looked at again.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Queue nodes that can be killed under load, and what of that load was acknowledged.
+pub trait Queues {
+    /// What may go wrong with killing and starting.
+    type Error;
+
+    /// Returns the place of the running node that leads `group`, if it is known.
+    fn leader(&mut self, group: GroupId) -> impl Future<Output = Option<usize>>;
+
+    /// Kills a node: it is told nothing.
+    fn kill(&mut self, place: usize) -> impl Future<Output = Result<(), Self::Error>>;
+
+    /// Starts a node that was killed, and waits until it is ready.
+    fn start_again(&mut self, place: usize) -> impl Future<Output = Result<(), Self::Error>>;
+
+    /// Returns how many messages of `group` were acknowledged; of any group for the directory, which has none.
+    fn acknowledged(&self, group: GroupId) -> u64;
+}
+
+/// One death of a leader.
+#[derive(Clone, Copy, Debug)]
+pub struct Kill {
+    /// The group that it led, perhaps among others.
+    pub group: GroupId,
+    /// Its place among the queue nodes.
+    pub place: usize,
+    /// When it was killed.
+    pub at: Instant,
+    /// How long until another node led the group.
+    pub led_after: Duration,
+    /// How long until a message was acknowledged under that leader.
+    pub accepted_after: Duration,
+    /// How long until the killed node was ready again.
+    pub ready_after: Duration,
+}
+
+/// Kills the leader of `group`, waits until the group accepts mail without it, and starts it again.
+///
+/// # Errors
+/// The node cannot be killed or started.
+pub async fn kill_leader<Q: Queues>(queues: &mut Q, group: GroupId) -> Result<Kill, Q::Error> {
+    let place = leader_besides(queues, group, None).await;
+    let at = Instant::now();
+    queues.kill(place).await?;
+    leader_besides(queues, group, Some(place)).await;
+    let led_after = at.elapsed();
+    let before = queues.acknowledged(group);
+    while queues.acknowledged(group) == before {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let accepted_after = at.elapsed();
+    queues.start_again(place).await?;
+    Ok(Kill { group, place, at, led_after, accepted_after, ready_after: at.elapsed() })
+}
+
+/// What is known of leaders may still be the one that has just died.
+async fn leader_besides<Q: Queues>(queues: &mut Q, group: GroupId, dead: Option<usize>) -> usize {
+    loop {
+        if let Some(place) = queues.leader(group).await
+            && Some(place) != dead
+        {
+            return place;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Returns the longest time without an acknowledgement of which a part lies between `from` and `until`.
+///
+/// A gap that began before `from` or ended after `until` counts as a whole.
+/// `times` are in order.
+#[must_use]
+pub fn longest_gap(times: &[Instant], from: Instant, until: Instant) -> Duration {
+    let first = times.partition_point(|time| *time <= from).saturating_sub(1);
+    let end = times.partition_point(|time| *time < until);
+    let before = times.get(first).map_or(from, |time| from.min(*time));
+    let after = times.get(end).copied().unwrap_or(until);
+    let within = times.get(first..end).unwrap_or_default().iter().copied();
+    let mut longest = Duration::ZERO;
+    let mut last = before;
+    for time in within.chain([after]) {
+        longest = longest.max(time.saturating_duration_since(last));
+        last = time;
+    }
+    longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All in milliseconds.
+    #[track_caller]
+    fn check(times: &[u64], (from, until): (u64, u64), expected: u64) {
+        let start = Instant::now();
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        let times: Vec<Instant> = times.iter().map(|time| at(*time)).collect();
+        assert_eq!(longest_gap(&times, at(from), at(until)), Duration::from_millis(expected));
+    }
+
+    #[test]
+    fn a_gap_counts_when_a_part_of_it_lies_between() {
+        check(&[0, 10, 40, 45, 90], (20, 50), 45);
+        check(&[0, 10, 40, 45, 90], (20, 44), 30);
+        check(&[0, 10, 40, 45, 90], (42, 44), 5);
+        check(&[0, 10, 40], (50, 95), 55);
+        check(&[60, 70], (0, 50), 60);
+        check(&[], (0, 50), 50);
+        check(&[20, 20], (20, 20), 0);
+    }
+
+    /// Three nodes, of which the next one leads when a leader dies, and which accept whenever they are looked at.
+    struct Three {
+        leader: usize,
+        running: [bool; 3],
+        looks: std::cell::Cell<u64>,
+        /// The dead leader is taken for the leader once more.
+        stale: bool,
+    }
+
+    impl Queues for Three {
+        type Error = String;
+
+        async fn leader(&mut self, _: GroupId) -> Option<usize> {
+            if std::mem::take(&mut self.stale) {
+                return Some((self.leader + 2) % 3);
+            }
+            self.running[self.leader].then_some(self.leader)
+        }
+
+        async fn kill(&mut self, place: usize) -> Result<(), String> {
+            self.running[place] = false;
+            self.leader = (place + 1) % 3;
+            self.stale = true;
+            Ok(())
+        }
+
+        async fn start_again(&mut self, place: usize) -> Result<(), String> {
+            if std::mem::replace(&mut self.running[place], true) { Err("it runs".into()) } else { Ok(()) }
+        }
+
+        fn acknowledged(&self, _: GroupId) -> u64 {
+            self.looks.set(self.looks.get() + 1);
+            self.looks.get() / 3
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_is_dead_is_not_the_next_one() {
+        let mut three = Three { leader: 1, running: [true; 3], looks: std::cell::Cell::new(0), stale: false };
+        for place in [1, 2, 0] {
+            let kill = kill_leader(&mut three, GroupId(1)).await.unwrap();
+            assert_eq!(kill.place, place);
+            assert!(kill.led_after <= kill.accepted_after && kill.accepted_after <= kill.ready_after);
+        }
+        assert_eq!(three.running, [true; 3]);
+    }
+}
