@@ -175,6 +175,9 @@ fn openraft_config(config: &NodeConfig) -> Result<Arc<Config>, openraft::ConfigE
         install_snapshot_timeout: 600_000,
         // A node that was cut off for a while must not depose a leader that everybody else follows.
         enable_pre_vote: Some(true),
+        // A node that led and comes back stands for election like any other: its followers may hold, and have committed,
+        // what its own disk does not, and it would write something else in those places.
+        enable_leader_restore: Some(false),
         backoff: "50ms 100ms 200ms ..500ms".to_owned(),
         ..Config::default()
     };

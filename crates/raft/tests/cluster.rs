@@ -165,6 +165,15 @@ impl Cluster {
         self.nodes[place].take().unwrap().kill().await;
     }
 
+    /// Cuts the power of all nodes at once; of what was not synced, the disks hold what `random` says.
+    async fn cut_power(&mut self, mut random: impl FnMut() -> bool) {
+        self.disks.iter().for_each(|disk| disk.fail_after(0));
+        for place in 0..self.nodes.len() {
+            self.kill(place).await;
+            self.disks[place] = self.disks[place].power_cut(&mut random);
+        }
+    }
+
     /// The place of the node that leads; waits until one does.
     async fn leader(&self) -> usize {
         loop {
@@ -280,13 +289,7 @@ async fn r_06_power_goes_everywhere_and_everything_committed_is_there() {
             cluster.commit(&head, 3000).await;
             expected.heads.push(head.into());
         }
-        for place in 0..3 {
-            cluster.disks[place].fail_after(0);
-        }
-        for place in 0..3 {
-            cluster.kill(place).await;
-            cluster.disks[place] = cluster.disks[place].power_cut(|| round == 1);
-        }
+        cluster.cut_power(|| round == 1).await;
         for place in 0..3 {
             cluster.restart(place).await;
         }
@@ -294,6 +297,25 @@ async fn r_06_power_goes_everywhere_and_everything_committed_is_there() {
     cluster.commit("the end", 10).await;
     expected.heads.push("the end".into());
     cluster.agree().await;
+    assert_eq!(cluster.nodes[0].as_ref().unwrap().group.state_hash().1, expected.state_hash());
+}
+
+/// A majority need not have the leader in it: what two followers have synced is committed while the leader still writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_06_what_the_followers_of_a_slow_leader_have_is_there_though_it_comes_back_first() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.commit("everywhere", 3000).await;
+    let leader = cluster.leader().await;
+    cluster.disks[leader].stall_syncs();
+    cluster.commit("at the followers only", 3000).await;
+    cluster.cut_power(|| false).await;
+    for place in [leader, (leader + 1) % 3, (leader + 2) % 3] {
+        cluster.restart(place).await;
+    }
+    cluster.commit("at the end", 3000).await;
+    cluster.agree().await;
+    let mut expected = Heads::default();
+    expected.heads.extend(["everywhere", "at the followers only", "at the end"].map(Bytes::from));
     assert_eq!(cluster.nodes[0].as_ref().unwrap().group.state_hash().1, expected.state_hash());
 }
 

@@ -1,6 +1,6 @@
 //! A file system in memory on which the power can be cut, the disk filled and files damaged.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -26,6 +26,8 @@ struct State {
     capacity: Option<u64>,
     /// A sync of a file says that all is well and does nothing.
     forgets: bool,
+    /// A sync of a file does not return.
+    stalls: bool,
 }
 
 #[derive(Clone, Default)]
@@ -58,6 +60,11 @@ impl SimFs {
     /// Makes syncs of files do nothing from now on, after a power cut too: a test that would not notice proves nothing.
     pub fn forget_syncs(&self) {
         self.0.lock().forgets = true;
+    }
+
+    /// Lets no sync of a file return from now on until the power goes: a disk that is slower than all others.
+    pub fn stall_syncs(&self) {
+        self.0.lock().stalls = true;
     }
 
     /// Returns the disk after a power cut: unsynced blocks are there or not, as `random` says for each;
@@ -103,6 +110,11 @@ impl SimFs {
     #[must_use]
     pub fn contents(&self, name: &str) -> Vec<u8> {
         self.0.lock().names.get(name).expect("the file exists").lock().now.clone()
+    }
+
+    fn is_stalled(&self) -> bool {
+        let state = self.0.lock();
+        state.stalls && state.operations_left != Some(0)
     }
 
     fn operate(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
@@ -202,7 +214,12 @@ impl Store for SimStore {
     }
 
     fn sync(&self) -> io::Result<()> {
-        if self.fs.operate()?.forgets {
+        while self.fs.is_stalled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Kept locked: no power cut comes between the check and what follows.
+        let state = self.fs.operate()?;
+        if state.forgets {
             return Ok(());
         }
         let mut inode = self.inode.lock();
