@@ -1,20 +1,23 @@
 //! A cluster of real processes under load, while its nodes die.
+#![allow(clippy::print_stdout, reason = "how long nobody led is for people to read")]
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use postroad_core::GroupId;
 use postroad_testkit::{
     Script, Sink, SinkConfig,
-    checker::{Acknowledged, Duplicate, Findings},
-    client::{Submitted, submit},
-    cluster::{Cluster, ClusterSpec, Role},
+    checker::{Acknowledged, Findings},
+    client::{Submitted, submit, submit_grpc},
+    cluster::{API_KEY, Cluster, ClusterSpec, Role},
+    failover::{Queues, kill_leader},
     process::{http_get, postroad_binary},
     sink::{Phase, Rule},
 };
@@ -25,16 +28,28 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Clients that send one message after the other.
 const CLIENTS: usize = 4;
 
-/// Clients that send until they are told to stop, each to an ingress node of its own.
+/// Clients that send until they are told to stop, half over SMTP and half over gRPC, each to an ingress node of its own.
 struct Load {
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicU64>,
+    acknowledged: Arc<Counts>,
     clients: JoinSet<Vec<Acknowledged>>,
 }
 
+/// How many messages of each group were acknowledged.
+type Counts = Mutex<BTreeMap<GroupId, u64>>;
+
+/// Where a client sends to.
+#[derive(Clone, Copy)]
+enum Server {
+    Smtp(SocketAddr),
+    Grpc(SocketAddr),
+}
+
 impl Load {
-    fn start(servers: &[SocketAddr]) -> Self {
-        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    fn start(cluster: &Cluster) -> Self {
+        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
+        let smtp = cluster.smtp().into_iter().map(Server::Smtp);
+        let servers: Vec<Server> = smtp.chain(cluster.grpc().into_iter().map(Server::Grpc)).collect();
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
             let server = servers[number % servers.len()];
@@ -43,11 +58,15 @@ impl Load {
         Self { stop, acknowledged, clients }
     }
 
+    fn acknowledged(&self) -> u64 {
+        self.acknowledged.lock().expect("no client panics").values().sum()
+    }
+
     /// Waits until so many more messages were acknowledged.
     async fn more(&self, number: u64) {
-        let goal = self.acknowledged.load(Ordering::Relaxed) + number;
+        let goal = self.acknowledged() + number;
         let reached = async {
-            while self.acknowledged.load(Ordering::Relaxed) < goal {
+            while self.acknowledged() < goal {
                 sleep(Duration::from_millis(20)).await;
             }
         };
@@ -62,9 +81,9 @@ impl Load {
 
 async fn send(
     client: usize,
-    server: SocketAddr,
+    server: Server,
     stop: Arc<AtomicBool>,
-    count: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 ) -> Vec<Acknowledged> {
     let mut acknowledged = Vec::new();
     for number in 0.. {
@@ -73,15 +92,55 @@ async fn send(
         }
         let recipient = format!("{client}-{number}@domain{}.test", number % 7);
         let content = format!("From: <a@example.test>\r\nSubject: {client} {number}\r\n\r\nhello\r\n");
-        match submit(server, "a@example.test", &[&recipient], &content).await {
+        let (sender, recipients) = ("a@example.test", [&*recipient]);
+        let submitted = match server {
+            Server::Smtp(server) => submit(server, sender, &recipients, &content).await,
+            Server::Grpc(server) => submit_grpc(server, API_KEY, sender, &recipients, &content).await,
+        };
+        match submitted {
             Submitted::Acknowledged(message) => {
-                count.fetch_add(1, Ordering::Relaxed);
+                *counts.lock().expect("no client panics").entry(message.id.group()).or_default() += 1;
                 acknowledged.push(message);
             }
-            Submitted::Refused(_) | Submitted::Unknown => sleep(Duration::from_millis(50)).await,
+            Submitted::Refused(_) | Submitted::Rejected(_) | Submitted::Unknown => {
+                sleep(Duration::from_millis(50)).await;
+            }
         }
     }
     acknowledged
+}
+
+/// Queue nodes as processes, which are killed; and what is acknowledged meanwhile.
+struct Processes<'a> {
+    cluster: &'a mut Cluster,
+    load: &'a Load,
+}
+
+impl Queues for Processes<'_> {
+    type Error = String;
+
+    async fn leader(&mut self, group: GroupId) -> Option<usize> {
+        self.cluster.leader(group).await
+    }
+
+    async fn kill(&mut self, place: usize) -> Result<(), String> {
+        let mut queues = self.cluster.nodes(Role::Queue);
+        queues[place].process.kill().await.map_err(|error| error.to_string())
+    }
+
+    async fn start_again(&mut self, place: usize) -> Result<(), String> {
+        let mut queues = self.cluster.nodes(Role::Queue);
+        let started = queues[place].process.start_again();
+        started.map_err(|error| format!("{error:#}"))?;
+        self.cluster.wait_all_ready().await.map_err(|error| format!("{error:#}"))
+    }
+
+    fn acknowledged(&self, group: GroupId) -> u64 {
+        if group == GroupId::DIRECTORY {
+            return self.load.acknowledged();
+        }
+        self.load.acknowledged.lock().expect("no client panics").get(&group).copied().unwrap_or(0)
+    }
 }
 
 async fn start(script: Script) -> (Sink, Cluster) {
@@ -100,45 +159,25 @@ async fn start_with(script: Script, settings: BTreeMap<Role, String>) -> (Sink, 
 
 /// Waits until nothing is missing, and judges.
 async fn judge(sink: &Sink, cluster: &Cluster, acknowledged: &[Acknowledged]) {
-    let all_arrived = async {
-        while !Findings::new(acknowledged, &sink.ledger().copies()).lost.is_empty() {
-            sleep(Duration::from_millis(200)).await;
-        }
-    };
-    // What is still missing after that is told below.
-    let _ = tokio::time::timeout(PATIENCE, all_arrived).await;
-    // A copy that is on its way counts too.
-    sleep(Duration::from_secs(2)).await;
-    let mut findings = Findings::new(acknowledged, &sink.ledger().copies());
     let control = cluster.control().expect("the cluster has control");
-    let explained = async {
-        // Control follows the queue a moment behind.
-        while findings.explain(control).await.is_err()
-            || !findings.duplicates.iter().all(Duplicate::is_explained)
-        {
-            sleep(Duration::from_millis(200)).await;
-        }
-    };
-    let _ = tokio::time::timeout(PATIENCE, explained).await;
-    if let Err(error) = findings.require_exactly_once() {
+    let findings = Findings::settle(acknowledged, &sink.ledger(), control, PATIENCE).await;
+    if let Err(error) = findings.and_then(|findings| findings.require_exactly_once()) {
         panic!("{error:#}\n{}", cluster.logs());
     }
     assert_eq!(sink.ledger().bare_newlines(), 0, "bare CR or LF on the wire");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leaders_die_under_load_and_nothing_acknowledged_is_lost() {
+async fn the_leader_of_every_group_dies_under_load_and_nothing_acknowledged_is_lost() {
     let (sink, mut cluster) = start(Script::default()).await;
-    let load = Load::start(&cluster.smtp());
+    let load = Load::start(&cluster);
     load.more(50).await;
-    for group in [1, 2, 3] {
-        let leader = cluster.wait_leader(group, PATIENCE).await.expect("every group has a leader");
-        let mut queues = cluster.nodes(Role::Queue);
-        queues[leader].process.kill().await.expect("it was running");
-        load.more(50).await;
-        let mut queues = cluster.nodes(Role::Queue);
-        queues[leader].process.start_again().expect("it has ended");
-        cluster.wait_all_ready().await.unwrap_or_else(|error| panic!("{error:#}"));
+    for group in [0, 1, 2, 3].map(GroupId) {
+        let mut processes = Processes { cluster: &mut cluster, load: &load };
+        let kill = tokio::time::timeout(PATIENCE, kill_leader(&mut processes, group)).await;
+        let kill = kill.unwrap_or_else(|_| panic!("group {group} does not accept\n{}", cluster.logs()));
+        let kill = kill.unwrap_or_else(|error| panic!("{error}"));
+        println!("group {group}: led after {:?}, accepts after {:?}", kill.led_after, kill.accepted_after);
     }
     load.more(50).await;
     let acknowledged = load.finish().await;
@@ -149,7 +188,7 @@ async fn leaders_die_under_load_and_nothing_acknowledged_is_lost() {
 async fn outbound_nodes_die_with_mail_in_hand_and_every_second_copy_is_explained() {
     let slow = Rule { delay_ms: 300, ..Rule::reply(Phase::Message, "250 2.0.0 taken at last") };
     let (sink, mut cluster) = start(Script::default().with_rule(slow)).await;
-    let load = Load::start(&cluster.smtp());
+    let load = Load::start(&cluster);
     load.more(50).await;
     for place in [0, 1] {
         let mut outbounds = cluster.nodes(Role::Outbound);
@@ -189,7 +228,7 @@ async fn r_33_an_outbound_node_that_joins_under_load_gets_its_share_and_nothing_
     let joining = |cluster: &mut Cluster| cluster.nodes(Role::Outbound)[1].process.spec().metrics;
     let mut outbounds = cluster.nodes(Role::Outbound);
     outbounds[1].process.terminate(PATIENCE).await.expect("it stops in time");
-    let load = Load::start(&cluster.smtp());
+    let load = Load::start(&cluster);
     load.more(50).await;
     let mut outbounds = cluster.nodes(Role::Outbound);
     outbounds[1].process.start_again().expect("it has ended");
@@ -205,7 +244,7 @@ async fn r_33_an_outbound_node_that_joins_under_load_gets_its_share_and_nothing_
 async fn without_control_mail_flows_and_the_history_is_complete_afterwards() {
     let (sink, mut cluster) = start(Script::default()).await;
     cluster.nodes(Role::Control)[0].process.kill().await.expect("it was running");
-    let load = Load::start(&cluster.smtp());
+    let load = Load::start(&cluster);
     load.more(50).await;
     let acknowledged = load.finish().await;
     cluster.nodes(Role::Control)[0].process.start_again().expect("it has ended");

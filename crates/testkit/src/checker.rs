@@ -1,12 +1,24 @@
 //! Judges a run: what was acknowledged against what the sink took, and what the record says of the rest.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
 use postroad_core::MessageId;
 use serde::Deserialize;
 
-use crate::{process::http_get, sink::Copies};
+use crate::{
+    process::http_get,
+    sink::{Copies, Ledger},
+};
+
+/// How often what is missing is looked for again.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// So long without a copy means that none is on its way.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// A message that a client was told is safe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +84,38 @@ impl Findings {
             })
             .collect();
         findings
+    }
+
+    /// Waits until the sink has all that was acknowledged, and until control's record, which follows a moment behind,
+    /// explains every duplicate; what is missing for `patience` is missing.
+    ///
+    /// # Errors
+    /// Control does not answer, or does not know a message.
+    pub async fn settle(
+        acknowledged: &[Acknowledged],
+        sink: &Ledger,
+        control: SocketAddr,
+        patience: Duration,
+    ) -> anyhow::Result<Self> {
+        let mut count = sink.count();
+        while !Self::new(acknowledged, &sink.copies()).lost.is_empty()
+            && sink.wait_for_count(count + 1, patience).await
+        {
+            tokio::time::sleep(LOOK_EVERY).await;
+            count = sink.count();
+        }
+        // A copy that is on its way counts too.
+        while sink.wait_for_count(sink.count() + 1, QUIET).await {}
+        let mut findings = Self::new(acknowledged, &sink.copies());
+        let end = Instant::now() + patience;
+        loop {
+            let explained = findings.explain(control).await;
+            let all = explained.is_ok() && findings.duplicates.iter().all(Duplicate::is_explained);
+            if all || Instant::now() > end {
+                return explained.map(|()| findings);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Asks control's API for the record of each duplicate.
@@ -147,7 +191,7 @@ pub async fn record(control: SocketAddr, id: MessageId) -> anyhow::Result<Messag
 
 #[cfg(test)]
 mod tests {
-    use std::{net::IpAddr, time::Duration};
+    use std::net::IpAddr;
 
     use postroad_core::Timestamp;
 

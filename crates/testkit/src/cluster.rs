@@ -5,10 +5,11 @@ use std::{
     ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
+use postroad_core::GroupId;
 use tempfile::TempDir;
 use tokio::process::Command;
 use toml::{Table, Value};
@@ -17,8 +18,9 @@ use crate::process::{Process, ProcessSpec, free_ports, http_get};
 
 /// How long a node may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// How often a condition is looked at again.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What clients of a usual cluster show over gRPC.
+pub const API_KEY: &str = "test-loopback-only";
 
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +85,9 @@ impl ClusterSpec {
             "sources: [{{name: one, helo: one.test}}, {{name: two, helo: two.test}}]\n\
              pools: [{{name: default, sources: [{{source: one}}, {{source: two}}]}}]\n\
              tenants: [{{name: test, pool: default}}]\n\
-             credentials: [{{name: here, tenant: test, networks: [127.0.0.0/8]}}]\n\
+             credentials:\n\
+             - {{name: here, tenant: test, networks: [127.0.0.0/8]}}\n\
+             - {{name: key, tenant: test, api_key: {API_KEY}, networks: [127.0.0.0/8]}}\n\
              routes: [{{domain: '*', host: {}, port: {}}}]\n",
             receiver.ip(),
             receiver.port()
@@ -109,6 +113,8 @@ pub struct Node {
     pub process: Process,
     /// Where it speaks SMTP, for ingress.
     pub smtp: SocketAddr,
+    /// Where it speaks gRPC in the clear, for ingress.
+    pub grpc: SocketAddr,
     /// Where it serves HTTP, for control.
     pub http: SocketAddr,
 }
@@ -163,6 +169,12 @@ impl Cluster {
         self.nodes.iter().filter(|node| node.role == Role::Ingress).map(|node| node.smtp).collect()
     }
 
+    /// Returns where each ingress node speaks gRPC.
+    #[must_use]
+    pub fn grpc(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().filter(|node| node.role == Role::Ingress).map(|node| node.grpc).collect()
+    }
+
     /// Returns where control serves HTTP.
     #[must_use]
     pub fn control(&self) -> Option<SocketAddr> {
@@ -180,22 +192,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits for a queue node that leads a group; returns its place among the queue nodes.
-    ///
-    /// # Errors
-    /// Nobody leads in time.
-    pub async fn wait_leader(&self, group: u16, limit: Duration) -> anyhow::Result<usize> {
-        let end = Instant::now() + limit;
-        let queues: Vec<&Node> = self.nodes.iter().filter(|node| node.role == Role::Queue).collect();
-        while Instant::now() < end {
-            for (place, node) in queues.iter().enumerate().filter(|(_, node)| node.process.pid().is_some()) {
-                if leads(node.process.spec().metrics, group).await {
-                    return Ok(place);
-                }
+    /// Returns the place among the queue nodes of one that says that it leads a group.
+    pub async fn leader(&self, group: GroupId) -> Option<usize> {
+        let queues = self.nodes.iter().filter(|node| node.role == Role::Queue).enumerate();
+        for (place, node) in queues.filter(|(_, node)| node.process.pid().is_some()) {
+            if leads(node.process.spec().metrics, group).await {
+                return Some(place);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
-        bail!("nobody leads group {group}")
+        None
     }
 
     /// Runs `postroad apply` with a policy.
@@ -262,11 +267,11 @@ impl Cluster {
             out.clone().into(),
         ])
         .await?;
-        let [metrics, smtp, http] =
-            free_ports::<3>()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let [metrics, smtp, grpc, http] =
+            free_ports()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let config = out.join(format!("{}.toml", role.as_str()));
         let mut settings: Table = std::fs::read_to_string(&config)?.parse()?;
-        merge(&mut settings, own_settings(role, queue_port, metrics, smtp, http).parse()?);
+        merge(&mut settings, own_settings(role, queue_port, [metrics, smtp, grpc, http]).parse()?);
         if let Some(more) = self.spec.settings.get(&role) {
             merge(&mut settings, more.parse()?);
         }
@@ -278,22 +283,17 @@ impl Cluster {
             log: out.join("log"),
             metrics,
         })?;
-        Ok(Node { role, process, smtp, http })
+        Ok(Node { role, process, smtp, grpc, http })
     }
 }
 
-fn own_settings(
-    role: Role,
-    queue_port: u16,
-    metrics: SocketAddr,
-    smtp: SocketAddr,
-    http: SocketAddr,
-) -> String {
+fn own_settings(role: Role, queue_port: u16, [metrics, smtp, grpc, http]: [SocketAddr; 4]) -> String {
     let own = match role {
         Role::Queue => format!("[queue]\nlisten = \"127.0.0.1:{queue_port}\"\n"),
         Role::Ingress => {
             format!(
-                "[ingress]\nconnections_per_network_max = 10000\nlisteners = [{{ listen = \"{smtp}\" }}]\n"
+                "[ingress]\nconnections_per_network_max = 10000\nlisteners = [{{ listen = \"{smtp}\" }}]\n\
+                 grpc_listen = \"{grpc}\"\ngrpc_plaintext = true\n"
             )
         }
         Role::Outbound => "[guard]\nallow = [\"127.0.0.0/8\"]\n".to_owned(),
@@ -312,7 +312,8 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-async fn leads(metrics: SocketAddr, group: u16) -> bool {
+/// Asks a queue node whether it leads a group.
+pub(crate) async fn leads(metrics: SocketAddr, group: GroupId) -> bool {
     let Ok((200, page)) = http_get(metrics, "/metrics").await else { return false };
     let line = format!("postroad_queue_leading{{group=\"{group}\"}} 1");
     String::from_utf8_lossy(&page).lines().any(|found| found == line)

@@ -5,11 +5,11 @@ use std::{
     ffi::OsString,
     fs::File,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
@@ -142,6 +142,19 @@ impl Process {
         bail!("`{}` did not end in time; its log ends with\n{}", self.spec.name, self.log_tail())
     }
 
+    /// Asks the process to end if it runs, and waits on this thread: for what is dropped, and can await nothing.
+    ///
+    /// It is killed when it does not end in time.
+    pub fn terminate_blocking(&mut self, limit: Duration) {
+        let Some(mut child) = self.child.take() else { return };
+        let end = Instant::now() + limit;
+        // An error means that it has ended.
+        let _ = signal(&child, Signal::TERM);
+        while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
     /// Stops the process where it stands, as a machine that hangs does.
     ///
     /// # Errors
@@ -158,11 +171,17 @@ impl Process {
         signal(self.child.as_ref().context("it does not run")?, Signal::CONT)
     }
 
+    /// Returns all that the process has written.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.spec.log).unwrap_or_default()
+    }
+
     /// Returns the last lines of the log.
     #[must_use]
     pub fn log_tail(&self) -> String {
         const LINES: usize = 40;
-        let log = std::fs::read_to_string(&self.spec.log).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
@@ -200,24 +219,44 @@ fn parse_answer(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
 
 /// Where ports for servers are looked for: below those that the system gives to outgoing connections.
 const PORTS: std::ops::Range<u16> = 20_001..32_000;
+/// Other test processes look at the same time, so each looks at places of its own choice, so often.
+const TRIES: usize = 1000;
+
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 /// Returns ports of loopback that were free a moment ago; this process is given none of them twice.
 ///
 /// # Errors
 /// There are none.
 pub fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock();
     let mut ports = [0; N];
     for port in &mut ports {
-        let free =
-            |port: &u16| !given.contains(port) && std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-        // Other test processes look at the same time, so each begins somewhere else.
-        let tries = std::iter::repeat_with(|| rand::rng().random_range(PORTS)).take(1000);
-        *port = tries.into_iter().find(free).ok_or(io::ErrorKind::AddrInUse)?;
+        let mut tries = std::iter::repeat_with(|| rand::rng().random_range(PORTS)).take(TRIES);
+        *port = tries.find(|port| is_free(&given, *port)).ok_or(io::ErrorKind::AddrInUse)?;
         given.insert(*port);
     }
     Ok(ports)
+}
+
+/// Returns the first of `number` ports of loopback in a row that were free a moment ago; this process is given none of
+/// them twice.
+///
+/// # Errors
+/// There are none.
+pub fn free_ports_in_a_row(number: u16) -> io::Result<u16> {
+    let mut given = GIVEN.lock();
+    let last = PORTS.end.saturating_sub(number).max(PORTS.start + 1);
+    let first = std::iter::repeat_with(|| rand::rng().random_range(PORTS.start..last))
+        .take(TRIES)
+        .find(|first| (*first..first + number).all(|port| is_free(&given, port)))
+        .ok_or(io::ErrorKind::AddrInUse)?;
+    given.extend(first..first + number);
+    Ok(first)
+}
+
+fn is_free(given: &BTreeSet<u16>, port: u16) -> bool {
+    !given.contains(&port) && std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 /// Returns the `postroad` binary: the one that `POSTROAD_BINARY` names, or one that is built now, once.
@@ -272,6 +311,17 @@ mod tests {
         process.freeze().unwrap();
         process.thaw().unwrap();
         process.terminate(Duration::from_secs(10)).await.unwrap();
+        process.start_again().unwrap();
+        process.terminate_blocking(Duration::from_secs(10));
+        assert!(process.pid().is_none());
+    }
+
+    #[test]
+    fn ports_in_a_row_are_given_once() {
+        let (one, other) = (free_ports_in_a_row(3).unwrap(), free_ports_in_a_row(3).unwrap());
+        assert!(one.abs_diff(other) >= 3);
+        let again = is_free(&GIVEN.lock(), one + 2);
+        assert!(!again);
     }
 
     #[test]
