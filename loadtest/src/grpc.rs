@@ -16,29 +16,28 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, metadata::MetadataValue, transport::Channel};
 
 use crate::{
-    LoadArgs,
+    ClientArgs,
     message::MessageMaker,
     plan::{Plan, Turn},
     report::Tally,
 };
 
 pub(crate) async fn run(
-    arguments: &LoadArgs,
+    target: &str,
+    clients: &ClientArgs,
     plan: &Arc<Plan>,
     tally: &Arc<Tally>,
     maker: &MessageMaker,
 ) -> anyhow::Result<()> {
     let mut streams = JoinSet::new();
-    for _ in 0..arguments.connections.max(1) {
-        let endpoint = Channel::from_shared(format!("http://{}", arguments.target))?;
-        let channel =
-            endpoint.connect().await.with_context(|| format!("cannot reach `{}`", arguments.target))?;
-        let key =
-            format!("Bearer {}", arguments.api_key).parse().context("the API key is no header value")?;
+    for _ in 0..clients.connections.max(1) {
+        let endpoint = Channel::from_shared(format!("http://{target}"))?;
+        let channel = endpoint.connect().await.with_context(|| format!("cannot reach `{target}`"))?;
+        let key = format!("Bearer {}", clients.api_key).parse().context("the API key is no header value")?;
         let stream = Stream {
             channel,
             key,
-            room: Arc::new(Semaphore::new(arguments.in_flight.max(1))),
+            room: Arc::new(Semaphore::new(clients.in_flight.max(1))),
             waiting: Arc::default(),
             maker: maker.clone(),
             plan: plan.clone(),
@@ -75,7 +74,9 @@ impl Stream {
             while let Some(answer) = answers.message().await? {
                 let Some(turn) = waiting.lock().remove(&answer.sequence) else { continue };
                 match answer.result {
-                    Some(submit_stream_response::Result::Accepted(_)) => tally.accept(turn),
+                    Some(submit_stream_response::Result::Accepted(accepted)) => {
+                        tally.accept(turn, accepted.message_id.parse().ok());
+                    }
                     Some(submit_stream_response::Result::Rejected(rejection)) => {
                         tally.refuse(&rejection.message)
                     }

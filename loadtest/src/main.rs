@@ -7,6 +7,7 @@
 
 mod compare;
 mod cpu;
+mod failover;
 mod grpc;
 mod message;
 mod plan;
@@ -36,6 +37,8 @@ enum Command {
     Smtp(LoadArgs),
     /// Submit over gRPC
     Grpc(LoadArgs),
+    /// Run `postroad dev --cluster` and kill the leader of every group under load
+    Failover(failover::FailoverArgs),
     /// Run ourselves beside another server, in turn, against the same sink
     #[command(subcommand)]
     Compare(compare::Compare),
@@ -53,27 +56,17 @@ struct LoadArgs {
     /// Octets of each message, header included
     #[arg(long, default_value_t = 8192)]
     size: usize,
-    /// Connections at one time
-    #[arg(long, default_value_t = 50)]
-    connections: usize,
+    #[command(flatten)]
+    clients: ClientArgs,
     /// Messages a second; without it as fast as the connections allow
     #[arg(long)]
     rate: Option<f64>,
-    /// Messages on one SMTP connection before it is replaced; 0 for any number
-    #[arg(long, default_value_t = 0)]
-    messages_per_connection: u64,
-    /// Messages of one gRPC stream that wait for their answer
-    #[arg(long, default_value_t = 64)]
-    in_flight: usize,
     /// The reverse path
     #[arg(long, default_value = "load@example.test")]
     sender: String,
     /// The recipient
     #[arg(long, default_value = "load@sink.test")]
     recipient: String,
-    /// The API key for gRPC
-    #[arg(long, default_value = "demo-loopback-only")]
-    api_key: String,
     /// Write the report here too, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -91,11 +84,29 @@ struct LoadArgs {
     pid: Option<u32>,
 }
 
+/// How a server is spoken to.
+#[derive(Args, Clone, Debug)]
+struct ClientArgs {
+    /// Connections at one time
+    #[arg(long, default_value_t = 50)]
+    connections: usize,
+    /// Messages on one SMTP connection before it is replaced; 0 for any number
+    #[arg(long, default_value_t = 0)]
+    messages_per_connection: u64,
+    /// Messages of one gRPC stream that wait for their answer
+    #[arg(long, default_value_t = 64)]
+    in_flight: usize,
+    /// The API key for gRPC
+    #[arg(long, default_value = "demo-loopback-only")]
+    api_key: String,
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Smtp(arguments) => load(arguments, Protocol::Smtp).await,
         Command::Grpc(arguments) => load(arguments, Protocol::Grpc).await,
+        Command::Failover(arguments) => failover::run(arguments).await,
         Command::Compare(arguments) => compare::run(arguments).await,
     }
 }
@@ -126,21 +137,20 @@ async fn load(arguments: LoadArgs, protocol: Protocol) -> anyhow::Result<()> {
     let tally = Arc::new(Tally::new(arguments.messages));
     let progress = tokio::spawn(report::show_progress(tally.clone(), sink.as_ref().map(Sink::ledger)));
     match protocol {
-        Protocol::Smtp => smtp::run(&arguments, &plan, &tally, &maker).await?,
-        Protocol::Grpc => grpc::run(&arguments, &plan, &tally, &maker).await?,
+        Protocol::Smtp => smtp::run(&arguments.target, &arguments.clients, &plan, &tally, &maker).await?,
+        Protocol::Grpc => grpc::run(&arguments.target, &arguments.clients, &plan, &tally, &maker).await?,
     }
     tally.finish();
     if let Some(tracker) = &mut tracker {
         let patience = Duration::from_secs(arguments.patience_secs);
-        tracker.wait_for(&tally.accepted_indexes(), patience).await?;
+        tracker.wait_for(&tally.accepted(), patience).await?;
     }
     progress.abort();
     let cpu = cpu.map(|cpu| cpu.elapsed()).transpose().context("cannot read the process's CPU time")?;
     let report = report::Report::new(&arguments, &plan, &tally, tracker.as_ref(), cpu);
     println!("{report}");
     if let Some(path) = &arguments.json {
-        let json = serde_json::to_vec_pretty(&report)?;
-        std::fs::write(path, json).with_context(|| format!("cannot write `{}`", path.display()))?;
+        report::write_json(path, &report)?;
     }
     if let Some(sink) = sink {
         sink.stop().await?;

@@ -1,7 +1,7 @@
 //! When each message is due.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -12,6 +12,8 @@ pub(crate) struct Plan {
     /// The time from one message to the next; zero for as fast as it goes.
     interval: Duration,
     next: AtomicU64,
+    /// More are due than `messages`, until [`Plan::finish`].
+    goes_on: AtomicBool,
     pub(crate) started: Instant,
     pub(crate) started_at: SystemTime,
 }
@@ -32,15 +34,26 @@ impl Plan {
             messages,
             interval,
             next: AtomicU64::new(0),
+            goes_on: AtomicBool::new(false),
             started: Instant::now(),
             started_at: SystemTime::now(),
         }
     }
 
+    /// Makes a plan of `messages` or more, which goes on until [`Plan::finish`].
+    pub(crate) fn at_least(messages: u64, rate: f64) -> Self {
+        Self { goes_on: AtomicBool::new(true), ..Self::new(messages, Some(rate)) }
+    }
+
+    /// Lets no more messages be due than were planned at least.
+    pub(crate) fn finish(&self) {
+        self.goes_on.store(false, Ordering::Relaxed);
+    }
+
     /// Waits until the next message is due; `None` when all have been taken.
     pub(crate) async fn next(&self) -> Option<Turn> {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
-        if index >= self.messages {
+        if index >= self.messages && !self.goes_on.load(Ordering::Relaxed) {
             return None;
         }
         if self.interval.is_zero() {
@@ -65,5 +78,18 @@ mod tests {
             offsets.push((turn.due - plan.started).as_millis());
         }
         assert_eq!(offsets, [0, 10, 20]);
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_goes_on_ends_when_it_is_finished() {
+        let plan = Plan::at_least(1, 1000.0);
+        for index in 0..3 {
+            assert_eq!(plan.next().await.map(|turn| turn.index), Some(index));
+        }
+        plan.finish();
+        assert!(plan.next().await.is_none());
+        let plan = Plan::at_least(1, 1000.0);
+        plan.finish();
+        assert!(plan.next().await.is_some() && plan.next().await.is_none());
     }
 }

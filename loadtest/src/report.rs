@@ -1,7 +1,9 @@
 //! What a run came to.
 
 use std::{
+    collections::BTreeMap,
     fmt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,8 +11,10 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use anyhow::Context;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
+use postroad_core::{GroupId, MessageId};
 use postroad_testkit::Ledger;
 use serde::Serialize;
 
@@ -37,9 +41,40 @@ pub(crate) struct Tally {
 #[derive(Debug)]
 struct Inner {
     latencies: Histogram<u64>,
-    accepted: Vec<u64>,
-    last_accept: Option<Instant>,
+    accepted: Vec<Accepted>,
+    by_group: BTreeMap<GroupId, u64>,
     refusal: Option<String>,
+}
+
+/// A message that the server said is safe.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accepted {
+    pub(crate) index: u64,
+    pub(crate) at: Instant,
+    /// What the answer carried, when the server is one of ours.
+    pub(crate) id: Option<MessageId>,
+}
+
+/// How long messages took to be accepted, from when they were due.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Latencies {
+    pub(crate) p50_ms: f64,
+    pub(crate) p95_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) max_ms: f64,
+}
+
+/// What became of the messages of a run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Answers {
+    pub(crate) accepted: u64,
+    pub(crate) refused: u64,
+    /// The connection ended before an answer: these may have been taken or not.
+    pub(crate) unanswered: u64,
+    pub(crate) first_refusal: Option<String>,
+    pub(crate) accepted_per_s: f64,
+    #[serde(flatten)]
+    pub(crate) latencies: Latencies,
 }
 
 impl Tally {
@@ -51,18 +86,27 @@ impl Tally {
             refused: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
             finished: AtomicBool::new(false),
-            inner: Mutex::new(Inner { latencies, accepted: Vec::new(), last_accept: None, refusal: None }),
+            inner: Mutex::new(Inner {
+                latencies,
+                accepted: Vec::new(),
+                by_group: BTreeMap::new(),
+                refusal: None,
+            }),
         }
     }
 
-    pub(crate) fn accept(&self, turn: Turn) {
-        let now = Instant::now();
-        let micros = u64::try_from(now.duration_since(turn.due).as_micros()).unwrap_or(u64::MAX);
+    /// The server said yes; `id` is what it calls the message, if it told.
+    pub(crate) fn accept(&self, turn: Turn, id: Option<MessageId>) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let mut inner = self.inner.lock();
+        // Under the lock, so that what was accepted is in order.
+        let now = Instant::now();
+        let micros = u64::try_from(now.duration_since(turn.due).as_micros()).unwrap_or(u64::MAX);
         inner.latencies.saturating_record(micros.max(1));
-        inner.accepted.push(turn.index);
-        inner.last_accept = Some(now);
+        inner.accepted.push(Accepted { index: turn.index, at: now, id });
+        if let Some(id) = id {
+            *inner.by_group.entry(id.group()).or_default() += 1;
+        }
     }
 
     /// The server said no.
@@ -80,8 +124,40 @@ impl Tally {
         self.finished.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn accepted_indexes(&self) -> Vec<u64> {
+    /// Returns what was accepted, in the order of the answers.
+    pub(crate) fn accepted(&self) -> Vec<Accepted> {
         self.inner.lock().accepted.clone()
+    }
+
+    pub(crate) fn accepted_count(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many messages were accepted whose answer named `group`.
+    pub(crate) fn accepted_of(&self, group: GroupId) -> u64 {
+        self.inner.lock().by_group.get(&group).copied().unwrap_or(0)
+    }
+
+    /// Returns what the answers of a run that began at `started` came to.
+    pub(crate) fn answers(&self, started: Instant) -> Answers {
+        let inner = self.inner.lock();
+        let accepted = inner.accepted.len() as u64;
+        let accept_secs =
+            inner.accepted.last().map_or(0.0, |last| last.at.duration_since(started).as_secs_f64());
+        let millis = |quantile| inner.latencies.value_at_quantile(quantile) as f64 / 1000.0;
+        Answers {
+            accepted,
+            refused: self.refused.load(Ordering::Relaxed),
+            unanswered: self.unanswered.load(Ordering::Relaxed),
+            first_refusal: inner.refusal.clone(),
+            accepted_per_s: per_second(accepted, accept_secs),
+            latencies: Latencies {
+                p50_ms: millis(0.5),
+                p95_ms: millis(0.95),
+                p99_ms: millis(0.99),
+                max_ms: inner.latencies.max() as f64 / 1000.0,
+            },
+        }
     }
 
     fn done(&self) -> u64 {
@@ -115,17 +191,9 @@ pub(crate) struct Report {
     size: usize,
     connections: usize,
     rate: Option<f64>,
-    accepted: u64,
-    refused: u64,
-    /// The connection ended before an answer: these may have been taken or not.
-    unanswered: u64,
-    first_refusal: Option<String>,
-    accepted_per_s: f64,
+    #[serde(flatten)]
+    answers: Answers,
     delivered_per_s: Option<f64>,
-    p50_ms: f64,
-    p95_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
     lost: Option<u64>,
     duplicates: Option<u64>,
     cpu_us_per_message: Option<f64>,
@@ -139,38 +207,32 @@ impl Report {
         tracker: Option<&Tracker>,
         cpu: Option<Duration>,
     ) -> Self {
-        let inner = tally.inner.lock();
-        let accepted = tally.accepted.load(Ordering::Relaxed);
-        let accept_secs =
-            inner.last_accept.map_or(0.0, |last| last.duration_since(plan.started).as_secs_f64());
+        let answers = tally.answers(plan.started);
         let delivered_per_s = tracker.and_then(|tracker| {
             let (arrived, last) = tracker.arrived();
             let from = plan.started_at.duration_since(UNIX_EPOCH).ok()?;
             let secs = Duration::from_millis(last?.as_millis()).saturating_sub(from).as_secs_f64();
             Some(per_second(arrived, secs))
         });
-        let millis = |quantile| inner.latencies.value_at_quantile(quantile) as f64 / 1000.0;
         Self {
             target: arguments.target.clone(),
             messages: arguments.messages,
             size: arguments.size,
-            connections: arguments.connections,
+            connections: arguments.clients.connections,
             rate: arguments.rate,
-            accepted,
-            refused: tally.refused.load(Ordering::Relaxed),
-            unanswered: tally.unanswered.load(Ordering::Relaxed),
-            first_refusal: inner.refusal.clone(),
-            accepted_per_s: per_second(accepted, accept_secs),
             delivered_per_s,
-            p50_ms: millis(0.5),
-            p95_ms: millis(0.95),
-            p99_ms: millis(0.99),
-            max_ms: inner.latencies.max() as f64 / 1000.0,
-            lost: tracker.map(|tracker| tracker.lost(&inner.accepted)),
+            lost: tracker.map(|tracker| tracker.lost(&tally.accepted())),
             duplicates: tracker.map(Tracker::duplicates),
-            cpu_us_per_message: cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / accepted.max(1) as f64),
+            cpu_us_per_message: cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / answers.accepted.max(1) as f64),
+            answers,
         }
     }
+}
+
+/// Writes a report for programs.
+pub(crate) fn write_json(path: &Path, report: &impl Serialize) -> anyhow::Result<()> {
+    let json = serde_json::to_vec_pretty(report)?;
+    std::fs::write(path, json).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 pub(crate) fn per_second(number: u64, secs: f64) -> f64 {
@@ -179,15 +241,7 @@ pub(crate) fn per_second(number: u64, secs: f64) -> f64 {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { accepted, refused, unanswered, .. } = self;
-        writeln!(
-            f,
-            "accepted         {accepted} ({:.0}/s), {refused} refused, {unanswered} unanswered",
-            self.accepted_per_s
-        )?;
-        if let Some(refusal) = &self.first_refusal {
-            writeln!(f, "first refusal    {refusal}")?;
-        }
+        self.answers.write_counts(f)?;
         if let Some(rate) = self.delivered_per_s {
             let (lost, duplicates) = (self.lost.unwrap_or(0), self.duplicates.unwrap_or(0));
             writeln!(f, "delivered        {rate:.0}/s, {lost} lost, {duplicates} duplicates")?;
@@ -195,7 +249,23 @@ impl fmt::Display for Report {
         if let Some(micros) = self.cpu_us_per_message {
             writeln!(f, "cpu per message  {micros:.0} µs")?;
         }
-        let Self { p50_ms, p95_ms, p99_ms, max_ms, .. } = self;
+        self.answers.write_latencies(f)
+    }
+}
+
+impl Answers {
+    pub(crate) fn write_counts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { accepted, refused, unanswered, accepted_per_s, .. } = self;
+        writeln!(
+            f,
+            "accepted         {accepted} ({accepted_per_s:.0}/s), {refused} refused, {unanswered} unanswered"
+        )?;
+        self.first_refusal.iter().try_for_each(|refusal| writeln!(f, "first refusal    {refusal}"))
+    }
+
+    /// The last line, without its end.
+    pub(crate) fn write_latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Latencies { p50_ms, p95_ms, p99_ms, max_ms } = self.latencies;
         write!(
             f,
             "accept latency   p50 {p50_ms:.1} ms, p95 {p95_ms:.1} ms, p99 {p99_ms:.1} ms, max {max_ms:.1} ms"

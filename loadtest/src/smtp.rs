@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use postroad_core::MessageId;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -9,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    LoadArgs,
+    ClientArgs,
     message::MessageMaker,
     plan::{Plan, Turn},
     report::Tally,
@@ -19,16 +20,17 @@ use crate::{
 const REPLY_OCTETS_MAX: usize = 16 << 10;
 
 pub(crate) async fn run(
-    arguments: &LoadArgs,
+    target: &str,
+    clients: &ClientArgs,
     plan: &Arc<Plan>,
     tally: &Arc<Tally>,
     maker: &MessageMaker,
 ) -> anyhow::Result<()> {
     let mut connections = JoinSet::new();
-    for _ in 0..arguments.connections.max(1) {
+    for _ in 0..clients.connections.max(1) {
         let sender = Sender {
-            target: arguments.target.clone(),
-            most: arguments.messages_per_connection,
+            target: target.to_owned(),
+            most: clients.messages_per_connection,
             maker: maker.clone(),
             connection: None,
         };
@@ -43,7 +45,7 @@ pub(crate) async fn run(
 async fn send_all(mut sender: Sender, plan: Arc<Plan>, tally: Arc<Tally>) {
     while let Some(turn) = plan.next().await {
         match sender.send(turn).await {
-            Ok(Answer::Taken) => tally.accept(turn),
+            Ok(Answer::Taken(id)) => tally.accept(turn, id),
             Ok(Answer::Refused(reply)) => {
                 tally.refuse(&reply);
                 sender.connection = None;
@@ -61,7 +63,8 @@ async fn send_all(mut sender: Sender, plan: Arc<Plan>, tally: Arc<Tally>) {
 }
 
 enum Answer {
-    Taken,
+    /// With the id in the reply, if there is one.
+    Taken(Option<MessageId>),
     Refused(String),
 }
 
@@ -127,7 +130,10 @@ impl Connection {
         self.stream.write_all(&self.output).await?;
         self.messages += 1;
         let reply = self.reply().await?;
-        Ok(if reply.starts_with("250") { Answer::Taken } else { Answer::Refused(reply) })
+        if !reply.starts_with("250") {
+            return Ok(Answer::Refused(reply));
+        }
+        Ok(Answer::Taken(reply.split(' ').find_map(|word| word.parse().ok())))
     }
 
     /// Reads one reply and returns its last line.

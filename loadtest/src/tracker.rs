@@ -14,7 +14,7 @@ use postroad_testkit::{
     sink::{Record, parse_record},
 };
 
-use crate::message::index_of;
+use crate::{message::index_of, report::Accepted};
 
 /// How often the sink is asked.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -50,12 +50,12 @@ impl Tracker {
     }
 
     /// Waits until all of `expected` have arrived, or nothing has for `patience`.
-    pub(crate) async fn wait_for(&mut self, expected: &[u64], patience: Duration) -> io::Result<()> {
+    pub(crate) async fn wait_for(&mut self, expected: &[Accepted], patience: Duration) -> io::Result<()> {
         let (mut seen, mut since) = (0, Instant::now());
         loop {
             self.look()?;
             let arrived = self.copies.len();
-            if expected.iter().all(|index| self.copies.contains_key(index)) || since.elapsed() > patience {
+            if self.lost(expected) == 0 || since.elapsed() > patience {
                 return Ok(());
             }
             if arrived > seen {
@@ -66,8 +66,8 @@ impl Tracker {
     }
 
     /// Returns how many of `expected` did not arrive.
-    pub(crate) fn lost(&self, expected: &[u64]) -> u64 {
-        expected.iter().filter(|index| !self.copies.contains_key(index)).count() as u64
+    pub(crate) fn lost(&self, expected: &[Accepted]) -> u64 {
+        expected.iter().filter(|accepted| !self.copies.contains_key(&accepted.index)).count() as u64
     }
 
     /// Returns how many copies came after the first of their message.

@@ -1,5 +1,7 @@
 //! `postroad dev` as a process under test: one node with everything, on free ports.
 
+mod cluster;
+
 use std::{
     ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
@@ -8,6 +10,8 @@ use std::{
 };
 
 use tempfile::TempDir;
+
+pub use cluster::DevCluster;
 
 use crate::process::{Process, ProcessSpec, free_ports, postroad_binary};
 

@@ -1,0 +1,251 @@
+//! `postroad dev --cluster` under load, while the leader of every group is killed and started again in turn.
+//!
+//! What every acknowledgement says of its group is taken from the id that it carries, so gaps are measured where they
+//! are felt: at the client. What was acknowledged is held against the sink, and second copies against the record.
+
+mod report;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use postroad_core::GroupId;
+use postroad_testkit::{
+    Sink, SinkConfig,
+    checker::{Acknowledged, Findings},
+    dev::DevCluster,
+    failover::{Kill, Queues, kill_leader},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+
+use crate::{
+    ClientArgs, grpc,
+    message::MessageMaker,
+    plan::Plan,
+    report::{Tally, write_json},
+    smtp,
+};
+
+use report::Report;
+
+/// The groups of `dev --cluster`: the directory, and a ledger for each queue node.
+const GROUPS: [GroupId; 4] = [GroupId::DIRECTORY, GroupId(1), GroupId(2), GroupId(3)];
+
+/// A group that has not accepted mail for so long never will; starting a process again is part of it.
+const KILL_WITHIN: Duration = Duration::from_secs(180);
+
+const SENDER: &str = "load@example.test";
+const RECIPIENT: &str = "load@sink.test";
+
+/// Flags of `failover`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct FailoverArgs {
+    /// The release binary of ours
+    #[arg(long, value_name = "FILE")]
+    postroad: PathBuf,
+    /// How many messages at least; more are sent until the last kill is over
+    #[arg(long, default_value_t = 100_000)]
+    messages: u64,
+    /// Messages a second, half of them over SMTP and half over gRPC
+    #[arg(long, default_value_t = 1000.0, value_parser = positive)]
+    rate: f64,
+    /// How often the leader of each group is killed
+    #[arg(long, default_value_t = 10)]
+    kills: usize,
+    /// Octets of each message, header included
+    #[arg(long, default_value_t = 8192)]
+    size: usize,
+    #[command(flatten)]
+    clients: ClientArgs,
+    /// Where the cluster keeps its data, in a directory that is removed unless something is wrong
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    data: PathBuf,
+    /// How long without any delivery until what is missing counts as lost
+    #[arg(long, value_name = "SECS", default_value_t = 60)]
+    patience_secs: u64,
+    /// Write the report here too, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "expected a number above zero".to_owned())
+}
+
+/// Runs until everything is judged, or it is interrupted.
+///
+/// # Errors
+/// Something acknowledged is lost, a second copy is not explained, or the run could not be made.
+pub(crate) async fn run(arguments: FailoverArgs) -> anyhow::Result<()> {
+    let dir = tempfile::Builder::new()
+        .prefix("postroad-failover-")
+        .tempdir_in(&arguments.data)
+        .with_context(|| format!("cannot make a directory in `{}`", arguments.data.display()))?;
+    let judged = tokio::select! {
+        judged = start_and_measure(&arguments, dir.path().join("data")) => judged,
+        interrupted = interrupted() => return interrupted.and(Err(anyhow::anyhow!("interrupted"))),
+    };
+    if judged.is_err() {
+        eprintln!("data and logs are kept in {}", dir.keep().display());
+    }
+    judged
+}
+
+/// Dropping this stops the cluster.
+async fn start_and_measure(arguments: &FailoverArgs, data: PathBuf) -> anyhow::Result<()> {
+    let sink = Sink::start(SinkConfig::default()).await?;
+    eprintln!("postroad dev --cluster starts");
+    let mut cluster = DevCluster::start(&arguments.postroad, &data, sink.address()).await?;
+    let judged = measure(arguments, &mut cluster, &sink).await;
+    cluster.stop().await?;
+    sink.stop().await?;
+    judged
+}
+
+async fn interrupted() -> anyhow::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+async fn measure(arguments: &FailoverArgs, cluster: &mut DevCluster, sink: &Sink) -> anyhow::Result<()> {
+    let load = Load::start(arguments, cluster);
+    let (tally, started) = (load.tally.clone(), load.started);
+    let mut leaders = Leaders { cluster, tally: &tally };
+    let mut kills = Vec::new();
+    // Whatever goes wrong on the way, what was acknowledged is judged.
+    let killed = kill_in_turn(arguments, &mut leaders, &load, sink, &mut kills).await;
+    let ended = load.finish().await;
+    eprintln!("waiting for deliveries and for the record");
+    let accepted = tally.accepted();
+    let acknowledged = accepted
+        .iter()
+        .filter_map(|accepted| accepted.id.map(|id| Acknowledged { id, recipients: vec![RECIPIENT.into()] }));
+    let acknowledged: Vec<Acknowledged> = acknowledged.collect();
+    let patience = Duration::from_secs(arguments.patience_secs);
+    let findings =
+        Findings::settle(&acknowledged, &sink.ledger(), leaders.cluster.control(), patience).await?;
+    let names = |place| leaders.cluster.name(place).to_owned();
+    let report = Report::new(arguments, &tally, started, &kills, names, &findings);
+    println!("{report}");
+    if let Some(path) = &arguments.json {
+        write_json(path, &report)?;
+    }
+    killed.and(ended)?;
+    ensure!(acknowledged.len() == accepted.len(), "an answer said yes without an id");
+    report.require_nothing_wrong()
+}
+
+/// Kills the leaders of all groups in turn, spread over the time that the messages take at least.
+async fn kill_in_turn(
+    arguments: &FailoverArgs,
+    leaders: &mut Leaders<'_>,
+    load: &Load,
+    sink: &Sink,
+    kills: &mut Vec<Kill>,
+) -> anyhow::Result<()> {
+    let groups = GROUPS.repeat(arguments.kills);
+    let spacing =
+        Duration::from_secs_f64(arguments.messages as f64 / arguments.rate) / (groups.len() as u32 + 1);
+    for (number, group) in (1..).zip(&groups) {
+        tokio::time::sleep_until((load.started + spacing * number).into()).await;
+        let kill = tokio::time::timeout(KILL_WITHIN, kill_leader(leaders, *group)).await;
+        let kill = kill.with_context(|| format!("kill {number}: group `{group}` does not accept"))??;
+        eprintln!(
+            "{:4.0} s: {} accepted, {} delivered; kill {number} of {}: {} leading {}, accepted again after {:.2} s, \
+             ready after {:.2} s",
+            load.started.elapsed().as_secs_f64(),
+            load.tally.accepted_count(),
+            sink.ledger().count(),
+            groups.len(),
+            leaders.cluster.name(kill.place),
+            report::name_of(*group),
+            kill.accepted_after.as_secs_f64(),
+            kill.ready_after.as_secs_f64(),
+        );
+        kills.push(kill);
+    }
+    Ok(())
+}
+
+/// Who is killed, and what is acknowledged meanwhile.
+struct Leaders<'a> {
+    cluster: &'a mut DevCluster,
+    tally: &'a Tally,
+}
+
+impl Queues for Leaders<'_> {
+    type Error = anyhow::Error;
+
+    async fn leader(&mut self, group: GroupId) -> Option<usize> {
+        self.cluster.leader(group).await
+    }
+
+    async fn kill(&mut self, place: usize) -> anyhow::Result<()> {
+        self.cluster.kill(place).await
+    }
+
+    async fn start_again(&mut self, place: usize) -> anyhow::Result<()> {
+        self.cluster.start_again(place).await
+    }
+
+    fn acknowledged(&self, group: GroupId) -> u64 {
+        if group == GroupId::DIRECTORY { self.tally.accepted_count() } else { self.tally.accepted_of(group) }
+    }
+}
+
+/// Mail over both protocols to both ingress nodes, which goes on until it is finished.
+struct Load {
+    tally: Arc<Tally>,
+    started: Instant,
+    plans: [Arc<Plan>; 2],
+    clients: JoinSet<anyhow::Result<()>>,
+}
+
+impl Load {
+    fn start(arguments: &FailoverArgs, cluster: &DevCluster) -> Self {
+        let tally = Arc::new(Tally::new(arguments.messages));
+        let plans: [Arc<Plan>; 2] =
+            [0, 1].map(|_| Arc::new(Plan::at_least(arguments.messages / 2, arguments.rate / 2.0)));
+        let makers = [0, 1].map(|_| MessageMaker::new(SENDER, RECIPIENT, arguments.size));
+        let connections = arguments.clients.connections.div_ceil(2);
+        let clients_of = ClientArgs { connections, ..arguments.clients.clone() };
+        let mut clients = JoinSet::new();
+        for target in cluster.smtp() {
+            let (plan, tally, maker) = (plans[0].clone(), tally.clone(), makers[0].clone());
+            let clients_of = clients_of.clone();
+            clients.spawn(
+                async move { smtp::run(&target.to_string(), &clients_of, &plan, &tally, &maker).await },
+            );
+        }
+        for target in cluster.grpc() {
+            let (plan, tally, maker) = (plans[1].clone(), tally.clone(), makers[1].clone());
+            let clients_of = clients_of.clone();
+            clients.spawn(
+                async move { grpc::run(&target.to_string(), &clients_of, &plan, &tally, &maker).await },
+            );
+        }
+        Self { tally, started: Instant::now(), plans, clients }
+    }
+
+    /// Sends what was planned at least, and waits for the last answer.
+    async fn finish(mut self) -> anyhow::Result<()> {
+        self.plans.iter().for_each(|plan| plan.finish());
+        let mut result = Ok(());
+        while let Some(ended) = self.clients.join_next().await {
+            result = result.and(ended?);
+        }
+        result
+    }
+}
