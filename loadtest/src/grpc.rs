@@ -68,7 +68,9 @@ impl Stream {
         request.metadata_mut().insert("authorization", self.key.clone());
         let mut client = SubmissionServiceClient::new(self.channel.clone());
         let (room, waiting, tally) = (self.room.clone(), self.waiting.clone(), self.tally.clone());
-        let feeding = tokio::spawn(self.feed(requests));
+        // Ends with the stream, also when the stream is dropped.
+        let mut feeding = JoinSet::new();
+        feeding.spawn(self.feed(requests));
         let answers = async {
             let mut answers = client.submit_stream(request).await?.into_inner();
             while let Some(answer) = answers.message().await? {
@@ -87,7 +89,7 @@ impl Stream {
             anyhow::Ok(())
         };
         let ended = answers.await;
-        feeding.abort();
+        feeding.abort_all();
         for _ in waiting.lock().drain() {
             tally.leave_unanswered();
         }
