@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postroad_cluster::{Endpoints, FRAME_OCTETS_MAX, Leader, LeaderTable};
 use postroad_core::GroupId;
-use postroad_proto::queue::{Event, EventBatch, EventsRequest, queue_service_client::QueueServiceClient};
+use postroad_proto::queue::{Event, EventBatch, EventsRequest, SummaryResponse, queue_service_client::QueueServiceClient};
 use tokio::{
     sync::{mpsc, watch},
     time,
@@ -134,18 +134,40 @@ async fn acknowledge(group: GroupId, queue: Queue, mut told: watch::Receiver<u64
     }
 }
 
+/// A node that does not lead may be behind, most of all when it has just come back.
+fn is_of_another_cluster(summary: &SummaryResponse, written: u64) -> bool {
+    summary.leading && summary.events_next <= written
+}
+
 /// Says how far behind the history is, and notices when it is not this group's.
 async fn measure(group: GroupId, queue: Queue, told: watch::Receiver<u64>) {
     let gauge = metrics::lag(group);
     loop {
         if let Ok(summary) = queue.summary(group).await {
             let written = *told.borrow();
-            if summary.events_next <= written {
+            if is_of_another_cluster(&summary, written) {
                 let next = summary.events_next;
                 tracing::error!(%group, written, next, "the history is ahead of the queue: it is that of another cluster");
             }
             gauge.set(summary.events_next.saturating_sub(1).saturating_sub(written) as f64);
         }
         time::sleep(MEASURE_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_leader_can_be_behind_because_it_is_another_clusters() {
+        let check = |leading, events_next, written, expected| {
+            let summary = SummaryResponse { leading, events_next, ..SummaryResponse::default() };
+            assert_eq!(is_of_another_cluster(&summary, written), expected, "{summary:?}");
+        };
+        check(true, 8, 7, false);
+        check(true, 7, 7, true);
+        check(false, 7, 7, false);
+        check(false, 1, 6771, false);
     }
 }

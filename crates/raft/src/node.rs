@@ -41,7 +41,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         let millis = Duration::from_millis;
-        Self { heartbeat: millis(100), election_min: millis(350), election_max: millis(600) }
+        Self { heartbeat: millis(100), election_min: millis(250), election_max: millis(450) }
     }
 }
 

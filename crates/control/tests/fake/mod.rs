@@ -203,6 +203,7 @@ impl QueueService for FakeQueue {
             oldest_accepted_at_millis: now().before(Duration::from_secs(3_900)).as_millis(),
             events_first: 1,
             events_next,
+            leading: true,
             ..SummaryResponse::default()
         }))
     }

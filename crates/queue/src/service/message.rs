@@ -58,6 +58,7 @@ pub(super) fn summary(ledger: &LedgerGroup) -> SummaryResponse {
             events_next,
             applied_index,
             state_hash,
+            leading: ledger.status().leading,
         }
     })
 }
