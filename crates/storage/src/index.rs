@@ -36,6 +36,8 @@ pub(crate) struct Index {
 pub(crate) struct Group {
     pub(crate) vote: Option<Bytes>,
     pub(crate) purged: Option<EntryId>,
+    /// How much of that is on disk: only then may the entries go.
+    purged_durably: u64,
     /// Entries from the one after `purged` on, without a gap.
     entries: VecDeque<Entry>,
     /// Bodies that are on disk, of entries that are there and of those that were purged.
@@ -264,6 +266,12 @@ impl Index {
         }
     }
 
+    /// Notes that a purge point was written.
+    pub(crate) fn purge_is_durable(&mut self, group: GroupId, upto: EntryId) {
+        let state = self.group(group);
+        state.purged_durably = state.purged_durably.max(upto.index);
+    }
+
     /// Forgets bodies of entries up to `upto` that are not among `live`, which is sorted.
     pub(crate) fn keep_only(&mut self, group: GroupId, upto: u64, live: &[(u64, u32)]) {
         let mut dead = Vec::new();
@@ -288,12 +296,11 @@ impl Index {
         all.filter(|(_, _, place)| place.segment == segment).collect()
     }
 
-    /// Returns true when no group can need an entry of a segment any more.
+    /// Returns true when no group can need an entry of a segment any more, whenever the power goes.
     pub(crate) fn is_purged(&self, segment: SegmentId) -> bool {
         self.highest.get(&segment).is_none_or(|groups| {
             groups.iter().all(|(group, highest)| {
-                let purged = self.groups.get(group).and_then(|state| state.purged);
-                purged.is_some_and(|purged| purged.index >= *highest)
+                self.groups.get(group).is_some_and(|state| state.purged_durably >= *highest)
             })
         })
     }

@@ -121,7 +121,9 @@ impl Log {
         let found = recovery::read_segments(fs.as_ref(), identity)?;
         // What was read may have been in the system's cache only: it counts from now on, so it must be durable.
         found.segments.values().try_for_each(|segment| segment.file.sync())?;
-        let shared = Arc::new(writer::Shared::new(found.index, found.segments, found.spares, config));
+        let newest = found.previous.map(|(number, _)| number);
+        let shared = writer::Shared::new(found.index, found.segments, found.spares, newest, config);
+        let shared = Arc::new(shared);
         let writer = Writer::new(fs.clone(), shared.clone(), identity, found.next_number, found.previous);
         let writer = std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())?;
         Ok(Self(Arc::new(Inner {
@@ -388,5 +390,99 @@ impl Drop for Inner {
                 let _ = writer.join();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::SimFs;
+
+    const IDENTITY: Identity = Identity { cluster: ClusterId(7), node: NodeId(1) };
+    const CONFIG: LogConfig =
+        LogConfig { segment_octets: 64 << 10, batch_octets_max: 32 << 10, tail_octets_max: 0, spares_max: 1 };
+    const PURGED: EntryId = EntryId { term: 1, index: 4 };
+
+    fn open(fs: &SimFs) -> Log {
+        Log::open(Arc::new(fs.clone()), CONFIG, IDENTITY).expect("the log opens")
+    }
+
+    fn append(log: &Log, index: u64) -> io::Result<()> {
+        let id = EntryId { term: 1, index };
+        let record = Record { id, kind: 1, head: Bytes::new(), bodies: vec![vec![7; 9000].into()] };
+        log.wait(|done| log.append(GroupId(1), vec![record], done))
+    }
+
+    /// A log whose next entry needs a new segment, and which needs nothing of its only one but the vote and purge point.
+    fn before_a_roll(fs: &SimFs) -> Log {
+        let log = open(fs);
+        log.wait(|done| log.save_vote(GroupId(1), "vote".into(), done)).expect("the vote is saved");
+        (1..=PURGED.index).for_each(|index| append(&log, index).expect("it is written"));
+        log.purge(GroupId(1), PURGED);
+        log.barrier().expect("the purge is written");
+        log.0.shared.index.lock().keep_only(GroupId(1), PURGED.index, &[]);
+        log
+    }
+
+    fn free_all(log: &Log) {
+        log.0.shared.sealed().into_iter().for_each(|segment| log.free(segment).expect("it is freed"));
+    }
+
+    #[test]
+    fn r_22_power_may_go_at_every_step_of_a_roll_with_others_freeing_meanwhile() {
+        let (first, last) = {
+            let fs = SimFs::default();
+            let log = before_a_roll(&fs);
+            let first = fs.operations();
+            append(&log, PURGED.index + 1).expect("it is written");
+            (first, fs.operations())
+        };
+        assert!(last - first >= 5, "a roll makes a file, gives it room, syncs its name, writes and syncs");
+        for step in first..last {
+            for reaches_disk in [false, true] {
+                let fs = SimFs::default();
+                let log = before_a_roll(&fs);
+                fs.hold_at(step);
+                let writing = {
+                    let log = log.clone();
+                    std::thread::spawn(move || append(&log, PURGED.index + 1))
+                };
+                fs.wait_until_held();
+                free_all(&log);
+                let after = open(&fs.power_cut(|| reaches_disk)).group(GroupId(1));
+                fs.let_go();
+                writing.join().expect("the thread ends").expect("it is written");
+                assert_eq!(after.vote, Some("vote".into()), "step {step}");
+                assert_eq!(after.purged, Some(PURGED), "step {step}");
+                // Once the roll is over, the segment before it may go.
+                free_all(&log);
+                assert_eq!(log.stats().recycled.load(writer::RELAXED), 1, "step {step}");
+                let after = open(&fs.power_cut(|| false)).group(GroupId(1));
+                assert_eq!((after.vote, after.purged), (Some("vote".into()), Some(PURGED)), "step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn r_22_a_restart_does_not_free_the_segment_with_the_votes() {
+        let fs = SimFs::default();
+        drop(before_a_roll(&fs));
+        let log = open(&fs);
+        log.release(GroupId(1), PURGED.index, &[]).expect("it is released");
+        let after = open(&fs.power_cut(|| false)).group(GroupId(1));
+        assert_eq!((after.vote, after.purged), (Some("vote".into()), Some(PURGED)));
+    }
+
+    #[test]
+    fn r_22_entries_go_only_once_their_purge_is_on_disk() {
+        let fs = SimFs::default();
+        let log = open(&fs);
+        (1..=20).for_each(|index| append(&log, index).expect("it is written"));
+        // As another group's task sees it that frees segments before the writer comes to the purge.
+        log.0.shared.index.lock().purge(GroupId(1), EntryId { term: 1, index: 20 });
+        log.0.shared.index.lock().keep_only(GroupId(1), 20, &[]);
+        free_all(&log);
+        let after = open(&fs.power_cut(|| false)).group(GroupId(1));
+        assert_eq!(after.last, Some(EntryId { term: 1, index: 20 }));
     }
 }

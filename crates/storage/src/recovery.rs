@@ -192,7 +192,10 @@ fn replay(index: &mut Index, front: &RecordFront, head: Place, bodies: &[Place])
             let last_kept = (front.id.term != 0).then_some(front.id.index);
             index.truncate_after(front.group, last_kept);
         }
-        Kind::Purge => index.purge(front.group, front.id),
+        Kind::Purge => {
+            index.purge(front.group, front.id);
+            index.purge_is_durable(front.group, front.id);
+        }
         Kind::Body => {
             if let (Ok(slot), [place]) = (u32::try_from(front.id.term), bodies) {
                 index.place_body(front.group, (front.id.index, slot), *place);

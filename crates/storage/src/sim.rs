@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::{
     fs::{Fs, Store},
@@ -11,7 +11,7 @@ use crate::{
 
 /// A directory in memory. Handles share it; [`SimFs::power_cut`] gives what a real disk might hold after one.
 #[derive(Clone, Default)]
-pub struct SimFs(Arc<Mutex<State>>);
+pub struct SimFs(Arc<Mutex<State>>, Arc<Condvar>);
 
 #[derive(Default)]
 struct State {
@@ -22,6 +22,8 @@ struct State {
     /// Operations until the power goes; `None` for never.
     operations_left: Option<u64>,
     operations: u64,
+    /// The operation that waits before it does anything, and whether it does so now.
+    held: Option<(u64, bool)>,
     /// Octets of all files together, at most.
     capacity: Option<u64>,
     /// A sync of a file says that all is well and does nothing.
@@ -50,6 +52,26 @@ impl SimFs {
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.0.lock().operations
+    }
+
+    /// Lets the operation of this number wait, and others go on, until [`SimFs::let_go`]; counted as
+    /// [`SimFs::operations`] does, so the next one has that number.
+    pub fn hold_at(&self, operation: u64) {
+        self.0.lock().held = Some((operation, false));
+    }
+
+    /// Waits until the operation is there that is to be held.
+    pub fn wait_until_held(&self) {
+        let mut state = self.0.lock();
+        while state.held.is_some_and(|(_, is_held)| !is_held) {
+            self.1.wait(&mut state);
+        }
+    }
+
+    /// Lets the operation that is held go on.
+    pub fn let_go(&self) {
+        self.0.lock().held = None;
+        self.1.notify_all();
     }
 
     /// Bounds the octets of all files together; `None` for no bound.
@@ -89,7 +111,8 @@ impl SimFs {
         }
         let durable_names = names.clone();
         let forgets = state.forgets;
-        Self(Arc::new(Mutex::new(State { names, durable_names, forgets, ..State::default() })))
+        let state = State { names, durable_names, forgets, ..State::default() };
+        Self(Arc::new(Mutex::new(state)), Arc::default())
     }
 
     /// Changes one bit of a file, on the disk and for readers.
@@ -119,7 +142,13 @@ impl SimFs {
 
     fn operate(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
         let mut state = self.0.lock();
+        let number = state.operations;
         state.operations += 1;
+        while state.held.is_some_and(|(held, _)| held == number) {
+            state.held = Some((number, true));
+            self.1.notify_all();
+            self.1.wait(&mut state);
+        }
         if let Some(left) = &mut state.operations_left {
             *left = left.checked_sub(1).ok_or_else(|| io::Error::other("the power is gone"))?;
         }

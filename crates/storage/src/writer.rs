@@ -61,8 +61,7 @@ pub(crate) enum Job {
 pub(crate) struct Shared {
     pub(crate) index: Mutex<Index>,
     segments: Mutex<HashMap<SegmentId, Segment>>,
-    /// Being written to: not to be freed.
-    open: Mutex<Vec<SegmentId>>,
+    sealed: Sealed,
     pub(crate) spares: Mutex<Vec<u64>>,
     queue: Mutex<Queue>,
     wake: Condvar,
@@ -70,6 +69,14 @@ pub(crate) struct Shared {
     next_number: AtomicU64,
     pub(crate) stats: LogStats,
     config: LogConfig,
+}
+
+/// Which segments may be freed.
+struct Sealed {
+    /// Segments of entries with a lower number: the one that has it begins with every vote and purge point, durably.
+    hot_below: AtomicU64,
+    /// Segments of moved bodies with a lower number: the one that has it is being written to.
+    cold_below: AtomicU64,
 }
 
 #[derive(Default)]
@@ -83,12 +90,14 @@ impl Shared {
         index: Index,
         segments: HashMap<SegmentId, Segment>,
         spares: Vec<u64>,
+        newest: Option<u64>,
         config: LogConfig,
     ) -> Self {
+        let sealed = Sealed { hot_below: newest.unwrap_or(0).into(), cold_below: u64::MAX.into() };
         Self {
             index: Mutex::new(index),
             segments: Mutex::new(segments),
-            open: Mutex::default(),
+            sealed,
             spares: Mutex::new(spares),
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -136,11 +145,13 @@ impl Shared {
         self.full.load(RELAXED)
     }
 
-    /// Returns the segments that are not being written to.
+    /// Returns the segments that hold nothing which only they hold but entries and bodies.
     pub(crate) fn sealed(&self) -> Vec<SegmentId> {
-        let open = self.open.lock();
-        let mut all: Vec<SegmentId> =
-            self.segments.lock().keys().filter(|id| !open.contains(id)).copied().collect();
+        let segments = self.segments.lock();
+        let (hot, cold) = (self.sealed.hot_below.load(RELAXED), self.sealed.cold_below.load(RELAXED));
+        let is_sealed = |id: &SegmentId| id.number < if id.cold { cold } else { hot };
+        let mut all: Vec<SegmentId> = segments.keys().copied().filter(is_sealed).collect();
+        drop(segments);
         all.sort_unstable();
         all
     }
@@ -381,6 +392,10 @@ impl Writer {
         let written = self.buffer.as_slice().len() as u64;
         let (segment, start) = (open.segment.id, open.offset);
         open.offset += written;
+        if start == 0 && !cold {
+            // What a segment begins with is durable only now: until then those before it hold votes and purge points.
+            self.shared.sealed.hot_below.store(segment.number, RELAXED);
+        }
         self.shared.stats.written_octets.fetch_add(written, RELAXED);
         self.shared.stats.batches.fetch_add(1, RELAXED);
         self.note_places(batch, segment, start);
@@ -408,12 +423,11 @@ impl Writer {
         };
         self.fs.sync_dir()?;
         let segment = Segment { id, file };
-        self.shared.open.lock().push(id);
+        if cold {
+            // Before it is among the segments: whoever sees it there sees that it is being written to.
+            self.shared.sealed.cold_below.store(id.number, RELAXED);
+        }
         self.shared.segments.lock().insert(id, segment.clone());
-        self.shared.open.lock().retain(|open| {
-            let replaced = if cold { &self.cold } else { &self.hot };
-            replaced.as_ref().is_none_or(|replaced| replaced.segment.id != *open)
-        });
         Ok(Open { segment, offset: 0 })
     }
 
@@ -489,7 +503,10 @@ impl Writer {
                     index.place_body(front.group, (front.id.index, slot), places[0]);
                 }
                 Kind::Vote => self.written.entry(front.group).or_default().0 = Some(front.head.clone()),
-                Kind::Purge => self.written.entry(front.group).or_default().1 = Some(front.id),
+                Kind::Purge => {
+                    self.written.entry(front.group).or_default().1 = Some(front.id);
+                    index.purge_is_durable(front.group, front.id);
+                }
                 Kind::Truncate | Kind::Previous => {}
             }
         }

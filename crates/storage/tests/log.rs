@@ -130,37 +130,52 @@ fn r_16_a_torn_last_batch_is_cut_whatever_reached_the_disk() {
 fn r_06_power_may_go_at_any_operation() {
     let total = {
         let fs = SimFs::default();
-        script(&fs, &mut Vec::new());
+        script(&fs, &mut Acknowledged::default());
         fs.operations()
     };
     for at in 0..total {
         let fs = SimFs::default();
         fs.fail_after(at);
-        let mut acknowledged = Vec::new();
+        let mut acknowledged = Acknowledged::default();
         script(&fs, &mut acknowledged);
         let after = fs.power_cut(|| at % 2 == 0);
         let log = open(&after).unwrap_or_else(|error| panic!("cut at {at}: {error}"));
         let checkpoint = log.load_checkpoint(GROUP).unwrap().map_or(0, |checkpoint| checkpoint.at.index);
-        for record in acknowledged.iter().filter(|record| record.id.index > checkpoint) {
+        let vote = log.group(GROUP).vote.map_or(0, |vote| u64::from(vote[0]));
+        assert!(vote >= acknowledged.vote, "cut at {at}: vote {vote} is older than {}", acknowledged.vote);
+        for record in acknowledged.records.iter().filter(|record| record.id.index > checkpoint) {
             let read = log.read(GROUP, record.id.index..record.id.index + 1, 1 << 20).unwrap();
             assert_eq!(read.first(), Some(record), "cut at {at}: an acknowledged entry is there");
         }
-        for record in acknowledged.iter().filter(|record| record.id.index == 5) {
+        for record in acknowledged.records.iter().filter(|record| record.id.index == 5) {
             let body = log.body(GROUP, 5, 0).unwrap_or_else(|error| panic!("cut at {at}: {error}"));
             assert_eq!(body, record.bodies[0], "cut at {at}: a live body outlives its entry");
         }
     }
 }
 
-/// Appends, checkpoints, purges and frees segments until an operation fails; entry 5 stays alive.
-fn script(fs: &SimFs, acknowledged: &mut Vec<Record>) {
+#[derive(Default)]
+struct Acknowledged {
+    records: Vec<Record>,
+    vote: u64,
+}
+
+/// Appends, votes, checkpoints, purges and frees segments until an operation fails; entry 5 stays alive.
+fn script(fs: &SimFs, acknowledged: &mut Acknowledged) {
     let Ok(log) = open(fs) else { return };
     for index in 1..120 {
         let next = record(1, index, 5000);
         if append(&log, GROUP, vec![next.clone()]).is_err() {
             return;
         }
-        acknowledged.push(next);
+        acknowledged.records.push(next);
+        if index % 10 == 0 {
+            let vote = Bytes::from(vec![u8::try_from(index).unwrap()]);
+            if durable(|done| log.save_vote(GROUP, vote, done)).is_err() {
+                return;
+            }
+            acknowledged.vote = index;
+        }
         if index % 30 == 0 {
             let at = EntryId { term: 1, index };
             let checkpoint = Checkpoint { at, meta: "m".into(), state: body(index, 0, 9000) };
