@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use postroad_core::{GroupId, OutcomeKind};
 use postroad_proto::queue::SubmitStatus;
-use postroad_storage::Log;
+use postroad_storage::{Log, Room};
 use postroad_telemetry::Metric;
 
 /// Everything this crate records.
@@ -57,7 +57,11 @@ pub const CATALOGUE: &[Metric] = &[
     Metric::gauge("postroad_queue_events_unread", "Events the control role has not consumed", &["group"]),
     Metric::gauge("postroad_queue_sessions", "Outbound nodes connected to the group's leader", &["group"]),
     Metric::gauge("postroad_queue_waiting_bytes", "Submissions that wait to be committed", &["group"]),
-    Metric::gauge("postroad_queue_disk_full", "1 while the disk has no room", &[]),
+    Metric::gauge(
+        "postroad_queue_disk_full",
+        "1 while the disk has only the room that is kept for what frees room",
+        &[],
+    ),
     Metric::counter("postroad_queue_log_body_bytes_total", "Contents handed to the log", &[]),
     Metric::counter("postroad_queue_log_written_bytes_total", "Everything written to the log", &[]),
     Metric::counter(
@@ -145,7 +149,7 @@ impl LogMetrics {
 
     pub(crate) fn observe(&self, log: &Log) {
         let stats = log.stats();
-        self.full.set(f64::from(u8::from(log.is_full())));
+        self.full.set(f64::from(u8::from(log.room() != Room::Plenty)));
         self.body_octets.absolute(stats.body_octets.load(Ordering::Relaxed));
         self.written_octets.absolute(stats.written_octets.load(Ordering::Relaxed));
         self.moved_octets.absolute(stats.survivor_octets.load(Ordering::Relaxed));

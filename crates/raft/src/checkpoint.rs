@@ -2,10 +2,11 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use openraft::{Raft, async_runtime::WatchReceiver as _};
+use postroad_storage::Room;
 
 use crate::{host::Host, machine::Machine, node::NodeConfig, types::Types};
 
@@ -14,26 +15,44 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A checkpoint is worth its writing when this many times its size of log has gone by.
 const CHECKPOINT_SHARE: u64 = 16;
 
+/// While the disk is full, checkpoints are written for what they free, at most so many octets of them a second.
+const FULL_OCTETS_PER_SEC: u64 = 16 << 20;
+
 /// Looks after one group until it stops.
 pub(crate) async fn run<M: Machine>(raft: Raft<Types, Host<M>>, host: Host<M>, config: NodeConfig) {
-    let mut released = 0;
+    let (mut asked_to_purge, mut released) = (0, (0, 0));
+    let mut triggered = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        prepare_spare(&host).await;
-        if is_due(&host, &config) && raft.trigger().snapshot().await.is_err() {
-            return;
-        }
+        prepare(&host).await;
         let covered = host.shared.live.lock().as_ref().map_or(0, |(index, _)| *index);
-        if covered > released {
-            if raft.trigger().purge_log(purge_to(&raft, &host, covered, &config)).await.is_err() {
+        if is_due(&host, &config) || is_full(&host, covered, triggered) {
+            triggered = Instant::now();
+            if raft.trigger().snapshot().await.is_err() {
                 return;
             }
-            // The purge itself is openraft's; what it has not purged by now is freed after the next checkpoint.
-            tokio::time::sleep(LOOK_EVERY).await;
-            release(&host).await;
-            released = covered;
+        }
+        if covered > asked_to_purge {
+            asked_to_purge = purge_to(&raft, &host, covered, &config);
+            if raft.trigger().purge_log(asked_to_purge).await.is_err() {
+                return;
+            }
+        }
+        // The purge itself is openraft's, in its own time.
+        let purged = host.log.group(host.group).purged.map_or(0, |purged| purged.index);
+        if released != (covered, purged) && release(&host).await {
+            released = (covered, purged);
         }
     }
+}
+
+/// What was applied since the last checkpoint may have ended mail, whose room is needed now (faults R-13).
+fn is_full<M>(host: &Host<M>, covered: u64, triggered: Instant) -> bool {
+    let octets = host.shared.checkpoint_octets.load(Ordering::Relaxed);
+    let pause = Duration::from_secs(1 + octets / FULL_OCTETS_PER_SEC);
+    host.log.room() != Room::Plenty
+        && host.shared.applied.load(Ordering::Relaxed) > covered
+        && triggered.elapsed() > pause
 }
 
 fn is_due<M>(host: &Host<M>, config: &NodeConfig) -> bool {
@@ -42,7 +61,7 @@ fn is_due<M>(host: &Host<M>, config: &NodeConfig) -> bool {
     since > config.checkpoint_octets.max(last.saturating_mul(CHECKPOINT_SHARE))
 }
 
-/// Keeps what a follower still needs, unless that is too much.
+/// Keeps what a follower still needs, unless that is too much, or more than the disk has room for.
 fn purge_to<M: Machine>(
     raft: &Raft<Types, Host<M>>,
     host: &Host<M>,
@@ -58,29 +77,29 @@ fn purge_to<M: Machine>(
         .min()
         .unwrap_or(covered);
     let kept = host.log.octets_from(host.group, slowest);
-    if kept > config.log_retain_octets_max { covered } else { covered.min(slowest) }
+    let is_too_much = kept > config.log_retain_octets_max || host.log.room() != Room::Plenty;
+    if is_too_much { covered } else { covered.min(slowest) }
 }
 
-async fn prepare_spare<M>(host: &Host<M>) {
+async fn prepare<M>(host: &Host<M>) {
     let log = host.log.clone();
-    let prepared = tokio::task::spawn_blocking(move || log.prepare_spare()).await;
-    // A full disk is told of by the writer, once, when it needs the room.
-    if let Ok(Err(error)) = prepared
-        && error.kind() != std::io::ErrorKind::StorageFull
-    {
+    let prepared = tokio::task::spawn_blocking(move || log.prepare()).await;
+    if let Ok(Err(error)) = prepared {
         tracing::warn!(%error, "no segment can be prepared");
     }
 }
 
-async fn release<M>(host: &Host<M>) {
+/// Returns false when it has to be tried again.
+async fn release<M>(host: &Host<M>) -> bool {
     // A snapshot in transfer reads bodies that the state may not refer to any more.
     if Arc::strong_count(&host.shared.pin) > 1 {
-        return;
+        return false;
     }
-    let Some((upto, live)) = host.shared.live.lock().clone() else { return };
+    let Some((upto, live)) = host.shared.live.lock().clone() else { return true };
     let (log, group) = (host.log.clone(), host.group);
     let released = tokio::task::spawn_blocking(move || log.release(group, upto, &live)).await;
     if let Ok(Err(error)) = released {
         tracing::warn!(%group, %error, "segments cannot be freed");
     }
+    true
 }

@@ -9,7 +9,7 @@ use openraft::{
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError},
 };
 use postroad_core::{GroupId, NodeId};
-use postroad_storage::Log;
+use postroad_storage::{Log, Room};
 use tokio::{
     sync::{Semaphore, watch},
     time,
@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     host::Host,
     machine::Machine,
+    network::FullPeers,
     node::Voter,
     types::{Member, Proposal, Types, term},
 };
@@ -63,7 +64,7 @@ pub enum ProposeError {
     /// It was proposed; whether it is or will be committed is not known.
     #[error("whether the entry was committed is not known")]
     Unknown,
-    /// Nothing was proposed: the disk is full.
+    /// Nothing was proposed: this node's disk is full, or those of so many others that no majority could take it.
     #[error("the disk is full")]
     Full,
     /// Nothing was proposed: the group has stopped on this node.
@@ -77,6 +78,7 @@ pub struct Group<M: Machine> {
     raft: Raft<Types, Host<M>>,
     host: Host<M>,
     status: watch::Receiver<Status>,
+    full: FullPeers,
     budget: Arc<Semaphore>,
     budget_permits: usize,
 }
@@ -88,6 +90,7 @@ impl<M: Machine> Clone for Group<M> {
             raft: self.raft.clone(),
             host: self.host.clone(),
             status: self.status.clone(),
+            full: self.full.clone(),
             budget: self.budget.clone(),
             budget_permits: self.budget_permits,
         }
@@ -106,10 +109,19 @@ impl<M: Machine> Group<M> {
         raft: Raft<Types, Host<M>>,
         host: Host<M>,
         status: watch::Receiver<Status>,
+        full: FullPeers,
         budget_octets: usize,
     ) -> Self {
         let budget_permits = budget_octets / PERMIT_OCTETS;
-        Self { id, raft, host, status, budget: Arc::new(Semaphore::new(budget_permits)), budget_permits }
+        Self {
+            id,
+            raft,
+            host,
+            status,
+            full,
+            budget: Arc::new(Semaphore::new(budget_permits)),
+            budget_permits,
+        }
     }
 
     /// Forms the group of these voters; does nothing where it has been formed. Every voter may say it.
@@ -136,7 +148,7 @@ impl<M: Machine> Group<M> {
         head: Bytes,
         bodies: Vec<Bytes>,
     ) -> Result<Committed<M::Reply>, ProposeError> {
-        if self.host.log.is_full() {
+        if self.host.log.room() == Room::None || (!bodies.is_empty() && !self.takes_bodies()) {
             return Err(ProposeError::Full);
         }
         let proposal = Proposal { head, bodies: bodies.into() };
@@ -160,6 +172,23 @@ impl<M: Machine> Group<M> {
                 RaftError::APIError(_) => return Err(ProposeError::Unknown),
             }
         }
+    }
+
+    /// Returns false while the disk has only the room that is kept for what frees room, here or on so many others that
+    /// no majority is left: an entry with bodies would hold up those that end mail.
+    #[must_use]
+    pub fn takes_bodies(&self) -> bool {
+        if self.host.log.room() != Room::Plenty {
+            return false;
+        }
+        let full = self.full.lock();
+        if full.is_empty() {
+            return true;
+        }
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let with_room = voters.iter().filter(|voter| !full.contains(voter)).count();
+        with_room > voters.len() / 2
     }
 
     fn committed(

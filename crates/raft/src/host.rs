@@ -71,19 +71,28 @@ pub(crate) struct HostShared {
 /// The entry a durable checkpoint covers, and the bodies it refers to.
 type Covered = (u64, Vec<(u64, u32)>);
 
+impl HostShared {
+    fn note_checkpoint(&self, index: u64, octets: u64, live: Vec<(u64, u32)>) {
+        self.checkpoint_octets.store(octets, Ordering::Relaxed);
+        *self.live.lock() = Some((index, live));
+    }
+}
+
 impl<M: Machine> Host<M> {
     /// Makes a host from the last durable checkpoint.
     pub(crate) fn load(group: GroupId, log: Log, machine: M) -> io::Result<Self> {
         let mut state = HostState { machine, applied: None, membership: StoredMembership::default() };
+        let shared = HostShared::default();
         if let Some(checkpoint) = log.load_checkpoint(group)? {
             let meta = CheckpointMeta::decode(checkpoint.meta)
                 .map_err(|_| wire::invalid("the checkpoint's meta does not decode"))?;
             let meta = wire::to_meta(meta)?;
+            let octets = checkpoint.state.len() as u64;
             state.machine.restore(checkpoint.state).map_err(io::Error::other)?;
+            shared.note_checkpoint(checkpoint.at.index, octets, state.machine.snapshot().live_bodies());
             state.applied = meta.last_log_id;
             state.membership = meta.last_membership;
         }
-        let shared = HostShared::default();
         shared.applied.store(state.applied.as_ref().map_or(0, |id| id.index), Ordering::Relaxed);
         Ok(Self { group, log, state: Arc::new(Mutex::new(state)), shared: Arc::new(shared) })
     }
@@ -105,14 +114,9 @@ impl<M: Machine> Host<M> {
         // A leader applies what a majority has, which may be ahead of its own disk: what is covered must be there first.
         self.log.barrier()?;
         self.log.write_checkpoint(self.group, &checkpoint)?;
-        self.note_checkpoint(applied.index, octets, frozen.live_bodies());
+        self.shared.note_checkpoint(applied.index, octets, frozen.live_bodies());
         self.shared.octets_since_checkpoint.fetch_sub(since, Ordering::Relaxed);
         Ok(meta)
-    }
-
-    fn note_checkpoint(&self, index: u64, octets: u64, live: Vec<(u64, u32)>) {
-        self.shared.checkpoint_octets.store(octets, Ordering::Relaxed);
-        *self.shared.live.lock() = Some((index, live));
     }
 
     fn apply_one(&self, entry: crate::types::RaftEntry) -> io::Result<Answer> {
@@ -221,7 +225,7 @@ impl<M: Machine> RaftStateMachine<Types> for Host<M> {
             log.write_checkpoint(group, &checkpoint)
         };
         once_there_is_room(group, write).await?;
-        self.note_checkpoint(applied.index, octets.len() as u64, live);
+        self.shared.note_checkpoint(applied.index, octets.len() as u64, live);
         let (host, meta) = (self.clone(), meta.clone());
         let restore = move || {
             let mut state = host.state.lock();

@@ -1,6 +1,6 @@
 //! How a group's leader reaches its followers.
 
-use std::{fmt::Display, future::Future, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Display, future::Future, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -14,6 +14,7 @@ use openraft::{
         TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
+use parking_lot::Mutex;
 use postroad_core::{ClusterId, GroupId, NodeId};
 use postroad_proto::raft::{self as pb, raft_service_client::RaftServiceClient, snapshot_part::Part};
 use postroad_storage::Log;
@@ -58,7 +59,11 @@ pub(crate) struct Network {
     pub(crate) group: GroupId,
     pub(crate) log: Log,
     pub(crate) connect: Arc<dyn Connect>,
+    pub(crate) full: FullPeers,
 }
+
+/// The nodes that said last that their disk is full.
+pub(crate) type FullPeers = Arc<Mutex<BTreeSet<u64>>>;
 
 impl Network {
     fn client(&self, target: u64, node: &Member, purpose: Purpose) -> Client {
@@ -68,6 +73,20 @@ impl Network {
             target,
             channel: channel(purpose),
             snapshots: channel(Purpose::Snapshot),
+        }
+    }
+}
+
+impl Network {
+    fn note_room(&self, target: u64, is_full: bool) {
+        let mut full = self.full.lock();
+        let changed = if is_full { full.insert(target) } else { full.remove(&target) };
+        if changed {
+            tracing::warn!(
+                peer = target,
+                is_full,
+                "the disk of a queue node has filled up, or has room again"
+            );
         }
     }
 }
@@ -149,11 +168,14 @@ impl NetStreamAppend<Types> for Client {
             }
         });
         let request = self.request(requests);
+        let (network, target) = (self.network.clone(), self.target);
         Box::pin(async move {
             let answers = service.append(request).await.map_err(rpc_error)?.into_inner();
             let answers = answers.map(move |answer| {
                 in_flight.add_permits(1);
-                wire::to_append_result(answer.map_err(rpc_error)?).map_err(rpc_error)
+                let answer = answer.map_err(rpc_error)?;
+                network.note_room(target, answer.full);
+                wire::to_append_result(answer).map_err(rpc_error)
             });
             Ok(Box::pin(answers) as Answers<'s>)
         })

@@ -13,7 +13,7 @@ use crate::{
     group::{Group, Status, follow},
     host::Host,
     machine::Machine,
-    network::{Connect, Network},
+    network::{Connect, FullPeers, Network},
     service::{RaftServer, Service},
     store::Store,
 };
@@ -95,6 +95,7 @@ pub struct Node {
     config: NodeConfig,
     log: Log,
     connect: Arc<dyn Connect>,
+    full: FullPeers,
     service: Service,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -111,7 +112,14 @@ impl Node {
     pub fn new(config: NodeConfig, log: Log, connect: Arc<dyn Connect>) -> Self {
         let groups = Arc::new(RwLock::new(HashMap::new()));
         let service = Service { identity: log.identity(), log: log.clone(), groups };
-        Self { config, log, connect, service, tasks: parking_lot::Mutex::new(JoinSet::new()) }
+        Self {
+            config,
+            log,
+            connect,
+            full: FullPeers::default(),
+            service,
+            tasks: parking_lot::Mutex::new(JoinSet::new()),
+        }
     }
 
     /// Returns the service its peers call.
@@ -136,6 +144,7 @@ impl Node {
             group,
             log: self.log.clone(),
             connect: self.connect.clone(),
+            full: self.full.clone(),
         };
         let store = Store { group, log: self.log.clone() };
         let start = |what: String| OpenError::Start { group, what };
@@ -149,7 +158,7 @@ impl Node {
         tasks.spawn(follow(raft.clone(), status));
         tasks.spawn(checkpoint::run(raft.clone(), host.clone(), self.config));
         drop(tasks);
-        Ok(Group::new(group, raft, host, watched, self.config.proposal_octets_max))
+        Ok(Group::new(group, raft, host, watched, self.full.clone(), self.config.proposal_octets_max))
     }
 
     /// Ends the node's tasks; groups are shut down by their handles.

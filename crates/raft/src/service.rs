@@ -11,7 +11,7 @@ use openraft::{
 use parking_lot::RwLock;
 use postroad_core::GroupId;
 use postroad_proto::raft::{self as pb, raft_service_server, snapshot_part::Part};
-use postroad_storage::{Identity, Log};
+use postroad_storage::{Identity, Log, Room};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
@@ -30,7 +30,7 @@ type Answers = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + S
 
 /// A group of whatever machine.
 pub(crate) trait Peer: Send + Sync {
-    fn append(&self, requests: Requests) -> Answers;
+    fn append(&self, requests: Requests, log: Log) -> Answers;
     fn vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>>;
     fn pre_vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>>;
     fn transfer(&self, request: pb::TransferLeaderRequest) -> BoxFuture<'static, Result<bool, Status>>;
@@ -38,9 +38,10 @@ pub(crate) trait Peer: Send + Sync {
 }
 
 impl<M: Machine> Peer for Raft<Types, Host<M>> {
-    fn append(&self, requests: Requests) -> Answers {
+    fn append(&self, requests: Requests, log: Log) -> Answers {
         let answers = self.stream_append(requests);
-        Box::pin(answers.map(|answer| answer.map(|a| wire::from_append_result(&a)).map_err(internal)))
+        let wire = move |answer| wire::from_append_result(&answer, log.room() != Room::Plenty);
+        Box::pin(answers.map(move |answer| answer.map(&wire).map_err(internal)))
     }
 
     fn vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>> {
@@ -178,7 +179,7 @@ impl raft_service_server::RaftService for Service {
         let requests = request.into_inner().map(|request| request.ok().and_then(|r| wire::to_append(r).ok()));
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);
-        Ok(Response::new(peer.append(Box::pin(requests))))
+        Ok(Response::new(peer.append(Box::pin(requests), self.log.clone())))
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {

@@ -167,7 +167,7 @@ pub(crate) fn to_append(request: wire::AppendRequest) -> io::Result<AppendEntrie
     })
 }
 
-pub(crate) fn from_append_result(result: &StreamAppendResult<Types>) -> wire::AppendResponse {
+pub(crate) fn from_append_result(result: &StreamAppendResult<Types>, full: bool) -> wire::AppendResponse {
     use openraft::raft::StreamAppendError;
     use wire::append_response::Result as Wire;
     let result = match result {
@@ -175,7 +175,7 @@ pub(crate) fn from_append_result(result: &StreamAppendResult<Types>) -> wire::Ap
         Err(StreamAppendError::Conflict(id)) => Wire::Conflict(from_log_id(id)),
         Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVote(from_vote(vote)),
     };
-    wire::AppendResponse { result: Some(result) }
+    wire::AppendResponse { result: Some(result), full }
 }
 
 pub(crate) fn to_append_result(response: wire::AppendResponse) -> io::Result<StreamAppendResult<Types>> {

@@ -37,7 +37,7 @@ fn main() {
                 .unwrap();
             log.purge(group, id);
             log.release(group, index, &[]).unwrap();
-            log.prepare_spare().unwrap();
+            log.prepare().unwrap();
         }
     }
     let seconds = start.elapsed().as_secs_f64();

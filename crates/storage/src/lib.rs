@@ -18,7 +18,7 @@ mod writer;
 pub use cache::Cache;
 pub use checkpoint::Checkpoint;
 pub use fs::{Fs, RealFs};
-pub use log::{Done, GroupState, Identity, Log, LogConfig, OpenError};
+pub use log::{Done, GroupState, Identity, Log, LogConfig, OpenError, Room};
 pub use writer::LogStats;
 
 use bytes::Bytes;

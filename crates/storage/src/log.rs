@@ -2,7 +2,11 @@
 //!
 //! Handing something over only enqueues it; it can be read at once, and its callback says when it is durable.
 
-use std::{io, ops::Range, sync::Arc};
+use std::{
+    io,
+    ops::Range,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -13,12 +17,19 @@ use crate::{
     fs::Fs,
     index::{Place, Source},
     recovery,
-    segment::{Segment, SegmentId, prepare, spare_name},
+    segment::{Segment, SegmentId, prepare, reserve, spare_name},
     writer::{self, Job, LogStats, Writer},
 };
 
 /// Everything is written in multiples of this.
 pub const BLOCK: usize = 4096;
+
+/// Segments kept for what frees room when the disk has none: the votes, the entries without bodies and the purge points
+/// of a node that is full, also one that is started again, which begins a new segment.
+pub(crate) const RESERVE_SEGMENTS: usize = 2;
+
+/// A file that gives its room to a checkpoint when the disk has none.
+const CHECKPOINT_RESERVE: &str = "reserve";
 
 /// Called once, by the writer's thread: it must not wait.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -54,6 +65,17 @@ impl Default for LogConfig {
             spares_max: 4,
         }
     }
+}
+
+/// How much room the disk has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Enough.
+    Plenty,
+    /// What is left is for what frees room: no body should be handed over.
+    Reserve,
+    /// None: what is handed over waits.
+    None,
 }
 
 /// Why a log was not opened. It has not been changed.
@@ -108,6 +130,10 @@ struct Inner {
     writer: Option<std::thread::JoinHandle<()>>,
     /// One at a time moves survivors.
     release: Mutex<()>,
+    /// One at a time asks for room; octets of the file that is kept for a checkpoint.
+    reserve: Mutex<u64>,
+    /// Octets of the largest checkpoint since the log was opened.
+    checkpoint_octets: AtomicU64,
 }
 
 impl Log {
@@ -121,6 +147,7 @@ impl Log {
         let found = recovery::read_segments(fs.as_ref(), identity)?;
         // What was read may have been in the system's cache only: it counts from now on, so it must be durable.
         found.segments.values().try_for_each(|segment| segment.file.sync())?;
+        let reserved = checkpoint_reserve(fs.as_ref())?;
         let newest = found.previous.map(|(number, _)| number);
         let shared = writer::Shared::new(found.index, found.segments, found.spares, newest, config);
         let shared = Arc::new(shared);
@@ -133,6 +160,8 @@ impl Log {
             shared,
             writer: Some(writer),
             release: Mutex::new(()),
+            reserve: Mutex::new(reserved),
+            checkpoint_octets: AtomicU64::new(0),
         })))
     }
 
@@ -251,7 +280,29 @@ impl Log {
     /// # Errors
     /// The disk failed; the one before is still there.
     pub fn write_checkpoint(&self, group: GroupId, checkpoint: &Checkpoint) -> io::Result<()> {
-        checkpoint::write(self.0.fs.as_ref(), self.0.identity, group, checkpoint)
+        self.0.checkpoint_octets.fetch_max(checkpoint.state.len() as u64, writer::RELAXED);
+        let write = || checkpoint::write(self.0.fs.as_ref(), self.0.identity, group, checkpoint);
+        match write() {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.in_reserve(write).unwrap_or(Err(error))
+            }
+            written => written,
+        }
+    }
+
+    /// Writes a checkpoint into the room that was kept for it, and keeps what the one before leaves; `None` when there is
+    /// no such room.
+    fn in_reserve(&self, write: impl Fn() -> io::Result<()>) -> Option<io::Result<()>> {
+        let mut reserved = self.0.reserve.lock();
+        if std::mem::take(&mut *reserved) == 0 {
+            return None;
+        }
+        self.0.shared.set_starved(true);
+        let written = self.0.fs.remove(CHECKPOINT_RESERVE).and_then(|()| write());
+        match self.prepare_checkpoint(&mut reserved) {
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => Some(Err(error)),
+            _ => Some(written),
+        }
     }
 
     /// Reads the last checkpoint of a group.
@@ -259,7 +310,10 @@ impl Log {
     /// # Errors
     /// The disk failed, or the checkpoint does not check.
     pub fn load_checkpoint(&self, group: GroupId) -> io::Result<Option<Checkpoint>> {
-        checkpoint::read(self.0.fs.as_ref(), self.0.identity, group)
+        let checkpoint = checkpoint::read(self.0.fs.as_ref(), self.0.identity, group)?;
+        let octets = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.state.len() as u64);
+        self.0.checkpoint_octets.fetch_max(octets, writer::RELAXED);
+        Ok(checkpoint)
     }
 
     /// Frees what a durable checkpoint of a group has made unnecessary: bodies of entries up to `upto` that are not among
@@ -287,6 +341,9 @@ impl Log {
             if alive == 0 { Vec::new() } else { index.bodies_in(segment) }
         };
         if !survivors.is_empty() {
+            if !self.has_room_to_move() {
+                return Ok(());
+            }
             self.move_bodies(survivors)?;
         }
         let mut index = self.0.shared.index.lock();
@@ -297,6 +354,15 @@ impl Log {
         index.highest.remove(&segment);
         drop(index);
         self.recycle(segment)
+    }
+
+    /// Moving needs room before it gives any: what waits for it would hold up everything else that is to be written.
+    fn has_room_to_move(&self) -> bool {
+        match self.0.shared.room() {
+            Room::Plenty => true,
+            Room::Reserve => !self.0.shared.spares.lock().is_empty(),
+            Room::None => false,
+        }
     }
 
     fn move_bodies(&self, survivors: Vec<(GroupId, (u64, u32), Place)>) -> io::Result<()> {
@@ -315,7 +381,7 @@ impl Log {
     fn recycle(&self, segment: SegmentId) -> io::Result<()> {
         let Some(Segment { id, .. }) = self.0.shared.take_sealed(segment) else { return Ok(()) };
         let mut spares = self.0.shared.spares.lock();
-        if spares.len() < self.0.config.spares_max {
+        if spares.len() < self.0.config.spares_max.max(RESERVE_SEGMENTS + 1) {
             self.0.fs.rename(&id.name(), &spare_name(id.number))?;
             spares.push(id.number);
         } else {
@@ -326,17 +392,53 @@ impl Log {
         self.0.fs.sync_dir()
     }
 
-    /// Makes sure that a segment is at hand when the current one is full; fills a new one with zeros if need be. Blocks.
+    /// Makes sure that a segment is at hand when the current one is full, and keeps the reserve; whether that succeeds is
+    /// what [`Log::room`] says. Blocks.
     ///
     /// # Errors
-    /// The disk is full or failed.
-    pub fn prepare_spare(&self) -> io::Result<()> {
-        if !self.0.shared.spares.lock().is_empty() {
-            return Ok(());
+    /// The disk failed; that it is full is none.
+    pub fn prepare(&self) -> io::Result<()> {
+        let Some(mut reserved) = self.0.reserve.try_lock() else { return Ok(()) };
+        // The room of a checkpoint first: segments come back by themselves once there is one.
+        let prepared = self.prepare_checkpoint(&mut reserved).and_then(|()| self.prepare_segments());
+        match prepared {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => self.0.shared.set_starved(true),
+            prepared => {
+                prepared?;
+                self.0.shared.set_starved(false);
+            }
         }
-        let number = self.0.shared.next_number();
-        prepare(self.0.fs.as_ref(), &spare_name(number), self.0.config.segment_octets)?;
-        self.0.shared.spares.lock().push(number);
+        Ok(())
+    }
+
+    fn prepare_segments(&self) -> io::Result<()> {
+        let octets = self.0.config.segment_octets;
+        loop {
+            let there = self.0.shared.spares.lock().len();
+            let make = match there {
+                // Nobody waits for these to be quick.
+                0..RESERVE_SEGMENTS => reserve,
+                RESERVE_SEGMENTS => prepare,
+                _ => return Ok(()),
+            };
+            let number = self.0.shared.next_number();
+            make(self.0.fs.as_ref(), &spare_name(number), octets)?;
+            self.0.shared.spares.lock().push(number);
+        }
+    }
+
+    /// Room for a checkpoint as large as the largest, then for one that is larger by a quarter.
+    fn prepare_checkpoint(&self, reserved: &mut u64) -> io::Result<()> {
+        let largest = self.0.checkpoint_octets.load(writer::RELAXED);
+        let least = largest + self.0.config.segment_octets / 4;
+        for wanted in [least, least + largest / 4] {
+            if *reserved == 0 {
+                reserve(self.0.fs.as_ref(), CHECKPOINT_RESERVE, wanted)?;
+            } else if *reserved < wanted {
+                self.0.fs.open(CHECKPOINT_RESERVE)?.allocate(wanted)?;
+            }
+            *reserved = wanted.max(*reserved);
+        }
         Ok(())
     }
 
@@ -356,10 +458,10 @@ impl Log {
         result.recv().unwrap_or_else(|_| Err(io::Error::other("the log's writer has stopped")))
     }
 
-    /// Returns true while the disk has no room for another segment: nothing new should be handed over.
+    /// Returns how much room the disk had when it was last asked for some.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.0.shared.is_full()
+    pub fn room(&self) -> Room {
+        self.0.shared.room()
     }
 
     /// Returns the counters.
@@ -373,6 +475,14 @@ impl Log {
     pub fn identity(&self) -> Identity {
         self.0.identity
     }
+}
+
+/// Octets that an earlier run kept for a checkpoint.
+fn checkpoint_reserve(fs: &dyn Fs) -> io::Result<u64> {
+    if fs.list()?.iter().any(|name| name == CHECKPOINT_RESERVE) {
+        return fs.open(CHECKPOINT_RESERVE)?.octets();
+    }
+    Ok(0)
 }
 
 impl std::fmt::Debug for Log {

@@ -41,15 +41,24 @@ pub(crate) fn parse_spare(name: &str) -> Option<u64> {
     u64::from_str_radix(name.strip_prefix("spare-")?, 16).ok()
 }
 
+/// Makes a file with room for `octets`, to be used when there is no other.
+pub(crate) fn reserve(fs: &dyn Fs, name: &str, octets: u64) -> io::Result<()> {
+    make(fs, name, |file| file.allocate(octets))
+}
+
 /// Fills a new file with zeros, so that writing to it later changes nothing but its data.
 pub(crate) fn prepare(fs: &dyn Fs, name: &str, octets: u64) -> io::Result<()> {
+    make(fs, name, |file| fill(file, octets))
+}
+
+fn make(fs: &dyn Fs, name: &str, fill: impl FnOnce(&dyn Store) -> io::Result<()>) -> io::Result<()> {
     let file = fs.create(name)?;
-    let filled = fill(file.as_ref(), octets).and_then(|()| fs.sync_dir());
-    if filled.is_err() {
+    let made = fill(file.as_ref()).and_then(|()| fs.sync_dir());
+    if made.is_err() {
         // A part of a file helps nobody, least of all a full disk.
         let _ = fs.remove(name);
     }
-    filled
+    made
 }
 
 fn fill(file: &dyn Store, octets: u64) -> io::Result<()> {

@@ -89,7 +89,7 @@ impl SimFs {
         self.0.lock().stalls = true;
     }
 
-    /// Returns the disk after a power cut: unsynced blocks are there or not, as `random` says for each;
+    /// Returns the disk after a power cut, of the same capacity: unsynced blocks are there or not, as `random` says for each;
     /// renames since the last sync of the directory are undone.
     #[must_use]
     pub fn power_cut(&self, mut random: impl FnMut() -> bool) -> Self {
@@ -109,10 +109,10 @@ impl SimFs {
             let kept = Inode { now: kept.clone(), durable: kept, dirty: Vec::new() };
             names.insert(name.clone(), Arc::new(Mutex::new(kept)));
         }
+        let State { capacity, forgets, .. } = *state;
         let durable_names = names.clone();
-        let forgets = state.forgets;
-        let state = State { names, durable_names, forgets, ..State::default() };
-        Self(Arc::new(Mutex::new(state)), Arc::default())
+        let after = State { names, durable_names, capacity, forgets, ..State::default() };
+        Self(Arc::new(Mutex::new(after)), Arc::default())
     }
 
     /// Changes one bit of a file, on the disk and for readers.

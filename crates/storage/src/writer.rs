@@ -19,9 +19,9 @@ use postroad_core::GroupId;
 use crate::{
     EntryId, Record,
     format::{BatchHeader, HEADER_OCTETS, Kind, RecordFront},
-    fs::Fs,
+    fs::{Fs, Store},
     index::{Index, Place},
-    log::{Done, Identity, LogConfig},
+    log::{Done, Identity, LogConfig, RESERVE_SEGMENTS, Room},
     segment::{AlignedBuffer, Segment, SegmentId, round_up, spare_name},
 };
 
@@ -65,7 +65,10 @@ pub(crate) struct Shared {
     pub(crate) spares: Mutex<Vec<u64>>,
     queue: Mutex<Queue>,
     wake: Condvar,
-    full: AtomicBool,
+    /// The disk refuses the room that is to be kept in reserve.
+    starved: AtomicBool,
+    /// The disk refuses the room for what is to be written now.
+    blocked: AtomicBool,
     next_number: AtomicU64,
     pub(crate) stats: LogStats,
     config: LogConfig,
@@ -101,7 +104,8 @@ impl Shared {
             spares: Mutex::new(spares),
             queue: Mutex::default(),
             wake: Condvar::new(),
-            full: AtomicBool::new(false),
+            starved: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             next_number: AtomicU64::new(0),
             stats: LogStats::default(),
             config,
@@ -141,8 +145,24 @@ impl Shared {
         self.next_number.fetch_add(1, RELAXED)
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.full.load(RELAXED)
+    pub(crate) fn room(&self) -> Room {
+        match (self.blocked.load(RELAXED), self.starved.load(RELAXED)) {
+            (true, _) => Room::None,
+            (false, true) => Room::Reserve,
+            (false, false) => Room::Plenty,
+        }
+    }
+
+    /// Says whether the reserve can be kept.
+    pub(crate) fn set_starved(&self, starved: bool) {
+        if self.starved.swap(starved, RELAXED) == starved {
+            return;
+        }
+        if starved {
+            tracing::error!("the disk is full: no mail is accepted until there is room");
+        } else {
+            tracing::info!("the disk has room again");
+        }
     }
 
     /// Returns the segments that hold nothing which only they hold but entries and bodies.
@@ -154,6 +174,12 @@ impl Shared {
         drop(segments);
         all.sort_unstable();
         all
+    }
+
+    /// Takes a spare segment if more than `kept` are there.
+    fn take_spare(&self, kept: usize) -> Option<u64> {
+        let mut spares = self.spares.lock();
+        if spares.len() > kept { spares.pop() } else { None }
     }
 
     pub(crate) fn take_sealed(&self, id: SegmentId) -> Option<Segment> {
@@ -356,14 +382,14 @@ impl Writer {
                 Err(error)
                     if error.kind() == io::ErrorKind::StorageFull && !self.shared.queue.lock().stopped =>
                 {
-                    if !self.shared.full.swap(true, RELAXED) {
-                        tracing::error!(%error, "the disk is full: no mail is accepted until there is room");
+                    if !self.shared.blocked.swap(true, RELAXED) {
+                        tracing::error!(%error, "the disk is full and the reserve used: the log waits for room");
                     }
                     std::thread::sleep(FULL_RETRY);
                 }
                 result => {
-                    if result.is_ok() && self.shared.full.swap(false, RELAXED) {
-                        tracing::info!("the disk has room again");
+                    if result.is_ok() && self.shared.blocked.swap(false, RELAXED) {
+                        tracing::info!("the log is written again");
                     }
                     return result;
                 }
@@ -406,20 +432,16 @@ impl Writer {
     fn open_segment(&self, cold: bool, octets_min: u64) -> io::Result<Open> {
         let octets = self.shared.config.segment_octets.max(octets_min);
         let id = SegmentId { number: self.shared.next_number(), cold };
-        let spare = self.shared.spares.lock().pop();
-        let file = match spare {
-            Some(spare) => {
-                self.fs.rename(&spare_name(spare), &id.name())?;
-                self.fs.open(&id.name())?
-            }
-            None => {
-                let file = self.fs.create(&id.name())?;
-                if let Err(error) = file.allocate(octets) {
-                    let _ = self.fs.remove(&id.name());
-                    return Err(error);
+        let file = match self.shared.take_spare(RESERVE_SEGMENTS) {
+            Some(spare) => self.reuse(spare, id)?,
+            None => match self.make(id, octets) {
+                // The room that was kept for this: from here on only what frees room is taken in.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    self.shared.set_starved(true);
+                    self.reuse(self.shared.take_spare(0).ok_or(error)?, id)?
                 }
-                file
-            }
+                made => made?,
+            },
         };
         self.fs.sync_dir()?;
         let segment = Segment { id, file };
@@ -429,6 +451,20 @@ impl Writer {
         }
         self.shared.segments.lock().insert(id, segment.clone());
         Ok(Open { segment, offset: 0 })
+    }
+
+    fn reuse(&self, spare: u64, id: SegmentId) -> io::Result<Arc<dyn Store>> {
+        self.fs.rename(&spare_name(spare), &id.name())?;
+        self.fs.open(&id.name())
+    }
+
+    fn make(&self, id: SegmentId, octets: u64) -> io::Result<Arc<dyn Store>> {
+        let file = self.fs.create(&id.name())?;
+        if let Err(error) = file.allocate(octets) {
+            let _ = self.fs.remove(&id.name());
+            return Err(error);
+        }
+        Ok(file)
     }
 
     /// A segment of entries begins with what came before it, and every group's vote and purge point.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use postroad_core::{ClusterId, GroupId, NodeId};
 use postroad_storage::{
-    Checkpoint, EntryId, Identity, Log, LogConfig, OpenError, Record, log::BLOCK, sim::SimFs,
+    Checkpoint, EntryId, Identity, Log, LogConfig, OpenError, Record, Room, log::BLOCK, sim::SimFs,
 };
 use proptest::prelude::*;
 
@@ -232,15 +232,77 @@ fn r_13_a_full_disk_loses_nothing_and_heals_by_itself() {
         let sender = sender.clone();
         log.append(GROUP, vec![record(1, index, 9000)], Box::new(move |done| drop(sender.send(done))));
     }
-    while !log.is_full() {
+    while log.room() != Room::None {
         std::thread::yield_now();
     }
     fs.set_capacity(None);
     for _ in 2..60 {
         result.recv().unwrap().unwrap();
     }
-    assert!(!log.is_full());
+    log.prepare().unwrap();
+    assert_eq!(log.room(), Room::Plenty);
     assert_eq!(all(&log, GROUP).len(), 59);
+}
+
+/// Fills a disk of 6 MiB with bodies that stay alive; returns the last entry.
+fn fill(fs: &SimFs) -> u64 {
+    let log = open(fs).unwrap();
+    fs.set_capacity(Some(6 << 20));
+    checkpoint(&log, EntryId::default()).unwrap();
+    log.prepare().unwrap();
+    (1..)
+        .find(|index| {
+            append(&log, GROUP, vec![record(1, *index, 9000)]).unwrap();
+            log.prepare().unwrap();
+            log.room() != Room::Plenty
+        })
+        .unwrap()
+}
+
+fn checkpoint(log: &Log, at: EntryId) -> io::Result<()> {
+    log.write_checkpoint(GROUP, &Checkpoint { at, meta: Bytes::new(), state: vec![1; 900_000].into() })
+}
+
+fn live(last: u64) -> Vec<(u64, u32)> {
+    (1..=last)
+        .flat_map(|index| (0..index % 3).map(move |slot| (index, u32::try_from(slot).unwrap())))
+        .collect()
+}
+
+/// What a node does that is started: a vote, an entry of the new term, a checkpoint, and what it makes unnecessary is freed.
+fn live_a_little(log: &Log, term: u64, index: u64, live: &[(u64, u32)]) {
+    let at = EntryId { term, index };
+    durable(|done| log.save_vote(GROUP, Bytes::from(vec![u8::try_from(term).unwrap()]), done)).unwrap();
+    append(log, GROUP, vec![Record { id: at, kind: 0, head: Bytes::new(), bodies: Vec::new() }]).unwrap();
+    checkpoint(log, at).unwrap();
+    log.purge(GROUP, at);
+    log.release(GROUP, index, live).unwrap();
+    log.prepare().unwrap();
+}
+
+#[test]
+fn r_13_a_log_that_filled_the_disk_frees_itself_also_after_restarts() {
+    let fs = SimFs::default();
+    let last = fill(&fs);
+    let mut log = open(&fs).unwrap();
+    for term in 2..8 {
+        live_a_little(&log, term, last + term - 1, &live(last));
+        assert_eq!(log.room(), Room::Reserve, "everything is alive, and the disk is as full as before");
+        drop(log);
+        log = open(&fs).unwrap();
+        assert!(log.load_checkpoint(GROUP).unwrap().is_some());
+        log.prepare().unwrap();
+        assert_eq!(log.room(), Room::Reserve, "a node that is started sees that the disk is full");
+    }
+    assert_eq!(log.body(GROUP, 5, 1).unwrap(), body(5, 1, 9000));
+    assert_eq!(log.group(GROUP).vote, Some(Bytes::from_static(&[7])));
+    // The mail has ended.
+    live_a_little(&log, 8, last + 7, &[]);
+    assert_eq!(log.room(), Room::Plenty);
+    for index in last + 8..last + 100 {
+        append(&log, GROUP, vec![record(8, index, 9000)]).unwrap();
+        log.prepare().unwrap();
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use postroad_ledger::{
     command::{Command, Reply},
 };
 use postroad_raft::{Group, ProposeError, Status};
+use postroad_storage::Room;
 use tokio::{
     sync::{mpsc, watch},
     time,
@@ -152,19 +153,19 @@ impl Proposer {
         self.reclaim = true;
     }
 
-    /// Takes what waits; mail is refused while the disk is full, also while an entry waits for room.
+    /// Takes what waits; mail is refused while the disk is full, and what is only about mail goes on: it frees room.
     fn take_works(&mut self) {
         while let Ok(work) = self.inbox.try_recv() {
             self.waiting.push_back(work);
         }
-        if self.group.log().is_full() {
+        if !self.waiting.is_empty() && !self.group.takes_bodies() {
             self.refuse_bodies();
         }
     }
 
     /// Puts the next entry together; `None` when there is nothing to propose, or nobody may.
     fn gather(&mut self) -> Option<(u64, Bytes, Vec<Bytes>, Pending)> {
-        if self.group.log().is_full() {
+        if self.group.log().room() == Room::None {
             return None;
         }
         let core = self.core.clone();
@@ -251,7 +252,7 @@ impl Proposer {
         pending.answer(result);
     }
 
-    /// A full disk takes no mail; what is only about mail it has waits for room.
+    /// A full disk takes no mail.
     fn refuse_bodies(&mut self) {
         let (refused, kept) =
             std::mem::take(&mut self.waiting).into_iter().partition(|w| !w.bodies.is_empty());
@@ -266,7 +267,7 @@ impl Proposer {
 
     /// How long nothing needs to be done unless something happens.
     fn pause(&self) -> Duration {
-        if self.group.log().is_full() {
+        if self.group.log().room() == Room::None {
             return FULL_RETRY;
         }
         let now = clock::now();

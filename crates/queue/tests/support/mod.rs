@@ -175,7 +175,7 @@ impl Cluster {
         }
     }
 
-    /// Cuts the power of a node; its disk is what was synced.
+    /// Kills a node; its disk is what was synced, and as large as before.
     pub fn kill(&self, place: usize) {
         let mut nodes = self.nodes.lock();
         let (disk, node) = &mut nodes[place];
