@@ -86,7 +86,7 @@ pub struct DevArgs {
     pub cluster: bool,
 }
 
-/// Flags of a role.
+/// Flags of a role, and of what is done to its data.
 #[derive(Args, Clone, Debug)]
 pub struct RoleArgs {
     /// The configuration file
@@ -146,6 +146,10 @@ pub enum ClusterCommand {
     Init(ClusterInitArgs),
     /// Make the certificate and the configuration of one node
     Join(ClusterJoinArgs),
+    /// On a queue node of a new cluster: make its data directory, once, before it is started for the first time
+    Form(RoleArgs),
+    /// On a queue node whose disk was lost: make its data directory anew; the others take it in when it is started
+    Rejoin(RoleArgs),
 }
 
 /// Flags of `cluster init`.

@@ -166,6 +166,10 @@ pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
     let ClusterJoinArgs { role, node, data, out, .. } = args;
     let template = NodeTemplate { role: *role, node: *node, data, out, metrics, own: None };
     let config = cluster.join(&template)?;
-    let (config, role) = (config.display(), role.as_str());
-    Ok(format!("made {config}; start the node with `postroad {role} --config {config}`\n"))
+    let (config, name) = (config.display(), role.as_str());
+    let first = match role {
+        RoleName::Queue => format!("run `postroad cluster form --config {config}` there once, then "),
+        _ => String::new(),
+    };
+    Ok(format!("made {config}; {first}start the node with `postroad {name} --config {config}`\n"))
 }

@@ -17,7 +17,7 @@ use postroad_net::{ClientTls, Expect, Guard, MemoryNet, Role, ServerTls, Transpo
 use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
 use postroad_queue::{Queue, QueueConfig, QueueDeps, Voter};
 use postroad_sandbox::{Sandbox, SandboxConfig, SandboxDeps};
-use postroad_storage::{Identity, RealFs};
+use postroad_storage::{Disk, DiskId, Identity, Origin, RealFs};
 use postroad_telemetry::{Health, Telemetry, TelemetryConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -165,9 +165,13 @@ async fn start_queue(
         ledger_groups: LEDGER_GROUPS,
         ..QueueConfig::default()
     };
+    let (identity, fs) = (Identity { cluster: CLUSTER, node: QUEUE }, RealFs::new(&data.join("queue")));
+    // Its own cluster is all that a `dev` is: an empty directory is a new one.
+    let disk = Disk { id: DiskId(rand::random()), origin: Origin::Form };
+    postroad_storage::format(&fs, identity, disk).context("the queue's directory cannot be used")?;
     let deps = QueueDeps {
-        identity: Identity { cluster: CLUSTER, node: QUEUE },
-        fs: Arc::new(RealFs::new(&data.join("queue"))),
+        identity,
+        fs: Arc::new(fs),
         transport: Transport::Memory(net.clone()),
         health: health.clone(),
     };

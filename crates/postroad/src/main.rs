@@ -40,6 +40,8 @@ fn run(command: Command) -> Result<String> {
         Command::Config(ConfigCommand::Print(args)) => roles::print(args.role, &args.config),
         Command::Cluster(ClusterCommand::Init(args)) => cluster::init(&args),
         Command::Cluster(ClusterCommand::Join(args)) => cluster::join(&args),
+        Command::Cluster(ClusterCommand::Form(args)) => roles::form(&args.config),
+        Command::Cluster(ClusterCommand::Rejoin(args)) => roles::rejoin(&args.config),
         Command::Apply(args) => on_runtime(operator::apply_file(&args)),
         Command::Message(command) => on_runtime(operator::message(&command)),
     }

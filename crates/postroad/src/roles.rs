@@ -9,7 +9,7 @@ use postroad_ingress::{Ingress, IngressConfig, IngressDeps};
 use postroad_net::{ClientTls, Guard, NodeTls, Transport};
 use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
 use postroad_queue::{Queue, QueueConfig, QueueDeps};
-use postroad_storage::{Identity, RealFs};
+use postroad_storage::{Disk, DiskId, Identity, Origin, RealFs};
 use postroad_telemetry::{Health, TelemetryConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -145,6 +145,40 @@ pub fn check(role: RoleName, config: &Path) -> anyhow::Result<String> {
 /// See [`ConfigError`].
 pub fn print(role: RoleName, config: &Path) -> anyhow::Result<String> {
     Ok(toml::to_string_pretty(&table_of(role, config)?)?)
+}
+
+/// Runs `cluster form`: makes the data directory of a queue node of a new cluster.
+///
+/// # Errors
+/// The configuration is wrong, or the directory is in use or holds a log.
+pub fn form(config: &Path) -> anyhow::Result<String> {
+    let disk = format_data(config, Origin::Form)?;
+    Ok(format!("disk {disk} is of a new cluster, which begins once every queue node has been started\n"))
+}
+
+/// Runs `cluster rejoin`: makes the data directory of a queue node whose disk was lost.
+///
+/// # Errors
+/// The same, and the node is the only one.
+pub fn rejoin(config: &Path) -> anyhow::Result<String> {
+    let disk = format_data(config, Origin::Rejoin)?;
+    Ok(format!(
+        "disk {disk} is empty; once the node is started the others take it in, and send it everything\n"
+    ))
+}
+
+fn format_data(config: &Path, origin: Origin) -> anyhow::Result<DiskId> {
+    let (QueueFile { common, .. }, _) = QueueFile::read(Loader::read(config)?)?;
+    let is_alone = common.cluster.queue.len() == 1;
+    anyhow::ensure!(
+        !is_alone || origin == Origin::Form,
+        "there is no other queue node that has what was lost"
+    );
+    let fs = RealFs::new(&common.node.data);
+    let identity = Identity { cluster: common.cluster.cluster(), node: common.node.node() };
+    let disk = Disk { id: DiskId(rand::random()), origin };
+    let formatted = postroad_storage::format(&fs, identity, disk);
+    Ok(formatted.with_context(|| format!("`{}`", common.node.data.display()))?.id)
 }
 
 /// What a role's process needs around the role.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use postroad_core::{GroupId, NodeId};
+use postroad_core::NodeId;
 use postroad_raft::ProposeError;
 use tonic::{Status, metadata::MetadataValue};
 
@@ -21,9 +21,6 @@ pub enum StartError {
     /// A group cannot be opened.
     #[error("a group cannot be opened")]
     Group(#[from] postroad_raft::OpenError),
-    /// A group stopped at once.
-    #[error("group `{0}` stopped when it was started")]
-    Stopped(GroupId),
     /// The address cannot be listened at.
     #[error("`{address}` cannot be listened at")]
     Listen {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use postroad_core::{GroupId, OutcomeKind};
 use postroad_proto::queue::SubmitStatus;
+use postroad_raft::Standing;
 use postroad_storage::{Log, Room};
 use postroad_telemetry::Metric;
 
@@ -60,6 +61,11 @@ pub const CATALOGUE: &[Metric] = &[
     Metric::gauge(
         "postroad_queue_disk_full",
         "1 while the disk has only the room that is kept for what frees room",
+        &[],
+    ),
+    Metric::gauge(
+        "postroad_queue_disk_refused",
+        "1 while this node does not count, because its disk is not the one it had, or an old copy",
         &[],
     ),
     Metric::counter("postroad_queue_log_body_bytes_total", "Contents handed to the log", &[]),
@@ -154,6 +160,19 @@ impl LogMetrics {
         self.written_octets.absolute(stats.written_octets.load(Ordering::Relaxed));
         self.moved_octets.absolute(stats.survivor_octets.load(Ordering::Relaxed));
         self.batches.absolute(stats.batches.load(Ordering::Relaxed));
+    }
+}
+
+/// What others make of the node's disk.
+pub(crate) struct DiskMetrics(Gauge);
+
+impl DiskMetrics {
+    pub(crate) fn new() -> Self {
+        Self(gauge!("postroad_queue_disk_refused"))
+    }
+
+    pub(crate) fn observe(&self, standing: Standing) {
+        self.0.set(f64::from(u8::from(standing != Standing::Good)));
     }
 }
 

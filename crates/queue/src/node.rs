@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use postroad_core::GroupId;
 use postroad_net::{NodeListener, Role, Transport, peer_info, server_builder};
-use postroad_raft::{Group, Machine, Node, Status as GroupStatus};
+use postroad_raft::{Caller, Group, Node, Standing, Status as GroupStatus};
 use postroad_storage::{Fs, Identity, Log};
-use postroad_telemetry::Health;
+use postroad_telemetry::{Component, Health};
 use tokio::{sync::watch, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -20,7 +20,7 @@ use crate::{
     error::StartError,
     leaders::{Leaders, LeadersTask},
     ledger::{LedgerGroup, proposer::Proposer},
-    metrics::{self, LogMetrics},
+    metrics::{self, DiskMetrics, LogMetrics},
     service::QueueService,
     transport::Peers,
 };
@@ -63,6 +63,7 @@ pub struct Queue {
     directory: DirectoryHost,
     leaders: LeadersTask,
     service: QueueService,
+    disk_ready: Component,
     /// Ends the long streams.
     stopping: CancellationToken,
     is_alone: bool,
@@ -83,19 +84,18 @@ impl Queue {
         check(&config, deps.identity)?;
         postroad_telemetry::describe(metrics::CATALOGUE);
         postroad_telemetry::describe(directory::metrics::CATALOGUE);
-        let ready = deps.health.component("queue");
+        let (ready, disk_ready) = (deps.health.component("queue"), deps.health.component("disk"));
         let address = config.listen.clone();
         let listen = |source| StartError::Listen { address: address.clone(), source };
         let listener = deps.transport.bind(&config.listen).await.map_err(listen)?;
         let log = open_log(&config, &deps).await?;
-        let node = Node::new(config.node(), log.clone(), Arc::new(Peers::new(deps.transport.clone())));
+        let peers = Arc::new(Peers::new(deps.transport.clone()));
+        let node = Node::new(config.node(), config.voters.clone(), log.clone(), peers);
         let directory = directory::start(&node, config.leases()).await?;
         let mut statuses = BTreeMap::from([(GroupId::DIRECTORY, directory.group.status())]);
-        form(GroupId::DIRECTORY, &directory.group, &config).await?;
         let (mut ledgers, mut proposers) = (BTreeMap::new(), Vec::new());
         for id in (1..=config.ledger_groups).map(GroupId) {
             let (ledger, proposer) = LedgerGroup::open(&node, id, &config, directory.view.clone()).await?;
-            form(id, &ledger.group, &config).await?;
             statuses.insert(id, ledger.group.status());
             ledgers.insert(id, ledger);
             proposers.push(proposer);
@@ -115,6 +115,7 @@ impl Queue {
             directory,
             leaders,
             service,
+            disk_ready,
             stopping,
             is_alone,
         })
@@ -140,6 +141,7 @@ impl Queue {
             tasks.spawn(proposer.run(ended.clone()));
         }
         tasks.spawn(observe(ledgers.clone(), self.log));
+        tasks.spawn(watch_disk(node.standing(), self.disk_ready));
         let mut server = JoinSet::new();
         server.spawn(serve(routes, listener, closed.clone()));
         tracing::info!(address = %self.address, "the queue serves");
@@ -181,14 +183,14 @@ async fn open_log(config: &QueueConfig, deps: &QueueDeps) -> Result<Log, StartEr
     Ok(opened.map_err(std::io::Error::other)??)
 }
 
-/// Every voter forms every group; the first one does it.
-async fn form<M: Machine>(id: GroupId, group: &Group<M>, config: &QueueConfig) -> Result<(), StartError> {
-    group.initialize(&config.voters).await.map_err(|_| StartError::Stopped(id))
-}
-
 /// Entries and votes are taken from the voters only.
-fn only_queue_nodes(request: Request<()>) -> Result<Request<()>, Status> {
-    peer_info(&request).map_or(Ok(()), |peer| peer.require(&[Role::Queue]))?;
+fn only_queue_nodes(mut request: Request<()>) -> Result<Request<()>, Status> {
+    if let Some(peer) = peer_info(&request) {
+        peer.require(&[Role::Queue])?;
+        if let Some(identity) = peer.identity {
+            request.extensions_mut().insert(Caller(identity.node));
+        }
+    }
     Ok(request)
 }
 
@@ -235,6 +237,19 @@ async fn hand_over(directory: &Group<directory::DirectoryMachine>, ledgers: &BTr
 async fn follows(mut status: watch::Receiver<GroupStatus>) {
     // An error means that the group has stopped, and leads nothing.
     let _ = status.wait_for(|status| !status.leading).await;
+}
+
+/// Says whether the other queue nodes know the disk; never ends by itself.
+async fn watch_disk(mut standing: watch::Receiver<Standing>, ready: Component) {
+    let metrics = DiskMetrics::new();
+    loop {
+        let now = *standing.borrow_and_update();
+        ready.set_ready(now == Standing::Good);
+        metrics.observe(now);
+        if standing.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Says how everything is, for those who watch.

@@ -12,7 +12,7 @@ use postroad_directory::{ItemName, Kind, Put, PutPool, PutSource, PutTenant, Sen
 use postroad_net::{Expect, MemoryNet, Role, Transport, server_builder};
 use postroad_queue::directory::{self, DirectoryMachine, LeaseTimes};
 use postroad_raft::{Connect, Group, Node, NodeConfig, Purpose, Voter};
-use postroad_storage::{Identity, Log, LogConfig, sim::SimFs};
+use postroad_storage::{Disk, DiskId, Identity, Log, LogConfig, Origin, format, sim::SimFs};
 use tokio::{sync::watch, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, service::Routes, transport::Channel};
@@ -46,8 +46,10 @@ impl Running {
     async fn start(voter: &Voter, voters: &[Voter], transport: &Transport) -> Self {
         let identity = Identity { cluster: ClusterId(1), node: voter.node };
         let config = LogConfig { segment_octets: 1 << 20, ..LogConfig::default() };
-        let log = Log::open(Arc::new(SimFs::default()), config, identity).unwrap();
-        let node = Node::new(NodeConfig::default(), log, Arc::new(Pipes(transport.clone())));
+        let fs = SimFs::default();
+        format(&fs, identity, Disk { id: DiskId(voter.node.0), origin: Origin::Form }).unwrap();
+        let log = Log::open(Arc::new(fs), config, identity).unwrap();
+        let node = Node::new(NodeConfig::default(), voters.to_vec(), log, Arc::new(Pipes(transport.clone())));
         let host = directory::start(&node, TIMES).await.unwrap();
         let group = host.group.clone();
         let routes = Routes::new(node.service()).add_service(host.server());
@@ -57,7 +59,6 @@ impl Running {
             server_builder().add_routes(routes).serve_with_incoming(listener).await.unwrap();
         });
         tasks.spawn(host.run(CancellationToken::new()));
-        group.initialize(voters).await.unwrap();
         Self { node, group, tasks }
     }
 

@@ -18,9 +18,9 @@ use tokio::{
 use crate::{
     host::Host,
     machine::Machine,
+    membership,
     network::FullPeers,
-    node::Voter,
-    types::{Member, Proposal, Types, term},
+    types::{Proposal, Types, term},
 };
 
 /// How long a leader that has not yet been confirmed by a majority is waited for.
@@ -121,19 +121,6 @@ impl<M: Machine> Group<M> {
             full,
             budget: Arc::new(Semaphore::new(budget_permits)),
             budget_permits,
-        }
-    }
-
-    /// Forms the group of these voters; does nothing where it has been formed. Every voter may say it.
-    ///
-    /// # Errors
-    /// The group has stopped.
-    pub async fn initialize(&self, voters: &[Voter]) -> Result<(), ProposeError> {
-        let members = voters.iter().map(|voter| (voter.node.0, Member { address: voter.address.clone() }));
-        let members: std::collections::BTreeMap<u64, Member> = members.collect();
-        match self.raft.initialize(members).await {
-            Ok(()) | Err(RaftError::APIError(_)) => Ok(()),
-            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped),
         }
     }
 
@@ -266,6 +253,12 @@ impl<M: Machine> Group<M> {
         };
         let to = to.ok_or(ProposeError::NotLeader { leader: None })?;
         self.raft.trigger().transfer_leader(to).await.map_err(|_| ProposeError::Stopped)
+    }
+
+    /// Returns true when this node votes with the disk it has, as of the last entry it has applied.
+    #[must_use]
+    pub fn votes(&self) -> bool {
+        membership::votes(&self.host)
     }
 
     /// Writes a checkpoint now.

@@ -1,6 +1,16 @@
 //! How a group's leader reaches its followers.
 
-use std::{collections::BTreeSet, fmt::Display, future::Future, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Display,
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -17,12 +27,14 @@ use openraft::{
 use parking_lot::Mutex;
 use postroad_core::{ClusterId, GroupId, NodeId};
 use postroad_proto::raft::{self as pb, raft_service_client::RaftServiceClient, snapshot_part::Part};
-use postroad_storage::Log;
+use postroad_storage::{EntryId, Log};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, metadata::MetadataMap, transport::Channel};
+use tonic::{Code, Request, Status, metadata::MetadataMap, transport::Channel};
 
 use crate::{
+    node::Voter,
+    standing::{Door, Seen, SeenPeers},
     types::{Member, Snapshot, State, Types, Vote},
     wire,
 };
@@ -60,7 +72,13 @@ pub(crate) struct Network {
     pub(crate) log: Log,
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) full: FullPeers,
+    pub(crate) seen: SeenPeers,
+    pub(crate) refused: RefusedBy,
+    pub(crate) door: Door,
 }
+
+/// The nodes that refused the last call because of their disk.
+pub(crate) type RefusedBy = Arc<Mutex<BTreeSet<u64>>>;
 
 /// The nodes that said last that their disk is full.
 pub(crate) type FullPeers = Arc<Mutex<BTreeSet<u64>>>;
@@ -71,6 +89,7 @@ impl Network {
         Client {
             network: self.clone(),
             target,
+            disk: node.disk,
             channel: channel(purpose),
             snapshots: channel(Purpose::Snapshot),
         }
@@ -78,6 +97,19 @@ impl Network {
 }
 
 impl Network {
+    /// A call to a node whose disk may not be known yet.
+    pub(crate) fn stranger<T>(&self, to: &Voter, message: T) -> (RaftServiceClient<Channel>, Request<T>) {
+        let mut request = Request::new(message);
+        self.label(to.node.0, request.metadata_mut());
+        (limited(self.connect.channel(to.node, &to.address, Purpose::Vote)), request)
+    }
+
+    fn label(&self, target: u64, metadata: &mut MetadataMap) {
+        metadata.insert("postroad-cluster", self.cluster.0.into());
+        metadata.insert("postroad-group", self.group.0.into());
+        metadata.insert("postroad-to", target.into());
+    }
+
     fn note_room(&self, target: u64, is_full: bool) {
         let mut full = self.full.lock();
         let changed = if is_full { full.insert(target) } else { full.remove(&target) };
@@ -107,6 +139,8 @@ impl RaftNetworkFactory<Types> for Network {
 pub(crate) struct Client {
     network: Network,
     target: u64,
+    /// The disk that makes the target the member.
+    disk: u64,
     channel: Channel,
     snapshots: Channel,
 }
@@ -123,9 +157,42 @@ impl Client {
     }
 
     fn label(&self, metadata: &mut MetadataMap) {
-        metadata.insert("postroad-cluster", self.network.cluster.0.into());
-        metadata.insert("postroad-group", self.network.group.0.into());
-        metadata.insert("postroad-to", self.target.into());
+        self.network.label(self.target, metadata);
+        metadata.insert("postroad-to-disk", self.disk.into());
+        let seen = self.network.seen.of(self.network.group, self.target, self.disk);
+        let seen = seen.to_text().parse().expect("digits and dots are a value of metadata");
+        metadata.insert("postroad-seen", seen);
+    }
+
+    fn see(&self, seen: Seen) {
+        self.network.seen.note(self.network.group, self.target, self.disk, seen);
+    }
+
+    /// A node that has forgotten what it acknowledged asks nobody for a vote.
+    fn may_ask(&self) -> Result<(), RPCError<Types>> {
+        if self.network.door.has_gone_back() {
+            return Err(rpc_error("the disk of this node has gone back"));
+        }
+        Ok(())
+    }
+
+    /// Tells once of a peer that refuses because of its disk.
+    fn failed(&self, status: Status) -> RPCError<Types> {
+        if status.code() == Code::FailedPrecondition && self.network.refused.lock().insert(self.target) {
+            let (peer, error) = (self.target, status.message());
+            tracing::error!(
+                peer,
+                error,
+                "a queue node has not the disk it had: it does not count until it rejoins"
+            );
+        }
+        rpc_error(status)
+    }
+
+    fn answered(&self) {
+        if self.network.refused.lock().remove(&self.target) {
+            tracing::info!(peer = self.target, "a queue node has the disk that is known again");
+        }
     }
 }
 
@@ -157,8 +224,12 @@ impl NetStreamAppend<Types> for Client {
         let mut service = self.service();
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let taken = in_flight.clone();
+        let term = Arc::new(AtomicU64::new(0));
+        let sent = term.clone();
         let requests = input.then(move |request| {
             let taken = taken.clone();
+            // One stream is of one term.
+            sent.store(request.vote.leader_id.term, Ordering::Relaxed);
             async move {
                 // The semaphore is never closed.
                 if let Ok(permit) = taken.acquire().await {
@@ -168,14 +239,20 @@ impl NetStreamAppend<Types> for Client {
             }
         });
         let request = self.request(requests);
-        let (network, target) = (self.network.clone(), self.target);
+        let client = &*self;
         Box::pin(async move {
-            let answers = service.append(request).await.map_err(rpc_error)?.into_inner();
+            let answers = service.append(request).await.map_err(|status| client.failed(status))?.into_inner();
+            client.answered();
             let answers = answers.map(move |answer| {
                 in_flight.add_permits(1);
                 let answer = answer.map_err(rpc_error)?;
-                network.note_room(target, answer.full);
-                wire::to_append_result(answer).map_err(rpc_error)
+                client.network.note_room(client.target, answer.full);
+                let result = wire::to_append_result(answer).map_err(rpc_error)?;
+                if let Ok(Some(matched)) = &result {
+                    let last = wire::entry_id(matched);
+                    client.see(Seen { term: term.load(Ordering::Relaxed), last });
+                }
+                Ok(result)
             });
             Ok(Box::pin(answers) as Answers<'s>)
         })
@@ -188,11 +265,18 @@ impl NetVote<Types> for Client {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.may_ask()?;
         let request = self.request(wire::from_vote_request(&request));
         let mut service = self.service();
         let call = service.vote(request);
-        let answer = within(option.hard_ttl(), call).await.map_err(rpc_error)?;
-        wire::to_vote_response(answer.into_inner()).map_err(rpc_error)
+        let answer = within(option.hard_ttl(), call).await.map_err(|status| self.failed(status))?;
+        self.answered();
+        let answer = wire::to_vote_response(answer.into_inner()).map_err(rpc_error)?;
+        if answer.vote_granted {
+            // The vote is on disk; what its log ends with may not be.
+            self.see(Seen { term: answer.vote.leader_id.term, last: EntryId::default() });
+        }
+        Ok(answer)
     }
 
     async fn pre_vote(
@@ -200,10 +284,12 @@ impl NetVote<Types> for Client {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.may_ask()?;
         let request = self.request(wire::from_vote_request(&request));
         let mut service = self.service();
         let call = service.pre_vote(request);
-        let answer = within(option.hard_ttl(), call).await.map_err(rpc_error)?;
+        let answer = within(option.hard_ttl(), call).await.map_err(|status| self.failed(status))?;
+        self.answered();
         wire::to_vote_response(answer.into_inner()).map_err(rpc_error)
     }
 }

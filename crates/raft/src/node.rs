@@ -13,8 +13,10 @@ use crate::{
     group::{Group, Status, follow},
     host::Host,
     machine::Machine,
-    network::{Connect, FullPeers, Network},
-    service::{RaftServer, Service},
+    membership::Joining,
+    network::{Connect, FullPeers, Network, RefusedBy},
+    service::{Hosted, RaftServer, Service},
+    standing::{Door, SeenPeers, Standing},
     store::Store,
 };
 
@@ -96,6 +98,8 @@ pub struct Node {
     log: Log,
     connect: Arc<dyn Connect>,
     full: FullPeers,
+    seen: SeenPeers,
+    refused: RefusedBy,
     service: Service,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -107,19 +111,33 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// Makes a node without groups.
+    /// Makes a node without groups; `voters` are all nodes that are to vote in each, this one among them.
     #[must_use]
-    pub fn new(config: NodeConfig, log: Log, connect: Arc<dyn Connect>) -> Self {
+    pub fn new(config: NodeConfig, voters: Vec<Voter>, log: Log, connect: Arc<dyn Connect>) -> Self {
         let groups = Arc::new(RwLock::new(HashMap::new()));
-        let service = Service { identity: log.identity(), log: log.clone(), groups };
+        let service = Service {
+            identity: log.identity(),
+            log: log.clone(),
+            voters: voters.into(),
+            door: Door::new(log.clone()),
+            groups,
+        };
         Self {
             config,
             log,
             connect,
             full: FullPeers::default(),
+            seen: SeenPeers::default(),
+            refused: RefusedBy::default(),
             service,
             tasks: parking_lot::Mutex::new(JoinSet::new()),
         }
+    }
+
+    /// Sees what others make of this node.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.service.door.subscribe()
     }
 
     /// Returns the service its peers call.
@@ -129,6 +147,7 @@ impl Node {
     }
 
     /// Opens a group: the last checkpoint is restored, and what was committed after it is applied once a leader says so.
+    /// Where there is no group yet it is formed once all voters are there, and a node with a new disk asks to be taken in.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -139,26 +158,36 @@ impl Node {
             .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(|source| OpenError::Checkpoint { group, source })?;
         let identity = self.log.identity();
-        let network = Network {
-            cluster: identity.cluster,
-            group,
-            log: self.log.clone(),
-            connect: self.connect.clone(),
-            full: self.full.clone(),
-        };
+        let network = self.network(group);
         let store = Store { group, log: self.log.clone() };
         let start = |what: String| OpenError::Start { group, what };
         let config = openraft_config(&self.config).map_err(|error| start(error.to_string()))?;
-        let raft = Raft::new(identity.node.0, config, network, store, host.clone())
+        let raft = Raft::new(identity.node.0, config, network.clone(), store, host.clone())
             .await
             .map_err(|error| start(error.to_string()))?;
-        self.service.groups.write().insert(group, Arc::new(raft.clone()));
+        self.service.groups.write().insert(group, Arc::new(Hosted { group, raft: raft.clone() }));
+        let (log, voters) = (self.log.clone(), self.service.voters.clone());
+        let joining = Joining { group, raft: raft.clone(), host: host.clone(), log, network, voters };
         let (status, watched) = watch::channel(Status::default());
         let mut tasks = self.tasks.lock();
+        tasks.spawn(joining.run());
         tasks.spawn(follow(raft.clone(), status));
         tasks.spawn(checkpoint::run(raft.clone(), host.clone(), self.config));
         drop(tasks);
         Ok(Group::new(group, raft, host, watched, self.full.clone(), self.config.proposal_octets_max))
+    }
+
+    fn network(&self, group: GroupId) -> Network {
+        Network {
+            cluster: self.log.identity().cluster,
+            group,
+            log: self.log.clone(),
+            connect: self.connect.clone(),
+            full: self.full.clone(),
+            seen: self.seen.clone(),
+            refused: self.refused.clone(),
+            door: self.service.door.clone(),
+        }
     }
 
     /// Ends the node's tasks; groups are shut down by their handles.

@@ -11,13 +11,16 @@ use openraft::{
 use parking_lot::RwLock;
 use postroad_core::GroupId;
 use postroad_proto::raft::{self as pb, raft_service_server, snapshot_part::Part};
-use postroad_storage::{Identity, Log, Room};
+use postroad_storage::{DiskId, Identity, Log, Origin, Room};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
     host::Host,
     machine::Machine,
+    membership,
     network::FRAME_OCTETS_MAX,
+    node::Voter,
+    standing::{Door, Seen},
     types::{Snapshot, State, Types, Vote},
     wire,
 };
@@ -28,6 +31,12 @@ pub type RaftServer = raft_service_server::RaftServiceServer<Service>;
 type Requests = Pin<Box<dyn Stream<Item = AppendEntriesRequest<Types>> + Send>>;
 type Answers = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;
 
+/// A group as its peers reach it.
+pub(crate) struct Hosted<M: Machine> {
+    pub(crate) group: GroupId,
+    pub(crate) raft: Raft<Types, Host<M>>,
+}
+
 /// A group of whatever machine.
 pub(crate) trait Peer: Send + Sync {
     fn append(&self, requests: Requests, log: Log) -> Answers;
@@ -35,17 +44,19 @@ pub(crate) trait Peer: Send + Sync {
     fn pre_vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>>;
     fn transfer(&self, request: pb::TransferLeaderRequest) -> BoxFuture<'static, Result<bool, Status>>;
     fn install(&self, vote: Vote, snapshot: Snapshot) -> BoxFuture<'static, Result<Vote, Status>>;
+    fn is_formed(&self) -> BoxFuture<'static, Result<bool, Status>>;
+    fn take_in(&self, log: Log, voter: Voter, disk: DiskId) -> BoxFuture<'static, Result<bool, Status>>;
 }
 
-impl<M: Machine> Peer for Raft<Types, Host<M>> {
+impl<M: Machine> Peer for Hosted<M> {
     fn append(&self, requests: Requests, log: Log) -> Answers {
-        let answers = self.stream_append(requests);
+        let answers = self.raft.stream_append(requests);
         let wire = move |answer| wire::from_append_result(&answer, log.room() != Room::Plenty);
         Box::pin(answers.map(move |answer| answer.map(&wire).map_err(internal)))
     }
 
     fn vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>> {
-        let raft = self.clone();
+        let raft = self.raft.clone();
         Box::pin(async move {
             let request = wire::to_vote_request(request).map_err(invalid)?;
             let answer = Raft::vote(&raft, request).await.map_err(internal)?;
@@ -54,7 +65,7 @@ impl<M: Machine> Peer for Raft<Types, Host<M>> {
     }
 
     fn pre_vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>> {
-        let raft = self.clone();
+        let raft = self.raft.clone();
         Box::pin(async move {
             let request = wire::to_vote_request(request).map_err(invalid)?;
             let answer = Raft::pre_vote(&raft, request).await.map_err(internal)?;
@@ -63,7 +74,7 @@ impl<M: Machine> Peer for Raft<Types, Host<M>> {
     }
 
     fn transfer(&self, request: pb::TransferLeaderRequest) -> BoxFuture<'static, Result<bool, Status>> {
-        let raft = self.clone();
+        let raft = self.raft.clone();
         Box::pin(async move {
             let from = wire::to_vote(request.from).map_err(invalid)?;
             let request = TransferLeaderRequest::new(from, request.to, request.last.map(wire::to_log_id));
@@ -72,8 +83,17 @@ impl<M: Machine> Peer for Raft<Types, Host<M>> {
     }
 
     fn install(&self, vote: Vote, snapshot: Snapshot) -> BoxFuture<'static, Result<Vote, Status>> {
-        let raft = self.clone();
+        let raft = self.raft.clone();
         Box::pin(async move { Ok(raft.install_full_snapshot(vote, snapshot).await.map_err(internal)?.vote) })
+    }
+
+    fn is_formed(&self) -> BoxFuture<'static, Result<bool, Status>> {
+        let raft = self.raft.clone();
+        Box::pin(async move { raft.is_initialized().await.map_err(internal) })
+    }
+
+    fn take_in(&self, log: Log, voter: Voter, disk: DiskId) -> BoxFuture<'static, Result<bool, Status>> {
+        Box::pin(membership::take_in(self.raft.clone(), log, self.group, voter, disk))
     }
 }
 
@@ -90,6 +110,8 @@ fn invalid(error: io::Error) -> Status {
 pub struct Service {
     pub(crate) identity: Identity,
     pub(crate) log: Log,
+    pub(crate) voters: Arc<[Voter]>,
+    pub(crate) door: Door,
     pub(crate) groups: Arc<RwLock<HashMap<GroupId, Arc<dyn Peer>>>>,
 }
 
@@ -106,17 +128,26 @@ impl Service {
             .max_encoding_message_size(FRAME_OCTETS_MAX)
     }
 
-    /// The group a call is about, if it is meant for this node of this cluster.
+    /// The group a call is about, if it is meant for this node of this cluster, with the disk it has.
     fn peer(&self, metadata: &MetadataMap) -> Result<(GroupId, Arc<dyn Peer>), Status> {
-        let number = |key| {
-            metadata.get(key).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok())
-        };
-        if number("postroad-cluster") != Some(self.identity.cluster.0)
-            || number("postroad-to") != Some(self.identity.node.0)
+        let (group, peer) = self.stranger(metadata)?;
+        let disk = number(metadata, "postroad-to-disk").map(DiskId);
+        let disk = disk.ok_or_else(|| Status::invalid_argument("expected `postroad-to-disk`"))?;
+        let seen = metadata.get("postroad-seen").and_then(|seen| Seen::parse(seen.to_str().ok()?));
+        let seen = seen.ok_or_else(|| Status::invalid_argument("expected `postroad-seen`"))?;
+        self.door.admit(group, disk, seen)?;
+        Ok((group, peer))
+    }
+
+    /// The same for a caller that cannot know the disk yet.
+    fn stranger(&self, metadata: &MetadataMap) -> Result<(GroupId, Arc<dyn Peer>), Status> {
+        if number(metadata, "postroad-cluster") != Some(self.identity.cluster.0)
+            || number(metadata, "postroad-to") != Some(self.identity.node.0)
         {
             return Err(Status::permission_denied("this is another node, or one of another cluster"));
         }
-        let group = number("postroad-group").and_then(|group| u16::try_from(group).ok()).map(GroupId);
+        let group =
+            number(metadata, "postroad-group").and_then(|group| u16::try_from(group).ok()).map(GroupId);
         let group = group.ok_or_else(|| Status::invalid_argument("expected `postroad-group`"))?;
         let peer = self.groups.read().get(&group).cloned();
         peer.map(|peer| (group, peer)).ok_or_else(|| Status::unavailable("the group is not open here"))
@@ -166,6 +197,10 @@ impl Service {
     }
 }
 
+fn number(metadata: &MetadataMap, key: &str) -> Option<u64> {
+    metadata.get(key)?.to_str().ok()?.parse().ok()
+}
+
 #[tonic::async_trait]
 impl raft_service_server::RaftService for Service {
     type AppendStream = Answers;
@@ -212,5 +247,23 @@ impl raft_service_server::RaftService for Service {
         let (vote, snapshot) = self.receive(group, request.into_inner()).await?;
         let vote = peer.install(vote, snapshot).await?;
         Ok(Response::new(pb::SnapshotResponse { vote: Some(wire::from_vote(&vote)) }))
+    }
+
+    async fn greet(&self, request: Request<pb::GreetRequest>) -> Result<Response<pb::Greeting>, Status> {
+        let (_, peer) = self.stranger(request.metadata())?;
+        let disk = self.log.disk();
+        let may_form = disk.origin == Origin::Form && !peer.is_formed().await?;
+        Ok(Response::new(pb::Greeting { disk: disk.id.0, may_form }))
+    }
+
+    async fn rejoin(
+        &self,
+        request: Request<pb::RejoinRequest>,
+    ) -> Result<Response<pb::RejoinResponse>, Status> {
+        let (_, peer) = self.stranger(request.metadata())?;
+        let voter = membership::configured(&self.voters, &request)?;
+        let disk = DiskId(request.get_ref().disk);
+        let votes = peer.take_in(self.log.clone(), voter, disk).await?;
+        Ok(Response::new(pb::RejoinResponse { votes }))
     }
 }

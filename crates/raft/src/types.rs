@@ -29,10 +29,11 @@ impl Proposal {
 #[derive(Default)]
 pub(crate) struct Answer(pub(crate) Mutex<Option<Box<dyn Any + Send>>>);
 
-/// Where a member can be reached.
+/// Where a member can be reached, and the disk without which it is not the member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) address: String,
+    pub(crate) disk: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -85,15 +85,19 @@ fn from_membership(members: &Membership<u64, Member>) -> wire::Membership {
         configs: configs.map(|voters| wire::Voters { nodes: voters.iter().copied().collect() }).collect(),
         members: members
             .nodes()
-            .map(|(node, member)| wire::Member { node: *node, address: member.address.clone() })
+            .map(|(node, member)| wire::Member {
+                node: *node,
+                address: member.address.clone(),
+                disk: member.disk,
+            })
             .collect(),
     }
 }
 
 fn to_membership(members: wire::Membership) -> io::Result<Membership<u64, Member>> {
     let configs = members.configs.into_iter().map(|voters| voters.nodes.into_iter().collect()).collect();
-    let nodes: BTreeMap<u64, Member> =
-        members.members.into_iter().map(|member| (member.node, Member { address: member.address })).collect();
+    let member = |member: wire::Member| (member.node, Member { address: member.address, disk: member.disk });
+    let nodes: BTreeMap<u64, Member> = members.members.into_iter().map(member).collect();
     Membership::new(configs, nodes).map_err(|_| invalid("a membership that cannot be"))
 }
 

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use postroad_core::{ClusterId, GroupId, NodeId};
 use postroad_raft::{
     Connect, Entry, Group, Machine, MachineError, MachineSnapshot, Node, NodeConfig, ProposeError, Purpose,
-    Voter,
+    Standing, Voter,
 };
-use postroad_storage::{Fs, Identity, Log, LogConfig, sim::SimFs};
+use postroad_storage::{Disk, DiskId, Fs, Identity, Log, LogConfig, OpenError, Origin, format, sim::SimFs};
 use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
@@ -90,6 +90,17 @@ impl Connect for Tcp {
     }
 }
 
+fn identity(node: NodeId) -> Identity {
+    Identity { cluster: ClusterId(1), node }
+}
+
+/// A disk as an operator formats it.
+fn formatted(node: NodeId, id: u64, origin: Origin) -> SimFs {
+    let fs = SimFs::default();
+    format(&fs, identity(node), Disk { id: DiskId(id), origin }).unwrap();
+    fs
+}
+
 /// A node that runs.
 struct Running {
     node: Node,
@@ -99,20 +110,20 @@ struct Running {
 
 impl Running {
     async fn start(id: u64, fs: Arc<dyn Fs>, address: SocketAddr, voters: &[Voter]) -> Self {
-        let identity = Identity { cluster: ClusterId(1), node: NodeId(id) };
         let config = LogConfig { segment_octets: 1 << 20, ..LogConfig::default() };
-        let log = Log::open(fs, config, identity).unwrap();
+        let log = Log::open(fs, config, identity(NodeId(id))).unwrap();
         let config = NodeConfig { checkpoint_octets: 512 << 10, ..NodeConfig::default() };
         let config = NodeConfig { log_retain_octets_max: 512 << 10, ..config };
-        let node = Node::new(config, log, Arc::new(Tcp));
+        let node = Node::new(config, voters.to_vec(), log, Arc::new(Tcp));
         let group = node.open_group(GROUP, Heads::default()).await.unwrap();
         let service = node.service();
         let listener = bind(address).await;
         let server = tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
-            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+            let server = Server::builder().add_service(service);
+            // With a signal, although there is none, its connections end when it is dropped.
+            server.serve_with_incoming_shutdown(incoming, std::future::pending()).await.unwrap();
         });
-        group.initialize(voters).await.unwrap();
         Self { node, group, server }
     }
 
@@ -146,7 +157,7 @@ impl Cluster {
             let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
             voters.push(Voter { node: NodeId(id), address: free.to_string() });
         }
-        let disks = (0..size).map(|_| SimFs::default()).collect();
+        let disks = (1..=size).map(|id| formatted(NodeId(id), id, Origin::Form)).collect();
         let mut cluster = Self { disks, voters, nodes: (0..size).map(|_| None).collect() };
         for place in 0..cluster.nodes.len() {
             cluster.restart(place).await;
@@ -159,6 +170,29 @@ impl Cluster {
         let address = voter.address.parse().unwrap();
         let fs = Arc::new(self.disks[place].clone());
         self.nodes[place] = Some(Running::start(voter.node.0, fs, address, &self.voters).await);
+    }
+
+    /// Gives a node that does not run an empty disk.
+    fn replace_disk(&mut self, place: usize, origin: Origin) {
+        self.disks[place] = formatted(self.voters[place].node, 100 + place as u64, origin);
+    }
+
+    fn node(&self, place: usize) -> &Running {
+        self.nodes[place].as_ref().unwrap()
+    }
+
+    /// Waits until others think so of a node.
+    async fn stands(&self, place: usize, standing: impl Fn(Standing) -> bool) {
+        let mut now = self.node(place).node.standing();
+        let stands = now.wait_for(|now| standing(*now));
+        time::timeout(Duration::from_secs(60), stands).await.expect("it is noticed").unwrap();
+    }
+
+    /// Waits until a node knows that it votes.
+    async fn votes(&self, place: usize) {
+        while !self.node(place).group.votes() {
+            time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn kill(&mut self, place: usize) {
@@ -271,9 +305,10 @@ async fn a_follower_that_is_too_far_behind_gets_the_state_and_its_bodies() {
     while log.group(GROUP).purged.is_none_or(|purged| purged.index <= index) {
         time::sleep(Duration::from_millis(50)).await;
     }
-    // What the follower had is gone too, as if it had been replaced.
-    cluster.disks[behind] = SimFs::default();
+    // What the follower had is gone too: it has been replaced.
+    cluster.replace_disk(behind, Origin::Rejoin);
     cluster.restart(behind).await;
+    cluster.votes(behind).await;
     cluster.agree().await;
     let follower = cluster.nodes[behind].as_ref().unwrap();
     assert_eq!(follower.group.log().body(GROUP, index, 0).unwrap(), vec![b'x'; 30_000]);
@@ -348,4 +383,91 @@ async fn r_13_a_full_disk_refuses_and_heals() {
     group.propose("what has no body".into(), Vec::new()).await.unwrap();
     cluster.disks[0].set_capacity(None);
     cluster.commit("after", 1000).await;
+}
+
+/// A cluster of which one follower has everything that was committed, and the other is dead and has not: (leader, one, other).
+async fn committed_by_two(cluster: &mut Cluster, heads: &mut Heads) -> (usize, usize, usize) {
+    let leader = cluster.leader().await;
+    let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.commit("before", 100).await;
+    cluster.agree().await;
+    cluster.kill(other).await;
+    heads.heads.push("before".into());
+    for number in 0..20 {
+        let head = format!("entry {number}");
+        cluster.commit(&head, 1000).await;
+        heads.heads.push(head.into());
+    }
+    (leader, one, other)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_24_a_wiped_voter_elects_nobody_who_lacks_what_was_committed() {
+    let (mut cluster, mut expected) = (Cluster::start(3).await, Heads::default());
+    let (leader, wiped, behind) = committed_by_two(&mut cluster, &mut expected).await;
+    cluster.kill(leader).await;
+    cluster.kill(wiped).await;
+    // Even if an operator says that this is a new cluster.
+    cluster.replace_disk(wiped, Origin::Form);
+    cluster.restart(behind).await;
+    cluster.restart(wiped).await;
+    // The node that is behind has asked for a vote and was refused.
+    cluster.stands(wiped, |standing| matches!(standing, Standing::OtherDisk(_))).await;
+    for place in [wiped, behind] {
+        assert!(!cluster.node(place).group.status().borrow().leading, "two of three do not have it any more");
+    }
+    cluster.restart(leader).await;
+    cluster.commit("after", 100).await;
+    expected.heads.push("after".into());
+    cluster.kill(wiped).await;
+    cluster.agree().await;
+    assert_eq!(cluster.node(behind).group.state_hash().1, expected.state_hash());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_24_a_node_with_a_new_disk_rejoins_and_counts_again() {
+    let (mut cluster, mut expected) = (Cluster::start(3).await, Heads::default());
+    let (leader, wiped, other) = committed_by_two(&mut cluster, &mut expected).await;
+    cluster.restart(other).await;
+    cluster.agree().await;
+    cluster.kill(wiped).await;
+    cluster.replace_disk(wiped, Origin::Rejoin);
+    cluster.restart(wiped).await;
+    cluster.votes(wiped).await;
+    // With one of the others gone its acknowledgement is needed, and so is its vote.
+    cluster.kill(leader).await;
+    cluster.commit("after", 100).await;
+    expected.heads.push("after".into());
+    cluster.agree().await;
+    assert_eq!(cluster.node(wiped).group.state_hash().1, expected.state_hash());
+    // It is started again as any other.
+    cluster.kill(wiped).await;
+    cluster.restart(wiped).await;
+    cluster.commit("the end", 100).await;
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_25_an_old_copy_of_a_disk_is_noticed_and_not_used_again() {
+    let (mut cluster, mut expected) = (Cluster::start(3).await, Heads::default());
+    let (_, restored, other) = committed_by_two(&mut cluster, &mut expected).await;
+    let copy = cluster.disks[restored].power_cut(|| false);
+    cluster.commit("after the copy", 100).await;
+    expected.heads.push("after the copy".into());
+    cluster.kill(restored).await;
+    cluster.disks[restored] = copy;
+    cluster.restart(restored).await;
+    cluster.stands(restored, |standing| standing == Standing::GoneBack).await;
+    cluster.kill(restored).await;
+    let voter = cluster.voters[restored].node;
+    let fs = Arc::new(cluster.disks[restored].clone());
+    let refused = Log::open(fs, LogConfig::default(), identity(voter));
+    assert!(matches!(refused, Err(OpenError::GoneBack(_))), "{refused:?}");
+    // With an empty disk it is taken in again.
+    cluster.restart(other).await;
+    cluster.replace_disk(restored, Origin::Rejoin);
+    cluster.restart(restored).await;
+    cluster.votes(restored).await;
+    cluster.agree().await;
+    assert_eq!(cluster.node(restored).group.state_hash().1, expected.state_hash());
 }

@@ -11,7 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use postroad_core::{ClusterId, GroupId, NodeId};
-use postroad_storage::{Checkpoint, EntryId, Identity, Log, LogConfig, RealFs, Record};
+use postroad_storage::{
+    Checkpoint, Disk, DiskId, EntryId, Identity, Log, LogConfig, Origin, RealFs, Record, format,
+};
 
 const BATCHES: u64 = 5000;
 const BODIES: usize = 64;
@@ -21,7 +23,9 @@ fn main() {
     let dir =
         std::env::args().nth(1).map_or_else(|| std::env::temp_dir().join("postroad-log"), PathBuf::from);
     let identity = Identity { cluster: ClusterId(1), node: NodeId(1) };
-    let log = Log::open(Arc::new(RealFs::new(&dir)), LogConfig::default(), identity).unwrap();
+    let fs = RealFs::new(&dir);
+    format(&fs, identity, Disk { id: DiskId(1), origin: Origin::Form }).unwrap();
+    let log = Log::open(Arc::new(fs), LogConfig::default(), identity).unwrap();
     let group = GroupId(1);
     let first = log.group(group).last.map_or(1, |last| last.index + 1);
     let bodies: Vec<Bytes> = (0..BODIES).map(|body| Bytes::from(vec![body as u8; OCTETS])).collect();

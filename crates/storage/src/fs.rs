@@ -112,11 +112,15 @@ impl RealFs {
 
 impl Fs for RealFs {
     fn lock(&self) -> io::Result<()> {
+        let mut lock = self.lock.lock();
+        if lock.is_some() {
+            return Ok(());
+        }
         fs::create_dir_all(&self.dir)?;
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.dir.join("lock"))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another process uses the directory"))?;
-        *self.lock.lock() = Some(file);
+        *lock = Some(file);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ pub mod log;
 pub mod sim;
 
 mod checkpoint;
+mod disk;
 mod format;
 mod index;
 mod recovery;
@@ -17,14 +18,15 @@ mod writer;
 
 pub use cache::Cache;
 pub use checkpoint::Checkpoint;
+pub use disk::{Disk, DiskId, FormatError, Origin, format};
 pub use fs::{Fs, RealFs};
 pub use log::{Done, GroupState, Identity, Log, LogConfig, OpenError, Room};
 pub use writer::LogStats;
 
 use bytes::Bytes;
 
-/// The name of an entry in its group's log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// The name of an entry in its group's log; the later one is the greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
     /// The term of the leader that proposed it.
     pub term: u64,

@@ -14,6 +14,7 @@ use postroad_core::{ClusterId, GroupId, NodeId};
 
 use crate::{
     Checkpoint, EntryId, Record, checkpoint,
+    disk::{self, Disk, DiskId},
     fs::Fs,
     index::{Place, Source},
     recovery,
@@ -87,9 +88,20 @@ pub enum OpenError {
     /// It belongs to another cluster or node.
     #[error("the log belongs to cluster `{}`, node `{}`", .0.cluster, .0.node)]
     Foreign(Identity),
-    /// It was written by a version that knows more.
-    #[error("the log's format is `{0}`; this version knows 1")]
+    /// It was written by another version.
+    #[error("the log's format is `{0}`; this version knows 2")]
     Format(String),
+    /// Nobody said what the directory is for: it may be the wrong one, or the disk was lost.
+    #[error(
+        "the log directory was not formatted: `postroad cluster form` makes it one of a new cluster, \
+         `postroad cluster rejoin` that of a node whose disk was lost"
+    )]
+    Unformatted,
+    /// It is an old copy: others remember what this node has forgotten.
+    #[error(
+        "disk `{0}` holds less than this node once acknowledged: move it away and use `postroad cluster rejoin`"
+    )]
+    GoneBack(DiskId),
     /// Entries that were not purged are in no segment: this node must not vote.
     #[error("entries of group `{0}` are missing: a segment is gone")]
     Missing(GroupId),
@@ -125,6 +137,7 @@ pub struct Log(Arc<Inner>);
 struct Inner {
     fs: Arc<dyn Fs>,
     identity: Identity,
+    disk: Disk,
     config: LogConfig,
     shared: Arc<writer::Shared>,
     writer: Option<std::thread::JoinHandle<()>>,
@@ -137,13 +150,13 @@ struct Inner {
 }
 
 impl Log {
-    /// Opens a log, or makes an empty one; what was not synced is cut, and everything that was is there.
+    /// Opens the log of a directory that was formatted; what was not synced is cut, and everything that was is there.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(fs: Arc<dyn Fs>, config: LogConfig, identity: Identity) -> Result<Self, OpenError> {
         fs.lock()?;
-        recovery::check_identity(fs.as_ref(), identity)?;
+        let disk = disk::read(fs.as_ref(), identity)?;
         let found = recovery::read_segments(fs.as_ref(), identity)?;
         // What was read may have been in the system's cache only: it counts from now on, so it must be durable.
         found.segments.values().try_for_each(|segment| segment.file.sync())?;
@@ -156,6 +169,7 @@ impl Log {
         Ok(Self(Arc::new(Inner {
             fs,
             identity,
+            disk,
             config,
             shared,
             writer: Some(writer),
@@ -475,6 +489,20 @@ impl Log {
     pub fn identity(&self) -> Identity {
         self.0.identity
     }
+
+    /// Returns the name of the disk it is on, and what that was formatted for.
+    #[must_use]
+    pub fn disk(&self) -> Disk {
+        self.0.disk
+    }
+
+    /// Writes down that the disk holds less than this node once acknowledged: it is not opened again.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn give_up(&self) -> io::Result<()> {
+        disk::write_gone_back(self.0.fs.as_ref(), self.0.identity, self.0.disk)
+    }
 }
 
 /// Octets that an earlier run kept for a checkpoint.
@@ -514,6 +542,8 @@ mod tests {
     const PURGED: EntryId = EntryId { term: 1, index: 4 };
 
     fn open(fs: &SimFs) -> Log {
+        // Only the first time: what holds a log is not formatted.
+        let _ = disk::format(fs, IDENTITY, Disk { id: DiskId(1), origin: disk::Origin::Form });
         Log::open(Arc::new(fs.clone()), CONFIG, IDENTITY).expect("the log opens")
     }
 

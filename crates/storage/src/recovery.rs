@@ -9,11 +9,9 @@ use crate::{
     fs::{Fs, Store},
     index::{Index, Place},
     log::{BLOCK, Identity, OpenError},
-    segment::{AlignedBuffer, Segment, SegmentId, parse_spare, round_up},
+    segment::{Segment, SegmentId, parse_spare, round_up},
     writer::Places,
 };
-
-const IDENTITY: &str = "identity";
 
 /// What the segments hold.
 pub(crate) struct Found {
@@ -23,44 +21,6 @@ pub(crate) struct Found {
     pub(crate) next_number: u64,
     /// The newest segment of entries, and where it ends.
     pub(crate) previous: Option<(u64, u64)>,
-}
-
-/// Compares the directory's identity with ours; an empty directory becomes ours.
-pub(crate) fn check_identity(fs: &dyn Fs, identity: Identity) -> Result<(), OpenError> {
-    let names = fs.list()?;
-    if names.iter().any(|name| name == IDENTITY) {
-        let text = read_all(fs.open(IDENTITY)?.as_ref())?;
-        let text = String::from_utf8_lossy(&text);
-        let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
-        let format = field("format ").unwrap_or("none");
-        if format != "1" {
-            return Err(OpenError::Format(format.to_owned()));
-        }
-        let number = |key| field(key).and_then(|value| value.parse().ok()).unwrap_or(0);
-        let found = Identity {
-            cluster: postroad_core::ClusterId(number("cluster ")),
-            node: postroad_core::NodeId(number("node ")),
-        };
-        return if found == identity { Ok(()) } else { Err(OpenError::Foreign(found)) };
-    }
-    if let Some(segment) = names.iter().find(|name| SegmentId::parse(name).is_some()) {
-        // Never take over what might be somebody's mail.
-        return Err(OpenError::Damaged {
-            segment: segment.clone(),
-            offset: 0,
-            what: "there is no `identity`",
-        });
-    }
-    let text = format!("postroad log\nformat 1\ncluster {}\nnode {}\n", identity.cluster, identity.node);
-    let mut buffer = AlignedBuffer::default();
-    buffer.resize(BLOCK);
-    buffer.as_mut_slice().fill(b'\n');
-    buffer.as_mut_slice()[..text.len()].copy_from_slice(text.as_bytes());
-    let file = fs.create("identity.new")?;
-    file.write_at(buffer.as_slice(), 0)?;
-    file.sync()?;
-    fs.rename("identity.new", IDENTITY)?;
-    Ok(fs.sync_dir()?)
 }
 
 pub(crate) fn read_all(file: &dyn Store) -> io::Result<Vec<u8>> {

@@ -10,7 +10,8 @@ use std::{
 use bytes::Bytes;
 use postroad_core::{ClusterId, GroupId, NodeId};
 use postroad_storage::{
-    Checkpoint, EntryId, Identity, Log, LogConfig, OpenError, Record, Room, log::BLOCK, sim::SimFs,
+    Checkpoint, Disk, DiskId, EntryId, FormatError, Fs, Identity, Log, LogConfig, OpenError, Origin, Record,
+    Room, format, log::BLOCK, sim::SimFs,
 };
 use proptest::prelude::*;
 
@@ -26,7 +27,11 @@ fn config() -> LogConfig {
     }
 }
 
+const DISK: Disk = Disk { id: DiskId(1), origin: Origin::Form };
+
 fn open(fs: &SimFs) -> Result<Log, OpenError> {
+    // What was formatted stays as it is, and what cannot be is not opened either.
+    let _ = format(fs, IDENTITY, DISK);
     Log::open(Arc::new(fs.clone()), config(), IDENTITY)
 }
 
@@ -313,6 +318,56 @@ fn another_clusters_directory_is_refused_and_left_as_it_was() {
     let refused = Log::open(Arc::new(fs.clone()), config(), other);
     assert!(matches!(refused, Err(OpenError::Foreign(found)) if found == IDENTITY));
     open(&fs).unwrap();
+}
+
+#[test]
+fn r_24_a_directory_that_nobody_formatted_is_not_opened() {
+    let fs = SimFs::default();
+    let refused = Log::open(Arc::new(fs.clone()), config(), IDENTITY);
+    assert!(matches!(refused, Err(OpenError::Unformatted)), "{refused:?}");
+    assert_eq!(fs.list().unwrap(), [""; 0], "nothing is written to what may be the wrong directory");
+    let log = open(&fs).unwrap();
+    assert_eq!(log.disk(), DISK);
+    drop(log);
+    // Once more for the same changes nothing; for something else it is another disk, while it holds nothing.
+    let other = |origin| Disk { id: DiskId(2), origin };
+    assert_eq!(format(&fs, IDENTITY, other(Origin::Form)).unwrap(), DISK);
+    assert_eq!(format(&fs, IDENTITY, other(Origin::Rejoin)).unwrap(), other(Origin::Rejoin));
+    append(&open(&fs).unwrap(), GROUP, vec![record(1, 1, 10)]).unwrap();
+    assert!(matches!(format(&fs, IDENTITY, other(Origin::Rejoin)), Err(FormatError::Occupied(_))));
+}
+
+#[test]
+fn r_25_a_disk_that_was_given_up_is_not_opened_again_and_only_an_empty_one_is_formatted() {
+    let fs = SimFs::default();
+    let log = open(&fs).unwrap();
+    append(&log, GROUP, vec![record(1, 1, 10)]).unwrap();
+    log.give_up().unwrap();
+    drop(log);
+    let fs = fs.power_cut(|| false);
+    assert!(matches!(open(&fs), Err(OpenError::GoneBack(DiskId(1)))));
+    let rejoin = Disk { id: DiskId(2), origin: Origin::Rejoin };
+    assert!(matches!(format(&fs, IDENTITY, rejoin), Err(FormatError::Occupied(_))));
+}
+
+#[test]
+fn a_newer_or_older_format_is_refused_and_left_as_it_was() {
+    let fs = SimFs::default();
+    drop(open(&fs).unwrap());
+    for version in ["1", "3"] {
+        let fs = fs.power_cut(|| false);
+        let mut text = fs.contents("identity");
+        let place = find(&text, b"format 2") + "format ".len();
+        text[place] = version.as_bytes()[0];
+        let file = fs.create("identity").unwrap();
+        file.write_at(&text, 0).unwrap();
+        match open(&fs) {
+            Err(OpenError::Format(found)) => assert_eq!(found, version),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(format(&fs, IDENTITY, DISK), Err(FormatError::Refused(_))));
+        assert_eq!(fs.contents("identity"), text);
+    }
 }
 
 /// A checkpoint covers more than has been purged while a follower is behind.

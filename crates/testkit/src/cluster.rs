@@ -276,6 +276,10 @@ impl Cluster {
             merge(&mut settings, more.parse()?);
         }
         std::fs::write(&config, settings.to_string())?;
+        if role == Role::Queue {
+            self.postroad(&["cluster".into(), "form".into(), "--config".into(), config.clone().into()])
+                .await?;
+        }
         let process = Process::start(ProcessSpec {
             name,
             program: self.spec.binary.clone(),

@@ -30,7 +30,7 @@ use crate::{
     cluster::ClusterDirectory,
     demo,
     operator::endpoints_of,
-    roles::serve_pages,
+    roles::{self, serve_pages},
     signal,
     stages::Stages,
     template::NodeTemplate,
@@ -161,6 +161,9 @@ fn lay_out(args: &DevArgs, data: &Path) -> anyhow::Result<(ClusterDirectory, Vec
                 let (data, own) = (out.join("data"), Some(sections(args, role, number)));
                 let node = u64::from(base + number);
                 cluster.join(&NodeTemplate { role, node, data: &data, out: &out, metrics, own })?;
+                if role == RoleName::Queue {
+                    roles::form(&config)?;
+                }
             }
             nodes.push(NodePlan { log: out.join("log"), name, role, config });
         }

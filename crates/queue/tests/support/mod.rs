@@ -26,7 +26,7 @@ use postroad_proto::{
     queue::{self as wire, queue_service_client::QueueServiceClient},
 };
 use postroad_queue::{LeaseConfig, Queue, QueueConfig, QueueDeps, StartError, Voter};
-use postroad_storage::{Fs, Identity, sim::SimFs};
+use postroad_storage::{Disk as DiskName, DiskId, Fs, Identity, Origin, format, sim::SimFs};
 use postroad_telemetry::{Health, TelemetryConfig};
 use tokio::{
     runtime::{self, Runtime},
@@ -130,10 +130,18 @@ impl Cluster {
             _watches: (leaders, directory, tasks),
         };
         for place in 0..size {
+            cluster.format(place, Origin::Form);
             cluster.restart(place).await;
         }
         cluster.pool = cluster.apply_source("source").await;
         cluster
+    }
+
+    /// Formats the disk of a node, if it holds nothing.
+    pub fn format(&self, place: usize, origin: Origin) {
+        let identity = Identity { cluster: CLUSTER, node: self.voters[place].node };
+        let fs = self.nodes.lock()[place].0.fs();
+        format(fs.as_ref(), identity, DiskName { id: DiskId(fresh()), origin }).unwrap();
     }
 
     /// Starts a node on what its disk holds.
