@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use postroad_core::GroupId;
-use postroad_storage::{DiskId, EntryId, Log};
+use postroad_storage::{DiskId, EntryId, Log, Origin};
 use tokio::sync::watch;
 use tonic::Status as Refusal;
 
@@ -139,6 +139,9 @@ impl Door {
         let disk = self.log.disk().id;
         match standing {
             Standing::Good => tracing::info!(%group, %disk, "the other queue nodes know this disk"),
+            Standing::OtherDisk(known) if self.log.disk().origin == Origin::Rejoin => {
+                tracing::warn!(%group, %disk, %known, "the other queue nodes have not taken this disk in yet");
+            }
             Standing::OtherDisk(known) => tracing::error!(
                 %group, %disk, %known,
                 "the other queue nodes know another disk for this node: it does not count until it has rejoined"
