@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use postroad_cluster::{Endpoints, FRAME_OCTETS_MAX, Leader, LeaderTable};
 use postroad_core::GroupId;
-use postroad_proto::queue::{Event, EventBatch, EventsRequest, SummaryResponse, queue_service_client::QueueServiceClient};
+use postroad_proto::queue::{
+    Event, EventBatch, EventsRequest, SummaryResponse, queue_service_client::QueueServiceClient,
+};
 use tokio::{
     sync::{mpsc, watch},
     time,

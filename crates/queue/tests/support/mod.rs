@@ -146,6 +146,11 @@ impl Cluster {
 
     /// Starts a node on what its disk holds.
     pub async fn restart(&self, place: usize) {
+        self.try_restart(place).await.unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    /// Starts a node on what its disk holds, if that is something to start on.
+    pub async fn try_restart(&self, place: usize) -> Result<(), StartError> {
         let voter = &self.voters[place];
         let config =
             QueueConfig { listen: voter.address.clone(), voters: self.voters.clone(), ..self.config.clone() };
@@ -167,12 +172,16 @@ impl Cluster {
                 Ok(queue) => break queue,
                 // A node that was killed takes a moment to die.
                 Err(StartError::Listen { .. }) => time::sleep(Duration::from_millis(5)).await,
-                Err(error) => panic!("{error:?}"),
+                Err(error) => {
+                    runtime.shutdown_background();
+                    return Err(error);
+                }
             }
         };
         let shutdown = CancellationToken::new();
         let ended = runtime.spawn(queue.run(shutdown.clone()));
         self.nodes.lock()[place].1 = Some(Running { runtime, health, shutdown, ended });
+        Ok(())
     }
 
     /// Waits until a node that runs knows a leader of every group.
