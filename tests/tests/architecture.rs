@@ -126,6 +126,20 @@ fn every_foreign_crate_with_a_door_comes_through_it() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
+/// The first command of the README says no more than `cargo run`.
+#[test]
+fn what_cargo_runs_in_the_workspace_is_postroad() {
+    let metadata = metadata();
+    let binaries: Vec<&str> = metadata
+        .workspace_default_packages()
+        .into_iter()
+        .flat_map(|package| &package.targets)
+        .filter(|target| target.is_bin())
+        .map(|target| target.name.as_str())
+        .collect();
+    assert_eq!(binaries, ["postroad"]);
+}
+
 /// The names of all crates that a build of `arguments` needs, with the features it needs itself.
 fn tree(arguments: &[&str]) -> BTreeSet<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
