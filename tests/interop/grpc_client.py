@@ -1,24 +1,9 @@
 """gRPC with stubs made from /proto, as a service of the organisation would."""
 
-import importlib
-import os
-import sys
-
 import grpc
-from grpc_tools import protoc
-import grpc_tools
 
 from common import GRPC, SECRET, arrived, raw, run
-
-STUBS = os.path.join(os.environ["WORK"], "stubs")
-os.makedirs(STUBS, exist_ok=True)
-PROTO = "postroad/submission/v1/submission.proto"
-WELL_KNOWN = os.path.join(os.path.dirname(grpc_tools.__file__), "_proto")
-arguments = ["", f"-I{os.environ['PROTO']}", f"-I{WELL_KNOWN}", f"--python_out={STUBS}", f"--grpc_python_out={STUBS}"]
-assert protoc.main([*arguments, PROTO]) == 0
-sys.path.insert(0, STUBS)
-pb = importlib.import_module("postroad.submission.v1.submission_pb2")
-stubs = importlib.import_module("postroad.submission.v1.submission_pb2_grpc")
+from common_stubs import pb, stubs
 
 CHANNEL = grpc.insecure_channel(GRPC)
 CLIENT = stubs.SubmissionServiceStub(CHANNEL)
