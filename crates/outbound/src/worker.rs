@@ -261,7 +261,11 @@ impl Worker {
                     self.open = Some(open);
                     return match self.transact(attempt, content, going).await {
                         Sent::Settled(signal) => signal,
-                        Sent::Stale => Signal::Silent,
+                        // It was closed between two transactions: those who were left over have not been tried.
+                        Sent::Stale => {
+                            attempt.give_back();
+                            Signal::Silent
+                        }
                     };
                 }
                 Some(Err(failed)) => {
@@ -298,7 +302,7 @@ impl Worker {
             if delivery.withheld {
                 self.open = None;
                 attempt.give_back();
-                return Sent::Settled(Signal::Silent);
+                return Sent::Settled(result);
             }
             if open.messages > 0 {
                 self.workshop.metrics.reused.increment(1);

@@ -53,6 +53,8 @@ pub struct Connection {
     unanswered: bool,
     /// Some octet of the transaction was handed over.
     said: bool,
+    /// The transaction was broken off: nothing more may be said here.
+    withdrawn: bool,
 }
 
 /// What became of a transaction.
@@ -102,6 +104,7 @@ impl Connection {
             usable: true,
             unanswered: false,
             said: false,
+            withdrawn: false,
         };
         loop {
             match connection.drive(pin!(pending())).await {
@@ -140,7 +143,7 @@ impl Connection {
         };
         let stale = reused && self.unanswered;
         let withheld = !self.said && fates.iter().all(|fate| *fate == Fate::NotSent(Lost::Withdrawn));
-        self.usable = self.goes_on().await;
+        self.usable = !self.withdrawn && self.goes_on().await;
         Delivery { fates, stale, withheld }
     }
 
@@ -242,6 +245,7 @@ impl Connection {
 
     /// Says nothing more; a reply that has come already still counts.
     fn withdraw(&mut self, incomplete: bool) -> Output {
+        self.withdrawn = true;
         if self.said {
             // What the system holds of it must not go out later, when another may use the source.
             self.stream.discard_on_close();
@@ -280,6 +284,10 @@ impl Connection {
                 }
                 Ok(0) | Err(_) => return Err(Stuck::Closed),
             }
+        }
+        if !self.stream.holds_back() {
+            // The system has all of it: from here on nobody may say that it was not sent.
+            return Ok(());
         }
         let deadline = whole.min(Instant::now() + self.timeouts.write);
         let flushed = self.alarm.bound(deadline, unless(until, self.stream.flush())).await;

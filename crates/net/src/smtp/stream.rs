@@ -61,6 +61,11 @@ impl Stream {
         ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
+    /// Returns true while octets that were written are kept here and not by the system: part of a TLS record.
+    pub(super) fn holds_back(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.get_ref().1.wants_write())
+    }
+
     /// Has the kernel throw away what it has not sent yet when the connection is closed, and reset it.
     pub(super) fn discard_on_close(&self) {
         // A socket that refuses this is gone already.

@@ -130,13 +130,14 @@ impl<P: Policy> Connection<P> {
                     let tls = self.handshake(socket).await?;
                     session.tls_established(Instant::now(), tls);
                 }
-                Output::Close => {
-                    self.send_replies(session).await?;
-                    return self.close().await;
-                }
-                Output::Quit => {
+                // A yes that goes out together with the farewell must arrive, whatever else the client has sent.
+                Output::Quit if !self.unread_yes => {
                     self.send_replies(session).await?;
                     return self.say_the_end().await;
+                }
+                Output::Close | Output::Quit => {
+                    self.send_replies(session).await?;
+                    return self.close().await;
                 }
             }
         }

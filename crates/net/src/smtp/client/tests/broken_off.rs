@@ -65,6 +65,41 @@ async fn r_31_before_mail_nothing_is_said_at_all() {
     server.await.unwrap();
 }
 
+/// Whoever has the end of a message may have taken it, at whatever point it was broken off.
+#[tokio::test]
+async fn r_31_no_message_is_called_unsent_whose_end_was_handed_over() {
+    for polls in 0.. {
+        let end_seen = Arc::new(AtomicBool::new(false));
+        let seen = end_seen.clone();
+        let (mut connection, server) = open(move |mut server| async move {
+            for phase in [Phase::Mail, Phase::Recipient, Phase::Data, Phase::Message] {
+                let end = if phase == Phase::Message { "\r\n.\r\n" } else { "\r\n" };
+                if !server.until(end).await.ends_with(end) {
+                    return;
+                }
+                seen.fetch_or(phase == Phase::Message, Ordering::SeqCst);
+                if server.stream.write_all(good_reply(phase).as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .await;
+        let mut left = polls;
+        let until = poll_fn(|_| {
+            left -= 1;
+            if left < 0 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let Delivery { fates, .. } = connection.deliver(message(), until).await;
+        drop(connection);
+        server.await.unwrap();
+        let is_unsent = matches!(fates[..], [Fate::NotSent(_)]);
+        assert!(!is_unsent || !end_seen.load(Ordering::SeqCst), "{polls} polls: {fates:?}");
+        if matches!(&fates[..], [Fate::Reply(Phase::Message, reply)] if reply.is_positive()) {
+            return;
+        }
+    }
+}
+
 #[tokio::test]
 async fn r_31_the_reply_to_a_reset_is_not_waited_for() {
     let reset = CancellationToken::new();
