@@ -22,7 +22,7 @@ pub struct QueueConfig {
     /// The number of ledger groups. Comes from `[cluster]` and cannot be changed later.
     #[serde(skip)]
     pub ledger_groups: u16,
-    /// Octets of a segment of the log: 1 MiB to 1 GiB.
+    /// Octets of a segment of the log: 4 MiB to 1 GiB.
     pub segment_octets: u64,
     /// Octets of recent mail kept in memory for followers and first attempts.
     pub tail_octets_max: u64,
@@ -145,8 +145,8 @@ impl QueueConfig {
         let ElectionConfig { heartbeat_millis, timeout_min_millis, timeout_max_millis } = self.election;
         let checks = [
             (
-                !(1 << 20..=1 << 30).contains(&self.segment_octets),
-                ("segment_octets", "expected 1 MiB to 1 GiB, in octets"),
+                !(4 << 20..=1 << 30).contains(&self.segment_octets),
+                ("segment_octets", "expected 4 MiB to 1 GiB, in octets"),
             ),
             (self.waiting_octets_max < 1 << 20, ("waiting_octets_max", "expected at least 1 MiB, in octets")),
             (self.event_octets_max < 1 << 20, ("event_octets_max", "expected at least 1 MiB, in octets")),

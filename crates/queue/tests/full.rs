@@ -95,3 +95,16 @@ async fn r_13_followers_that_are_full_are_not_sent_mail_that_would_hold_up_the_r
     let acknowledged = fill(&cluster).await;
     recovers(&cluster, &acknowledged).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_13_a_follower_that_is_full_is_not_filled_further_while_the_other_one_is_down() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader(GROUP).await;
+    let full = (leader + 1) % 3;
+    cluster.kill((leader + 2) % 3);
+    // What a leader has not heard of for a while it does not count on.
+    time::sleep(std::time::Duration::from_millis(1500)).await;
+    cluster.set_disk_capacity(full, Some(DISK_OCTETS));
+    let acknowledged = fill(&cluster).await;
+    recovers(&cluster, &acknowledged).await;
+}

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use openraft::{
-    Raft, ReadPolicy, ServerState,
+    Instant as _, Raft, RaftMetrics, ReadPolicy, ServerState,
     async_runtime::WatchReceiver as _,
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError},
 };
@@ -174,8 +174,11 @@ impl<M: Machine> Group<M> {
         }
         let metrics = self.raft.metrics().borrow_watched().clone();
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let with_room = voters.iter().filter(|voter| !full.contains(voter)).count();
-        with_room > voters.len() / 2
+        // Who is down or far away has no room to offer either.
+        let has_room = |voter: &&u64| {
+            **voter == metrics.id || (!full.contains(voter) && was_heard(&metrics, NodeId(**voter)))
+        };
+        voters.iter().filter(has_room).count() > voters.len() / 2
     }
 
     fn committed(
@@ -248,7 +251,9 @@ impl<M: Machine> Group<M> {
         let to = {
             let metrics = self.raft.metrics().borrow_watched().clone();
             let replication = metrics.replication.unwrap_or_default();
-            let others = replication.into_iter().filter(|(node, _)| *node != metrics.id);
+            let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+            let is_other = |node: &u64| *node != metrics.id && voters.contains(node);
+            let others = replication.into_iter().filter(|(node, _)| is_other(node));
             others.max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index)).map(|(node, _)| node)
         };
         let to = to.ok_or(ProposeError::NotLeader { leader: None })?;
@@ -281,6 +286,15 @@ impl<M: Machine> Group<M> {
     pub fn log(&self) -> &Log {
         &self.host.log
     }
+}
+
+/// A node that has not answered for so long is not counted on.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+
+/// Returns true when a member, with the disk it is known by, has lately answered this leader.
+pub(crate) fn was_heard(metrics: &RaftMetrics<Types>, node: NodeId) -> bool {
+    let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node.0).copied().flatten());
+    heard.is_some_and(|at| at.elapsed() < HEARD_WITHIN)
 }
 
 /// Turns openraft's metrics into a status that changes only when leadership does.

@@ -7,9 +7,10 @@ use openraft::{ChangeMembers, Membership, Raft, ServerState, async_runtime::Watc
 use postroad_core::{GroupId, NodeId};
 use postroad_proto::raft as pb;
 use postroad_storage::{DiskId, Log, Origin};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::{
+    group::was_heard,
     host::Host,
     machine::Machine,
     network::Network,
@@ -123,8 +124,12 @@ impl<M: Machine> Joining<M> {
             let request = pb::RejoinRequest { node: node.0, disk: self.log.disk().id.0 };
             let (mut service, request) = self.network.stranger(voter, request);
             // Whoever does not lead refuses.
-            if let Ok(Ok(answer)) = tokio::time::timeout(ANSWER_WITHIN, service.rejoin(request)).await {
-                votes = Some(answer.into_inner().votes);
+            match tokio::time::timeout(ANSWER_WITHIN, service.rejoin(request)).await {
+                Ok(Ok(answer)) => votes = Some(answer.into_inner().votes),
+                Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
+                    tracing::warn!(group = %self.group, error = status.message(), "not taken in");
+                }
+                _ => {}
             }
         }
         votes
@@ -195,6 +200,11 @@ pub(crate) async fn take_in<M: Machine>(
         Step::Settle => {
             let wanted = membership.get_joint_config().last().cloned().unwrap_or_default();
             ChangeMembers::ReplaceAllVoters(wanted)
+        }
+        // Two machines under one name: the one that works is kept.
+        Step::Remove if was_heard(&metrics, node) => {
+            let text = format!("node `{node}` is there, with the disk that is known");
+            return Err(Status::failed_precondition(text));
         }
         Step::Remove if membership.voter_ids().any(|voter| voter == node.0) => {
             ChangeMembers::RemoveVoters(ids)

@@ -336,7 +336,7 @@ impl NetSnapshot<Types> for Client {
         vote: Vote,
         snapshot: Snapshot,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _: RPCOption,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let (parts, receiver) = mpsc::channel(2);
         let (log, group) = (self.network.log.clone(), self.network.group);
@@ -346,7 +346,7 @@ impl NetSnapshot<Types> for Client {
         self.label(request.metadata_mut());
         let mut service = limited(self.snapshots.clone());
         let answer = tokio::select! {
-            answer = service.install_snapshot(request) => answer,
+            answer = within(option.hard_ttl(), service.install_snapshot(request)) => answer,
             closed = cancel => return Err(closed.into()),
         };
         let failed = |error: &dyn Display| StreamingError::Network(network_error(error));

@@ -117,7 +117,10 @@ impl Door {
 
     fn set(&self, group: GroupId, standing: Standing) {
         let mut groups = self.groups.lock();
-        if groups.insert(group, standing).unwrap_or_default() != standing {
+        let before = groups.get(&group).copied().unwrap_or_default();
+        // A disk that has gone back stays so, whatever a call that came at the same time has found.
+        if before != standing && before != Standing::GoneBack {
+            groups.insert(group, standing);
             let worst = groups.values().max().copied().unwrap_or_default();
             self.standing.send_replace(worst);
             drop(groups);

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use postroad_core::{ClusterId, GroupId, NodeId};
+use postroad_proto::raft::{RejoinRequest, raft_service_client::RaftServiceClient};
 use postroad_raft::{
     Connect, Entry, Group, Machine, MachineError, MachineSnapshot, Node, NodeConfig, ProposeError, Purpose,
     Standing, Voter,
@@ -17,7 +18,11 @@ use postroad_raft::{
 use postroad_storage::{Disk, DiskId, Fs, Identity, Log, LogConfig, OpenError, Origin, format, sim::SimFs};
 use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{
+    Code, Request,
+    metadata::AsciiMetadataKey,
+    transport::{Channel, Endpoint, Server},
+};
 
 const GROUP: GroupId = GroupId(1);
 
@@ -444,6 +449,28 @@ async fn r_24_a_node_with_a_new_disk_rejoins_and_counts_again() {
     cluster.kill(wiped).await;
     cluster.restart(wiped).await;
     cluster.commit("the end", 100).await;
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_26_another_machine_with_the_name_of_a_node_that_works_is_not_taken_in() {
+    let (cluster, mut expected) = (Cluster::start(3).await, Heads::default());
+    cluster.commit("before", 100).await;
+    expected.heads.push("before".into());
+    cluster.agree().await;
+    let leader = cluster.leader().await;
+    let healthy = (leader + 1) % 3;
+    let channel = Tcp.channel(cluster.voters[leader].node, &cluster.voters[leader].address, Purpose::Vote);
+    let mut request = Request::new(RejoinRequest { node: cluster.voters[healthy].node.0, disk: 77 });
+    let labels = [("cluster", 1), ("group", u64::from(GROUP.0)), ("to", cluster.voters[leader].node.0)];
+    for (name, number) in labels {
+        let key: AsciiMetadataKey = format!("postroad-{name}").parse().unwrap();
+        request.metadata_mut().insert(key, number.into());
+    }
+    let refused = RaftServiceClient::new(channel).rejoin(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    cluster.votes(healthy).await;
+    cluster.commit("after", 100).await;
     cluster.agree().await;
 }
 

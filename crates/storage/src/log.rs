@@ -26,8 +26,8 @@ use crate::{
 pub const BLOCK: usize = 4096;
 
 /// Segments kept for what frees room when the disk has none: the votes, the entries without bodies and the purge points
-/// of a node that is full, also one that is started again, which begins a new segment.
-pub(crate) const RESERVE_SEGMENTS: usize = 2;
+/// of a node that is full. Each start begins a new segment, and only some time later is the one before it free.
+pub(crate) const RESERVE_SEGMENTS: usize = 4;
 
 /// A file that gives its room to a checkpoint when the disk has none.
 const CHECKPOINT_RESERVE: &str = "reserve";
@@ -286,7 +286,7 @@ impl Log {
 
     /// Stores bodies without their entries, as a snapshot brings them.
     pub fn put_bodies(&self, group: GroupId, bodies: Vec<(u64, u32, Bytes)>, done: Done) {
-        self.0.shared.enqueue(Job::Bodies { group, bodies, done });
+        self.0.shared.enqueue(Job::Bodies { group, bodies, moved: false, done });
     }
 
     /// Writes a checkpoint: durable when this returns, and the one before it is gone.
@@ -358,7 +358,11 @@ impl Log {
             if !self.has_room_to_move() {
                 return Ok(());
             }
-            self.move_bodies(survivors)?;
+            match self.move_bodies(survivors) {
+                // Segments without survivors give room; this one goes later.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                moved => moved?,
+            }
         }
         let mut index = self.0.shared.index.lock();
         if index.alive.get(&segment).is_some_and(|(count, _)| *count > 0) {
@@ -370,7 +374,7 @@ impl Log {
         self.recycle(segment)
     }
 
-    /// Moving needs room before it gives any: what waits for it would hold up everything else that is to be written.
+    /// Behind a writer that waits for room a move would wait too, and nothing be freed meanwhile.
     fn has_room_to_move(&self) -> bool {
         match self.0.shared.room() {
             Room::Plenty => true,
@@ -386,10 +390,16 @@ impl Log {
             self.0.shared.stats.survivor_octets.fetch_add(body.len() as u64, writer::RELAXED);
             by_group.entry(group).or_default().push((index, slot, body));
         }
-        for (group, bodies) in by_group {
-            self.wait(|done| self.put_bodies(group, bodies, done))?;
-        }
-        Ok(())
+        let (sender, results) = std::sync::mpsc::channel();
+        let job = |(group, bodies)| {
+            let sender = sender.clone();
+            let done: Done = Box::new(move |moved| drop(sender.send(moved)));
+            Job::Bodies { group, bodies, moved: true, done }
+        };
+        // All at once: what came between could wait for the room that the last of them gives.
+        self.0.shared.enqueue_all(by_group.into_iter().map(job));
+        drop(sender);
+        results.into_iter().collect()
     }
 
     fn recycle(&self, segment: SegmentId) -> io::Result<()> {

@@ -53,7 +53,8 @@ pub(crate) enum Job {
     Vote { group: GroupId, vote: Bytes, done: Done },
     Truncate { group: GroupId, last_kept: Option<u64> },
     Purge { group: GroupId, upto: EntryId },
-    Bodies { group: GroupId, bodies: Vec<(u64, u32, Bytes)>, done: Done },
+    /// Bodies without their entries; those that are moved give back the segment they came from.
+    Bodies { group: GroupId, bodies: Vec<(u64, u32, Bytes)>, moved: bool, done: Done },
     Barrier { done: Done },
 }
 
@@ -113,13 +114,19 @@ impl Shared {
     }
 
     pub(crate) fn enqueue(&self, job: Job) {
+        self.enqueue_all([job]);
+    }
+
+    /// Puts jobs behind those that wait, with nothing between them.
+    pub(crate) fn enqueue_all(&self, jobs: impl IntoIterator<Item = Job>) {
         let mut queue = self.queue.lock();
         if queue.stopped {
             drop(queue);
-            return job.fail(&stopped());
+            return jobs.into_iter().for_each(|job| job.fail(&stopped()));
         }
-        queue.jobs.push(job);
-        if queue.jobs.len() == 1 {
+        let was_empty = queue.jobs.is_empty();
+        queue.jobs.extend(jobs);
+        if was_empty {
             self.wake.notify_one();
         }
     }
@@ -201,6 +208,10 @@ impl Shared {
     }
 }
 
+fn no_room() -> io::Error {
+    io::Error::from(io::ErrorKind::StorageFull)
+}
+
 fn stopped() -> io::Error {
     io::Error::other("the log has stopped")
 }
@@ -257,6 +268,10 @@ pub(crate) struct Writer {
     identity: Identity,
     hot: Option<Open>,
     cold: Option<Open>,
+    /// The bodies in the cold batch are moved from segments that are then free.
+    moved: bool,
+    /// Batches of bodies that were not written because there was no room, as a count.
+    refused: u64,
     /// The segment of entries before the current one, and where it ends.
     previous: Option<(u64, u64)>,
     /// The last vote and purge of each group that were written: a new segment begins with them.
@@ -284,6 +299,8 @@ impl Writer {
             identity,
             hot: None,
             cold: None,
+            moved: false,
+            refused: 0,
             previous,
             written,
             buffer: AlignedBuffer::default(),
@@ -315,12 +332,18 @@ impl Writer {
         let (mut hot, mut cold) = (Batch::default(), Batch::default());
         for job in jobs {
             match job {
-                Job::Bodies { group, bodies, done } => {
+                Job::Bodies { group, bodies, moved, done } => {
+                    if self.moved != moved {
+                        self.flush(&mut cold, true)?;
+                        self.moved = moved;
+                    }
+                    let refused = self.refused;
                     for (index, slot, body) in bodies {
                         let id = EntryId { term: u64::from(slot), index };
                         self.add(&mut cold, true, front(Kind::Body, 0, group, id), vec![body])?;
                     }
-                    cold.done.push(done);
+                    // A part of them may have gone with a batch before this one.
+                    if self.refused == refused { cold.done.push(done) } else { done(Err(no_room())) }
                 }
                 Job::Entries { group, records, done } => {
                     for record in records {
@@ -357,7 +380,9 @@ impl Writer {
         bodies: Vec<Bytes>,
     ) -> io::Result<()> {
         front.bodies = bodies.iter().map(|body| (length(body), crc32fast::hash(body))).collect();
-        let limit = self.shared.config.batch_octets_max as u64;
+        let LogConfig { batch_octets_max, segment_octets, .. } = self.shared.config;
+        // A batch that does not fit into a segment would take a new one at each try.
+        let limit = (batch_octets_max as u64).min(segment_octets);
         if !batch.records.is_empty() && batch.octets + record_octets(&front) > limit {
             self.flush(batch, cold)?;
         }
@@ -368,10 +393,22 @@ impl Writer {
     /// Writes and syncs a batch, and says so to everybody whose records are in it.
     fn flush(&mut self, batch: &mut Batch, cold: bool) -> io::Result<()> {
         let mut batch = std::mem::take(batch);
-        if !batch.records.is_empty() {
-            self.retry_while_full(|writer| writer.write_batch(&mut batch, cold))?;
+        let written = match batch.records.is_empty() {
+            true => Ok(()),
+            false if cold => self.write_batch(&mut batch, true),
+            false => self.retry_while_full(|writer| writer.write_batch(&mut batch, false)),
+        };
+        match written {
+            // Bodies that are moved or fetched can come again; votes and entries must not wait behind them.
+            Err(error) if cold && error.kind() == io::ErrorKind::StorageFull => {
+                self.refused += 1;
+                batch.done.drain(..).for_each(|done| done(Err(no_room())));
+            }
+            written => {
+                written?;
+                batch.done.drain(..).for_each(|done| done(Ok(())));
+            }
         }
-        batch.done.drain(..).for_each(|done| done(Ok(())));
         Ok(())
     }
 
@@ -438,7 +475,9 @@ impl Writer {
                 // The room that was kept for this: from here on only what frees room is taken in.
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                     self.shared.set_starved(true);
-                    self.reuse(self.shared.take_spare(0).ok_or(error)?, id)?
+                    // The last one is for votes and entries, and for what gives back another.
+                    let kept = usize::from(cold && !self.moved);
+                    self.reuse(self.shared.take_spare(kept).ok_or(error)?, id)?
                 }
                 made => made?,
             },

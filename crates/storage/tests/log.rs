@@ -311,6 +311,21 @@ fn r_13_a_log_that_filled_the_disk_frees_itself_also_after_restarts() {
 }
 
 #[test]
+fn r_13_bodies_from_elsewhere_are_refused_and_votes_and_entries_do_not_wait_behind_them() {
+    let fs = SimFs::default();
+    let last = fill(&fs);
+    let log = open(&fs).unwrap();
+    // More than the reserve holds, as a snapshot brings it to a disk that is too small.
+    let bodies = (1..=200).map(|index| (index, 0, body(index, 0, 9000))).collect();
+    let stored = durable(|done| log.put_bodies(GROUP, bodies, done));
+    assert_eq!(stored.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    durable(|done| log.save_vote(GROUP, "vote".into(), done)).unwrap();
+    let id = EntryId { term: 1, index: last + 1 };
+    append(&log, GROUP, vec![Record { id, kind: 0, head: "outcome".into(), bodies: Vec::new() }]).unwrap();
+    assert_eq!(log.room(), Room::Reserve);
+}
+
+#[test]
 fn another_clusters_directory_is_refused_and_left_as_it_was() {
     let fs = SimFs::default();
     drop(open(&fs).unwrap());
