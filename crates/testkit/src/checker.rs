@@ -1,7 +1,7 @@
 //! Judges a run: what was acknowledged against what the sink took, and what the record says of the rest.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -59,6 +59,8 @@ pub struct Findings {
     pub duplicates: Vec<Duplicate>,
     /// Taken, though nobody was told that it is safe: allowed, since a client may not hear the answer.
     pub unacknowledged: usize,
+    /// One token each: sent once, and at the sink under all these ids. The record of neither shows it.
+    pub taken_twice: Vec<BTreeSet<MessageId>>,
 }
 
 impl Findings {
@@ -74,6 +76,7 @@ impl Findings {
         }
         findings.lost = expected.keys().filter(|key| !copies.contains_key(key)).cloned().collect();
         findings.unacknowledged = copies.keys().filter(|key| !expected.contains_key(key)).count();
+        findings.taken_twice = taken_twice(copies);
         let several = copies.iter().filter(|(_, records)| records.len() > 1);
         findings.duplicates = several
             .map(|((id, recipient), records)| Duplicate {
@@ -97,6 +100,17 @@ impl Findings {
         control: SocketAddr,
         patience: Duration,
     ) -> anyhow::Result<Self> {
+        let (findings, explained) = Self::gather(acknowledged, sink, control, patience).await;
+        explained.map(|()| findings)
+    }
+
+    /// Waits as [`Findings::settle`] does; returns what was found also when control could not explain it.
+    pub async fn gather(
+        acknowledged: &[Acknowledged],
+        sink: &Ledger,
+        control: SocketAddr,
+        patience: Duration,
+    ) -> (Self, anyhow::Result<()>) {
         let mut count = sink.count();
         while !Self::new(acknowledged, &sink.copies()).lost.is_empty()
             && sink.wait_for_count(count + 1, patience).await
@@ -112,7 +126,7 @@ impl Findings {
             let explained = findings.explain(control).await;
             let all = explained.is_ok() && findings.duplicates.iter().all(Duplicate::is_explained);
             if all || Instant::now() > end {
-                return explained.map(|()| findings);
+                return (findings, explained);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -133,17 +147,30 @@ impl Findings {
         Ok(())
     }
 
-    /// Fails unless nothing is lost and every duplicate is explained.
+    /// Fails unless nothing is lost, nothing was taken twice, and every duplicate is explained.
     ///
     /// # Errors
-    /// Something is lost, or came twice without a reason.
+    /// Something is lost, was taken twice, or came twice without a reason.
     pub fn require_exactly_once(&self) -> anyhow::Result<()> {
         ensure!(self.lost.is_empty(), "{} lost, the first {:?}", self.lost.len(), self.lost[0]);
+        let twice = &self.taken_twice;
+        ensure!(twice.is_empty(), "{} taken twice, the first as {:?}", twice.len(), twice[0]);
         let unexplained: Vec<_> =
             self.duplicates.iter().filter(|duplicate| !duplicate.is_explained()).collect();
         ensure!(unexplained.is_empty(), "{} duplicates without a reason: {unexplained:?}", unexplained.len());
         Ok(())
     }
+}
+
+/// Returns the ids of each token that is at the sink under more than one.
+fn taken_twice(copies: &Copies) -> Vec<BTreeSet<MessageId>> {
+    let mut ids = BTreeMap::<&str, BTreeSet<MessageId>>::new();
+    for ((id, _), records) in copies {
+        for token in records.iter().filter_map(|record| record.token.as_deref()) {
+            ids.entry(token).or_default().insert(*id);
+        }
+    }
+    ids.into_values().filter(|ids| ids.len() > 1).collect()
 }
 
 /// What control's API tells of a message, as far as it is needed here.
@@ -196,7 +223,7 @@ mod tests {
     use postroad_core::Timestamp;
 
     use super::*;
-    use crate::sink::Record;
+    use crate::{Sink, SinkConfig, client::submit, sink::Record};
 
     fn copy(id: MessageId, recipient: &str) -> Record {
         Record {
@@ -233,6 +260,46 @@ mod tests {
         assert!(findings.require_exactly_once().is_err());
         findings.duplicates[0].unknown_attempts = 1;
         assert!(findings.require_exactly_once().is_ok());
+    }
+
+    #[test]
+    fn one_token_under_two_ids_was_taken_twice() {
+        #[track_caller]
+        fn check(taken: &[(u128, &str, &str)], expected: &[&[u128]]) {
+            let mut copies = Copies::new();
+            for (number, recipient, token) in taken {
+                let id = MessageId::from_u128(*number);
+                let record = Record { token: Some((*token).into()), ..copy(id, recipient) };
+                copies.entry((id, (*recipient).into())).or_default().push(record);
+            }
+            // The first was acknowledged.
+            let id = MessageId::from_u128(1);
+            let message = Acknowledged { id, recipients: vec!["a@x.test".into()] };
+            let findings = Findings::new(&[message], &copies);
+            let ids = |numbers: &&[u128]| numbers.iter().copied().map(MessageId::from_u128).collect();
+            assert_eq!(findings.taken_twice, expected.iter().map(ids).collect::<Vec<BTreeSet<_>>>());
+            assert_eq!(findings.require_exactly_once().is_ok(), expected.is_empty());
+        }
+        check(&[(1, "a@x.test", "t-1"), (1, "b@x.test", "t-1")], &[]);
+        check(&[(1, "a@x.test", "t-1"), (2, "a@x.test", "t-2")], &[]);
+        check(&[(1, "a@x.test", "t-1"), (2, "a@x.test", "t-1"), (3, "a@x.test", "t-3")], &[&[1, 2]]);
+        check(&[(1, "a@x.test", "t-1"), (2, "a@x.test", "t-2"), (3, "b@x.test", "t-2")], &[&[2, 3]]);
+    }
+
+    #[tokio::test]
+    async fn what_was_found_is_told_without_control_too() {
+        let sink = Sink::start(SinkConfig::default()).await.unwrap();
+        let content =
+            format!("Received: by x.test with ESMTP id {}\r\n\r\nhello\r\n", MessageId::from_u128(1));
+        for _ in 0..2 {
+            submit(sink.address(), "a@x.test", &["b@x.test"], &content).await;
+        }
+        // A port that nobody listens on any more.
+        let control = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (findings, explained) =
+            Findings::gather(&[], &sink.ledger(), control, Duration::from_millis(1)).await;
+        assert_eq!((findings.duplicates.len(), findings.unacknowledged), (1, 1));
+        assert!(explained.is_err());
     }
 
     #[test]

@@ -192,15 +192,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Returns the place among the queue nodes of one that says that it leads a group.
+    /// Returns the place among the queue nodes of the one that leads a group, as they say.
     pub async fn leader(&self, group: GroupId) -> Option<usize> {
         let queues = self.nodes.iter().filter(|node| node.role == Role::Queue).enumerate();
-        for (place, node) in queues.filter(|(_, node)| node.process.pid().is_some()) {
-            if leads(node.process.spec().metrics, group).await {
-                return Some(place);
-            }
-        }
-        None
+        let running = queues.filter(|(_, node)| node.process.pid().is_some());
+        leader_of(running.map(|(place, node)| (place, node.process.spec().metrics)), group).await
     }
 
     /// Runs `postroad apply` with a policy.
@@ -316,16 +312,74 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-/// Asks a queue node whether it leads a group.
-pub(crate) async fn leads(metrics: SocketAddr, group: GroupId) -> bool {
-    let Ok((200, page)) = http_get(metrics, "/metrics").await else { return false };
-    let line = format!("postroad_queue_leading{{group=\"{group}\"}} 1");
-    String::from_utf8_lossy(&page).lines().any(|found| found == line)
+/// Asks queue nodes at their places who leads a group.
+///
+/// A leader that was deposed may not know it yet: of several, the one of the highest term leads.
+pub(crate) async fn leader_of(
+    nodes: impl Iterator<Item = (usize, SocketAddr)>,
+    group: GroupId,
+) -> Option<usize> {
+    let mut leader: Option<(f64, usize)> = None;
+    for (place, metrics) in nodes {
+        let Ok((200, page)) = http_get(metrics, "/metrics").await else { continue };
+        let term = leading_term(&String::from_utf8_lossy(&page), group);
+        if let Some(term) = term.filter(|term| leader.is_none_or(|(highest, _)| *term > highest)) {
+            leader = Some((term, place));
+        }
+    }
+    leader.map(|(_, place)| place)
+}
+
+/// Returns the term in which a node leads a group, if its metrics say that it leads.
+fn leading_term(page: &str, group: GroupId) -> Option<f64> {
+    let value = |name| {
+        let series = format!("{name}{{group=\"{group}\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&series)?.parse::<f64>().ok())
+    };
+    value("postroad_queue_leading").filter(|leading| *leading > 0.0)?;
+    value("postroad_queue_term")
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    /// Serves one page to whoever asks.
+    async fn serve(page: String) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{page}").as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn of_several_that_say_that_they_lead_the_one_of_the_highest_term_does() {
+        let check = async |nodes: [(u8, u64); 3], expected| {
+            let mut asked = Vec::new();
+            for (place, (leading, term)) in nodes.into_iter().enumerate() {
+                // What another group has is not asked for.
+                let page = format!(
+                    "postroad_queue_leading{{group=\"12\"}} 1\npostroad_queue_term{{group=\"12\"}} {}\n\
+                     postroad_queue_leading{{group=\"1\"}} {leading}\npostroad_queue_term{{group=\"1\"}} {term}\n",
+                    100 - place
+                );
+                asked.push((place, serve(page).await));
+            }
+            assert_eq!(leader_of(asked.into_iter(), GroupId(1)).await, expected, "{nodes:?}");
+        };
+        check([(0, 7), (1, 7), (0, 7)], Some(1)).await;
+        check([(1, 9), (1, 10), (0, 11)], Some(1)).await;
+        check([(1, 10), (1, 9), (0, 10)], Some(0)).await;
+        check([(0, 7), (0, 8), (0, 8)], None).await;
+    }
 
     #[test]
     fn settings_are_merged_key_by_key() {

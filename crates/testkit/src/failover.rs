@@ -27,7 +27,22 @@ pub trait Queues {
     fn acknowledged(&self, group: GroupId) -> u64;
 }
 
-/// One death of a leader.
+/// A leader that was killed, and without which its group accepts mail again.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    /// The group that it led, perhaps among others.
+    pub group: GroupId,
+    /// Its place among the queue nodes.
+    pub place: usize,
+    /// When it was killed.
+    pub at: Instant,
+    /// How long until another node led the group.
+    pub led_after: Duration,
+    /// How long until a message was acknowledged under that leader.
+    pub accepted_after: Duration,
+}
+
+/// One death of a leader, from which it has come back.
 #[derive(Clone, Copy, Debug)]
 pub struct Kill {
     /// The group that it led, perhaps among others.
@@ -49,6 +64,14 @@ pub struct Kill {
 /// # Errors
 /// The node cannot be killed or started.
 pub async fn kill_leader<Q: Queues>(queues: &mut Q, group: GroupId) -> Result<Kill, Q::Error> {
+    lose_leader(queues, group).await?.start_again(queues).await
+}
+
+/// Kills the leader of `group`, and waits until the group accepts mail without it.
+///
+/// # Errors
+/// The node cannot be killed.
+pub async fn lose_leader<Q: Queues>(queues: &mut Q, group: GroupId) -> Result<Loss, Q::Error> {
     let place = leader_besides(queues, group, None).await;
     let at = Instant::now();
     queues.kill(place).await?;
@@ -58,9 +81,19 @@ pub async fn kill_leader<Q: Queues>(queues: &mut Q, group: GroupId) -> Result<Ki
     while queues.acknowledged(group) == before {
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    let accepted_after = at.elapsed();
-    queues.start_again(place).await?;
-    Ok(Kill { group, place, at, led_after, accepted_after, ready_after: at.elapsed() })
+    Ok(Loss { group, place, at, led_after, accepted_after: at.elapsed() })
+}
+
+impl Loss {
+    /// Starts the killed node again, and waits until it is ready.
+    ///
+    /// # Errors
+    /// The node cannot be started.
+    pub async fn start_again<Q: Queues>(self, queues: &mut Q) -> Result<Kill, Q::Error> {
+        let Self { group, place, at, led_after, accepted_after } = self;
+        queues.start_again(place).await?;
+        Ok(Kill { group, place, at, led_after, accepted_after, ready_after: at.elapsed() })
+    }
 }
 
 /// What is known of leaders may still be the one that has just died.
@@ -73,6 +106,16 @@ async fn leader_besides<Q: Queues>(queues: &mut Q, group: GroupId, dead: Option<
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Returns the longest time without an acknowledgement from `from` to `until`, also after the last of them.
+///
+/// `times` are in order.
+#[must_use]
+pub fn worst_gap(times: &[Instant], from: Instant, until: Instant) -> Duration {
+    let end = times.partition_point(|time| *time <= until);
+    let last = end.checked_sub(1).map_or(from, |last| times[last]);
+    longest_gap(times, from, until).max(until.saturating_duration_since(last))
 }
 
 /// Returns the longest time without an acknowledgement of those that end after `from`, and not after `until`.
@@ -102,15 +145,24 @@ mod tests {
 
     /// All in milliseconds.
     #[track_caller]
-    fn check(times: &[u64], (from, until): (u64, u64), expected: u64) {
+    fn check_with(
+        gap: impl Fn(&[Instant], Instant, Instant) -> Duration,
+        times: &[u64],
+        (from, until): (u64, u64),
+        expected: u64,
+    ) {
         let start = Instant::now();
         let at = |millis: u64| start + Duration::from_millis(millis);
         let times: Vec<Instant> = times.iter().map(|time| at(*time)).collect();
-        assert_eq!(longest_gap(&times, at(from), at(until)), Duration::from_millis(expected));
+        assert_eq!(gap(&times, at(from), at(until)), Duration::from_millis(expected));
     }
 
     #[test]
     fn a_gap_counts_for_the_last_kill_that_lies_in_it() {
+        #[track_caller]
+        fn check(times: &[u64], span: (u64, u64), expected: u64) {
+            check_with(longest_gap, times, span, expected);
+        }
         check(&[0, 10, 40, 45, 90], (20, 95), 45);
         check(&[0, 10, 40, 45, 90], (20, 50), 30);
         check(&[0, 10, 40, 45, 90], (42, 45), 5);
@@ -119,6 +171,19 @@ mod tests {
         check(&[60, 70], (0, 50), 50);
         check(&[], (0, 50), 50);
         check(&[20, 20], (20, 20), 0);
+    }
+
+    #[test]
+    fn a_group_that_falls_silent_before_the_end_has_a_gap_until_then() {
+        #[track_caller]
+        fn check(times: &[u64], span: (u64, u64), expected: u64) {
+            check_with(worst_gap, times, span, expected);
+        }
+        check(&[10, 20, 30], (0, 90), 60);
+        check(&[10, 60, 70], (0, 90), 50);
+        check(&[40, 60, 90], (0, 90), 40);
+        check(&[10, 95], (0, 90), 80);
+        check(&[], (0, 90), 90);
     }
 
     /// Three nodes, of which the next one leads when a leader dies, and which accept whenever they are looked at.

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use postroad_core::GroupId;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    cluster::leads,
+    cluster::leader_of,
     process::{Process, ProcessSpec, free_ports_in_a_row},
 };
 
@@ -126,14 +126,32 @@ impl DevCluster {
         self.queues.get(place).map_or("", |node| &node.printed.name)
     }
 
-    /// Returns the place among the queue nodes of one that says that it leads a group.
+    /// Returns the place among the queue nodes of the one that leads a group, as they say.
     pub async fn leader(&self, group: GroupId) -> Option<usize> {
-        for (place, node) in self.queues.iter().enumerate() {
-            if !matches!(node.run, Run::Dead) && leads(node.metrics, group).await {
-                return Some(place);
+        let running = self.queues.iter().enumerate().filter(|(_, node)| !matches!(node.run, Run::Dead));
+        leader_of(running.map(|(place, node)| (place, node.metrics)), group).await
+    }
+
+    /// Fails unless all runs that was not killed: `dev`, what it started, and what was started again.
+    ///
+    /// # Errors
+    /// Something has ended by itself; all of it is named.
+    pub fn require_running(&mut self) -> anyhow::Result<()> {
+        let killed = self.queues.iter().filter(|node| !matches!(node.run, Run::Theirs(_)));
+        let killed: Vec<&str> = killed.map(|node| &*node.printed.name).collect();
+        let mut ended = ended_by_themselves(&self.dev.log(), &killed);
+        if !self.dev.is_running() {
+            ended.push(format!("`{}` has ended", self.dev.spec().name));
+        }
+        for node in &mut self.queues {
+            if let Run::Ours(process) = &mut node.run
+                && !process.is_running()
+            {
+                ended.push(format!("`{}` has ended after it was started again", node.printed.name));
             }
         }
-        None
+        ensure!(ended.is_empty(), "not killed, and yet: {}", ended.join(", "));
+        Ok(())
     }
 
     /// Kills a queue node with SIGKILL.
@@ -141,13 +159,18 @@ impl DevCluster {
     /// # Errors
     /// It does not run.
     pub async fn kill(&mut self, place: usize) -> anyhow::Result<()> {
-        let has_ended = self.has_ended(self.name(place));
+        let dev_says_so = self.has_ended(self.name(place));
         let node = self.queues.get_mut(place).context("there is no such node")?;
+        let has_ended = match &mut node.run {
+            Run::Theirs(_) => dev_says_so,
+            Run::Ours(process) => !process.is_running(),
+            Run::Dead => true,
+        };
+        ensure!(!has_ended, "`{}` does not run", node.printed.name);
         match std::mem::replace(&mut node.run, Run::Dead) {
-            Run::Theirs(_) if has_ended => bail!("`{}` has ended by itself", node.printed.name),
             Run::Theirs(pid) => kill_process(pid, Signal::KILL)?,
             Run::Ours(mut process) => process.kill().await?,
-            Run::Dead => bail!("`{}` does not run", node.printed.name),
+            Run::Dead => {}
         }
         Ok(())
     }
@@ -235,6 +258,20 @@ fn end_of(name: &str) -> String {
     format!("{name} has ended")
 }
 
+/// Returns what `dev` has printed of the ends of its processes, those left out that ended because they were killed.
+///
+/// One that ended a moment before it would have been killed has another status.
+fn ended_by_themselves(log: &str, killed: &[&str]) -> Vec<String> {
+    let started = log.lines().filter_map(Printed::parse);
+    let ended = started.filter_map(|Printed { name, .. }| {
+        let said = log.lines().find_map(|line| line.strip_prefix(&end_of(&name)))?;
+        let status = said.split(';').next().unwrap_or_default();
+        let by_us = killed.contains(&&*name) && status.contains("SIGKILL");
+        (!by_us).then(|| format!("`{name}` has ended{status}"))
+    });
+    ended.collect()
+}
+
 /// A process as `dev --cluster` prints it: `queue-1  pid 7  postroad queue --config FILE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Printed {
@@ -272,5 +309,25 @@ mod tests {
         ] {
             assert_eq!(Printed::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_ended_without_being_killed_is_named() {
+        let log = "  queue-1     pid 7     postroad queue --config /a/queue-1/queue.toml\n  \
+                   outbound-1  pid 8     postroad outbound --config /a/outbound-1/outbound.toml\n  \
+                   control     pid 9     postroad control --config /a/control/control.toml\n\
+                   Ctrl-C stops all.\n";
+        let ends = "queue-1 has ended (signal: 9 (SIGKILL)); to start it again: postroad queue --config /a\n\
+                    outbound-1 has ended (signal: 6 (SIGABRT)); to start it again: postroad outbound --config /a\n";
+        let check = |log: &str, killed: &[&str], expected: &[&str]| {
+            assert_eq!(ended_by_themselves(log, killed), expected);
+        };
+        check(log, &[], &[]);
+        let log = format!("{log}{ends}");
+        check(&log, &["queue-1"], &["`outbound-1` has ended (signal: 6 (SIGABRT))"]);
+        let both =
+            ["`queue-1` has ended (signal: 9 (SIGKILL))", "`outbound-1` has ended (signal: 6 (SIGABRT))"];
+        check(&log, &[], &both);
+        check(&log, &["queue-1", "outbound-1"], &both[1..]);
     }
 }
