@@ -11,14 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use postroad_core::GroupId;
 use postroad_testkit::{
     Sink, SinkConfig,
     checker::{Acknowledged, Findings},
     dev::DevCluster,
-    failover::{Kill, Queues, kill_leader},
+    failover::{Kill, Queues, lose_leader},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -33,13 +33,13 @@ use crate::{
     smtp,
 };
 
-use report::Report;
+use report::{Report, Run};
 
 /// The groups of `dev --cluster`: the directory, and a ledger for each queue node.
 const GROUPS: [GroupId; 4] = [GroupId::DIRECTORY, GroupId(1), GroupId(2), GroupId(3)];
 
-/// A group that has not accepted mail for so long never will; starting a process again is part of it.
-const KILL_WITHIN: Duration = Duration::from_secs(180);
+/// A group that has not accepted mail for so long never will.
+const ACCEPTS_WITHIN: Duration = Duration::from_secs(180);
 
 const SENDER: &str = "load@example.test";
 const RECIPIENT: &str = "load@sink.test";
@@ -57,8 +57,8 @@ pub(crate) struct FailoverArgs {
     #[arg(long, default_value_t = 1000.0, value_parser = positive)]
     rate: f64,
     /// How often the leader of each group is killed
-    #[arg(long, default_value_t = 10)]
-    kills: usize,
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    kills: u16,
     /// Octets of each message, header included
     #[arg(long, default_value_t = 8192)]
     size: usize,
@@ -83,7 +83,8 @@ fn positive(text: &str) -> Result<f64, String> {
 /// Runs until everything is judged, or it is interrupted.
 ///
 /// # Errors
-/// Something acknowledged is lost, a second copy is not explained, or the run could not be made.
+/// Something acknowledged is lost, something was taken twice, a second copy is not explained, a process ended that was
+/// not killed, or the run could not be made.
 pub(crate) async fn run(arguments: FailoverArgs) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new()
         .prefix("postroad-failover-")
@@ -91,7 +92,7 @@ pub(crate) async fn run(arguments: FailoverArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make a directory in `{}`", arguments.data.display()))?;
     let judged = tokio::select! {
         judged = start_and_measure(&arguments, dir.path().join("data")) => judged,
-        interrupted = interrupted() => return interrupted.and(Err(anyhow::anyhow!("interrupted"))),
+        interrupted = interrupted() => return interrupted.and(Err(anyhow!("interrupted"))),
     };
     if judged.is_err() {
         eprintln!("data and logs are kept in {}", dir.keep().display());
@@ -105,9 +106,20 @@ async fn start_and_measure(arguments: &FailoverArgs, data: PathBuf) -> anyhow::R
     eprintln!("postroad dev --cluster starts");
     let mut cluster = DevCluster::start(&arguments.postroad, &data, sink.address()).await?;
     let judged = measure(arguments, &mut cluster, &sink).await;
-    cluster.stop().await?;
-    sink.stop().await?;
-    judged
+    all_of([judged, cluster.stop().await, sink.stop().await.map_err(Into::into)])
+}
+
+/// Returns every error, so that none hides another.
+fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut errors: Vec<anyhow::Error> = results.into_iter().filter_map(Result::err).collect();
+    match errors.len() {
+        0 => Ok(()),
+        1 => Err(errors.remove(0)),
+        number => {
+            let errors: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
+            bail!("{number} things are wrong:\n{}", errors.join("\n"))
+        }
+    }
 }
 
 async fn interrupted() -> anyhow::Result<()> {
@@ -124,9 +136,10 @@ async fn measure(arguments: &FailoverArgs, cluster: &mut DevCluster, sink: &Sink
     let (tally, started) = (load.tally.clone(), load.started);
     let mut leaders = Leaders { cluster, tally: &tally };
     let mut kills = Vec::new();
-    // Whatever goes wrong on the way, what was acknowledged is judged.
+    // Whatever goes wrong on the way, what was acknowledged is judged, and all that is wrong is told.
     let killed = kill_in_turn(arguments, &mut leaders, &load, sink, &mut kills).await;
-    let ended = load.finish().await;
+    let sent = load.finish().await;
+    let ended = Instant::now();
     eprintln!("waiting for deliveries and for the record");
     let accepted = tally.accepted();
     let acknowledged = accepted
@@ -134,17 +147,22 @@ async fn measure(arguments: &FailoverArgs, cluster: &mut DevCluster, sink: &Sink
         .filter_map(|accepted| accepted.id.map(|id| Acknowledged { id, recipients: vec![RECIPIENT.into()] }));
     let acknowledged: Vec<Acknowledged> = acknowledged.collect();
     let patience = Duration::from_secs(arguments.patience_secs);
-    let findings =
-        Findings::settle(&acknowledged, &sink.ledger(), leaders.cluster.control(), patience).await?;
+    let (findings, explained) =
+        Findings::gather(&acknowledged, &sink.ledger(), leaders.cluster.control(), patience).await;
+    let running = leaders.cluster.require_running();
     let names = |place| leaders.cluster.name(place).to_owned();
-    let report = Report::new(arguments, &tally, started, &kills, names, &findings);
+    let run = Run { started, ended, kills: &kills, findings: &findings };
+    let report = Report::new(arguments, &tally, &run, names);
     println!("{report}");
-    if let Some(path) = &arguments.json {
-        write_json(path, &report)?;
-    }
-    killed.and(ended)?;
-    ensure!(acknowledged.len() == accepted.len(), "an answer said yes without an id");
-    report.require_nothing_wrong()
+    let written = arguments.json.as_ref().map_or(Ok(()), |path| write_json(path, &report));
+    let named = require_ids(accepted.len(), acknowledged.len());
+    let explained = explained.context("second copies cannot be explained");
+    all_of([killed, sent, explained, running, named, report.require_nothing_wrong(), written])
+}
+
+fn require_ids(accepted: usize, with_id: usize) -> anyhow::Result<()> {
+    ensure!(accepted == with_id, "{} answers said yes without an id", accepted - with_id);
+    Ok(())
 }
 
 /// Kills the leaders of all groups in turn, spread over the time that the messages take at least.
@@ -155,13 +173,17 @@ async fn kill_in_turn(
     sink: &Sink,
     kills: &mut Vec<Kill>,
 ) -> anyhow::Result<()> {
-    let groups = GROUPS.repeat(arguments.kills);
+    let groups = GROUPS.repeat(arguments.kills.into());
     let spacing =
         Duration::from_secs_f64(arguments.messages as f64 / arguments.rate) / (groups.len() as u32 + 1);
     for (number, group) in (1..).zip(&groups) {
         tokio::time::sleep_until((load.started + spacing * number).into()).await;
-        let kill = tokio::time::timeout(KILL_WITHIN, kill_leader(leaders, *group)).await;
-        let kill = kill.with_context(|| format!("kill {number}: group `{group}` does not accept"))??;
+        let loss = tokio::time::timeout(ACCEPTS_WITHIN, lose_leader(leaders, *group)).await;
+        let loss = loss.unwrap_or_else(|_| Err(anyhow!("group `{group}` does not accept")));
+        let loss = loss.with_context(|| format!("kill {number}"))?;
+        let name = leaders.cluster.name(loss.place).to_owned();
+        let kill = loss.start_again(leaders).await;
+        let kill = kill.with_context(|| format!("kill {number}: `{name}` does not come back"))?;
         eprintln!(
             "{:4.0} s: {} accepted, {} delivered; kill {number} of {}: {} leading {}, accepted again after {:.2} s, \
              ready after {:.2} s",
@@ -169,7 +191,7 @@ async fn kill_in_turn(
             load.tally.accepted_count(),
             sink.ledger().count(),
             groups.len(),
-            leaders.cluster.name(kill.place),
+            name,
             report::name_of(*group),
             kill.accepted_after.as_secs_f64(),
             kill.ready_after.as_secs_f64(),
@@ -247,5 +269,65 @@ impl Load {
             result = result.and(ended?);
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use postroad_core::MessageId;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        arguments: FailoverArgs,
+    }
+
+    #[test]
+    fn a_run_without_a_kill_is_none() {
+        let check = |kills: &str, expected: Option<u16>| {
+            let parsed = Cli::try_parse_from(["failover", "--postroad", "postroad", "--kills", kills]);
+            assert_eq!(parsed.ok().map(|cli| cli.arguments.kills), expected, "{kills}");
+        };
+        check("1", Some(1));
+        check("10", Some(10));
+        check("0", None);
+        check("-1", None);
+        check("65536", None);
+    }
+
+    #[test]
+    fn what_was_taken_twice_fails_the_run_and_what_nobody_acknowledged_does_not() {
+        let cli = Cli::try_parse_from(["failover", "--postroad", "postroad"]).unwrap();
+        let check = |findings: &Findings, figures: &str, good: bool| {
+            let started = Instant::now();
+            let run = Run { started, ended: started, kills: &[], findings };
+            let report = Report::new(&cli.arguments, &Tally::new(0), &run, |_| String::new());
+            assert!(report.to_string().contains(figures), "{report}");
+            assert_eq!(report.require_nothing_wrong().is_ok(), good, "{report}");
+        };
+        let ids = [1, 2].map(MessageId::from_u128);
+        check(&Findings::default(), "0 taken twice, 0 unacknowledged", true);
+        let findings = Findings { unacknowledged: 3, ..Findings::default() };
+        check(&findings, "0 taken twice, 3 unacknowledged", true);
+        let findings = Findings { taken_twice: vec![ids.into()], unacknowledged: 1, ..Findings::default() };
+        check(&findings, "1 taken twice, 1 unacknowledged", false);
+        let findings = Findings { lost: vec![(ids[0], RECIPIENT.into())], ..Findings::default() };
+        check(&findings, "1 lost, 0 extra copies", false);
+    }
+
+    #[test]
+    fn no_error_hides_another() {
+        let check = |errors: &[Option<&'static str>], expected: &str| {
+            let results = errors.iter().map(|error| error.map_or(Ok(()), |error| Err(anyhow!(error))));
+            let told = all_of(results).map_or_else(|error| format!("{error:#}"), |()| String::new());
+            assert_eq!(told, expected);
+        };
+        check(&[], "");
+        check(&[None, None], "");
+        check(&[None, Some("a"), None], "a");
+        check(&[Some("a"), None, Some("b")], "2 things are wrong:\na\nb");
     }
 }

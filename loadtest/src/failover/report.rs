@@ -6,7 +6,7 @@ use anyhow::ensure;
 use postroad_core::GroupId;
 use postroad_testkit::{
     checker::Findings,
-    failover::{Kill, longest_gap},
+    failover::{Kill, longest_gap, worst_gap},
 };
 use serde::Serialize;
 
@@ -23,7 +23,7 @@ pub(super) struct Report {
     rate: f64,
     size: usize,
     connections: usize,
-    kills_per_group: usize,
+    kills_per_group: u16,
     #[serde(flatten)]
     answers: Answers,
     /// Acknowledged, and never at the sink.
@@ -32,6 +32,10 @@ pub(super) struct Report {
     extra_copies: usize,
     /// Messages with more copies than attempts that ended `unknown` account for.
     unexplained: usize,
+    /// Messages that were sent once, and are at the sink under more than one id.
+    taken_twice: usize,
+    /// At the sink, and not acknowledged; what is unanswered may be among them.
+    unacknowledged: usize,
     gap_bar_s: f64,
     groups: Vec<GroupReport>,
 }
@@ -41,7 +45,7 @@ pub(super) struct Report {
 struct GroupReport {
     group: u16,
     kills: Vec<KillReport>,
-    /// Of the whole run: a node that dies may lead other groups than the one that it is killed for.
+    /// Of the whole run, up to its end: a node that dies may lead other groups than the one that it is killed for.
     worst_gap_s: f64,
     /// The longest time until another node led.
     worst_led_s: f64,
@@ -63,22 +67,30 @@ struct KillReport {
     ready_s: f64,
 }
 
+/// What happened in a run.
+pub(super) struct Run<'a> {
+    /// When the load began.
+    pub(super) started: Instant,
+    /// When its last message had its answer.
+    pub(super) ended: Instant,
+    pub(super) kills: &'a [Kill],
+    pub(super) findings: &'a Findings,
+}
+
 impl Report {
     pub(super) fn new(
         arguments: &FailoverArgs,
         tally: &Tally,
-        started: Instant,
-        kills: &[Kill],
+        run: &Run<'_>,
         name: impl Fn(usize) -> String,
-        findings: &Findings,
     ) -> Self {
+        let Run { started, ended, kills, findings } = *run;
         let accepted = tally.accepted();
         let times_of = |group: GroupId| -> Vec<Instant> {
             let of_group = |id: postroad_core::MessageId| group == GroupId::DIRECTORY || id.group() == group;
             accepted.iter().filter(|accepted| accepted.id.is_some_and(of_group)).map(|a| a.at).collect()
         };
-        let end = accepted.last().map_or(started, |last| last.at);
-        let ends: Vec<Instant> = kills.iter().skip(1).map(|kill| kill.at).chain([end]).collect();
+        let ends: Vec<Instant> = kills.iter().skip(1).map(|kill| kill.at).chain([ended]).collect();
         let groups = GROUPS.map(|group| {
             let times = times_of(group);
             let of_group = kills.iter().zip(&ends).filter(|(kill, _)| kill.group == group);
@@ -89,7 +101,7 @@ impl Report {
                 gap_s: longest_gap(&times, kill.at, *end).as_secs_f64(),
                 ready_s: kill.ready_after.as_secs_f64(),
             });
-            let worst_gap = longest_gap(&times, started, end);
+            let worst_gap = worst_gap(&times, started, ended);
             GroupReport::new(group, worst_gap.as_secs_f64(), kills.collect())
         });
         Self {
@@ -102,6 +114,8 @@ impl Report {
             lost: findings.lost.len(),
             extra_copies: findings.duplicates.iter().map(|duplicate| duplicate.copies - 1).sum(),
             unexplained: findings.duplicates.iter().filter(|duplicate| !duplicate.is_explained()).count(),
+            taken_twice: findings.taken_twice.len(),
+            unacknowledged: findings.unacknowledged,
             gap_bar_s: GAP_BAR_SECS,
             groups: groups.into(),
         }
@@ -110,10 +124,13 @@ impl Report {
     /// Gaps are figures, and fail nothing.
     ///
     /// # Errors
-    /// Something is lost, or came twice without a reason.
+    /// Something is lost, was taken twice, or came twice without a reason.
     pub(super) fn require_nothing_wrong(&self) -> anyhow::Result<()> {
-        let Self { lost, unexplained, .. } = self;
-        ensure!(*lost == 0 && *unexplained == 0, "{lost} lost, {unexplained} with unexplained copies");
+        let Self { lost, unexplained, taken_twice, .. } = self;
+        ensure!(
+            [lost, unexplained, taken_twice] == [&0; 3],
+            "{lost} lost, {unexplained} with unexplained copies, {taken_twice} taken twice"
+        );
         Ok(())
     }
 }
@@ -157,10 +174,14 @@ impl fmt::Display for Report {
         }
         writeln!(f)?;
         self.answers.write_counts(f)?;
-        let Self { lost, extra_copies, unexplained, .. } = self;
+        let Self { lost, extra_copies, unexplained, taken_twice, unacknowledged, .. } = self;
         writeln!(
             f,
             "at the sink      {lost} lost, {extra_copies} extra copies, {unexplained} messages with unexplained ones"
+        )?;
+        writeln!(
+            f,
+            "                 {taken_twice} taken twice, {unacknowledged} unacknowledged (the unanswered may be among them)"
         )?;
         self.answers.write_latencies(f)
     }
