@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use postroad_core::{GroupId, NodeId, SourceId};
+use postroad_core::{Epoch, GroupId, NodeId, SourceId};
 use postroad_directory::{ItemName, Put};
 use postroad_proto::directory::wire::{
-    ApplyRequest, ClaimRequest, ReleaseRequest, RenewRequest,
+    ApplyRequest, ClaimRequest, OwnedSource, ReleaseRequest, RenewRequest,
     directory_service_client::DirectoryServiceClient,
 };
 use tokio::sync::watch;
@@ -53,7 +53,9 @@ pub struct Renewed {
     /// How long the lease is.
     pub lease: Duration,
     /// Sources that others are to have: the node ends what is under way with them, and releases them.
-    pub let_go: Vec<SourceId>,
+    ///
+    /// Each with the epoch under which it is asked for; one that is owned under another is not meant.
+    pub let_go: Vec<(SourceId, Epoch)>,
 }
 
 impl DirectoryClient {
@@ -125,7 +127,7 @@ impl DirectoryClient {
         Ok(Renewed {
             revision: response.revision,
             lease: Duration::from_millis(response.lease_millis),
-            let_go: response.let_go.into_iter().map(SourceId).collect(),
+            let_go: response.let_go.iter().map(|own| (SourceId(own.source), Epoch(own.epoch))).collect(),
         })
     }
 
@@ -137,19 +139,20 @@ impl DirectoryClient {
         self.release_those(ReleaseRequest { node: node.0, incarnation, sources: Vec::new() }, within).await
     }
 
-    /// Says that this run of a node will not use a source any more, and goes on with the others.
+    /// Says that this run of a node will not use a source under an epoch any more, and goes on with the others.
     ///
     /// # Errors
     /// Nobody answered within the time: it may have been released, and can be said again.
+    /// Should the run have been given the source anew meanwhile, it keeps it.
     pub async fn release_source(
         &self,
         node: NodeId,
         incarnation: u64,
-        source: SourceId,
+        (source, epoch): (SourceId, Epoch),
         within: Duration,
     ) -> Result<(), CallError> {
-        self.release_those(ReleaseRequest { node: node.0, incarnation, sources: vec![source.0] }, within)
-            .await
+        let sources = vec![OwnedSource { source: source.0, epoch: epoch.0 }];
+        self.release_those(ReleaseRequest { node: node.0, incarnation, sources }, within).await
     }
 
     async fn release_those(&self, request: ReleaseRequest, within: Duration) -> Result<(), CallError> {

@@ -12,14 +12,14 @@ use futures::{Stream, StreamExt as _, stream};
 use postroad_cluster::{
     Applied, CallError, DirectoryClient, DirectoryWatch, Endpoints, LeaderTable, call::LEADER_METADATA,
 };
-use postroad_core::{Domain, NodeId};
+use postroad_core::{Domain, Epoch, NodeId, SourceId};
 use postroad_directory::{Change, Command, Directory, Put, PutSource};
 use postroad_net::{Expect, MemoryNet, Role, Transport, server_builder};
 use postroad_proto::directory::{
     update_frames,
     wire::{
-        ApplyRequest, ApplyResponse, ClaimRequest, ClaimResponse, ReleaseRequest, ReleaseResponse,
-        RenewRequest, RenewResponse, Update, WatchRequest,
+        ApplyRequest, ApplyResponse, ClaimRequest, ClaimResponse, OwnedSource, ReleaseRequest,
+        ReleaseResponse, RenewRequest, RenewResponse, Update, WatchRequest,
         directory_service_server::{DirectoryService, DirectoryServiceServer},
     },
 };
@@ -32,6 +32,8 @@ struct Script {
     /// The answers to renewals, each given once; then it leads.
     answers: VecDeque<Status>,
     renewals: usize,
+    /// The sources of each release.
+    released: Vec<Vec<OwnedSource>>,
     /// The updates of each stream, after which it breaks; then streams stay open and say nothing.
     streams: VecDeque<Vec<Update>>,
     /// The revisions that watchers said they had.
@@ -69,12 +71,17 @@ impl DirectoryService for Fake {
         script.renewals += 1;
         let answer = script.answers.pop_front();
         answer.map_or(
-            Ok(Response::new(RenewResponse { revision: 7, lease_millis: 10_000, let_go: vec![3] })),
+            Ok(Response::new(RenewResponse {
+                revision: 7,
+                lease_millis: 10_000,
+                let_go: vec![OwnedSource { source: 3, epoch: 5 }],
+            })),
             Err,
         )
     }
 
-    async fn release(&self, _: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
+    async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
+        self.0.lock().unwrap().released.push(request.into_inner().sources);
         Ok(Response::new(ReleaseResponse { revision: 8 }))
     }
 }
@@ -187,6 +194,12 @@ async fn what_is_asked_arrives_and_what_is_answered_comes_back() {
     let claim = client.claim(NodeId(9), 1, None, SECOND).await.unwrap();
     assert_eq!(claim, postroad_cluster::Claim::Wait(Duration::from_millis(250)));
     client.release(NodeId(9), 1, SECOND).await.unwrap();
+    let asked = client.renew(NodeId(9), 1, SECOND).await.unwrap().let_go;
+    assert_eq!(asked, [(SourceId(3), Epoch(5))]);
+    client.release_source(NodeId(9), 1, asked[0], SECOND).await.unwrap();
+    let released: Vec<_> =
+        nodes.fakes.iter().flat_map(|fake| fake.0.lock().unwrap().released.clone()).collect();
+    assert_eq!(released, [vec![], vec![OwnedSource { source: 3, epoch: 5 }]]);
 }
 
 fn source(name: &str) -> Put {

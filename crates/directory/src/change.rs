@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
-use postroad_core::{Domain, NodeId, SourceId};
+use postroad_core::{Domain, Epoch, NodeId, SourceId};
 
 use crate::item::{Caps, ItemName, Kind, Route, Secret, SenderDomains};
 
@@ -46,6 +46,9 @@ pub enum Command {
         node: NodeId,
         /// Which run of it; a source that is not its own stays what it is.
         incarnation: u64,
+        /// Under which it let go. The same run may own the source once more when a release is repeated:
+        /// that takes nothing from it.
+        epoch: Epoch,
     },
 }
 

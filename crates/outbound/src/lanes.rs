@@ -190,10 +190,11 @@ impl Lanes {
 
     /// Gives back what waits for a source and lets what is under way go on: others are to have it.
     ///
-    /// Returns false when it is not owned.
-    pub(crate) fn leave(&self, source: SourceId) -> bool {
+    /// Returns false when it is not owned under this epoch, or is being left already.
+    pub(crate) fn leave(&self, source: SourceId, epoch: Epoch) -> bool {
         let mut sources = self.sources.lock();
-        let Some(owned) = sources.get_mut(&source) else { return false };
+        let owned = sources.get_mut(&source).filter(|owned| owned.source.epoch == epoch && !owned.left);
+        let Some(owned) = owned else { return false };
         owned.left = true;
         self.begin_nothing(owned);
         drop(sources);
@@ -202,18 +203,19 @@ impl Lanes {
     }
 
     /// Breaks off what is under way with a source that is left, and writes down what was sent from it.
-    pub(crate) fn abandon(&self, source: SourceId) {
-        if let Some(owned) = self.sources.lock().get(&source).filter(|owned| owned.left) {
+    pub(crate) fn abandon(&self, source: SourceId, epoch: Epoch) {
+        let sources = self.sources.lock();
+        let left = |owned: &&Owned| owned.source.epoch == epoch && owned.left;
+        if let Some(owned) = sources.get(&source).filter(left) {
             self.close(owned);
         }
     }
 
-    /// Returns true while a connection from a source may be open.
-    pub(crate) fn is_used(&self, source: SourceId) -> bool {
+    /// Returns true while a connection from a source may be open, if it is still owned under this epoch.
+    pub(crate) fn is_used(&self, source: SourceId, epoch: Epoch) -> bool {
         let sources = self.sources.lock();
-        sources
-            .get(&source)
-            .is_some_and(|owned| owned.lanes.values().any(|cell| cell.with(|lane| lane.is_used())))
+        let owned = sources.get(&source).filter(|owned| owned.source.epoch == epoch);
+        owned.is_some_and(|owned| owned.lanes.values().any(|cell| cell.with(|lane| lane.is_used())))
     }
 
     fn begin_nothing(&self, owned: &mut Owned) {

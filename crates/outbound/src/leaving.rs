@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use postroad_cluster::DirectoryClient;
-use postroad_core::{NodeId, SourceId};
+use postroad_core::{Epoch, NodeId, SourceId};
 use tokio::{sync::watch, time};
 
 use crate::{lanes::Lanes, service::Desks};
@@ -20,7 +20,7 @@ pub(crate) struct Leaving {
     /// The run whose claim stands.
     pub(crate) tenure: watch::Receiver<Option<u64>>,
     /// What the directory has asked for with the last renewal.
-    pub(crate) asked: watch::Receiver<Vec<SourceId>>,
+    pub(crate) asked: watch::Receiver<Vec<(SourceId, Epoch)>>,
     /// How long transactions may go on.
     pub(crate) drain: Duration,
 }
@@ -42,8 +42,8 @@ impl Leaving {
             let asked = self.asked.borrow_and_update().clone();
             let run = *self.tenure.borrow();
             if let Some(run) = run {
-                for source in asked {
-                    self.let_go(run, source).await;
+                for (source, epoch) in asked {
+                    self.let_go(run, source, epoch).await;
                 }
             }
             if self.asked.changed().await.is_err() {
@@ -53,21 +53,21 @@ impl Leaving {
         }
     }
 
-    async fn let_go(&self, run: u64, source: SourceId) {
-        if !self.lanes.leave(source) {
+    async fn let_go(&self, run: u64, source: SourceId, epoch: Epoch) {
+        if !self.lanes.leave(source, epoch) {
             return;
         }
         tracing::info!(%source, "a source is left to another node");
-        if time::timeout(self.drain, self.unused(source)).await.is_err() {
+        if time::timeout(self.drain, self.unused(source, epoch)).await.is_err() {
             tracing::warn!(%source, "transactions were broken off at the drain bound");
         }
-        self.lanes.abandon(source);
-        self.unused(source).await;
+        self.lanes.abandon(source, epoch);
+        self.unused(source, epoch).await;
         if time::timeout(REPORT_WITHIN, self.reported(source)).await.is_err() {
             tracing::warn!(%source, "some outcomes were not committed: their attempts will end as unknown");
         }
         while *self.tenure.borrow() == Some(run) {
-            match self.directory.release_source(self.node, run, source, RELEASE_WITHIN).await {
+            match self.directory.release_source(self.node, run, (source, epoch), RELEASE_WITHIN).await {
                 Ok(()) => return tracing::info!(%source, "source released"),
                 Err(error) => tracing::warn!(%source, %error, "source not released"),
             }
@@ -75,8 +75,8 @@ impl Leaving {
         }
     }
 
-    async fn unused(&self, source: SourceId) {
-        while self.lanes.is_used(source) {
+    async fn unused(&self, source: SourceId, epoch: Epoch) {
+        while self.lanes.is_used(source, epoch) {
             time::sleep(LOOK_EVERY).await;
         }
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use postroad_cluster::{CallError, Claim, DirectoryClient};
-use postroad_core::{NodeId, SourceId};
+use postroad_core::{Epoch, NodeId, SourceId};
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -28,8 +28,8 @@ pub(crate) struct Ownership {
     pub(crate) lease: Arc<Lease>,
     /// The run whose claim stands.
     pub(crate) tenure: watch::Sender<Option<u64>>,
-    /// The sources that the directory asks for.
-    pub(crate) asked: watch::Sender<Vec<SourceId>>,
+    /// What the directory has asked for with the last renewal.
+    pub(crate) asked: watch::Sender<Vec<(SourceId, Epoch)>>,
 }
 
 /// How long after a renewal that failed the next one is tried.
@@ -131,9 +131,7 @@ impl Ownership {
                 Ok(renewed) => {
                     terms.length = renewed.lease;
                     self.lease.renewed(sent, &terms);
-                    if !renewed.let_go.is_empty() {
-                        self.asked.send_replace(renewed.let_go);
-                    }
+                    self.asked.send_replace(renewed.let_go);
                 }
                 Err(CallError::Refused { code: Code::FailedPrecondition, message }) => {
                     tracing::error!(%node, message, "the directory has given this node's sources up");

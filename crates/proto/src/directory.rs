@@ -7,7 +7,7 @@ use std::{fmt::Display, net::IpAddr};
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use postroad_core::{Domain, NodeId, SourceId};
+use postroad_core::{Domain, Epoch, NodeId, SourceId};
 use postroad_directory::{Change, Command, Delta};
 use prost::Message;
 
@@ -134,9 +134,12 @@ impl From<&Command> for wire::command::Command {
             Command::Revoke { node, incarnation } => {
                 Self::Revoke(wire::Revoke { node: node.0, incarnation: *incarnation })
             }
-            Command::LetGo { source, node, incarnation } => {
-                Self::LetGo(wire::LetGo { source: source.0, node: node.0, incarnation: *incarnation })
-            }
+            Command::LetGo { source, node, incarnation, epoch } => Self::LetGo(wire::LetGo {
+                source: source.0,
+                node: node.0,
+                incarnation: *incarnation,
+                epoch: epoch.0,
+            }),
         }
     }
 }
@@ -164,6 +167,7 @@ impl TryFrom<wire::command::Command> for Command {
                 source: SourceId(let_go.source),
                 node: NodeId(let_go.node),
                 incarnation: let_go.incarnation,
+                epoch: Epoch(let_go.epoch),
             },
         })
     }

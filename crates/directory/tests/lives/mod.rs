@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use postroad_core::{Domain, NodeId, SourceId};
+use postroad_core::{Domain, Epoch, NodeId, SourceId};
 use postroad_directory::{
     Caps, Change, Command, ItemName, Kind, Pattern, Put, PutCredential, PutLimits, PutPool, PutSource,
     PutTenant, Rate, Route, Secret, SenderDomains,
@@ -95,8 +95,8 @@ fn command() -> impl Strategy<Value = Command> {
             Command::Grant { source: SourceId(source), node, incarnation }
         }),
         1 => (node(), 1..4_u64).prop_map(|(node, incarnation)| Command::Revoke { node, incarnation }),
-        2 => (1..8_u32, node(), 1..4_u64).prop_map(|(source, node, incarnation)| {
-            Command::LetGo { source: SourceId(source), node, incarnation }
+        4 => (1..8_u32, node(), 1..4_u64, 1..4_u64).prop_map(|(source, node, incarnation, epoch)| {
+            Command::LetGo { source: SourceId(source), node, incarnation, epoch: Epoch(epoch) }
         }),
     ]
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use postroad_core::NodeId;
+use postroad_core::{Epoch, NodeId};
 use postroad_directory::{Change, Command, Item, ItemName, Kind, Put, Secret, View};
 
 /// Who owns a source: a node and its run.
@@ -14,6 +14,8 @@ pub(crate) struct Model {
     items: BTreeMap<ItemName, Put>,
     nodes: BTreeMap<NodeId, u64>,
     owners: BTreeMap<ItemName, Run>,
+    /// How often each source has changed hands.
+    epochs: BTreeMap<ItemName, u64>,
     /// The numbers of sources, as they were given.
     sources: BTreeMap<u32, ItemName>,
     sources_given: u32,
@@ -33,8 +35,10 @@ impl Model {
             }
             Command::Claim { node, incarnation } => {
                 self.nodes.insert(*node, *incarnation);
-                let theirs = self.owners.values_mut().filter(|owner| owner.0 == *node);
-                theirs.for_each(|owner| owner.1 = *incarnation);
+                let theirs =
+                    self.owners.iter().filter(|(_, owner)| owner.0 == *node && owner.1 != *incarnation);
+                let theirs: Vec<ItemName> = theirs.map(|(name, _)| name.clone()).collect();
+                theirs.iter().for_each(|name| self.hand_over(name, Some((*node, *incarnation))));
                 true
             }
             Command::Grant { source, node, incarnation } => {
@@ -45,22 +49,39 @@ impl Model {
                 let free = !self.owners.contains_key(name);
                 let latest = self.nodes.get(node) == Some(incarnation);
                 if may_own && free && latest {
-                    self.owners.insert(name.clone(), run);
+                    self.hand_over(&name.clone(), Some(run));
                 }
                 may_own && free && latest
             }
             Command::Revoke { node, incarnation } => {
-                self.owners.retain(|_, owner| *owner != (*node, *incarnation));
+                let theirs = self.owners.iter().filter(|(_, owner)| **owner == (*node, *incarnation));
+                let theirs: Vec<ItemName> = theirs.map(|(name, _)| name.clone()).collect();
+                theirs.iter().for_each(|name| self.hand_over(name, None));
                 self.nodes.retain(|known, latest| (*known, *latest) != (*node, *incarnation));
                 true
             }
-            Command::LetGo { source, node, incarnation } => {
-                if let Some(name) = self.sources.get(&source.0) {
-                    self.owners.retain(|owned, owner| owned != name || *owner != (*node, *incarnation));
+            Command::LetGo { source, node, incarnation, epoch } => {
+                if let Some(name) = self.sources.get(&source.0).cloned()
+                    && self.owners.get(&name) == Some(&(*node, *incarnation))
+                    && self.epoch(&name) == *epoch
+                {
+                    self.hand_over(&name, None);
                 }
                 true
             }
         }
+    }
+
+    fn hand_over(&mut self, name: &ItemName, owner: Option<Run>) {
+        *self.epochs.entry(name.clone()).or_default() += 1;
+        match owner {
+            Some(owner) => drop(self.owners.insert(name.clone(), owner)),
+            None => drop(self.owners.remove(name)),
+        }
+    }
+
+    fn epoch(&self, name: &ItemName) -> Epoch {
+        Epoch(self.epochs.get(name).copied().unwrap_or_default())
     }
 
     fn change(&mut self, changes: &[Change]) -> bool {
@@ -78,6 +99,7 @@ impl Model {
                 Change::Remove(name) => {
                     self.items.remove(name);
                     self.owners.remove(name);
+                    self.epochs.remove(name);
                     self.sources.retain(|_, known| known != name);
                 }
             }
@@ -142,6 +164,7 @@ impl Model {
                 source.owner.map(|owner| (owner.node, owner.incarnation)),
                 self.owners.get(&name).copied()
             );
+            assert_eq!(source.epoch, self.epoch(&name));
             assert_eq!(self.sources.get(&source.id.0), Some(&name));
         }
         for put in self.items.values() {

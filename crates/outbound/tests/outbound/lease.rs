@@ -117,7 +117,7 @@ async fn r_33_a_source_that_another_is_to_have_is_let_go_when_all_is_reported() 
     for message in 1..=3 {
         node.assign(message, "example.test", &["a@example.test"]).await;
     }
-    node.queue.ask_for(&[SOURCE]);
+    node.queue.ask_for(&[(SOURCE, node.epoch)]);
     node.queue.window(SOURCE.0, "any.example", |window| window == 0).await;
     // What comes now is not begun.
     node.assign(4, "other.test", &["a@other.test"]).await;
@@ -128,9 +128,8 @@ async fn r_33_a_source_that_another_is_to_have_is_let_go_when_all_is_reported() 
     assert!(back.len() > 1 && back.iter().all(|answer| !answer.started));
     assert_eq!(sink.ledger().count(), reports.len() as u64);
 
-    // The node goes on, and may get the source again.
+    // The node goes on, and may get the source again: what was asked for before is not this.
     sink.set_script(Script::default());
-    node.queue.ask_for(&[]);
     let incarnation = node.queue.seen(|seen| seen.claims[0].incarnation);
     let node_id = postroad_core::NodeId(7);
     node.queue.apply(&Command::Grant { source: SOURCE, node: node_id, incarnation });
@@ -139,6 +138,12 @@ async fn r_33_a_source_that_another_is_to_have_is_let_go_when_all_is_reported() 
     let again = crate::queue::assignment(5, SOURCE, epoch, "example.test", &["a@example.test"]);
     node.queue.assign(vec![again]).await;
     assert_eq!(node.queue.report(5, 0).await.kind, u32::from(OutcomeKind::Delivered.code()));
+    let renewals = node.queue.seen(|seen| seen.renewals);
+    // Each of them asks for the old epoch once more.
+    let renewed = |seen: &crate::queue::Seen| (seen.renewals >= renewals + 2).then_some(());
+    node.queue.until("two renewals", renewed).await;
+    node.queue.window(SOURCE.0, "any.example", |window| window > 0).await;
+    assert_eq!(node.queue.seen(|seen| seen.let_go.len()), 1, "an epoch is let go of once");
     node.stop().await;
 }
 
@@ -147,7 +152,7 @@ async fn r_33_r_34_a_transaction_that_does_not_end_is_broken_off_before_its_sour
     let sink = sink(waits(Phase::Mail, 60, "250 2.1.0 ok")).await;
     let node = short_lease().start_routed(&sink).await;
     node.assign(1, "example.test", &["a@example.test"]).await;
-    node.queue.ask_for(&[SOURCE]);
+    node.queue.ask_for(&[(SOURCE, node.epoch)]);
     node.queue.until("release", |seen| seen.let_go.first().copied()).await;
     let (reports, back) = node.queue.seen(|seen| (seen.reports.clone(), seen.answers.len()));
     assert_eq!(reports.len() + back, 1);

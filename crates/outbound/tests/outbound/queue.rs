@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
-use postroad_core::{NodeId, SourceId};
+use postroad_core::{Epoch, NodeId, SourceId};
 use postroad_directory::{Change, Command, Directory, Put};
 use postroad_net::{MemoryNet, Transport, server_builder};
 use postroad_proto::{
@@ -57,7 +57,7 @@ struct Shared {
     content: Mutex<HashMap<Bytes, Vec<Bytes>>>,
     acknowledges: AtomicBool,
     renews: AtomicBool,
-    let_go: Mutex<Vec<u32>>,
+    let_go: Mutex<Vec<wire::OwnedSource>>,
     lease_millis: AtomicU64,
 }
 
@@ -74,9 +74,10 @@ pub(crate) struct Seen {
     pub(crate) taken: u64,
     pub(crate) answers: Vec<RecallAnswer>,
     pub(crate) claims: Vec<wire::ClaimRequest>,
+    pub(crate) renewals: usize,
     pub(crate) released: Vec<u64>,
     /// Sources that were released by themselves.
-    pub(crate) let_go: Vec<u32>,
+    pub(crate) let_go: Vec<wire::OwnedSource>,
 }
 
 impl FakeQueue {
@@ -127,8 +128,9 @@ impl FakeQueue {
     }
 
     /// Asks the node to let go of these sources, with each renewal.
-    pub(crate) fn ask_for(&self, sources: &[SourceId]) {
-        *self.0.let_go.lock() = sources.iter().map(|source| source.0).collect();
+    pub(crate) fn ask_for(&self, sources: &[(SourceId, u64)]) {
+        let own = |(source, epoch): &(SourceId, u64)| wire::OwnedSource { source: source.0, epoch: *epoch };
+        *self.0.let_go.lock() = sources.iter().map(own).collect();
     }
 
     /// Leads in another term, and ends the session.
@@ -411,6 +413,7 @@ impl DirectoryService for FakeQueue {
             return Err(Status::unavailable("nobody leads"));
         }
         let renew = request.into_inner();
+        self.0.seen.lock().renewals += 1;
         let latest = self.0.seen.lock().claims.last().map(|claim| claim.incarnation);
         if latest != Some(renew.incarnation) {
             return Err(Status::failed_precondition("another run has claimed"));
@@ -429,12 +432,10 @@ impl DirectoryService for FakeQueue {
         if sources.is_empty() {
             self.0.seen.lock().released.push(incarnation);
         }
-        for source in sources {
-            FakeQueue::apply(
-                self,
-                &Command::LetGo { source: SourceId(source), node: NodeId(node), incarnation },
-            );
-            self.0.seen.lock().let_go.push(source);
+        for own in sources {
+            let (source, epoch) = (SourceId(own.source), Epoch(own.epoch));
+            FakeQueue::apply(self, &Command::LetGo { source, node: NodeId(node), incarnation, epoch });
+            self.0.seen.lock().let_go.push(own);
         }
         Ok(Response::new(wire::ReleaseResponse { revision: *self.0.revision.borrow() }))
     }

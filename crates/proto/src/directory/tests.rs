@@ -119,7 +119,7 @@ fn commands() -> Vec<Command> {
         Command::Claim { node, incarnation },
         Command::Grant { source: SourceId(5), node, incarnation },
         Command::Revoke { node, incarnation },
-        Command::LetGo { source: SourceId(5), node, incarnation },
+        Command::LetGo { source: SourceId(5), node, incarnation, epoch: Epoch(3) },
     ]
 }
 

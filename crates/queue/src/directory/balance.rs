@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_core::SourceId;
+use postroad_core::{Epoch, SourceId};
 use postroad_directory::{Owner, Source, View};
 
 /// An owner that has not let go within this is not asked any longer, until all has been calm again.
@@ -26,11 +26,14 @@ pub(super) struct Balance {
     asked: Option<Asked>,
 }
 
+/// Who is to be asked, and for what.
+type Asking = (Owner, (SourceId, Epoch));
+
 /// An owner is to let go of a source.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     owner: Owner,
-    source: SourceId,
+    source: (SourceId, Epoch),
     since: Instant,
 }
 
@@ -53,8 +56,10 @@ impl Balance {
             self.runs = runs.to_vec();
             self.calm_since = now;
         }
-        let still_owned =
-            |asked: &Asked| view.source(asked.source).is_some_and(|s| s.owner == Some(asked.owner));
+        let still_owned = |asked: &Asked| {
+            let (source, epoch) = asked.source;
+            view.source(source).is_some_and(|s| s.owner == Some(asked.owner) && s.epoch == epoch)
+        };
         self.asked = self.asked.filter(still_owned);
         if self.asked.is_some_and(|asked| asked.since + LET_GO_WITHIN <= now) {
             self.asked = None;
@@ -69,8 +74,8 @@ impl Balance {
         }
     }
 
-    /// Returns the source that a run is to let go of.
-    pub(super) fn asked(&self, run: Owner) -> Option<SourceId> {
+    /// Returns the source that a run is to let go of, and under which epoch.
+    pub(super) fn asked(&self, run: Owner) -> Option<(SourceId, Epoch)> {
         self.asked.filter(|asked| asked.owner == run).map(|asked| asked.source)
     }
 
@@ -89,15 +94,15 @@ fn is_free(source: &Source, alive: &BTreeMap<Owner, usize>) -> bool {
 /// Returns how much fairer it would be if another had the source; `None` where nothing would be won.
 ///
 /// A source whose owner may not own it any more comes first.
-fn gain(source: &Source, alive: &BTreeMap<Owner, usize>) -> Option<(usize, (Owner, SourceId))> {
+fn gain(source: &Source, alive: &BTreeMap<Owner, usize>) -> Option<(usize, Asking)> {
     let owner = source.owner?;
     let owned = *alive.get(&owner)?;
     let others = alive.iter().filter(|(run, _)| **run != owner && source.may_be_owned_by(run.node));
     let fewest = others.map(|(_, count)| *count).min()?;
     if !source.may_be_owned_by(owner.node) {
-        return Some((usize::MAX, (owner, source.id)));
+        return Some((usize::MAX, (owner, (source.id, source.epoch))));
     }
     // One that is one ahead would only change places.
     let gain = owned.saturating_sub(fewest).saturating_sub(1);
-    (gain > 0).then_some((gain, (owner, source.id)))
+    (gain > 0).then_some((gain, (owner, (source.id, source.epoch))))
 }

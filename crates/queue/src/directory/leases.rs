@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_core::SourceId;
+use postroad_core::{Epoch, SourceId};
 use postroad_directory::{Command, Owner, Source, View};
 
 use super::balance::Balance;
@@ -162,9 +162,9 @@ impl Leases {
         ends.chain(self.balance.next_decision()).min()
     }
 
-    /// Returns the sources that a run is to let go of, so that others may have them.
+    /// Returns the sources that a run is to let go of, so that others may have them, and under which epochs.
     #[must_use]
-    pub fn let_go(&self, run: Owner) -> Vec<SourceId> {
+    pub fn let_go(&self, run: Owner) -> Vec<(SourceId, Epoch)> {
         self.balance.asked(run).into_iter().collect()
     }
 

@@ -8,14 +8,15 @@ use std::{
 };
 
 use futures::{Stream, stream};
-use postroad_core::{NodeId, SourceId};
+use postroad_core::{Epoch, NodeId, SourceId};
 use postroad_directory::{Change, Command, Done, Owner, Refusal, Reply, View};
 use postroad_net::{PeerIdentity, Role, peer_info};
 use postroad_proto::directory::{
     Entry, update_frames,
     wire::{
-        ApplyRequest, ApplyResponse, ClaimRequest, ClaimResponse, ReleaseRequest, ReleaseResponse,
-        RenewRequest, RenewResponse, Update, WatchRequest, directory_service_server::DirectoryService,
+        ApplyRequest, ApplyResponse, ClaimRequest, ClaimResponse, OwnedSource, ReleaseRequest,
+        ReleaseResponse, RenewRequest, RenewResponse, Update, WatchRequest,
+        directory_service_server::DirectoryService,
     },
 };
 use postroad_raft::Group;
@@ -126,7 +127,8 @@ impl DirectoryService for DirectoryApi {
         if self.state.view.borrow().sources().any(|source| source.owner.is_none()) {
             self.wake.notify_one();
         }
-        let let_go = let_go.into_iter().map(|source| source.0).collect();
+        let own = |(source, epoch): (SourceId, Epoch)| OwnedSource { source: source.0, epoch: epoch.0 };
+        let let_go = let_go.into_iter().map(own).collect();
         Ok(Response::new(RenewResponse { revision, lease_millis: millis(self.times.lease), let_go }))
     }
 
@@ -137,8 +139,13 @@ impl DirectoryService for DirectoryApi {
         let commands = if sources.is_empty() {
             vec![Command::Revoke { node: run.node, incarnation }]
         } else {
-            let let_go = |source| Command::LetGo { source: SourceId(source), node: run.node, incarnation };
-            sources.iter().copied().map(let_go).collect()
+            let let_go = |own: &OwnedSource| Command::LetGo {
+                source: SourceId(own.source),
+                node: run.node,
+                incarnation,
+                epoch: Epoch(own.epoch),
+            };
+            sources.iter().map(let_go).collect()
         };
         for command in commands {
             let done = self.propose(None, command).await?;

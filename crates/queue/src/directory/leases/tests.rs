@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postroad_core::{Domain, NodeId, SourceId};
+use postroad_core::{Domain, Epoch, NodeId, SourceId};
 use postroad_directory::{Change, Directory, Put, PutSource};
 
 use super::*;
@@ -100,12 +100,15 @@ impl World {
     /// A run lets go of what it is asked for; returns which sources.
     fn obey(&mut self, run: Owner) -> Vec<SourceId> {
         let asked = self.leases.let_go(run);
-        for source in &asked {
-            let (node, incarnation) = (run.node, run.incarnation);
-            self.directory.apply(&Command::LetGo { source: *source, node, incarnation }).unwrap();
-        }
+        asked.iter().for_each(|asked| self.release(run, *asked));
         self.settle();
-        asked
+        asked.into_iter().map(|(source, _)| source).collect()
+    }
+
+    /// A release arrives, for the first time or once more.
+    fn release(&mut self, run: Owner, (source, epoch): (SourceId, Epoch)) {
+        let (node, incarnation) = (run.node, run.incarnation);
+        self.directory.apply(&Command::LetGo { source, node, incarnation, epoch }).unwrap();
     }
 
     /// How many sources each of the nodes owns.
@@ -388,4 +391,24 @@ fn an_owner_that_does_not_let_go_is_left_alone_for_a_while() {
     assert_eq!(world.leases.let_go(runs[0]), []);
     world.live(2, &runs);
     assert_eq!(world.leases.let_go(runs[0]).len(), 1);
+}
+
+#[test]
+fn a_release_that_is_repeated_takes_nothing_from_a_run_that_was_given_the_source_anew() {
+    let mut world = World::new(&[ANYBODY; 2]);
+    let (first, second) = (run(1, 11), run(2, 22));
+    world.claim(first, None);
+    world.settle();
+    world.claim(second, None);
+    world.live(SETTLE + 1, &[first, second]);
+    let asked = world.leases.let_go(first)[0];
+    // It is committed, but not answered: the leader has died, and the next one hears of the same run first.
+    world.release(first, asked);
+    world.new_leader();
+    assert!(world.renew(first));
+    world.settle();
+    let owned = world.owners();
+    assert_eq!(world.shares(&[1, 2]), [2, 0]);
+    world.release(first, asked);
+    assert_eq!(world.owners(), owned);
 }
