@@ -5,14 +5,14 @@
 //! if it is gone, its lease says so.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use postroad_core::{Epoch, SourceId};
 use postroad_directory::{Owner, Source, View};
 
-/// An owner that has not let go within this is not asked any longer, until all has been calm again.
+/// An owner that has not let go within this is not asked any longer, until outbound nodes come or go.
 const LET_GO_WITHIN: Duration = Duration::from_secs(120);
 
 /// What the leader remembers of who is there, and of what it has asked for.
@@ -24,6 +24,8 @@ pub(super) struct Balance {
     /// At the last look it had been calm for long enough.
     is_calm: bool,
     asked: Option<Asked>,
+    /// Runs that have not let go in time: the shares of the others do not wait for them.
+    unheeding: BTreeSet<Owner>,
 }
 
 /// Who is to be asked, and for what.
@@ -39,7 +41,14 @@ struct Asked {
 
 impl Balance {
     pub(super) fn new(settle: Duration, now: Instant) -> Self {
-        Self { settle, runs: Vec::new(), calm_since: now, is_calm: false, asked: None }
+        Self {
+            settle,
+            runs: Vec::new(),
+            calm_since: now,
+            is_calm: false,
+            asked: None,
+            unheeding: BTreeSet::new(),
+        }
     }
 
     /// Looks at the runs there are, and at how many sources each of those that were heard of owns.
@@ -52,8 +61,12 @@ impl Balance {
         runs: &[Owner],
         alive: &BTreeMap<Owner, usize>,
     ) {
-        if self.runs != runs || alive.len() < runs.len() {
+        if self.runs != runs {
             self.runs = runs.to_vec();
+            self.unheeding.clear();
+            self.calm_since = now;
+        }
+        if alive.len() < runs.len() {
             self.calm_since = now;
         }
         let still_owned = |asked: &Asked| {
@@ -61,15 +74,16 @@ impl Balance {
             view.source(source).is_some_and(|s| s.owner == Some(asked.owner) && s.epoch == epoch)
         };
         self.asked = self.asked.filter(still_owned);
-        if self.asked.is_some_and(|asked| asked.since + LET_GO_WITHIN <= now) {
-            self.asked = None;
-            self.calm_since = now;
+        if let Some(late) = self.asked.take_if(|asked| asked.since + LET_GO_WITHIN <= now) {
+            self.unheeding.insert(late.owner);
         }
         self.is_calm = self.calm_since + self.settle <= now;
         if !self.is_calm {
             self.asked = None;
         } else if self.asked.is_none() && !view.sources().any(|source| is_free(source, alive)) {
-            let next = view.sources().filter_map(|source| gain(source, alive)).max_by_key(|(gain, _)| *gain);
+            let gains = view.sources().filter_map(|source| gain(source, alive));
+            let heeded = gains.filter(|(_, (owner, _))| !self.unheeding.contains(owner));
+            let next = heeded.max_by_key(|(gain, _)| *gain);
             self.asked = next.map(|(_, (owner, source))| Asked { owner, source, since: now });
         }
     }

@@ -372,7 +372,7 @@ fn a_source_goes_to_a_node_that_may_own_it_when_its_owner_may_not_any_more() {
 }
 
 #[test]
-fn an_owner_that_does_not_let_go_is_left_alone_for_a_while() {
+fn an_owner_that_does_not_let_go_is_left_alone_until_nodes_come_or_go() {
     let mut world = World::new(&[ANYBODY; 2]);
     let runs = [run(1, 11), run(2, 22)];
     world.claim(runs[0], None);
@@ -383,7 +383,12 @@ fn an_owner_that_does_not_let_go_is_left_alone_for_a_while() {
     world.live(LET_GO_WITHIN, &runs);
     assert_eq!(world.leases.let_go(runs[0]), []);
     assert_eq!(world.shares(&[1, 2]), [2, 0]);
-    world.live(SETTLE, &runs);
+    world.live(SETTLE + LET_GO_WITHIN, &runs);
+    assert_eq!(world.leases.let_go(runs[0]), []);
+    let again = run(2, 23);
+    world.claim(again, Some(22));
+    let runs = [runs[0], again];
+    world.live(SETTLE + 1, &runs);
     assert_eq!(world.leases.let_go(runs[0]).len(), 1);
     // A new leader knows nothing of it, and waits until all is calm.
     world.new_leader();
@@ -391,6 +396,23 @@ fn an_owner_that_does_not_let_go_is_left_alone_for_a_while() {
     assert_eq!(world.leases.let_go(runs[0]), []);
     world.live(2, &runs);
     assert_eq!(world.leases.let_go(runs[0]).len(), 1);
+}
+
+#[test]
+fn the_shares_of_others_do_not_wait_for_an_owner_that_never_lets_go() {
+    let mut world = World::new(&[&[1, 3], &[1, 3], &[1, 3], &[1, 3], &[2, 3], &[2, 3], &[2, 3]]);
+    let runs = [run(1, 11), run(2, 22), run(3, 33)];
+    world.claim(runs[0], None);
+    world.claim(runs[1], None);
+    world.settle();
+    world.claim(runs[2], None);
+    world.live(SETTLE + 1, &runs);
+    assert_eq!(world.shares(&[1, 2, 3]), [4, 3, 0]);
+    // The one that has most is asked first, and does not hear.
+    assert_eq!(world.leases.let_go(runs[0]).len(), 1);
+    world.live(LET_GO_WITHIN, &runs);
+    assert_eq!((world.leases.let_go(runs[0]), world.obey(runs[1]).len()), (vec![], 1));
+    assert_eq!(world.shares(&[1, 2, 3]), [4, 2, 1]);
 }
 
 #[test]
