@@ -4,11 +4,11 @@
 //! An attempt that was given back is never started afterwards: sent again, it is given back again.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::Arc,
 };
 
-use postroad_core::SourceId;
+use postroad_core::{Epoch, SourceId};
 use postroad_proto::queue::{AttemptId, RecallAnswer, Report, Reports};
 
 /// Reports in one frame.
@@ -27,6 +27,8 @@ const GIVEN_BACK_MAX: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub struct Held {
     attempts: HashMap<Key, Attempt>,
+    /// How many of them each source has, by the epoch they were assigned under. None is 0.
+    of_source: HashMap<(SourceId, Epoch), usize>,
     /// Outcomes that are to be sent, oldest first.
     unsent: VecDeque<Key>,
     /// Frames that were sent on this session and not acknowledged.
@@ -80,6 +82,7 @@ impl Held {
             return Offered::Known;
         }
         self.attempts.insert(key, Attempt { epoch: id.epoch, lane: lane.clone(), outcome: None });
+        *self.of_source.entry((lane.source, Epoch(id.epoch))).or_default() += 1;
         Offered::Taken
     }
 
@@ -96,7 +99,7 @@ impl Held {
     /// Forgets an attempt that was not started and tells the queue so.
     pub fn give_back(&mut self, id: &AttemptId, source: SourceId) {
         let Some(key) = Key::of(id) else { return };
-        if self.attempts.remove(&key).is_none() || !self.given_back.insert(key) {
+        if !self.forget(key) || !self.given_back.insert(key) {
             return;
         }
         self.given_back_order.push_back(key);
@@ -143,7 +146,9 @@ impl Held {
     pub fn acknowledged(&mut self, through: u64) {
         while self.in_flight.front().is_some_and(|(sequence, _)| *sequence <= through) {
             let (_, keys) = self.in_flight.pop_front().unwrap_or_default();
-            keys.iter().for_each(|key| drop(self.attempts.remove(key)));
+            for key in keys {
+                self.forget(key);
+            }
         }
     }
 
@@ -166,16 +171,34 @@ impl Held {
         (self.attempts.len(), self.unsent.len() + in_flight)
     }
 
-    /// Returns true while an attempt from a source is held.
+    /// Returns true while an attempt of a source is held, or something is to be said about one.
+    ///
+    /// What was assigned under other epochs, and what is said of other sources, is not looked at.
     #[must_use]
-    pub fn holds(&self, source: SourceId) -> bool {
-        self.attempts.values().any(|attempt| attempt.lane.source == source)
+    pub fn owes(&self, source: SourceId, epoch: Epoch) -> bool {
+        let is_its = |answer: &RecallAnswer| {
+            answer.source == source.0 && answer.attempt.as_ref().is_some_and(|id| id.epoch == epoch.0)
+        };
+        self.of_source.contains_key(&(source, epoch)) || self.answers.iter().any(is_its)
     }
 
     /// Returns true when something is to be said about attempts given back and recalled.
     #[must_use]
     pub fn has_answers(&self) -> bool {
         !self.answers.is_empty()
+    }
+
+    /// Returns false when it is not held.
+    fn forget(&mut self, key: Key) -> bool {
+        let Some(attempt) = self.attempts.remove(&key) else { return false };
+        let of_source = self.of_source.entry((attempt.lane.source, Epoch(attempt.epoch)));
+        if let Entry::Occupied(mut count) = of_source {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        true
     }
 
     fn answer(&mut self, id: &AttemptId, source: SourceId, started: bool) {
@@ -298,6 +321,33 @@ mod tests {
         }
         assert_eq!(held.given_back.len(), GIVEN_BACK_MAX);
         assert_eq!(held.given_back_order.len(), GIVEN_BACK_MAX);
+    }
+
+    #[test]
+    fn what_is_owed_is_told_by_source_and_epoch() {
+        let mut held = Held::default();
+        let owed = |held: &Held| {
+            [(3, 7), (3, 6), (4, 7)].map(|(source, epoch)| held.owes(SourceId(source), Epoch(epoch)))
+        };
+        held.offer(&id(1, 0, 1), &lane());
+        held.offer(&id(1, 1, 1), &lane());
+        assert_eq!(owed(&held), [true, false, false]);
+        // An attempt is owed until its outcome is committed.
+        finish(&mut held, id(1, 0, 1));
+        held.next_reports();
+        held.give_back(&id(1, 1, 1), SourceId(3));
+        held.take_answers();
+        assert_eq!(owed(&held), [true, false, false]);
+        held.acknowledged(1);
+        assert_eq!(owed(&held), [false; 3]);
+        // Another source may answer all the time.
+        let other = LaneName { source: SourceId(4), site: "example.org".into() };
+        held.offer(&id(2, 0, 1), &other);
+        held.give_back(&id(2, 0, 1), SourceId(4));
+        assert_eq!(owed(&held), [false, false, true]);
+        held.take_answers();
+        assert_eq!(owed(&held), [false; 3]);
+        assert!(held.of_source.is_empty());
     }
 
     #[test]

@@ -107,6 +107,7 @@ impl Intake<'_> {
             return Some(room);
         }
         self.workshop.metrics.budget_waits.increment(1);
+        let _waits = self.desk.short_of_room();
         self.budget.clone().acquire_many_owned(octets).await.ok()
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct Leaving {
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What the leaders assigned before they heard of the closed windows comes within this, or ends as unknown.
 const LAST_ARRIVALS: Duration = Duration::from_millis(500);
-/// How long outcomes may take to be committed.
+/// How long outcomes may take to be committed, and what waits for room may take to be looked at.
 const REPORT_WITHIN: Duration = Duration::from_secs(30);
 /// How long to ask before the next try, and how long to wait for it.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
@@ -63,8 +63,8 @@ impl Leaving {
         }
         self.lanes.abandon(source, epoch);
         self.unused(source, epoch).await;
-        if time::timeout(REPORT_WITHIN, self.reported(source)).await.is_err() {
-            tracing::warn!(%source, "some outcomes were not committed: their attempts will end as unknown");
+        if time::timeout(REPORT_WITHIN, self.reported(source, epoch)).await.is_err() {
+            tracing::warn!(%source, "not all of it was heard of and committed: attempts may end as unknown");
         }
         while *self.tenure.borrow() == Some(run) {
             match self.directory.release_source(self.node, run, (source, epoch), RELEASE_WITHIN).await {
@@ -81,19 +81,18 @@ impl Leaving {
         }
     }
 
-    /// Waits until nothing of a source is held, and nothing more has come for a while.
-    async fn reported(&self, source: SourceId) {
+    /// Waits until nothing of a source is owed, and nothing more has come for a while.
+    async fn reported(&self, source: SourceId, epoch: Epoch) {
         let mut since = time::Instant::now();
         while since.elapsed() < LAST_ARRIVALS {
-            if self.is_held(source) {
+            if self.may_owe(source, epoch) {
                 since = time::Instant::now();
             }
             time::sleep(LOOK_EVERY).await;
         }
     }
 
-    fn is_held(&self, source: SourceId) -> bool {
-        let desks = self.desks.lock();
-        desks.values().any(|desk| desk.with(|held| held.holds(source) || held.has_answers()))
+    fn may_owe(&self, source: SourceId, epoch: Epoch) -> bool {
+        self.desks.lock().values().any(|desk| desk.may_owe(source, epoch))
     }
 }

@@ -2,14 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use postroad_core::OutcomeKind;
-use postroad_directory::Command;
+use postroad_core::{Domain, NodeId, OutcomeKind, SourceId};
+use postroad_directory::{Command, Put, PutSource};
+use postroad_proto::queue::RecallAnswer;
 use postroad_testkit::{
     Script,
-    sink::{Phase, Rule},
+    sink::{Phase, Receiver, Rule},
 };
 
-use crate::node::{SOURCE, Setup, sink};
+use crate::{
+    node::{Node, SOURCE, Setup, sink},
+    queue::{assignment, attempt_id},
+};
 
 fn short_lease() -> Setup {
     // Two seconds of drift and margin leave two.
@@ -65,7 +69,7 @@ async fn a_source_that_is_taken_away_is_not_used_any_more() {
     node.assign(1, "example.test", &["a@example.test"]).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let incarnation = node.queue.seen(|seen| seen.claims[0].incarnation);
-    node.queue.apply(&Command::Revoke { node: postroad_core::NodeId(7), incarnation });
+    node.queue.apply(&Command::Revoke { node: NodeId(7), incarnation });
     let report = node.queue.report(1, 0).await;
     assert_eq!(report.kind, u32::from(OutcomeKind::Internal.code()), "{report:?}");
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -131,17 +135,15 @@ async fn r_33_a_source_that_another_is_to_have_is_let_go_when_all_is_reported() 
     // The node goes on, and may get the source again: what was asked for before is not this.
     sink.set_script(Script::default());
     let incarnation = node.queue.seen(|seen| seen.claims[0].incarnation);
-    let node_id = postroad_core::NodeId(7);
+    let node_id = NodeId(7);
     node.queue.apply(&Command::Grant { source: SOURCE, node: node_id, incarnation });
     let (epoch, _) = node.queue.window(SOURCE.0, "any.example", |window| window > 0).await;
     assert!(epoch > node.epoch);
-    let again = crate::queue::assignment(5, SOURCE, epoch, "example.test", &["a@example.test"]);
+    let again = assignment(5, SOURCE, epoch, "example.test", &["a@example.test"]);
     node.queue.assign(vec![again]).await;
     assert_eq!(node.queue.report(5, 0).await.kind, u32::from(OutcomeKind::Delivered.code()));
-    let renewals = node.queue.seen(|seen| seen.renewals);
     // Each of them asks for the old epoch once more.
-    let renewed = |seen: &crate::queue::Seen| (seen.renewals >= renewals + 2).then_some(());
-    node.queue.until("two renewals", renewed).await;
+    two_renewals(&node).await;
     node.queue.window(SOURCE.0, "any.example", |window| window > 0).await;
     assert_eq!(node.queue.seen(|seen| seen.let_go.len()), 1, "an epoch is let go of once");
     node.stop().await;
@@ -161,4 +163,60 @@ async fn r_33_r_34_a_transaction_that_does_not_end_is_broken_off_before_its_sour
         "{reports:?}"
     );
     node.stop().await;
+}
+
+#[tokio::test]
+async fn r_33_a_source_is_not_let_go_while_its_assignments_wait_for_room() {
+    let late = Rule { delay_ms: 60_000, ..Rule::reply(Phase::Recipient, "250 2.1.5 ok") };
+    let busy = Receiver { rules: vec![late], ..Receiver::default() };
+    let sink = sink(Script::default().with_domain("busy.test", busy)).await;
+    let mut setup = short_lease();
+    setup.config.content_octets_max = 16 << 20;
+    setup.config.connections_initial = 1;
+    let node = setup.start_routed(&sink).await;
+    let (other, other_epoch) = second_source(&node).await;
+    // Six MiB each: two find room, and what comes behind the third waits with it.
+    for message in 1..=3 {
+        let mut large = assignment(message, other, other_epoch, "busy.test", &["a@busy.test"]);
+        large.content = bytes::Bytes::from("0123456789abcd\r\n".repeat(6 << 16));
+        node.queue.assign(vec![large]).await;
+    }
+    for message in 4..=5 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+    }
+    // When the last one is given back, the one before it has come.
+    node.queue.recall(vec![attempt_id(5, 0, node.epoch)]).await;
+    given_back(&node, 5).await;
+    node.queue.ask_for(&[(SOURCE, node.epoch)]);
+    node.queue.window(SOURCE.0, "any.example", |window| window == 0).await;
+    two_renewals(&node).await;
+    assert_eq!(node.queue.seen(|seen| seen.let_go.len()), 0, "nobody has looked at the fourth");
+    // The second has not been started: giving it back makes room.
+    node.queue.recall(vec![attempt_id(2, 0, other_epoch)]).await;
+    node.queue.until("release", |seen| seen.let_go.first().copied()).await;
+    given_back(&node, 4).await;
+    node.stop().await;
+}
+
+async fn two_renewals(node: &Node) {
+    let renewals = node.queue.seen(|seen| seen.renewals);
+    node.queue.until("two renewals", |seen| (seen.renewals >= renewals + 2).then_some(())).await;
+}
+
+async fn given_back(node: &Node, message: u128) {
+    let id = attempt_id(message, 0, node.epoch);
+    let is_it = |answer: &&RecallAnswer| answer.attempt.as_ref() == Some(&id) && !answer.started;
+    node.queue.until("attempt given back", |seen| seen.answers.iter().find(is_it).cloned()).await;
+}
+
+/// Gives the node one more source; returns it and its epoch.
+async fn second_source(node: &Node) -> (SourceId, u64) {
+    let source = SourceId(SOURCE.0 + 1);
+    let helo = Domain::parse("two.postroad.example").unwrap();
+    let put = PutSource { name: "two".into(), address: None, helo, nodes: Vec::new() };
+    node.queue.put(Put::Source(put));
+    let incarnation = node.queue.seen(|seen| seen.claims[0].incarnation);
+    node.queue.apply(&Command::Grant { source, node: NodeId(7), incarnation });
+    let (epoch, _) = node.queue.window(source.0, "any.example", |window| window > 0).await;
+    (source, epoch)
 }
