@@ -14,6 +14,7 @@ pub struct OutboundConfig {
     /// The port that MX hosts are spoken to on: 25, unless in a test.
     pub smtp_port: u16,
     /// Octets of message content kept in memory; when they are used up, assignments wait and nothing else does.
+    /// What waits comes on top: for each ledger group up to 16 frames of less than 2 MiB.
     pub content_octets_max: usize,
     /// Octets of content fetched for messages that are too large to travel inside an assignment, on top of the above.
     pub large_content_octets_max: usize,
@@ -33,7 +34,7 @@ pub struct OutboundConfig {
     pub suspension_max_secs: u64,
     /// A job that could not be started for this long is given back to the queue, in seconds.
     pub wait_max_secs: u64,
-    /// How long transactions may go on when the process stops, in seconds.
+    /// How long transactions may go on when the process stops or a source is let go of, in seconds.
     pub drain_secs: u64,
     /// Addresses that lead back to this cluster besides those of its sources: of listeners, proxies and NAT.
     pub own_addresses: Vec<IpAddr>,
