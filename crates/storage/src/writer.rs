@@ -49,13 +49,34 @@ pub struct LogStats {
 
 /// What is to be written.
 pub(crate) enum Job {
-    Entries { group: GroupId, records: Vec<Record>, done: Done },
-    Vote { group: GroupId, vote: Bytes, done: Done },
-    Truncate { group: GroupId, last_kept: Option<u64> },
-    Purge { group: GroupId, upto: EntryId },
+    Entries {
+        group: GroupId,
+        records: Vec<Record>,
+        done: Done,
+    },
+    Vote {
+        group: GroupId,
+        vote: Bytes,
+        done: Done,
+    },
+    Truncate {
+        group: GroupId,
+        last_kept: Option<u64>,
+    },
+    Purge {
+        group: GroupId,
+        upto: EntryId,
+    },
     /// Bodies without their entries; those that are moved give back the segment they came from.
-    Bodies { group: GroupId, bodies: Vec<(u64, u32, Bytes)>, moved: bool, done: Done },
-    Barrier { done: Done },
+    Bodies {
+        group: GroupId,
+        bodies: Vec<(u64, u32, Bytes)>,
+        moved: bool,
+        done: Done,
+    },
+    Barrier {
+        done: Done,
+    },
 }
 
 /// What the writer's thread and the handles share.
