@@ -47,13 +47,13 @@ pub struct Identity {
 /// Sizes of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Octets of a segment: 1 MiB to 1 GiB.
+    /// Octets of a segment.
     pub segment_octets: u64,
     /// Octets in one batch, unless one record is larger.
     pub batch_octets_max: usize,
     /// Octets of recent entries kept in memory.
     pub tail_octets_max: usize,
-    /// Segments kept to be used again.
+    /// Segments kept to be used again, besides those in reserve.
     pub spares_max: usize,
 }
 
@@ -405,7 +405,7 @@ impl Log {
     fn recycle(&self, segment: SegmentId) -> io::Result<()> {
         let Some(Segment { id, .. }) = self.0.shared.take_sealed(segment) else { return Ok(()) };
         let mut spares = self.0.shared.spares.lock();
-        if spares.len() < self.0.config.spares_max.max(RESERVE_SEGMENTS + 1) {
+        if spares.len() < RESERVE_SEGMENTS + self.0.config.spares_max {
             self.0.fs.rename(&id.name(), &spare_name(id.number))?;
             spares.push(id.number);
         } else {
