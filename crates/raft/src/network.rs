@@ -77,8 +77,8 @@ pub(crate) struct Network {
     pub(crate) door: Door,
 }
 
-/// The nodes that refused the last call because of their disk.
-pub(crate) type RefusedBy = Arc<Mutex<BTreeSet<u64>>>;
+/// The nodes that refused the last call because of their disk, for each group: one may have taken a disk in before another.
+pub(crate) type RefusedBy = Arc<Mutex<BTreeSet<(GroupId, u64)>>>;
 
 /// The nodes that said last that their disk is full.
 pub(crate) type FullPeers = Arc<Mutex<BTreeSet<u64>>>;
@@ -94,9 +94,7 @@ impl Network {
             snapshots: channel(Purpose::Snapshot),
         }
     }
-}
 
-impl Network {
     /// A call to a node whose disk may not be known yet.
     pub(crate) fn stranger<T>(&self, to: &Voter, message: T) -> (RaftServiceClient<Channel>, Request<T>) {
         let mut request = Request::new(message);
@@ -178,9 +176,11 @@ impl Client {
 
     /// Tells once of a peer that refuses because of its disk.
     fn failed(&self, status: Status) -> RPCError<Types> {
-        if status.code() == Code::FailedPrecondition && self.network.refused.lock().insert(self.target) {
+        let Network { group, refused, .. } = &self.network;
+        if status.code() == Code::FailedPrecondition && refused.lock().insert((*group, self.target)) {
             let (peer, error) = (self.target, status.message());
             tracing::error!(
+                %group,
                 peer,
                 error,
                 "a queue node has not the disk it had: it does not count until it rejoins"
@@ -190,8 +190,9 @@ impl Client {
     }
 
     fn answered(&self) {
-        if self.network.refused.lock().remove(&self.target) {
-            tracing::info!(peer = self.target, "a queue node has the disk that is known again");
+        let Network { group, refused, .. } = &self.network;
+        if refused.lock().remove(&(*group, self.target)) {
+            tracing::info!(%group, peer = self.target, "a queue node has the disk that is known again");
         }
     }
 }
