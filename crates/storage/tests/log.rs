@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering, mpsc},
 };
 
 use bytes::Bytes;
@@ -323,6 +323,40 @@ fn r_13_bodies_from_elsewhere_are_refused_and_votes_and_entries_do_not_wait_behi
     let id = EntryId { term: 1, index: last + 1 };
     append(&log, GROUP, vec![Record { id, kind: 0, head: "outcome".into(), bodies: Vec::new() }]).unwrap();
     assert_eq!(log.room(), Room::Reserve);
+}
+
+/// Returns the highest number of a segment or spare; each that is opened takes one, and so does each that is made.
+fn highest_number(fs: &SimFs) -> u64 {
+    let numbers = fs.list().unwrap().into_iter().filter_map(|name| {
+        let number = name.strip_prefix("log-").or_else(|| name.strip_prefix("spare-"))?;
+        u64::from_str_radix(number, 16).ok()
+    });
+    numbers.max().unwrap()
+}
+
+#[test]
+fn segments_that_are_freed_are_used_again_and_none_is_made_in_their_place() {
+    let fs = SimFs::default();
+    let log = open(&fs).unwrap();
+    let mut index = 0;
+    // Less than a segment, of which nothing is needed afterwards.
+    let mut live_through_a_part = || {
+        for _ in 0..12 {
+            index += 1;
+            append(&log, GROUP, vec![record(1, index, 9000)]).unwrap();
+            log.prepare().unwrap();
+        }
+        let at = EntryId { term: 1, index };
+        checkpoint(&log, at).unwrap();
+        log.purge(GROUP, at);
+        log.release(GROUP, index, &[]).unwrap();
+    };
+    (0..10).for_each(|_| live_through_a_part());
+    let (before, freed) = (highest_number(&fs), log.stats().recycled.load(Ordering::Relaxed));
+    (0..30).for_each(|_| live_through_a_part());
+    let freed = log.stats().recycled.load(Ordering::Relaxed) - freed;
+    let taken = highest_number(&fs) - before;
+    assert!(freed >= 12 && taken <= freed + 2, "{freed} segments were freed, {taken} opened or made");
 }
 
 #[test]
