@@ -25,7 +25,7 @@ pub(crate) struct PostfixArgs {
     /// Messages in each run
     #[arg(long, default_value_t = 10_000)]
     messages: u64,
-    /// Octets of the body of each message
+    /// Bytes of the body of each message
     #[arg(long, default_value_t = 8192)]
     size: usize,
     /// Connections at one time
@@ -97,7 +97,7 @@ impl Results {
         let PostfixArgs { messages, size, connections, reuse, .. } = arguments;
         let connection = if *reuse { "many messages on a connection" } else { "one message on a connection" };
         println!(
-            "{messages} messages of {size} octets, {connections} connections, {connection}, {} cores",
+            "{messages} messages of {size} bytes, {connections} connections, {connection}, {} cores",
             cores()
         );
         let ceiling = Spread::of(&self.ceiling);

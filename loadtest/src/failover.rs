@@ -59,7 +59,7 @@ pub(crate) struct FailoverArgs {
     /// How often the leader of each group is killed
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     kills: u16,
-    /// Octets of each message, header included
+    /// Bytes of each message, header included
     #[arg(long, default_value_t = 8192)]
     size: usize,
     #[command(flatten)]

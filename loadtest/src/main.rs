@@ -53,7 +53,7 @@ struct LoadArgs {
     /// How many messages
     #[arg(long, default_value_t = 10_000)]
     messages: u64,
-    /// Octets of each message, header included
+    /// Bytes of each message, header included
     #[arg(long, default_value_t = 8192)]
     size: usize,
     #[command(flatten)]

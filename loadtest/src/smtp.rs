@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// No reply of a server is longer than this.
-const REPLY_OCTETS_MAX: usize = 16 << 10;
+const REPLY_BYTES_MAX: usize = 16 << 10;
 
 pub(crate) async fn run(
     target: &str,
@@ -145,7 +145,7 @@ impl Connection {
                     return Ok(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
                 }
             }
-            if self.input.len() > REPLY_OCTETS_MAX {
+            if self.input.len() > REPLY_BYTES_MAX {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             if self.stream.read_buf(&mut self.input).await? == 0 {

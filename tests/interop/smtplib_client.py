@@ -84,11 +84,11 @@ def login_without_tls():
         assert client.docmd("AUTH", "PLAIN AGRlbW8AZGVtbw==")[0] == 538
 
 
-def sized(octets):
+def sized(bytes):
     header = b"From: <me@example.org>\r\nDate: Tue, 24 Nov 2026 00:00:00 +0000\r\n"
     header += b"Message-ID: <sized@example.org>\r\nSubject: sized\r\n\r\n"
     line = b"x" * 76 + b"\r\n"
-    rest = octets - len(header)
+    rest = bytes - len(header)
     body = line * (rest // len(line) - 1)
     return header + body + b"x" * (rest - len(body) - 2) + b"\r\n"
 
@@ -113,28 +113,28 @@ def transaction(client, recipient, content, size=None):
 def exactly_the_limit():
     """a message of exactly the announced size arrives, with and without SIZE"""
     with smtplib.SMTP(*SMTP, timeout=120) as client:
-        octets = limit(client)
-        content = sized(octets)
-        assert len(content) == octets
-        assert transaction(client, "python-limit@example.net", content, octets) == 250
+        bytes = limit(client)
+        content = sized(bytes)
+        assert len(content) == bytes
+        assert transaction(client, "python-limit@example.net", content, bytes) == 250
         assert transaction(client, "python-limit@example.net", content) == 250
     arrived("python-limit@example.net", 2, limit=120)
 
 
 def over_the_limit_announced():
-    """one octet more, announced with SIZE, is refused at MAIL"""
+    """one byte more, announced with SIZE, is refused at MAIL"""
     with smtplib.SMTP(*SMTP, timeout=30) as client:
-        octets = limit(client) + 1
-        code, text = client.docmd(f"MAIL FROM:<me@example.org> SIZE={octets}")
+        bytes = limit(client) + 1
+        code, text = client.docmd(f"MAIL FROM:<me@example.org> SIZE={bytes}")
         assert code == 552 and text.startswith(b"5.3.4"), (code, text)
         assert client.docmd("NOOP")[0] == 250
 
 
 def over_the_limit_unannounced():
-    """one octet more without SIZE is refused after its end, and the session goes on"""
+    """one byte more without SIZE is refused after its end, and the session goes on"""
     with smtplib.SMTP(*SMTP, timeout=120) as client:
-        octets = limit(client) + 1
-        assert transaction(client, "python-over@example.net", sized(octets)) == 552
+        bytes = limit(client) + 1
+        assert transaction(client, "python-over@example.net", sized(bytes)) == 552
         assert transaction(client, "python-after@example.net", sized(1000)) == 250
     arrived("python-after@example.net")
     arrived("python-over@example.net", 0, limit=0)

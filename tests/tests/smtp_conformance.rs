@@ -96,7 +96,7 @@ dialogues! {
     s_027_duplicate_parameter,
     s_028_endless_line,
     s_028_long_lines,
-    s_029_octets_that_are_not_utf_8,
+    s_029_bytes_that_are_not_utf_8,
     s_030_mail_makes_up_for_junk,
     s_030_too_many_errors,
     s_030_too_much_junk,

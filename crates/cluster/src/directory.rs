@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::{
-    Endpoints, FRAME_OCTETS_MAX, LeaderTable,
+    Endpoints, FRAME_BYTES_MAX, LeaderTable,
     call::{CallError, LeaderCalls},
 };
 
@@ -166,6 +166,6 @@ impl DirectoryClient {
 
 pub(crate) fn client(channel: Channel) -> DirectoryServiceClient<Channel> {
     DirectoryServiceClient::new(channel)
-        .max_decoding_message_size(FRAME_OCTETS_MAX)
-        .max_encoding_message_size(FRAME_OCTETS_MAX)
+        .max_decoding_message_size(FRAME_BYTES_MAX)
+        .max_encoding_message_size(FRAME_BYTES_MAX)
 }

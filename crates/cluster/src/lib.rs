@@ -15,4 +15,4 @@ pub use submit::{SubmitConfig, SubmitError, Submitter};
 pub use watch::DirectoryWatch;
 
 /// The largest gRPC frame between nodes: one Raft entry of 1 MiB and its envelope, with room to spare.
-pub const FRAME_OCTETS_MAX: usize = 8 << 20;
+pub const FRAME_BYTES_MAX: usize = 8 << 20;

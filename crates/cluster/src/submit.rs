@@ -48,8 +48,8 @@ pub struct SubmitConfig {
     pub deadline: Duration,
     /// Messages that may wait or be in flight, per group.
     pub waiting_max: usize,
-    /// Content octets in one batch on the stream; a larger message goes alone.
-    pub batch_octets_max: usize,
+    /// Content bytes in one batch on the stream; a larger message goes alone.
+    pub batch_bytes_max: usize,
     /// Messages in one batch on the stream.
     pub batch_messages_max: usize,
 }
@@ -59,7 +59,7 @@ impl Default for SubmitConfig {
         Self {
             deadline: Duration::from_secs(5),
             waiting_max: 10_000,
-            batch_octets_max: 1 << 20,
+            batch_bytes_max: 1 << 20,
             batch_messages_max: 256,
         }
     }
@@ -218,8 +218,8 @@ impl Lane {
         let channel = self.endpoints.get(&leader.node)?.clone();
         let (batches, receiver) = mpsc::channel(2);
         let mut client = QueueServiceClient::new(channel)
-            .max_decoding_message_size(crate::FRAME_OCTETS_MAX)
-            .max_encoding_message_size(crate::FRAME_OCTETS_MAX);
+            .max_decoding_message_size(crate::FRAME_BYTES_MAX)
+            .max_encoding_message_size(crate::FRAME_BYTES_MAX);
         let opened =
             time::timeout(Duration::from_secs(1), client.submit(ReceiverStream::new(receiver))).await;
         match opened {
@@ -277,9 +277,8 @@ impl Lane {
     /// Takes what waits, up to the bounds of a batch.
     fn next_batch(&mut self) -> SubmitBatch {
         let mut batch = SubmitBatch::default();
-        let mut octets = 0;
-        while octets < self.config.batch_octets_max
-            && batch.submissions.len() < self.config.batch_messages_max
+        let mut bytes = 0;
+        while bytes < self.config.batch_bytes_max && batch.submissions.len() < self.config.batch_messages_max
         {
             let Some(mut item) = self.retry.pop_front().or_else(|| self.items.try_recv().ok()) else {
                 break;
@@ -287,7 +286,7 @@ impl Lane {
             let sequence = self.next_sequence;
             self.next_sequence += 1;
             item.submission.sequence = sequence;
-            octets += item.submission.content.iter().map(bytes::Bytes::len).sum::<usize>();
+            bytes += item.submission.content.iter().map(bytes::Bytes::len).sum::<usize>();
             // Contents are `Bytes`: the clone kept for another try shares them.
             batch.submissions.push(item.submission.clone());
             self.pending.insert(sequence, item);

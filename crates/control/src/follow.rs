@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postroad_cluster::{Endpoints, FRAME_OCTETS_MAX, Leader, LeaderTable};
+use postroad_cluster::{Endpoints, FRAME_BYTES_MAX, Leader, LeaderTable};
 use postroad_core::GroupId;
 use postroad_proto::queue::{
     Event, EventBatch, EventsRequest, SummaryResponse, queue_service_client::QueueServiceClient,
@@ -86,7 +86,7 @@ impl Follower {
     }
 
     async fn open(&self, channel: Channel, from: u64) -> Result<Streaming<EventBatch>, tonic::Status> {
-        let mut client = QueueServiceClient::new(channel).max_decoding_message_size(FRAME_OCTETS_MAX);
+        let mut client = QueueServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let request = EventsRequest { group: u32::from(self.group.0), from, batch_max: BATCH_MAX };
         let opened = time::timeout(OPEN_WITHIN, client.events(request)).await;
         let opened = opened.map_err(|_| tonic::Status::deadline_exceeded("no answer"))?;

@@ -13,8 +13,8 @@ use serde::{Serialize, Serializer, ser::SerializeSeq};
 
 use crate::state::State;
 
-/// Octets of one text that are kept; what comes over the wire is short already.
-const TEXT_OCTETS_MAX: usize = 1000;
+/// Bytes of one text that are kept; what comes over the wire is short already.
+const TEXT_BYTES_MAX: usize = 1000;
 
 /// Everything a transaction writes.
 #[derive(Debug, Default)]
@@ -381,7 +381,7 @@ fn subject(value: &str) -> String {
 
 /// Remote text without control characters, not too long; it is escaped where it is shown.
 fn text(remote: &str) -> String {
-    let cut = &remote[..remote.floor_char_boundary(TEXT_OCTETS_MAX)];
+    let cut = &remote[..remote.floor_char_boundary(TEXT_BYTES_MAX)];
     if cut.chars().any(char::is_control) {
         return cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     }

@@ -10,7 +10,7 @@ use crate::{Domain, DomainError};
 /// UTF-8 is accepted in both halves (RFC 6531); [`Address::is_ascii`] tells whether SMTPUTF8 is needed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
-    /// Invariant: a valid mailbox of at most 254 octets with its separating `@` at `at`.
+    /// Invariant: a valid mailbox of at most 254 bytes with its separating `@` at `at`.
     text: Arc<str>,
     at: u8,
 }
@@ -29,7 +29,7 @@ pub enum Host {
 pub enum AddressError {
     /// There is no `@` outside quotes, or one half is empty.
     Incomplete,
-    /// The local part is over 64 octets, the domain over 255 or the whole over 254 (RFC 5321 4.5.3.1).
+    /// The local part is over 64 bytes, the domain over 255 or the whole over 254 (RFC 5321 4.5.3.1).
     TooLong,
     /// The local part holds a character or an arrangement that RFC 5321 does not allow.
     LocalPart,
@@ -40,11 +40,11 @@ pub enum AddressError {
 }
 
 /// RFC 5321 4.5.3.1.1.
-const LOCAL_PART_OCTETS_MAX: usize = 64;
+const LOCAL_PART_BYTES_MAX: usize = 64;
 /// RFC 5321 4.5.3.1.2.
-const DOMAIN_OCTETS_MAX: usize = 255;
-/// RFC 5321 4.5.3.1.3 allows a path of 256 octets, which includes its angle brackets.
-const MAILBOX_OCTETS_MAX: usize = 254;
+const DOMAIN_BYTES_MAX: usize = 255;
+/// RFC 5321 4.5.3.1.3 allows a path of 256 bytes, which includes its angle brackets.
+const MAILBOX_BYTES_MAX: usize = 254;
 
 impl Address {
     /// Parses a mailbox without angle brackets.
@@ -57,11 +57,11 @@ impl Address {
         if text.as_bytes().get(at) != Some(&b'@') || domain.is_empty() {
             return Err(AddressError::Incomplete);
         }
-        if at > LOCAL_PART_OCTETS_MAX || domain.len() > DOMAIN_OCTETS_MAX || text.len() > MAILBOX_OCTETS_MAX {
+        if at > LOCAL_PART_BYTES_MAX || domain.len() > DOMAIN_BYTES_MAX || text.len() > MAILBOX_BYTES_MAX {
             return Err(AddressError::TooLong);
         }
         parse_host(domain)?;
-        Ok(Self { text: text.into(), at: u8::try_from(at).expect("a local part has at most 64 octets") })
+        Ok(Self { text: text.into(), at: u8::try_from(at).expect("a local part has at most 64 bytes") })
     }
 
     /// Returns the address as it was given.
@@ -137,7 +137,7 @@ fn quoted_string_end(text: &[u8]) -> Result<usize, AddressError> {
     }
 }
 
-/// RFC 5322 3.2.3, and every octet of a UTF-8 sequence (RFC 6532 3.2).
+/// RFC 5322 3.2.3, and every byte of a UTF-8 sequence (RFC 6532 3.2).
 fn is_atext(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte) || byte >= 0x80
 }

@@ -13,7 +13,7 @@ pub struct Domain(Arc<str>);
 pub enum DomainError {
     /// There is no name, or one of its labels is empty.
     Empty,
-    /// A label is over 63 octets or the name over 253 (RFC 1035 2.3.4), counted as A-labels.
+    /// A label is over 63 bytes or the name over 253 (RFC 1035 2.3.4), counted as A-labels.
     TooLong,
     /// A label holds something other than letters, digits and inner hyphens, or is not valid under UTS 46.
     Malformed,
@@ -60,7 +60,7 @@ fn is_canonical(text: &[u8]) -> bool {
 }
 
 fn check_labels(ascii: &str) -> Result<(), DomainError> {
-    // RFC 1035 2.3.4: 255 octets on the wire are 253 in text.
+    // RFC 1035 2.3.4: 255 bytes on the wire are 253 in text.
     if ascii.len() > 253 {
         return Err(DomainError::TooLong);
     }

@@ -121,19 +121,19 @@ pub struct Outcome {
     pub class: Option<BounceClass>,
     /// The receiver's code, 0 where it did not speak.
     pub code: u16,
-    /// What the receiver said or what happened here, one line without control characters, at most 512 octets.
+    /// What the receiver said or what happened here, one line without control characters, at most 512 bytes.
     pub text: Box<str>,
 }
 
-/// RFC 5321 4.5.3.1.5 bounds a reply line at 512 octets; more is not kept.
-pub const OUTCOME_TEXT_OCTETS_MAX: usize = 512;
+/// RFC 5321 4.5.3.1.5 bounds a reply line at 512 bytes; more is not kept.
+pub const OUTCOME_TEXT_BYTES_MAX: usize = 512;
 
 impl Outcome {
     /// Makes an outcome; control characters in `text` become spaces, and it is cut at a character boundary.
     #[must_use]
     pub fn new(kind: OutcomeKind, class: Option<BounceClass>, code: u16, text: &str) -> Self {
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let end = clean.floor_char_boundary(OUTCOME_TEXT_OCTETS_MAX);
+        let end = clean.floor_char_boundary(OUTCOME_TEXT_BYTES_MAX);
         Self { kind, class, code, text: clean[..end].into() }
     }
 }
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn remote_text_is_made_harmless() {
         let outcome = Outcome::new(OutcomeKind::Soft, None, 451, &"a\r\n\u{1b}é".repeat(200));
-        assert!(outcome.text.len() <= OUTCOME_TEXT_OCTETS_MAX);
+        assert!(outcome.text.len() <= OUTCOME_TEXT_BYTES_MAX);
         assert!(!outcome.text.chars().any(char::is_control));
     }
 }

@@ -1,8 +1,8 @@
-//! Sizes in octets, written and read the way configuration files do.
+//! Sizes in bytes, written and read the way configuration files do.
 
 use std::{fmt, str::FromStr};
 
-/// A number of octets.
+/// A number of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
@@ -37,7 +37,7 @@ impl fmt::Display for ByteSize {
 
 impl fmt::Display for ByteSizeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected a whole number of octets, optionally with KiB, MiB, GiB or TiB")
+        f.write_str("expected a whole number of bytes, optionally with KiB, MiB, GiB or TiB")
     }
 }
 
@@ -49,11 +49,11 @@ mod tests {
 
     #[test]
     fn sizes_are_read_back_as_they_are_written() {
-        for (text, octets) in
+        for (text, bytes) in
             [("0", 0), ("1023", 1023), ("1KiB", 1024), ("25MiB", 26_214_400), ("3TiB", 3 << 40)]
         {
-            assert_eq!(text.parse(), Ok(ByteSize(octets)));
-            assert_eq!(ByteSize(octets).to_string(), text);
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)));
+            assert_eq!(ByteSize(bytes).to_string(), text);
         }
         assert_eq!("64 MiB".parse(), Ok(ByteSize(64 << 20)));
         for text in ["", "MiB", "-1", "1.5MiB", "1MB", "99999999999TiB"] {

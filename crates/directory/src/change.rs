@@ -113,7 +113,7 @@ pub struct PutTenant {
     pub domains: SenderDomains,
     /// The name of its pool.
     pub pool: Arc<str>,
-    /// A message over this is refused, in octets.
+    /// A message over this is refused, in bytes.
     pub message_size_max: Option<u64>,
 }
 

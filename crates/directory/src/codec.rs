@@ -32,7 +32,7 @@ pub(crate) trait Code: Sized {
 pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Take<'a> {
-    fn octets(&mut self, len: usize) -> Result<&'a [u8], Corrupt> {
+    fn bytes(&mut self, len: usize) -> Result<&'a [u8], Corrupt> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or(Corrupt)?;
         self.0 = rest;
         Ok(taken)
@@ -40,10 +40,10 @@ impl<'a> Take<'a> {
 
     fn text(&mut self) -> Result<&'a str, Corrupt> {
         let len = u32::take(self)? as usize;
-        std::str::from_utf8(self.octets(len)?).map_err(|_| Corrupt)
+        std::str::from_utf8(self.bytes(len)?).map_err(|_| Corrupt)
     }
 
-    /// More than could follow is refused before anything is reserved: every value takes an octet at least.
+    /// More than could follow is refused before anything is reserved: every value takes an byte at least.
     pub(crate) fn list<T: Code>(&mut self) -> Result<Vec<T>, Corrupt> {
         let count = u32::take(self)? as usize;
         if count > self.0.len() {
@@ -325,7 +325,7 @@ impl Code for Secret {
     fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
         match u8::take(from)? {
             1 => {
-                let sha256 = from.octets(32)?.try_into().map_err(|_| Corrupt)?;
+                let sha256 = from.bytes(32)?.try_into().map_err(|_| Corrupt)?;
                 Ok(Self::ApiKey { sha256 })
             }
             2 => Ok(Self::Login { login: Code::take(from)?, verifier: Code::take(from)? }),

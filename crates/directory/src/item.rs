@@ -98,7 +98,7 @@ pub struct Tenant {
     pub domains: SenderDomains,
     /// Where its mail goes out.
     pub pool: PoolId,
-    /// A message over this is refused, in octets; `None` for the listener's own bound.
+    /// A message over this is refused, in bytes; `None` for the listener's own bound.
     pub message_size_max: Option<u64>,
 }
 

@@ -52,8 +52,8 @@ impl Directory {
     /// Returns a number that is equal for equal states: FNV-1a of the snapshot's bytes.
     #[must_use]
     pub fn state_hash(&self) -> u64 {
-        self.encode().into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, octet| {
-            (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3)
+        self.encode().into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         })
     }
 }

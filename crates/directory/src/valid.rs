@@ -9,9 +9,9 @@ use crate::{
     item::{Caps, ItemName, Rate, Route, Secret, SenderDomains},
 };
 
-const NAME_OCTETS_MAX: usize = 64;
-const TEXT_OCTETS_MAX: usize = 255;
-const VERIFIER_OCTETS_MAX: usize = 512;
+const NAME_BYTES_MAX: usize = 64;
+const TEXT_BYTES_MAX: usize = 255;
+const VERIFIER_BYTES_MAX: usize = 512;
 const DOMAINS_MAX: usize = 10_000;
 const NETWORKS_MAX: usize = 256;
 const MEMBERS_MAX: usize = 1000;
@@ -39,7 +39,7 @@ fn rule(holds: bool, rule: &'static str) -> Checked {
 
 fn name(name: &str) -> Checked {
     let written = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
-    let good = (1..=NAME_OCTETS_MAX).contains(&name.len()) && name.bytes().all(written);
+    let good = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(written);
     rule(good, "expected a name of 1 to 64 letters, digits, `-`, `_`, `.` and `@`")
 }
 
@@ -48,7 +48,7 @@ fn tenant(put: &PutTenant) -> Checked {
     if let SenderDomains::Only(domains) = &put.domains {
         rule(domains.len() <= DOMAINS_MAX, "expected at most 10000 domains")?;
     }
-    rule(put.message_size_max != Some(0), "expected a largest message above 0 octets")
+    rule(put.message_size_max != Some(0), "expected a largest message above 0 bytes")
 }
 
 fn credential(put: &PutCredential) -> Checked {
@@ -59,9 +59,9 @@ fn credential(put: &PutCredential) -> Checked {
         Secret::Network => rule(!put.networks.is_empty(), "expected at least one network"),
         Secret::Login { login, verifier } => {
             let printable = !login.is_empty() && !login.chars().any(char::is_control);
-            rule(printable && login.len() <= TEXT_OCTETS_MAX, "expected a login of 1 to 255 octets")?;
+            rule(printable && login.len() <= TEXT_BYTES_MAX, "expected a login of 1 to 255 bytes")?;
             let phc = verifier.starts_with("$argon2") && verifier.bytes().all(|byte| byte.is_ascii_graphic());
-            rule(phc && verifier.len() <= VERIFIER_OCTETS_MAX, "expected an Argon2 verifier in PHC form")
+            rule(phc && verifier.len() <= VERIFIER_BYTES_MAX, "expected an Argon2 verifier in PHC form")
         }
     }
 }
@@ -82,7 +82,7 @@ fn limits(put: &PutLimits) -> Checked {
     name(&put.name)?;
     if let Some(site) = &put.site {
         let written = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
-        let good = (1..=TEXT_OCTETS_MAX).contains(&site.len()) && site.bytes().all(written);
+        let good = (1..=TEXT_BYTES_MAX).contains(&site.len()) && site.bytes().all(written);
         rule(good, "expected a site of 1 to 255 characters in lower case")?;
     }
     if put.name == ItemName::default_limits().name {

@@ -142,9 +142,9 @@ proptest! {
     }
 
     #[test]
-    fn damaged_snapshots_do_not_panic(mut bytes in Just(full().encode()), at in any::<prop::sample::Index>(), octet in any::<u8>()) {
+    fn damaged_snapshots_do_not_panic(mut bytes in Just(full().encode()), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let at = at.index(bytes.len());
-        bytes[at] = octet;
+        bytes[at] = byte;
         let _ = Directory::restore(&bytes);
     }
 }

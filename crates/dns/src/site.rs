@@ -5,14 +5,14 @@
 //! - otherwise the first one's registrable domain and a hash of the whole set, `example.net+1c7fb0a2`;
 //! - no MX, or none that can be told: the recipient's domain itself.
 //!
-//! A name is at most 253 octets, and the same set has the same name on every node and in every version.
+//! A name is at most 253 bytes, and the same set has the same name on every node and in every version.
 
 use postroad_core::Domain;
 
 use crate::hosts::Target;
 
 /// What is left beside the hash of a name as long as a domain can be.
-const SHOWN_OCTETS_MAX: usize = 253 - 9;
+const SHOWN_BYTES_MAX: usize = 253 - 9;
 
 /// Returns the name of the site that `targets` make up; they are sorted by preference, then by name.
 pub(crate) fn name(targets: &[Target]) -> Option<Box<str>> {
@@ -24,7 +24,7 @@ pub(crate) fn name(targets: &[Target]) -> Option<Box<str>> {
     if names.iter().all(|name| registrable(name) == first) {
         return Some(first.into());
     }
-    let shown = &first[..first.len().min(SHOWN_OCTETS_MAX)];
+    let shown = &first[..first.len().min(SHOWN_BYTES_MAX)];
     Some(format!("{shown}+{:08x}", hash(&names)).into())
 }
 

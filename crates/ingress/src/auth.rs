@@ -168,7 +168,7 @@ impl Authenticator {
 
 fn find_api_key(view: &View, key: &str, client: IpAddr) -> Option<Identity> {
     let digest = digest::digest(&digest::SHA256, key.as_bytes());
-    let digest: &[u8; 32] = digest.as_ref().try_into().expect("SHA-256 has 32 octets");
+    let digest: &[u8; 32] = digest.as_ref().try_into().expect("SHA-256 has 32 bytes");
     let credential = view.api_key(digest).filter(|credential| credential.counts_at(client)).cloned()?;
     Some(Identity { credential })
 }
@@ -177,7 +177,7 @@ fn find_api_key(view: &View, key: &str, client: IpAddr) -> Option<Identity> {
 static NOBODY: LazyLock<String> = LazyLock::new(|| {
     let password = rand::random::<[u8; 32]>();
     let hashed = Argon2::default().hash_password(&password);
-    hashed.expect("argon2 takes 32 octets with its own parameters").to_string()
+    hashed.expect("argon2 takes 32 bytes with its own parameters").to_string()
 });
 
 /// Good pairs of verifier and password, as MACs.

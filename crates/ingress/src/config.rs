@@ -17,12 +17,12 @@ pub struct IngressConfig {
     pub grpc_listen: Option<SocketAddr>,
     /// Speaks gRPC in the clear although there is a certificate: for loopback, or where something else brings TLS.
     pub grpc_plaintext: bool,
-    /// Octets of a message; a tenant may have a smaller bound of its own.
+    /// Bytes of a message; a tenant may have a smaller bound of its own.
     pub message_size_max: u64,
     /// Recipients of one message.
     pub recipients_max: usize,
-    /// Octets of messages that wait for their commit; with more, clients are told to come back.
-    pub in_flight_octets_max: u64,
+    /// Bytes of messages that wait for their commit; with more, clients are told to come back.
+    pub in_flight_bytes_max: u64,
     /// SMTP connections at once, per listener.
     pub connections_max: usize,
     /// The same from one network: an address of IPv4, a /64 of IPv6.
@@ -88,7 +88,7 @@ impl Default for IngressConfig {
             grpc_plaintext: false,
             message_size_max: 26_214_400,
             recipients_max: 1000,
-            in_flight_octets_max: 512 << 20,
+            in_flight_bytes_max: 512 << 20,
             connections_max: 10_000,
             connections_per_network_max: 1_000,
             command_timeout_secs: 300,
@@ -117,8 +117,8 @@ impl IngressConfig {
         if self.message_size_max == 0 || self.message_size_max > MESSAGE_SIZE_LIMIT {
             problems.push(("message_size_max", format!("expected 1 to {MESSAGE_SIZE_LIMIT}")));
         }
-        if self.in_flight_octets_max < self.message_size_max {
-            problems.push(("in_flight_octets_max", "expected at least `message_size_max`".to_owned()));
+        if self.in_flight_bytes_max < self.message_size_max {
+            problems.push(("in_flight_bytes_max", "expected at least `message_size_max`".to_owned()));
         }
         // RFC 5321 4.5.3.1.8.
         if !(100..=RECIPIENTS_LIMIT).contains(&self.recipients_max) {

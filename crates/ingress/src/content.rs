@@ -1,6 +1,6 @@
 //! What ingress changes in a message: `Received` in front, `Date` and `Message-ID` where missing, `Bcc` gone.
 //!
-//! The message is kept as parts that share the octets it came in; nothing is joined or copied but what is added.
+//! The message is kept as parts that share the bytes it came in; nothing is joined or copied but what is added.
 
 use std::{fmt::Write, ops::Range};
 
@@ -12,14 +12,14 @@ use crate::error::Refusal;
 /// As the SMTP sessions have it: RFC 5321 6.3 asks for at least 100, hops in one organisation are far fewer.
 const HOPS_MAX: usize = 50;
 /// The ledger keeps no more of a subject.
-const SUBJECT_OCTETS_MAX: usize = 256;
+const SUBJECT_BYTES_MAX: usize = 256;
 
 /// A message as it is to be stored.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Completed {
     /// To be joined in this order.
     pub(crate) parts: Vec<Bytes>,
-    pub(crate) octets: u64,
+    pub(crate) bytes: u64,
     /// One line, for people.
     pub(crate) subject: String,
     /// Something in it is not ASCII.
@@ -58,7 +58,7 @@ pub(crate) fn complete(content: &Bytes, header: &HeaderSummary<'_>, hop: &Hop<'_
         parts.push(Bytes::from_static(b"\r\n"));
     }
     Completed {
-        octets: parts.iter().map(|part| part.len() as u64).sum(),
+        bytes: parts.iter().map(|part| part.len() as u64).sum(),
         parts,
         subject: one_line(header.subject),
         eight_bit: !content.is_ascii(),
@@ -85,7 +85,7 @@ fn fields_in_front(header: &HeaderSummary<'_>, hop: &Hop<'_>) -> Bytes {
 
 /// Unfolds a value and cuts it at a character's end.
 fn one_line(value: &[u8]) -> String {
-    let cut = &value[..value.len().min(SUBJECT_OCTETS_MAX)];
+    let cut = &value[..value.len().min(SUBJECT_BYTES_MAX)];
     let mut text = String::with_capacity(cut.len());
     for character in String::from_utf8_lossy(cut).chars() {
         match character {
@@ -95,7 +95,7 @@ fn one_line(value: &[u8]) -> String {
         }
     }
     // What a cut character was replaced by is longer than what was left of it.
-    while text.len() > SUBJECT_OCTETS_MAX {
+    while text.len() > SUBJECT_BYTES_MAX {
         text.pop();
     }
     text
@@ -157,7 +157,7 @@ mod tests {
         let header = check(&content).unwrap();
         let completed = complete(&content, &header, &hop);
         let joined = completed.parts.concat();
-        assert_eq!(completed.octets, joined.len() as u64);
+        assert_eq!(completed.bytes, joined.len() as u64);
         (String::from_utf8(joined).unwrap(), completed)
     }
 
@@ -208,10 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_one_line_of_at_most_256_octets() {
+    fn a_subject_is_one_line_of_at_most_256_bytes() {
         assert_eq!(completed("From: a@b.c\r\nSubject: a\r\n b\tc\r\n\r\n").1.subject, "a b c");
         let long = completed(&format!("From: a@b.c\r\nSubject: x{}\r\n\r\n", "é".repeat(200))).1.subject;
-        assert!(long.len() <= SUBJECT_OCTETS_MAX && long.starts_with("xéé"));
+        assert!(long.len() <= SUBJECT_BYTES_MAX && long.starts_with("xéé"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error("cannot listen on `{0}`")]
     Listen(SocketAddr, #[source] std::io::Error),
-    /// A listener wants TLS from the first octet, and there is no certificate.
+    /// A listener wants TLS from the first byte, and there is no certificate.
     #[error("the listener on `{0}` needs a certificate")]
     NoCertificate(SocketAddr),
 }
@@ -36,7 +36,7 @@ pub(crate) enum Refusal {
     From,
     #[error("mail to address literals is not carried")]
     RecipientLiteral,
-    #[error("a message may have {0} octets at most")]
+    #[error("a message may have {0} bytes at most")]
     TooLarge(u64),
     #[error("the message has {0} From fields")]
     FromFields(usize),

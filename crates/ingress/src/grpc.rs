@@ -4,7 +4,7 @@ use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use postroad_cluster::{CallError, FRAME_OCTETS_MAX, LeaderCalls};
+use postroad_cluster::{CallError, FRAME_BYTES_MAX, LeaderCalls};
 use postroad_core::{Address, Host, MessageId};
 use postroad_net::peer_info;
 use postroad_proto::{
@@ -119,7 +119,7 @@ impl SubmissionService for Submissions {
             tenant: tenant.id.0,
         };
         let ask = move |channel| {
-            let mut client = QueueServiceClient::new(channel).max_decoding_message_size(FRAME_OCTETS_MAX);
+            let mut client = QueueServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
             let question = question.clone();
             async move { client.get_message(question).await }
         };

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// What a log entry holds; a larger message is handed over in chunks before it is submitted.
-const CHUNK_OCTETS_MAX: usize = 768 << 10;
+const CHUNK_BYTES_MAX: usize = 768 << 10;
 /// Chunks of one message on their way at a time.
 const CHUNKS_AT_ONCE: usize = 4;
 /// Domains of one message whose sites are asked for at a time.
@@ -44,7 +44,7 @@ pub(crate) struct Intake {
     directory: watch::Receiver<Arc<View>>,
     submitter: Submitter,
     resolver: Resolver,
-    in_flight_octets: AtomicU64,
+    in_flight_bytes: AtomicU64,
     accepting: AtomicBool,
 }
 
@@ -80,7 +80,7 @@ impl Intake {
             directory,
             submitter,
             resolver,
-            in_flight_octets: AtomicU64::new(0),
+            in_flight_bytes: AtomicU64::new(0),
             accepting: AtomicBool::new(true),
         }
     }
@@ -114,15 +114,15 @@ impl Intake {
         &self,
         tenant: &Tenant,
         sender: Option<&Address>,
-        announced_octets: u64,
+        announced_bytes: u64,
     ) -> Result<(), Refusal> {
-        self.check_size(tenant, announced_octets)?;
+        self.check_size(tenant, announced_bytes)?;
         from::check_envelope(sender, &tenant.domains)
     }
 
-    fn check_size(&self, tenant: &Tenant, octets: u64) -> Result<(), Refusal> {
+    fn check_size(&self, tenant: &Tenant, bytes: u64) -> Result<(), Refusal> {
         let limit = self.config.message_size_max.min(tenant.message_size_max.unwrap_or(u64::MAX));
-        if octets > limit { Err(Refusal::TooLarge(limit)) } else { Ok(()) }
+        if bytes > limit { Err(Refusal::TooLarge(limit)) } else { Ok(()) }
     }
 
     /// Takes a message: with the id it returns, a majority of disks holds it.
@@ -135,9 +135,9 @@ impl Intake {
         let taken = Box::pin(self.submit(incoming, traceparent)).await;
         drop(span);
         match &taken {
-            Ok((id, octets)) => {
-                self.metrics.note_accepted(way, recipients, *octets, started.elapsed());
-                tracing::debug!(message_id = %id, recipients, octets, "message accepted");
+            Ok((id, bytes)) => {
+                self.metrics.note_accepted(way, recipients, *bytes, started.elapsed());
+                tracing::debug!(message_id = %id, recipients, bytes, "message accepted");
             }
             Err(refusal) => {
                 self.metrics.note_refused(refusal);
@@ -159,16 +159,16 @@ impl Intake {
         let now = now();
         let id = MessageId::new(now, group, random);
         let completed = content::complete(&incoming.content, &header, &self.hop(&incoming, id, now));
-        let _reserved = self.reserve(completed.octets)?;
+        let _reserved = self.reserve(completed.bytes)?;
 
-        let octets = completed.octets;
+        let bytes = completed.bytes;
         let sites = self.sites(&view, &incoming.recipients).await;
         let envelope = Submission {
             message_id: Bytes::copy_from_slice(&id.as_u128().to_be_bytes()),
             tenant: tenant.id.0,
             sender: incoming.sender.as_ref().map(|sender| sender.as_str().to_owned()),
             recipients: recipients(&incoming.recipients, sites, tenant.pool.0),
-            size_bytes: octets,
+            size_bytes: bytes,
             smtputf8: needs_smtputf8(&incoming, &completed),
             eight_bit: completed.eight_bit,
             expires_at_millis: now.after(self.config.message_age_max()).as_millis(),
@@ -177,7 +177,7 @@ impl Intake {
             ..Submission::default()
         };
         self.hand_over(id, envelope, completed).await?;
-        Ok((id, octets))
+        Ok((id, bytes))
     }
 
     fn hop<'a>(&'a self, incoming: &Incoming<'a>, id: MessageId, at: Timestamp) -> Hop<'a> {
@@ -200,7 +200,7 @@ impl Intake {
         completed: Completed,
     ) -> Result<(), Refusal> {
         submission.subject = completed.subject;
-        if completed.octets <= CHUNK_OCTETS_MAX as u64 {
+        if completed.bytes <= CHUNK_BYTES_MAX as u64 {
             submission.content = completed.parts;
         } else {
             submission.chunks = self.stage(id, &submission.message_id, completed.parts).await?;
@@ -265,25 +265,25 @@ impl Intake {
         }
     }
 
-    /// Counts octets until the guard is dropped.
-    fn reserve(&self, octets: u64) -> Result<Reserved<'_>, Refusal> {
-        let before = self.in_flight_octets.fetch_add(octets, Ordering::Relaxed);
-        let reserved = Reserved { intake: self, octets };
-        self.metrics.in_flight.increment(octets as f64);
-        if before + octets > self.config.in_flight_octets_max { Err(Refusal::Busy) } else { Ok(reserved) }
+    /// Counts bytes until the guard is dropped.
+    fn reserve(&self, bytes: u64) -> Result<Reserved<'_>, Refusal> {
+        let before = self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let reserved = Reserved { intake: self, bytes };
+        self.metrics.in_flight.increment(bytes as f64);
+        if before + bytes > self.config.in_flight_bytes_max { Err(Refusal::Busy) } else { Ok(reserved) }
     }
 }
 
-/// Octets that wait for their commit.
+/// Bytes that wait for their commit.
 struct Reserved<'a> {
     intake: &'a Intake,
-    octets: u64,
+    bytes: u64,
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.intake.in_flight_octets.fetch_sub(self.octets, Ordering::Relaxed);
-        self.intake.metrics.in_flight.decrement(self.octets as f64);
+        self.intake.in_flight_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.intake.metrics.in_flight.decrement(self.bytes as f64);
     }
 }
 
@@ -303,15 +303,15 @@ fn needs_smtputf8(incoming: &Incoming<'_>, completed: &Completed) -> bool {
     addresses.any(|address| !address.is_ascii()) || (incoming.smtputf8 && completed.header_eight_bit)
 }
 
-/// Cuts parts so that each chunk is full but the last; octets are shared, not copied.
+/// Cuts parts so that each chunk is full but the last; bytes are shared, not copied.
 fn chunks(parts: Vec<Bytes>) -> Vec<Vec<Bytes>> {
     let mut chunks = vec![Vec::new()];
-    let mut room = CHUNK_OCTETS_MAX;
+    let mut room = CHUNK_BYTES_MAX;
     for mut part in parts {
         while !part.is_empty() {
             if room == 0 {
                 chunks.push(Vec::new());
-                room = CHUNK_OCTETS_MAX;
+                room = CHUNK_BYTES_MAX;
             }
             let cut = part.split_to(part.len().min(room));
             room -= cut.len();
@@ -334,12 +334,10 @@ mod tests {
 
     #[test]
     fn chunks_are_full_but_the_last_and_lose_nothing() {
-        let octets: Bytes =
-            (0..2 * CHUNK_OCTETS_MAX + 10).map(|place| place as u8).collect::<Vec<u8>>().into();
-        for cuts in
-            [vec![0], vec![5], vec![CHUNK_OCTETS_MAX - 1, CHUNK_OCTETS_MAX], vec![2 * CHUNK_OCTETS_MAX]]
+        let bytes: Bytes = (0..2 * CHUNK_BYTES_MAX + 10).map(|place| place as u8).collect::<Vec<u8>>().into();
+        for cuts in [vec![0], vec![5], vec![CHUNK_BYTES_MAX - 1, CHUNK_BYTES_MAX], vec![2 * CHUNK_BYTES_MAX]]
         {
-            let mut rest = octets.clone();
+            let mut rest = bytes.clone();
             let mut parts = Vec::new();
             let mut before = 0;
             for cut in cuts {
@@ -349,8 +347,8 @@ mod tests {
             parts.push(rest);
             let chunks = chunks(parts);
             let sizes: Vec<usize> = chunks.iter().map(|chunk| chunk.iter().map(Bytes::len).sum()).collect();
-            assert_eq!(sizes, [CHUNK_OCTETS_MAX, CHUNK_OCTETS_MAX, 10]);
-            assert_eq!(chunks.concat().concat(), octets);
+            assert_eq!(sizes, [CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, 10]);
+            assert_eq!(chunks.concat().concat(), bytes);
         }
     }
 }

@@ -25,13 +25,13 @@ pub const CATALOGUE: &[Metric] = &[
         "Logins and API keys checked: good, good from the cache, wrong, or not told in time",
         &["result"],
     ),
-    Metric::histogram("postroad_ingress_message_bytes", "Octets of a message as it is stored", &[]),
+    Metric::histogram("postroad_ingress_message_bytes", "Bytes of a message as it is stored", &[]),
     Metric::histogram(
         "postroad_ingress_submit_seconds",
         "Time from the end of a message to the answer of the queue",
         &[],
     ),
-    Metric::gauge("postroad_ingress_in_flight_bytes", "Octets of messages that wait for their commit", &[]),
+    Metric::gauge("postroad_ingress_in_flight_bytes", "Bytes of messages that wait for their commit", &[]),
 ];
 
 /// How a message came.
@@ -75,13 +75,13 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn note_accepted(&self, way: Way, recipients: usize, octets: u64, took: Duration) {
+    pub(crate) fn note_accepted(&self, way: Way, recipients: usize, bytes: u64, took: Duration) {
         match way {
             Way::Smtp => self.smtp.increment(1),
             Way::Grpc => self.grpc.increment(1),
         }
         self.recipients.increment(recipients as u64);
-        self.bytes.record(octets as f64);
+        self.bytes.record(bytes as f64);
         self.submit_seconds.record(took);
     }
 

@@ -139,7 +139,7 @@ async fn what_is_refused_names_its_field() {
             PermissionDenied,
             "`evil.example`",
         ),
-        (request("a@shop.example", &["b@b.example"], vec![b'x'; 2001]), ResourceExhausted, "2000 octets"),
+        (request("a@shop.example", &["b@b.example"], vec![b'x'; 2001]), ResourceExhausted, "2000 bytes"),
     ] {
         check(client.submit(with_key("shop-key", message)).await, code, part);
     }
@@ -158,7 +158,7 @@ async fn s_201_the_limit_is_the_limit_here_too() {
     assert_eq!(rig.last().0.chunks, 5);
     content.push(b'x');
     let over = client.submit(with_key("any-key", request("", &["b@b.example"], content))).await;
-    check(over, Code::ResourceExhausted, "octets");
+    check(over, Code::ResourceExhausted, "bytes");
     rig.stop().await;
 }
 

@@ -26,7 +26,7 @@ async fn s_044_a_message_is_with_the_queue_when_its_client_hears_yes() {
     let id = message_id(&submission);
     assert_eq!(reply, format!("250 2.0.0 accepted {id}\r\n"));
     let date = id.at().civil().to_rfc5322();
-    // S-044, S-041, S-042 by their octets; the dot of transport is gone.
+    // S-044, S-041, S-042 by their bytes; the dot of transport is gone.
     let by_hand = format!(
         "Received: from client.test ([127.0.0.1]) by mx.test\r\n\
          \twith ESMTPSA (TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n\tid {id}; {date}\r\n\
@@ -164,14 +164,14 @@ async fn d_020_address_literals_are_no_recipients() {
     rig.stop().await;
 }
 
-/// A message of exactly so many octets.
-fn content_of(octets: u64, from: &str) -> String {
+/// A message of exactly so many bytes.
+fn content_of(bytes: u64, from: &str) -> String {
     let mut content = format!("From: {from}\r\nDate: then\r\nMessage-ID: <x@y>\r\n\r\n");
-    while (content.len() as u64) + 80 < octets {
+    while (content.len() as u64) + 80 < bytes {
         content.push_str(&"x".repeat(70));
         content.push_str("\r\n");
     }
-    let rest = usize::try_from(octets).unwrap() - content.len();
+    let rest = usize::try_from(bytes).unwrap() - content.len();
     content.push_str(&"y".repeat(rest - 2));
     content.push_str("\r\n");
     content
@@ -195,8 +195,8 @@ async fn s_201_the_limit_is_the_limit() {
     // A tenant may have a smaller bound.
     let mut client = Smtp::login(rig.implicit, "sam", "secret").await;
     client.say("MAIL FROM:<a@shop.example> SIZE=2001", "552 5.3.4").await;
-    for (octets, reply) in [(2000, "250 2.0.0"), (2001, "552 5.3.4")] {
-        let content = content_of(octets, "a@shop.example");
+    for (bytes, reply) in [(2000, "250 2.0.0"), (2001, "552 5.3.4")] {
+        let content = content_of(bytes, "a@shop.example");
         client.mail("a@shop.example", &["b@b.example"], &content, reply).await;
     }
     rig.stop().await;

@@ -98,10 +98,10 @@ impl<'a> Take<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A count of things that take at least `octets_each` bytes: more than can follow is refused before anything is reserved.
-    pub(crate) fn count(&mut self, octets_each: usize) -> Result<usize, Corrupt> {
+    /// A count of things that take at least `bytes_each` bytes: more than can follow is refused before anything is reserved.
+    pub(crate) fn count(&mut self, bytes_each: usize) -> Result<usize, Corrupt> {
         let count = self.u32()? as usize;
-        if count > self.0.len() / octets_each.max(1) { Err(Corrupt) } else { Ok(count) }
+        if count > self.0.len() / bytes_each.max(1) { Err(Corrupt) } else { Ok(count) }
     }
 
     pub(crate) fn id(&mut self) -> Result<MessageId, Corrupt> {

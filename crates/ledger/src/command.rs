@@ -41,7 +41,7 @@ pub enum Command {
     Expire(Vec<DeliveryId>),
     /// A consumer has read events up to and including this one.
     Consume {
-        /// At most 64 octets.
+        /// At most 64 bytes.
         consumer: Box<str>,
         /// The last event it has taken over.
         through: u64,
@@ -70,11 +70,11 @@ pub struct Accept {
     pub recipients: Vec<NewRecipient>,
     /// Where the content is.
     pub content: Content,
-    /// Octets of the content.
+    /// Bytes of the content.
     pub size: u32,
     /// An address needs SMTPUTF8.
     pub smtputf8: bool,
-    /// The content holds octets above 127.
+    /// The content holds bytes above 127.
     pub eight_bit: bool,
     /// No attempt starts at or after this.
     pub expires_at: Timestamp,
@@ -90,7 +90,7 @@ pub struct Accept {
 pub const RECIPIENTS_MAX: usize = 10_000;
 
 /// Texts for people are at most this long.
-pub const TEXT_OCTETS_MAX: usize = 256;
+pub const TEXT_BYTES_MAX: usize = 256;
 
 /// Where the content of a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,9 +158,9 @@ pub struct Report {
     pub outcome: Outcome,
     /// When the delivery is due again if the outcome does not end it; the leader counts it from its retry schedule.
     pub retry_at: Timestamp,
-    /// Host and address that answered; at most [`TEXT_OCTETS_MAX`].
+    /// Host and address that answered; at most [`TEXT_BYTES_MAX`].
     pub remote: Box<str>,
-    /// TLS version and cipher, empty for plaintext; at most [`TEXT_OCTETS_MAX`].
+    /// TLS version and cipher, empty for plaintext; at most [`TEXT_BYTES_MAX`].
     pub tls: Box<str>,
     /// When the attempt started, by the owner's clock.
     pub started_at: Timestamp,

@@ -1,6 +1,6 @@
 //! What is assigned next: the leader's work queues, rebuilt from the ledger's state whenever leadership is taken.
 //!
-//! Deliveries that are due wait in a ready queue per (pool, site), where tenants take turns by octets.
+//! Deliveries that are due wait in a ready queue per (pool, site), where tenants take turns by bytes.
 //! A lane (source × site) has a window, stated by the source's owner; what fills it is what the ledger says is assigned,
 //! and what has been proposed and not applied. A queue whose lanes are full leaves the round until one of them has room,
 //! so a slow site holds back itself and nobody else.
@@ -18,8 +18,8 @@ use crate::{
     row::{Message, Recipient, State},
 };
 
-/// Octets a tenant may send before the next one's turn: deficit round robin (Shreedhar and Varghese, 1995).
-const TURN_OCTETS: u64 = 64 << 10;
+/// Bytes a tenant may send before the next one's turn: deficit round robin (Shreedhar and Varghese, 1995).
+const TURN_BYTES: u64 = 64 << 10;
 
 /// Deliveries one queue may send before the next one's turn.
 const TURN_DELIVERIES: usize = 32;
@@ -397,7 +397,7 @@ impl ReadyQueue {
                 && u64::from(message.size) > share.deficit
                 && self.turns.len() > 1
             {
-                share.deficit += TURN_OCTETS;
+                share.deficit += TURN_BYTES;
                 self.turns.rotate_left(1);
                 continue;
             }

@@ -54,7 +54,7 @@ pub struct AcceptedEvent {
     pub sender: Option<Address>,
     /// Every recipient, in the order of the envelope.
     pub recipients: Box<[Address]>,
-    /// Octets of the content.
+    /// Bytes of the content.
     pub size: u32,
     /// For people.
     pub subject: Box<str>,
@@ -310,9 +310,9 @@ pub(crate) struct EventLog {
     pages: VecDeque<Arc<Vec<Event>>>,
     /// The number the next event gets.
     next: u64,
-    /// Encoded octets of the events kept.
-    octets: u64,
-    octets_max: u64,
+    /// Encoded bytes of the events kept.
+    bytes: u64,
+    bytes_max: u64,
     /// The next event each consumer wants.
     cursors: BTreeMap<Box<str>, u64>,
     /// Every event ever appended, folded: equal on replicas that went the same way.
@@ -320,19 +320,19 @@ pub(crate) struct EventLog {
 }
 
 impl EventLog {
-    pub(crate) fn new(octets_max: u64) -> Self {
-        Self { pages: VecDeque::new(), next: 1, octets: 0, octets_max, cursors: BTreeMap::new(), hash: 0 }
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        Self { pages: VecDeque::new(), next: 1, bytes: 0, bytes_max, cursors: BTreeMap::new(), hash: 0 }
     }
 
     pub(crate) fn append(&mut self, at: Timestamp, kind: EventKind) {
         let event = Event { sequence: self.next, at, kind };
         self.next += 1;
-        let mut sum = Sum { hash: self.hash, octets: 0 };
+        let mut sum = Sum { hash: self.hash, bytes: 0 };
         event.put(&mut sum);
         self.hash = sum.hash;
-        self.octets += sum.octets;
+        self.bytes += sum.bytes;
         self.push(event);
-        while self.octets > self.octets_max && self.pages.len() > 1 {
+        while self.bytes > self.bytes_max && self.pages.len() > 1 {
             self.drop_oldest_page();
         }
     }
@@ -351,13 +351,13 @@ impl EventLog {
     /// Leaves a gap in place of the oldest page, joined with the gap before it.
     fn drop_oldest_page(&mut self) {
         let page = self.pages.pop_front().expect("the caller has seen a page");
-        self.octets -= page.iter().map(octets).sum::<u64>();
+        self.bytes -= page.iter().map(bytes).sum::<u64>();
         let (Some(first), Some(last)) = (page.first(), page.last()) else { return };
         let gap =
             Event { sequence: first.sequence, at: last.at, kind: EventKind::Gap { through: last.through() } };
         let next = self.pages.front_mut().expect("a page is only dropped when another follows");
         // When that page goes as well, its first event is this gap, and so the two are joined.
-        self.octets += octets(&gap);
+        self.bytes += bytes(&gap);
         Arc::make_mut(next).insert(0, gap);
     }
 
@@ -376,7 +376,7 @@ impl EventLog {
         let read = self.cursors.values().copied().min().unwrap_or(0);
         while self.pages.front().is_some_and(|page| page.last().is_some_and(|event| event.through() < read)) {
             let page = self.pages.pop_front().expect("the loop has seen it");
-            self.octets -= page.iter().map(octets).sum::<u64>();
+            self.bytes -= page.iter().map(bytes).sum::<u64>();
         }
         true
     }
@@ -399,8 +399,8 @@ impl EventLog {
         self.pages.front().and_then(|page| page.first()).map_or(self.next, |event| event.sequence)
     }
 
-    pub(crate) fn octets(&self) -> u64 {
-        self.octets
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(crate) fn hash(&self) -> u64 {
@@ -425,8 +425,8 @@ impl EventLog {
         }
     }
 
-    pub(crate) fn take(from: &mut Take<'_>, octets_max: u64) -> Result<Self, Corrupt> {
-        let mut log = Self::new(octets_max);
+    pub(crate) fn take(from: &mut Take<'_>, bytes_max: u64) -> Result<Self, Corrupt> {
+        let mut log = Self::new(bytes_max);
         log.next = from.u64()?;
         log.hash = from.u64()?;
         for _ in 0..from.count(12)? {
@@ -441,7 +441,7 @@ impl EventLog {
                 return Err(Corrupt);
             }
             expected = Some(event.through().checked_add(1).ok_or(Corrupt)?);
-            log.octets += octets(&event);
+            log.bytes += bytes(&event);
             log.push(event);
         }
         if expected.is_some_and(|expected| expected != log.next) {
@@ -451,21 +451,21 @@ impl EventLog {
     }
 }
 
-fn octets(event: &Event) -> u64 {
-    let mut sum = Sum { hash: 0, octets: 0 };
+fn bytes(event: &Event) -> u64 {
+    let mut sum = Sum { hash: 0, bytes: 0 };
     event.put(&mut sum);
-    sum.octets
+    sum.bytes
 }
 
 /// Counts and folds what is put into it.
 struct Sum {
     hash: u64,
-    octets: u64,
+    bytes: u64,
 }
 
 impl Put for Sum {
     fn put(&mut self, bytes: &[u8]) {
-        self.octets += bytes.len() as u64;
+        self.bytes += bytes.len() as u64;
         // FNV's shape on words: replicas are compared with it, nobody attacks it.
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];

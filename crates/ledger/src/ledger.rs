@@ -16,7 +16,7 @@ use postroad_core::{
 use crate::{
     command::{
         Accept, Assign, AttemptId, Change, Command, Content, Effect, Key, Lane, RECIPIENTS_MAX, Refusal,
-        Reply, Report, TEXT_OCTETS_MAX,
+        Reply, Report, TEXT_BYTES_MAX,
     },
     ended::EndedIds,
     event::{AcceptedEvent, AttemptEvent, End, Event, EventKind, EventLog, Then},
@@ -28,15 +28,15 @@ use crate::{
 /// Bounds of a ledger. Every replica of a group must be given the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Octets of events kept for consumers that have not read them; at the bound the oldest are dropped, leaving a gap.
-    pub event_octets_max: u64,
+    /// Bytes of events kept for consumers that have not read them; at the bound the oldest are dropped, leaving a gap.
+    pub event_bytes_max: u64,
     /// Chunks staged for messages that have not been accepted yet.
     pub staged_chunks_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { event_octets_max: 256 << 20, staged_chunks_max: 4096 }
+        Self { event_bytes_max: 256 << 20, staged_chunks_max: 4096 }
     }
 }
 
@@ -129,7 +129,7 @@ impl Ledger {
             sites: Sites::default(),
             ended: EndedIds::default(),
             stage: Stage::default(),
-            events: EventLog::new(limits.event_octets_max),
+            events: EventLog::new(limits.event_bytes_max),
             epochs: BTreeMap::new(),
             index: Index::default(),
         }
@@ -645,8 +645,8 @@ impl Index {
 fn is_bounded(accept: &Accept) -> bool {
     let texts = [&accept.subject, &accept.origin, &accept.traceparent];
     (1..=RECIPIENTS_MAX).contains(&accept.recipients.len())
-        && texts.iter().all(|text| text.len() <= TEXT_OCTETS_MAX)
-        && accept.recipients.iter().all(|recipient| (1..=TEXT_OCTETS_MAX).contains(&recipient.site.len()))
+        && texts.iter().all(|text| text.len() <= TEXT_BYTES_MAX)
+        && accept.recipients.iter().all(|recipient| (1..=TEXT_BYTES_MAX).contains(&recipient.site.len()))
 }
 
 /// A message and where it stands, for people and programs.
@@ -658,7 +658,7 @@ pub struct MessageView {
     pub tenant: TenantId,
     /// The reverse path.
     pub sender: Option<Address>,
-    /// Octets of the content.
+    /// Bytes of the content.
     pub size: u32,
     /// When the ledger took responsibility.
     pub accepted_at: Timestamp,
@@ -666,7 +666,7 @@ pub struct MessageView {
     pub expires_at: Timestamp,
     /// An address needs SMTPUTF8.
     pub smtputf8: bool,
-    /// The content holds octets above 127.
+    /// The content holds bytes above 127.
     pub eight_bit: bool,
     /// W3C traceparent, empty without a trace.
     pub traceparent: Box<str>,
@@ -708,11 +708,11 @@ pub struct AssignedView<'a> {
     pub address: &'a str,
     /// The normalised MX set, or the domain.
     pub site: &'a str,
-    /// Octets of the content.
+    /// Bytes of the content.
     pub size: u32,
     /// An address needs SMTPUTF8.
     pub smtputf8: bool,
-    /// The content holds octets above 127.
+    /// The content holds bytes above 127.
     pub eight_bit: bool,
     /// W3C traceparent, empty without a trace.
     pub traceparent: &'a str,
@@ -863,10 +863,10 @@ impl Ledger {
         self.events.cursor(consumer)
     }
 
-    /// Returns the octets of the events that are kept.
+    /// Returns the bytes of the events that are kept.
     #[must_use]
-    pub fn event_octets(&self) -> u64 {
-        self.events.octets()
+    pub fn event_bytes(&self) -> u64 {
+        self.events.bytes()
     }
 
     /// Returns the number of messages that have not ended.

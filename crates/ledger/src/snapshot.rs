@@ -63,7 +63,7 @@ impl Ledger {
         }
         ledger.ended = EndedIds::take(&mut from)?;
         ledger.stage = Stage::take(&mut from)?;
-        ledger.events = EventLog::take(&mut from, limits.event_octets_max)?;
+        ledger.events = EventLog::take(&mut from, limits.event_bytes_max)?;
         let sites = (0..from.count(4)?).map(|_| from.text()).collect::<Result<Vec<_>, _>>()?;
         for _ in 0..from.count(60)? {
             let message = Message::take(&mut from)?;

@@ -16,7 +16,7 @@ use postroad_ledger::{
 };
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits { event_octets_max: 1 << 20, staged_chunks_max: 8 };
+const LIMITS: Limits = Limits { event_bytes_max: 1 << 20, staged_chunks_max: 8 };
 const START: u64 = 1_800_000_000_000;
 
 /// One step of a random life; numbers pick among what exists at that moment.
@@ -492,7 +492,7 @@ fn a_tenant_that_comes_back_before_its_turn_has_one_turn() {
 }
 
 #[test]
-fn tenants_take_turns_by_octets() {
+fn tenants_take_turns_by_bytes() {
     let mut leader = Leader::new(4);
     for (number, tenant) in (0_u64..).zip([1, 1, 1, 1, 1, 1, 1, 1, 2, 2]) {
         let Command::Accept(mut accept) = leader.world.new_accept(1, 0, false, 60_000) else {
@@ -515,7 +515,7 @@ fn tenants_take_turns_by_octets() {
 
 #[test]
 fn unread_events_are_dropped_at_the_bound_and_leave_one_gap() {
-    let limits = Limits { event_octets_max: 20_000, ..LIMITS };
+    let limits = Limits { event_bytes_max: 20_000, ..LIMITS };
     let mut ledger = Ledger::new(limits);
     let mut world = World::new();
     for number in 0..2_000 {
@@ -523,7 +523,7 @@ fn unread_events_are_dropped_at_the_bound_and_leave_one_gap() {
         world.messages.push(command.clone());
         ledger.apply(number, Timestamp::from_millis(START), command, &mut Vec::new());
     }
-    assert!(ledger.event_octets() <= limits.event_octets_max);
+    assert!(ledger.event_bytes() <= limits.event_bytes_max);
     let events: Vec<_> = ledger.events(1).collect();
     let EventKind::Gap { through } = events[0].kind else { panic!("the first thing read is the gap") };
     assert_eq!(events[0].sequence, 1);

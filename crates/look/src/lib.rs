@@ -110,13 +110,13 @@ pub fn time(at: Timestamp) -> Markup {
     html! { time datetime=(text) title=(text) { (short) } }
 }
 
-/// Returns a number of octets in the unit that fits.
+/// Returns a number of bytes in the unit that fits.
 #[must_use]
-pub fn size(octets: u64) -> String {
-    match octets {
-        0..1024 => format!("{octets} B"),
-        1024..1_048_576 => format!("{:.1} KiB", octets as f64 / 1024.0),
-        _ => format!("{:.1} MiB", octets as f64 / 1_048_576.0),
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
 }
 
@@ -145,8 +145,8 @@ mod tests {
 
     #[test]
     fn sizes_are_short() {
-        for (octets, expected) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 20, "3.0 MiB")] {
-            assert_eq!(size(octets), expected);
+        for (bytes, expected) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 20, "3.0 MiB")] {
+            assert_eq!(size(bytes), expected);
         }
     }
 }

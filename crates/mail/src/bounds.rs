@@ -29,7 +29,7 @@ const FIELD_LINES_MAX: usize = 20_000;
 /// Lines that may begin a part: more than parts, since text has dashes too.
 const DASH_LINES_MAX: usize = 10_000;
 /// Every multipart may make the parser look for its end in all that follows.
-const SEARCHED_OCTETS_MAX: usize = 1 << 30;
+const SEARCHED_BYTES_MAX: usize = 1 << 30;
 
 /// Refuses content that would take the parser more than linear time or many times its size in memory.
 ///
@@ -87,9 +87,9 @@ impl Measure {
         Some(block)
     }
 
-    fn judge(&self, octets: usize) -> Result<(), TooComplex> {
-        let searched = self.multiparts.saturating_mul(octets);
-        if self.multiparts > DEPTH_MAX || searched > SEARCHED_OCTETS_MAX {
+    fn judge(&self, bytes: usize) -> Result<(), TooComplex> {
+        let searched = self.multiparts.saturating_mul(bytes);
+        if self.multiparts > DEPTH_MAX || searched > SEARCHED_BYTES_MAX {
             return Err(TooComplex::Depth);
         }
         if self.dash_lines > DASH_LINES_MAX {

@@ -4,8 +4,8 @@ use std::{borrow::Cow, collections::HashSet, sync::LazyLock};
 
 use ammonia::{Builder, UrlRelative};
 
-/// HTML after this many octets is not shown.
-pub(crate) const HTML_OCTETS_MAX: usize = 2 << 20;
+/// HTML after this many bytes is not shown.
+pub(crate) const HTML_BYTES_MAX: usize = 2 << 20;
 /// Elements inside elements; the parser's tree is dropped by recursion.
 const NESTING_MAX: usize = 500;
 
@@ -92,7 +92,7 @@ fn keep_attribute<'a>(element: &str, attribute: &str, value: &'a str) -> Option<
 /// Links stay, open a new window and tell it nothing. At most 2 MiB are read; what nests too deeply is returned as text.
 #[must_use]
 pub fn sanitise_html(html: &str) -> String {
-    let html = &html[..html.floor_char_boundary(HTML_OCTETS_MAX)];
+    let html = &html[..html.floor_char_boundary(HTML_BYTES_MAX)];
     if nesting_of(html) > NESTING_MAX {
         return format!("<pre>{}</pre>", ammonia::clean_text(html));
     }
@@ -101,12 +101,12 @@ pub fn sanitise_html(html: &str) -> String {
 
 /// An upper bound on how deep elements are nested: tags opened and not closed, at the worst place.
 fn nesting_of(html: &str) -> usize {
-    let octets = html.as_bytes();
+    let bytes = html.as_bytes();
     let (mut open, mut deepest) = (0_usize, 0);
-    for place in memchr::memchr_iter(b'<', octets) {
-        match octets.get(place + 1) {
+    for place in memchr::memchr_iter(b'<', bytes) {
+        match bytes.get(place + 1) {
             Some(b'/') => open = open.saturating_sub(1),
-            Some(letter) if letter.is_ascii_alphabetic() && !is_void(&octets[place + 1..]) => open += 1,
+            Some(letter) if letter.is_ascii_alphabetic() && !is_void(&bytes[place + 1..]) => open += 1,
             _ => {}
         }
         deepest = deepest.max(open);

@@ -5,19 +5,19 @@ use postroad_core::Timestamp;
 
 use crate::{
     bounds::{self, TooComplex},
-    html::HTML_OCTETS_MAX,
+    html::HTML_BYTES_MAX,
 };
 
-/// Octets of text that are shown.
-const TEXT_OCTETS_MAX: usize = 1 << 20;
+/// Bytes of text that are shown.
+const TEXT_BYTES_MAX: usize = 1 << 20;
 /// Header fields that are shown; C-130.
 const FIELDS_MAX: usize = 1000;
-/// Octets of all values of header fields together that are shown; C-130, and Postfix' `header_size_limit`.
-const FIELD_OCTETS_MAX: usize = 102_400;
+/// Bytes of all values of header fields together that are shown; C-130, and Postfix' `header_size_limit`.
+const FIELD_BYTES_MAX: usize = 102_400;
 /// Mailboxes of one field that are shown.
 const MAILBOXES_MAX: usize = 1000;
-/// Octets of one name, address or subject that are shown.
-const LINE_OCTETS_MAX: usize = 2000;
+/// Bytes of one name, address or subject that are shown.
+const LINE_BYTES_MAX: usize = 2000;
 
 /// A message as a person wants to see it. Every text is as its sender wrote it: whoever shows it escapes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,8 +58,8 @@ pub struct Attachment {
     pub name: String,
     /// The media type.
     pub media_type: String,
-    /// Octets after decoding.
-    pub octets: usize,
+    /// Bytes after decoding.
+    pub bytes: usize,
 }
 
 /// Parses a message for showing; content that is no message at all has empty fields.
@@ -77,7 +77,7 @@ pub fn show(content: &[u8]) -> Result<Shown, TooComplex> {
 /// Decodes the encoded words of an unstructured field's value (RFC 2047), such as a subject.
 #[must_use]
 pub fn decode_text(value: &[u8]) -> String {
-    let value = &value[..value.len().min(LINE_OCTETS_MAX)];
+    let value = &value[..value.len().min(LINE_BYTES_MAX)];
     let field = [b"Subject: ", value, b"\r\n\r\n"].concat();
     let parser = MessageParser::new().header_text(HeaderName::Subject).default_header_ignore();
     let message = parser.parse_headers(&field);
@@ -109,8 +109,8 @@ fn of_message(message: &Message<'_>, content: &[u8]) -> Shown {
             let seconds = u64::try_from(date.to_timestamp()).ok()?;
             Some(Timestamp::from_millis(seconds.saturating_mul(1000)))
         }),
-        text: text.map(|text| cut(text, TEXT_OCTETS_MAX).to_owned()),
-        html: html.map(|html| cut(html, HTML_OCTETS_MAX).to_owned()),
+        text: text.map(|text| cut(text, TEXT_BYTES_MAX).to_owned()),
+        html: html.map(|html| cut(html, HTML_BYTES_MAX).to_owned()),
         attachments: message.attachments().map(attachment).collect(),
         headers: fields(&root.headers, content),
     }
@@ -148,12 +148,12 @@ fn attachment(part: &MessagePart<'_>) -> Attachment {
             _ => "text/plain".to_owned(),
         },
     };
-    Attachment { name: line(part.attachment_name().unwrap_or_default()), media_type, octets: part.len() }
+    Attachment { name: line(part.attachment_name().unwrap_or_default()), media_type, bytes: part.len() }
 }
 
 /// The fields with their values as they stand in the content.
 fn fields(headers: &[Header<'_>], content: &[u8]) -> Vec<(String, String)> {
-    let mut room = FIELD_OCTETS_MAX;
+    let mut room = FIELD_BYTES_MAX;
     let mut fields = Vec::new();
     for header in headers.iter().take(FIELDS_MAX) {
         let range = header.offset_start as usize..header.offset_end as usize;
@@ -170,12 +170,12 @@ fn fields(headers: &[Header<'_>], content: &[u8]) -> Vec<(String, String)> {
 
 /// One line without control characters, not too long.
 fn line(text: &str) -> String {
-    let cut = cut(text.trim(), LINE_OCTETS_MAX);
+    let cut = cut(text.trim(), LINE_BYTES_MAX);
     cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn cut(text: &str, octets_max: usize) -> &str {
-    &text[..text.floor_char_boundary(octets_max)]
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }
 
 #[cfg(test)]
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(shown.date.unwrap().to_string(), "2026-11-24T00:34:56.000Z");
         assert_eq!(shown.text.as_deref(), Some("Grüße"));
         assert_eq!(shown.html.as_deref(), Some("<p>Hello</p>"));
-        let pdf = Attachment { name: "a b.pdf".into(), media_type: "application/pdf".into(), octets: 4 };
+        let pdf = Attachment { name: "a b.pdf".into(), media_type: "application/pdf".into(), bytes: 4 };
         assert_eq!(shown.attachments, [pdf]);
         assert_eq!(shown.headers.len(), 7);
         assert_eq!(shown.headers[3], ("Subject".into(), "=?utf-8?b?R3LDvMOfZQ==?= from\r\n here".into()));
@@ -251,15 +251,15 @@ mod tests {
         check("a\u{1b}[2Jb", "a [2Jb");
         check("Grüße", "Grüße");
         check("", "");
-        assert!(decode_text(&b"a".repeat(1 << 20)).len() <= LINE_OCTETS_MAX);
+        assert!(decode_text(&b"a".repeat(1 << 20)).len() <= LINE_BYTES_MAX);
     }
 
     #[test]
     fn sizes_are_bounded() {
         let header = format!("To: {}\r\nSubject: {}\r\n", "a@b.example,".repeat(5_000), "s".repeat(50_000));
         let shown = show(format!("{header}\r\n{}", "t".repeat(3 << 20)).as_bytes()).unwrap();
-        assert_eq!((shown.to.len(), shown.subject.len()), (MAILBOXES_MAX, LINE_OCTETS_MAX));
-        assert_eq!(shown.text.unwrap().len(), TEXT_OCTETS_MAX);
-        assert!(shown.headers.iter().map(|(_, value)| value.len()).sum::<usize>() <= FIELD_OCTETS_MAX);
+        assert_eq!((shown.to.len(), shown.subject.len()), (MAILBOXES_MAX, LINE_BYTES_MAX));
+        assert_eq!(shown.text.unwrap().len(), TEXT_BYTES_MAX);
+        assert!(shown.headers.iter().map(|(_, value)| value.len()).sum::<usize>() <= FIELD_BYTES_MAX);
     }
 }

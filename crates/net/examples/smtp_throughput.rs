@@ -206,8 +206,8 @@ fn lockstep_client(address: SocketAddr, each: usize) {
             (b"DATA\r\n", "354"),
             (&body, "250"),
         ];
-        for (octets, code) in steps {
-            stream.write_all(octets).unwrap();
+        for (bytes, code) in steps {
+            stream.write_all(bytes).unwrap();
             hear(code);
         }
     }

@@ -17,7 +17,7 @@ pub const CATALOGUE: &[Metric] = &[
     Metric::counter(REFUSED, "SMTP connections refused, by the bound that was hit", &["listener", "bound"]),
     Metric::counter(HANDSHAKES, "TLS handshakes of SMTP clients that failed", &["listener"]),
     Metric::counter(TIMEOUTS, "SMTP connections closed because the client took too long", &["listener"]),
-    Metric::counter(RECEIVED, "Octets received from SMTP clients", &["listener"]),
+    Metric::counter(RECEIVED, "Bytes received from SMTP clients", &["listener"]),
     Metric::counter(
         UNDELIVERED,
         "Messages taken whose client was gone before it could be told",

@@ -1,4 +1,4 @@
-//! The drivers of SMTP sessions: they move octets, keep time, and open TLS; what is said the sessions decide.
+//! The drivers of SMTP sessions: they move bytes, keep time, and open TLS; what is said the sessions decide.
 
 pub mod client;
 pub mod server;

@@ -26,9 +26,9 @@ use tokio::{
 /// Whatever a test waits for comes within this, or never.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(crate) trait Octets: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Octets for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// One end of a connection, in the hands of a test.
 pub(crate) struct Raw<S = TcpStream> {
@@ -47,13 +47,13 @@ impl Raw {
     }
 }
 
-impl<S: Octets> Raw<S> {
+impl<S: ByteStream> Raw<S> {
     pub(crate) fn new(stream: S) -> Self {
         Self { stream, buffer: BytesMut::new() }
     }
 
-    pub(crate) async fn send(&mut self, octets: impl AsRef<[u8]>) {
-        self.stream.write_all(octets.as_ref()).await.unwrap();
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
         self.stream.flush().await.unwrap();
     }
 
@@ -70,8 +70,8 @@ impl<S: Octets> Raw<S> {
                 }
             }
         };
-        let octets = time::timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("no {end:?} came"));
-        String::from_utf8_lossy(&octets).into_owned()
+        let bytes = time::timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("no {end:?} came"));
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Reads one reply with all of its lines; empty when the peer has closed.
@@ -94,8 +94,8 @@ impl<S: Octets> Raw<S> {
     }
 
     /// Says something and checks the reply.
-    pub(crate) async fn ask(&mut self, octets: impl AsRef<[u8]>, start: &str) -> String {
-        self.send(octets).await;
+    pub(crate) async fn ask(&mut self, bytes: impl AsRef<[u8]>, start: &str) -> String {
+        self.send(bytes).await;
         self.expect(start).await
     }
 

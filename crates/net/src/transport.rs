@@ -36,9 +36,9 @@ pub enum Transport {
 }
 
 /// Windows large enough that a stream of mail is not paced by round trips.
-const STREAM_WINDOW_OCTETS: u32 = 4 << 20;
-const CONNECTION_WINDOW_OCTETS: u32 = 16 << 20;
-const FRAME_OCTETS_MAX: u32 = 1 << 20;
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const FRAME_BYTES_MAX: u32 = 1 << 20;
 const STREAMS_MAX: u32 = 1024;
 /// A peer that vanished without a word is noticed after both of these together.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -85,9 +85,9 @@ impl Transport {
 fn endpoint() -> Endpoint {
     Endpoint::from_static("http://postroad")
         .connect_timeout(CONNECT_WITHIN)
-        .initial_stream_window_size(STREAM_WINDOW_OCTETS)
-        .initial_connection_window_size(CONNECTION_WINDOW_OCTETS)
-        .max_frame_size(FRAME_OCTETS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WITHIN)
         .keep_alive_while_idle(true)
@@ -97,9 +97,9 @@ fn endpoint() -> Endpoint {
 #[must_use]
 pub fn server_builder() -> Server {
     Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_OCTETS)
-        .initial_connection_window_size(CONNECTION_WINDOW_OCTETS)
-        .max_frame_size(FRAME_OCTETS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PONG_WITHIN))

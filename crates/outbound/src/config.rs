@@ -13,11 +13,11 @@ pub struct OutboundConfig {
     pub data_directory: PathBuf,
     /// The port that MX hosts are spoken to on: 25, unless in a test.
     pub smtp_port: u16,
-    /// Octets of message content kept in memory; when they are used up, assignments wait and nothing else does.
+    /// Bytes of message content kept in memory; when they are used up, assignments wait and nothing else does.
     /// What waits comes on top: for each ledger group up to 16 frames of less than 2 MiB.
-    pub content_octets_max: usize,
-    /// Octets of content fetched for messages that are too large to travel inside an assignment, on top of the above.
-    pub large_content_octets_max: usize,
+    pub content_bytes_max: usize,
+    /// Bytes of content fetched for messages that are too large to travel inside an assignment, on top of the above.
+    pub large_content_bytes_max: usize,
     /// Connections a lane that is new, or recovers, begins with.
     pub connections_initial: u32,
     /// How long a connection to one address may take, in seconds.
@@ -71,8 +71,8 @@ impl Default for OutboundConfig {
         Self {
             data_directory: PathBuf::from("/var/lib/postroad/outbound"),
             smtp_port: 25,
-            content_octets_max: 256 << 20,
-            large_content_octets_max: 256 << 20,
+            content_bytes_max: 256 << 20,
+            large_content_bytes_max: 256 << 20,
             connections_initial: 5,
             connect_secs: 20,
             addresses_max: 5,
@@ -140,7 +140,7 @@ impl TimeoutConfig {
 }
 
 /// The smallest budget that any frame of assignments fits into.
-const CONTENT_OCTETS_MIN: usize = 16 << 20;
+const CONTENT_BYTES_MIN: usize = 16 << 20;
 
 impl OutboundConfig {
     /// Returns what is wrong with values that are well-formed, as key and expectation.
@@ -152,12 +152,12 @@ impl OutboundConfig {
                 problems.push((key, expected.to_owned()));
             }
         };
-        let a_semaphore = CONTENT_OCTETS_MIN..=u32::MAX as usize;
+        let a_semaphore = CONTENT_BYTES_MIN..=u32::MAX as usize;
         check("data_directory", !self.data_directory.as_os_str().is_empty(), "expected a path");
         check("smtp_port", self.smtp_port != 0, "expected a port");
-        let octets = "expected 16 MiB to 4 GiB";
-        check("content_octets_max", a_semaphore.contains(&self.content_octets_max), octets);
-        check("large_content_octets_max", a_semaphore.contains(&self.large_content_octets_max), octets);
+        let bytes = "expected 16 MiB to 4 GiB";
+        check("content_bytes_max", a_semaphore.contains(&self.content_bytes_max), bytes);
+        check("large_content_bytes_max", a_semaphore.contains(&self.large_content_bytes_max), bytes);
         let at_least_one = "expected at least 1";
         check("connections_initial", self.connections_initial > 0, at_least_one);
         check("connect_secs", self.connect_secs > 0, at_least_one);

@@ -18,7 +18,7 @@ pub(crate) struct ContentSource {
     endpoints: Endpoints,
     leaders: watch::Receiver<LeaderTable>,
     budget: Arc<Semaphore>,
-    budget_octets: u32,
+    budget_bytes: u32,
 }
 
 /// The content of one message, and the room it takes.
@@ -44,23 +44,23 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
 const PART_WITHIN: Duration = Duration::from_secs(30);
 
 impl ContentSource {
-    /// Fetches from the leaders among `endpoints`, `octets_max` at a time.
+    /// Fetches from the leaders among `endpoints`, `bytes_max` at a time.
     #[must_use]
     pub(crate) fn new(
         endpoints: &Endpoints,
         leaders: &watch::Receiver<LeaderTable>,
-        octets_max: usize,
+        bytes_max: usize,
     ) -> Self {
-        let budget_octets = u32::try_from(octets_max).unwrap_or(u32::MAX);
+        let budget_bytes = u32::try_from(bytes_max).unwrap_or(u32::MAX);
         Self {
             endpoints: endpoints.clone(),
             leaders: leaders.clone(),
-            budget: Arc::new(Semaphore::new(octets_max)),
-            budget_octets,
+            budget: Arc::new(Semaphore::new(bytes_max)),
+            budget_bytes,
         }
     }
 
-    /// Fetches the content of a message of about `size` octets once there is room for it.
+    /// Fetches the content of a message of about `size` bytes once there is room for it.
     ///
     /// # Errors
     /// The leader did not give it, also when asked again.
@@ -71,7 +71,7 @@ impl ContentSource {
         size: u64,
     ) -> Result<Content, Status> {
         // One that is larger than all the room there is goes alone.
-        let room = u32::try_from(size).unwrap_or(u32::MAX).min(self.budget_octets);
+        let room = u32::try_from(size).unwrap_or(u32::MAX).min(self.budget_bytes);
         let room = self.budget.clone().acquire_many_owned(room).await;
         let budget = room.map_err(|_| Status::cancelled("the process stops"))?;
         let mut last = Status::unavailable("no leader is known");
@@ -92,14 +92,14 @@ impl ContentSource {
         let channel = leader.and_then(|node| self.endpoints.get(&node)).cloned();
         let channel = channel.ok_or_else(|| Status::unavailable("no leader is known"))?;
         let mut client =
-            QueueServiceClient::new(channel).max_decoding_message_size(postroad_cluster::FRAME_OCTETS_MAX);
+            QueueServiceClient::new(channel).max_decoding_message_size(postroad_cluster::FRAME_BYTES_MAX);
         let message_id = Bytes::copy_from_slice(&message.as_u128().to_be_bytes());
         let late = |_| Status::deadline_exceeded("the content did not come");
         let opened = time::timeout(PART_WITHIN, client.content(ContentRequest { message_id }));
         let mut stream = opened.await.map_err(late)??.into_inner();
         let mut parts = Vec::new();
         while let Some(part) = time::timeout(PART_WITHIN, stream.message()).await.map_err(late)?? {
-            parts.push(part.octets);
+            parts.push(part.data);
         }
         if parts.is_empty() { Err(Status::data_loss("the content is empty")) } else { Ok(parts) }
     }

@@ -14,7 +14,7 @@ use postroad_proto::queue::{AttemptId, RecallAnswer, Report, Reports};
 /// Reports in one frame.
 pub const REPORTS_PER_FRAME_MAX: usize = 256;
 
-/// Attempts in one frame of what is held: some 50 octets each.
+/// Attempts in one frame of what is held: some 50 bytes each.
 pub const LISTED_PER_FRAME_MAX: usize = 10_000;
 
 /// Frames of reports that may be sent and not acknowledged: the next one gathers while these commit.

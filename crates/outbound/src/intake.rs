@@ -63,12 +63,12 @@ impl Intake<'_> {
     pub(crate) async fn run(&self) {
         let mut frames = 0;
         loop {
-            let first = self.waiting.lock().front().map(octets);
-            let Some(octets) = first else {
+            let first = self.waiting.lock().front().map(bytes);
+            let Some(bytes) = first else {
                 self.arrived.notified().await;
                 continue;
             };
-            let Some(mut room) = self.room(octets).await else { return };
+            let Some(mut room) = self.room(bytes).await else { return };
             let frame = self.waiting.lock().pop_front().unwrap_or_default();
             for assignment in frame.assignments {
                 let part = room.split(assignment.content.len()).map(Arc::new);
@@ -102,13 +102,13 @@ impl Intake<'_> {
         true
     }
 
-    async fn room(&self, octets: u32) -> Option<OwnedSemaphorePermit> {
-        if let Ok(room) = self.budget.clone().try_acquire_many_owned(octets) {
+    async fn room(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        if let Ok(room) = self.budget.clone().try_acquire_many_owned(bytes) {
             return Some(room);
         }
         self.workshop.metrics.budget_waits.increment(1);
         let _waits = self.desk.short_of_room();
-        self.budget.clone().acquire_many_owned(octets).await.ok()
+        self.budget.clone().acquire_many_owned(bytes).await.ok()
     }
 
     fn take_one(&self, assignment: Assignment, budget: Option<Arc<OwnedSemaphorePermit>>) {
@@ -184,10 +184,10 @@ impl Intake<'_> {
     }
 }
 
-/// Octets of content in a frame.
-fn octets(frame: &Assignments) -> u32 {
-    let octets: usize = frame.assignments.iter().map(|assignment| assignment.content.len()).sum();
-    u32::try_from(octets).unwrap_or(u32::MAX)
+/// Bytes of content in a frame.
+fn bytes(frame: &Assignments) -> u32 {
+    let bytes: usize = frame.assignments.iter().map(|assignment| assignment.content.len()).sum();
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 fn attempt_id(assignment: &Assignment, recipient: u32, attempt: u32) -> AttemptId {

@@ -27,9 +27,9 @@ pub struct Job {
     pub recipients: Vec<JobRecipient>,
     /// An address needs SMTPUTF8.
     pub smtputf8: bool,
-    /// The content holds octets above 127.
+    /// The content holds bytes above 127.
     pub eight_bit: bool,
-    /// Octets of the content.
+    /// Bytes of the content.
     pub size: u64,
     /// Header and body; `None` when it is to be fetched.
     pub content: Option<Bytes>,

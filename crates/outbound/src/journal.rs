@@ -176,20 +176,20 @@ impl LaneRecord {
     }
 
     /// Reads a record; `None` for one of another version or that was damaged.
-    fn decode(mut octets: &[u8]) -> Option<Self> {
-        let [VERSION, complete] = take(&mut octets)? else { return None };
-        let epoch = Epoch(u64::from_be_bytes(take(&mut octets)?));
-        let boot = u128::from_be_bytes(take(&mut octets)?);
-        let since_boot = u64::from_be_bytes(take(&mut octets)?);
-        let wall = u64::from_be_bytes(take(&mut octets)?);
+    fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let [VERSION, complete] = take(&mut bytes)? else { return None };
+        let epoch = Epoch(u64::from_be_bytes(take(&mut bytes)?));
+        let boot = u128::from_be_bytes(take(&mut bytes)?);
+        let since_boot = u64::from_be_bytes(take(&mut bytes)?);
+        let wall = u64::from_be_bytes(take(&mut bytes)?);
         let mut windows = Vec::new();
-        while !octets.is_empty() {
-            let slot = Duration::from_nanos(u64::from_be_bytes(take(&mut octets)?));
-            let [count] = take(&mut octets)?;
+        while !bytes.is_empty() {
+            let slot = Duration::from_nanos(u64::from_be_bytes(take(&mut bytes)?));
+            let [count] = take(&mut bytes)?;
             let mut counts = Vec::with_capacity(usize::from(count));
             for _ in 0..count {
-                let [age] = take(&mut octets)?;
-                counts.push((age, u32::from_be_bytes(take(&mut octets)?)));
+                let [age] = take(&mut bytes)?;
+                counts.push((age, u32::from_be_bytes(take(&mut bytes)?)));
             }
             windows.push(WindowRecord { slot, counts });
         }
@@ -197,9 +197,9 @@ impl LaneRecord {
     }
 }
 
-fn take<const N: usize>(octets: &mut &[u8]) -> Option<[u8; N]> {
-    let (head, rest) = octets.split_first_chunk()?;
-    *octets = rest;
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
     Some(*head)
 }
 
@@ -253,11 +253,11 @@ mod tests {
         ];
         let at = Moment { boot: 1 << 100, since_boot: 5, wall: 6 };
         let record = LaneRecord { epoch: Epoch(9), complete: true, at, windows };
-        let octets = record.encode();
-        assert_eq!(LaneRecord::decode(&octets), Some(record));
-        for end in 0..octets.len() {
+        let bytes = record.encode();
+        assert_eq!(LaneRecord::decode(&bytes), Some(record));
+        for end in 0..bytes.len() {
             // A record that was cut between windows reads as one with fewer windows, never as other counts.
-            if let Some(cut) = LaneRecord::decode(&octets[..end]) {
+            if let Some(cut) = LaneRecord::decode(&bytes[..end]) {
                 assert!(cut.windows.len() < 2);
             }
         }

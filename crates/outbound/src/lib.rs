@@ -1,7 +1,7 @@
 //! The outbound role: takes assignments, delivers them by SMTP, reports every outcome.
 //!
 //! What is decided stands in plain values: [`lane`], [`held`], [`lease`], [`rate`], [`feedback`], [`plan`], [`classify`].
-//! The rest moves octets and frames.
+//! The rest moves bytes and frames.
 
 pub mod config;
 pub mod error;

@@ -162,7 +162,7 @@ impl Running {
             tls: deps.tls,
             lease: Arc::default(),
             directory: directory.subscribe(),
-            content: ContentSource::new(&deps.endpoints, &leaders, config.large_content_octets_max),
+            content: ContentSource::new(&deps.endpoints, &leaders, config.large_content_bytes_max),
             metrics: metrics.clone(),
             config,
         };
@@ -197,7 +197,7 @@ impl Running {
             workshop: workshop.clone(),
             desks: self.desks.clone(),
             tenure: tenure.subscribe(),
-            budget: Arc::new(Semaphore::new(workshop.config.content_octets_max)),
+            budget: Arc::new(Semaphore::new(workshop.config.content_bytes_max)),
         };
         tasks.spawn(sessions.run());
     }

@@ -5,7 +5,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use postroad_cluster::{Endpoints, FRAME_OCTETS_MAX, Leader, LeaderTable};
+use postroad_cluster::{Endpoints, FRAME_BYTES_MAX, Leader, LeaderTable};
 use postroad_core::NodeId;
 use postroad_proto::{
     parse_message_id,
@@ -145,8 +145,8 @@ impl Session {
     ) -> Result<(mpsc::Sender<OutboundFrame>, Streaming<postroad_proto::queue::QueueFrame>), Ended> {
         let channel = self.endpoints.get(&leader.node).cloned().ok_or(Ended::Superseded)?;
         let mut client = QueueServiceClient::new(channel)
-            .max_decoding_message_size(FRAME_OCTETS_MAX)
-            .max_encoding_message_size(FRAME_OCTETS_MAX);
+            .max_decoding_message_size(FRAME_BYTES_MAX)
+            .max_encoding_message_size(FRAME_BYTES_MAX);
         let held = self.desk.with(crate::held::Held::begin_session);
         let (first, pages) = pages(held, LISTED_PER_FRAME_MAX);
         let within = OPEN_WITHIN + PAGE_WITHIN * u32::try_from(pages.len()).unwrap_or(u32::MAX);

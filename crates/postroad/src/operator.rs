@@ -142,7 +142,7 @@ fn describe(id: MessageId, view: &MessageView) -> String {
     let accepted = Timestamp::from_millis(view.accepted_at_millis);
     let expires = Timestamp::from_millis(view.expires_at_millis);
     let size = view.size_bytes;
-    let _ = writeln!(text, "{id}  <{sender}>  {size} octets  accepted {accepted}  expires {expires}");
+    let _ = writeln!(text, "{id}  <{sender}>  {size} bytes  accepted {accepted}  expires {expires}");
     for delivery in &view.deliveries {
         let status = status_name(delivery.status());
         let due = match delivery.status() {

@@ -24,7 +24,7 @@ Every key has a default, shown here; a key that is not known, and every value th
 
 The environment overrides the file: `POSTROAD__SECTION__KEY=VALUE`, with the value as TOML or as plain text, such as `POSTROAD__INGRESS__CONNECTIONS_MAX=500`.
 
-Sizes are in octets, times in the unit that ends the key's name.
+Sizes are in bytes, times in the unit that ends the key's name.
 
 | role | sections |
 |---|---|

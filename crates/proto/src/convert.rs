@@ -14,19 +14,19 @@ pub(crate) fn required<T>(value: Option<T>, field: &'static str) -> Result<T, Ma
     value.ok_or(Malformed(field))
 }
 
-/// Writes a message id: 16 octets, big endian.
+/// Writes a message id: 16 bytes, big endian.
 #[must_use]
 pub fn message_id(id: MessageId) -> Bytes {
     Bytes::copy_from_slice(&id.as_u128().to_be_bytes())
 }
 
-/// Reads a message id: 16 octets, big endian.
+/// Reads a message id: 16 bytes, big endian.
 ///
 /// # Errors
-/// There are not 16 octets.
-pub fn parse_message_id(octets: &[u8]) -> Result<MessageId, Malformed> {
-    let octets = octets.try_into().map_err(|_| Malformed("message_id"))?;
-    Ok(MessageId::from_u128(u128::from_be_bytes(octets)))
+/// There are not 16 bytes.
+pub fn parse_message_id(bytes: &[u8]) -> Result<MessageId, Malformed> {
+    let bytes = bytes.try_into().map_err(|_| Malformed("message_id"))?;
+    Ok(MessageId::from_u128(u128::from_be_bytes(bytes)))
 }
 
 pub(crate) fn parse_address(text: &str) -> Result<Address, Malformed> {

@@ -18,8 +18,8 @@ use crate::{
 
 pub use crate::generated::directory as wire;
 
-/// Octets of items in one frame of an update, about: a larger update comes in several.
-const FRAME_OCTETS: usize = 1 << 20;
+/// Bytes of items in one frame of an update, about: a larger update comes in several.
+const FRAME_BYTES: usize = 1 << 20;
 
 /// Commands that were committed together: the head of a log entry of group 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,14 +56,14 @@ impl Entry {
 #[must_use]
 pub fn update_frames(delta: &Delta) -> Vec<wire::Update> {
     let frame = |full| wire::Update { revision: delta.revision, full, more: true, ..Default::default() };
-    let (mut frames, mut current, mut octets) = (Vec::new(), frame(delta.full), 0);
+    let (mut frames, mut current, mut bytes) = (Vec::new(), frame(delta.full), 0);
     for item in &delta.items {
         let item = wire::Item::from(item);
-        if octets + item.encoded_len() > FRAME_OCTETS && !current.items.is_empty() {
+        if bytes + item.encoded_len() > FRAME_BYTES && !current.items.is_empty() {
             frames.push(std::mem::replace(&mut current, frame(false)));
-            octets = 0;
+            bytes = 0;
         }
-        octets += item.encoded_len();
+        bytes += item.encoded_len();
         current.items.push(item);
     }
     current.removed = delta.removed.iter().map(Into::into).collect();

@@ -33,7 +33,7 @@ mod work;
 
 pub use convert::{Malformed, message_id, parse_message_id};
 pub use generated::{queue, raft, submission};
-pub use submit::{CONTENT_OCTETS_MAX, parse_submission};
+pub use submit::{CONTENT_BYTES_MAX, parse_submission};
 
 /// The descriptors of every file in `/proto`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The largest content that travels in one piece; what is larger is staged in chunks of at most this.
-pub const CONTENT_OCTETS_MAX: usize = 768 << 10;
+pub const CONTENT_BYTES_MAX: usize = 768 << 10;
 
 /// Reads a submission: the command, and the body that is to stand in slot 0 of the entry that carries it.
 ///
@@ -23,7 +23,7 @@ pub fn parse_submission(
     expires_by_default: Timestamp,
 ) -> Result<(Command, Option<Bytes>), Malformed> {
     let message = parse_message_id(&submission.message_id)?;
-    if submission.content.iter().map(Bytes::len).sum::<usize>() > CONTENT_OCTETS_MAX {
+    if submission.content.iter().map(Bytes::len).sum::<usize>() > CONTENT_BYTES_MAX {
         return Err(Malformed("content"));
     }
     if let Some(number) = submission.chunk {
@@ -125,7 +125,7 @@ mod tests {
         check(|s| s.recipients[0].site.clear(), Err("site"));
         check(|s| s.message_id = Bytes::new(), Err("message_id"));
         check(|s| s.size_bytes = 1 << 40, Err("size_bytes"));
-        check(|s| s.content = vec![vec![0; CONTENT_OCTETS_MAX + 1].into()], Err("content"));
+        check(|s| s.content = vec![vec![0; CONTENT_BYTES_MAX + 1].into()], Err("content"));
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl TryFrom<wire::Report> for Report {
 
 /// Texts for people are cut, not refused: an outcome must not be lost to a long host name.
 fn cut(text: String) -> Box<str> {
-    let end = text.floor_char_boundary(postroad_ledger::command::TEXT_OCTETS_MAX);
+    let end = text.floor_char_boundary(postroad_ledger::command::TEXT_BYTES_MAX);
     text[..end].into()
 }
 

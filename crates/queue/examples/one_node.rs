@@ -1,6 +1,6 @@
 //! What one queue node costs: messages through submit, commit, assign and report, and its CPU for each of them.
 //!
-//! `cargo run --release -p postroad-queue --example one_node -- [seconds] [octets] [submitters] [directory]`
+//! `cargo run --release -p postroad-queue --example one_node -- [seconds] [bytes] [submitters] [directory]`
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for measuring")]
 
 #[path = "../tests/support/mod.rs"]
@@ -58,8 +58,8 @@ async fn consume(cluster: &Cluster) {
     }
 }
 
-async fn submit(cluster: &Cluster, octets: usize, accepted: &AtomicU64, until: Instant) {
-    let content = Bytes::from(vec![b'x'; octets]);
+async fn submit(cluster: &Cluster, bytes: usize, accepted: &AtomicU64, until: Instant) {
+    let content = Bytes::from(vec![b'x'; bytes]);
     while Instant::now() < until {
         let (id, submission) = cluster.message(content.clone());
         cluster.submitter.submit(id, submission).await.unwrap();
@@ -71,7 +71,7 @@ async fn submit(cluster: &Cluster, octets: usize, accepted: &AtomicU64, until: I
 async fn main() {
     let mut arguments = std::env::args().skip(1);
     let mut number = |default: usize| arguments.next().map_or(default, |text| text.parse().unwrap());
-    let (seconds, octets, submitters) = (number(10), number(8192), number(256));
+    let (seconds, bytes, submitters) = (number(10), number(8192), number(256));
     let directory = tempfile::tempdir_in(arguments.next().unwrap_or_else(|| ".".to_owned())).unwrap();
     let disk = Disk::Real(Arc::new(RealFs::new(directory.path())));
     let cluster = Cluster::start_on(vec![disk], QueueConfig::default()).await;
@@ -83,7 +83,7 @@ async fn main() {
     let until = started + Duration::from_secs(seconds as u64);
     let before = cpu();
     let submitting =
-        futures::future::join_all((0..submitters).map(|_| submit(&cluster, octets, &accepted, until)));
+        futures::future::join_all((0..submitters).map(|_| submit(&cluster, bytes, &accepted, until)));
     let measured = async {
         submitting.await;
         while deliveries.count.load(Ordering::Relaxed) < accepted.load(Ordering::Relaxed) {
@@ -97,7 +97,7 @@ async fn main() {
     }
     let (took, after) = (started.elapsed().as_secs_f64(), cpu());
     let count = accepted.load(Ordering::Relaxed) as f64;
-    println!("{count} messages of {octets} octets in {took:.1} s: {:.0}/s", count / took);
+    println!("{count} messages of {bytes} bytes in {took:.1} s: {:.0}/s", count / took);
     println!("CPU per message: node {:.1} µs", (after.0 - before.0) / count * 1e6);
     println!("                 with its clients {:.1} µs", (after.1 - before.1) / count * 1e6);
 }

@@ -22,19 +22,19 @@ pub struct QueueConfig {
     /// The number of ledger groups. Comes from `[cluster]` and cannot be changed later.
     #[serde(skip)]
     pub ledger_groups: u16,
-    /// Octets of a segment of the log: 4 MiB to 1 GiB.
-    pub segment_octets: u64,
-    /// Octets of recent mail kept in memory for followers and first attempts.
-    pub tail_octets_max: u64,
-    /// A follower that is further behind than this many octets of log gets the whole state instead.
-    pub log_retain_octets_max: u64,
-    /// A checkpoint of a group is written after so many octets of log, or more where its state is large.
-    pub checkpoint_octets: u64,
-    /// Octets of submissions that may wait to be committed, per group; more are held back on their streams.
-    pub waiting_octets_max: u64,
-    /// Octets of events kept in memory, per group, for a consumer that does not read; at the bound the oldest go.
+    /// Bytes of a segment of the log: 4 MiB to 1 GiB.
+    pub segment_bytes: u64,
+    /// Bytes of recent mail kept in memory for followers and first attempts.
+    pub tail_bytes_max: u64,
+    /// A follower that is further behind than this many bytes of log gets the whole state instead.
+    pub log_retain_bytes_max: u64,
+    /// A checkpoint of a group is written after so many bytes of log, or more where its state is large.
+    pub checkpoint_bytes: u64,
+    /// Bytes of submissions that may wait to be committed, per group; more are held back on their streams.
+    pub waiting_bytes_max: u64,
+    /// Bytes of events kept in memory, per group, for a consumer that does not read; at the bound the oldest go.
     /// The same on every queue node.
-    pub event_octets_max: u64,
+    pub event_bytes_max: u64,
     /// Chunks of large messages that may wait for the rest of their message, per group. The same on every queue node.
     pub staged_chunks_max: usize,
     /// How long a message is tried when its sender does not say, in seconds.
@@ -54,12 +54,12 @@ impl Default for QueueConfig {
             listen: "127.0.0.1:7400".to_owned(),
             voters: Vec::new(),
             ledger_groups: 1,
-            segment_octets: log.segment_octets,
-            tail_octets_max: log.tail_octets_max as u64,
-            log_retain_octets_max: node.log_retain_octets_max,
-            checkpoint_octets: node.checkpoint_octets,
-            waiting_octets_max: 64 << 20,
-            event_octets_max: limits.event_octets_max,
+            segment_bytes: log.segment_bytes,
+            tail_bytes_max: log.tail_bytes_max as u64,
+            log_retain_bytes_max: node.log_retain_bytes_max,
+            checkpoint_bytes: node.checkpoint_bytes,
+            waiting_bytes_max: 64 << 20,
+            event_bytes_max: limits.event_bytes_max,
             staged_chunks_max: limits.staged_chunks_max,
             message_expiry_secs: RetrySchedule::default().age_max.as_secs(),
             retry: RetryConfig::default(),
@@ -145,11 +145,11 @@ impl QueueConfig {
         let ElectionConfig { heartbeat_millis, timeout_min_millis, timeout_max_millis } = self.election;
         let checks = [
             (
-                !(4 << 20..=1 << 30).contains(&self.segment_octets),
-                ("segment_octets", "expected 4 MiB to 1 GiB, in octets"),
+                !(4 << 20..=1 << 30).contains(&self.segment_bytes),
+                ("segment_bytes", "expected 4 MiB to 1 GiB, in bytes"),
             ),
-            (self.waiting_octets_max < 1 << 20, ("waiting_octets_max", "expected at least 1 MiB, in octets")),
-            (self.event_octets_max < 1 << 20, ("event_octets_max", "expected at least 1 MiB, in octets")),
+            (self.waiting_bytes_max < 1 << 20, ("waiting_bytes_max", "expected at least 1 MiB, in bytes")),
+            (self.event_bytes_max < 1 << 20, ("event_bytes_max", "expected at least 1 MiB, in bytes")),
             (self.message_expiry_secs == 0, ("message_expiry_secs", "expected at least 1")),
             (
                 self.lease.lease_secs * 1000 < timeout_max_millis * 3,
@@ -170,8 +170,8 @@ impl QueueConfig {
 
     pub(crate) fn log(&self) -> LogConfig {
         LogConfig {
-            segment_octets: self.segment_octets,
-            tail_octets_max: usize::try_from(self.tail_octets_max).unwrap_or(usize::MAX),
+            segment_bytes: self.segment_bytes,
+            tail_bytes_max: usize::try_from(self.tail_bytes_max).unwrap_or(usize::MAX),
             ..LogConfig::default()
         }
     }
@@ -184,14 +184,14 @@ impl QueueConfig {
                 election_min: millis(self.election.timeout_min_millis),
                 election_max: millis(self.election.timeout_max_millis),
             },
-            log_retain_octets_max: self.log_retain_octets_max,
-            checkpoint_octets: self.checkpoint_octets,
+            log_retain_bytes_max: self.log_retain_bytes_max,
+            checkpoint_bytes: self.checkpoint_bytes,
             ..NodeConfig::default()
         }
     }
 
     pub(crate) fn limits(&self) -> Limits {
-        Limits { event_octets_max: self.event_octets_max, staged_chunks_max: self.staged_chunks_max }
+        Limits { event_bytes_max: self.event_bytes_max, staged_chunks_max: self.staged_chunks_max }
     }
 
     pub(crate) fn leases(&self) -> LeaseTimes {
@@ -223,8 +223,8 @@ mod tests {
     fn the_defaults_are_good_and_nonsense_is_named() {
         assert_eq!(QueueConfig::default().problems(), []);
         let election = ElectionConfig { timeout_max_millis: 10, ..ElectionConfig::default() };
-        let config = QueueConfig { segment_octets: 1, election, ..QueueConfig::default() };
+        let config = QueueConfig { segment_bytes: 1, election, ..QueueConfig::default() };
         let keys: Vec<&str> = config.problems().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["segment_octets", "election"]);
+        assert_eq!(keys, ["segment_bytes", "election"]);
     }
 }

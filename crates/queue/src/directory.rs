@@ -29,7 +29,7 @@ use barrier::Barrier;
 use keeper::{Keeper, SharedLeases};
 
 /// Requests between nodes are bounded by this.
-const FRAME_OCTETS_MAX: usize = 8 << 20;
+const FRAME_BYTES_MAX: usize = 8 << 20;
 
 /// The directory on this node.
 #[derive(Debug)]
@@ -74,8 +74,8 @@ impl DirectoryHost {
     #[must_use]
     pub fn server(&self) -> DirectoryServiceServer<DirectoryApi> {
         DirectoryServiceServer::new(self.api.clone())
-            .max_decoding_message_size(FRAME_OCTETS_MAX)
-            .max_encoding_message_size(FRAME_OCTETS_MAX)
+            .max_decoding_message_size(FRAME_BYTES_MAX)
+            .max_encoding_message_size(FRAME_BYTES_MAX)
     }
 
     /// Keeps the leases while this node leads; ends every watch when it is asked to stop.

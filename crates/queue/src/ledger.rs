@@ -22,17 +22,17 @@ pub(crate) mod proposer;
 
 pub(crate) use self::batch::Answer;
 use self::{
-    batch::{Work, octets},
+    batch::{Work, bytes},
     core::Core,
     machine::LedgerMachine,
     proposer::Proposer,
 };
 
-/// Works that may wait, besides the bound on their octets.
+/// Works that may wait, besides the bound on their bytes.
 const WAITING_MAX: usize = 4096;
 
-/// Octets that wait are counted in these.
-const PERMIT_OCTETS: usize = 1 << 10;
+/// Bytes that wait are counted in these.
+const PERMIT_BYTES: usize = 1 << 10;
 
 /// A cheap handle to one ledger group.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl LedgerGroup {
         let group = node.open_group(id, LedgerMachine(core.clone())).await?;
         let (inbox, works) = mpsc::channel(WAITING_MAX);
         let proposer = Proposer::new(core.clone(), group.clone(), works, views.clone());
-        let room_max = usize::try_from(config.waiting_octets_max).unwrap_or(usize::MAX) / PERMIT_OCTETS;
+        let room_max = usize::try_from(config.waiting_bytes_max).unwrap_or(usize::MAX) / PERMIT_BYTES;
         let room_max = room_max.min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(room_max));
         let retry = config.retry_schedule();
@@ -81,12 +81,12 @@ impl LedgerGroup {
         commands: Vec<Command>,
         bodies: Vec<Bytes>,
     ) -> Result<oneshot::Receiver<Answer>, ProposeError> {
-        let octets = octets(&commands, &bodies);
-        let permits = octets.div_ceil(PERMIT_OCTETS).min(self.room_max);
+        let bytes = bytes(&commands, &bodies);
+        let permits = bytes.div_ceil(PERMIT_BYTES).min(self.room_max);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| ProposeError::Stopped)?;
         let (answer, answered) = oneshot::channel();
-        let work = Work { commands, bodies, octets, answer, room };
+        let work = Work { commands, bodies, bytes, answer, room };
         self.inbox.send(work).await.map_err(|_| ProposeError::Stopped)?;
         Ok(answered)
     }
@@ -128,8 +128,8 @@ impl LedgerGroup {
     /// Reads one part of a content.
     pub(crate) async fn part(&self, part: BodyRef) -> std::io::Result<Bytes> {
         let (log, id) = (self.group.log(), self.id());
-        if let Some(octets) = log.body_in_memory(id, part.index, part.slot) {
-            return Ok(octets);
+        if let Some(bytes) = log.body_in_memory(id, part.index, part.slot) {
+            return Ok(bytes);
         }
         let log = log.clone();
         let read = move || log.body(id, part.index, part.slot);
@@ -147,7 +147,7 @@ impl LedgerGroup {
             metrics.assigned_now.set(counts.assigned as f64);
             metrics.held.set(counts.held as f64);
             metrics.oldest.set(ledger.oldest().map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
-            metrics.event_octets.set(ledger.event_octets() as f64);
+            metrics.event_bytes.set(ledger.event_bytes() as f64);
             let next = ledger.event_range().1;
             metrics.unread.set(next.saturating_sub(ledger.cursor(CONTROL).max(1)) as f64);
         });
@@ -158,7 +158,7 @@ impl LedgerGroup {
         metrics.sessions.set(sessions as f64);
         metrics.applied.set(self.group.applied() as f64);
         let waiting = self.room_max - self.room.available_permits();
-        metrics.waiting_octets.set((waiting * PERMIT_OCTETS) as f64);
+        metrics.waiting_bytes.set((waiting * PERMIT_BYTES) as f64);
     }
 }
 

@@ -94,10 +94,10 @@ pub(crate) struct LedgerMetrics {
     pub(crate) held: Gauge,
     pub(crate) ready: Gauge,
     pub(crate) oldest: Gauge,
-    pub(crate) event_octets: Gauge,
+    pub(crate) event_bytes: Gauge,
     pub(crate) unread: Gauge,
     pub(crate) sessions: Gauge,
-    pub(crate) waiting_octets: Gauge,
+    pub(crate) waiting_bytes: Gauge,
 }
 
 impl LedgerMetrics {
@@ -118,10 +118,10 @@ impl LedgerMetrics {
             held: deliveries("held"),
             ready: gauge!("postroad_queue_ready_deliveries", "group" => group.clone()),
             oldest: gauge!("postroad_queue_oldest_message_seconds", "group" => group.clone()),
-            event_octets: gauge!("postroad_queue_event_bytes", "group" => group.clone()),
+            event_bytes: gauge!("postroad_queue_event_bytes", "group" => group.clone()),
             unread: gauge!("postroad_queue_events_unread", "group" => group.clone()),
             sessions: gauge!("postroad_queue_sessions", "group" => group.clone()),
-            waiting_octets: gauge!("postroad_queue_waiting_bytes", "group" => group),
+            waiting_bytes: gauge!("postroad_queue_waiting_bytes", "group" => group),
         }
     }
 }
@@ -136,9 +136,9 @@ pub(crate) fn leadership(group: GroupId, leading: bool, term: u64) {
 /// The handles of the node's log.
 pub(crate) struct LogMetrics {
     pub(crate) full: Gauge,
-    pub(crate) body_octets: Counter,
-    pub(crate) written_octets: Counter,
-    pub(crate) moved_octets: Counter,
+    pub(crate) body_bytes: Counter,
+    pub(crate) written_bytes: Counter,
+    pub(crate) moved_bytes: Counter,
     pub(crate) batches: Counter,
 }
 
@@ -146,9 +146,9 @@ impl LogMetrics {
     pub(crate) fn new() -> Self {
         Self {
             full: gauge!("postroad_queue_disk_full"),
-            body_octets: counter!("postroad_queue_log_body_bytes_total"),
-            written_octets: counter!("postroad_queue_log_written_bytes_total"),
-            moved_octets: counter!("postroad_queue_log_moved_bytes_total"),
+            body_bytes: counter!("postroad_queue_log_body_bytes_total"),
+            written_bytes: counter!("postroad_queue_log_written_bytes_total"),
+            moved_bytes: counter!("postroad_queue_log_moved_bytes_total"),
             batches: counter!("postroad_queue_log_batches_total"),
         }
     }
@@ -156,9 +156,9 @@ impl LogMetrics {
     pub(crate) fn observe(&self, log: &Log) {
         let stats = log.stats();
         self.full.set(f64::from(u8::from(log.room() != Room::Plenty)));
-        self.body_octets.absolute(stats.body_octets.load(Ordering::Relaxed));
-        self.written_octets.absolute(stats.written_octets.load(Ordering::Relaxed));
-        self.moved_octets.absolute(stats.survivor_octets.load(Ordering::Relaxed));
+        self.body_bytes.absolute(stats.body_bytes.load(Ordering::Relaxed));
+        self.written_bytes.absolute(stats.written_bytes.load(Ordering::Relaxed));
+        self.moved_bytes.absolute(stats.survivor_bytes.load(Ordering::Relaxed));
         self.batches.absolute(stats.batches.load(Ordering::Relaxed));
     }
 }

@@ -27,7 +27,7 @@ mod submit;
 mod work;
 
 /// The largest frame between roles; with what the leader adds it still fits one between queue nodes.
-const FRAME_OCTETS_MAX: usize = 8 << 20;
+const FRAME_BYTES_MAX: usize = 8 << 20;
 
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -65,8 +65,8 @@ impl QueueService {
 
     pub(crate) fn into_server(self) -> QueueServer {
         QueueServer::new(self)
-            .max_decoding_message_size(FRAME_OCTETS_MAX)
-            .max_encoding_message_size(FRAME_OCTETS_MAX)
+            .max_decoding_message_size(FRAME_BYTES_MAX)
+            .max_encoding_message_size(FRAME_BYTES_MAX)
     }
 
     fn ledger(&self, group: GroupId) -> Result<&LedgerGroup, Status> {

@@ -45,7 +45,7 @@ struct Running {
 impl Running {
     async fn start(voter: &Voter, voters: &[Voter], transport: &Transport) -> Self {
         let identity = Identity { cluster: ClusterId(1), node: voter.node };
-        let config = LogConfig { segment_octets: 1 << 20, ..LogConfig::default() };
+        let config = LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() };
         let fs = SimFs::default();
         format(&fs, identity, Disk { id: DiskId(voter.node.0), origin: Origin::Form }).unwrap();
         let log = Log::open(Arc::new(fs), config, identity).unwrap();

@@ -14,7 +14,7 @@ use support::{
 use tokio::time;
 
 /// Room for some mail besides the segments and the room that are kept in reserve.
-const DISK_OCTETS: u64 = 48 << 20;
+const DISK_BYTES: u64 = 48 << 20;
 
 async fn submit(cluster: &Cluster) -> Result<MessageId, SubmitError> {
     let (id, submission) = cluster.message(vec![b'x'; 100_000]);
@@ -64,7 +64,7 @@ async fn recovers(cluster: &Cluster, acknowledged: &[MessageId]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r_13_a_log_that_filled_the_disk_frees_itself_when_mail_ends() {
     let cluster = Cluster::start(1).await;
-    cluster.set_disk_capacity(0, Some(DISK_OCTETS));
+    cluster.set_disk_capacity(0, Some(DISK_BYTES));
     let acknowledged = fill(&cluster).await;
     recovers(&cluster, &acknowledged).await;
 }
@@ -72,7 +72,7 @@ async fn r_13_a_log_that_filled_the_disk_frees_itself_when_mail_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r_13_a_node_that_is_full_is_started_again_and_still_frees_itself() {
     let cluster = Cluster::start(1).await;
-    cluster.set_disk_capacity(0, Some(DISK_OCTETS));
+    cluster.set_disk_capacity(0, Some(DISK_BYTES));
     let acknowledged = fill(&cluster).await;
     for _ in 0..2 {
         cluster.kill(0);
@@ -90,7 +90,7 @@ async fn r_13_followers_that_are_full_are_not_sent_mail_that_would_hold_up_the_r
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader(GROUP).await;
     for place in (0..3).filter(|place| *place != leader) {
-        cluster.set_disk_capacity(place, Some(DISK_OCTETS));
+        cluster.set_disk_capacity(place, Some(DISK_BYTES));
     }
     let acknowledged = fill(&cluster).await;
     recovers(&cluster, &acknowledged).await;
@@ -104,7 +104,7 @@ async fn r_13_a_follower_that_is_full_is_not_filled_further_while_the_other_one_
     cluster.kill((leader + 2) % 3);
     // What a leader has not heard of for a while it does not count on.
     time::sleep(std::time::Duration::from_millis(1500)).await;
-    cluster.set_disk_capacity(full, Some(DISK_OCTETS));
+    cluster.set_disk_capacity(full, Some(DISK_BYTES));
     let acknowledged = fill(&cluster).await;
     recovers(&cluster, &acknowledged).await;
 }

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use postroad_cluster::SubmitError;
 use postroad_core::{NodeId, OutcomeKind};
 use postroad_proto::{
-    CONTENT_OCTETS_MAX,
+    CONTENT_BYTES_MAX,
     queue::{
         self as wire, AttemptId, Change, ChangeResult, ContentRequest, DeliveryStatus, event::Kind,
         queue_frame::Frame,
@@ -296,7 +296,7 @@ async fn a_large_message_is_staged_and_fetched_in_parts() {
     while !rest.is_empty() {
         let chunk = wire::Submission {
             message_id: submission.message_id.clone(),
-            content: vec![rest.split_to(rest.len().min(CONTENT_OCTETS_MAX))],
+            content: vec![rest.split_to(rest.len().min(CONTENT_BYTES_MAX))],
             chunk: Some(submission.chunks),
             ..Default::default()
         };
@@ -310,7 +310,7 @@ async fn a_large_message_is_staged_and_fetched_in_parts() {
     let mut parts = cluster.client(0).content(request).await.unwrap().into_inner();
     let mut fetched = Vec::new();
     while let Some(part) = parts.message().await.unwrap() {
-        fetched.extend_from_slice(&part.octets);
+        fetched.extend_from_slice(&part.data);
     }
     assert!(fetched == content);
     let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;

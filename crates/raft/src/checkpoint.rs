@@ -15,8 +15,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A checkpoint is worth its writing when this many times its size of log has gone by.
 const CHECKPOINT_SHARE: u64 = 16;
 
-/// While the disk is full, checkpoints are written for what they free, at most so many octets of them a second.
-const FULL_OCTETS_PER_SEC: u64 = 16 << 20;
+/// While the disk is full, checkpoints are written for what they free, at most so many bytes of them a second.
+const FULL_BYTES_PER_SEC: u64 = 16 << 20;
 
 /// Looks after one group until it stops.
 pub(crate) async fn run<M: Machine>(raft: Raft<Types, Host<M>>, host: Host<M>, config: NodeConfig) {
@@ -48,17 +48,17 @@ pub(crate) async fn run<M: Machine>(raft: Raft<Types, Host<M>>, host: Host<M>, c
 
 /// What was applied since the last checkpoint may have ended mail, whose room is needed now (faults R-13).
 fn is_full<M>(host: &Host<M>, covered: u64, triggered: Instant) -> bool {
-    let octets = host.shared.checkpoint_octets.load(Ordering::Relaxed);
-    let pause = Duration::from_secs(1 + octets / FULL_OCTETS_PER_SEC);
+    let bytes = host.shared.checkpoint_bytes.load(Ordering::Relaxed);
+    let pause = Duration::from_secs(1 + bytes / FULL_BYTES_PER_SEC);
     host.log.room() != Room::Plenty
         && host.shared.applied.load(Ordering::Relaxed) > covered
         && triggered.elapsed() > pause
 }
 
 fn is_due<M>(host: &Host<M>, config: &NodeConfig) -> bool {
-    let since = host.shared.octets_since_checkpoint.load(Ordering::Relaxed);
-    let last = host.shared.checkpoint_octets.load(Ordering::Relaxed);
-    since > config.checkpoint_octets.max(last.saturating_mul(CHECKPOINT_SHARE))
+    let since = host.shared.bytes_since_checkpoint.load(Ordering::Relaxed);
+    let last = host.shared.checkpoint_bytes.load(Ordering::Relaxed);
+    since > config.checkpoint_bytes.max(last.saturating_mul(CHECKPOINT_SHARE))
 }
 
 /// Keeps what a follower still needs, unless that is too much, or more than the disk has room for.
@@ -76,8 +76,8 @@ fn purge_to<M: Machine>(
         .map(|(_, matched)| matched.as_ref().map_or(0, |id| id.index))
         .min()
         .unwrap_or(covered);
-    let kept = host.log.octets_from(host.group, slowest);
-    let is_too_much = kept > config.log_retain_octets_max || host.log.room() != Room::Plenty;
+    let kept = host.log.bytes_from(host.group, slowest);
+    let is_too_much = kept > config.log_retain_bytes_max || host.log.room() != Room::Plenty;
     if is_too_much { covered } else { covered.min(slowest) }
 }
 

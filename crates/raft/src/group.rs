@@ -27,8 +27,8 @@ use crate::{
 const LEASE_WAIT_MAX: Duration = Duration::from_millis(1500);
 const LEASE_RETRY: Duration = Duration::from_millis(5);
 
-/// Octets of proposals are counted in these.
-const PERMIT_OCTETS: usize = 1 << 10;
+/// Bytes of proposals are counted in these.
+const PERMIT_BYTES: usize = 1 << 10;
 
 /// Who leads, as this node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,9 +110,9 @@ impl<M: Machine> Group<M> {
         host: Host<M>,
         status: watch::Receiver<Status>,
         full: FullPeers,
-        budget_octets: usize,
+        budget_bytes: usize,
     ) -> Self {
-        let budget_permits = budget_octets / PERMIT_OCTETS;
+        let budget_permits = budget_bytes / PERMIT_BYTES;
         Self {
             id,
             raft,
@@ -139,7 +139,7 @@ impl<M: Machine> Group<M> {
             return Err(ProposeError::Full);
         }
         let proposal = Proposal { head, bodies: bodies.into() };
-        let permits = proposal.octets().div_ceil(PERMIT_OCTETS).min(self.budget_permits);
+        let permits = proposal.bytes().div_ceil(PERMIT_BYTES).min(self.budget_permits);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let _permit = self.budget.acquire_many(permits).await.map_err(|_| ProposeError::Stopped)?;
         let deadline = time::Instant::now() + LEASE_WAIT_MAX;

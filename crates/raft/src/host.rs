@@ -59,9 +59,9 @@ pub(crate) struct HostState<M> {
 #[derive(Debug, Default)]
 pub(crate) struct HostShared {
     pub(crate) applied: AtomicU64,
-    /// Octets of log applied since the last checkpoint.
-    pub(crate) octets_since_checkpoint: AtomicU64,
-    pub(crate) checkpoint_octets: AtomicU64,
+    /// Bytes of log applied since the last checkpoint.
+    pub(crate) bytes_since_checkpoint: AtomicU64,
+    pub(crate) checkpoint_bytes: AtomicU64,
     /// Bodies the last durable checkpoint refers to, and the entry it covers.
     pub(crate) live: Mutex<Option<Covered>>,
     /// Held by snapshots in transfer: bodies must stay.
@@ -72,8 +72,8 @@ pub(crate) struct HostShared {
 type Covered = (u64, Vec<(u64, u32)>);
 
 impl HostShared {
-    fn note_checkpoint(&self, index: u64, octets: u64, live: Vec<(u64, u32)>) {
-        self.checkpoint_octets.store(octets, Ordering::Relaxed);
+    fn note_checkpoint(&self, index: u64, bytes: u64, live: Vec<(u64, u32)>) {
+        self.checkpoint_bytes.store(bytes, Ordering::Relaxed);
         *self.live.lock() = Some((index, live));
     }
 }
@@ -87,9 +87,9 @@ impl<M: Machine> Host<M> {
             let meta = CheckpointMeta::decode(checkpoint.meta)
                 .map_err(|_| wire::invalid("the checkpoint's meta does not decode"))?;
             let meta = wire::to_meta(meta)?;
-            let octets = checkpoint.state.len() as u64;
+            let bytes = checkpoint.state.len() as u64;
             state.machine.restore(checkpoint.state).map_err(io::Error::other)?;
-            shared.note_checkpoint(checkpoint.at.index, octets, state.machine.snapshot().live_bodies());
+            shared.note_checkpoint(checkpoint.at.index, bytes, state.machine.snapshot().live_bodies());
             state.applied = meta.last_log_id;
             state.membership = meta.last_membership;
         }
@@ -105,17 +105,17 @@ impl<M: Machine> Host<M> {
 
     /// Writes a checkpoint of the state as it is now.
     fn write_checkpoint(&self) -> io::Result<SnapshotMeta> {
-        let since = self.shared.octets_since_checkpoint.load(Ordering::Relaxed);
+        let since = self.shared.bytes_since_checkpoint.load(Ordering::Relaxed);
         let (meta, frozen) = self.freeze();
         let Some(applied) = &meta.last_log_id else { return Ok(meta) };
         let state = frozen.encode();
-        let octets = state.len() as u64;
+        let bytes = state.len() as u64;
         let checkpoint = Checkpoint { at: wire::entry_id(applied), meta: encode_meta(&meta), state };
         // A leader applies what a majority has, which may be ahead of its own disk: what is covered must be there first.
         self.log.barrier()?;
         self.log.write_checkpoint(self.group, &checkpoint)?;
-        self.shared.note_checkpoint(applied.index, octets, frozen.live_bodies());
-        self.shared.octets_since_checkpoint.fetch_sub(since, Ordering::Relaxed);
+        self.shared.note_checkpoint(applied.index, bytes, frozen.live_bodies());
+        self.shared.bytes_since_checkpoint.fetch_sub(since, Ordering::Relaxed);
         Ok(meta)
     }
 
@@ -124,8 +124,8 @@ impl<M: Machine> Host<M> {
         let answer = match &entry.payload {
             EntryPayload::Blank => Answer::default(),
             EntryPayload::Normal(proposal) => {
-                let octets = proposal.octets() as u64;
-                self.shared.octets_since_checkpoint.fetch_add(octets, Ordering::Relaxed);
+                let bytes = proposal.bytes() as u64;
+                self.shared.bytes_since_checkpoint.fetch_add(bytes, Ordering::Relaxed);
                 let applied = state.machine.apply(Entry {
                     group: self.group,
                     index: entry.log_id.index,
@@ -182,7 +182,7 @@ impl<M: Machine> RaftSnapshotBuilder<Types> for Host<M> {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let host = self.clone();
         let meta = once_there_is_room(self.group, move || host.write_checkpoint()).await?;
-        Ok(Snapshot { meta, snapshot: State { octets: bytes::Bytes::new(), live: Vec::new(), _pin: None } })
+        Ok(Snapshot { meta, snapshot: State { bytes: bytes::Bytes::new(), live: Vec::new(), _pin: None } })
     }
 }
 
@@ -215,9 +215,9 @@ impl<M: Machine> RaftStateMachine<Types> for Host<M> {
     /// Everything the state refers to has been made durable by whoever received it.
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: State) -> io::Result<()> {
         let Some(applied) = meta.last_log_id else { return Ok(()) };
-        let State { octets, live, .. } = snapshot;
+        let State { bytes, live, .. } = snapshot;
         let checkpoint =
-            Checkpoint { at: wire::entry_id(&applied), meta: encode_meta(meta), state: octets.clone() };
+            Checkpoint { at: wire::entry_id(&applied), meta: encode_meta(meta), state: bytes.clone() };
         let (log, group) = (self.log.clone(), self.group);
         let write = move || {
             // A truncation that is still on its way must not reach the disk after the state that replaces it.
@@ -225,11 +225,11 @@ impl<M: Machine> RaftStateMachine<Types> for Host<M> {
             log.write_checkpoint(group, &checkpoint)
         };
         once_there_is_room(group, write).await?;
-        self.shared.note_checkpoint(applied.index, octets.len() as u64, live);
+        self.shared.note_checkpoint(applied.index, bytes.len() as u64, live);
         let (host, meta) = (self.clone(), meta.clone());
         let restore = move || {
             let mut state = host.state.lock();
-            state.machine.restore(octets).map_err(io::Error::other)?;
+            state.machine.restore(bytes).map_err(io::Error::other)?;
             state.applied = meta.last_log_id;
             state.membership = meta.last_membership;
             host.shared.applied.store(applied.index, Ordering::Relaxed);
@@ -244,7 +244,7 @@ impl<M: Machine> RaftStateMachine<Types> for Host<M> {
         let pin = host.shared.pin.clone();
         let freeze = move || {
             let (meta, frozen) = host.freeze();
-            let state = State { octets: frozen.encode(), live: frozen.live_bodies(), _pin: Some(pin) };
+            let state = State { bytes: frozen.encode(), live: frozen.live_bodies(), _pin: Some(pin) };
             meta.last_log_id.is_some().then_some(Snapshot { meta, snapshot: state })
         };
         tokio::task::spawn_blocking(freeze).await.map_err(io::Error::other)

@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(250);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// A learner may vote when no more than this is missing: the rest comes while it is made a voter.
-const CAUGHT_UP_OCTETS: u64 = 4 << 20;
+const CAUGHT_UP_BYTES: u64 = 4 << 20;
 
 /// One group on this node, on its way to being a member.
 pub(crate) struct Joining<M: Machine> {
@@ -189,8 +189,8 @@ pub(crate) async fn take_in<M: Machine>(
         return Err(Status::unavailable("this node does not lead the group"));
     }
     let matched = metrics.replication.as_ref().and_then(|peers| peers.get(&voter.node.0).cloned().flatten());
-    let missing = matched.map(|id| log.octets_from(group, id.index));
-    let is_caught_up = missing.is_some_and(|octets| octets <= CAUGHT_UP_OCTETS);
+    let missing = matched.map(|id| log.bytes_from(group, id.index));
+    let is_caught_up = missing.is_some_and(|bytes| bytes <= CAUGHT_UP_BYTES);
     let node = voter.node;
     let ids = std::collections::BTreeSet::from([node.0]);
     let membership = metrics.membership_config.membership();

@@ -40,12 +40,12 @@ use crate::{
 };
 
 /// The largest frame between queue nodes: one entry and its envelope, with room to spare.
-pub(crate) const FRAME_OCTETS_MAX: usize = 16 << 20;
+pub(crate) const FRAME_BYTES_MAX: usize = 16 << 20;
 
 /// Requests sent ahead of their answers, per follower.
 const IN_FLIGHT_MAX: usize = 64;
 
-const SNAPSHOT_PART_OCTETS: usize = 1 << 20;
+const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 
 /// What a channel is for: each has its own, so that heartbeats do not wait behind mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -199,8 +199,8 @@ impl Client {
 
 fn limited(channel: Channel) -> RaftServiceClient<Channel> {
     RaftServiceClient::new(channel)
-        .max_decoding_message_size(FRAME_OCTETS_MAX)
-        .max_encoding_message_size(FRAME_OCTETS_MAX)
+        .max_decoding_message_size(FRAME_BYTES_MAX)
+        .max_encoding_message_size(FRAME_BYTES_MAX)
 }
 
 fn network_error(error: impl Display) -> NetworkError<Types> {
@@ -374,16 +374,16 @@ fn send_snapshot(
     send(Part::Header(pb::SnapshotHeader {
         vote: Some(wire::from_vote(&vote)),
         meta,
-        state_octets: snapshot.snapshot.octets.len() as u64,
+        state_bytes: snapshot.snapshot.bytes.len() as u64,
         bodies: snapshot.snapshot.live.len() as u64,
     }))?;
-    let mut rest: Bytes = snapshot.snapshot.octets.clone();
+    let mut rest: Bytes = snapshot.snapshot.bytes.clone();
     while !rest.is_empty() {
-        send(Part::State(rest.split_to(rest.len().min(SNAPSHOT_PART_OCTETS))))?;
+        send(Part::State(rest.split_to(rest.len().min(SNAPSHOT_PART_BYTES))))?;
     }
     for (index, slot) in &snapshot.snapshot.live {
-        let octets = log.body(group, *index, *slot)?;
-        send(Part::Body(pb::SnapshotBody { index: *index, slot: *slot, octets }))?;
+        let bytes = log.body(group, *index, *slot)?;
+        send(Part::Body(pb::SnapshotBody { index: *index, slot: *slot, data: bytes }))?;
     }
     Ok(())
 }

@@ -52,21 +52,21 @@ impl Default for Timing {
 pub struct NodeConfig {
     /// How patient the groups are.
     pub timing: Timing,
-    /// A follower that is further behind than this gets a snapshot instead of the log, in octets.
-    pub log_retain_octets_max: u64,
-    /// A checkpoint is written after so many octets of log, or 16 times the size of the last one if that is more.
-    pub checkpoint_octets: u64,
-    /// Octets of proposals whose fate is open, per group.
-    pub proposal_octets_max: usize,
+    /// A follower that is further behind than this gets a snapshot instead of the log, in bytes.
+    pub log_retain_bytes_max: u64,
+    /// A checkpoint is written after so many bytes of log, or 16 times the size of the last one if that is more.
+    pub checkpoint_bytes: u64,
+    /// Bytes of proposals whose fate is open, per group.
+    pub proposal_bytes_max: usize,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             timing: Timing::default(),
-            log_retain_octets_max: 1 << 30,
-            checkpoint_octets: 64 << 20,
-            proposal_octets_max: 32 << 20,
+            log_retain_bytes_max: 1 << 30,
+            checkpoint_bytes: 64 << 20,
+            proposal_bytes_max: 32 << 20,
         }
     }
 }
@@ -174,7 +174,7 @@ impl Node {
         tasks.spawn(follow(raft.clone(), status));
         tasks.spawn(checkpoint::run(raft.clone(), host.clone(), self.config));
         drop(tasks);
-        Ok(Group::new(group, raft, host, watched, self.full.clone(), self.config.proposal_octets_max))
+        Ok(Group::new(group, raft, host, watched, self.full.clone(), self.config.proposal_bytes_max))
     }
 
     fn network(&self, group: GroupId) -> Network {
@@ -206,7 +206,7 @@ fn openraft_config(config: &NodeConfig) -> Result<Arc<Config>, openraft::ConfigE
         election_timeout_max: millis(config.timing.election_max),
         // Entries are large and few.
         max_payload_entries: 256,
-        // Checkpoints and purges are triggered by octets, not by entries.
+        // Checkpoints and purges are triggered by bytes, not by entries.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: u64::MAX,

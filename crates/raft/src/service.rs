@@ -18,7 +18,7 @@ use crate::{
     host::Host,
     machine::Machine,
     membership,
-    network::FRAME_OCTETS_MAX,
+    network::FRAME_BYTES_MAX,
     node::Voter,
     standing::{Door, Seen},
     types::{Snapshot, State, Types, Vote},
@@ -124,8 +124,8 @@ impl std::fmt::Debug for Service {
 impl Service {
     pub(crate) fn into_server(self) -> RaftServer {
         RaftServer::new(self)
-            .max_decoding_message_size(FRAME_OCTETS_MAX)
-            .max_encoding_message_size(FRAME_OCTETS_MAX)
+            .max_decoding_message_size(FRAME_BYTES_MAX)
+            .max_encoding_message_size(FRAME_BYTES_MAX)
     }
 
     /// The group a call is about, if it is meant for this node of this cluster, with the disk it has.
@@ -166,28 +166,28 @@ impl Service {
         let meta = header.meta.ok_or_else(|| Status::invalid_argument("a snapshot without its meta"))?;
         let meta = wire::to_meta(meta).map_err(invalid)?;
         let mut state = BytesMut::new();
-        let (mut live, mut bodies, mut octets) = (Vec::new(), Vec::new(), 0);
+        let (mut live, mut bodies, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some(part) = parts.message().await? {
             match part.part {
                 Some(Part::State(part)) => state.extend_from_slice(&part),
                 Some(Part::Body(body)) => {
                     live.push((body.index, body.slot));
-                    octets += body.octets.len();
-                    bodies.push((body.index, body.slot, Bytes::copy_from_slice(&body.octets)));
+                    bytes += body.data.len();
+                    bodies.push((body.index, body.slot, Bytes::copy_from_slice(&body.data)));
                 }
                 Some(Part::Header(_)) | None => return Err(Status::invalid_argument("an unexpected part")),
             }
-            if octets > FRAME_OCTETS_MAX {
+            if bytes > FRAME_BYTES_MAX {
                 self.store(group, std::mem::take(&mut bodies)).await?;
-                octets = 0;
+                bytes = 0;
             }
         }
         // A sender that cannot read a body goes away, and that looks like an end.
-        if state.len() as u64 != header.state_octets || live.len() as u64 != header.bodies {
+        if state.len() as u64 != header.state_bytes || live.len() as u64 != header.bodies {
             return Err(Status::aborted("the snapshot ends before it is complete"));
         }
         self.store(group, bodies).await?;
-        Ok((vote, Snapshot { meta, snapshot: State { octets: state.freeze(), live, _pin: None } }))
+        Ok((vote, Snapshot { meta, snapshot: State { bytes: state.freeze(), live, _pin: None } }))
     }
 
     async fn store(&self, group: GroupId, bodies: Vec<(u64, u32, Bytes)>) -> Result<(), Status> {

@@ -14,8 +14,8 @@ use crate::{
     wire,
 };
 
-/// Octets of entries read at a time for a follower.
-const READ_OCTETS_MAX: usize = 1 << 20;
+/// Bytes of entries read at a time for a follower.
+const READ_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
@@ -24,10 +24,10 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    async fn read(&self, range: std::ops::Range<u64>, octets_max: usize) -> io::Result<Vec<RaftEntry>> {
+    async fn read(&self, range: std::ops::Range<u64>, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
         let (log, group) = (self.log.clone(), self.group);
         let in_memory = log.is_in_memory(group, range.clone());
-        let read = move || log.read(group, range, octets_max);
+        let read = move || log.read(group, range, bytes_max);
         let records = if in_memory {
             read()?
         } else {
@@ -65,7 +65,7 @@ impl RaftLogReader<Types> for Store {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
-        let entries = self.read(start..end, READ_OCTETS_MAX).await?;
+        let entries = self.read(start..end, READ_BYTES_MAX).await?;
         match entries.first() {
             Some(first) if first.log_id.index == start => Ok(entries),
             _ if start >= end => Ok(entries),

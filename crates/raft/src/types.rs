@@ -15,12 +15,12 @@ pub(crate) struct Proposal {
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} octets and {} bodies", self.head.len(), self.bodies.len())
+        write!(f, "{} bytes and {} bodies", self.head.len(), self.bodies.len())
     }
 }
 
 impl Proposal {
-    pub(crate) fn octets(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.head.len() + self.bodies.iter().map(Bytes::len).sum::<usize>()
     }
 }
@@ -72,7 +72,7 @@ pub(crate) type Snapshot = alias::SnapshotOf<Types, State>;
 
 /// A state on its way from one node to another.
 pub(crate) struct State {
-    pub(crate) octets: Bytes,
+    pub(crate) bytes: Bytes,
     /// Bodies the state refers to: to be sent along, or already durable on the receiver.
     pub(crate) live: Vec<(u64, u32)>,
     /// The bodies must stay while this is there.

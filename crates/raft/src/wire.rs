@@ -38,8 +38,8 @@ pub(crate) fn encode_vote(vote: &Vote) -> Bytes {
     from_vote(vote).encode_to_vec().into()
 }
 
-pub(crate) fn decode_vote(octets: &Bytes) -> io::Result<Vote> {
-    let vote = wire::VoteId::decode(octets.clone()).map_err(|_| invalid("the vote does not decode"))?;
+pub(crate) fn decode_vote(bytes: &Bytes) -> io::Result<Vote> {
+    let vote = wire::VoteId::decode(bytes.clone()).map_err(|_| invalid("the vote does not decode"))?;
     to_vote(Some(vote))
 }
 
@@ -105,8 +105,8 @@ fn encode_membership(members: &Membership<u64, Member>) -> Bytes {
     from_membership(members).encode_to_vec().into()
 }
 
-fn decode_membership(octets: Bytes) -> io::Result<Membership<u64, Member>> {
-    to_membership(wire::Membership::decode(octets).map_err(|_| invalid("a membership does not decode"))?)
+fn decode_membership(bytes: Bytes) -> io::Result<Membership<u64, Member>> {
+    to_membership(wire::Membership::decode(bytes).map_err(|_| invalid("a membership does not decode"))?)
 }
 
 pub(crate) fn from_meta(meta: &SnapshotMeta) -> wire::CheckpointMeta {
@@ -152,7 +152,7 @@ fn to_entry(entry: wire::Entry) -> io::Result<RaftEntry> {
         Ok(wire::EntryKind::Blank) => EntryPayload::Blank,
         Ok(wire::EntryKind::Normal) => {
             // Copied, so that a body that is kept does not keep its whole frame.
-            let copy = |octets: &Bytes| Bytes::copy_from_slice(octets);
+            let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
             let bodies = entry.bodies.iter().map(copy).collect();
             EntryPayload::Normal(Proposal { head: copy(&entry.head), bodies })
         }

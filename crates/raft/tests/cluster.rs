@@ -115,10 +115,10 @@ struct Running {
 
 impl Running {
     async fn start(id: u64, fs: Arc<dyn Fs>, address: SocketAddr, voters: &[Voter]) -> Self {
-        let config = LogConfig { segment_octets: 1 << 20, ..LogConfig::default() };
+        let config = LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() };
         let log = Log::open(fs, config, identity(NodeId(id))).unwrap();
-        let config = NodeConfig { checkpoint_octets: 512 << 10, ..NodeConfig::default() };
-        let config = NodeConfig { log_retain_octets_max: 512 << 10, ..config };
+        let config = NodeConfig { checkpoint_bytes: 512 << 10, ..NodeConfig::default() };
+        let config = NodeConfig { log_retain_bytes_max: 512 << 10, ..config };
         let node = Node::new(config, voters.to_vec(), log, Arc::new(Tcp));
         let group = node.open_group(GROUP, Heads::default()).await.unwrap();
         let service = node.service();

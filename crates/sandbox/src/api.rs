@@ -185,7 +185,7 @@ impl Parsed {
         let attachments = shown.attachments.into_iter().map(|attachment| AttachmentItem {
             name: attachment.name,
             media_type: attachment.media_type,
-            size: attachment.octets,
+            size: attachment.bytes,
         });
         Self {
             item: capture.into(),

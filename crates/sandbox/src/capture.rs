@@ -47,7 +47,7 @@ impl Capture {
     }
 
     /// Returns what the capture counts for against the bound: small messages are not free.
-    pub(crate) fn octets(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         const OVERHEAD: usize = 256;
         const PER_RECIPIENT: usize = 64;
         (self.content.len() + OVERHEAD + PER_RECIPIENT * self.recipients.len()) as u64

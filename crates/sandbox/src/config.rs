@@ -14,9 +14,9 @@ pub struct SandboxConfig {
     pub hostname: String,
     /// Captured messages that are kept; the oldest go.
     pub messages_max: usize,
-    /// Octets of captured messages that are kept; the oldest go.
-    pub octets_max: u64,
-    /// Octets of one message: more than ingress takes, since every hop adds to the header.
+    /// Bytes of captured messages that are kept; the oldest go.
+    pub bytes_max: u64,
+    /// Bytes of one message: more than ingress takes, since every hop adds to the header.
     pub message_size_max: u64,
 }
 
@@ -26,7 +26,7 @@ impl Default for SandboxConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 2526)),
             hostname: "sandbox.localhost".to_owned(),
             messages_max: 10_000,
-            octets_max: 256 << 20,
+            bytes_max: 256 << 20,
             message_size_max: 52_428_800,
         }
     }

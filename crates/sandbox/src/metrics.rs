@@ -8,13 +8,13 @@ pub const CATALOGUE: &[Metric] = &[
     Metric::counter(CAPTURED, "Messages captured", &[]),
     Metric::counter(DROPPED, "Captured messages dropped because newer ones needed their room", &[]),
     Metric::gauge(MESSAGES, "Captured messages that are kept", &[]),
-    Metric::gauge(OCTETS, "Octets of captured messages that are kept", &[]),
+    Metric::gauge(BYTES, "Bytes of captured messages that are kept", &[]),
 ];
 
 const CAPTURED: &str = "postroad_sandbox_captured_total";
 const DROPPED: &str = "postroad_sandbox_dropped_total";
 const MESSAGES: &str = "postroad_sandbox_messages";
-const OCTETS: &str = "postroad_sandbox_kept_bytes";
+const BYTES: &str = "postroad_sandbox_kept_bytes";
 
 /// The handles of what is recorded for every message.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Metrics {
     pub(crate) captured: Counter,
     pub(crate) dropped: Counter,
     pub(crate) messages: Gauge,
-    pub(crate) octets: Gauge,
+    pub(crate) bytes: Gauge,
 }
 
 impl Metrics {
@@ -31,7 +31,7 @@ impl Metrics {
             captured: metrics::counter!(CAPTURED),
             dropped: metrics::counter!(DROPPED),
             messages: metrics::gauge!(MESSAGES),
-            octets: metrics::gauge!(OCTETS),
+            bytes: metrics::gauge!(BYTES),
         }
     }
 }

@@ -23,8 +23,8 @@ const LISTED_MAX: usize = 200;
 const RELATED_MAX: usize = 50;
 /// Recipients of one envelope that a list names.
 const NAMED_MAX: usize = 3;
-/// Octets of a message that the raw view shows; all of it can be downloaded.
-const RAW_OCTETS_MAX: usize = 1 << 20;
+/// Bytes of a message that the raw view shows; all of it can be downloaded.
+const RAW_BYTES_MAX: usize = 1 << 20;
 const PLACE: &str = "/sandbox";
 
 #[derive(Clone)]
@@ -52,12 +52,12 @@ async fn list(State(pages): State<Pages>, query: Result<Query<ListQuery>, QueryR
     let Query(query) = query.unwrap_or_default();
     let filter = Filter { to: query.to, subject: query.subject };
     let captures = pages.store.newest(&filter, LISTED_MAX);
-    let (kept, octets) = pages.store.kept();
+    let (kept, bytes) = pages.store.kept();
     let body = html! {
         div.split {
             div {
                 h1 { "Sandbox" }
-                p.soft { (kept) " captured " (if kept == 1 { "message" } else { "messages" }) ", " (look::size(octets)) }
+                p.soft { (kept) " captured " (if kept == 1 { "message" } else { "messages" }) ", " (look::size(bytes)) }
             }
             form method="post" action="/sandbox/clear" { button { "Delete all" } }
         }
@@ -202,7 +202,7 @@ fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
                     @for attachment in &shown.attachments {
                         div {
                             (if attachment.name.is_empty() { "(no name)" } else { &attachment.name })
-                            span.soft { " " (attachment.media_type) ", " (look::size(attachment.octets as u64)) }
+                            span.soft { " " (attachment.media_type) ", " (look::size(attachment.bytes as u64)) }
                         }
                     }
                 }
@@ -282,8 +282,8 @@ fn content(capture: &Capture, view: View, shown: &Shown) -> Markup {
 }
 
 fn raw(capture: &Capture) -> Markup {
-    let cut = capture.content.len() > RAW_OCTETS_MAX;
-    let text = String::from_utf8_lossy(&capture.content[..capture.content.len().min(RAW_OCTETS_MAX)]);
+    let cut = capture.content.len() > RAW_BYTES_MAX;
+    let text = String::from_utf8_lossy(&capture.content[..capture.content.len().min(RAW_BYTES_MAX)]);
     html! {
         p {
             a href={ "/sandbox/v1/messages/" (capture.id) "/raw" } { "Download" }

@@ -45,7 +45,7 @@ impl Sandbox {
         Ok(Self {
             listener,
             address,
-            store: Arc::new(Store::new(config.messages_max, config.octets_max)),
+            store: Arc::new(Store::new(config.messages_max, config.bytes_max)),
             config: listener_config(config),
             nav: deps.nav,
             ready,

@@ -17,14 +17,14 @@ use crate::{capture::Capture, metrics::Metrics};
 pub(crate) struct Store {
     kept: Mutex<Kept>,
     messages_max: usize,
-    octets_max: u64,
+    bytes_max: u64,
     metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
     captures: VecDeque<Arc<Capture>>,
-    octets: u64,
+    bytes: u64,
     /// How many were ever captured; the id of the last one.
     captured: u64,
 }
@@ -39,8 +39,8 @@ pub(crate) struct Filter {
 }
 
 impl Store {
-    pub(crate) fn new(messages_max: usize, octets_max: u64) -> Self {
-        Self { kept: Mutex::default(), messages_max, octets_max, metrics: Metrics::new() }
+    pub(crate) fn new(messages_max: usize, bytes_max: u64) -> Self {
+        Self { kept: Mutex::default(), messages_max, bytes_max, metrics: Metrics::new() }
     }
 
     /// Keeps a message and returns its id; the oldest go where room is needed.
@@ -50,15 +50,15 @@ impl Store {
         kept.captured += 1;
         let id = kept.captured;
         let capture = Arc::new(Capture::new(id, now(), sender, recipients, content));
-        kept.octets += capture.octets();
+        kept.bytes += capture.bytes();
         kept.captures.push_back(capture);
-        while kept.captures.len() > self.messages_max || kept.octets > self.octets_max {
+        while kept.captures.len() > self.messages_max || kept.bytes > self.bytes_max {
             let Some(oldest) = kept.captures.pop_front() else { break };
-            kept.octets -= oldest.octets();
+            kept.bytes -= oldest.bytes();
             dropped.push(oldest);
         }
         self.metrics.messages.set(kept.captures.len() as f64);
-        self.metrics.octets.set(kept.octets as f64);
+        self.metrics.bytes.set(kept.bytes as f64);
         drop(kept);
         self.metrics.captured.increment(1);
         self.metrics.dropped.increment(dropped.len() as u64);
@@ -87,21 +87,21 @@ impl Store {
         captures.into_iter().filter(|capture| capture.message() == Some(message)).take(limit).collect()
     }
 
-    /// Returns how many are kept, and how many octets they count for.
+    /// Returns how many are kept, and how many bytes they count for.
     pub(crate) fn kept(&self) -> (usize, u64) {
         let kept = self.kept.lock();
-        (kept.captures.len(), kept.octets)
+        (kept.captures.len(), kept.bytes)
     }
 
     /// Forgets every capture; ids go on.
     pub(crate) fn clear(&self) {
         let cleared = {
             let mut kept = self.kept.lock();
-            kept.octets = 0;
+            kept.bytes = 0;
             std::mem::take(&mut kept.captures)
         };
         self.metrics.messages.set(0.0);
-        self.metrics.octets.set(0.0);
+        self.metrics.bytes.set(0.0);
         drop(cleared);
     }
 }
@@ -158,13 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn octets_are_bounded() {
+    fn bytes_are_bounded() {
         let store = Store::new(1_000, 2_000);
         for _ in 0..100 {
             add(&store, "a@b.example", "s");
         }
-        let (messages, octets) = store.kept();
-        assert!(messages < 10 && octets <= 2_000, "{messages} {octets}");
+        let (messages, bytes) = store.kept();
+        assert!(messages < 10 && bytes <= 2_000, "{messages} {bytes}");
         store.add(None, Vec::new(), vec![b'a'; 10_000].into());
         assert_eq!(store.kept(), (0, 0));
     }

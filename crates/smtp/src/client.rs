@@ -101,7 +101,7 @@ pub struct Transaction {
     pub content: Vec<Bytes>,
     /// An address or a header needs SMTPUTF8.
     pub smtputf8: bool,
-    /// The content holds octets above 127.
+    /// The content holds bytes above 127.
     pub eight_bit: bool,
 }
 
@@ -127,9 +127,9 @@ pub enum Phase {
 /// What the session needs next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Octets, before the deadline, after what is in [`ClientSession::take_output`] has been sent.
+    /// Bytes, before the deadline, after what is in [`ClientSession::take_output`] has been sent.
     Read(Instant),
-    /// TLS: [`ClientSession::tls_established`]. No octet may be buffered.
+    /// TLS: [`ClientSession::tls_established`]. No byte may be buffered.
     StartTls,
     /// Nothing: a transaction may be started, or the session ended with [`ClientSession::quit`].
     Idle,
@@ -498,7 +498,7 @@ impl ClientSession {
         if reply.code != 220 {
             return self.refuse(Phase::StartTls, reply);
         }
-        // S-402: an octet that came before the handshake is not the server's.
+        // S-402: an byte that came before the handshake is not the server's.
         self.state = if input.is_empty() {
             State::Handshake
         } else {

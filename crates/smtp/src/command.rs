@@ -47,7 +47,7 @@ pub enum Command {
 pub struct Mail {
     /// The reverse path; `None` for `<>`.
     pub sender: Option<Address>,
-    /// SIZE: the octets the client expects to send; 0 says nothing.
+    /// SIZE: the bytes the client expects to send; 0 says nothing.
     pub size: u64,
     /// BODY=8BITMIME.
     pub eight_bit: bool,

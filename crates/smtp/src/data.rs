@@ -1,16 +1,16 @@
 //! The content of a message on the wire: dot-stuffed lines up to CRLF "." CRLF (RFC 5321 4.5.2).
 //!
-//! End of data is recognised on the raw octets CR LF "." CR LF and on nothing else (RFC 5321 2.3.8, 4.1.1.4).
+//! End of data is recognised on the raw bytes CR LF "." CR LF and on nothing else (RFC 5321 2.3.8, 4.1.1.4).
 //! A bare CR or LF is remembered, so that the message is refused after its true end: servers that took one for a line end
 //! could be made to see two messages where others saw one.
 
 use bytes::{Bytes, BytesMut};
 
-/// Removes dot-stuffing from octets in any segmentation, keeping at most a given size.
+/// Removes dot-stuffing from bytes in any segmentation, keeping at most a given size.
 #[derive(Debug)]
 pub struct DataDecoder {
     content: BytesMut,
-    /// Octets of the content so far, kept or not.
+    /// Bytes of the content so far, kept or not.
     size: u64,
     size_max: u64,
     at: At,
@@ -45,7 +45,7 @@ pub enum Decoded {
 }
 
 impl DataDecoder {
-    /// Makes a decoder for one message of at most `size_max` octets, dots of the transport and the end not counted.
+    /// Makes a decoder for one message of at most `size_max` bytes, dots of the transport and the end not counted.
     #[must_use]
     pub fn new(size_max: u64, expected: usize) -> Self {
         Self {
@@ -126,16 +126,16 @@ impl DataDecoder {
         *rest = &rest[end + 1..];
     }
 
-    fn put(&mut self, octets: &[u8]) {
-        self.size += octets.len() as u64;
+    fn put(&mut self, bytes: &[u8]) {
+        self.size += bytes.len() as u64;
         if self.size <= self.size_max {
-            self.content.extend_from_slice(octets);
+            self.content.extend_from_slice(bytes);
         } else {
             self.content = BytesMut::new();
         }
     }
 
-    /// Returns the octets of the content so far, kept or not.
+    /// Returns the bytes of the content so far, kept or not.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
@@ -180,7 +180,7 @@ const END_AFTER_OPEN_LINE: Bytes = Bytes::from_static(b"\r\n.\r\n");
 /// The content has a bare CR or LF.
 pub fn stuff(parts: &[Bytes]) -> Result<Vec<Bytes>, BareNewline> {
     let mut out = Vec::with_capacity(parts.len() + 1);
-    // What the octets before this place were: the start of a line, CR, or anything else.
+    // What the bytes before this place were: the start of a line, CR, or anything else.
     let (mut line_start, mut after_cr) = (true, false);
     for part in parts {
         let mut from = 0;
@@ -223,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    /// Decodes `wire` in pieces of `piece` octets; returns the message and what follows it.
+    /// Decodes `wire` in pieces of `piece` bytes; returns the message and what follows it.
     fn decode(wire: &[u8], piece: usize, size_max: u64) -> Option<(Decoded, Vec<u8>)> {
         let mut decoder = DataDecoder::new(size_max, 0);
         let mut buffer = BytesMut::new();
@@ -261,7 +261,7 @@ mod tests {
             b'\n' => place == 0 || text[place - 1] != b'\r',
             _ => false,
         });
-        // Unstuffing cannot join a CR and an LF that a dot kept apart: the raw octets decide.
+        // Unstuffing cannot join a CR and an LF that a dot kept apart: the raw bytes decide.
         let raw = &wire[..end];
         let raw_bare = (0..raw.len()).any(|place| match raw[place] {
             b'\r' => raw.get(place + 1) != Some(&b'\n'),
@@ -278,7 +278,7 @@ mod tests {
         Some((decoded, rest))
     }
 
-    fn wire_octets() -> impl Strategy<Value = Vec<u8>> {
+    fn wire_bytes() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             Just(&b"\r\n"[..]),
             Just(&b"."[..]),
@@ -296,7 +296,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
         #[test]
-        fn z_02_decoding_does_not_depend_on_segments_and_equals_the_naive_rule(wire in wire_octets(), piece in 1_usize..9) {
+        fn z_02_decoding_does_not_depend_on_segments_and_equals_the_naive_rule(wire in wire_bytes(), piece in 1_usize..9) {
             let whole = decode(&wire, wire.len().max(1), u64::MAX);
             prop_assert_eq!(&decode(&wire, piece, u64::MAX), &whole);
             prop_assert_eq!(whole, naive(&wire));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn s_201_exactly_the_limit_passes_and_one_octet_more_does_not() {
+    fn s_201_exactly_the_limit_passes_and_one_byte_more_does_not() {
         let content = |decoded| matches!(decoded, Some((Decoded::Content(_), _)));
         // Stuffed dots and the end do not count.
         let wire = b"..a\r\n..b\r\n.\r\n";

@@ -7,7 +7,7 @@ use postroad_core::{MessageId, Timestamp};
 /// What transport needs to know of a message's header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderSummary<'a> {
-    /// Octets of the header with the CRLF of its last field, without the empty line.
+    /// Bytes of the header with the CRLF of its last field, without the empty line.
     pub len: usize,
     /// `Received` fields: one for each hop behind it.
     pub received: usize,
@@ -135,7 +135,7 @@ impl Protocol {
     }
 }
 
-/// Writes the `Received` field of a hop, folded so that no line is longer than 78 octets where its words allow.
+/// Writes the `Received` field of a hop, folded so that no line is longer than 78 bytes where its words allow.
 #[must_use]
 pub fn received_field(hop: &Hop<'_>) -> String {
     let mut words = Vec::new();
@@ -244,7 +244,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_summarised(content in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), any::<u8>()], 0..200)) {
+        fn any_bytes_are_summarised(content in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), any::<u8>()], 0..200)) {
             let summary = summarise(&content);
             prop_assert!(summary.len <= content.len());
             for range in summary.bcc {

@@ -4,11 +4,11 @@ use bytes::BytesMut;
 use postroad_core::{Reply, reply::EnhancedCode};
 
 /// RFC 5321 4.5.3.1.5 has 512; servers of the field send more.
-const LINE_OCTETS_MAX: usize = 4 << 10;
-const REPLY_OCTETS_MAX: usize = 64 << 10;
+const LINE_BYTES_MAX: usize = 4 << 10;
+const REPLY_BYTES_MAX: usize = 64 << 10;
 const LINES_MAX: usize = 100;
 
-/// Why octets are not a reply.
+/// Why bytes are not a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyError {
     /// A line, or the lines together, are longer than any server needs.
@@ -34,19 +34,19 @@ pub struct ReplyReader {
     code: Option<u16>,
     text: String,
     enhanced: Option<EnhancedCode>,
-    octets: usize,
+    bytes: usize,
     lines: usize,
 }
 
 impl ReplyReader {
     /// Consumes lines from the front of `input`; returns the reply when its last line is there.
     ///
-    /// Text is made harmless: octets that are not UTF-8 and control characters become replacement characters and spaces.
+    /// Text is made harmless: bytes that are not UTF-8 and control characters become replacement characters and spaces.
     ///
     /// # Errors
-    /// The octets are not a reply; the connection cannot be used any more.
+    /// The bytes are not a reply; the connection cannot be used any more.
     pub fn read(&mut self, input: &mut BytesMut) -> Result<Option<Reply>, ReplyError> {
-        while let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(LINE_OCTETS_MAX)]) {
+        while let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(LINE_BYTES_MAX)]) {
             let line = input.split_to(end + 1);
             if self.take_line(line.trim_ascii_end())? {
                 let reader = std::mem::take(self);
@@ -54,14 +54,14 @@ impl ReplyReader {
                 return Ok(Some(Reply { code, enhanced: reader.enhanced, text: reader.text.into() }));
             }
         }
-        if input.len() >= LINE_OCTETS_MAX { Err(ReplyError::TooLong) } else { Ok(None) }
+        if input.len() >= LINE_BYTES_MAX { Err(ReplyError::TooLong) } else { Ok(None) }
     }
 
     /// Takes one line; true for the last of a reply.
     fn take_line(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
-        self.octets += line.len() + 2;
+        self.bytes += line.len() + 2;
         self.lines += 1;
-        if self.octets > REPLY_OCTETS_MAX || self.lines > LINES_MAX {
+        if self.bytes > REPLY_BYTES_MAX || self.lines > LINES_MAX {
             return Err(ReplyError::TooLong);
         }
         let (digits, rest) = line.split_at_checked(3).ok_or(ReplyError::Malformed)?;
@@ -108,8 +108,8 @@ mod tests {
 
     use super::*;
 
-    fn read(octets: &str) -> Result<Option<Reply>, ReplyError> {
-        ReplyReader::default().read(&mut BytesMut::from(octets))
+    fn read(bytes: &str) -> Result<Option<Reply>, ReplyError> {
+        ReplyReader::default().read(&mut BytesMut::from(bytes))
     }
 
     fn reply(code: u16, enhanced: Option<EnhancedCode>, text: &str) -> Result<Option<Reply>, ReplyError> {
@@ -130,8 +130,8 @@ mod tests {
 
     #[test]
     fn d_037_what_is_no_reply_is_an_error_and_bounded() {
-        for octets in ["hello\r\n", "25\r\n", "\r\n", "250-a\r\n251 b\r\n", "650 a\r\n", "250_a\r\n"] {
-            assert_eq!(read(octets), Err(ReplyError::Malformed), "{octets:?}");
+        for bytes in ["hello\r\n", "25\r\n", "\r\n", "250-a\r\n251 b\r\n", "650 a\r\n", "250_a\r\n"] {
+            assert_eq!(read(bytes), Err(ReplyError::Malformed), "{bytes:?}");
         }
         assert_eq!(read(&"2".repeat(5000)), Err(ReplyError::TooLong));
         assert_eq!(read(&"250-a\r\n".repeat(101)), Err(ReplyError::TooLong));
@@ -140,11 +140,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn z_06_any_octets_in_any_segments_are_read_alike(octets in "(250[ -](5\\.1\\.1 )?[a-z\\x00]{0,5}\r?\n|.{0,4}){0,6}", piece in 1_usize..7) {
-            let mut whole = BytesMut::from(octets.as_str());
+        fn z_06_any_bytes_in_any_segments_are_read_alike(bytes in "(250[ -](5\\.1\\.1 )?[a-z\\x00]{0,5}\r?\n|.{0,4}){0,6}", piece in 1_usize..7) {
+            let mut whole = BytesMut::from(bytes.as_str());
             let expected = ReplyReader::default().read(&mut whole);
             let (mut reader, mut buffer, mut seen) = (ReplyReader::default(), BytesMut::new(), Ok(None));
-            for chunk in octets.as_bytes().chunks(piece) {
+            for chunk in bytes.as_bytes().chunks(piece) {
                 buffer.extend_from_slice(chunk);
                 seen = reader.read(&mut buffer);
                 if seen != Ok(None) { break; }

@@ -1,7 +1,7 @@
 //! The server's side of a session: commands in, replies and questions out.
 //!
-//! The session never waits. It consumes what it can of the octets it is given, puts replies into a buffer,
-//! and stops where it needs something: more octets, the answer to a question, TLS, or nothing any more.
+//! The session never waits. It consumes what it can of the bytes it is given, puts replies into a buffer,
+//! and stops where it needs something: more bytes, the answer to a question, TLS, or nothing any more.
 //! The same session serves listeners, tests and the fuzzer.
 //!
 //! Where several codes are legal, the one given here is the house's choice, and tests hold us to it.
@@ -33,7 +33,7 @@ pub struct ServerConfig {
     pub hostname: Box<str>,
     /// Who may send: anybody to our domains, or those who logged in to anywhere.
     pub service: Service,
-    /// Octets of a message, the dots of transport not counted; 0 for no limit.
+    /// Bytes of a message, the dots of transport not counted; 0 for no limit.
     pub message_size_max: u64,
     /// Recipients of one transaction; RFC 5321 4.5.3.1.8 asks for at least 100.
     pub recipients_max: usize,
@@ -73,13 +73,13 @@ pub enum Service {
 }
 
 /// RFC 5321 4.5.3.1.4: a command line with its CRLF, before any extension is in use.
-const LINE_OCTETS_PLAIN: usize = 512;
+const LINE_BYTES_PLAIN: usize = 512;
 /// The same after EHLO: extensions add parameters.
-const LINE_OCTETS_EXTENDED: usize = 4096;
+const LINE_BYTES_EXTENDED: usize = 4096;
 /// RFC 4954 4: an AUTH response.
-const LINE_OCTETS_AUTH: usize = 12_288;
+const LINE_BYTES_AUTH: usize = 12_288;
 /// An over-long line is discarded up to here, and then the connection is closed.
-const DISCARD_OCTETS_MAX: usize = 64 << 10;
+const DISCARD_BYTES_MAX: usize = 64 << 10;
 const ERRORS_MAX: u32 = 20;
 const JUNK_MAX: u32 = 100;
 const AUTH_FAILURES_MAX: u32 = 3;
@@ -91,7 +91,7 @@ const HOPS_MAX: usize = 50;
 pub struct Peer<I> {
     /// The client's address.
     pub ip: IpAddr,
-    /// TLS was there from the first octet.
+    /// TLS was there from the first byte.
     pub tls: Option<TlsInfo>,
     /// The network the client comes from is a credential; a login may still name another.
     pub identity: Option<I>,
@@ -104,11 +104,11 @@ pub struct TlsInfo(pub Box<str>);
 /// What the session needs next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// More octets, before the deadline; what is in [`ServerSession::take_replies`] goes out first.
+    /// More bytes, before the deadline; what is in [`ServerSession::take_replies`] goes out first.
     Read(Instant),
     /// An answer, with [`ServerSession::answer`].
     Ask(Question),
-    /// TLS, once the replies are out: [`ServerSession::tls_established`]. No octet may stay buffered.
+    /// TLS, once the replies are out: [`ServerSession::tls_established`]. No byte may stay buffered.
     StartTls,
     /// Nothing any more: send the replies, and close so that they arrive whatever the client still sends.
     Close,
@@ -187,7 +187,7 @@ enum State {
     Data { envelope: Envelope, decoder: DataDecoder, until: Instant },
     /// A response to AUTH is expected.
     Auth(auth::Exchange),
-    /// An over-long line is being discarded; so many octets of it are gone.
+    /// An over-long line is being discarded; so many bytes of it are gone.
     Discarding { discarded: usize, then: Box<State> },
     /// A question is open.
     Asked(Asked),
@@ -405,8 +405,8 @@ impl<I> ServerSession<I> {
             self.reply(&Reply::new(221, 7, 0, "this is SMTP without TLS"));
             return Err(None);
         }
-        let octets_max = self.line_octets_max(&state);
-        if let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(octets_max)]) {
+        let bytes_max = self.line_bytes_max(&state);
+        if let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(bytes_max)]) {
             let line = input.split_to(end + 1);
             self.deadline = now + self.config.command_timeout;
             let Some(line) = line.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r')) else {
@@ -417,20 +417,20 @@ impl<I> ServerSession<I> {
             self.state = state;
             return Ok(Bytes::copy_from_slice(line));
         }
-        if input.len() >= octets_max {
+        if input.len() >= bytes_max {
             self.state = State::Discarding { discarded: 0, then: Box::new(state) };
             return Err(None);
         }
-        // The time for a command runs from the end of the one before, however slowly its octets come.
+        // The time for a command runs from the end of the one before, however slowly its bytes come.
         self.state = state;
         Err(Some(Output::Read(self.deadline)))
     }
 
-    fn line_octets_max(&self, state: &State) -> usize {
+    fn line_bytes_max(&self, state: &State) -> usize {
         match state {
-            State::Auth(_) => LINE_OCTETS_AUTH,
-            _ if self.is_extended() => LINE_OCTETS_EXTENDED,
-            _ => LINE_OCTETS_PLAIN,
+            State::Auth(_) => LINE_BYTES_AUTH,
+            _ if self.is_extended() => LINE_BYTES_EXTENDED,
+            _ => LINE_BYTES_PLAIN,
         }
     }
 
@@ -446,7 +446,7 @@ impl<I> ServerSession<I> {
             self.fault(&Reply::new(500, 5, detail, "Line too long"));
             return None;
         }
-        if discarded > DISCARD_OCTETS_MAX {
+        if discarded > DISCARD_BYTES_MAX {
             self.reply(&Reply::new(421, 7, 0, "Line too long"));
             return None;
         }
@@ -531,7 +531,7 @@ impl<I> ServerSession<I> {
         } else if mail.stray_space && self.config.strict_syntax {
             Some(Reply::new(501, 5, 4, "no space is allowed before the path"))
         } else if limit != 0 && mail.size > limit {
-            Some(Reply::new(552, 3, 4, format!("a message may have {limit} octets at most")))
+            Some(Reply::new(552, 3, 4, format!("a message may have {limit} bytes at most")))
         } else {
             None
         };
@@ -715,7 +715,7 @@ impl<I> ServerSession<I> {
 
 fn refusal_of(refused: &Decoded, limit: u64) -> Reply {
     match refused {
-        Decoded::TooLarge => Reply::new(552, 3, 4, format!("a message may have {limit} octets at most")),
+        Decoded::TooLarge => Reply::new(552, 3, 4, format!("a message may have {limit} bytes at most")),
         Decoded::BareNewline => Reply::new(550, 5, 2, "bare CR/LF not allowed"),
         Decoded::Nul | Decoded::Content(_) => Reply::new(554, 6, 0, "NUL is not allowed"),
     }

@@ -17,7 +17,7 @@ use postroad_storage::{
 
 const BATCHES: u64 = 5000;
 const BODIES: usize = 64;
-const OCTETS: usize = 8192;
+const BYTES: usize = 8192;
 
 fn main() {
     let dir =
@@ -28,7 +28,7 @@ fn main() {
     let log = Log::open(Arc::new(fs), LogConfig::default(), identity).unwrap();
     let group = GroupId(1);
     let first = log.group(group).last.map_or(1, |last| last.index + 1);
-    let bodies: Vec<Bytes> = (0..BODIES).map(|body| Bytes::from(vec![body as u8; OCTETS])).collect();
+    let bodies: Vec<Bytes> = (0..BODIES).map(|body| Bytes::from(vec![body as u8; BYTES])).collect();
     let start = Instant::now();
     for index in first..first + BATCHES {
         let id = EntryId { term: 1, index };
@@ -46,9 +46,9 @@ fn main() {
     }
     let seconds = start.elapsed().as_secs_f64();
     let stats = log.stats();
-    let (written, body) = (stats.written_octets.load(Relaxed) as f64, stats.body_octets.load(Relaxed) as f64);
+    let (written, body) = (stats.written_bytes.load(Relaxed) as f64, stats.body_bytes.load(Relaxed) as f64);
     println!(
-        "{:.0} bodies/s, {:.0} MB/s, {:.0} syncs/s, {:.3} octets written per body octet, {} segments recycled",
+        "{:.0} bodies/s, {:.0} MB/s, {:.0} syncs/s, {:.3} bytes written per body byte, {} segments recycled",
         (BATCHES as usize * BODIES) as f64 / seconds,
         body / seconds / 1e6,
         stats.batches.load(Relaxed) as f64 / seconds,

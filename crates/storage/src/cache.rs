@@ -9,12 +9,12 @@ use std::{
     path::Path,
 };
 
-/// Octets of pages kept in memory.
-const MEMORY_OCTETS: u64 = 16 << 20;
+/// Bytes of pages kept in memory.
+const MEMORY_BYTES: u64 = 16 << 20;
 /// How often what was put is handed to the operating system.
 const FLUSH_EVERY_MILLIS: u64 = 500;
-/// Larger values are not kept: sled writes several octets for each.
-pub const CACHE_VALUE_OCTETS_MAX: usize = 4 << 10;
+/// Larger values are not kept: sled writes several bytes for each.
+pub const CACHE_VALUE_BYTES_MAX: usize = 4 << 10;
 
 /// The store; calls may block on the disk.
 pub struct Cache {
@@ -36,7 +36,7 @@ impl Cache {
 
     /// Remembers a value under a key, for as long as nothing goes wrong.
     pub fn put(&self, key: &[u8], value: &[u8]) {
-        if value.len() <= CACHE_VALUE_OCTETS_MAX {
+        if value.len() <= CACHE_VALUE_BYTES_MAX {
             self.guarded(|db| db.insert(key, value).map(drop));
         }
     }
@@ -83,7 +83,7 @@ impl fmt::Debug for Cache {
 fn try_open(directory: &Path) -> Option<sled::Db> {
     let config = sled::Config::new()
         .path(directory)
-        .cache_capacity(MEMORY_OCTETS)
+        .cache_capacity(MEMORY_BYTES)
         .flush_every_ms(Some(FLUSH_EVERY_MILLIS));
     catch_unwind(AssertUnwindSafe(|| config.open())).ok()?.ok()
 }
@@ -100,7 +100,7 @@ mod tests {
         cache.put(b"b", b"2");
         cache.put(b"a", b"3");
         cache.remove(b"b");
-        cache.put(b"c", &[0; CACHE_VALUE_OCTETS_MAX + 1]);
+        cache.put(b"c", &[0; CACHE_VALUE_BYTES_MAX + 1]);
         cache.flush();
         drop(cache);
         let all = Cache::open(home.path()).all(10);

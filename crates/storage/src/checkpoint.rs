@@ -14,7 +14,7 @@ use crate::{
 };
 
 const MAGIC: &[u8; 8] = b"PRCKPT01";
-const HEADER_OCTETS: usize = 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8;
+const HEADER_BYTES: usize = 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8;
 
 /// A group's state after it had applied an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +38,9 @@ pub(crate) fn write(
     checkpoint: &Checkpoint,
 ) -> io::Result<()> {
     let header = header(identity, group, checkpoint);
-    let octets = header.len() + checkpoint.meta.len() + checkpoint.state.len();
+    let bytes = header.len() + checkpoint.meta.len() + checkpoint.state.len();
     let mut buffer = AlignedBuffer::default();
-    buffer.resize(octets.next_multiple_of(BLOCK));
+    buffer.resize(bytes.next_multiple_of(BLOCK));
     let mut out = buffer.as_mut_slice();
     out.put_slice(&header);
     out.put_slice(&checkpoint.meta);
@@ -59,7 +59,7 @@ pub(crate) fn write(
 
 fn header(identity: Identity, group: GroupId, checkpoint: &Checkpoint) -> Vec<u8> {
     let Checkpoint { at, meta, state } = checkpoint;
-    let mut header = Vec::with_capacity(HEADER_OCTETS + 4);
+    let mut header = Vec::with_capacity(HEADER_BYTES + 4);
     header.put_slice(MAGIC);
     header.put_u64_le(identity.cluster.0);
     header.put_u64_le(identity.node.0);
@@ -81,30 +81,30 @@ pub(crate) fn read(fs: &dyn Fs, identity: Identity, group: GroupId) -> io::Resul
     if !fs.list()?.contains(&name(group)) {
         return Ok(None);
     }
-    let octets = Bytes::from(read_all(fs.open(&name(group))?.as_ref())?);
+    let bytes = Bytes::from(read_all(fs.open(&name(group))?.as_ref())?);
     let invalid = || io::Error::new(io::ErrorKind::InvalidData, format!("`{}` does not check", name(group)));
-    let checkpoint = parse(&octets).ok_or_else(invalid)?;
+    let checkpoint = parse(&bytes).ok_or_else(invalid)?;
     // The header is made anew from what was read: equal headers are equal contents, of our group and node.
-    if octets[..HEADER_OCTETS + 4] != header(identity, group, &checkpoint) {
+    if bytes[..HEADER_BYTES + 4] != header(identity, group, &checkpoint) {
         return Err(invalid());
     }
     Ok(Some(checkpoint))
 }
 
-fn parse(octets: &Bytes) -> Option<Checkpoint> {
+fn parse(bytes: &Bytes) -> Option<Checkpoint> {
     let number = |field: usize| {
         let at = 8 * field;
-        octets.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
+        bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
     };
     let length = |field: usize| usize::try_from(number(field)?).ok();
-    let meta_end = (HEADER_OCTETS + 4).checked_add(length(6)?)?;
+    let meta_end = (HEADER_BYTES + 4).checked_add(length(6)?)?;
     let state_end = meta_end.checked_add(length(7)?)?;
-    if state_end > octets.len() {
+    if state_end > bytes.len() {
         return None;
     }
     Some(Checkpoint {
         at: EntryId { term: number(4)?, index: number(5)? },
-        meta: octets.slice(HEADER_OCTETS + 4..meta_end),
-        state: octets.slice(meta_end..state_end),
+        meta: bytes.slice(HEADER_BYTES + 4..meta_end),
+        state: bytes.slice(meta_end..state_end),
     })
 }

@@ -6,9 +6,9 @@
 //!
 //! ```text
 //! header   magic u32 · version u16 · zero u16 · generation u64 · cluster u64 · node u64 · offset u64
-//!          synced u64 · front_octets u32 · records u32 · octets u64 · front_hash u64 · header_crc u32
-//! record   kind u8 · user_kind u8 · group u16 · bodies u32 · term u64 · index u64 · head_octets u32
-//!          then (octets u32 · crc u32) for each body, then the head
+//!          synced u64 · front_bytes u32 · records u32 · bytes u64 · front_hash u64 · header_crc u32
+//! record   kind u8 · user_kind u8 · group u16 · bodies u32 · term u64 · index u64 · head_bytes u32
+//!          then (bytes u32 · crc u32) for each body, then the head
 //! ```
 //! All numbers are little endian. `generation` is the segment's number, which is never used twice, so what a recycled
 //! segment held before never passes for a batch of it. `synced` is the offset below which everything had been synced
@@ -21,8 +21,8 @@ use crate::{EntryId, log::Identity};
 
 pub(crate) const MAGIC: u32 = 0x3147_4c50;
 pub(crate) const VERSION: u16 = 1;
-pub(crate) const HEADER_OCTETS: usize = 76;
-const RECORD_OCTETS: usize = 28;
+pub(crate) const HEADER_BYTES: usize = 76;
+const RECORD_BYTES: usize = 28;
 
 /// What stands in a log besides entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,16 +57,16 @@ pub(crate) struct BatchHeader {
     pub(crate) identity: Identity,
     pub(crate) offset: u64,
     pub(crate) synced: u64,
-    pub(crate) front_octets: u32,
+    pub(crate) front_bytes: u32,
     pub(crate) records: u32,
     /// With the header and without the zeros at the end.
-    pub(crate) octets: u64,
+    pub(crate) bytes: u64,
     pub(crate) front_hash: u64,
 }
 
 impl BatchHeader {
     pub(crate) fn put(&self, mut out: &mut [u8]) {
-        let mut bytes = Vec::with_capacity(HEADER_OCTETS);
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.put_u32_le(MAGIC);
         bytes.put_u16_le(VERSION);
         bytes.put_u16_le(0);
@@ -75,9 +75,9 @@ impl BatchHeader {
         bytes.put_u64_le(self.identity.node.0);
         bytes.put_u64_le(self.offset);
         bytes.put_u64_le(self.synced);
-        bytes.put_u32_le(self.front_octets);
+        bytes.put_u32_le(self.front_bytes);
         bytes.put_u32_le(self.records);
-        bytes.put_u64_le(self.octets);
+        bytes.put_u64_le(self.bytes);
         bytes.put_u64_le(self.front_hash);
         let crc = crc32fast::hash(&bytes);
         bytes.put_u32_le(crc);
@@ -85,9 +85,9 @@ impl BatchHeader {
     }
 
     /// Reads a header; `None` for anything that is not one.
-    pub(crate) fn take(octets: &[u8]) -> Option<Self> {
-        let octets = octets.get(..HEADER_OCTETS)?;
-        let (fields, crc) = octets.split_at(HEADER_OCTETS - 4);
+    pub(crate) fn take(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..HEADER_BYTES)?;
+        let (fields, crc) = bytes.split_at(HEADER_BYTES - 4);
         let mut from = Take(fields);
         if crc != crc32fast::hash(fields).to_le_bytes() || from.u32()? != MAGIC || from.u16()? != VERSION {
             return None;
@@ -101,9 +101,9 @@ impl BatchHeader {
             },
             offset: from.u64()?,
             synced: from.u64()?,
-            front_octets: from.u32()?,
+            front_bytes: from.u32()?,
             records: from.u32()?,
-            octets: from.u64()?,
+            bytes: from.u64()?,
             front_hash: from.u64()?,
         })
     }
@@ -122,8 +122,8 @@ pub(crate) struct RecordFront {
 }
 
 impl RecordFront {
-    pub(crate) fn octets(&self) -> usize {
-        RECORD_OCTETS + self.bodies.len() * 8 + self.head.len()
+    pub(crate) fn bytes(&self) -> usize {
+        RECORD_BYTES + self.bodies.len() * 8 + self.head.len()
     }
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
@@ -134,8 +134,8 @@ impl RecordFront {
         out.put_u64_le(self.id.term);
         out.put_u64_le(self.id.index);
         out.put_u32_le(u32::try_from(self.head.len()).expect("a head is bounded"));
-        for (octets, crc) in &self.bodies {
-            out.put_u32_le(*octets);
+        for (bytes, crc) in &self.bodies {
+            out.put_u32_le(*bytes);
             out.put_u32_le(*crc);
         }
         out.put_slice(&self.head);
@@ -145,15 +145,15 @@ impl RecordFront {
 /// Reads the front of a batch; `None` if it is not `records` records and nothing else.
 pub(crate) fn take_front(front: &Bytes, records: u32) -> Option<Vec<RecordFront>> {
     let mut from = Take(front);
-    let mut all = Vec::with_capacity((records as usize).min(front.len() / RECORD_OCTETS));
+    let mut all = Vec::with_capacity((records as usize).min(front.len() / RECORD_BYTES));
     for _ in 0..records {
         let (kind, user_kind) = (Kind::from_code(from.u8()?)?, from.u8()?);
         let group = GroupId(from.u16()?);
         let bodies = from.u32()?;
         let id = EntryId { term: from.u64()?, index: from.u64()? };
-        let head_octets = from.u32()? as usize;
+        let head_bytes = from.u32()? as usize;
         let bodies = (0..bodies).map(|_| Some((from.u32()?, from.u32()?))).collect::<Option<Vec<_>>>()?;
-        let head = front.slice_ref(from.slice(head_octets)?);
+        let head = front.slice_ref(from.slice(head_bytes)?);
         all.push(RecordFront { kind, user_kind, group, id, head, bodies });
     }
     from.0.is_empty().then_some(all)
@@ -163,8 +163,8 @@ pub(crate) fn take_front(front: &Bytes, records: u32) -> Option<Vec<RecordFront>
 struct Take<'a>(&'a [u8]);
 
 impl<'a> Take<'a> {
-    fn slice(&mut self, octets: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(octets)?;
+    fn slice(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(taken)
     }

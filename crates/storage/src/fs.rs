@@ -56,31 +56,31 @@ pub trait Fs: Send + Sync {
 
 /// An open file.
 pub trait Store: Send + Sync {
-    /// Writes all of `octets`; address, length and offset are multiples of [`crate::log::BLOCK`].
+    /// Writes all of `bytes`; address, length and offset are multiples of [`crate::log::BLOCK`].
     ///
     /// # Errors
-    /// Some octets may not have been written.
-    fn write_at(&self, octets: &[u8], offset: u64) -> io::Result<()>;
-    /// Fills `octets`.
+    /// Some bytes may not have been written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Fills `bytes`.
     ///
     /// # Errors
     /// The file ends before, or the disk failed.
-    fn read_at(&self, octets: &mut [u8], offset: u64) -> io::Result<()>;
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
     /// Makes what has been written durable.
     ///
     /// # Errors
     /// The disk failed: what is on it is not known.
     fn sync(&self) -> io::Result<()>;
-    /// Gives the file room for `octets`, so that writing needs no more space.
+    /// Gives the file room for `bytes`, so that writing needs no more space.
     ///
     /// # Errors
     /// There is no such space.
-    fn allocate(&self, octets: u64) -> io::Result<()>;
-    /// Returns the length in octets.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+    /// Returns the length in bytes.
     ///
     /// # Errors
     /// The file cannot be asked.
-    fn octets(&self) -> io::Result<u64>;
+    fn bytes(&self) -> io::Result<u64>;
 }
 
 /// A directory of the operating system.
@@ -158,31 +158,31 @@ struct RealStore {
 }
 
 impl Store for RealStore {
-    fn write_at(&self, octets: &[u8], offset: u64) -> io::Result<()> {
-        match self.direct.as_ref().map(|direct| direct.write_all_at(octets, offset)) {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match self.direct.as_ref().map(|direct| direct.write_all_at(bytes, offset)) {
             // EINVAL: the file system opens files for direct I/O and then refuses it.
             Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
-                self.reader.write_all_at(octets, offset)
+                self.reader.write_all_at(bytes, offset)
             }
             Some(result) => result,
-            None => self.reader.write_all_at(octets, offset),
+            None => self.reader.write_all_at(bytes, offset),
         }
     }
 
-    fn read_at(&self, octets: &mut [u8], offset: u64) -> io::Result<()> {
-        self.reader.read_exact_at(octets, offset)
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.reader.read_exact_at(bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
         self.reader.sync_data()
     }
 
-    fn allocate(&self, octets: u64) -> io::Result<()> {
-        rustix::fs::fallocate(&self.reader, rustix::fs::FallocateFlags::empty(), 0, octets)?;
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        rustix::fs::fallocate(&self.reader, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
         Ok(())
     }
 
-    fn octets(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         Ok(self.reader.metadata()?.len())
     }
 }

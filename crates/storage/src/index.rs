@@ -15,7 +15,7 @@ use crate::{EntryId, Record, log::GroupState, segment::SegmentId};
 pub(crate) struct Place {
     pub(crate) segment: SegmentId,
     pub(crate) offset: u64,
-    pub(crate) octets: u32,
+    pub(crate) bytes: u32,
     pub(crate) crc: u32,
 }
 
@@ -25,11 +25,11 @@ pub(crate) struct Index {
     pub(crate) groups: BTreeMap<GroupId, Group>,
     /// The newest segment with an entry of a group, and the highest index there: what purging must pass.
     pub(crate) highest: HashMap<SegmentId, BTreeMap<GroupId, u64>>,
-    /// Bodies in each segment that are referred to, as count and octets.
+    /// Bodies in each segment that are referred to, as count and bytes.
     pub(crate) alive: HashMap<SegmentId, (u64, u64)>,
     /// Entries kept in memory, oldest first.
     tail: VecDeque<(GroupId, EntryId, usize)>,
-    tail_octets: usize,
+    tail_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ struct Entry {
     kind: u8,
     bodies: u32,
     /// Of head and bodies.
-    octets: u32,
+    bytes: u32,
     /// In memory until it is evicted.
     record: Option<Record>,
     /// Where the head is, once it has been written.
@@ -99,15 +99,15 @@ impl Group {
         self.entry(index).map(|entry| entry.id).or_else(|| self.purged.filter(|id| id.index == index))
     }
 
-    /// Returns the sources of entries in `range`, up to `octets_max` but at least one where there is one.
-    pub(crate) fn sources(&self, range: Range<u64>, octets_max: usize) -> Vec<Source> {
-        let mut octets = 0;
+    /// Returns the sources of entries in `range`, up to `bytes_max` but at least one where there is one.
+    pub(crate) fn sources(&self, range: Range<u64>, bytes_max: usize) -> Vec<Source> {
+        let mut bytes = 0;
         let mut sources = Vec::new();
         let first = range.start.max(self.first_index());
         for entry in (first..range.end).map_while(|index| self.entry(index)) {
             let Some(source) = self.source(entry) else { break };
-            octets += source.octets();
-            if octets > octets_max && !sources.is_empty() {
+            bytes += source.bytes();
+            if bytes > bytes_max && !sources.is_empty() {
                 break;
             }
             sources.push(source);
@@ -133,9 +133,9 @@ impl Group {
         self.entry(range.start.max(self.first_index())).is_none_or(|entry| entry.record.is_some())
     }
 
-    pub(crate) fn octets_from(&self, index: u64) -> u64 {
+    pub(crate) fn bytes_from(&self, index: u64) -> u64 {
         let first = self.position(index.max(self.first_index())).unwrap_or(self.entries.len());
-        self.entries.range(first..).map(|entry| u64::from(entry.octets)).sum()
+        self.entries.range(first..).map(|entry| u64::from(entry.bytes)).sum()
     }
 
     pub(crate) fn body_in_memory(&self, index: u64, slot: u32) -> Option<Bytes> {
@@ -148,11 +148,11 @@ impl Group {
 }
 
 impl Source {
-    fn octets(&self) -> usize {
+    fn bytes(&self) -> usize {
         match self {
-            Self::Memory(record) => record.octets(),
+            Self::Memory(record) => record.bytes(),
             Self::Disk { head, bodies, .. } => {
-                head.octets as usize + bodies.iter().map(|body| body.octets as usize).sum::<usize>()
+                head.bytes as usize + bodies.iter().map(|body| body.bytes as usize).sum::<usize>()
             }
         }
     }
@@ -165,27 +165,27 @@ impl Index {
 
     /// Makes an entry readable; entries at and after its index are replaced.
     pub(crate) fn append(&mut self, group: GroupId, record: Record, tail_max: usize) {
-        let (id, octets) = (record.id, record.octets());
+        let (id, bytes) = (record.id, record.bytes());
         self.truncate_after(group, id.index.checked_sub(1));
         let bodies = u32::try_from(record.bodies.len()).expect("an entry has a bounded number of bodies");
         let entry = Entry {
             id,
             kind: record.kind,
             bodies,
-            octets: u32::try_from(octets).unwrap_or(u32::MAX),
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             record: Some(record),
             head: None,
         };
         self.group(group).entries.push_back(entry);
-        self.tail.push_back((group, id, octets));
-        self.tail_octets += octets;
+        self.tail.push_back((group, id, bytes));
+        self.tail_bytes += bytes;
         self.evict(tail_max);
     }
 
     /// Takes the oldest entries out of memory that are on disk.
     fn evict(&mut self, tail_max: usize) {
-        while self.tail_octets > tail_max
-            && let Some((group, id, octets)) = self.tail.front().copied()
+        while self.tail_bytes > tail_max
+            && let Some((group, id, bytes)) = self.tail.front().copied()
         {
             if let Some(position) = self.group(group).position(id.index)
                 && let entry = &mut self.group(group).entries[position]
@@ -197,7 +197,7 @@ impl Index {
                 entry.record = None;
             }
             self.tail.pop_front();
-            self.tail_octets -= octets;
+            self.tail_bytes -= bytes;
         }
     }
 
@@ -223,9 +223,9 @@ impl Index {
         if let Some(old) = self.group(group).bodies.insert(key, place) {
             self.forget(old);
         }
-        let (count, octets) = self.alive.entry(place.segment).or_default();
+        let (count, bytes) = self.alive.entry(place.segment).or_default();
         *count += 1;
-        *octets += u64::from(place.octets);
+        *bytes += u64::from(place.bytes);
     }
 
     /// Puts back an entry that was found on disk.
@@ -237,8 +237,8 @@ impl Index {
             state.entries.clear();
         }
         let count = u32::try_from(bodies.len()).expect("an entry has a bounded number of bodies");
-        let octets = bodies.iter().fold(head.octets, |sum, body| sum.saturating_add(body.octets));
-        let entry = Entry { id, kind, bodies: count, octets, record: None, head: Some(head) };
+        let bytes = bodies.iter().fold(head.bytes, |sum, body| sum.saturating_add(body.bytes));
+        let entry = Entry { id, kind, bodies: count, bytes, record: None, head: Some(head) };
         self.group(group).entries.push_back(entry);
         self.place(group, id, head, bodies);
     }
@@ -306,9 +306,9 @@ impl Index {
     }
 
     fn forget(&mut self, place: Place) {
-        if let Some((count, octets)) = self.alive.get_mut(&place.segment) {
+        if let Some((count, bytes)) = self.alive.get_mut(&place.segment) {
             *count -= 1;
-            *octets -= u64::from(place.octets);
+            *bytes -= u64::from(place.bytes);
         }
     }
 }

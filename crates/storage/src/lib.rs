@@ -48,9 +48,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// Returns how many octets it holds.
+    /// Returns how many bytes it holds.
     #[must_use]
-    pub fn octets(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.head.len() + self.bodies.iter().map(Bytes::len).sum::<usize>()
     }
 }

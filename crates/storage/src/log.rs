@@ -47,24 +47,19 @@ pub struct Identity {
 /// Sizes of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Octets of a segment.
-    pub segment_octets: u64,
-    /// Octets in one batch, unless one record is larger.
-    pub batch_octets_max: usize,
-    /// Octets of recent entries kept in memory.
-    pub tail_octets_max: usize,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Bytes in one batch, unless one record is larger.
+    pub batch_bytes_max: usize,
+    /// Bytes of recent entries kept in memory.
+    pub tail_bytes_max: usize,
     /// Segments kept to be used again, besides those in reserve.
     pub spares_max: usize,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self {
-            segment_octets: 64 << 20,
-            batch_octets_max: 4 << 20,
-            tail_octets_max: 128 << 20,
-            spares_max: 4,
-        }
+        Self { segment_bytes: 64 << 20, batch_bytes_max: 4 << 20, tail_bytes_max: 128 << 20, spares_max: 4 }
     }
 }
 
@@ -143,10 +138,10 @@ struct Inner {
     writer: Option<std::thread::JoinHandle<()>>,
     /// One at a time moves survivors.
     release: Mutex<()>,
-    /// One at a time asks for room; octets of the file that is kept for a checkpoint.
+    /// One at a time asks for room; bytes of the file that is kept for a checkpoint.
     reserve: Mutex<u64>,
-    /// Octets of the largest checkpoint since the log was opened.
-    checkpoint_octets: AtomicU64,
+    /// Bytes of the largest checkpoint since the log was opened.
+    checkpoint_bytes: AtomicU64,
 }
 
 impl Log {
@@ -175,7 +170,7 @@ impl Log {
             writer: Some(writer),
             release: Mutex::new(()),
             reserve: Mutex::new(reserved),
-            checkpoint_octets: AtomicU64::new(0),
+            checkpoint_bytes: AtomicU64::new(0),
         })))
     }
 
@@ -191,7 +186,7 @@ impl Log {
     pub fn append(&self, group: GroupId, records: Vec<Record>, done: Done) {
         let mut index = self.0.shared.index.lock();
         for record in &records {
-            index.append(group, record.clone(), self.0.config.tail_octets_max);
+            index.append(group, record.clone(), self.0.config.tail_bytes_max);
         }
         // Under the lock, so that the order on disk is the order of the index.
         self.0.shared.enqueue(Job::Entries { group, records, done });
@@ -230,20 +225,20 @@ impl Log {
         self.0.shared.index.lock().groups.get(&group).is_none_or(|state| state.is_in_memory(range))
     }
 
-    /// Returns the octets of a group's entries from `index` on.
+    /// Returns the bytes of a group's entries from `index` on.
     #[must_use]
-    pub fn octets_from(&self, group: GroupId, index: u64) -> u64 {
-        self.0.shared.index.lock().groups.get(&group).map_or(0, |state| state.octets_from(index))
+    pub fn bytes_from(&self, group: GroupId, index: u64) -> u64 {
+        self.0.shared.index.lock().groups.get(&group).map_or(0, |state| state.bytes_from(index))
     }
 
-    /// Reads entries of `range` that are there, up to `octets_max` but at least one.
+    /// Reads entries of `range` that are there, up to `bytes_max` but at least one.
     ///
     /// # Errors
     /// The disk failed, or what is on it does not check.
-    pub fn read(&self, group: GroupId, range: Range<u64>, octets_max: usize) -> io::Result<Vec<Record>> {
+    pub fn read(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Record>> {
         let index = self.0.shared.index.lock();
         let sources =
-            index.groups.get(&group).map(|state| state.sources(range, octets_max)).unwrap_or_default();
+            index.groups.get(&group).map(|state| state.sources(range, bytes_max)).unwrap_or_default();
         drop(index);
         sources.into_iter().map(|source| self.record(source)).collect()
     }
@@ -294,7 +289,7 @@ impl Log {
     /// # Errors
     /// The disk failed; the one before is still there.
     pub fn write_checkpoint(&self, group: GroupId, checkpoint: &Checkpoint) -> io::Result<()> {
-        self.0.checkpoint_octets.fetch_max(checkpoint.state.len() as u64, writer::RELAXED);
+        self.0.checkpoint_bytes.fetch_max(checkpoint.state.len() as u64, writer::RELAXED);
         let write = || checkpoint::write(self.0.fs.as_ref(), self.0.identity, group, checkpoint);
         match write() {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
@@ -325,8 +320,8 @@ impl Log {
     /// The disk failed, or the checkpoint does not check.
     pub fn load_checkpoint(&self, group: GroupId) -> io::Result<Option<Checkpoint>> {
         let checkpoint = checkpoint::read(self.0.fs.as_ref(), self.0.identity, group)?;
-        let octets = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.state.len() as u64);
-        self.0.checkpoint_octets.fetch_max(octets, writer::RELAXED);
+        let bytes = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.state.len() as u64);
+        self.0.checkpoint_bytes.fetch_max(bytes, writer::RELAXED);
         Ok(checkpoint)
     }
 
@@ -348,8 +343,8 @@ impl Log {
     fn free(&self, segment: SegmentId) -> io::Result<()> {
         let survivors = {
             let index = self.0.shared.index.lock();
-            let alive = index.alive.get(&segment).map_or(0, |(_, octets)| *octets);
-            if !index.is_purged(segment) || alive * 2 > self.0.config.segment_octets {
+            let alive = index.alive.get(&segment).map_or(0, |(_, bytes)| *bytes);
+            if !index.is_purged(segment) || alive * 2 > self.0.config.segment_bytes {
                 return Ok(());
             }
             if alive == 0 { Vec::new() } else { index.bodies_in(segment) }
@@ -387,7 +382,7 @@ impl Log {
         let mut by_group: std::collections::BTreeMap<GroupId, Vec<(u64, u32, Bytes)>> = Default::default();
         for (group, (index, slot), place) in survivors {
             let body = self.0.shared.read(place)?;
-            self.0.shared.stats.survivor_octets.fetch_add(body.len() as u64, writer::RELAXED);
+            self.0.shared.stats.survivor_bytes.fetch_add(body.len() as u64, writer::RELAXED);
             by_group.entry(group).or_default().push((index, slot, body));
         }
         let (sender, results) = std::sync::mpsc::channel();
@@ -436,7 +431,7 @@ impl Log {
     }
 
     fn prepare_segments(&self) -> io::Result<()> {
-        let octets = self.0.config.segment_octets;
+        let bytes = self.0.config.segment_bytes;
         loop {
             let there = self.0.shared.spares.lock().len();
             let make = match there {
@@ -446,15 +441,15 @@ impl Log {
                 _ => return Ok(()),
             };
             let number = self.0.shared.next_number();
-            make(self.0.fs.as_ref(), &spare_name(number), octets)?;
+            make(self.0.fs.as_ref(), &spare_name(number), bytes)?;
             self.0.shared.spares.lock().push(number);
         }
     }
 
     /// Room for a checkpoint as large as the largest, then for one that is larger by a quarter.
     fn prepare_checkpoint(&self, reserved: &mut u64) -> io::Result<()> {
-        let largest = self.0.checkpoint_octets.load(writer::RELAXED);
-        let least = largest + self.0.config.segment_octets / 4;
+        let largest = self.0.checkpoint_bytes.load(writer::RELAXED);
+        let least = largest + self.0.config.segment_bytes / 4;
         for wanted in [least, least + largest / 4] {
             if *reserved == 0 {
                 reserve(self.0.fs.as_ref(), CHECKPOINT_RESERVE, wanted)?;
@@ -515,10 +510,10 @@ impl Log {
     }
 }
 
-/// Octets that an earlier run kept for a checkpoint.
+/// Bytes that an earlier run kept for a checkpoint.
 fn checkpoint_reserve(fs: &dyn Fs) -> io::Result<u64> {
     if fs.list()?.iter().any(|name| name == CHECKPOINT_RESERVE) {
-        return fs.open(CHECKPOINT_RESERVE)?.octets();
+        return fs.open(CHECKPOINT_RESERVE)?.bytes();
     }
     Ok(0)
 }
@@ -548,7 +543,7 @@ mod tests {
 
     const IDENTITY: Identity = Identity { cluster: ClusterId(7), node: NodeId(1) };
     const CONFIG: LogConfig =
-        LogConfig { segment_octets: 64 << 10, batch_octets_max: 32 << 10, tail_octets_max: 0, spares_max: 1 };
+        LogConfig { segment_bytes: 64 << 10, batch_bytes_max: 32 << 10, tail_bytes_max: 0, spares_max: 1 };
     const PURGED: EntryId = EntryId { term: 1, index: 4 };
 
     fn open(fs: &SimFs) -> Log {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, io};
 use bytes::Bytes;
 
 use crate::{
-    format::{BatchHeader, HEADER_OCTETS, Kind, RecordFront, take_front},
+    format::{BatchHeader, HEADER_BYTES, Kind, RecordFront, take_front},
     fs::{Fs, Store},
     index::{Index, Place},
     log::{BLOCK, Identity, OpenError},
@@ -24,9 +24,9 @@ pub(crate) struct Found {
 }
 
 pub(crate) fn read_all(file: &dyn Store) -> io::Result<Vec<u8>> {
-    let mut octets = vec![0; usize::try_from(file.octets()?).map_err(io::Error::other)?];
-    file.read_at(&mut octets, 0)?;
-    Ok(octets)
+    let mut bytes = vec![0; usize::try_from(file.bytes()?).map_err(io::Error::other)?];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// Reads the fronts of all batches of all segments.
@@ -81,19 +81,19 @@ struct Scan {
 
 impl Scan {
     fn read(segment: &Segment, identity: Identity) -> Result<Self, OpenError> {
-        let octets = segment.file.octets()?;
+        let bytes = segment.file.bytes()?;
         let mut scan = Self { segment: segment.id, batches: Vec::new(), end: 0 };
         let mut last_header = None;
-        while let Some(header) = read_header(segment, scan.end, octets)? {
+        while let Some(header) = read_header(segment, scan.end, bytes)? {
             if header.identity != identity {
                 return Err(OpenError::Foreign(header.identity));
             }
-            let Some(fronts) = read_front(segment, scan.end, &header, octets)? else { break };
+            let Some(fronts) = read_front(segment, scan.end, &header, bytes)? else { break };
             scan.batches.push((scan.end, fronts));
             last_header = Some(header);
-            scan.end += round_up(header.octets);
+            scan.end += round_up(header.bytes);
         }
-        if let Some(later) = scan.find_later(segment, octets)? {
+        if let Some(later) = scan.find_later(segment, bytes)? {
             // A batch that was written after this place had been synced: this is damage and no unsynced tail.
             if later.synced > scan.end {
                 return Err(scan.damaged(scan.end, "what had been synced does not check"));
@@ -111,12 +111,12 @@ impl Scan {
     }
 
     /// Looks for a batch of this segment beyond where the batches stopped to check.
-    fn find_later(&self, segment: &Segment, octets: u64) -> io::Result<Option<BatchHeader>> {
+    fn find_later(&self, segment: &Segment, bytes: u64) -> io::Result<Option<BatchHeader>> {
         let mut at = self.end + BLOCK as u64;
         // A batch that does not check hides at most as much as a batch holds.
-        let until = octets.min(at + (16 << 20));
+        let until = bytes.min(at + (16 << 20));
         while at < until {
-            if let Some(header) = read_header(segment, at, octets)? {
+            if let Some(header) = read_header(segment, at, bytes)? {
                 return Ok(Some(header));
             }
             at += BLOCK as u64;
@@ -166,11 +166,11 @@ fn replay(index: &mut Index, front: &RecordFront, head: Place, bodies: &[Place])
 }
 
 /// Reads a header of this very segment and place; `None` for anything else.
-fn read_header(segment: &Segment, at: u64, octets: u64) -> io::Result<Option<BatchHeader>> {
-    if at + BLOCK as u64 > octets {
+fn read_header(segment: &Segment, at: u64, bytes: u64) -> io::Result<Option<BatchHeader>> {
+    if at + BLOCK as u64 > bytes {
         return Ok(None);
     }
-    let mut header = [0; HEADER_OCTETS];
+    let mut header = [0; HEADER_BYTES];
     segment.file.read_at(&mut header, at)?;
     Ok(BatchHeader::take(&header)
         .filter(|header| header.generation == segment.id.number && header.offset == at))
@@ -180,13 +180,13 @@ fn read_front(
     segment: &Segment,
     at: u64,
     header: &BatchHeader,
-    octets: u64,
+    bytes: u64,
 ) -> io::Result<Option<Vec<RecordFront>>> {
-    if at + header.octets > octets || HEADER_OCTETS as u64 + u64::from(header.front_octets) > header.octets {
+    if at + header.bytes > bytes || HEADER_BYTES as u64 + u64::from(header.front_bytes) > header.bytes {
         return Ok(None);
     }
-    let mut front = vec![0; header.front_octets as usize];
-    segment.file.read_at(&mut front, at + HEADER_OCTETS as u64)?;
+    let mut front = vec![0; header.front_bytes as usize];
+    segment.file.read_at(&mut front, at + HEADER_BYTES as u64)?;
     if xxhash_rust::xxh3::xxh3_64(&front) != header.front_hash {
         return Ok(None);
     }
@@ -196,7 +196,7 @@ fn read_front(
 fn bodies_check(segment: &Segment, start: u64, fronts: &[RecordFront]) -> io::Result<bool> {
     for (_, bodies) in Places::new(segment.id, start, fronts.iter()) {
         for place in bodies {
-            let mut body = vec![0; place.octets as usize];
+            let mut body = vec![0; place.bytes as usize];
             segment.file.read_at(&mut body, place.offset)?;
             if crc32fast::hash(&body) != place.crc {
                 return Ok(false);

@@ -41,14 +41,14 @@ pub(crate) fn parse_spare(name: &str) -> Option<u64> {
     u64::from_str_radix(name.strip_prefix("spare-")?, 16).ok()
 }
 
-/// Makes a file with room for `octets`, to be used when there is no other.
-pub(crate) fn reserve(fs: &dyn Fs, name: &str, octets: u64) -> io::Result<()> {
-    make(fs, name, |file| file.allocate(octets))
+/// Makes a file with room for `bytes`, to be used when there is no other.
+pub(crate) fn reserve(fs: &dyn Fs, name: &str, bytes: u64) -> io::Result<()> {
+    make(fs, name, |file| file.allocate(bytes))
 }
 
 /// Fills a new file with zeros, so that writing to it later changes nothing but its data.
-pub(crate) fn prepare(fs: &dyn Fs, name: &str, octets: u64) -> io::Result<()> {
-    make(fs, name, |file| fill(file, octets))
+pub(crate) fn prepare(fs: &dyn Fs, name: &str, bytes: u64) -> io::Result<()> {
+    make(fs, name, |file| fill(file, bytes))
 }
 
 fn make(fs: &dyn Fs, name: &str, fill: impl FnOnce(&dyn Store) -> io::Result<()>) -> io::Result<()> {
@@ -61,13 +61,13 @@ fn make(fs: &dyn Fs, name: &str, fill: impl FnOnce(&dyn Store) -> io::Result<()>
     made
 }
 
-fn fill(file: &dyn Store, octets: u64) -> io::Result<()> {
-    file.allocate(octets)?;
+fn fill(file: &dyn Store, bytes: u64) -> io::Result<()> {
+    file.allocate(bytes)?;
     let mut zeros = AlignedBuffer::default();
     zeros.resize(1 << 20);
     let mut at = 0;
-    while at < octets {
-        let part = usize::try_from((octets - at).min(1 << 20)).expect("at most a mebibyte");
+    while at < bytes {
+        let part = usize::try_from((bytes - at).min(1 << 20)).expect("at most a mebibyte");
         file.write_at(&zeros.as_slice()[..part], at)?;
         at += part as u64;
     }
@@ -90,7 +90,7 @@ pub(crate) struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
-    /// Makes it `len` octets long. What it held is kept as long as it need not grow, and is unspecified otherwise.
+    /// Makes it `len` bytes long. What it held is kept as long as it need not grow, and is unspecified otherwise.
     pub(crate) fn resize(&mut self, len: usize) {
         if self.start + len > self.memory.len() || self.memory.is_empty() {
             self.memory = vec![0; len + BLOCK];
@@ -109,6 +109,6 @@ impl AlignedBuffer {
 }
 
 /// Rounds up to a multiple of the block size.
-pub(crate) fn round_up(octets: u64) -> u64 {
-    octets.next_multiple_of(BLOCK as u64)
+pub(crate) fn round_up(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK as u64)
 }

@@ -24,7 +24,7 @@ struct State {
     operations: u64,
     /// The operation that waits before it does anything, and whether it does so now.
     held: Option<(u64, bool)>,
-    /// Octets of all files together, at most.
+    /// Bytes of all files together, at most.
     capacity: Option<u64>,
     /// A sync of a file says that all is well and does nothing.
     forgets: bool,
@@ -74,9 +74,9 @@ impl SimFs {
         self.1.notify_all();
     }
 
-    /// Bounds the octets of all files together; `None` for no bound.
-    pub fn set_capacity(&self, octets: Option<u64>) {
-        self.0.lock().capacity = octets;
+    /// Bounds the bytes of all files together; `None` for no bound.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.0.lock().capacity = bytes;
     }
 
     /// Makes syncs of files do nothing from now on, after a power cut too: a test that would not notice proves nothing.
@@ -208,37 +208,37 @@ struct SimStore {
 }
 
 impl SimStore {
-    fn grow(&self, state: &State, octets: usize) -> io::Result<()> {
+    fn grow(&self, state: &State, bytes: usize) -> io::Result<()> {
         let used: usize = state.names.values().map(|inode| inode.lock().now.len()).sum();
         let mut inode = self.inode.lock();
-        let more = octets.saturating_sub(inode.now.len());
+        let more = bytes.saturating_sub(inode.now.len());
         if more > 0 && state.capacity.is_some_and(|capacity| (used + more) as u64 > capacity) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk is full"));
         }
         if more > 0 {
-            inode.now.resize(octets, 0);
+            inode.now.resize(bytes, 0);
         }
         Ok(())
     }
 }
 
 impl Store for SimStore {
-    fn write_at(&self, octets: &[u8], offset: u64) -> io::Result<()> {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let state = self.fs.operate()?;
         let start = usize::try_from(offset).map_err(io::Error::other)?;
-        self.grow(&state, start + octets.len())?;
+        self.grow(&state, start + bytes.len())?;
         let mut inode = self.inode.lock();
-        inode.now[start..start + octets.len()].copy_from_slice(octets);
-        let blocks = offset / BLOCK as u64..(offset + octets.len() as u64).div_ceil(BLOCK as u64);
+        inode.now[start..start + bytes.len()].copy_from_slice(bytes);
+        let blocks = offset / BLOCK as u64..(offset + bytes.len() as u64).div_ceil(BLOCK as u64);
         inode.dirty.extend(blocks);
         Ok(())
     }
 
-    fn read_at(&self, octets: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let inode = self.inode.lock();
-        let found = inode.now.get(start..start + octets.len());
-        octets.copy_from_slice(found.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
+        let found = inode.now.get(start..start + bytes.len());
+        bytes.copy_from_slice(found.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
         Ok(())
     }
 
@@ -257,12 +257,12 @@ impl Store for SimStore {
         Ok(())
     }
 
-    fn allocate(&self, octets: u64) -> io::Result<()> {
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
         let state = self.fs.operate()?;
-        self.grow(&state, usize::try_from(octets).map_err(io::Error::other)?)
+        self.grow(&state, usize::try_from(bytes).map_err(io::Error::other)?)
     }
 
-    fn octets(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         Ok(self.inode.lock().now.len() as u64)
     }
 }

@@ -18,7 +18,7 @@ use postroad_core::GroupId;
 
 use crate::{
     EntryId, Record,
-    format::{BatchHeader, HEADER_OCTETS, Kind, RecordFront},
+    format::{BatchHeader, HEADER_BYTES, Kind, RecordFront},
     fs::{Fs, Store},
     index::{Index, Place},
     log::{Done, Identity, LogConfig, RESERVE_SEGMENTS, Room},
@@ -30,15 +30,15 @@ pub(crate) const RELAXED: Ordering = Ordering::Relaxed;
 /// How long a full disk is left alone before it is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
-/// What has been done since the log was opened, in octets where not said otherwise.
+/// What has been done since the log was opened, in bytes where not said otherwise.
 #[derive(Debug, Default)]
 pub struct LogStats {
     /// Bodies handed over with their entries.
-    pub body_octets: AtomicU64,
+    pub body_bytes: AtomicU64,
     /// Everything written, with headers, padding and moved bodies, without the zeros of new segments.
-    pub written_octets: AtomicU64,
+    pub written_bytes: AtomicU64,
     /// Bodies moved because they outlived their segment.
-    pub survivor_octets: AtomicU64,
+    pub survivor_bytes: AtomicU64,
     /// Entries written, as a count.
     pub entries: AtomicU64,
     /// Batches written, each with one sync, as a count.
@@ -219,13 +219,13 @@ impl Shared {
         let segment = self.segments.lock().get(&place.segment).cloned();
         let segment =
             segment.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the segment is gone"))?;
-        let mut octets = vec![0; place.octets as usize];
-        segment.file.read_at(&mut octets, place.offset)?;
-        if crc32fast::hash(&octets) != place.crc {
+        let mut bytes = vec![0; place.bytes as usize];
+        segment.file.read_at(&mut bytes, place.offset)?;
+        if crc32fast::hash(&bytes) != place.crc {
             let what = format!("`{}` does not check at offset `{}`", place.segment.name(), place.offset);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        Ok(octets.into())
+        Ok(bytes.into())
     }
 }
 
@@ -260,13 +260,13 @@ struct Open {
 #[derive(Default)]
 struct Batch {
     records: Vec<(RecordFront, Vec<Bytes>)>,
-    octets: u64,
+    bytes: u64,
     done: Vec<Done>,
 }
 
 impl Batch {
     fn push(&mut self, front: RecordFront, bodies: Vec<Bytes>) {
-        self.octets += record_octets(&front);
+        self.bytes += record_bytes(&front);
         self.records.push((front, bodies));
     }
 }
@@ -278,8 +278,8 @@ impl Drop for Batch {
     }
 }
 
-fn record_octets(front: &RecordFront) -> u64 {
-    front.octets() as u64 + front.bodies.iter().map(|(octets, _)| u64::from(*octets)).sum::<u64>()
+fn record_bytes(front: &RecordFront) -> u64 {
+    front.bytes() as u64 + front.bodies.iter().map(|(bytes, _)| u64::from(*bytes)).sum::<u64>()
 }
 
 /// The thread's own.
@@ -401,10 +401,10 @@ impl Writer {
         bodies: Vec<Bytes>,
     ) -> io::Result<()> {
         front.bodies = bodies.iter().map(|body| (length(body), crc32fast::hash(body))).collect();
-        let LogConfig { batch_octets_max, segment_octets, .. } = self.shared.config;
+        let LogConfig { batch_bytes_max, segment_bytes, .. } = self.shared.config;
         // A batch that does not fit into a segment would take a new one at each try.
-        let limit = (batch_octets_max as u64).min(segment_octets);
-        if !batch.records.is_empty() && batch.octets + record_octets(&front) > limit {
+        let limit = (batch_bytes_max as u64).min(segment_bytes);
+        if !batch.records.is_empty() && batch.bytes + record_bytes(&front) > limit {
             self.flush(batch, cold)?;
         }
         batch.push(front, bodies);
@@ -456,12 +456,12 @@ impl Writer {
     }
 
     fn write_batch(&mut self, batch: &mut Batch, cold: bool) -> io::Result<()> {
-        let room = self.shared.config.segment_octets;
-        let octets = |batch: &Batch| round_up(HEADER_OCTETS as u64 + batch.octets);
-        let fits = |open: &Option<Open>| open.as_ref().is_some_and(|o| o.offset + octets(batch) <= room);
+        let room = self.shared.config.segment_bytes;
+        let bytes = |batch: &Batch| round_up(HEADER_BYTES as u64 + batch.bytes);
+        let fits = |open: &Option<Open>| open.as_ref().is_some_and(|o| o.offset + bytes(batch) <= room);
         let open = if cold { &self.cold } else { &self.hot };
         if !fits(open) {
-            let opened = self.open_segment(cold, octets(batch) + (64 << 10))?;
+            let opened = self.open_segment(cold, bytes(batch) + (64 << 10))?;
             if cold {
                 self.cold = Some(opened);
             } else {
@@ -480,19 +480,19 @@ impl Writer {
             // What a segment begins with is durable only now: until then those before it hold votes and purge points.
             self.shared.sealed.hot_below.store(segment.number, RELAXED);
         }
-        self.shared.stats.written_octets.fetch_add(written, RELAXED);
+        self.shared.stats.written_bytes.fetch_add(written, RELAXED);
         self.shared.stats.batches.fetch_add(1, RELAXED);
         self.note_places(batch, segment, start);
         Ok(())
     }
 
     /// Opens a new segment, from a spare where there is one.
-    fn open_segment(&self, cold: bool, octets_min: u64) -> io::Result<Open> {
-        let octets = self.shared.config.segment_octets.max(octets_min);
+    fn open_segment(&self, cold: bool, bytes_min: u64) -> io::Result<Open> {
+        let bytes = self.shared.config.segment_bytes.max(bytes_min);
         let id = SegmentId { number: self.shared.next_number(), cold };
         let file = match self.shared.take_spare(RESERVE_SEGMENTS) {
             Some(spare) => self.reuse(spare, id)?,
-            None => match self.make(id, octets) {
+            None => match self.make(id, bytes) {
                 // The room that was kept for this: from here on only what frees room is taken in.
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                     self.shared.set_starved(true);
@@ -518,9 +518,9 @@ impl Writer {
         self.fs.open(&id.name())
     }
 
-    fn make(&self, id: SegmentId, octets: u64) -> io::Result<Arc<dyn Store>> {
+    fn make(&self, id: SegmentId, bytes: u64) -> io::Result<Arc<dyn Store>> {
         let file = self.fs.create(&id.name())?;
-        if let Err(error) = file.allocate(octets) {
+        if let Err(error) = file.allocate(bytes) {
             let _ = self.fs.remove(&id.name());
             return Err(error);
         }
@@ -549,15 +549,15 @@ impl Writer {
             first.push(front, bodies);
         }
         std::mem::swap(&mut batch.records, &mut first.records);
-        batch.octets = first.octets;
+        batch.bytes = first.bytes;
     }
 
     /// Lays the batch out in the buffer.
     fn encode(&mut self, batch: &Batch, cold: bool) {
         self.front.clear();
         batch.records.iter().for_each(|(front, _)| front.put(&mut self.front));
-        let octets = HEADER_OCTETS as u64 + batch.octets;
-        let total = usize::try_from(round_up(octets)).expect("a batch fits memory");
+        let bytes = HEADER_BYTES as u64 + batch.bytes;
+        let total = usize::try_from(round_up(bytes)).expect("a batch fits memory");
         let open = if cold { &self.cold } else { &self.hot };
         let open = open.as_ref().expect("a segment was opened for the batch");
         let header = BatchHeader {
@@ -565,16 +565,16 @@ impl Writer {
             identity: self.identity,
             offset: open.offset,
             synced: open.offset,
-            front_octets: u32::try_from(self.front.len()).expect("a batch is bounded"),
+            front_bytes: u32::try_from(self.front.len()).expect("a batch is bounded"),
             records: u32::try_from(batch.records.len()).expect("a batch is bounded"),
-            octets,
+            bytes,
             front_hash: xxhash_rust::xxh3::xxh3_64(&self.front),
         };
         self.buffer.resize(total);
         let buffer = self.buffer.as_mut_slice();
-        header.put(&mut buffer[..HEADER_OCTETS]);
-        let mut at = HEADER_OCTETS + self.front.len();
-        buffer[HEADER_OCTETS..at].copy_from_slice(&self.front);
+        header.put(&mut buffer[..HEADER_BYTES]);
+        let mut at = HEADER_BYTES + self.front.len();
+        buffer[HEADER_BYTES..at].copy_from_slice(&self.front);
         for body in batch.records.iter().flat_map(|(_, bodies)| bodies) {
             buffer[at..at + body.len()].copy_from_slice(body);
             at += body.len();
@@ -589,8 +589,8 @@ impl Writer {
         for ((front, bodies), (head, places)) in batch.records.iter().zip(places) {
             match front.kind {
                 Kind::Entry => {
-                    let octets: usize = bodies.iter().map(Bytes::len).sum();
-                    self.shared.stats.body_octets.fetch_add(octets as u64, RELAXED);
+                    let bytes: usize = bodies.iter().map(Bytes::len).sum();
+                    self.shared.stats.body_bytes.fetch_add(bytes as u64, RELAXED);
                     self.shared.stats.entries.fetch_add(1, RELAXED);
                     index.place(front.group, front.id, head, &places);
                 }
@@ -620,9 +620,9 @@ pub(crate) struct Places<I> {
 impl<'a, I: Iterator<Item = &'a RecordFront> + Clone> Places<I> {
     /// For a batch that begins at `start`.
     pub(crate) fn new(segment: SegmentId, start: u64, fronts: I) -> Self {
-        let next_head = start + HEADER_OCTETS as u64;
-        let front_octets: usize = fronts.clone().map(RecordFront::octets).sum();
-        Self { segment, fronts, next_head, next_body: next_head + front_octets as u64 }
+        let next_head = start + HEADER_BYTES as u64;
+        let front_bytes: usize = fronts.clone().map(RecordFront::bytes).sum();
+        Self { segment, fronts, next_head, next_body: next_head + front_bytes as u64 }
     }
 }
 
@@ -631,24 +631,24 @@ impl<'a, I: Iterator<Item = &'a RecordFront>> Iterator for Places<I> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let front = self.fronts.next()?;
-        self.next_head += front.octets() as u64;
+        self.next_head += front.bytes() as u64;
         let head = Place {
             segment: self.segment,
             offset: self.next_head - front.head.len() as u64,
-            octets: length(&front.head),
+            bytes: length(&front.head),
             crc: crc32fast::hash(&front.head),
         };
-        let bodies = front.bodies.iter().map(|(octets, crc)| {
-            let place = Place { segment: self.segment, offset: self.next_body, octets: *octets, crc: *crc };
-            self.next_body += u64::from(*octets);
+        let bodies = front.bodies.iter().map(|(bytes, crc)| {
+            let place = Place { segment: self.segment, offset: self.next_body, bytes: *bytes, crc: *crc };
+            self.next_body += u64::from(*bytes);
             place
         });
         Some((head, bodies.collect()))
     }
 }
 
-fn length(octets: &Bytes) -> u32 {
-    u32::try_from(octets.len()).expect("heads and bodies are bounded")
+fn length(bytes: &Bytes) -> u32 {
+    u32::try_from(bytes.len()).expect("heads and bodies are bounded")
 }
 
 fn front(kind: Kind, user_kind: u8, group: GroupId, id: EntryId) -> RecordFront {

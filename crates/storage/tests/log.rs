@@ -19,12 +19,7 @@ const IDENTITY: Identity = Identity { cluster: ClusterId(7), node: NodeId(1) };
 const GROUP: GroupId = GroupId(1);
 
 fn config() -> LogConfig {
-    LogConfig {
-        segment_octets: 256 << 10,
-        batch_octets_max: 64 << 10,
-        tail_octets_max: 16 << 10,
-        spares_max: 2,
-    }
+    LogConfig { segment_bytes: 256 << 10, batch_bytes_max: 64 << 10, tail_bytes_max: 16 << 10, spares_max: 2 }
 }
 
 const DISK: Disk = Disk { id: DiskId(1), origin: Origin::Form };
@@ -35,14 +30,14 @@ fn open(fs: &SimFs) -> Result<Log, OpenError> {
     Log::open(Arc::new(fs.clone()), config(), IDENTITY)
 }
 
-fn body(index: u64, slot: u32, octets: usize) -> Bytes {
+fn body(index: u64, slot: u32, bytes: usize) -> Bytes {
     let seed = index.wrapping_mul(31).wrapping_add(u64::from(slot));
-    (0..octets as u64).map(|place| (seed.wrapping_mul(place + 7) >> 3) as u8).collect::<Vec<_>>().into()
+    (0..bytes as u64).map(|place| (seed.wrapping_mul(place + 7) >> 3) as u8).collect::<Vec<_>>().into()
 }
 
-fn record(term: u64, index: u64, octets: usize) -> Record {
+fn record(term: u64, index: u64, bytes: usize) -> Record {
     let head = format!("head {term}.{index}").into();
-    let bodies = (0..index % 3).map(|slot| body(index, u32::try_from(slot).unwrap(), octets)).collect();
+    let bodies = (0..index % 3).map(|slot| body(index, u32::try_from(slot).unwrap(), bytes)).collect();
     Record { id: EntryId { term, index }, kind: 1, head, bodies }
 }
 
@@ -466,7 +461,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => (0..2_u8, 1..12_u8, 0..9000_u16).prop_map(|(group, count, octets)| Step::Append(group, count, octets)),
+        6 => (0..2_u8, 1..12_u8, 0..9000_u16).prop_map(|(group, count, bytes)| Step::Append(group, count, bytes)),
         1 => (0..2_u8, 0..6_u8).prop_map(|(group, back)| Step::Truncate(group, back)),
         1 => (0..2_u8).prop_map(Step::Purge),
         1 => (0..2_u8, any::<u8>()).prop_map(|(group, vote)| Step::Vote(group, vote)),
@@ -493,12 +488,12 @@ proptest! {
         let mut term = 1;
         for step in steps {
             match step {
-                Step::Append(group, count, octets) => {
+                Step::Append(group, count, bytes) => {
                     let group = GroupId(u16::from(group));
                     let model = models.entry(group).or_default();
                     let next = model.records.last().map_or(model.purged, |last| last.id.index) + 1;
                     let new: Vec<Record> =
-                        (next..next + u64::from(count)).map(|i| record(term, i, usize::from(octets))).collect();
+                        (next..next + u64::from(count)).map(|i| record(term, i, usize::from(bytes))).collect();
                     model.records.extend(new.clone());
                     append(&log, group, new).unwrap();
                 }

@@ -8,7 +8,7 @@
 //! S: 250...                  a whole reply, of as many lines as it has
 //! C*3: RCPT TO:<r{n}@x.test> a line that is sent three times, numbered from 1
 //! S*3: 250 *                 a line that must come three times
-//! R: a\r\n.\r                octets that are sent, with escapes: \r \n \t \0 \\ \xNN
+//! R: a\r\n.\r                bytes that are sent, with escapes: \r \n \t \0 \\ \xNN
 //! --                         what follows goes into another segment
 //! TLS                        the client begins TLS
 //! WAIT 301                   the clock moves on by seconds
@@ -18,7 +18,7 @@
 //! END                        the server has closed the connection
 //! ```
 //!
-//! Lines and octets that are sent without a line expected between them go out in one segment.
+//! Lines and bytes that are sent without a line expected between them go out in one segment.
 
 mod bare;
 mod live;
@@ -57,7 +57,7 @@ pub struct Settings {
     pub no_starttls: bool,
     /// Forgives nothing: `@ strict`.
     pub strict: bool,
-    /// Octets of a message: `@ size-max N`.
+    /// Bytes of a message: `@ size-max N`.
     pub size_max: Option<u64>,
     /// Recipients of a transaction: `@ recipients-max N`.
     pub recipients_max: Option<usize>,
@@ -90,7 +90,7 @@ impl Settings {
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The client sends octets.
+    /// The client sends bytes.
     Send(Vec<u8>),
     /// What was to be sent goes out as a segment.
     Flush,
@@ -242,11 +242,11 @@ fn parse_envelope(text: &str) -> Option<Envelope> {
 }
 
 fn unescape(text: &str) -> Option<Vec<u8>> {
-    let mut octets = Vec::with_capacity(text.len());
+    let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some(place) = rest.find('\\') {
-        octets.extend_from_slice(&rest.as_bytes()[..place]);
-        let (octet, len) = match rest.as_bytes().get(place + 1)? {
+        bytes.extend_from_slice(&rest.as_bytes()[..place]);
+        let (byte, len) = match rest.as_bytes().get(place + 1)? {
             b'r' => (b'\r', 2),
             b'n' => (b'\n', 2),
             b't' => (b'\t', 2),
@@ -255,11 +255,11 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
             b'x' => (u8::from_str_radix(rest.get(place + 2..place + 4)?, 16).ok()?, 4),
             _ => return None,
         };
-        octets.push(octet);
+        bytes.push(byte);
         rest = &rest[place + len..];
     }
-    octets.extend_from_slice(rest.as_bytes());
-    Some(octets)
+    bytes.extend_from_slice(rest.as_bytes());
+    Some(bytes)
 }
 
 #[cfg(test)]

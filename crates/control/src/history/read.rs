@@ -310,8 +310,8 @@ fn blob(id: MessageId) -> Vec<u8> {
 }
 
 fn id(blob: &[u8]) -> Result<MessageId, sqlx::Error> {
-    let octets = blob.try_into().map_err(|_| strange("id"))?;
-    Ok(MessageId::from_u128(u128::from_be_bytes(octets)))
+    let bytes = blob.try_into().map_err(|_| strange("id"))?;
+    Ok(MessageId::from_u128(u128::from_be_bytes(bytes)))
 }
 
 fn number(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {

@@ -62,7 +62,7 @@ impl FakeQueue {
         state.events.push(Event {
             sequence,
             at_millis: now().as_millis(),
-            message_id: message.map(octets).unwrap_or_default(),
+            message_id: message.map(bytes).unwrap_or_default(),
             recipient,
             kind: Some(kind),
         });
@@ -112,7 +112,7 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::ZERO.after(since_epoch)
 }
 
-fn octets(id: MessageId) -> bytes::Bytes {
+fn bytes(id: MessageId) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(&id.as_u128().to_be_bytes())
 }
 

@@ -22,7 +22,7 @@ fn secret() -> impl Strategy<Value = Secret> {
         |number: u8| Secret::Login { login: format!("l{number}").into(), verifier: "$argon2id$x".into() };
     prop_oneof![
         (0..6_u8).prop_map(login),
-        (0..6_u8).prop_map(|octet| Secret::ApiKey { sha256: [octet; 32] }),
+        (0..6_u8).prop_map(|byte| Secret::ApiKey { sha256: [byte; 32] }),
         Just(Secret::Network),
     ]
 }
@@ -41,8 +41,8 @@ fn caps() -> impl Strategy<Value = Caps> {
 fn put() -> impl Strategy<Value = Put> {
     let domains = prop::option::of(prop::collection::btree_set(domain(), 0..3))
         .prop_map(|only| only.map_or(SenderDomains::Any, SenderDomains::Only));
-    let networks = prop::collection::vec(0..3_u8, 0..2).prop_map(|octets| {
-        octets.into_iter().map(|octet| format!("10.{octet}.0.1/16").parse().unwrap()).collect()
+    let networks = prop::collection::vec(0..3_u8, 0..2).prop_map(|bytes| {
+        bytes.into_iter().map(|byte| format!("10.{byte}.0.1/16").parse().unwrap()).collect()
     });
     let nodes = prop::collection::vec((1..4_u64).prop_map(NodeId), 0..3);
     let pattern = prop::option::of(domain()).prop_map(|domain| domain.map_or(Pattern::Any, Pattern::Exact));

@@ -50,13 +50,13 @@ async fn serve_udp(socket: UdpSocket, zone: Arc<Zone>) {
     loop {
         let Ok((len, peer)) = socket.recv_from(&mut buffer).await else { continue };
         let Some(mut response) = respond(&buffer[..len], &zone) else { continue };
-        let mut octets = response.to_vec().unwrap();
-        if octets.len() > 1232 {
+        let mut bytes = response.to_vec().unwrap();
+        if bytes.len() > 1232 {
             response.answers.clear();
             response.metadata.truncation = true;
-            octets = response.to_vec().unwrap();
+            bytes = response.to_vec().unwrap();
         }
-        socket.send_to(&octets, peer).await.unwrap();
+        socket.send_to(&bytes, peer).await.unwrap();
     }
 }
 
@@ -75,9 +75,9 @@ async fn converse(mut stream: TcpStream, zone: &Zone) -> std::io::Result<()> {
         let mut question = vec![0; usize::from(len)];
         stream.read_exact(&mut question).await?;
         let Some(response) = respond(&question, zone) else { continue };
-        let octets = response.to_vec().unwrap();
-        stream.write_u16(u16::try_from(octets.len()).unwrap()).await?;
-        stream.write_all(&octets).await?;
+        let bytes = response.to_vec().unwrap();
+        stream.write_u16(u16::try_from(bytes.len()).unwrap()).await?;
+        stream.write_all(&bytes).await?;
     }
 }
 

@@ -16,9 +16,9 @@ use tonic_health::{
 use super::Submissions;
 
 /// An address with its tag and length, as protobuf has it.
-const RECIPIENT_OCTETS_MAX: usize = 260;
+const RECIPIENT_BYTES_MAX: usize = 260;
 /// Everything else of a request.
-const ENVELOPE_OCTETS_MAX: usize = 4 << 10;
+const ENVELOPE_BYTES_MAX: usize = 4 << 10;
 
 /// Serves clients until `shutdown`; calls that are under way may then end within the time for draining.
 pub(crate) async fn serve(
@@ -29,17 +29,17 @@ pub(crate) async fn serve(
 ) {
     let config = &submissions.intake.config;
     let limit = config.drain_timeout();
-    let content_octets_max = usize::try_from(config.message_size_max).unwrap_or(usize::MAX);
-    let request_octets_max = content_octets_max
-        .saturating_add(config.recipients_max.saturating_mul(RECIPIENT_OCTETS_MAX))
-        .saturating_add(ENVELOPE_OCTETS_MAX);
+    let content_bytes_max = usize::try_from(config.message_size_max).unwrap_or(usize::MAX);
+    let request_bytes_max = content_bytes_max
+        .saturating_add(config.recipients_max.saturating_mul(RECIPIENT_BYTES_MAX))
+        .saturating_add(ENVELOPE_BYTES_MAX);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .with_service_name(SERVICE_NAME)
         .build_v1()
         .expect("the descriptors were written by our own build");
     let server = public::server_builder()
-        .add_service(SubmissionServiceServer::new(submissions).max_decoding_message_size(request_octets_max))
+        .add_service(SubmissionServiceServer::new(submissions).max_decoding_message_size(request_bytes_max))
         .add_service(HealthServer::new(HealthService::from_health_reporter(reporter)))
         .add_service(reflection)
         .serve_with_incoming_shutdown(listener, shutdown.clone().cancelled_owned());

@@ -28,7 +28,7 @@ pub(crate) use smtp::Smtp;
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// The octets of a message that the listeners take.
+/// The bytes of a message that the listeners take.
 pub(crate) const MESSAGE_SIZE_MAX: u64 = 3 << 20;
 
 /// An ingress that runs.
@@ -107,7 +107,7 @@ fn config() -> IngressConfig {
         grpc_listen: Some(loopback),
         grpc_plaintext: true,
         message_size_max: MESSAGE_SIZE_MAX,
-        in_flight_octets_max: 8 << 20,
+        in_flight_bytes_max: 8 << 20,
         submit_timeout_secs: 1,
         site_timeout_millis: 20,
         drain_timeout_secs: 2,

@@ -80,8 +80,8 @@ impl FakeQueue {
         if let Mode::Answer(status) = mode {
             return Some(result(status));
         }
-        let octets: usize = submission.content.iter().map(Bytes::len).sum();
-        assert!(octets <= 768 << 10, "{octets} octets do not fit an entry");
+        let bytes: usize = submission.content.iter().map(Bytes::len).sum();
+        assert!(bytes <= 768 << 10, "{bytes} bytes do not fit an entry");
         if let Some(number) = submission.chunk {
             let content = submission.content.concat();
             self.chunks.send_modify(|chunks| drop(chunks.insert((submission.message_id, number), content)));

@@ -64,8 +64,8 @@ impl Smtp {
         self.hear(expected).await
     }
 
-    pub(crate) async fn send(&mut self, octets: &str) {
-        self.stream.write_all(octets.as_bytes()).await.unwrap();
+    pub(crate) async fn send(&mut self, bytes: &str) {
+        self.stream.write_all(bytes.as_bytes()).await.unwrap();
         self.stream.flush().await.unwrap();
     }
 

@@ -57,8 +57,8 @@ const DENIED_V6: &[Ipv6Net] = &[
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
 ];
 
-const fn v4(octets: [u8; 4], len: u8) -> Ipv4Net {
-    let [a, b, c, d] = octets;
+const fn v4(bytes: [u8; 4], len: u8) -> Ipv4Net {
+    let [a, b, c, d] = bytes;
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), len)
 }
 

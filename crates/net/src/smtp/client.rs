@@ -31,9 +31,9 @@ use super::stream::{Stream, describe};
 use crate::{alarm::Alarm, tls::ClientTls};
 
 /// Replies are short; EHLO has the longest.
-const READ_OCTETS: usize = 1 << 10;
+const READ_BYTES: usize = 1 << 10;
 /// Slower than this a message is not being taken (Postfix's `smtp_min_data_rate`).
-const OCTETS_PER_SECOND_MIN: u64 = 500;
+const BYTES_PER_SECOND_MIN: u64 = 500;
 /// For what a server said before it broke the connection.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -51,7 +51,7 @@ pub struct Connection {
     usable: bool,
     /// The connection was closed before the server answered anything of the transaction.
     unanswered: bool,
-    /// Some octet of the transaction was handed over.
+    /// Some byte of the transaction was handed over.
     said: bool,
     /// The transaction was broken off: nothing more may be said here.
     withdrawn: bool,
@@ -65,13 +65,13 @@ pub struct Delivery {
     /// A connection used before was closed before anything of this transaction was answered:
     /// it had gone stale, which says nothing about the message; it may go out on another one at once.
     pub stale: bool,
-    /// It was to be broken off before an octet of it was said: the server knows nothing of it.
+    /// It was to be broken off before an byte of it was said: the server knows nothing of it.
     pub withheld: bool,
 }
 
-/// Why octets were not moved.
+/// Why bytes were not moved.
 ///
-/// A write that ends so has not handed over the last of its octets, which are what ends a message:
+/// A write that ends so has not handed over the last of its bytes, which are what ends a message:
 /// with TLS the rest of a record is kept here, and what came of it before is of no use to the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stuck {
@@ -118,7 +118,7 @@ impl Connection {
 
     /// Sends one message; the fates are exact, also when the connection breaks.
     ///
-    /// `until` is polled right before each time octets are handed over, so that it may look at a clock there:
+    /// `until` is polled right before each time bytes are handed over, so that it may look at a clock there:
     /// once it is ready nothing more is said, above all not the end of the message,
     /// and the fates tell how far it was. It is not polled again.
     ///
@@ -200,7 +200,7 @@ impl Connection {
 
     /// Takes in what has come, without waiting; false when nothing will come any more.
     fn hear(&mut self) -> bool {
-        self.input.reserve(READ_OCTETS);
+        self.input.reserve(READ_BYTES);
         matches!(self.stream.read_buf(&mut self.input).now_or_never(), None | Some(Ok(1..)))
     }
 
@@ -210,7 +210,7 @@ impl Connection {
         written && !matches!(self.session.poll(Instant::now(), &mut self.input), Output::Ended(_))
     }
 
-    /// Moves octets until the session needs something else, or until nothing more may be said.
+    /// Moves bytes until the session needs something else, or until nothing more may be said.
     async fn drive(&mut self, mut until: Pin<&mut impl Future<Output = ()>>) -> Output {
         self.unanswered = false;
         let mut broken = None;
@@ -268,7 +268,7 @@ impl Connection {
             return Ok(());
         }
         let mut parts = Parts::new(output);
-        let whole = Instant::now() + self.timeouts.write + slowest(parts.octets());
+        let whole = Instant::now() + self.timeouts.write + slowest(parts.bytes());
         while !parts.is_empty() {
             let deadline = whole.min(Instant::now() + self.timeouts.write);
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -299,7 +299,7 @@ impl Connection {
         deadline: Instant,
         until: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), Stuck> {
-        self.input.reserve(READ_OCTETS);
+        self.input.reserve(READ_BYTES);
         let reading = unless(until, self.stream.read_buf(&mut self.input));
         match self.alarm.bound(deadline, reading).await.ok_or(Stuck::TimedOut)?? {
             Ok(1..) => Ok(()),
@@ -343,9 +343,9 @@ impl Connection {
     }
 }
 
-/// How long a message of so many octets may take at the least rate that is borne.
-fn slowest(octets: u64) -> Duration {
-    Duration::from_secs(octets / OCTETS_PER_SECOND_MIN)
+/// How long a message of so many bytes may take at the least rate that is borne.
+fn slowest(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
 }
 
 /// Does one thing, unless `until` is ready right before, each time it is tried.

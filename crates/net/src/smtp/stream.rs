@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-/// The octets of a connection.
+/// The bytes of a connection.
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(TcpStream),
@@ -28,7 +28,7 @@ pub(super) enum Stream {
 impl Stream {
     /// Takes the socket out for a handshake; what has been read from it and not used must be nothing (S-401, S-402).
     pub(super) fn take_socket(&mut self, unused: &[u8]) -> Option<TcpStream> {
-        assert!(unused.is_empty(), "no octet that came in the clear may be used after the handshake");
+        assert!(unused.is_empty(), "no byte that came in the clear may be used after the handshake");
         match std::mem::replace(self, Self::Taken) {
             Self::Plain(socket) => Some(socket),
             Self::Tls(_) | Self::Taken => None,
@@ -38,9 +38,9 @@ impl Stream {
     /// Hands over what the system has room for and returns how much that was; nothing of it over TLS.
     ///
     /// The runtime learns only a turn later that a new socket can be written to; the system knows at once.
-    pub(super) fn send_at_once(&self, octets: &[u8]) -> io::Result<usize> {
+    pub(super) fn send_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
         let Self::Plain(socket) = self else { return Ok(0) };
-        match SockRef::from(socket).send(octets) {
+        match SockRef::from(socket).send(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             sent => sent,
         }
@@ -61,7 +61,7 @@ impl Stream {
         ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
-    /// Returns true while octets that were written are kept here and not by the system: part of a TLS record.
+    /// Returns true while bytes that were written are kept here and not by the system: part of a TLS record.
     pub(super) fn holds_back(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.get_ref().1.wants_write())
     }
@@ -117,8 +117,8 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write(context, octets))
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(context, bytes))
     }
 
     fn poll_write_vectored(

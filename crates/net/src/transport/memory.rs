@@ -11,8 +11,8 @@ use tokio::{io::duplex, sync::mpsc};
 
 use super::NodeStream;
 
-/// Octets that can be under way in each direction of a pipe.
-const PIPE_OCTETS: usize = 256 << 10;
+/// Bytes that can be under way in each direction of a pipe.
+const PIPE_BYTES: usize = 256 << 10;
 /// Connections not yet accepted.
 const BACKLOG: usize = 64;
 
@@ -52,7 +52,7 @@ impl MemoryNet {
     pub async fn connect(&self, name: &str) -> io::Result<NodeStream> {
         let listener = self.listeners.lock().get(name).cloned();
         let refused = || io::Error::from(ErrorKind::ConnectionRefused);
-        let (ours, theirs) = duplex(PIPE_OCTETS);
+        let (ours, theirs) = duplex(PIPE_BYTES);
         let listener = listener.ok_or_else(refused)?;
         listener.send(NodeStream::memory(theirs)).await.map_err(|_| refused())?;
         Ok(NodeStream::memory(ours))

@@ -89,8 +89,8 @@ impl AsyncRead for NodeStream {
 }
 
 impl AsyncWrite for NodeStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, pipe => Pin::new(pipe).poll_write(context, octets))
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, pipe => Pin::new(pipe).poll_write(context, bytes))
     }
 
     fn poll_write_vectored(

@@ -59,7 +59,7 @@ async fn talk(server: &Transport, client: &Transport, expect: Expect) -> io::Res
 }
 
 #[tokio::test]
-async fn every_transport_carries_octets_both_ways() {
+async fn every_transport_carries_bytes_both_ways() {
     let authority = ClusterAuthority::generate(CLUSTER).unwrap();
     let net = Transport::Memory(MemoryNet::new());
     let expect = Expect::node(Role::Queue, NodeId(1));

@@ -113,12 +113,12 @@ async fn d_001_every_phase_has_its_deadline() {
 }
 
 #[tokio::test]
-async fn d_002_d_037_octets_that_are_no_reply_or_come_one_by_one_end_the_session() {
+async fn d_002_d_037_bytes_that_are_no_reply_or_come_one_by_one_end_the_session() {
     let report = outcome(Setup::default(), misbehaves(Phase::Mail, Action::Garbage)).await;
     is(&report, K::SiteSoft, Some(C::Protocol));
     let mut setup = Setup::default();
     setup.config.timeouts.envelope_secs = 1;
-    let slow = Rule { octet_delay_ms: 300, ..Rule::reply(Phase::Mail, "250 2.1.0 so slow") };
+    let slow = Rule { byte_delay_ms: 300, ..Rule::reply(Phase::Mail, "250 2.1.0 so slow") };
     let report = outcome(setup, Script::default().with_rule(slow)).await;
     is(&report, K::Soft, Some(C::Timeout));
 }

@@ -171,7 +171,7 @@ async fn r_33_a_source_is_not_let_go_while_its_assignments_wait_for_room() {
     let busy = Receiver { rules: vec![late], ..Receiver::default() };
     let sink = sink(Script::default().with_domain("busy.test", busy)).await;
     let mut setup = short_lease();
-    setup.config.content_octets_max = 16 << 20;
+    setup.config.content_bytes_max = 16 << 20;
     setup.config.connections_initial = 1;
     let node = setup.start_routed(&sink).await;
     let (other, other_epoch) = second_source(&node).await;

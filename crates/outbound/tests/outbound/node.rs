@@ -158,7 +158,7 @@ pub(crate) async fn sink_at(address: SocketAddr, script: Script) -> Sink {
 
 /// A rule that does something to the connection.
 pub(crate) fn acts(phase: Phase, then: Action) -> Rule {
-    Rule { phase, probability: 1.0, delay_ms: 0, reply: None, octet_delay_ms: 0, then }
+    Rule { phase, probability: 1.0, delay_ms: 0, reply: None, byte_delay_ms: 0, then }
 }
 
 pub(crate) fn replies(phase: Phase, reply: &str) -> Script {

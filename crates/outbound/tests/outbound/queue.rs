@@ -322,7 +322,7 @@ impl QueueService for FakeQueue {
     ) -> Result<Response<Self::ContentStream>, Status> {
         let parts = self.0.content.lock().get(&request.get_ref().message_id).cloned();
         let parts = parts.ok_or_else(|| Status::not_found("no such message"))?;
-        let parts = parts.into_iter().map(|octets| Ok(ContentPart { octets }));
+        let parts = parts.into_iter().map(|data| Ok(ContentPart { data }));
         Ok(Response::new(Box::pin(stream::iter(parts.collect::<Vec<_>>()))))
     }
 

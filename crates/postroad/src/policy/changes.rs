@@ -122,19 +122,19 @@ fn verifier(password: &str) -> anyhow::Result<String> {
     Ok(hash.map_err(|error| anyhow::anyhow!("the password cannot be hashed: {error}"))?.to_string())
 }
 
-fn sha256(octets: &[u8]) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, octets);
-    digest.as_ref().try_into().expect("SHA-256 gives 32 octets")
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }
 
 fn hexadecimal(text: &str) -> anyhow::Result<[u8; 32]> {
     ensure!(text.len() == 64 && text.is_ascii(), "`api_key_sha256` has 64 hexadecimal digits");
-    let mut octets = [0; 32];
-    for (place, octet) in octets.iter_mut().enumerate() {
-        *octet = u8::from_str_radix(&text[2 * place..2 * place + 2], 16)
+    let mut bytes = [0; 32];
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * place..2 * place + 2], 16)
             .context("`api_key_sha256` has 64 hexadecimal digits")?;
     }
-    Ok(octets)
+    Ok(bytes)
 }
 
 fn limits(limits: &LimitsPolicy) -> Put {

@@ -88,8 +88,8 @@ impl TryFrom<wire::Secret> for Secret {
     fn try_from(secret: wire::Secret) -> Result<Self, Malformed> {
         use wire::secret::Secret as Wire;
         Ok(match required(secret.secret, "secret")? {
-            Wire::ApiKeySha256(octets) => {
-                let sha256 = octets.as_ref().try_into().map_err(|_| Malformed("api_key_sha256"))?;
+            Wire::ApiKeySha256(bytes) => {
+                let sha256 = bytes.as_ref().try_into().map_err(|_| Malformed("api_key_sha256"))?;
                 Self::ApiKey { sha256 }
             }
             Wire::Login(login) => Self::Login { login: login.login.into(), verifier: login.verifier.into() },

@@ -182,7 +182,7 @@ fn a_large_update_comes_in_frames_and_is_put_together_again() {
     let delta = Delta { revision: 9, full: true, items: (0..20).map(tenant).collect(), removed };
     let frames = update_frames(&delta);
     assert!(frames.len() > 2);
-    assert!(frames.iter().all(|frame| frame.encoded_len() <= FRAME_OCTETS + 1024));
+    assert!(frames.iter().all(|frame| frame.encoded_len() <= FRAME_BYTES + 1024));
     let mut reader = UpdateReader::default();
     let mut whole: Vec<Delta> = frames.into_iter().filter_map(|frame| reader.read(frame).unwrap()).collect();
     assert_eq!(whole.len(), 1);

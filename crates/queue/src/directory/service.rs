@@ -39,7 +39,7 @@ use crate::error::{not_leader, refused};
 /// A watch ends when the node has known no leader for this long.
 const CUT_OFF_AFTER: Duration = Duration::from_secs(5);
 /// One change must fit one entry of the log.
-const CHANGE_OCTETS_MAX: usize = 1 << 20;
+const CHANGE_BYTES_MAX: usize = 1 << 20;
 
 /// Serves the directory. A clone is cheap.
 #[derive(Clone, Debug)]
@@ -180,7 +180,7 @@ impl DirectoryApi {
 
     async fn propose(&self, term: Option<u64>, command: Command) -> Result<Reply, Status> {
         let head = Entry { commands: vec![command], term }.encode();
-        if head.len() > CHANGE_OCTETS_MAX {
+        if head.len() > CHANGE_BYTES_MAX {
             return Err(Status::invalid_argument("a change of more than 1 MiB: apply it in parts"));
         }
         let committed = self.group.propose(head, Vec::new()).await.map_err(|error| refused(&error))?;

@@ -11,13 +11,13 @@ use postroad_proto::log;
 use postroad_raft::ProposeError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-/// Commands in one entry, and octets of it; the last work may go past either.
+/// Commands in one entry, and bytes of it; the last work may go past either.
 const COMMANDS_MAX: usize = 512;
-const OCTETS_MAX: usize = 1 << 20;
+const BYTES_MAX: usize = 1 << 20;
 
 /// What a command takes, about, and each recipient that it names.
-const COMMAND_OCTETS: usize = 256;
-const RECIPIENT_OCTETS: usize = 96;
+const COMMAND_BYTES: usize = 256;
+const RECIPIENT_BYTES: usize = 96;
 
 /// What became of a work's commands, one reply for each.
 pub(crate) type Answer = Result<Vec<Reply>, ProposeError>;
@@ -28,7 +28,7 @@ pub(crate) struct Work {
     /// The slots in the commands count these.
     pub(crate) bodies: Vec<Bytes>,
     /// What it adds to an entry, about.
-    pub(crate) octets: usize,
+    pub(crate) bytes: usize,
     /// Whoever does not wait any more is not missed.
     pub(crate) answer: oneshot::Sender<Answer>,
     /// The room it takes among what waits.
@@ -42,10 +42,10 @@ impl Work {
 }
 
 /// Returns what commands and their bodies add to an entry, about.
-pub(crate) fn octets(commands: &[Command], bodies: &[Bytes]) -> usize {
+pub(crate) fn bytes(commands: &[Command], bodies: &[Bytes]) -> usize {
     let weight = |command: &Command| match command {
-        Command::Accept(accept) => COMMAND_OCTETS + accept.recipients.len() * RECIPIENT_OCTETS,
-        _ => COMMAND_OCTETS,
+        Command::Accept(accept) => COMMAND_BYTES + accept.recipients.len() * RECIPIENT_BYTES,
+        _ => COMMAND_BYTES,
     };
     commands.iter().map(weight).sum::<usize>() + bodies.iter().map(Bytes::len).sum::<usize>()
 }
@@ -54,7 +54,7 @@ pub(crate) fn octets(commands: &[Command], bodies: &[Bytes]) -> usize {
 pub(crate) struct Batch {
     commands: Vec<Command>,
     bodies: Vec<Bytes>,
-    octets: usize,
+    bytes: usize,
     pending: Pending,
 }
 
@@ -71,11 +71,11 @@ impl Batch {
     /// Begins with commands of the leader's own, which must come before everything else.
     pub(crate) fn new(own: Vec<Command>) -> Self {
         let pending = Pending { own: own.len(), ..Pending::default() };
-        Self { commands: own, bodies: Vec::new(), octets: 0, pending }
+        Self { commands: own, bodies: Vec::new(), bytes: 0, pending }
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        self.commands.len() < COMMANDS_MAX && self.octets < OCTETS_MAX
+        self.commands.len() < COMMANDS_MAX && self.bytes < BYTES_MAX
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -95,7 +95,7 @@ impl Batch {
             self.offer(&mut command, now, ledger, dispatcher);
             self.commands.push(command);
         }
-        self.octets += work.octets;
+        self.bytes += work.bytes;
         self.bodies.extend(work.bodies);
         self.pending.waiting.push((count, work.answer, work.room));
     }

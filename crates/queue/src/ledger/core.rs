@@ -20,8 +20,8 @@ use tokio::sync::{Notify, watch};
 use super::outbox::Outboxes;
 use crate::metrics::LedgerMetrics;
 
-/// Octets of events in one batch, unless one event is larger.
-const EVENTS_OCTETS_MAX: usize = 4 << 20;
+/// Bytes of events in one batch, unless one event is larger.
+const EVENTS_BYTES_MAX: usize = 4 << 20;
 
 /// A ledger and, while this node leads, what the leader does with it.
 pub(crate) struct Core {
@@ -126,12 +126,12 @@ impl Core {
 
     /// Returns up to `max` events from number `from` on, as they travel, and no more than fit a frame.
     pub(crate) fn events_from(&self, from: u64, max: usize) -> Vec<wire::Event> {
-        let mut octets = 0;
+        let mut bytes = 0;
         self.with_ledger(|ledger| {
             let fits = |event: &&Event| {
-                let first = octets == 0;
-                octets += event_octets(event);
-                first || octets < EVENTS_OCTETS_MAX
+                let first = bytes == 0;
+                bytes += event_bytes(event);
+                first || bytes < EVENTS_BYTES_MAX
             };
             ledger.events(from).take(max).take_while(fits).map(wire::Event::from).collect()
         })
@@ -162,7 +162,7 @@ impl Leading {
 }
 
 /// What an event takes on the wire, at most.
-fn event_octets(event: &Event) -> usize {
+fn event_bytes(event: &Event) -> usize {
     let recipients = match &event.kind {
         EventKind::Accepted(accepted) => accepted.recipients.len(),
         _ => 0,

@@ -16,14 +16,14 @@ use postroad_ledger::{
     dispatch::Windows,
 };
 use postroad_proto::{
-    CONTENT_OCTETS_MAX,
+    CONTENT_BYTES_MAX,
     queue::{self as wire, Hello},
 };
 use tokio::sync::Notify;
 
-/// Deliveries in one frame, and octets of their contents.
+/// Deliveries in one frame, and bytes of their contents.
 const FRAME_DELIVERIES_MAX: usize = 256;
-const FRAME_OCTETS_MAX: usize = 1 << 20;
+const FRAME_BYTES_MAX: usize = 1 << 20;
 
 /// The windows one owner has stated.
 pub(crate) type Stated = Vec<(SourceId, Epoch, Windows)>;
@@ -240,13 +240,13 @@ impl Outbox {
     /// A recall that came before its assignment was sent went nowhere, and is sent behind it.
     fn take_assignments(&mut self, ledger: &Ledger) -> Vec<Outbound> {
         let mut assignments = Vec::new();
-        let (mut deliveries, mut octets) = (0, 0);
+        let (mut deliveries, mut bytes) = (0, 0);
         while deliveries < FRAME_DELIVERIES_MAX
-            && octets < FRAME_OCTETS_MAX
+            && bytes < FRAME_BYTES_MAX
             && let Some((key, id)) = self.waiting.pop_front()
         {
             let Some(view) = ledger.assigned(key).filter(|view| view.id == id) else { continue };
-            octets += add(&mut assignments, &view);
+            bytes += add(&mut assignments, &view);
             deliveries += 1;
             if view.recalled {
                 self.recalls.push_back(id);
@@ -256,7 +256,7 @@ impl Outbox {
     }
 }
 
-/// Recipients of one message that go out from one source to one site travel as one assignment; returns the octets added.
+/// Recipients of one message that go out from one source to one site travel as one assignment; returns the bytes added.
 fn add(assignments: &mut Vec<Outbound>, view: &AssignedView<'_>) -> usize {
     if let Some(last) = assignments.last_mut()
         && last.message == view.id.delivery.message
@@ -266,9 +266,9 @@ fn add(assignments: &mut Vec<Outbound>, view: &AssignedView<'_>) -> usize {
         last.assignment.recipients.push(view.into());
         return 0;
     }
-    let octets = view.size as usize;
-    let content = if octets <= CONTENT_OCTETS_MAX { view.content.to_vec() } else { Vec::new() };
-    let travels = if content.is_empty() { 0 } else { octets };
+    let bytes = view.size as usize;
+    let content = if bytes <= CONTENT_BYTES_MAX { view.content.to_vec() } else { Vec::new() };
+    let travels = if content.is_empty() { 0 } else { bytes };
     assignments.push(Outbound {
         message: view.id.delivery.message,
         lane: view.lane,

@@ -24,12 +24,12 @@ pub(super) fn parts(
         let ledger = ledger.clone();
         async move {
             let read = ledger.part(part).await;
-            let octets = read.map_err(|error| {
+            let bytes = read.map_err(|error| {
                 tracing::error!(message_id = %id, %error, "a content cannot be read");
                 ledger.core.metrics.unreadable.increment(1);
                 Status::data_loss("the content cannot be read")
             })?;
-            Ok(ContentPart { octets })
+            Ok(ContentPart { data: bytes })
         }
     }))
 }

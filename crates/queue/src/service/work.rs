@@ -269,8 +269,8 @@ async fn with_contents(ledger: LedgerGroup, outbound: Vec<Outbound>) -> Vec<wire
             continue;
         }
         match ledger.content(&content).await {
-            Ok(octets) => {
-                assignment.content = octets;
+            Ok(bytes) => {
+                assignment.content = bytes;
                 assignments.push(assignment);
             }
             // It ended while it was looked for.

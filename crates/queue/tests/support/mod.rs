@@ -91,7 +91,7 @@ impl Cluster {
         let disks = (0..size).map(|_| Disk::Simulated(SimFs::default())).collect();
         // Nobody renews here: what a test is about must not be ended by a lease.
         let lease = LeaseConfig { lease_secs: 600, ..LeaseConfig::default() };
-        Self::start_on(disks, QueueConfig { segment_octets: 4 << 20, lease, ..QueueConfig::default() }).await
+        Self::start_on(disks, QueueConfig { segment_bytes: 4 << 20, lease, ..QueueConfig::default() }).await
     }
 
     pub async fn start_on(disks: Vec<Disk>, config: QueueConfig) -> Self {
@@ -211,9 +211,9 @@ impl Cluster {
     }
 
     /// Bounds the disk of a node.
-    pub fn set_disk_capacity(&self, place: usize, octets: Option<u64>) {
+    pub fn set_disk_capacity(&self, place: usize, bytes: Option<u64>) {
         if let (Disk::Simulated(fs), _) = &self.nodes.lock()[place] {
-            fs.set_capacity(octets);
+            fs.set_capacity(bytes);
         }
     }
 

@@ -37,8 +37,8 @@ impl Played {
         played
     }
 
-    fn hear(&mut self, octets: &str) -> Output {
-        self.input.extend_from_slice(octets.as_bytes());
+    fn hear(&mut self, bytes: &str) -> Output {
+        self.input.extend_from_slice(bytes.as_bytes());
         self.session.poll(self.now, &mut self.input)
     }
 

@@ -62,7 +62,7 @@ impl Exchange {
             _ => return Step::Refused(Reply::new(504, 5, 4, "mechanism not supported")),
         };
         match initial {
-            // RFC 4954 4: `=` is a response of no octets.
+            // RFC 4954 4: `=` is a response of no bytes.
             Some("=") => exchange.take(Zeroizing::new(String::new())),
             Some(initial) => exchange.respond(initial.as_bytes()),
             None => Step::Challenge(challenge, exchange),
@@ -74,7 +74,7 @@ impl Exchange {
             return Step::Refused(Reply::new(501, 7, 0, "authentication cancelled"));
         }
         let decoded = STANDARD.decode(line).ok().map(Zeroizing::new);
-        match decoded.and_then(|octets| String::from_utf8(octets.to_vec()).ok()) {
+        match decoded.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()) {
             Some(text) => self.take(Zeroizing::new(text)),
             None => Step::Refused(Reply::new(501, 5, 2, "bad base 64")),
         }

@@ -97,8 +97,8 @@ fn tls() -> TlsInfo {
 }
 
 impl Peer for Bare {
-    async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.input.extend_from_slice(octets);
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.input.extend_from_slice(bytes);
         self.run();
         Ok(())
     }

@@ -106,9 +106,9 @@ impl Policy for LivePolicy {
     }
 }
 
-trait Octets: AsyncRead + AsyncWrite + Send {}
+trait Bytes: AsyncRead + AsyncWrite + Send {}
 
-impl<S: AsyncRead + AsyncWrite + Send> Octets for S {}
+impl<S: AsyncRead + AsyncWrite + Send> Bytes for S {}
 
 /// A connection to a server.
 pub struct Live {
@@ -120,7 +120,7 @@ pub struct Live {
 
 enum Stream {
     Plain(TcpStream),
-    Tls(Pin<Box<dyn Octets>>),
+    Tls(Pin<Box<dyn Bytes>>),
     Broken,
 }
 
@@ -145,7 +145,7 @@ impl Live {
             }
         };
         match tokio::time::timeout(PATIENCE, read).await.map_err(io::Error::from)? {
-            // Whoever closes with our octets unread resets; TLS is not always told that it ends.
+            // Whoever closes with our bytes unread resets; TLS is not always told that it ends.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) =>
             {
@@ -157,11 +157,11 @@ impl Live {
 }
 
 impl Peer for Live {
-    async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.stream {
-            Stream::Plain(stream) => stream.write_all(octets).await,
+            Stream::Plain(stream) => stream.write_all(bytes).await,
             Stream::Tls(stream) => {
-                stream.write_all(octets).await?;
+                stream.write_all(bytes).await?;
                 stream.flush().await
             }
             Stream::Broken => Err(io::ErrorKind::NotConnected.into()),

@@ -10,8 +10,8 @@ use super::{Dialogue, DialogueError, Envelope, Step};
 
 /// The server of a dialogue.
 pub trait Peer {
-    /// Sends octets as one segment.
-    fn send(&mut self, octets: &[u8]) -> impl Future<Output = io::Result<()>>;
+    /// Sends bytes as one segment.
+    fn send(&mut self, bytes: &[u8]) -> impl Future<Output = io::Result<()>>;
     /// Returns the next line without its CRLF; `None` when the server has closed the connection.
     fn line(&mut self) -> impl Future<Output = io::Result<Option<String>>>;
     /// Begins TLS.
@@ -61,8 +61,8 @@ struct Player<'a, P> {
 impl<P: Peer> Player<'_, P> {
     /// True when the step was as it must be, false when the peer cannot do it.
     async fn step(&mut self, step: &Step) -> Result<bool, String> {
-        if let Step::Send(octets) = step {
-            self.segment.extend_from_slice(octets);
+        if let Step::Send(bytes) = step {
+            self.segment.extend_from_slice(bytes);
             return Ok(true);
         }
         self.flush().await?;

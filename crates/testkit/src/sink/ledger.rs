@@ -30,7 +30,7 @@ pub struct Record {
     pub sender: Box<str>,
     /// The recipient.
     pub recipient: Box<str>,
-    /// Octets of the content, dots of the transport not counted.
+    /// Bytes of the content, dots of the transport not counted.
     pub size: u64,
     /// XXH3 of what follows the header.
     pub body_hash: u64,

@@ -57,7 +57,7 @@ pub enum Tls {
     None,
     /// STARTTLS is offered.
     Starttls,
-    /// TLS from the first octet.
+    /// TLS from the first byte.
     Implicit,
 }
 
@@ -143,9 +143,9 @@ pub struct Rule {
     /// A message is taken unless this is 4xx or 5xx.
     #[serde(default)]
     pub reply: Option<Box<str>>,
-    /// Sends the reply octet by octet, each after so long.
+    /// Sends the reply byte by byte, each after so long.
     #[serde(default)]
-    pub octet_delay_ms: u64,
+    pub byte_delay_ms: u64,
     /// What becomes of the connection.
     #[serde(default)]
     pub then: Action,
@@ -164,7 +164,7 @@ impl Rule {
             probability: 1.0,
             delay_ms: 0,
             reply: Some(reply.into()),
-            octet_delay_ms: 0,
+            byte_delay_ms: 0,
             then: Action::GoOn,
         }
     }
@@ -191,7 +191,7 @@ pub enum Action {
     HalfClose,
     /// Nothing more is said; the connection stays until the client ends it.
     Stall,
-    /// Octets that are no reply are sent instead of it.
+    /// Bytes that are no reply are sent instead of it.
     Garbage,
 }
 

@@ -21,10 +21,10 @@ use super::{
 };
 
 /// A line longer than this is not SMTP.
-const LINE_OCTETS_MAX: usize = 64 << 10;
+const LINE_BYTES_MAX: usize = 64 << 10;
 /// Read at once while commands are expected, and while content is.
-const COMMAND_READ_OCTETS: usize = 2 << 10;
-const CONTENT_READ_OCTETS: usize = 32 << 10;
+const COMMAND_READ_BYTES: usize = 2 << 10;
+const CONTENT_READ_BYTES: usize = 32 << 10;
 
 /// Serves one client until it or the script ends the session.
 pub(super) async fn serve(stream: TcpStream, client: SocketAddr, shared: Arc<Shared>) {
@@ -145,13 +145,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.handle(&line).await?;
             }
             self.flush().await?;
-            self.read(COMMAND_READ_OCTETS).await?;
+            self.read(COMMAND_READ_BYTES).await?;
         }
     }
 
     fn next_line(&mut self) -> Step<Option<Bytes>> {
         let Some(end) = memchr::memchr(b'\n', &self.input) else {
-            return if self.input.len() > LINE_OCTETS_MAX { Err(End::Closed) } else { Ok(None) };
+            return if self.input.len() > LINE_BYTES_MAX { Err(End::Closed) } else { Ok(None) };
         };
         let line = self.input.split_to(end + 1).freeze();
         let bare = content::bare_newlines(&line);
@@ -159,8 +159,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(Some(line))
     }
 
-    async fn read(&mut self, octets: usize) -> Step {
-        self.input.reserve(octets);
+    async fn read(&mut self, bytes: usize) -> Step {
+        self.input.reserve(bytes);
         match self.stream.read_buf(&mut self.input).await {
             Ok(0) | Err(_) => Err(End::Closed),
             Ok(_) => Ok(()),
@@ -350,12 +350,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 break found;
             }
             let most = usize::try_from(self.script.size_max).unwrap_or(usize::MAX);
-            if most > 0 && self.input.len() > most.saturating_add(CONTENT_READ_OCTETS) {
+            if most > 0 && self.input.len() > most.saturating_add(CONTENT_READ_BYTES) {
                 self.put("552 5.3.4 message too large");
                 self.flush().await?;
                 return Err(End::Closed);
             }
-            self.read(CONTENT_READ_OCTETS).await?;
+            self.read(CONTENT_READ_BYTES).await?;
         };
         self.take_message(content_len, wire_len).await
     }
@@ -447,8 +447,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Action::Garbage => self.output.extend_from_slice(b"\x00\xff\x16\x03 no reply at all\r\n"),
             Action::GoOn | Action::Close | Action::HalfClose => self.put(reply),
         }
-        if rule.octet_delay_ms > 0 {
-            self.drip(Duration::from_millis(rule.octet_delay_ms)).await?;
+        if rule.byte_delay_ms > 0 {
+            self.drip(Duration::from_millis(rule.byte_delay_ms)).await?;
         }
         match rule.then {
             Action::Close => {
@@ -465,9 +465,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     async fn drip(&mut self, delay: Duration) -> Step {
-        let octets = std::mem::take(&mut self.output);
-        for octet in &octets {
-            let written = self.stream.write_all(&[*octet]).await.is_ok();
+        let bytes = std::mem::take(&mut self.output);
+        for byte in &bytes {
+            let written = self.stream.write_all(&[*byte]).await.is_ok();
             if !(written && self.stream.flush().await.is_ok()) {
                 return Err(End::Closed);
             }
@@ -481,7 +481,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn stall(&mut self) -> Step<bool> {
         loop {
             self.input.clear();
-            self.read(COMMAND_READ_OCTETS).await?;
+            self.read(COMMAND_READ_BYTES).await?;
         }
     }
 

@@ -141,9 +141,8 @@ async fn a_message_can_be_taken_and_its_reply_lost() {
 
 #[tokio::test]
 async fn connections_end_as_the_script_has_it() {
-    let end = |then, octet_delay_ms| {
-        rules(&[Rule { then, octet_delay_ms, ..Rule::reply(Phase::Message, "250 ok") }])
-    };
+    let end =
+        |then, byte_delay_ms| rules(&[Rule { then, byte_delay_ms, ..Rule::reply(Phase::Message, "250 ok") }]);
     let script = Script::default()
         .with_domain("close.test", end(Action::Close, 0))
         .with_domain("half.test", end(Action::HalfClose, 0))
@@ -165,9 +164,9 @@ async fn connections_end_as_the_script_has_it() {
         client.say(line).await;
     }
     client.0.write_all(b".\r\n").await.unwrap();
-    let mut octets = [0; 4];
-    client.0.read_exact(&mut octets).await.unwrap();
-    assert_eq!(octets, *b"\x00\xff\x16\x03");
+    let mut bytes = [0; 4];
+    client.0.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(bytes, *b"\x00\xff\x16\x03");
 }
 
 #[tokio::test]
@@ -207,7 +206,7 @@ async fn limits_are_enforced_and_what_exceeds_them_is_counted() {
     assert_eq!(third.say("MAIL FROM:<>").await.trim_end(), "421 4.7.0 too many messages on this connection");
 }
 
-/// TLS as our own client finds it at the sink; `true` for a session that is there from the first octet.
+/// TLS as our own client finds it at the sink; `true` for a session that is there from the first byte.
 #[tokio::test]
 async fn tls_is_offered_as_the_script_has_it() {
     for (tls, implicit) in [(Tls::Starttls, false), (Tls::Implicit, true)] {

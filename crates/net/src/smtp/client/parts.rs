@@ -1,4 +1,4 @@
-//! Octets in parts, on their way out without being joined.
+//! Bytes in parts, on their way out without being joined.
 
 use std::io::IoSlice;
 
@@ -26,8 +26,8 @@ impl Parts {
         self.first == self.parts.len()
     }
 
-    /// Returns how many octets are left.
-    pub(super) fn octets(&self) -> u64 {
+    /// Returns how many bytes are left.
+    pub(super) fn bytes(&self) -> u64 {
         self.parts[self.first..].iter().map(|part| part.len() as u64).sum()
     }
 
@@ -71,12 +71,12 @@ mod tests {
             while !parts.is_empty() {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
                 let count = parts.fill(&mut slices);
-                let octets: Vec<u8> =
+                let bytes: Vec<u8> =
                     slices[..count].iter().flat_map(|slice| slice.iter().copied()).take(step).collect();
-                written.push_str(std::str::from_utf8(&octets).unwrap());
-                parts.advance(octets.len());
+                written.push_str(std::str::from_utf8(&bytes).unwrap());
+                parts.advance(bytes.len());
             }
-            assert_eq!((written.as_str(), parts.octets()), ("abcdefghijk", 0));
+            assert_eq!((written.as_str(), parts.bytes()), ("abcdefghijk", 0));
         }
     }
 }

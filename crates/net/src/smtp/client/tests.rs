@@ -347,7 +347,7 @@ async fn what_cannot_be_sent_costs_no_round_trip() {
 }
 
 #[tokio::test]
-async fn s_402_octets_between_the_220_and_the_handshake_end_the_connection() {
+async fn s_402_bytes_between_the_220_and_the_handshake_end_the_connection() {
     let (stream, server) = peer(|mut server| async move {
         server.send("220 s.example\r\n").await;
         server.until("\r\n").await;
@@ -364,7 +364,7 @@ async fn s_402_octets_between_the_220_and_the_handshake_end_the_connection() {
 }
 
 #[tokio::test]
-async fn s_402_octets_in_the_clear_instead_of_a_handshake_end_the_connection() {
+async fn s_402_bytes_in_the_clear_instead_of_a_handshake_end_the_connection() {
     let (stream, server) = peer(|mut server| async move {
         server.send("220 s.example\r\n").await;
         server.until("\r\n").await;

@@ -1,4 +1,4 @@
-//! One SMTP client: octets to its session, replies back, questions to policy.
+//! One SMTP client: bytes to its session, replies back, questions to policy.
 
 use std::{
     future::poll_fn,
@@ -30,13 +30,13 @@ use crate::{
 };
 
 /// One read takes a usual message; of a client that sends more, more is taken at once.
-const READ_OCTETS: usize = 16 << 10;
-const READ_OCTETS_BULK: usize = 64 << 10;
+const READ_BYTES: usize = 16 << 10;
+const READ_BYTES_BULK: usize = 64 << 10;
 /// With less room than this a read would cut a usual message in two.
-const ROOM_OCTETS_MIN: usize = 10 << 10;
+const ROOM_BYTES_MIN: usize = 10 << 10;
 /// After the last reply: the client may not yet have read it, and would lose it if what it still sends were answered with RST.
 const LINGER: Duration = Duration::from_secs(1);
-const LINGER_OCTETS_MAX: usize = 64 << 10;
+const LINGER_BYTES_MAX: usize = 64 << 10;
 
 pub(super) struct Connection<P: Policy> {
     shared: Arc<Listener<P>>,
@@ -54,7 +54,7 @@ pub(super) struct Connection<P: Policy> {
 
 /// What a session waited for.
 enum Event {
-    Octets,
+    Bytes,
     /// The client sends nothing any more.
     End,
     TimedOut,
@@ -115,7 +115,7 @@ impl<P: Policy> Connection<P> {
                     }
                     self.send_replies(session).await?;
                     match self.receive(deadline).await? {
-                        Event::Octets => {}
+                        Event::Bytes => {}
                         Event::End => return Ok(()),
                         Event::TimedOut => {
                             self.shared.metrics.timeouts.increment(1);
@@ -182,28 +182,28 @@ impl<P: Policy> Connection<P> {
         sent
     }
 
-    async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
-        let sent = self.stream.send_at_once(octets)?;
-        if sent == octets.len() {
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let sent = self.stream.send_at_once(bytes)?;
+        if sent == bytes.len() {
             return Ok(());
         }
         let deadline = Instant::now() + self.shared.server.command_timeout;
         let stream = &mut self.stream;
         let sending = async {
-            stream.write_all(&octets[sent..]).await?;
+            stream.write_all(&bytes[sent..]).await?;
             stream.flush().await
         };
         self.alarm.bound(deadline, sending).await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits for octets, and for shutdown unless that has come.
+    /// Waits for bytes, and for shutdown unless that has come.
     async fn receive(&mut self, deadline: Instant) -> io::Result<Event> {
         self.make_room();
         let Self { stream, input, shutdown, draining, .. } = self;
         let before = input.len();
         let next = poll_fn(|context| {
             if let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *stream), context, input) {
-                let event = |octets| if octets == 0 { Event::End } else { Event::Octets };
+                let event = |bytes| if bytes == 0 { Event::End } else { Event::Bytes };
                 return Poll::Ready(read.map(event));
             }
             if !*draining && shutdown.as_mut().poll(context).is_ready() {
@@ -213,7 +213,7 @@ impl<P: Policy> Connection<P> {
         });
         let event = self.alarm.bound(deadline, next).await.unwrap_or(Ok(Event::TimedOut));
         match &event {
-            Ok(Event::Octets) => {
+            Ok(Event::Bytes) => {
                 self.unread_yes = false;
                 self.bulk = self.input.len() == self.input.capacity();
                 self.shared.metrics.received.increment((self.input.len() - before) as u64);
@@ -227,12 +227,12 @@ impl<P: Policy> Connection<P> {
     fn make_room(&mut self) {
         let room = self.input.capacity() - self.input.len();
         if self.bulk {
-            self.input.reserve(READ_OCTETS_BULK);
-        } else if self.input.is_empty() && room > READ_OCTETS {
+            self.input.reserve(READ_BYTES_BULK);
+        } else if self.input.is_empty() && room > READ_BYTES {
             // A large message has gone by; thousands may be idle.
-            self.input = BytesMut::with_capacity(READ_OCTETS);
-        } else if room < ROOM_OCTETS_MIN {
-            self.input.reserve(READ_OCTETS);
+            self.input = BytesMut::with_capacity(READ_BYTES);
+        } else if room < ROOM_BYTES_MIN {
+            self.input.reserve(READ_BYTES);
         }
     }
 
@@ -249,7 +249,7 @@ impl<P: Policy> Connection<P> {
             Stream::Plain(socket) => {
                 let mut early = [0; 256];
                 let read = io::Read::read(&mut &*SockRef::from(&*socket), &mut early);
-                read.inspect(|octets| self.input.extend_from_slice(&early[..*octets]))
+                read.inspect(|bytes| self.input.extend_from_slice(&early[..*bytes]))
             }
             stream => {
                 let read = stream.read_buf(&mut self.input).now_or_never();
@@ -258,7 +258,7 @@ impl<P: Policy> Connection<P> {
         };
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-            read => read.map(|octets| octets > 0),
+            read => read.map(|bytes| bytes > 0),
         }
     }
 
@@ -296,13 +296,13 @@ impl<P: Policy> Connection<P> {
         let Self { stream, input, alarm, .. } = self;
         let closing = async {
             stream.shutdown().await?;
-            let mut left = LINGER_OCTETS_MAX;
+            let mut left = LINGER_BYTES_MAX;
             loop {
                 input.clear();
                 input.reserve(512);
-                let octets = stream.read_buf(input).await?;
-                left = left.saturating_sub(octets);
-                if octets == 0 || left == 0 {
+                let bytes = stream.read_buf(input).await?;
+                left = left.saturating_sub(bytes);
+                if bytes == 0 || left == 0 {
                     return Ok(());
                 }
             }

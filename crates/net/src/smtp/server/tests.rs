@@ -101,7 +101,7 @@ const ENVELOPE: &str = "EHLO c.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@
 const CONTENT: &str = "From: a@b.example\r\n\r\nhi\r\n";
 
 /// Goes through an envelope up to the 354.
-async fn begin_message<S: crate::testing::Octets>(client: &mut Raw<S>) {
+async fn begin_message<S: crate::testing::ByteStream>(client: &mut Raw<S>) {
     client.ask(ENVELOPE, "250-").await;
     for start in ["250 2.1.0", "250 2.1.5", "354 "] {
         client.expect(start).await;
@@ -176,9 +176,9 @@ async fn s_007_other_protocols_are_sent_away_at_once() {
     let hello = b"\x16\x03\x01\x00\xf8\x01\x00\x00\xf4\x03\x03no line ends here";
     let others: [&[u8]; 4] =
         [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"POST / HTTP/1.1\r\n", b"SSH-2.0-x\r\n", hello];
-    for octets in others {
+    for bytes in others {
         let mut client = server.greeted().await;
-        client.ask(octets, "221 2.7.0").await;
+        client.ask(bytes, "221 2.7.0").await;
         client.expect_end().await;
     }
     server.stop().await;
@@ -194,7 +194,7 @@ async fn s_031_an_idle_client_is_told_and_closed() {
 }
 
 #[tokio::test]
-async fn c_220_a_command_that_comes_octet_by_octet_does_not_move_its_deadline() {
+async fn c_220_a_command_that_comes_byte_by_byte_does_not_move_its_deadline() {
     let server = Server::start(quick()).await;
     let client = server.greeted().await;
     let (mut reading, mut writing) = tokio::io::split(client.stream);
@@ -331,7 +331,7 @@ async fn s_107_the_end_of_data_is_found_wherever_segments_split_it() {
     server.stop().await;
 }
 
-async fn split_at_every_place<S: crate::testing::Octets>(server: &Server, client: &mut Raw<S>) {
+async fn split_at_every_place<S: crate::testing::ByteStream>(server: &Server, client: &mut Raw<S>) {
     let before = server.messages();
     let text = format!("{CONTENT}.\r\n");
     let places: Vec<usize> = (text.len() - 5..text.len()).collect();

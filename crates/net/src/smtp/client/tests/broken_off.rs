@@ -12,7 +12,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{testing::Octets, tls::ServerTls};
+use crate::{testing::ByteStream, tls::ServerTls};
 
 const WITHDRAWN: Lost = Lost::Withdrawn;
 
@@ -43,7 +43,7 @@ async fn take_commands(server: &mut Raw, phase: Phase) {
 }
 
 /// Reads until the client is gone, and checks that it did not finish the message.
-async fn expect_no_end(mut stream: impl Octets) {
+async fn expect_no_end(mut stream: impl ByteStream) {
     let mut rest = Vec::new();
     // A reset is as good an end as any.
     let _ = stream.read_to_end(&mut rest).await;
