@@ -5,7 +5,7 @@
 
 mod balance;
 mod barrier;
-mod keeper;
+mod lease_manager;
 pub mod leases;
 mod machine;
 pub mod metrics;
@@ -26,7 +26,7 @@ pub use machine::DirectoryMachine;
 pub use service::DirectoryApi;
 
 use barrier::Barrier;
-use keeper::{Keeper, SharedLeases};
+use lease_manager::{Keeper, SharedLeases};
 
 /// Requests between nodes are bounded by this.
 const FRAME_BYTES_MAX: usize = 8 << 20;

@@ -15,17 +15,17 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::{clock, config::QueueConfig};
 
 mod batch;
-pub(crate) mod core;
 mod machine;
 pub(crate) mod outbox;
 pub(crate) mod proposer;
+pub(crate) mod shared;
 
 pub(crate) use self::batch::Answer;
 use self::{
     batch::{Work, bytes},
-    core::Core,
     machine::LedgerMachine,
     proposer::Proposer,
+    shared::Core,
 };
 
 /// Works that may wait, besides the bound on their bytes.

@@ -3,6 +3,7 @@
 //! The only crate that knows openraft. Those above see bytes go in, a [`Machine`] apply them, and who leads.
 
 mod checkpoint;
+mod disk_status;
 mod group;
 mod host;
 mod machine;
@@ -10,15 +11,14 @@ mod membership;
 mod network;
 mod node;
 mod service;
-mod standing;
 mod store;
 mod types;
 mod wire;
 
+pub use disk_status::Standing;
 pub use group::{Committed, Group, ProposeError, Status};
 pub use machine::{Entry, Machine, MachineError, MachineSnapshot};
 pub use membership::Caller;
 pub use network::{Connect, Purpose};
 pub use node::{Node, NodeConfig, OpenError, Timing, Voter};
 pub use service::RaftServer;
-pub use standing::Standing;

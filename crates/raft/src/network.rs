@@ -33,8 +33,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, metadata::MetadataMap, transport::Channel};
 
 use crate::{
+    disk_status::{Door, Seen, SeenPeers},
     node::Voter,
-    standing::{Door, Seen, SeenPeers},
     types::{Member, Snapshot, State, Types, Vote},
     wire,
 };

@@ -10,13 +10,13 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     checkpoint,
+    disk_status::{Door, SeenPeers, Standing},
     group::{Group, Status, follow},
     host::Host,
     machine::Machine,
     membership::Joining,
     network::{Connect, FullPeers, Network, RefusedBy},
     service::{Hosted, RaftServer, Service},
-    standing::{Door, SeenPeers, Standing},
     store::Store,
 };
 

@@ -15,12 +15,12 @@ use postroad_storage::{DiskId, Identity, Log, Origin, Room};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
+    disk_status::{Door, Seen},
     host::Host,
     machine::Machine,
     membership,
     network::FRAME_BYTES_MAX,
     node::Voter,
-    standing::{Door, Seen},
     types::{Snapshot, State, Types, Vote},
     wire,
 };

@@ -29,7 +29,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     barrier::Barrier,
-    keeper::SharedLeases,
+    lease_manager::SharedLeases,
     leases::{ClaimDecision, LeaseTimes, Leases},
     machine::{Applied, DirectoryMachine},
     metrics,

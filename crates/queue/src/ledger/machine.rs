@@ -7,7 +7,7 @@ use postroad_ledger::{Ledger, Snapshot, command::Reply};
 use postroad_proto::log::Batch;
 use postroad_raft::{Entry, Machine, MachineError, MachineSnapshot};
 
-use super::core::Core;
+use super::shared::Core;
 
 /// Applies entries to a ledger that others of this node look into.
 pub(crate) struct LedgerMachine(pub(crate) Arc<Core>);

@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     batch::{Batch, Pending, Work},
-    core::Core,
     machine::LedgerMachine,
+    shared::Core,
 };
 use crate::clock;
 
