@@ -40,6 +40,8 @@ macro_rules! named {
     };
 }
 
+pub(crate) use named;
+
 named! {
     /// How an attempt at one delivery ended: exactly one of these.
     OutcomeKind {

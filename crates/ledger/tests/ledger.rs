@@ -5,14 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postroad_core::{
-    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, GroupId, MessageId, NodeId, Outcome, OutcomeKind,
-    PoolId, SourceId, TenantId, Timestamp,
+    Address, AttemptNumber, BounceClass, DeliveryId, DeliveryState, Epoch, FinalState, GroupId, MessageId,
+    NodeId, Outcome, OutcomeKind, PoolId, SourceId, TenantId, Timestamp,
 };
 use postroad_ledger::{
-    Dispatcher, Ledger, Limits, Status,
-    command::{Accept, Assign, AttemptId, Command, Content, Effect, Lane, NewRecipient, Report},
+    Dispatcher, Ledger, Limits,
+    command::{Accept, Assign, AttemptId, Command, Content, Effect, NewRecipient, Report, SourceGrant},
     dispatch::{Weighted, Windows},
-    event::{End, EventKind, Then},
+    event::{EventKind, NextState},
 };
 use proptest::prelude::*;
 
@@ -67,10 +67,10 @@ struct World {
     now: u64,
     messages: Vec<Command>,
     /// Every attempt that was ever assigned.
-    attempts: Vec<(AttemptId, Lane)>,
+    attempts: Vec<(AttemptId, SourceGrant)>,
     reports: Vec<Command>,
     accepted: BTreeSet<DeliveryId>,
-    ended: BTreeMap<DeliveryId, End>,
+    ended: BTreeMap<DeliveryId, FinalState>,
     next_event: u64,
 }
 
@@ -98,8 +98,8 @@ impl World {
         assert_eq!(self.twin.apply(self.index, at, command, &mut twin_effects), reply);
         assert_eq!(self.twin.state_hash(), self.ledger.state_hash());
         for effect in effects {
-            if let Effect::Assigned { id, lane, .. } = effect {
-                self.attempts.push((id, lane));
+            if let Effect::Assigned { id, grant, .. } = effect {
+                self.attempts.push((id, grant));
             }
         }
         self.read_events();
@@ -130,10 +130,10 @@ impl World {
                             .iter()
                             .any(|(known, _)| known.delivery == id.delivery && known.attempt == id.attempt)
                     );
-                    match attempt.then {
-                        Then::Ended(end) => Some((attempt.delivery, end)),
-                        Then::Unchanged => None,
-                        Then::Retry(_) | Then::Held => {
+                    match attempt.next_state {
+                        NextState::Ended(end) => Some((attempt.delivery, end)),
+                        NextState::Unchanged => None,
+                        NextState::Retry(_) | NextState::Held => {
                             assert!(
                                 !self.ended.contains_key(&attempt.delivery),
                                 "nothing goes on after its end"
@@ -159,15 +159,15 @@ impl World {
     /// I12: what was accepted has ended or is here, and the counts say where.
     fn check_conservation(&self) {
         let counts = self.ledger.counts();
-        let here = counts.waiting + counts.assigned + counts.held;
+        let here = counts.queued + counts.sending + counts.held;
         assert_eq!(self.accepted.len() as u64, self.ended.len() as u64 + here);
         for delivery in &self.accepted {
             let view = self.ledger.message(delivery.message);
-            let status = view.map(|view| view.deliveries[delivery.recipient as usize].status);
-            match (status, self.ended.get(delivery)) {
+            let state = view.map(|view| view.deliveries[delivery.recipient as usize].state);
+            match (state, self.ended.get(delivery)) {
                 (None, Some(_)) => {}
-                (Some(Status::Ended(end)), Some(known)) => assert_eq!(end, *known),
-                (Some(Status::Ended(_)), None) | (None, None) => panic!("{delivery} is lost"),
+                (Some(DeliveryState::Final(end)), Some(known)) => assert_eq!(end, *known),
+                (Some(DeliveryState::Final(_)), None) | (None, None) => panic!("{delivery} is lost"),
                 (Some(_), known) => assert_eq!(known, None),
             }
         }
@@ -190,7 +190,7 @@ impl World {
                 if let Some(delivery) = picked(&accepted, pick) {
                     let tried = self.attempts.iter().filter(|(id, _)| id.delivery == *delivery).count();
                     let attempt = AttemptNumber(u32::try_from(tried).unwrap() + 1);
-                    self.apply(Command::Assign(Assign { delivery: *delivery, attempt, lane: lane(epoch) }));
+                    self.apply(Command::Assign(Assign { delivery: *delivery, attempt, grant: grant(epoch) }));
                 }
             }
             Step::Report { pick, kind, stale } => {
@@ -255,7 +255,7 @@ impl World {
             site: format!("site{site}.example").into(),
             pool: PoolId(1),
             not_before: now,
-            assign: assign.then(|| lane(1)),
+            grant: assign.then(|| grant(1)),
         };
         Command::Accept(Box::new(Accept {
             id: MessageId::new(now, GroupId(1), self.messages.len() as u64),
@@ -286,8 +286,8 @@ impl World {
     }
 }
 
-fn lane(epoch: u8) -> Lane {
-    Lane { source: SourceId(1), epoch: Epoch(epoch.into()), node: NodeId(7) }
+fn grant(epoch: u8) -> SourceGrant {
+    SourceGrant { source: SourceId(1), epoch: Epoch(epoch.into()), node: NodeId(7) }
 }
 
 fn picked<T>(from: &[T], pick: u8) -> Option<&T> {
@@ -341,8 +341,8 @@ impl Leader {
         let world = World::new();
         let mut dispatcher = Dispatcher::rebuild(&world.ledger);
         let pools = BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);
-        dispatcher.set_pools(&pools, &[lane(1)]);
-        dispatcher.set_windows(lane(1), Windows { default: window, sites: BTreeMap::new() });
+        dispatcher.set_pools(&pools, &[grant(1)]);
+        dispatcher.set_windows(grant(1), Windows { default: window, sites: BTreeMap::new() });
         Self { world, dispatcher, seen_attempts: 0 }
     }
 
@@ -355,8 +355,8 @@ impl Leader {
         self.world.twin.apply(self.world.index, at, command, &mut Vec::new());
         for effect in &effects {
             self.dispatcher.handle(&self.world.ledger, effect);
-            if let Effect::Assigned { id, lane, .. } = effect {
-                self.world.attempts.push((*id, *lane));
+            if let Effect::Assigned { id, grant, .. } = effect {
+                self.world.attempts.push((*id, *grant));
             }
         }
         self.world.read_events();
@@ -369,7 +369,7 @@ impl Leader {
         let count = work.len();
         for (assign, reservation) in work.assigns {
             self.apply(Command::Assign(assign));
-            self.dispatcher.settle(&self.world.ledger, reservation, false);
+            self.dispatcher.release_reservation(&self.world.ledger, reservation, false);
         }
         if !work.expired.is_empty() {
             self.apply(Command::Expire(work.expired));
@@ -391,7 +391,7 @@ impl Leader {
             Some(view.deliveries[delivery.recipient as usize].clone())
         });
         let name = format!("site{site}.example");
-        views.filter(|view| *view.site == *name && matches!(view.status, Status::Assigned(..))).count()
+        views.filter(|view| *view.site == *name && view.state == DeliveryState::Sending).count()
     }
 }
 
@@ -415,13 +415,13 @@ proptest! {
                     if let (true, Command::Accept(accept)) = (offer, &mut command) {
                         for recipient in &mut accept.recipients {
                             let offered = leader.dispatcher.offer(&leader.world.ledger, recipient.pool, &recipient.site);
-                            recipient.assign = offered.as_ref().map(|(lane, _)| *lane);
+                            recipient.grant = offered.as_ref().map(|(grant, _)| *grant);
                             reserved.extend(offered.map(|(_, reservation)| reservation));
                         }
                     }
                     leader.world.messages.push(command.clone());
                     leader.apply(command);
-                    reserved.into_iter().for_each(|r| leader.dispatcher.settle(&leader.world.ledger, r, false));
+                    reserved.into_iter().for_each(|r| leader.dispatcher.release_reservation(&leader.world.ledger, r, false));
                 }
                 Step::Report { kind, .. } => leader.report_all(OutcomeKind::from_code(kind).unwrap()),
                 Step::Hold(pick) | Step::Release(pick) | Step::Cancel(pick) => {
@@ -441,8 +441,8 @@ proptest! {
                     leader.dispatcher = fresh.dispatcher;
                     let mut dispatcher = Dispatcher::rebuild(&leader.world.ledger);
                     let pools = BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);
-                    dispatcher.set_pools(&pools, &[lane(1)]);
-                    dispatcher.set_windows(lane(1), Windows { default: window, sites: BTreeMap::new() });
+                    dispatcher.set_pools(&pools, &[grant(1)]);
+                    dispatcher.set_windows(grant(1), Windows { default: window, sites: BTreeMap::new() });
                     leader.dispatcher = dispatcher;
                 }
                 _ => drop(leader.dispatch()),
@@ -456,12 +456,12 @@ proptest! {
             leader.world.now += 10;
             if leader.dispatch() == 0 && leader.seen_attempts == leader.world.attempts.len() {
                 let counts = leader.world.ledger.counts();
-                if counts.waiting == 0 { break; }
+                if counts.queued == 0 { break; }
             }
             leader.report_all(OutcomeKind::Delivered);
         }
         let counts = leader.world.ledger.counts();
-        prop_assert_eq!((counts.waiting, counts.assigned), (0, 0), "nothing starves");
+        prop_assert_eq!((counts.queued, counts.sending), (0, 0), "nothing starves");
     }
 }
 
@@ -488,7 +488,7 @@ fn a_tenant_that_comes_back_before_its_turn_has_one_turn() {
     while leader.dispatch() > 0 {
         leader.report_all(OutcomeKind::Delivered);
     }
-    assert_eq!(leader.world.ledger.counts().waiting, 0);
+    assert_eq!(leader.world.ledger.counts().queued, 0);
 }
 
 #[test]
@@ -557,7 +557,7 @@ fn i7_a_cancelled_delivery_that_is_given_back_never_leaves() {
     let (id, _) = world.attempts[0];
     world.apply(Command::Cancel(id.delivery.message));
     world.apply(Command::Return(id));
-    assert_eq!(world.ended.get(&id.delivery), Some(&End::Cancelled));
+    assert_eq!(world.ended.get(&id.delivery), Some(&FinalState::Cancelled));
 }
 
 #[test]
@@ -571,9 +571,9 @@ fn a_late_delivered_ends_what_would_have_been_sent_again() {
         below: Epoch(2),
         retry_at: Timestamp::from_millis(START),
     });
-    assert_eq!(world.ledger.counts().waiting, 1, "an unknown attempt is tried again");
+    assert_eq!(world.ledger.counts().queued, 1, "an unknown attempt is tried again");
     let report = world.new_report(id, OutcomeKind::Delivered);
     world.apply(report.clone());
-    assert_eq!(world.ended.get(&id.delivery), Some(&End::Delivered));
+    assert_eq!(world.ended.get(&id.delivery), Some(&FinalState::Delivered));
     world.apply(report);
 }

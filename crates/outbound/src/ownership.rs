@@ -131,7 +131,7 @@ impl Ownership {
                 Ok(renewed) => {
                     terms.length = renewed.lease;
                     self.lease.renewed(sent, &terms);
-                    self.asked.send_replace(renewed.let_go);
+                    self.asked.send_replace(renewed.to_release);
                 }
                 Err(CallError::Refused { code: Code::FailedPrecondition, message }) => {
                     tracing::error!(%node, message, "the directory has given this node's sources up");

@@ -10,7 +10,7 @@ use postroad_core::{NodeId, OutcomeKind};
 use postroad_proto::{
     CONTENT_BYTES_MAX,
     queue::{
-        self as wire, AttemptId, Change, ChangeResult, ContentRequest, DeliveryStatus, event::Kind,
+        self as wire, AttemptId, Change, ChangeResult, ContentRequest, DeliveryState, event::Kind,
         queue_frame::Frame,
     },
 };
@@ -39,7 +39,7 @@ async fn mail_is_accepted_assigned_reported_and_told() {
     assert_eq!(assignment.content, "hello");
     assert_eq!(assignment.recipients[0].address, "b@receiver.example");
     assert_eq!(assignment.sender.as_deref(), Some("a@sender.example"));
-    assert_eq!(cluster.delivery(id).await.status(), DeliveryStatus::Assigned);
+    assert_eq!(cluster.delivery(id).await.state(), DeliveryState::Sending);
     let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
     session.acknowledged(sequence).await.unwrap();
     cluster.until_ended(id).await;
@@ -131,7 +131,7 @@ async fn a_node_that_does_not_say_all_it_holds_gets_no_work() {
         group: support::GROUP.0.into(),
         node: 11,
         incarnation: 1,
-        more_held: true,
+        more_pending: true,
         ..Default::default()
     };
     let windows = outbound.windows(&cluster, 10);
@@ -145,12 +145,12 @@ async fn a_node_that_does_not_say_all_it_holds_gets_no_work() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_sent_no_more_assignments_than_it_takes_and_everything_else() {
     let (cluster, mut outbound) = one_node().await;
-    outbound.assignments_ahead_max = 1;
+    outbound.credit_frames = 1;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let first = cluster.accept("first").await;
     let assignment = session.assignment().await;
     let second = cluster.accept("second").await;
-    assert_eq!(cluster.delivery(second).await.status(), DeliveryStatus::Assigned);
+    assert_eq!(cluster.delivery(second).await.state(), DeliveryState::Sending);
     assert!(session.is_quiet().await, "the first frame has not been taken");
     // Neither a recall nor an acknowledgement waits for that.
     assert_eq!(cluster.change(first, Change::Hold).await, ChangeResult::InFlight);
@@ -231,7 +231,7 @@ async fn a_soft_outcome_waits_for_its_retry() {
     let sequence = session.report(attempts(&assignment), OutcomeKind::Soft).await;
     session.acknowledged(sequence).await.unwrap();
     let delivery = cluster.delivery(id).await;
-    assert_eq!((delivery.status(), delivery.attempts), (DeliveryStatus::Waiting, 1));
+    assert_eq!((delivery.state(), delivery.attempts), (DeliveryState::Deferred, 1));
     let wait = delivery.due_at_millis.saturating_sub(support::now().as_millis());
     assert!((230_000..=370_000).contains(&wait), "{wait}");
     assert_eq!(delivery.last_response, "2.0.0 noted");
@@ -282,7 +282,7 @@ async fn mail_that_is_assigned_is_recalled() {
     session.answer_recall(attempt[0].clone(), true).await;
     let sequence = session.report(attempt, OutcomeKind::Soft).await;
     session.acknowledged(sequence).await.unwrap();
-    assert_eq!(cluster.delivery(id).await.status(), DeliveryStatus::Held);
+    assert_eq!(cluster.delivery(id).await.state(), DeliveryState::Held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -326,7 +326,7 @@ async fn what_was_accepted_is_there_after_the_power_was_cut() {
     let assigned = session.assignment().await;
     cluster.kill(0);
     cluster.restart(0).await;
-    assert_eq!(cluster.delivery(waiting).await.status(), DeliveryStatus::Assigned);
+    assert_eq!(cluster.delivery(waiting).await.state(), DeliveryState::Sending);
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     assert_eq!(named(&session.assignment().await), named(&assigned));
     let sequence = session.report(attempts(&assigned), OutcomeKind::Delivered).await;
@@ -382,7 +382,7 @@ async fn consumed_events_are_forgotten_and_live_ones_arrive() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_breaks_the_rules_ends() {
     let (cluster, outbound) = one_node().await;
-    let stranger = Outbound { node: NodeId(99), incarnation: fresh(), assignments_ahead_max: 0 };
+    let stranger = Outbound { node: NodeId(99), incarnation: fresh(), credit_frames: 0 };
     let refused = stranger.try_connect(&cluster, Vec::new(), 1).await.err().unwrap();
     assert_eq!(refused.code(), Code::Unavailable);
     let mut session = outbound.connect(&cluster, Vec::new(), 1).await;

@@ -1,6 +1,6 @@
-//! Whether this node may count as itself: it has the disk that others know, with everything it once acknowledged.
+//! Whether this node's disk is the one that the other queue nodes know, and holds everything the node acknowledged.
 //!
-//! Others say in every call what they know (docs/adr/0005); what follows from that is decided here.
+//! Every call says which disk the caller knows and what it saw acknowledged (docs/adr/0005); the answer is decided here.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,27 +12,27 @@ use tonic::Status as Refusal;
 
 use crate::wire;
 
-/// What others make of this node, the worst last.
+/// This node's disk as the other queue nodes see it, the worst last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// Nobody has complained.
+pub enum DiskStatus {
+    /// No call has been refused.
     #[default]
-    Good,
-    /// Others know another disk for this node: this one neither votes nor follows until it is taken in.
+    Accepted,
+    /// Others know a different disk for this node: it neither votes nor follows until it has rejoined.
     OtherDisk(DiskId),
-    /// The disk holds less than this node once acknowledged: it is an old copy, and is not used again.
-    GoneBack,
+    /// The disk holds less than this node acknowledged: it is an old copy, and is not used again.
+    RolledBack,
 }
 
-/// What a peer has acknowledged: a term it has heard of, and an entry it had then.
+/// What a node has acknowledged: its term, and the last entry it had then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Seen {
+pub(crate) struct Acknowledged {
     pub(crate) term: u64,
     pub(crate) last: EntryId,
 }
 
-impl Seen {
-    /// As it stands in the metadata of a call.
+impl Acknowledged {
+    /// Formats it for the metadata of a call.
     pub(crate) fn to_text(self) -> String {
         format!("{}.{}.{}", self.term, self.last.term, self.last.index)
     }
@@ -44,118 +44,123 @@ impl Seen {
     }
 }
 
-/// What this node's peers have acknowledged to it, by group and node; kept while the process lives.
+/// What peers have acknowledged to this node, by group and node; kept in memory only.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SeenPeers(Arc<Mutex<BTreeMap<(GroupId, u64), SeenOfDisk>>>);
+pub(crate) struct PeerAcknowledgements(Arc<Mutex<BTreeMap<(GroupId, u64), AcknowledgedByDisk>>>);
 
 #[derive(Clone, Copy, Debug)]
-struct SeenOfDisk {
+struct AcknowledgedByDisk {
     disk: u64,
-    seen: Seen,
+    acknowledged: Acknowledged,
 }
 
-impl SeenPeers {
-    pub(crate) fn of(&self, group: GroupId, node: u64, disk: u64) -> Seen {
+impl PeerAcknowledgements {
+    pub(crate) fn get(&self, group: GroupId, node: u64, disk: u64) -> Acknowledged {
         let peers = self.0.lock();
         peers
             .get(&(group, node))
             .filter(|known| known.disk == disk)
-            .map(|known| known.seen)
+            .map(|known| known.acknowledged)
             .unwrap_or_default()
     }
 
-    /// Remembers what is more than was known.
-    pub(crate) fn note(&self, group: GroupId, node: u64, disk: u64, seen: Seen) {
+    /// Keeps the highest.
+    pub(crate) fn note(&self, group: GroupId, node: u64, disk: u64, acknowledged: Acknowledged) {
         let mut peers = self.0.lock();
-        let known = peers.entry((group, node)).or_insert(SeenOfDisk { disk, seen });
-        if known.disk != disk || known.seen < seen {
-            *known = SeenOfDisk { disk, seen };
+        let known = peers.entry((group, node)).or_insert(AcknowledgedByDisk { disk, acknowledged });
+        if known.disk != disk || known.acknowledged < acknowledged {
+            *known = AcknowledgedByDisk { disk, acknowledged };
         }
     }
 }
 
-/// Keeps the standing of this node.
+/// Refuses calls that are meant for another disk, and keeps the status.
 #[derive(Clone, Debug)]
-pub(crate) struct Door {
+pub(crate) struct DiskGuard {
     log: Log,
-    /// As the last caller of each group saw it.
-    groups: Arc<Mutex<BTreeMap<GroupId, Standing>>>,
-    standing: Arc<watch::Sender<Standing>>,
+    /// By the last call of each group.
+    groups: Arc<Mutex<BTreeMap<GroupId, DiskStatus>>>,
+    status: Arc<watch::Sender<DiskStatus>>,
 }
 
-impl Door {
+impl DiskGuard {
     pub(crate) fn new(log: Log) -> Self {
-        Self { log, groups: Arc::default(), standing: Arc::new(watch::Sender::new(Standing::Good)) }
+        Self { log, groups: Arc::default(), status: Arc::new(watch::Sender::new(DiskStatus::Accepted)) }
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Standing> {
-        self.standing.subscribe()
+    pub(crate) fn subscribe(&self) -> watch::Receiver<DiskStatus> {
+        self.status.subscribe()
     }
 
-    pub(crate) fn has_gone_back(&self) -> bool {
-        *self.standing.borrow() == Standing::GoneBack
+    pub(crate) fn is_rolled_back(&self) -> bool {
+        *self.status.borrow() == DiskStatus::RolledBack
     }
 
-    /// Lets a call in whose caller knows this disk, and nothing that it has forgotten.
-    pub(crate) fn admit(&self, group: GroupId, to: DiskId, seen: Seen) -> Result<(), Refusal> {
+    /// Refuses a call for a different disk, and any call once the disk has lost something it acknowledged.
+    pub(crate) fn check(
+        &self,
+        group: GroupId,
+        to: DiskId,
+        acknowledged: Acknowledged,
+    ) -> Result<(), Refusal> {
         let ours = self.log.disk().id;
-        let has_forgotten = || self.own(group).is_none_or(|own| own < seen);
-        let standing = match to == ours {
-            _ if self.has_gone_back() => Standing::GoneBack,
-            false => Standing::OtherDisk(to),
-            true if has_forgotten() => Standing::GoneBack,
-            true => Standing::Good,
+        let is_behind = || self.on_disk(group).is_none_or(|on_disk| on_disk < acknowledged);
+        let status = match to == ours {
+            _ if self.is_rolled_back() => DiskStatus::RolledBack,
+            false => DiskStatus::OtherDisk(to),
+            true if is_behind() => DiskStatus::RolledBack,
+            true => DiskStatus::Accepted,
         };
-        self.set(group, standing);
+        self.set_status(group, status);
         let refuse = |what| Err(Refusal::failed_precondition(what));
-        match standing {
-            Standing::Good => Ok(()),
-            Standing::OtherDisk(_) => refuse(format!("this node has disk `{ours}`, not `{to}`")),
-            Standing::GoneBack => refuse(format!("disk `{ours}` of this node has gone back")),
+        match status {
+            DiskStatus::Accepted => Ok(()),
+            DiskStatus::OtherDisk(_) => refuse(format!("this node has disk `{ours}`, not `{to}`")),
+            DiskStatus::RolledBack => refuse(format!("disk `{ours}` of this node is an old copy")),
         }
     }
 
-    fn set(&self, group: GroupId, standing: Standing) {
+    fn set_status(&self, group: GroupId, status: DiskStatus) {
         let mut groups = self.groups.lock();
         let before = groups.get(&group).copied().unwrap_or_default();
-        // A disk that has gone back stays so, whatever a call that came at the same time has found.
-        if before != standing && before != Standing::GoneBack {
-            groups.insert(group, standing);
+        // Rolled back is final, whatever a concurrent call found.
+        if before != status && before != DiskStatus::RolledBack {
+            groups.insert(group, status);
             let worst = groups.values().max().copied().unwrap_or_default();
-            self.standing.send_replace(worst);
+            self.status.send_replace(worst);
             drop(groups);
-            self.tell(group, standing);
+            self.log_change(group, status);
         }
     }
 
-    /// What this node has, to be compared with what it has acknowledged; `None` when it cannot be read.
-    fn own(&self, group: GroupId) -> Option<Seen> {
+    /// What the disk holds, to compare with what was acknowledged; `None` when the vote is unreadable.
+    fn on_disk(&self, group: GroupId) -> Option<Acknowledged> {
         let state = self.log.group(group);
         let term = match &state.vote {
             Some(vote) => wire::decode_vote(vote).ok()?.leader_id.term,
             None => 0,
         };
-        Some(Seen { term, last: state.last.unwrap_or_default() })
+        Some(Acknowledged { term, last: state.last.unwrap_or_default() })
     }
 
-    fn tell(&self, group: GroupId, standing: Standing) {
+    fn log_change(&self, group: GroupId, status: DiskStatus) {
         let disk = self.log.disk().id;
-        match standing {
-            Standing::Good => tracing::info!(%group, %disk, "the other queue nodes know this disk"),
-            Standing::OtherDisk(known) if self.log.disk().origin == Origin::Rejoin => {
-                tracing::warn!(%group, %disk, %known, "the other queue nodes have not taken this disk in yet");
+        match status {
+            DiskStatus::Accepted => tracing::info!(%group, %disk, "the other queue nodes accept this disk"),
+            DiskStatus::OtherDisk(known) if self.log.disk().origin == Origin::Rejoin => {
+                tracing::warn!(%group, %disk, %known, "this node's new disk has not joined yet");
             }
-            Standing::OtherDisk(known) => tracing::error!(
+            DiskStatus::OtherDisk(known) => tracing::error!(
                 %group, %disk, %known,
-                "the other queue nodes know another disk for this node: it does not count until it has rejoined"
+                "the other queue nodes know a different disk for this node: it neither votes nor follows until it rejoins"
             ),
-            Standing::GoneBack => {
+            DiskStatus::RolledBack => {
                 tracing::error!(
                     %group, %disk,
-                    "the disk holds less than this node once acknowledged, as an old copy would: it is not used again"
+                    "the disk holds less than this node acknowledged, as an old copy would: it is not used again"
                 );
-                if let Err(error) = self.log.give_up() {
-                    tracing::error!(%error, "that the disk is an old copy cannot be written down");
+                if let Err(error) = self.log.mark_rolled_back() {
+                    tracing::error!(%error, "cannot record that this disk is stale");
                 }
             }
         }
@@ -166,34 +171,34 @@ impl Door {
 mod tests {
     use super::*;
 
-    fn seen(term: u64, last: (u64, u64)) -> Seen {
-        Seen { term, last: EntryId { term: last.0, index: last.1 } }
+    fn acknowledged(term: u64, last: (u64, u64)) -> Acknowledged {
+        Acknowledged { term, last: EntryId { term: last.0, index: last.1 } }
     }
 
     #[test]
     fn a_later_term_excuses_a_shorter_log() {
-        // What a leader of a later term replaced may be shorter; within a term nothing acknowledged goes.
-        assert!(seen(3, (3, 9)) < seen(3, (3, 10)));
-        assert!(seen(3, (2, 10)) < seen(3, (3, 9)));
-        assert!(seen(4, (2, 5)) > seen(3, (3, 10)));
+        // A later leader may have truncated the log; within a term nothing acknowledged is lost.
+        assert!(acknowledged(3, (3, 9)) < acknowledged(3, (3, 10)));
+        assert!(acknowledged(3, (2, 10)) < acknowledged(3, (3, 9)));
+        assert!(acknowledged(4, (2, 5)) > acknowledged(3, (3, 10)));
     }
 
     #[test]
-    fn what_was_seen_of_another_disk_does_not_count() {
-        let (peers, group) = (SeenPeers::default(), GroupId(1));
-        peers.note(group, 2, 7, seen(3, (3, 10)));
-        peers.note(group, 2, 7, seen(3, (3, 9)));
-        assert_eq!(peers.of(group, 2, 7), seen(3, (3, 10)));
-        assert_eq!(peers.of(group, 2, 8), Seen::default());
-        peers.note(group, 2, 8, seen(1, (1, 1)));
-        assert_eq!(peers.of(group, 2, 8), seen(1, (1, 1)));
+    fn acknowledgements_of_another_disk_do_not_count() {
+        let (peers, group) = (PeerAcknowledgements::default(), GroupId(1));
+        peers.note(group, 2, 7, acknowledged(3, (3, 10)));
+        peers.note(group, 2, 7, acknowledged(3, (3, 9)));
+        assert_eq!(peers.get(group, 2, 7), acknowledged(3, (3, 10)));
+        assert_eq!(peers.get(group, 2, 8), Acknowledged::default());
+        peers.note(group, 2, 8, acknowledged(1, (1, 1)));
+        assert_eq!(peers.get(group, 2, 8), acknowledged(1, (1, 1)));
     }
 
     #[test]
-    fn it_survives_the_wire_and_nonsense_does_not() {
-        assert_eq!(Seen::parse(&seen(3, (2, 10)).to_text()), Some(seen(3, (2, 10))));
+    fn an_acknowledgement_is_parsed_back_and_nonsense_is_refused() {
+        assert_eq!(Acknowledged::parse(&acknowledged(3, (2, 10)).to_text()), Some(acknowledged(3, (2, 10))));
         for nonsense in ["", "1", "1.2", "1.2.x", "-1.2.3"] {
-            assert_eq!(Seen::parse(nonsense), None, "{nonsense}");
+            assert_eq!(Acknowledged::parse(nonsense), None, "{nonsense}");
         }
     }
 }

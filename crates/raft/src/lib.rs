@@ -1,6 +1,6 @@
-//! Hosts replicated state machines: entries in, agreed upon and durable, and applied in order on every node.
+//! Hosts replicated state machines: entries are committed on a majority of disks and applied in order on every node.
 //!
-//! The only crate that knows openraft. Those above see bytes go in, a [`Machine`] apply them, and who leads.
+//! The only crate that knows openraft. The layer above proposes bytes, implements a [`Machine`] and sees who leads.
 
 mod checkpoint;
 mod disk_status;
@@ -15,7 +15,7 @@ mod store;
 mod types;
 mod wire;
 
-pub use disk_status::Standing;
+pub use disk_status::DiskStatus;
 pub use group::{Committed, Group, ProposeError, Status};
 pub use machine::{Entry, Machine, MachineError, MachineSnapshot};
 pub use membership::Caller;

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use postroad_core::{ClusterId, GroupId, NodeId};
 use postroad_proto::raft::{RejoinRequest, raft_service_client::RaftServiceClient};
 use postroad_raft::{
-    Connect, Entry, Group, Machine, MachineError, MachineSnapshot, Node, NodeConfig, ProposeError, Purpose,
-    Standing, Voter,
+    Connect, DiskStatus, Entry, Group, Machine, MachineError, MachineSnapshot, Node, NodeConfig,
+    ProposeError, Purpose, Voter,
 };
 use postroad_storage::{Disk, DiskId, Fs, Identity, Log, LogConfig, OpenError, Origin, format, sim::SimFs};
 use tokio::{net::TcpListener, task::JoinHandle, time};
@@ -187,7 +187,7 @@ impl Cluster {
     }
 
     /// Waits until others think so of a node.
-    async fn stands(&self, place: usize, standing: impl Fn(Standing) -> bool) {
+    async fn stands(&self, place: usize, standing: impl Fn(DiskStatus) -> bool) {
         let mut now = self.node(place).node.standing();
         let stands = now.wait_for(|now| standing(*now));
         time::timeout(Duration::from_secs(60), stands).await.expect("it is noticed").unwrap();
@@ -417,7 +417,7 @@ async fn r_24_a_wiped_voter_elects_nobody_who_lacks_what_was_committed() {
     cluster.restart(behind).await;
     cluster.restart(wiped).await;
     // The node that is behind has asked for a vote and was refused.
-    cluster.stands(wiped, |standing| matches!(standing, Standing::OtherDisk(_))).await;
+    cluster.stands(wiped, |standing| matches!(standing, DiskStatus::OtherDisk(_))).await;
     for place in [wiped, behind] {
         assert!(!cluster.node(place).group.status().borrow().leading, "two of three do not have it any more");
     }
@@ -484,12 +484,12 @@ async fn r_25_an_old_copy_of_a_disk_is_noticed_and_not_used_again() {
     cluster.kill(restored).await;
     cluster.disks[restored] = copy;
     cluster.restart(restored).await;
-    cluster.stands(restored, |standing| standing == Standing::GoneBack).await;
+    cluster.stands(restored, |standing| standing == DiskStatus::RolledBack).await;
     cluster.kill(restored).await;
     let voter = cluster.voters[restored].node;
     let fs = Arc::new(cluster.disks[restored].clone());
     let refused = Log::open(fs, LogConfig::default(), identity(voter));
-    assert!(matches!(refused, Err(OpenError::GoneBack(_))), "{refused:?}");
+    assert!(matches!(refused, Err(OpenError::RolledBack(_))), "{refused:?}");
     // With an empty disk it is taken in again.
     cluster.restart(other).await;
     cluster.replace_disk(restored, Origin::Rejoin);

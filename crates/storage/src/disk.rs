@@ -73,7 +73,7 @@ pub fn format(fs: &dyn Fs, identity: Identity, disk: Disk) -> Result<Disk, Forma
     fs.lock()?;
     match read(fs, identity) {
         Ok(found) if found.origin == disk.origin => return Ok(found),
-        Ok(_) | Err(OpenError::Unformatted | OpenError::Damaged { .. } | OpenError::GoneBack(_)) => {}
+        Ok(_) | Err(OpenError::Unformatted | OpenError::Damaged { .. } | OpenError::RolledBack(_)) => {}
         Err(error) => return Err(FormatError::Refused(error)),
     }
     if let Some(name) = fs.list()?.into_iter().find(|name| holds_state(name)) {
@@ -87,12 +87,12 @@ fn holds_state(name: &str) -> bool {
     SegmentId::parse(name).is_some() || name.starts_with("checkpoint-")
 }
 
-fn write(fs: &dyn Fs, identity: Identity, disk: Disk, has_gone_back: bool) -> io::Result<()> {
+fn write(fs: &dyn Fs, identity: Identity, disk: Disk, is_rolled_back: bool) -> io::Result<()> {
     let Identity { cluster, node } = identity;
     let Disk { id, origin } = disk;
-    let gone_back = if has_gone_back { "gone-back yes\n" } else { "" };
+    let rolled_back = if is_rolled_back { "rolled-back yes\n" } else { "" };
     let text = format!(
-        "postroad log\nformat {FORMAT}\ncluster {cluster}\nnode {node}\ndisk {id}\norigin {}\n{gone_back}",
+        "postroad log\nformat {FORMAT}\ncluster {cluster}\nnode {node}\ndisk {id}\norigin {}\n{rolled_back}",
         origin.as_str()
     );
     let mut buffer = AlignedBuffer::default();
@@ -107,7 +107,7 @@ fn write(fs: &dyn Fs, identity: Identity, disk: Disk, has_gone_back: bool) -> io
 }
 
 /// Writes down that the disk holds an older state than it once had: it is not opened again.
-pub(crate) fn write_gone_back(fs: &dyn Fs, identity: Identity, disk: Disk) -> io::Result<()> {
+pub(crate) fn write_rolled_back(fs: &dyn Fs, identity: Identity, disk: Disk) -> io::Result<()> {
     write(fs, identity, disk, true)
 }
 
@@ -141,8 +141,8 @@ pub(crate) fn read(fs: &dyn Fs, identity: Identity) -> Result<Disk, OpenError> {
         let segment = IDENTITY.to_owned();
         return Err(OpenError::Damaged { segment, offset: 0, what: "it names no disk" });
     };
-    if field("gone-back ").is_some() {
-        return Err(OpenError::GoneBack(DiskId(id)));
+    if field("rolled-back ").is_some() {
+        return Err(OpenError::RolledBack(DiskId(id)));
     }
     Ok(Disk { id: DiskId(id), origin })
 }

@@ -96,7 +96,7 @@ pub enum OpenError {
     #[error(
         "disk `{0}` holds less than this node once acknowledged: move it away and use `postroad cluster rejoin`"
     )]
-    GoneBack(DiskId),
+    RolledBack(DiskId),
     /// Entries that were not purged are in no segment: this node must not vote.
     #[error("entries of group `{0}` are missing: a segment is gone")]
     Missing(GroupId),
@@ -505,8 +505,8 @@ impl Log {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn give_up(&self) -> io::Result<()> {
-        disk::write_gone_back(self.0.fs.as_ref(), self.0.identity, self.0.disk)
+    pub fn mark_rolled_back(&self) -> io::Result<()> {
+        disk::write_rolled_back(self.0.fs.as_ref(), self.0.identity, self.0.disk)
     }
 }
 

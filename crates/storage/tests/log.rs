@@ -389,7 +389,7 @@ fn r_25_a_disk_that_was_given_up_is_not_opened_again_and_only_an_empty_one_is_fo
     log.give_up().unwrap();
     drop(log);
     let fs = fs.power_cut(|| false);
-    assert!(matches!(open(&fs), Err(OpenError::GoneBack(DiskId(1)))));
+    assert!(matches!(open(&fs), Err(OpenError::RolledBack(DiskId(1)))));
     let rejoin = Disk { id: DiskId(2), origin: Origin::Rejoin };
     assert!(matches!(format(&fs, IDENTITY, rejoin), Err(FormatError::Occupied(_))));
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use postroad_cluster::Claim;
 use postroad_core::{NodeId, OutcomeKind};
 use postroad_proto::queue::{
-    Assignment, AttemptId, HeldPage, Hello, OutboundFrame, QueueFrame, RecallAnswer, RecallAnswers, Report,
-    Reports, SiteWindow, SourceWindows, Taken, Windows, outbound_frame::Frame as Out,
+    Assignment, AttemptId, Credit, Hello, OutboundFrame, PendingPage, QueueFrame, RecallAnswer,
+    RecallAnswers, Report, Reports, SiteWindow, SourceWindows, Windows, outbound_frame::Frame as Out,
     queue_frame::Frame as In,
 };
 use tokio::{sync::mpsc, time};
@@ -23,7 +23,7 @@ pub struct Outbound {
     pub node: NodeId,
     pub incarnation: u64,
     /// As in its `Hello`.
-    pub assignments_ahead_max: u32,
+    pub credit_frames: u32,
 }
 
 /// A session with the leader of the group.
@@ -37,7 +37,7 @@ pub struct Session {
 impl Outbound {
     /// Claims and waits until the source is its own.
     pub async fn start(cluster: &Cluster, node: u64, incarnation: u64, replaces: Option<u64>) -> Self {
-        let outbound = Self { node: NodeId(node), incarnation, assignments_ahead_max: 0 };
+        let outbound = Self { node: NodeId(node), incarnation, credit_frames: 0 };
         loop {
             match cluster.directory.claim(outbound.node, incarnation, replaces, PATIENCE).await.unwrap() {
                 Claim::Stands { .. } => break,
@@ -93,15 +93,15 @@ impl Outbound {
             node: self.node.0,
             incarnation: self.incarnation,
             term: 0,
-            held: first,
+            pending: first,
             windows: Some(self.windows(cluster, window)),
-            more_held: pages.len() > 0,
-            assignments_ahead_max: self.assignments_ahead_max,
+            more_pending: pages.len() > 0,
+            credit_frames: self.credit_frames,
         };
         frames.send(OutboundFrame { frame: Some(Out::Hello(hello)) }).await.unwrap();
         while let Some(attempts) = pages.next() {
-            let page = HeldPage { attempts, more: pages.len() > 0 };
-            frames.send(OutboundFrame { frame: Some(Out::Held(page)) }).await.unwrap();
+            let page = PendingPage { attempts, more: pages.len() > 0 };
+            frames.send(OutboundFrame { frame: Some(Out::Pending(page)) }).await.unwrap();
         }
         let leader = cluster.leader(GROUP).await;
         let mut inbound = cluster.client(leader).work(ReceiverStream::new(receiver)).await?.into_inner();
@@ -179,7 +179,7 @@ impl Session {
 
     /// Says that there was room for so many frames of assignments.
     pub async fn take(&mut self, frames: u64) {
-        self.frames.send(OutboundFrame { frame: Some(Out::Taken(Taken { frames })) }).await.unwrap();
+        self.frames.send(OutboundFrame { frame: Some(Out::Credit(Credit { frames })) }).await.unwrap();
     }
 
     pub async fn state_windows(&mut self, windows: Windows) {
