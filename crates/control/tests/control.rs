@@ -117,7 +117,7 @@ fn attempt(number: u32, code: u32, text: &str, then: Option<NextState>) -> Kind 
         tls: "TLSv1.3 TLS_AES_256_GCM_SHA384".into(),
         started_at_millis: now().as_millis(),
         ended_at_millis: now().as_millis() + 120,
-        then,
+        next_state: then,
         ..AttemptEnded::default()
     })
 }

@@ -1,4 +1,4 @@
-//! Random lives of a ledger: whatever happens, nobody is lost, nobody ends twice, and every replica agrees.
+//! Random commands on a ledger: no delivery is lost or ends twice, and replicas agree.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -19,7 +19,7 @@ use proptest::prelude::*;
 const LIMITS: Limits = Limits { event_bytes_max: 1 << 20, staged_chunks_max: 8 };
 const START: u64 = 1_800_000_000_000;
 
-/// One step of a random life; numbers pick among what exists at that moment.
+/// One random step; numbers pick among what exists at that moment.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Accept { recipients: u8, site: u8, assign: bool, ttl: u16 },
@@ -59,7 +59,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A ledger, its twin that is restored from a snapshot now and then, and what the outside world knows.
+/// A ledger, a replica that is sometimes restored from a snapshot, and what the outside world knows.
 struct World {
     ledger: Ledger,
     twin: Ledger,
@@ -106,7 +106,7 @@ impl World {
         self.check_conservation();
     }
 
-    /// Reads what happened as a consumer would, and checks that the record makes sense.
+    /// Reads the events as a consumer would, and checks that they make sense.
     fn read_events(&mut self) {
         for event in self.ledger.events(self.next_event) {
             assert_eq!(event.sequence, self.next_event, "events are gapless");
@@ -134,10 +134,7 @@ impl World {
                         NextState::Ended(end) => Some((attempt.delivery, end)),
                         NextState::Unchanged => None,
                         NextState::Retry(_) | NextState::Held => {
-                            assert!(
-                                !self.ended.contains_key(&attempt.delivery),
-                                "nothing goes on after its end"
-                            );
+                            assert!(!self.ended.contains_key(&attempt.delivery), "no event follows the end");
                             None
                         }
                     }
@@ -147,16 +144,16 @@ impl World {
                     assert!(!self.ended.contains_key(delivery));
                     None
                 }
-                EventKind::Gap { .. } => panic!("nothing is dropped below the bound"),
+                EventKind::Gap { .. } => panic!("events are dropped only at the bound"),
             };
             if let Some((delivery, end)) = ended {
-                assert!(self.accepted.contains(&delivery), "no ghosts");
-                assert_eq!(self.ended.insert(delivery, end), None, "one end each");
+                assert!(self.accepted.contains(&delivery), "only accepted deliveries end");
+                assert_eq!(self.ended.insert(delivery, end), None, "exactly one final state per delivery");
             }
         }
     }
 
-    /// I12: what was accepted has ended or is here, and the counts say where.
+    /// I12: every accepted delivery has ended or is in the ledger, and the counts add up.
     fn check_conservation(&self) {
         let counts = self.ledger.counts();
         let here = counts.queued + counts.sending + counts.held;
@@ -298,7 +295,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn i1_i3_i12_nobody_is_lost_and_nobody_ends_twice(steps in prop::collection::vec(step(), 1..120)) {
+    fn i1_i3_i12_no_delivery_is_lost_and_none_ends_twice(steps in prop::collection::vec(step(), 1..120)) {
         let mut world = World::new();
         for step in steps {
             world.run(step);
@@ -329,7 +326,7 @@ proptest! {
     }
 }
 
-/// The leader of one group: proposes what the dispatcher says and applies it at once.
+/// The leader of one group: applies what the dispatcher proposes at once.
 struct Leader {
     world: World,
     dispatcher: Dispatcher,
@@ -399,7 +396,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
-    fn windows_hold_and_everything_is_dispatched_in_the_end(
+    fn windows_are_respected_and_everything_is_sent_in_the_end(
         steps in prop::collection::vec(step(), 1..80), window in 1_u32..4, offer in any::<bool>()
     ) {
         let mut leader = Leader::new(window);
@@ -436,7 +433,7 @@ proptest! {
                 }
                 Step::Pass(millis) => leader.world.now += u64::from(millis),
                 Step::Restore => {
-                    // Another leader takes over and finds its work in the state.
+                    // A new leader finds its work in the state.
                     let fresh = Leader::new(window);
                     leader.dispatcher = fresh.dispatcher;
                     let mut dispatcher = Dispatcher::rebuild(&leader.world.ledger);
@@ -448,10 +445,10 @@ proptest! {
                 _ => drop(leader.dispatch()),
             }
             for site in 0..3 {
-                prop_assert!(leader.assigned_to_site(site) <= window as usize, "the window of site {} holds", site);
+                prop_assert!(leader.assigned_to_site(site) <= window as usize, "the window of site {} is respected", site);
             }
         }
-        // Whatever is neither held nor ended is delivered once the receivers say yes.
+        // Deliveries that are neither held nor ended are delivered once the receivers accept.
         for _ in 0..2_000 {
             leader.world.now += 10;
             if leader.dispatch() == 0 && leader.seen_attempts == leader.world.attempts.len() {
@@ -465,9 +462,9 @@ proptest! {
     }
 }
 
-/// A tenant whose share has run empty and fills again must not have two turns.
+/// A tenant whose share was empty and fills again must not get two turns.
 #[test]
-fn a_tenant_that_comes_back_before_its_turn_has_one_turn() {
+fn a_tenant_that_returns_before_its_turn_gets_one_turn() {
     let mut leader = Leader::new(1);
     let accept = |leader: &mut Leader, number: u64, tenant: u32| {
         let Command::Accept(mut accept) = leader.world.new_accept(1, 0, false, 60_000) else {
@@ -534,14 +531,14 @@ fn unread_events_are_dropped_at_the_bound_and_leave_one_gap() {
 }
 
 #[test]
-fn an_id_is_remembered_until_it_is_too_old_to_be_proposed() {
+fn an_id_is_kept_until_it_is_too_old_to_be_proposed() {
     let mut world = World::new();
     let accept = world.new_accept(1, 0, true, 60_000);
     world.apply(accept.clone());
     let (id, _) = world.attempts[0];
     let report = world.new_report(id, OutcomeKind::Delivered);
     world.apply(report);
-    // Ended and proposed again: known, and nothing happens.
+    // Proposed again after its end: nothing happens.
     world.apply(accept.clone());
     assert_eq!((world.ledger.message_count(), world.accepted.len()), (0, 1));
     world.now += 16 * 60 * 1000;
@@ -550,7 +547,7 @@ fn an_id_is_remembered_until_it_is_too_old_to_be_proposed() {
 }
 
 #[test]
-fn i7_a_cancelled_delivery_that_is_given_back_never_leaves() {
+fn i7_a_cancelled_delivery_that_is_returned_is_never_sent() {
     let mut world = World::new();
     let accept = world.new_accept(1, 0, true, 60_000);
     world.apply(accept);
@@ -561,7 +558,7 @@ fn i7_a_cancelled_delivery_that_is_given_back_never_leaves() {
 }
 
 #[test]
-fn a_late_delivered_ends_what_would_have_been_sent_again() {
+fn a_late_report_of_delivered_ends_a_delivery_that_would_be_retried() {
     let mut world = World::new();
     let accept = world.new_accept(1, 0, true, 60_000);
     world.apply(accept);
@@ -571,7 +568,7 @@ fn a_late_delivered_ends_what_would_have_been_sent_again() {
         below: Epoch(2),
         retry_at: Timestamp::from_millis(START),
     });
-    assert_eq!(world.ledger.counts().queued, 1, "an unknown attempt is tried again");
+    assert_eq!(world.ledger.counts().queued, 1, "an unknown attempt is retried");
     let report = world.new_report(id, OutcomeKind::Delivered);
     world.apply(report.clone());
     assert_eq!(world.ended.get(&id.delivery), Some(&FinalState::Delivered));

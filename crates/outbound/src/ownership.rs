@@ -88,7 +88,7 @@ impl Ownership {
                 claimed = claim => claimed,
             };
             let wait = match claimed {
-                Ok(Claim::Stands { lease, revision }) => {
+                Ok(Claim::InForce { lease, revision }) => {
                     let terms = LeaseTerms { length: lease, ..LeaseTerms::default() };
                     self.lease.renewed(sent, &terms);
                     self.tenure.send_replace(Some(current));

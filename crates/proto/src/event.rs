@@ -1,4 +1,4 @@
-//! The events of a ledger, as they travel to those who follow them.
+//! The events of a ledger on the wire.
 
 use bytes::Bytes;
 use postroad_core::{DeliveryId, Epoch, FinalState, MessageId, NodeId, SourceId, TenantId};
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_back_as_they_were_sent() {
+    fn events_round_trip() {
         check(accepted(Some("a@sender.example")));
         check(accepted(None));
         for end in FinalState::ALL.iter().copied() {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_convert_is_refused() {
+    fn malformed_events_are_refused() {
         let refuse = |change: fn(&mut wire::Event)| {
             let mut event = wire::Event::from(&Event {
                 sequence: 7,

@@ -1,4 +1,4 @@
-//! The head of a log entry: a batch of ledger commands, as bytes and as values.
+//! The head of a log entry: encoding and decoding of a batch of ledger commands.
 
 use bytes::Bytes;
 use postroad_core::{DeliveryId, Epoch, NodeId, SourceId, TenantId, Timestamp};
@@ -24,14 +24,14 @@ pub struct Batch {
     pub commands: Vec<Command>,
 }
 
-/// The head of a log entry is not a batch this version knows: the replica must stop, not skip it.
+/// The head of a log entry is not a batch that this version knows: the replica must stop, not skip it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// Not the encoding of a batch.
-    #[error("the bytes are no batch")]
+    #[error("cannot decode the batch")]
     Decode(#[from] prost::DecodeError),
-    /// A command that is not known or breaks a bound.
-    #[error("a command does not convert")]
+    /// A command is unknown or exceeds a bound.
+    #[error("a command is unknown or malformed")]
     Malformed(#[from] Malformed),
 }
 
@@ -47,7 +47,7 @@ impl Batch {
     /// Reads the head of a log entry.
     ///
     /// # Errors
-    /// The bytes were written by a version that knows more, or not by a leader of ours.
+    /// The bytes were written by a newer version, or are not a batch.
     pub fn decode(head: Bytes) -> Result<Self, BatchError> {
         let batch = wire::Batch::decode(head)?;
         let commands = batch
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_comes_back_as_it_went_in() {
+    fn commands_round_trip() {
         let grant = SourceGrant { source: SourceId(1), epoch: Epoch(2), node: NodeId(3) };
         let delivery = attempt().delivery;
         let outcome = Outcome::new(OutcomeKind::Soft, Some(BounceClass::Greylisted), 451, "later");

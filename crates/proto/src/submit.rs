@@ -1,4 +1,4 @@
-//! Submissions, as ingress sends them and as the ledger takes them.
+//! Submissions: from ingress's message to the ledger's command.
 
 use bytes::{Bytes, BytesMut};
 use postroad_core::{TenantId, Timestamp};
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_submission_is_a_command_and_a_body() {
+    fn a_submission_becomes_a_command_and_a_body() {
         check(|_| {}, Ok(Some(b"headbody")));
         check(|s| s.content = vec![Bytes::from_static(b"whole")], Ok(Some(b"whole")));
         check(|s| s.chunks = 2, Ok(None));

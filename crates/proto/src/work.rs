@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_comes_back_as_it_went_out() {
+    fn an_attempt_id_round_trips() {
         assert_eq!(AttemptId::try_from(wire::AttemptId::from(id())), Ok(id()));
         let answer = |started| wire::RecallAnswer { attempt: Some(id().into()), source: 1, started };
         assert_eq!(answer(true).try_into(), Ok(Command::Started(id())));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_keeps_its_outcome_whatever_else_is_too_long() {
+    fn a_report_with_long_texts_keeps_its_outcome() {
         let report = wire::Report {
             attempt: Some(id().into()),
             kind: 1,

@@ -278,13 +278,13 @@ fn require_node<T>(request: &Request<T>, node: u64) -> Result<(), Status> {
 fn refusal_status(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
-        Refusal::Invalid { .. } | Refusal::Twice(_) | Refusal::Dangling { .. } => {
+        Refusal::Invalid { .. } | Refusal::NamedTwice(_) | Refusal::MissingReference { .. } => {
             Status::invalid_argument(text)
         }
         Refusal::TooMany => Status::resource_exhausted(text),
         // The next leader decides again.
         Refusal::OtherTerm => Status::unavailable(text),
-        Refusal::InUse { .. } | Refusal::Taken { .. } | Refusal::Superseded | Refusal::NotGrantable => {
+        Refusal::InUse { .. } | Refusal::Conflict { .. } | Refusal::Superseded | Refusal::NotGrantable => {
             Status::failed_precondition(text)
         }
     }

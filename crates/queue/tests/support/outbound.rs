@@ -1,4 +1,4 @@
-//! An outbound node that delivers nothing: it claims, takes work and reports what it is told to.
+//! A scripted outbound node: it claims, opens sessions, and reports what the test says.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use tonic::{Status, Streaming};
 
 use super::{Cluster, GROUP, PATIENCE};
 
-/// Attempts in one frame of what is held.
-const HELD_PER_FRAME_MAX: usize = 2000;
+/// Pending attempts listed in one frame.
+const PENDING_PER_FRAME_MAX: usize = 2000;
 
-/// One run of an outbound node.
+/// One incarnation of an outbound node.
 pub struct Outbound {
     pub node: NodeId,
     pub incarnation: u64,
@@ -35,12 +35,12 @@ pub struct Session {
 }
 
 impl Outbound {
-    /// Claims and waits until the source is its own.
+    /// Claims, and waits until it owns the source.
     pub async fn start(cluster: &Cluster, node: u64, incarnation: u64, replaces: Option<u64>) -> Self {
         let outbound = Self { node: NodeId(node), incarnation, credit_frames: 0 };
         loop {
             match cluster.directory.claim(outbound.node, incarnation, replaces, PATIENCE).await.unwrap() {
-                Claim::Stands { .. } => break,
+                Claim::InForce { .. } => break,
                 Claim::Wait(wait) => time::sleep(wait).await,
             }
         }
@@ -66,11 +66,11 @@ impl Outbound {
         Windows { sources: stated.collect() }
     }
 
-    /// Begins a session, again until a leader takes it.
-    pub async fn connect(&self, cluster: &Cluster, held: Vec<AttemptId>, window: u32) -> Session {
+    /// Opens a session, and again until a leader accepts it.
+    pub async fn connect(&self, cluster: &Cluster, pending: Vec<AttemptId>, window: u32) -> Session {
         let begin = async {
             loop {
-                match self.try_connect(cluster, held.clone(), window).await {
+                match self.try_connect(cluster, pending.clone(), window).await {
                     Ok(session) => return session,
                     Err(_) => time::sleep(Duration::from_millis(20)).await,
                 }
@@ -82,11 +82,11 @@ impl Outbound {
     pub async fn try_connect(
         &self,
         cluster: &Cluster,
-        held: Vec<AttemptId>,
+        pending: Vec<AttemptId>,
         window: u32,
     ) -> Result<Session, Status> {
         let (frames, receiver) = mpsc::channel(64);
-        let mut pages = held.chunks(HELD_PER_FRAME_MAX).map(<[AttemptId]>::to_vec);
+        let mut pages = pending.chunks(PENDING_PER_FRAME_MAX).map(<[AttemptId]>::to_vec);
         let first = pages.next().unwrap_or_default();
         let hello = Hello {
             group: GROUP.0.into(),
@@ -119,7 +119,7 @@ impl Session {
         next.and_then(|frame| frame.frame).ok_or_else(|| Status::unavailable("the stream ended"))
     }
 
-    /// The next assignments, whatever comes in between.
+    /// The next assignments, skipping other frames.
     pub async fn assignments(&mut self) -> Result<Vec<Assignment>, Status> {
         loop {
             if let In::Assignments(assignments) = self.next().await? {
@@ -135,7 +135,7 @@ impl Session {
         assignments.remove(0)
     }
 
-    /// Returns true when nothing comes for a while.
+    /// Returns true when no frame arrives for a while.
     pub async fn is_quiet(&mut self) -> bool {
         time::timeout(Duration::from_millis(300), self.inbound.message()).await.is_err()
     }
@@ -155,7 +155,7 @@ impl Session {
         };
         let reports = attempts.into_iter().map(report).collect();
         let frame = Out::Reports(Reports { sequence: self.reports, reports });
-        // A leader that has gone is noticed by whoever reads.
+        // A lost leader is noticed when reading.
         let _ = self.frames.send(OutboundFrame { frame: Some(frame) }).await;
         self.reports
     }
@@ -177,12 +177,12 @@ impl Session {
         self.frames.send(OutboundFrame { frame: Some(frame) }).await.unwrap();
     }
 
-    /// Says that there was room for so many frames of assignments.
+    /// Returns the credit of this many frames of assignments.
     pub async fn take(&mut self, frames: u64) {
         self.frames.send(OutboundFrame { frame: Some(Out::Credit(Credit { frames })) }).await.unwrap();
     }
 
-    pub async fn state_windows(&mut self, windows: Windows) {
+    pub async fn send_windows(&mut self, windows: Windows) {
         self.frames.send(OutboundFrame { frame: Some(Out::Windows(windows)) }).await.unwrap();
     }
 }
