@@ -1,7 +1,7 @@
-//! Single calls that only the leader of a group answers: who leads is found out by asking.
+//! Unary calls to the leader of a group, which is found by asking.
 //!
-//! A node that does not lead says so with UNAVAILABLE, and names who may in the metadata `postroad-leader`.
-//! A call may be made more than once before it is answered, so only what can be repeated is called like this.
+//! A node that is not the leader answers UNAVAILABLE, and names the likely leader in the metadata `postroad-leader`.
+//! A call may be sent more than once, so only calls that can be repeated are made like this.
 
 use std::time::Duration;
 
@@ -14,36 +14,36 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::{Endpoints, LeaderTable};
 
-/// The metadata that names who may lead.
+/// The metadata that names the likely leader.
 pub const LEADER_METADATA: &str = "postroad-leader";
 
-/// How long one node may take to answer before another is asked.
+/// How long to wait for one node before asking another.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
-/// How long to wait after every node has refused.
+/// Pause after every node has refused.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
-/// Why a call was not answered with what it asked for.
+/// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// No leader answered in time; whether the call took effect is not known. May be made again.
+    /// No leader answered in time; the call may have taken effect. May be tried again.
     #[error("no leader of group `{group}` answered: {last}")]
     Unavailable {
         /// The group.
         group: GroupId,
-        /// What was said last.
+        /// The last error.
         last: String,
     },
-    /// The leader refuses it, and would again.
+    /// The leader refused it, and would refuse it again.
     #[error("refused: {message}")]
     Refused {
-        /// The kind of refusal.
+        /// The gRPC status code.
         code: Code,
-        /// For people.
+        /// The gRPC status message.
         message: String,
     },
 }
 
-/// Reads who may lead from such an answer.
+/// Reads the likely leader from a refusal.
 fn hint(status: &Status) -> Option<NodeId> {
     status.metadata().get(LEADER_METADATA)?.to_str().ok()?.parse().ok()
 }
@@ -62,7 +62,7 @@ impl LeaderCalls {
         Self { endpoints: endpoints.clone(), leaders: leaders.clone() }
     }
 
-    /// Makes a call to the leader of `group`, and again until it is answered or `within` has passed.
+    /// Calls the leader of `group`, and again until it answers or `within` has passed.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -77,7 +77,7 @@ impl LeaderCalls {
         F: Future<Output = Result<T, Status>> + Send,
     {
         let deadline = Instant::now() + within;
-        let mut last = Status::unavailable("there is no queue node");
+        let mut last = Status::unavailable("no queue node is configured");
         let mut hinted = None;
         loop {
             for (node, channel) in self.in_order(group, hinted.take()) {
@@ -101,7 +101,7 @@ impl LeaderCalls {
             if Instant::now() + RETRY_AFTER >= deadline {
                 return Err(CallError::Unavailable { group, last: last.message().to_owned() });
             }
-            // Two nodes may each hold the other for the leader until an election is over.
+            // During an election two nodes may name each other.
             time::sleep(RETRY_AFTER / if hinted.is_some() { 10 } else { 1 }).await;
         }
     }
@@ -117,7 +117,7 @@ impl LeaderCalls {
     }
 }
 
-/// UNAVAILABLE is what a node that does not lead answers, and what a broken connection looks like.
+/// UNAVAILABLE means that the node is not the leader, or that the connection broke.
 fn may_be_repeated(code: Code) -> bool {
     matches!(
         code,

@@ -1,4 +1,4 @@
-//! What others ask of the directory's leader: changes by operators, and leases by outbound nodes.
+//! Calls to the directory's leader: changes by operators, and leases of outbound nodes.
 
 use std::time::Duration;
 
@@ -16,59 +16,59 @@ use crate::{
     call::{CallError, LeaderCalls},
 };
 
-/// Asks the leader of the directory. A clone is cheap.
+/// Calls the leader of the directory. A clone is cheap.
 #[derive(Clone, Debug)]
 pub struct DirectoryClient {
     calls: LeaderCalls,
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// The directory's revision.
     pub revision: u64,
-    /// Items that are not what they were, or would not be.
+    /// Items that changed, or would change.
     pub changed: u32,
 }
 
-/// What became of a claim.
+/// The answer to a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// It stands.
-    Stands {
+    /// It is in force.
+    InForce {
         /// At this revision of the directory.
         revision: u64,
-        /// From when the claim was sent, the node has a lease of this length.
+        /// The length of the node's lease, counted from when the claim was sent.
         lease: Duration,
     },
-    /// It does not: an earlier run of the node may be alive.
+    /// Claim again after this: an earlier incarnation of the node may be alive.
     Wait(Duration),
 }
 
-/// A lease that runs anew from when its renewal was sent.
+/// A renewed lease, counted from when the renewal was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewed {
-    /// The directory's revision: a node that knows an earlier one may own more than it knows.
+    /// The directory's revision; a node at an earlier one may own sources that it does not know of yet.
     pub revision: u64,
-    /// How long the lease is.
+    /// The length of the lease.
     pub lease: Duration,
-    /// Sources that others are to have: the node ends what is under way with them, and releases them.
+    /// Sources to release for other nodes, after ending their transactions.
     ///
-    /// Each with the epoch under which it is asked for; one that is owned under another is not meant.
-    pub let_go: Vec<(SourceId, Epoch)>,
+    /// The request is for this epoch of the source only.
+    pub to_release: Vec<(SourceId, Epoch)>,
 }
 
 impl DirectoryClient {
-    /// Asks the leader among `endpoints`; `leaders` says whom to try first.
+    /// Calls the leader among `endpoints`; `leaders` says which node to try first.
     #[must_use]
     pub fn new(endpoints: &Endpoints, leaders: &watch::Receiver<LeaderTable>) -> Self {
         Self { calls: LeaderCalls::new(endpoints, leaders) }
     }
 
-    /// Makes items what they are said to be, all or nothing; with `dry_run` only tells what it would come to.
+    /// Changes items, all or nothing; with `dry_run` only returns what would change.
     ///
     /// # Errors
-    /// It breaks a rule, or nobody answered within the time; it may then have been applied, and can be said again.
+    /// A rule is broken, or no leader answered in time: the change may have been applied, and can be repeated.
     pub async fn apply(
         &self,
         puts: &[Put],
@@ -89,10 +89,10 @@ impl DirectoryClient {
         Ok(Applied { revision: response.revision, changed: response.changed })
     }
 
-    /// Claims what an earlier run of this node owned; `replaces` is a run that is certainly over.
+    /// Claims what an earlier incarnation of this node owned; `replaces` is one that has certainly ended.
     ///
     /// # Errors
-    /// Nobody answered within the time, or this node may not claim.
+    /// No leader answered in time, or this node may not claim.
     pub async fn claim(
         &self,
         node: NodeId,
@@ -107,14 +107,14 @@ impl DirectoryClient {
             return Ok(Claim::Wait(Duration::from_millis(response.wait_millis)));
         }
         let lease = Duration::from_millis(response.lease_millis);
-        Ok(Claim::Stands { revision: response.revision, lease })
+        Ok(Claim::InForce { revision: response.revision, lease })
     }
 
-    /// Says that this run of a node is there. Its lease counts from before the call.
+    /// Renews the lease of an incarnation, counted from before the call.
     ///
     /// # Errors
-    /// Nobody answered within the time; or the refusal of a run whose lease has ended or that another has followed:
-    /// it must use nothing any more, and may claim as a new run.
+    /// No leader answered in time; or the lease has ended or another incarnation has claimed: then this one must stop using
+    /// its sources, and may claim as a new incarnation.
     pub async fn renew(
         &self,
         node: NodeId,
@@ -127,23 +127,27 @@ impl DirectoryClient {
         Ok(Renewed {
             revision: response.revision,
             lease: Duration::from_millis(response.lease_millis),
-            let_go: response.let_go.iter().map(|own| (SourceId(own.source), Epoch(own.epoch))).collect(),
+            to_release: response
+                .to_release
+                .iter()
+                .map(|own| (SourceId(own.source), Epoch(own.epoch)))
+                .collect(),
         })
     }
 
-    /// Says that this run of a node will use none of its sources any more.
+    /// Releases all sources of an incarnation and ends it.
     ///
     /// # Errors
-    /// Nobody answered within the time: others get the sources when the lease is over.
+    /// No leader answered in time: other nodes get the sources when the lease ends.
     pub async fn release(&self, node: NodeId, incarnation: u64, within: Duration) -> Result<(), CallError> {
-        self.release_those(ReleaseRequest { node: node.0, incarnation, sources: Vec::new() }, within).await
+        self.send_release(ReleaseRequest { node: node.0, incarnation, sources: Vec::new() }, within).await
     }
 
-    /// Says that this run of a node will not use a source under an epoch any more, and goes on with the others.
+    /// Releases one source of an incarnation under one epoch.
     ///
     /// # Errors
-    /// Nobody answered within the time: it may have been released, and can be said again.
-    /// Should the run have been given the source anew meanwhile, it keeps it.
+    /// No leader answered in time: the source may have been released, and the call can be repeated.
+    /// If the incarnation has been granted the source again under a later epoch, it keeps it.
     pub async fn release_source(
         &self,
         node: NodeId,
@@ -152,10 +156,10 @@ impl DirectoryClient {
         within: Duration,
     ) -> Result<(), CallError> {
         let sources = vec![OwnedSource { source: source.0, epoch: epoch.0 }];
-        self.release_those(ReleaseRequest { node: node.0, incarnation, sources }, within).await
+        self.send_release(ReleaseRequest { node: node.0, incarnation, sources }, within).await
     }
 
-    async fn release_those(&self, request: ReleaseRequest, within: Duration) -> Result<(), CallError> {
+    async fn send_release(&self, request: ReleaseRequest, within: Duration) -> Result<(), CallError> {
         let call = |channel| {
             let request = request.clone();
             async move { client(channel).release(request).await }

@@ -1,7 +1,7 @@
-//! Who leads which group, as the queue nodes themselves tell it.
+//! The leader of each group, as reported by the queue nodes.
 //!
-//! One task per queue node keeps a stream of that node's view; the highest term wins.
-//! A view whose stream broke counts no longer: a node that cannot be reached cannot be asked to lead.
+//! One task per queue node follows that node's view; the highest term wins.
+//! A view is dropped when its stream breaks: a node that cannot be reached is of no use as a leader.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,10 +25,10 @@ pub struct Leader {
 /// The leader of every group that has one.
 pub type LeaderTable = BTreeMap<GroupId, Leader>;
 
-/// What each reachable node last said.
+/// The last view of each reachable node.
 type Views = BTreeMap<NodeId, Vec<GroupLeader>>;
 
-/// How long to wait before asking a node again that could not be reached.
+/// Pause before a node that could not be reached is asked again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(200);
 
 /// Follows the leaders of all groups until it is dropped.
@@ -82,7 +82,7 @@ async fn follow(node: NodeId, channel: Channel, views: watch::Sender<Views>) {
     }
 }
 
-/// Takes the highest term of each group, and of those only leaders that can be reached.
+/// Takes the leader with the highest term of each group, if it can be reached.
 fn merge(views: &Views) -> LeaderTable {
     let mut table = LeaderTable::new();
     for said in views.values().flatten() {
@@ -126,12 +126,12 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_cannot_be_reached_is_none() {
+    fn an_unreachable_leader_is_not_listed() {
         check(&[(2, &[(1, 4, 1), (2, 1, 2)])], &[(2, 1, 2)]);
     }
 
     #[test]
-    fn a_node_that_knows_no_leader_says_nothing() {
+    fn a_node_without_a_known_leader_changes_nothing() {
         check(&[(1, &[(1, 3, 1)]), (2, &[(1, 5, 0)])], &[(1, 3, 1)]);
     }
 }

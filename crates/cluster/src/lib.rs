@@ -1,6 +1,6 @@
-//! The client of the cluster: who leads, how to hand a message over exactly once, and what the directory says.
+//! The client of the cluster: finding leaders, submitting each message exactly once, and watching the directory.
 //!
-//! It knows the wire and nothing of what stands behind it.
+//! It knows the wire, and nothing of the server.
 
 pub mod call;
 pub mod directory;

@@ -1,8 +1,8 @@
-//! Submission to the ledger groups: batched, acknowledged after commit, and never doubled.
+//! Submission to the ledger groups: batched, acknowledged after commit, and never duplicated.
 //!
 //! One task per group owns the stream to that group's leader.
-//! An item whose fate is not known is proposed again under the same id to the same group, and to no other,
-//! until its deadline; the ledger knows the id, so it is accepted once however often it is proposed.
+//! An item that may or may not be committed is proposed again until its deadline, under the same id and only to the same
+//! group; the ledger knows the id, so the message is accepted once however often it is proposed.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,9 +28,9 @@ use crate::{Endpoints, LeaderTable, leaders::Leader};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// Nothing was stored: there is no leader or no quorum, or too much is waiting. May be tried again.
-    #[error("the queue cannot commit just now")]
+    #[error("the queue cannot commit at the moment")]
     Unavailable,
-    /// It was proposed and the deadline passed before its fate was known: it may be delivered.
+    /// It was proposed, and the deadline passed before the answer: it may be delivered.
     #[error("the outcome of the commit is unknown")]
     Unknown,
     /// Nothing was stored: a disk is full.
@@ -44,13 +44,13 @@ pub enum SubmitError {
 /// The bounds of submission.
 #[derive(Clone, Copy, Debug)]
 pub struct SubmitConfig {
-    /// How long an item is proposed again before its client is told to come back.
+    /// How long an item is proposed again before the client gets a temporary error.
     pub deadline: Duration,
-    /// Messages that may wait or be in flight, per group.
+    /// Messages waiting or in flight, per group.
     pub waiting_max: usize,
-    /// Content bytes in one batch on the stream; a larger message goes alone.
+    /// Content bytes in one batch; a larger message is sent alone.
     pub batch_bytes_max: usize,
-    /// Messages in one batch on the stream.
+    /// Messages in one batch.
     pub batch_messages_max: usize,
 }
 
@@ -65,10 +65,10 @@ impl Default for SubmitConfig {
     }
 }
 
-/// A cheap handle to submit with; the tasks behind it end with the last handle.
+/// A cheap handle to submit messages; its tasks end with the last handle.
 #[derive(Clone, Debug)]
 pub struct Submitter {
-    lanes: std::sync::Arc<HashMap<GroupId, mpsc::Sender<Item>>>,
+    streams: std::sync::Arc<HashMap<GroupId, mpsc::Sender<Item>>>,
     leaders: watch::Receiver<LeaderTable>,
     config: SubmitConfig,
 }
@@ -77,8 +77,8 @@ pub struct Submitter {
 struct Item {
     submission: Submission,
     deadline: Instant,
-    /// Set once it has been put on a stream and not been refused outright.
-    fate_unknown: bool,
+    /// Set once it was sent on a stream without a definite refusal.
+    may_be_committed: bool,
     answer: oneshot::Sender<Result<(), SubmitError>>,
 }
 
@@ -92,11 +92,11 @@ impl Submitter {
         groups: impl IntoIterator<Item = GroupId>,
         config: SubmitConfig,
     ) -> Self {
-        let mut lanes = HashMap::new();
+        let mut streams = HashMap::new();
         for group in groups {
             let (sender, items) = mpsc::channel(config.waiting_max);
-            lanes.insert(group, sender);
-            let lane = Lane {
+            streams.insert(group, sender);
+            let stream = GroupStream {
                 group,
                 endpoints: endpoints.clone(),
                 leaders: leaders.clone(),
@@ -106,9 +106,9 @@ impl Submitter {
                 pending: HashMap::new(),
                 next_sequence: 1,
             };
-            tasks.spawn(lane.run());
+            tasks.spawn(stream.run());
         }
-        Self { lanes: std::sync::Arc::new(lanes), leaders: leaders.clone(), config }
+        Self { streams: std::sync::Arc::new(streams), leaders: leaders.clone(), config }
     }
 
     /// Picks the group for a new message: by `choice` among those that have a leader, among all when none has.
@@ -116,9 +116,9 @@ impl Submitter {
     pub fn pick_group(&self, choice: u64) -> Option<GroupId> {
         let leaders = self.leaders.borrow();
         let led: Vec<GroupId> =
-            leaders.keys().copied().filter(|group| self.lanes.contains_key(group)).collect();
+            leaders.keys().copied().filter(|group| self.streams.contains_key(group)).collect();
         drop(leaders);
-        let mut groups = if led.is_empty() { self.lanes.keys().copied().collect() } else { led };
+        let mut groups = if led.is_empty() { self.streams.keys().copied().collect() } else { led };
         groups.sort_unstable();
         let index = usize::try_from(choice % groups.len().max(1) as u64).unwrap_or(0);
         groups.get(index).copied()
@@ -127,35 +127,35 @@ impl Submitter {
     /// Returns true when some ledger group has a leader that can be reached.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.leaders.borrow().keys().any(|group| self.lanes.contains_key(group))
+        self.leaders.borrow().keys().any(|group| self.streams.contains_key(group))
     }
 
-    /// Hands over a message, whose id names its group; answers once a majority of disks holds it.
+    /// Submits a message to the group that its id names; returns once it is on a majority of disks.
     ///
-    /// Dropping the future does not withdraw the message: its fate is then unknown.
+    /// Dropping the future does not cancel the submission.
     ///
     /// # Errors
     /// It was not acknowledged before the deadline; the error says whether it may have been stored.
     pub async fn submit(&self, id: MessageId, submission: Submission) -> Result<(), SubmitError> {
-        let lane = self.lanes.get(&id.group()).ok_or(SubmitError::Unavailable)?;
+        let stream = self.streams.get(&id.group()).ok_or(SubmitError::Unavailable)?;
         let (answer, result) = oneshot::channel();
         let deadline = Instant::now() + self.config.deadline;
-        let item = Item { submission, deadline, fate_unknown: false, answer };
-        lane.try_send(item).map_err(|_| SubmitError::Unavailable)?;
+        let item = Item { submission, deadline, may_be_committed: false, answer };
+        stream.try_send(item).map_err(|_| SubmitError::Unavailable)?;
         result.await.unwrap_or(Err(SubmitError::Unknown))
     }
 }
 
-/// Everything on its way to one group.
-struct Lane {
+/// The messages on their way to one group, and the stream to its leader.
+struct GroupStream {
     group: GroupId,
     endpoints: Endpoints,
     leaders: watch::Receiver<LeaderTable>,
     config: SubmitConfig,
     items: mpsc::Receiver<Item>,
-    /// Items to be put on a stream again, oldest first.
+    /// Items to send again, oldest first.
     retry: VecDeque<Item>,
-    /// Items on the current stream, by sequence.
+    /// Items sent on the current stream, by sequence.
     pending: HashMap<u64, Item>,
     next_sequence: u64,
 }
@@ -174,10 +174,10 @@ struct LeaderStream {
     results: Streaming<SubmitResults>,
 }
 
-/// How long to wait after a stream broke before the next one is opened.
+/// Pause between a broken stream and the next one.
 const REOPEN_AFTER: Duration = Duration::from_millis(20);
 
-impl Lane {
+impl GroupStream {
     async fn run(mut self) {
         loop {
             let Some(stream) = self.open().await else { return };
@@ -202,7 +202,7 @@ impl Lane {
             if self.items.is_closed() && self.items.is_empty() && self.retry.is_empty() {
                 return None;
             }
-            // Items wait in the channel or in `retry`; both are looked at by `expire`.
+            // `expire` looks at the items in the channel and in `retry`.
             let changed = self.leaders.changed();
             if let Ok(Err(_)) = time::timeout(Duration::from_millis(50), changed).await {
                 time::sleep(Duration::from_millis(50)).await;
@@ -232,7 +232,7 @@ impl Lane {
         }
     }
 
-    /// Moves items out and results in until the stream ends.
+    /// Sends items and handles results until the stream ends.
     async fn drive(&mut self, mut stream: LeaderStream) -> Ended {
         let mut expiry = time::interval(Duration::from_millis(100));
         loop {
@@ -240,7 +240,7 @@ impl Lane {
                 biased;
                 results = stream.results.message() => match results {
                     Ok(Some(results)) => {
-                        if self.settle(results) {
+                        if self.handle_results(results) {
                             return Ended::Broken;
                         }
                     }
@@ -248,7 +248,7 @@ impl Lane {
                 },
                 permit = stream.batches.reserve(), if self.has_work() => {
                     let Ok(permit) = permit else { return Ended::Broken };
-                    // Clients whose message is complete can still come along: a batch costs much the same whatever its size.
+                    // Let clients with a complete message join the batch: it costs about the same whatever its size.
                     tokio::task::yield_now().await;
                     let batch = self.next_batch();
                     if !batch.submissions.is_empty() {
@@ -274,7 +274,7 @@ impl Lane {
         !self.retry.is_empty() || !self.items.is_empty()
     }
 
-    /// Takes what waits, up to the bounds of a batch.
+    /// Takes waiting items, up to the bounds of a batch.
     fn next_batch(&mut self) -> SubmitBatch {
         let mut batch = SubmitBatch::default();
         let mut bytes = 0;
@@ -287,44 +287,45 @@ impl Lane {
             self.next_sequence += 1;
             item.submission.sequence = sequence;
             bytes += item.submission.content.iter().map(bytes::Bytes::len).sum::<usize>();
-            // Contents are `Bytes`: the clone kept for another try shares them.
+            // Contents are `Bytes`: the clone kept for a retry shares them.
             batch.submissions.push(item.submission.clone());
             self.pending.insert(sequence, item);
         }
         batch
     }
 
-    /// Answers what the results decide and puts the rest back; returns true when the stream is to be opened anew.
-    fn settle(&mut self, results: SubmitResults) -> bool {
-        let mut moved = false;
+    /// Answers items with a final result and keeps the others for a retry; returns true when the stream must be reopened.
+    fn handle_results(&mut self, results: SubmitResults) -> bool {
+        let mut reopen = false;
         for SubmitResult { sequence, status, detail, .. } in results.results {
             let Some(mut item) = self.pending.remove(&sequence) else { continue };
             let answer = match SubmitStatus::try_from(status).unwrap_or(SubmitStatus::Unspecified) {
                 SubmitStatus::Accepted => Ok(()),
-                SubmitStatus::StorageFull if !item.fate_unknown => Err(SubmitError::StorageFull),
+                SubmitStatus::StorageFull if !item.may_be_committed => Err(SubmitError::StorageFull),
                 SubmitStatus::Invalid => Err(SubmitError::Invalid(detail)),
-                // Clocks differ, or it was long under way: it may have been accepted by an earlier try, and ended.
-                SubmitStatus::TooOld if item.fate_unknown => Err(SubmitError::Unknown),
+                // Clocks differ, or an earlier try took long: it may have been accepted then, and have ended.
+                SubmitStatus::TooOld if item.may_be_committed => Err(SubmitError::Unknown),
                 SubmitStatus::TooOld | SubmitStatus::ChunkMissing => Err(SubmitError::Unavailable),
                 status => {
-                    item.fate_unknown |= matches!(status, SubmitStatus::Unknown | SubmitStatus::Unspecified);
-                    // A new stream is opened after a moment: a leader without a quorum is not asked in a hot loop.
-                    moved |= matches!(status, SubmitStatus::NotLeader | SubmitStatus::Unavailable);
+                    item.may_be_committed |=
+                        matches!(status, SubmitStatus::Unknown | SubmitStatus::Unspecified);
+                    // The stream is reopened after a pause: a leader without a quorum is not asked in a hot loop.
+                    reopen |= matches!(status, SubmitStatus::NotLeader | SubmitStatus::Unavailable);
                     self.retry.push_back(item);
                     continue;
                 }
             };
             let _ = item.answer.send(answer);
         }
-        moved
+        reopen
     }
 
-    /// Everything on a stream that broke may have been proposed.
+    /// Keeps the items of a broken stream for a retry: each may have been proposed.
     fn put_back_pending(&mut self) {
         let mut items: Vec<(u64, Item)> = self.pending.drain().collect();
         items.sort_unstable_by_key(|(sequence, _)| *sequence);
         for (_, mut item) in items.into_iter().rev() {
-            item.fate_unknown = true;
+            item.may_be_committed = true;
             self.retry.push_front(item);
         }
     }
@@ -344,18 +345,18 @@ impl Lane {
         }
         self.retry = kept;
         for (_, mut item) in self.pending.extract_if(|_, item| expired(item)) {
-            item.fate_unknown = true;
+            item.may_be_committed = true;
             answer_expired(item);
         }
     }
 }
 
 fn answer_expired(item: Item) {
-    let error = if item.fate_unknown { SubmitError::Unknown } else { SubmitError::Unavailable };
+    let error = if item.may_be_committed { SubmitError::Unknown } else { SubmitError::Unavailable };
     let _ = item.answer.send(Err(error));
 }
 
-/// Returns the leader's node of `group` if it is known.
+/// Returns the leader of `group`, if one is known.
 #[must_use]
 pub fn leader_of(leaders: &watch::Receiver<LeaderTable>, group: GroupId) -> Option<NodeId> {
     leaders.borrow().get(&group).map(|leader| leader.node)

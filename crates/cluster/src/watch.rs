@@ -1,4 +1,4 @@
-//! The directory as this process knows it: one stream from any queue node, resumed where it broke.
+//! Follows the directory: one stream from any queue node, resumed where it broke.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,12 +9,12 @@ use tonic::transport::Channel;
 
 use crate::{Endpoints, directory::client};
 
-/// How long to wait before the next node is asked.
+/// Pause before the next node is asked.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
-/// How long a node may take to begin to answer.
+/// Timeout of a node's first answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// Follows the directory until it is dropped; receivers keep the last view they saw.
+/// Follows the directory until it is dropped; receivers keep the last view.
 #[derive(Debug)]
 pub struct DirectoryWatch {
     view: watch::Receiver<Arc<View>>,
@@ -22,7 +22,7 @@ pub struct DirectoryWatch {
 }
 
 impl DirectoryWatch {
-    /// Starts to follow the directory at one of `endpoints` after the other.
+    /// Starts following the directory, trying one of `endpoints` after the other.
     #[must_use]
     pub fn start(endpoints: &Endpoints) -> Self {
         let (publish, view) = watch::channel(Arc::new(View::empty()));
@@ -39,7 +39,7 @@ impl DirectoryWatch {
 }
 
 async fn follow(endpoints: Endpoints, publish: watch::Sender<Arc<View>>) {
-    // Processes begin at different nodes, so that these share the work.
+    // Processes start with different nodes, to spread the load.
     let skip = std::process::id() as usize % endpoints.len().max(1);
     for (node, channel) in endpoints.iter().cycle().skip(skip) {
         let why = stream_from(channel.clone(), &publish).await;
@@ -48,7 +48,7 @@ async fn follow(endpoints: Endpoints, publish: watch::Sender<Arc<View>>) {
     }
 }
 
-/// Takes updates over until the stream ends, and tells why it did.
+/// Publishes updates until the stream ends; returns why it ended.
 async fn stream_from(channel: Channel, publish: &watch::Sender<Arc<View>>) -> tonic::Status {
     let request = WatchRequest { revision: publish.borrow().revision() };
     let mut client = client(channel);
@@ -67,7 +67,7 @@ async fn stream_from(channel: Channel, publish: &watch::Sender<Arc<View>>) -> to
         match reader.read(frame) {
             Ok(Some(delta)) => publish.send_modify(|view| *view = Arc::new(view.apply(delta))),
             Ok(None) => {}
-            // An item of a newer version: what is known stays as it is until this process is newer too.
+            // An item of a newer version: the view stays as it is until this process is upgraded.
             Err(error) => return tonic::Status::data_loss(error.to_string()),
         }
     }

@@ -1,4 +1,4 @@
-//! Watches and calls against queue nodes that do what a test tells them.
+//! Watches and calls against scripted queue nodes.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
@@ -26,17 +26,17 @@ use postroad_proto::directory::{
 use tokio::{sync::watch, task::JoinSet, time};
 use tonic::{Code, Request, Response, Status};
 
-/// What a node is to say.
+/// The script of a node.
 #[derive(Default)]
 struct Script {
-    /// The answers to renewals, each given once; then it leads.
+    /// The answers to renewals, each given once; after that the node answers as leader.
     answers: VecDeque<Status>,
     renewals: usize,
     /// The sources of each release.
     released: Vec<Vec<OwnedSource>>,
-    /// The updates of each stream, after which it breaks; then streams stay open and say nothing.
+    /// The updates of each stream, which breaks after them; later streams stay open without updates.
     streams: VecDeque<Vec<Update>>,
-    /// The revisions that watchers said they had.
+    /// The revisions that watchers sent.
     watched_from: Vec<u64>,
 }
 
@@ -74,7 +74,7 @@ impl DirectoryService for Fake {
             Ok(Response::new(RenewResponse {
                 revision: 7,
                 lease_millis: 10_000,
-                let_go: vec![OwnedSource { source: 3, epoch: 5 }],
+                to_release: vec![OwnedSource { source: 3, epoch: 5 }],
             })),
             Err,
         )
@@ -86,7 +86,7 @@ impl DirectoryService for Fake {
     }
 }
 
-/// Nodes 1 to 3, of which the scripts decide who leads.
+/// Nodes 1 to 3; the scripts decide which one leads.
 struct Nodes {
     fakes: Vec<Fake>,
     endpoints: Endpoints,
@@ -145,7 +145,7 @@ async fn a_hint_is_followed() {
 }
 
 #[tokio::test]
-async fn without_hints_everybody_is_asked_until_somebody_leads() {
+async fn without_hints_every_node_is_asked_until_one_leads() {
     let nodes = Nodes::start().await;
     nodes.answer(1, (0..4).map(|_| not_leader(None)));
     nodes.answer(2, (0..2).map(|_| not_leader(None)));
@@ -155,7 +155,7 @@ async fn without_hints_everybody_is_asked_until_somebody_leads() {
 }
 
 #[tokio::test]
-async fn nodes_that_point_at_each_other_are_asked_until_the_election_is_over() {
+async fn nodes_that_name_each_other_are_asked_until_the_election_is_over() {
     let nodes = Nodes::start().await;
     nodes.answer(1, (0..10).map(|_| not_leader(Some(2))));
     nodes.answer(2, (0..10).map(|_| not_leader(Some(1))));
@@ -163,29 +163,29 @@ async fn nodes_that_point_at_each_other_are_asked_until_the_election_is_over() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_at_once() {
+async fn a_refusal_is_returned_at_once() {
     let nodes = Nodes::start().await;
-    nodes.answer(1, [Status::failed_precondition("no lease any more")]);
+    nodes.answer(1, [Status::failed_precondition("no lease")]);
     let refused =
-        CallError::Refused { code: Code::FailedPrecondition, message: "no lease any more".to_owned() };
+        CallError::Refused { code: Code::FailedPrecondition, message: "no lease".to_owned() };
     assert_eq!(nodes.renew(5 * SECOND).await, Err(refused));
     assert_eq!(nodes.renewals(), [1, 0, 0]);
 }
 
 #[tokio::test]
-async fn a_call_ends_with_its_time_when_nobody_leads() {
+async fn a_call_without_a_leader_times_out() {
     let nodes = Nodes::start().await;
     (1..=3).for_each(|node| nodes.answer(node, (0..1000).map(|_| not_leader(None))));
     let started = Instant::now();
     let error = nodes.renew(SECOND / 2).await.unwrap_err();
     assert!(matches!(error, CallError::Unavailable { .. }), "{error}");
     assert!(started.elapsed() < 2 * SECOND);
-    let nobody = Nodes::of(Vec::new()).await.renew(SECOND / 10).await;
-    assert!(matches!(nobody, Err(CallError::Unavailable { .. })));
+    let unreachable = Nodes::of(Vec::new()).await.renew(SECOND / 10).await;
+    assert!(matches!(unreachable, Err(CallError::Unavailable { .. })));
 }
 
 #[tokio::test]
-async fn what_is_asked_arrives_and_what_is_answered_comes_back() {
+async fn requests_and_answers_arrive_unchanged() {
     let nodes = Nodes::start().await;
     let (_unknown, table) = watch::channel(LeaderTable::new());
     let client = DirectoryClient::new(&nodes.endpoints, &table);
@@ -194,7 +194,7 @@ async fn what_is_asked_arrives_and_what_is_answered_comes_back() {
     let claim = client.claim(NodeId(9), 1, None, SECOND).await.unwrap();
     assert_eq!(claim, postroad_cluster::Claim::Wait(Duration::from_millis(250)));
     client.release(NodeId(9), 1, SECOND).await.unwrap();
-    let asked = client.renew(NodeId(9), 1, SECOND).await.unwrap().let_go;
+    let asked = client.renew(NodeId(9), 1, SECOND).await.unwrap().to_release;
     assert_eq!(asked, [(SourceId(3), Epoch(5))]);
     client.release_source(NodeId(9), 1, asked[0], SECOND).await.unwrap();
     let released: Vec<_> =
@@ -208,7 +208,7 @@ fn source(name: &str) -> Put {
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_at_another_node_from_the_revision_it_has() {
+async fn a_watch_resumes_at_another_node_from_its_revision() {
     let mut directory = Directory::new();
     let mut put = |name: &str| {
         let before = directory.revision();
@@ -221,12 +221,12 @@ async fn a_watch_goes_on_at_another_node_from_the_revision_it_has() {
     broken_off[0].more = true;
     first.extend(broken_off);
     let mut second = update_frames(&directory.everything());
-    // The same items once more, as two frames of one update.
+    // The same items again, as two frames of one update.
     let whole = second.remove(0);
     let half = whole.items.len() / 2;
     second.push(Update { items: whole.items[..half].to_vec(), more: true, ..whole.clone() });
     second.push(Update { items: whole.items[half..].to_vec(), full: false, ..whole });
-    // Whichever node it begins at: the first one says half of it, the next one the rest.
+    // Whichever node it starts with: the first sends half of it, the next one the rest.
     let script = Script { streams: [first, second].into(), ..Script::default() };
     let shared = Fake(Arc::new(Mutex::new(script)));
     let nodes = Nodes::of(vec![shared.clone(), shared.clone()]).await;
@@ -235,7 +235,7 @@ async fn a_watch_goes_on_at_another_node_from_the_revision_it_has() {
     let complete = view.wait_for(|view| view.revision() == directory.revision());
     let complete = time::timeout(5 * SECOND, complete).await.unwrap().unwrap().clone();
     assert_eq!(complete.items().cloned().collect::<Vec<_>>(), directory.everything().items);
-    // An update that was broken off counts for nothing: it resumes before it.
+    // An incomplete update is dropped: the watch resumes before it.
     while shared.0.lock().unwrap().watched_from.len() < 3 {
         time::sleep(Duration::from_millis(10)).await;
     }

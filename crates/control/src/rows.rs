@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use postroad_core::{BounceClass, GroupId, MessageId, OutcomeKind};
 use postroad_proto::{
     parse_message_id,
-    queue::{Accepted, AttemptEnded, Event, attempt_ended::Then, event::Kind},
+    queue::{Accepted, AttemptEnded, Event, attempt_ended::NextState, event::Kind},
 };
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 
@@ -163,7 +163,7 @@ impl Rows {
         match event.kind? {
             Kind::Accepted(accepted) => self.accepted(place, message()?, accepted),
             Kind::AttemptEnded(attempt) => return self.attempt(place, delivery()?, attempt),
-            Kind::Ended(ended) => self.changed(place, delivery()?, State::of_end(ended.kind)?, None),
+            Kind::Ended(ended) => self.changed(place, delivery()?, State::of_end(ended.state)?, None),
             Kind::Held(_) => self.changed(place, delivery()?, State::Held, None),
             Kind::Released(released) => {
                 self.changed(place, delivery()?, State::Queued, Some(fitting(released.due_at_millis)));
@@ -195,10 +195,10 @@ impl Rows {
     }
 
     fn attempt(&mut self, place: Place, (message, recipient): (Id, u32), ended: AttemptEnded) -> Option<()> {
-        let (became, due_at) = match ended.then {
-            Some(Then::RetryAtMillis(due)) => (Some(State::Deferred), Some(fitting(due))),
-            Some(Then::End(end)) => (Some(State::of_end(end)?), None),
-            Some(Then::Held(_)) => (Some(State::Held), None),
+        let (became, due_at) = match ended.next_state {
+            Some(NextState::RetryAtMillis(due)) => (Some(State::Deferred), Some(fitting(due))),
+            Some(NextState::Ended(end)) => (Some(State::of_end(end)?), None),
+            Some(NextState::Held(_)) => (Some(State::Held), None),
             None => (None, None),
         };
         let code = |number: u32| u8::try_from(number).ok();

@@ -1,6 +1,6 @@
 //! The states of a delivery, in the words of history, pages and API.
 
-use postroad_proto::queue::EndKind;
+use postroad_proto::queue::FinalState;
 
 /// Where a delivery stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,13 +54,13 @@ impl State {
 
     /// Returns the state an end leads to; `None` for one that this version does not know.
     pub(crate) fn of_end(kind: i32) -> Option<Self> {
-        match EndKind::try_from(kind).ok()? {
-            EndKind::Delivered => Some(Self::Delivered),
-            EndKind::Bounced => Some(Self::Bounced),
-            EndKind::Expired => Some(Self::Expired),
-            EndKind::Cancelled => Some(Self::Cancelled),
-            EndKind::Suppressed => Some(Self::Suppressed),
-            EndKind::Unspecified => None,
+        match FinalState::try_from(kind).ok()? {
+            FinalState::Delivered => Some(Self::Delivered),
+            FinalState::Bounced => Some(Self::Bounced),
+            FinalState::Expired => Some(Self::Expired),
+            FinalState::Cancelled => Some(Self::Cancelled),
+            FinalState::Suppressed => Some(Self::Suppressed),
+            FinalState::Unspecified => None,
         }
     }
 

@@ -16,7 +16,8 @@ use postroad_cluster::Endpoints;
 use postroad_control::{Control, ControlConfig, ControlDeps, Nav};
 use postroad_core::{MessageId, OutcomeKind};
 use postroad_proto::queue::{
-    Accepted, AttemptEnded, Change, EndKind, Ended, Gap, Held, Released, attempt_ended::Then, event::Kind,
+    Accepted, AttemptEnded, Change, Ended, FinalState, Gap, Held, Released, attempt_ended::NextState,
+    event::Kind,
 };
 use postroad_telemetry::Health;
 use serde_json::Value;
@@ -102,7 +103,7 @@ fn accepted(subject: &str, recipients: &[&str]) -> Kind {
     })
 }
 
-fn attempt(number: u32, code: u32, text: &str, then: Option<Then>) -> Kind {
+fn attempt(number: u32, code: u32, text: &str, then: Option<NextState>) -> Kind {
     let kind = if code < 400 { OutcomeKind::Delivered } else { OutcomeKind::Soft };
     Kind::AttemptEnded(AttemptEnded {
         attempt: number,
@@ -116,13 +117,13 @@ fn attempt(number: u32, code: u32, text: &str, then: Option<Then>) -> Kind {
         tls: "TLSv1.3 TLS_AES_256_GCM_SHA384".into(),
         started_at_millis: now().as_millis(),
         ended_at_millis: now().as_millis() + 120,
-        then,
+        next_state: then,
         ..AttemptEnded::default()
     })
 }
 
-fn delivered() -> Option<Then> {
-    Some(Then::End(EndKind::Delivered.into()))
+fn delivered() -> Option<NextState> {
+    Some(NextState::Ended(FinalState::Delivered.into()))
 }
 
 #[tokio::test]
@@ -134,11 +135,15 @@ async fn the_timeline_of_a_message_is_told() {
     let subject = "=?utf-8?q?Gr=C3=BC=C3=9Fe?= and\r\n hello";
     queue.push(Some(message), None, accepted(subject, &["a@receiver.example", "b@receiver.example"]));
     let later = now().as_millis() + 300_000;
-    queue.push(Some(message), Some(0), attempt(1, 451, "4.7.1 come back", Some(Then::RetryAtMillis(later))));
+    queue.push(
+        Some(message),
+        Some(0),
+        attempt(1, 451, "4.7.1 come back", Some(NextState::RetryAtMillis(later))),
+    );
     queue.push(Some(message), Some(0), attempt(2, 250, "2.0.0 ok", delivered()));
     queue.push(Some(message), Some(1), Kind::Held(Held {}));
     queue.push(Some(message), Some(1), Kind::Released(Released { due_at_millis: later }));
-    let last = queue.push(Some(message), Some(1), Kind::Ended(Ended { kind: EndKind::Cancelled.into() }));
+    let last = queue.push(Some(message), Some(1), Kind::Ended(Ended { state: FinalState::Cancelled.into() }));
     queue.wait_consumed(last).await;
 
     let told = control.message(message).await;
@@ -292,7 +297,7 @@ async fn c_112_hostile_text_is_escaped() {
         text: HOSTILE.repeat(100),
         remote: HOSTILE.into(),
         tls: HOSTILE.into(),
-        then: Some(Then::RetryAtMillis(u64::MAX)),
+        next_state: Some(NextState::RetryAtMillis(u64::MAX)),
         ..AttemptEnded::default()
     };
     queue.push(Some(message), None, accepted(HOSTILE, &[HOSTILE]));

@@ -1,4 +1,4 @@
-//! How an attempt ended, in words that bounces, statistics and retries share.
+//! The outcome of an attempt, in words that bounces, statistics and retries share.
 
 use std::fmt;
 
@@ -40,22 +40,24 @@ macro_rules! named {
     };
 }
 
+pub(crate) use named;
+
 named! {
     /// How an attempt at one delivery ended: exactly one of these.
     OutcomeKind {
         /// The receiver took responsibility.
         Delivered = 1, "delivered";
-        /// The recipient will not be delivered to: terminal.
+        /// A permanent failure of this recipient.
         Hard = 2, "hard";
         /// This recipient is tried again later.
         Soft = 3, "soft";
-        /// The site or the source is at fault: everything for it waits, the recipient's budget is not spent twice.
+        /// A temporary failure of the site or the source: all mail for it waits, the recipient's retries are not used up.
         SiteSoft = 4, "site_soft";
-        /// The receiver refuses by policy: a signal for reputation, tried again or not by rule.
+        /// The receiver refuses by policy: counts for reputation, retried or not by rule.
         PolicyBlock = 5, "policy_block";
-        /// The final dot was sent and no reply was read, or nobody reported: the receiver may have it.
+        /// The final dot was sent and no reply was read, or no outcome was reported: the receiver may have the message.
         Unknown = 6, "unknown";
-        /// Our own fault: never counted against the recipient, never a bounce.
+        /// An error of ours: never counts against the recipient, never a bounce.
         Internal = 7, "internal";
     }
 }
@@ -81,9 +83,9 @@ named! {
         AuthFailed = 8, "auth_failed";
         /// The receiver asks to slow down.
         RateLimited = 9, "rate_limited";
-        /// Greylisting: the same source is to come again.
+        /// Greylisting: retry later from the same source.
         Greylisted = 10, "greylisted";
-        /// Any other policy of the receiver.
+        /// Another policy of the receiver.
         Policy = 11, "policy";
         /// A virus was found.
         Virus = 12, "virus";
@@ -91,19 +93,19 @@ named! {
         RelayDenied = 13, "relay_denied";
         /// The receiver cannot route the recipient.
         Routing = 14, "routing";
-        /// The mail goes round in circles.
+        /// A mail loop.
         Loop = 15, "loop";
-        /// The receiver speaks SMTP wrongly, or we do.
+        /// A violation of SMTP by either side.
         Protocol = 16, "protocol";
-        /// The TLS that policy requires could not be had.
+        /// TLS that policy requires was not available.
         TlsPolicy = 17, "tls_policy";
-        /// No connection, or it broke.
+        /// The connection failed or broke.
         Connection = 18, "connection";
         /// The DNS gave no usable answer.
         Dns = 19, "dns";
         /// A deadline passed.
         Timeout = 20, "timeout";
-        /// Too many recipients in one transaction: no failure, the rest go in another.
+        /// Too many recipients in one transaction: no failure, the others are sent in the next one.
         TooManyRecipients = 21, "too_many_recipients";
         /// The message reached its maximum age.
         Expired = 22, "expired";
@@ -112,16 +114,16 @@ named! {
     }
 }
 
-/// The end of an attempt: its kind, and where it did not succeed, why.
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// How the attempt ended.
     pub kind: OutcomeKind,
     /// Why, unless delivered.
     pub class: Option<BounceClass>,
-    /// The receiver's code, 0 where it did not speak.
+    /// The receiver's reply code, 0 without a reply.
     pub code: u16,
-    /// What the receiver said or what happened here, one line without control characters, at most 512 bytes.
+    /// The receiver's reply or our error: one line without control characters, at most 512 bytes.
     pub text: Box<str>,
 }
 

@@ -1,4 +1,4 @@
-//! When a delivery that did not succeed is tried again, and when it is given up.
+//! When a deferred delivery is retried, and when it expires.
 
 use std::time::Duration;
 

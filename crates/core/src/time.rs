@@ -1,4 +1,4 @@
-//! Points in time as the ledger and the wire count them.
+//! Points in time, as the ledger and the wire use them.
 
 use std::{fmt, time::Duration};
 

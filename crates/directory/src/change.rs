@@ -1,7 +1,7 @@
-//! What can happen to a directory, and what it answers.
+//! The commands of a directory, and its replies.
 //!
-//! People name things; the directory gives the numbers.
-//! What a command means is fixed once it is in the log: a rule that changes is a new command.
+//! Commands refer to items by name; the directory assigns the numbers.
+//! The meaning of a command is fixed once it is in the log: a changed rule is a new command.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -13,41 +13,40 @@ use crate::item::{Caps, ItemName, Kind, Route, Secret, SenderDomains};
 /// One change of the directory's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Makes items what they are said to be; all or nothing.
+    /// Puts and removes items, all or nothing.
     Change(Vec<Change>),
-    /// An outbound node has started anew and its earlier run is over: what that owned is the new one's, under new epochs.
+    /// A new incarnation of an outbound node takes over what the earlier one owned, under new epochs.
     Claim {
         /// The node.
         node: NodeId,
-        /// Drawn at random when the process started.
+        /// Random, drawn when the process starts.
         incarnation: u64,
     },
-    /// A source that nobody owns gets an owner.
+    /// Grants a source without an owner to a node.
     Grant {
         /// The source.
         source: SourceId,
         /// Its new owner.
         node: NodeId,
-        /// Must be the node's latest run.
+        /// Must be the node's latest incarnation.
         incarnation: u64,
     },
-    /// This run of a node owns nothing any more: it let go, or its lease has certainly ended. It must claim again.
+    /// Takes all sources from an incarnation that released them or whose lease has certainly ended. It must claim again.
     Revoke {
         /// The node.
         node: NodeId,
-        /// Which run of it.
+        /// Its incarnation.
         incarnation: u64,
     },
-    /// This run of a node has let go of a source and goes on with the others.
-    LetGo {
+    /// An incarnation releases one source and keeps the others.
+    ReleaseSource {
         /// The source.
         source: SourceId,
         /// The node.
         node: NodeId,
-        /// Which run of it; a source that is not its own stays what it is.
+        /// Its incarnation; without effect on a source that it does not own.
         incarnation: u64,
-        /// Under which it let go. The same run may own the source once more when a release is repeated:
-        /// that takes nothing from it.
+        /// The epoch it released. A repeated release does not take the source from an incarnation that was granted it again.
         epoch: Epoch,
     },
 }
@@ -55,14 +54,14 @@ pub enum Command {
 /// A change of one item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The item is to be this.
+    /// Creates or replaces an item.
     Put(Put),
-    /// The item is not to be. One that is not there is no error, so that a repeated change succeeds.
+    /// Removes an item. A missing one is no error, so that a repeated change succeeds.
     Remove(ItemName),
 }
 
 impl Change {
-    /// Returns the name of the item it is about.
+    /// Returns the name of the item.
     #[must_use]
     pub fn name(&self) -> ItemName {
         match self {
@@ -72,7 +71,7 @@ impl Change {
     }
 }
 
-/// An item as people describe it: what it refers to is named, and what only the directory knows is left out.
+/// An item as an operator describes it: references are names, and what only the directory knows is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Put {
     /// Whose mail it is.
@@ -107,7 +106,7 @@ impl Put {
 /// See [`crate::Tenant`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PutTenant {
-    /// For people.
+    /// The name.
     pub name: Arc<str>,
     /// The domains it may send as.
     pub domains: SenderDomains,
@@ -120,29 +119,29 @@ pub struct PutTenant {
 /// See [`crate::Credential`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PutCredential {
-    /// For people.
+    /// The name.
     pub name: Arc<str>,
     /// The name of the tenant it speaks for.
     pub tenant: Arc<str>,
-    /// What the client must know, or where it must be.
+    /// The secret the client must know, or the networks it must be in.
     pub secret: Secret,
-    /// Where it counts; empty for everywhere. A host's bits below the prefix are dropped.
+    /// The networks it is valid in; empty for all. Host bits are dropped.
     pub networks: Vec<IpNet>,
 }
 
 /// See [`crate::Pool`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PutPool {
-    /// For people.
+    /// The name.
     pub name: Arc<str>,
-    /// The names of its sources, each with its part of the mail.
+    /// The names of its sources, with their weights.
     pub members: Vec<(Arc<str>, u32)>,
 }
 
 /// See [`crate::Source`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PutSource {
-    /// For people.
+    /// The name.
     pub name: Arc<str>,
     /// The local address.
     pub address: Option<IpAddr>,
@@ -155,17 +154,17 @@ pub struct PutSource {
 /// See [`crate::Limits`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PutLimits {
-    /// For people.
+    /// The name.
     pub name: Arc<str>,
-    /// The name of the source they are for; `None` for all.
+    /// The name of the source; `None` for all.
     pub source: Option<Arc<str>>,
-    /// The site they are for; `None` for all.
+    /// The site; `None` for all.
     pub site: Option<Arc<str>>,
-    /// What is capped.
+    /// The caps.
     pub caps: Caps,
 }
 
-/// What a command came to: the revision the directory is at, and how many items it changed. Every replica gives the same.
+/// The result of a command: equal on every replica.
 pub type Reply = Result<Done, Refusal>;
 
 /// A command took effect, or there was nothing to change.
@@ -173,24 +172,24 @@ pub type Reply = Result<Done, Refusal>;
 pub struct Done {
     /// The revision the directory is at.
     pub revision: u64,
-    /// The items that are not what they were.
+    /// The number of items that changed.
     pub changed: u32,
 }
 
 /// Why a command changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Something about an item breaks a rule.
+    /// An item breaks a rule.
     Invalid {
         /// The item.
         item: ItemName,
-        /// Which rule, for people.
+        /// The rule, as a sentence.
         rule: &'static str,
     },
-    /// One change names an item twice.
-    Twice(ItemName),
-    /// An item refers to one that is not there.
-    Dangling {
+    /// A change names an item twice.
+    NamedTwice(ItemName),
+    /// An item refers to one that does not exist.
+    MissingReference {
         /// The item.
         item: ItemName,
         /// What it refers to.
@@ -200,23 +199,23 @@ pub enum Refusal {
     InUse {
         /// The item.
         item: ItemName,
-        /// Who refers to it.
+        /// The item that refers to it.
         by: ItemName,
     },
-    /// Two items cannot both be: their login, key, network or scope is the same.
-    Taken {
+    /// Two items have the same login, key, network or scope.
+    Conflict {
         /// The item.
         item: ItemName,
-        /// Which has it already.
+        /// The item that has it already.
         by: ItemName,
     },
-    /// The directory would hold more than it can.
+    /// The directory would exceed its bound on items.
     TooMany,
-    /// The run is not the node's latest.
+    /// The incarnation is not the node's latest.
     Superseded,
-    /// It was decided by a leader of another term, who may not have known what is known now.
+    /// It was decided by a leader of another term, and may no longer be right.
     OtherTerm,
-    /// The source is not there, has an owner, or may not be owned by this node.
+    /// The source does not exist, has an owner, or may not be owned by this node.
     NotGrantable,
 }
 
@@ -224,15 +223,15 @@ impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Invalid { item, rule } => write!(f, "`{item}`: {rule}"),
-            Self::Twice(item) => write!(f, "`{item}` is named twice"),
-            Self::Dangling { item, reference } => {
+            Self::NamedTwice(item) => write!(f, "`{item}` is named twice"),
+            Self::MissingReference { item, reference } => {
                 write!(f, "`{item}` refers to `{reference}`, which does not exist")
             }
             Self::InUse { item, by } => write!(f, "`{item}` cannot be removed: `{by}` refers to it"),
-            Self::Taken { item, by } => write!(f, "`{item}` collides with `{by}`"),
+            Self::Conflict { item, by } => write!(f, "`{item}` collides with `{by}`"),
             Self::TooMany => f.write_str("the directory would hold too many items"),
-            Self::Superseded => f.write_str("another run of the node has claimed"),
-            Self::OtherTerm => f.write_str("a leader of another term decided it"),
+            Self::Superseded => f.write_str("another incarnation of the node has claimed"),
+            Self::OtherTerm => f.write_str("decided by a leader of another term"),
             Self::NotGrantable => f.write_str("the source cannot be granted to this node"),
         }
     }

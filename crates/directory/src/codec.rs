@@ -10,7 +10,7 @@ use crate::item::{
     SenderDomains, Source, Tenant,
 };
 
-/// Snapshot bytes that cannot be what was written: damaged, or from another version.
+/// The bytes are not a snapshot of this version: damaged, or from another version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt;
 
@@ -22,13 +22,13 @@ impl std::fmt::Display for Corrupt {
 
 impl std::error::Error for Corrupt {}
 
-/// A value with a form in bytes.
+/// A value that can be encoded.
 pub(crate) trait Code: Sized {
     fn put(&self, out: &mut Vec<u8>);
     fn take(from: &mut Take<'_>) -> Result<Self, Corrupt>;
 }
 
-/// Takes from the front of bytes; everything that is not there is [`Corrupt`].
+/// Reads from the front of bytes; missing bytes are [`Corrupt`].
 pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Take<'a> {
@@ -43,7 +43,7 @@ impl<'a> Take<'a> {
         std::str::from_utf8(self.bytes(len)?).map_err(|_| Corrupt)
     }
 
-    /// More than could follow is refused before anything is reserved: every value takes an byte at least.
+    /// Refuses a count of more than can follow before memory is reserved: every value takes at least a byte.
     pub(crate) fn list<T: Code>(&mut self) -> Result<Vec<T>, Corrupt> {
         let count = u32::take(self)? as usize;
         if count > self.0.len() {
@@ -89,7 +89,7 @@ macro_rules! code_numbers {
 
 code_numbers!(u8, u16, u32, u64);
 
-/// A value that consists of others, in this order.
+/// Implements [`Code`] field by field, in this order.
 macro_rules! code_fields {
     ($($name:ident { $($field:tt),* })*) => {$(
         impl Code for $name {

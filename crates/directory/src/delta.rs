@@ -1,4 +1,4 @@
-//! What a reader that knows one revision needs to know another.
+//! The difference between two revisions of the directory.
 
 use crate::{
     directory::{Directory, Row},
@@ -8,41 +8,41 @@ use crate::{
 /// What changed between two revisions, or everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// The revision a reader is at once it has taken this over.
+    /// The revision of a reader that has applied this.
     pub revision: u64,
-    /// These items are all there are; what the reader knew besides is gone.
+    /// `items` are all items there are.
     pub full: bool,
-    /// Items that are not what they were, by kind and name.
+    /// Items that changed, by kind and name.
     pub items: Vec<Item>,
-    /// What is gone. An item may be here and in `items`: it was removed and made anew.
+    /// Removed items. One may also be in `items`: it was removed and created again.
     pub removed: Vec<ItemName>,
 }
 
 impl Delta {
-    /// Returns true when there is nothing to take over.
+    /// Returns true when nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.full && self.items.is_empty() && self.removed.is_empty()
     }
 }
 
-/// The revision lies further back than removals are remembered: only everything helps.
+/// The revision is older than the removals that are kept: the reader needs [`Directory::everything`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooOld;
 
 impl std::fmt::Display for TooOld {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the revision lies too far back")
+        f.write_str("the revision is too old")
     }
 }
 
 impl std::error::Error for TooOld {}
 
 impl Directory {
-    /// Returns what a reader at `revision` lacks. One that is further than this replica lacks nothing it could be told.
+    /// Returns what a reader at `revision` lacks; nothing where the reader is ahead of this replica.
     ///
     /// # Errors
-    /// Removals since then have been forgotten; see [`Directory::everything`].
+    /// Removals since then are no longer kept; see [`Directory::everything`].
     pub fn changes_since(&self, revision: u64) -> Result<Delta, TooOld> {
         if revision < self.forgotten {
             return Err(TooOld);
@@ -57,7 +57,7 @@ impl Directory {
         })
     }
 
-    /// Returns what a reader needs who knows nothing.
+    /// Returns all items, for a reader that has none.
     #[must_use]
     pub fn everything(&self) -> Delta {
         let items = self.items().cloned().collect();

@@ -1,4 +1,4 @@
-//! The state: items by name, the revision of each, and who owns which source.
+//! The state of the directory: items by name, the revision of each, and the owners of sources.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,10 +14,10 @@ use crate::{
     plan::{Overlay, Plan},
 };
 
-/// Removals that are remembered for readers that come back; one that missed more gets everything again.
+/// Removals kept for readers that reconnect; a reader that missed more gets all items.
 pub(crate) const REMOVALS_MAX: usize = 4096;
 
-/// The configuration of a cluster. A clone shares every item and is quick to make.
+/// The configuration of a cluster. A clone is cheap: it shares every item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
     pub(crate) revision: u64,
@@ -25,18 +25,18 @@ pub struct Directory {
     pub(crate) rows: BTreeMap<ItemName, Row>,
     /// Oldest first: what was removed, and at which revision.
     pub(crate) removed: VecDeque<(u64, ItemName)>,
-    /// Removals up to this revision may have been forgotten.
+    /// Removals up to this revision may have been dropped.
     pub(crate) forgotten: u64,
 }
 
-/// An item and the revision that made it what it is.
+/// An item, and the revision of its last change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) revision: u64,
     pub(crate) item: Item,
 }
 
-/// The last number given to each kind of thing. None is given twice.
+/// The last number given to each kind of item. No number is given twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Numbers {
     pub(crate) tenant: u32,
@@ -51,7 +51,7 @@ impl Default for Directory {
 }
 
 impl Directory {
-    /// Makes a directory that holds nothing but the default limits, at revision 1.
+    /// Makes a directory that holds only the default limits, at revision 1.
     #[must_use]
     pub fn new() -> Self {
         let LaneLimits { connections_max, messages_per_connection_max, window, rates } =
@@ -74,7 +74,7 @@ impl Directory {
         }
     }
 
-    /// Returns the revision: it rises by one with every command that changes something.
+    /// Returns the revision: every command that changes something raises it by one.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
@@ -91,7 +91,7 @@ impl Directory {
         self.rows.values().map(|row| &row.item)
     }
 
-    /// Applies a committed command. A refused one changes nothing.
+    /// Applies a committed command. A refused command changes nothing.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -114,7 +114,7 @@ impl Directory {
             Command::Revoke { node, incarnation } => {
                 Ok(self.revoke(Owner { node: *node, incarnation: *incarnation }))
             }
-            Command::LetGo { source, node, incarnation, epoch } => {
+            Command::ReleaseSource { source, node, incarnation, epoch } => {
                 let left = (*source, *epoch, Some(Owner { node: *node, incarnation: *incarnation }));
                 let own = |held: &&Arc<Source>| (held.id, held.epoch, held.owner) == left;
                 let own = self.sources().find(own).map(|source| hand_over(source, None));
@@ -123,7 +123,7 @@ impl Directory {
         }
     }
 
-    /// Tells what a change would come to, without making it; `changed` is what it would change.
+    /// Checks a change without making it; `changed` is the number of items it would change.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -168,7 +168,7 @@ impl Directory {
         self.rows.range(from).take_while(move |(name, _)| name.kind == kind).map(|(_, row)| &row.item)
     }
 
-    /// Returns those of the items that are not what they are to be.
+    /// Returns the items that would change.
     fn differing(&self, overlay: Overlay) -> Vec<(ItemName, Option<Item>)> {
         overlay.into_iter().filter(|(name, item)| self.item(name) != item.as_ref()).collect()
     }
@@ -195,7 +195,7 @@ impl Directory {
     }
 }
 
-/// The source with another owner, and an epoch that no owner of it has had.
+/// Returns the source with another owner and a new epoch.
 fn hand_over(source: &Source, owner: Option<Owner>) -> (ItemName, Option<Item>) {
     let epoch = Epoch(source.epoch.0 + 1);
     let source = Item::Source(Arc::new(Source { owner, epoch, ..source.clone() }));

@@ -1,11 +1,11 @@
-//! What the directory holds: items with a name for people and, where mail refers to them, a number.
+//! The items of the directory: each has a name, and a number where mail refers to it.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use postroad_core::{Domain, Epoch, NodeId, PoolId, SourceId, TenantId};
 
-/// What sort of thing an item is.
+/// The kind of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Whose mail it is.
@@ -20,7 +20,7 @@ pub enum Kind {
     Limits,
     /// Where mail of some domains goes instead of to its MX.
     Route,
-    /// An outbound node whose lease may not have ended.
+    /// An outbound node that may have a lease.
     Node,
 }
 
@@ -50,19 +50,19 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Names one item: unique in the directory, and what `apply` and `remove` go by.
+/// The unique name of an item.
 ///
-/// The name of a route is its pattern, and that of a node its number.
+/// The name of a route is its pattern, that of a node its number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemName {
-    /// The sort of thing.
+    /// The kind.
     pub kind: Kind,
-    /// The name among those of its kind.
+    /// The name, unique within the kind.
     pub name: Arc<str>,
 }
 
 impl ItemName {
-    /// Puts a name together.
+    /// Makes a name.
     #[must_use]
     pub fn new(kind: Kind, name: impl Into<Arc<str>>) -> Self {
         Self { kind, name: name.into() }
@@ -90,13 +90,13 @@ impl fmt::Display for ItemName {
 /// Whose mail it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
-    /// Given by the directory, never again.
+    /// Assigned by the directory, never reused.
     pub id: TenantId,
-    /// For people.
+    /// The name.
     pub name: Arc<str>,
     /// The domains it may send as.
     pub domains: SenderDomains,
-    /// Where its mail goes out.
+    /// The pool that its mail is sent from.
     pub pool: PoolId,
     /// A message over this is refused, in bytes; `None` for the listener's own bound.
     pub message_size_max: Option<u64>,
@@ -105,9 +105,9 @@ pub struct Tenant {
 /// The domains a tenant may send as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SenderDomains {
-    /// Whatever it likes.
+    /// Any domain.
     Any,
-    /// These, and not what lies below them.
+    /// These domains, without their subdomains.
     Only(BTreeSet<Domain>),
 }
 
@@ -125,18 +125,18 @@ impl SenderDomains {
 /// How a client proves that it speaks for a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
-    /// For people.
+    /// The name.
     pub name: Arc<str>,
-    /// Whom it speaks for.
+    /// The tenant it authenticates.
     pub tenant: TenantId,
-    /// What the client must know, or where it must be.
+    /// The secret the client must know, or the networks it must be in.
     pub secret: Secret,
-    /// Where it counts; empty for everywhere.
+    /// The networks it is valid in; empty for all.
     pub networks: Vec<IpNet>,
 }
 
 impl Credential {
-    /// Returns true when the credential counts for a client at this address.
+    /// Returns true when the credential is valid for a client at this address.
     #[must_use]
     pub fn counts_at(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
@@ -144,7 +144,7 @@ impl Credential {
     }
 }
 
-/// What a client must know, or where it must be. Nothing here can be turned back into what the client knows.
+/// How a client authenticates. Only hashes: the client's secret cannot be recovered from them.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// A random key.
@@ -154,7 +154,7 @@ pub enum Secret {
     },
     /// A login name and password.
     Login {
-        /// As the client says it; unique in the cluster.
+        /// The login name; unique in the cluster.
         login: Box<str>,
         /// An Argon2 string in PHC form.
         verifier: Box<str>,
@@ -163,7 +163,7 @@ pub enum Secret {
     Network,
 }
 
-/// Verifiers and digests stay out of logs.
+/// Keeps verifiers and digests out of logs.
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -179,20 +179,20 @@ impl fmt::Debug for Secret {
 /// Weighted sources that mail goes out from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// Given by the directory, never again.
+    /// Assigned by the directory, never reused.
     pub id: PoolId,
-    /// For people.
+    /// The name.
     pub name: Arc<str>,
-    /// Each source once, with its part of the mail; 0 gives it none.
+    /// Each source once, with its weight; 0 for no mail.
     pub members: Vec<(SourceId, u32)>,
 }
 
 /// An egress address and the EHLO name that goes with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Given by the directory, never again.
+    /// Assigned by the directory, never reused.
     pub id: SourceId,
-    /// For people.
+    /// The name.
     pub name: Arc<str>,
     /// The local address; `None` lets the system choose.
     pub address: Option<IpAddr>,
@@ -200,11 +200,11 @@ pub struct Source {
     pub helo: Domain,
     /// The outbound nodes that may own it; empty for any.
     ///
-    /// An owner that may no longer own it keeps it until it lets go or its lease ends.
+    /// An owner that is no longer in this list keeps the source until it releases it or its lease ends.
     pub nodes: Vec<NodeId>,
-    /// Who owns it now.
+    /// The current owner.
     pub owner: Option<Owner>,
-    /// The fence: raised whenever the owner changes, never lowered.
+    /// The fence: rises with every change of owner.
     pub epoch: Epoch,
 }
 
@@ -216,29 +216,29 @@ impl Source {
     }
 }
 
-/// One run of an outbound node, as the owner of a source.
+/// An incarnation of an outbound node, as the owner of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
     /// The node.
     pub node: NodeId,
-    /// Its run.
+    /// Its incarnation.
     pub incarnation: u64,
 }
 
 /// Caps of the lanes in a scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// For people.
+    /// The name.
     pub name: Arc<str>,
     /// Only lanes of this source; `None` for all.
     pub source: Option<SourceId>,
     /// Only lanes to this site; `None` for all.
     pub site: Option<Arc<str>>,
-    /// What is capped.
+    /// The caps.
     pub caps: Caps,
 }
 
-/// Caps, each of which may be left to a wider scope.
+/// Caps; a missing one is inherited from a wider scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caps {
     /// Connections at a time.
@@ -247,20 +247,20 @@ pub struct Caps {
     pub messages_per_connection_max: Option<u32>,
     /// Deliveries assigned and not yet reported.
     pub window: Option<u32>,
-    /// How much in how long; all of them hold, and `Some` of none lifts those of wider scopes.
+    /// Rates, all of which apply; an empty list lifts those of wider scopes.
     pub rates: Option<Arc<[Rate]>>,
 }
 
-/// At most so many messages in any interval of a length.
+/// At most this many messages in any interval of this length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many; 0 lets nothing through.
+    /// The number of messages; 0 stops the lane.
     pub messages: u64,
-    /// In how long.
+    /// The length of the interval.
     pub per: Duration,
 }
 
-/// The caps of one lane, from all scopes together.
+/// The caps of one lane, merged from all scopes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneLimits {
     /// Connections at a time.
@@ -269,7 +269,7 @@ pub struct LaneLimits {
     pub messages_per_connection_max: u32,
     /// Deliveries assigned and not yet reported.
     pub window: u32,
-    /// How much in how long; all of them hold.
+    /// Rates, all of which apply.
     pub rates: Arc<[Rate]>,
 }
 
@@ -280,7 +280,7 @@ impl Default for LaneLimits {
 }
 
 impl LaneLimits {
-    /// Overrides what these caps say anything about.
+    /// Overrides the caps that are set in `caps`.
     pub(crate) fn refine(&mut self, caps: &Caps) {
         self.connections_max = caps.connections_max.unwrap_or(self.connections_max);
         self.messages_per_connection_max =
@@ -316,7 +316,7 @@ impl Route {
 pub enum Pattern {
     /// This one.
     Exact(Domain),
-    /// All that no other route is for.
+    /// All domains without a route of their own.
     Any,
 }
 
@@ -330,16 +330,16 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// An outbound node whose lease may not have ended, and its latest run.
+/// An outbound node that may have a lease, and its latest incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboundNode {
     /// The node.
     pub node: NodeId,
-    /// The run that may own sources; every earlier one may not.
+    /// The only incarnation that may own sources.
     pub incarnation: u64,
 }
 
-/// One item. A clone shares it.
+/// One item. A clone is cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// Whose mail it is.

@@ -1,8 +1,8 @@
 //! The configuration of a cluster as a replicated state machine: pure.
 //!
 //! [`Directory::apply`] takes committed commands one by one and gives equal state on every replica.
-//! Everybody else reads a [`View`], which is brought up to date by [`Delta`]s.
-//! Neither knows a clock, a disk or a socket; when a lease ends is decided by those who have a clock.
+//! All roles read a [`View`], which is updated by [`Delta`]s.
+//! Neither knows a clock, a disk or a socket; the leader's lease manager decides when a lease ends.
 
 pub mod change;
 pub mod item;

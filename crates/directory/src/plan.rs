@@ -1,4 +1,4 @@
-//! What a change comes to: names resolved, numbers given, and every rule checked before anything is touched.
+//! Plans a change: resolves names, assigns numbers and checks every rule before anything is changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,12 +15,12 @@ use crate::{
     valid,
 };
 
-/// Items as they are to be; `None` for those that are not to be.
+/// Changed items; `None` for removed ones.
 pub(crate) type Overlay = BTreeMap<ItemName, Option<Item>>;
 
-/// Items in one change.
+/// The most items in one change.
 const CHANGES_MAX: usize = 10_000;
-/// Items in all.
+/// The most items in the directory.
 const ITEMS_MAX: usize = 100_000;
 
 /// A change that breaks no rule.
@@ -31,7 +31,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Works out a change.
+    /// Plans a change.
     pub(crate) fn of(directory: &Directory, changes: &[Change]) -> Result<Self, Refusal> {
         if changes.len() > CHANGES_MAX {
             return Err(Refusal::TooMany);
@@ -46,26 +46,26 @@ impl Plan {
             };
             overlay.insert(change.name(), item);
         }
-        let after = After { directory, overlay: &overlay };
-        after.refuse_dangling()?;
-        after.refuse_collisions()?;
-        if after.items().count() > ITEMS_MAX {
+        let planned = Planned { directory, overlay: &overlay };
+        planned.refuse_dangling()?;
+        planned.refuse_collisions()?;
+        if planned.items().count() > ITEMS_MAX {
             return Err(Refusal::TooMany);
         }
         Ok(Self { numbers: draft.numbers, overlay })
     }
 }
 
-/// A change being worked out.
+/// A change being planned.
 struct Draft<'a> {
     directory: &'a Directory,
     numbers: Numbers,
-    /// What the change names: the number of each thing that has one, `None` for what it removes.
+    /// The numbers of the items in the change; `None` for removed ones.
     named: BTreeMap<ItemName, Option<u32>>,
 }
 
 impl Draft<'_> {
-    /// Gives numbers to what is new, so that items can refer to each other in any order.
+    /// Assigns numbers to new items first, so that items can refer to each other in any order.
     fn name_all(&mut self, changes: &[Change]) -> Result<(), Refusal> {
         for change in changes {
             let name = change.name();
@@ -77,7 +77,7 @@ impl Draft<'_> {
                 }
             };
             if self.named.insert(name.clone(), number).is_some() {
-                return Err(Refusal::Twice(name));
+                return Err(Refusal::NamedTwice(name));
             }
         }
         Ok(())
@@ -103,7 +103,7 @@ impl Draft<'_> {
             Some(number) => *number,
             None => self.directory.item(&reference).map(number_of),
         };
-        number.ok_or_else(|| Refusal::Dangling { item: item.clone(), reference })
+        number.ok_or_else(|| Refusal::MissingReference { item: item.clone(), reference })
     }
 
     fn item(&self, put: &Put) -> Result<Item, Refusal> {
@@ -182,13 +182,13 @@ impl Draft<'_> {
             return Err(Refusal::Invalid { item: name.clone(), rule: "always exists" });
         }
         if name.kind == Kind::Node {
-            return Err(Refusal::Invalid { item: name.clone(), rule: "goes when its lease has ended" });
+            return Err(Refusal::Invalid { item: name.clone(), rule: "is removed when its lease ends" });
         }
         Ok(())
     }
 }
 
-/// What items refer to each other by; 0 for those that nothing refers to.
+/// The number by which other items refer to an item; 0 if none can.
 fn number_of(item: &Item) -> u32 {
     match item {
         Item::Tenant(tenant) => tenant.id.0,
@@ -198,13 +198,13 @@ fn number_of(item: &Item) -> u32 {
     }
 }
 
-/// The directory as it would be.
-struct After<'a> {
+/// The directory as it would be after the change.
+struct Planned<'a> {
     directory: &'a Directory,
     overlay: &'a Overlay,
 }
 
-/// What only one item may have.
+/// A value that only one item may have.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Unique<'a> {
     Login(&'a str),
@@ -213,14 +213,14 @@ enum Unique<'a> {
     Scope(Option<SourceId>, Option<&'a str>),
 }
 
-impl<'a> After<'a> {
+impl<'a> Planned<'a> {
     fn items(&self) -> impl Iterator<Item = &'a Item> {
         let overlay = self.overlay;
         let kept = self.directory.rows.iter().filter(|(name, _)| !overlay.contains_key(*name));
         kept.map(|(_, row)| &row.item).chain(overlay.values().flatten())
     }
 
-    /// Refuses to remove what something refers to. What is put has been resolved already.
+    /// Refuses to remove an item that another refers to. References of put items have been resolved already.
     fn refuse_dangling(&self) -> Result<(), Refusal> {
         let gone = self.overlay.iter().filter(|(_, item)| item.is_none());
         let gone: Vec<&Item> = gone.filter_map(|(name, _)| self.directory.item(name)).collect();
@@ -241,11 +241,11 @@ impl<'a> After<'a> {
             return Ok(());
         }
         let mut seen: BTreeMap<Unique<'_>, &Item> = BTreeMap::new();
-        // What is put comes last, so that it is what is refused.
+        // Put items come last, so that the error names them.
         for item in self.items() {
             for unique in uniques(item) {
                 if let Some(by) = seen.insert(unique, item) {
-                    return Err(Refusal::Taken { item: item.name(), by: by.name() });
+                    return Err(Refusal::Conflict { item: item.name(), by: by.name() });
                 }
             }
         }

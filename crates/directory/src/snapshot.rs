@@ -1,4 +1,4 @@
-//! The state as bytes, and back.
+//! Encoding and decoding of the state.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use crate::{
     directory::{Directory, Numbers, Row},
 };
 
-/// The layout of the bytes; a reader refuses what it does not know.
+/// The version of the layout; other versions are refused.
 const VERSION: u16 = 1;
 
 impl Directory {

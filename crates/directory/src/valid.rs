@@ -1,4 +1,4 @@
-//! What an item must look like, whatever else is in the directory. Each rule is a sentence for people.
+//! Rules for a single item, whatever else is in the directory. Each is a sentence for operators.
 
 use std::{net::IpAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The directory as the roles read it: immutable, with an index for every question of a hot path.
+//! The directory as the roles read it: immutable, with an index for every lookup on a hot path.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// A picture of the directory at one revision.
+/// The directory at one revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     revision: u64,
@@ -33,11 +33,11 @@ pub struct View {
     incarnations: BTreeMap<NodeId, u64>,
 }
 
-/// Credentials whose secret is where the client is.
+/// Credentials by network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Networks {
     by_network: HashMap<IpNet, Arc<Credential>>,
-    /// The prefix lengths there are, longest first.
+    /// The prefix lengths in use, longest first.
     v4_lengths: Vec<u8>,
     v6_lengths: Vec<u8>,
 }
@@ -57,13 +57,13 @@ struct SiteLimits {
 }
 
 impl View {
-    /// Returns the view of one who knows nothing: revision 0, and every lane has the default limits.
+    /// Returns an empty view: revision 0, default limits for every lane.
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// Returns the view after `delta`. One that leads to an earlier revision changes nothing.
+    /// Returns the view after `delta`. A delta to an earlier revision changes nothing.
     #[must_use]
     pub fn apply(&self, delta: Delta) -> Self {
         if delta.revision < self.revision {
@@ -119,19 +119,19 @@ impl View {
         self.revision
     }
 
-    /// Returns the credential with this login name; the password is still to be checked, and where the client is.
+    /// Returns the credential with this login name; the caller checks password and network.
     #[must_use]
     pub fn login(&self, login: &str) -> Option<&Arc<Credential>> {
         self.logins.get(login)
     }
 
-    /// Returns the credential whose key has this SHA-256; where the client is, is still to be checked.
+    /// Returns the credential whose key has this SHA-256; the caller checks the network.
     #[must_use]
     pub fn api_key(&self, sha256: &[u8; 32]) -> Option<&Arc<Credential>> {
         self.api_keys.get(sha256)
     }
 
-    /// Returns the credential that a client has by being where it is: that of the smallest network it is in.
+    /// Returns the network credential of a client: that of the smallest network it is in.
     #[must_use]
     pub fn network(&self, client: IpAddr) -> Option<&Arc<Credential>> {
         self.networks.find(client.to_canonical())
@@ -165,24 +165,24 @@ impl View {
         self.sources.values()
     }
 
-    /// Returns the sources that this run of a node owns, by number.
+    /// Returns the sources that this incarnation of a node owns, by number.
     pub fn sources_of(&self, node: NodeId, incarnation: u64) -> impl Iterator<Item = &Arc<Source>> {
         let owner = Some(crate::item::Owner { node, incarnation });
         self.sources.values().filter(move |source| source.owner == owner)
     }
 
-    /// Returns the latest run of an outbound node; nothing once its lease has ended.
+    /// Returns the latest incarnation of an outbound node; `None` once its lease has ended.
     #[must_use]
     pub fn incarnation(&self, node: NodeId) -> Option<u64> {
         self.incarnations.get(&node).copied()
     }
 
-    /// Returns every outbound node whose lease may not have ended, with its latest run.
+    /// Returns every outbound node that may have a lease, with its latest incarnation.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, u64)> {
         self.incarnations.iter().map(|(node, incarnation)| (*node, *incarnation))
     }
 
-    /// Returns the route for a domain, if its mail does not go to its MX.
+    /// Returns the route of a domain, if it has one.
     #[must_use]
     pub fn route(&self, domain: &Domain) -> Option<&Arc<Route>> {
         self.routes.get(domain).or(self.default_route.as_ref())
@@ -190,7 +190,7 @@ impl View {
 
     /// Returns the caps of a lane.
     ///
-    /// Each cap comes from the narrowest scope that has it: source and site, else the site, else the source, else all.
+    /// Each cap comes from the narrowest scope that sets it: source and site, else site, else source, else default.
     #[must_use]
     pub fn lane_limits(&self, source: SourceId, site: &str) -> LaneLimits {
         let at_site = self.limits.sites.get(site);

@@ -1,4 +1,4 @@
-//! Random lives of a directory, beside a model that knows names only.
+//! Random commands on a directory, compared with a model that knows only names.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -20,7 +20,7 @@ fn view(directory: &Directory) -> View {
     View::empty().apply(directory.everything())
 }
 
-/// Everything that must hold of any directory.
+/// Invariants of every directory.
 fn check_sound(directory: &Directory) {
     let view = view(directory);
     assert_eq!(view.revision(), directory.revision());
@@ -41,7 +41,7 @@ fn check_sound(directory: &Directory) {
     assert!(view.item(Kind::Limits, "default").is_some());
 }
 
-/// Numbers by kind, each with the name it was given to; and the highest epoch of each source.
+/// The numbers of each kind with their names, and the highest epoch of each source.
 #[derive(Default)]
 struct History {
     numbers: BTreeMap<(Kind, u32), Arc<str>>,
@@ -78,7 +78,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_directory_is_what_its_commands_say(commands in life(1..60)) {
+    fn a_directory_agrees_with_the_model(commands in life(1..60)) {
         let (mut directory, mut model, mut history) = (Directory::new(), Model::default(), History::default());
         let mut follower = View::empty();
         for command in &commands {
@@ -106,7 +106,7 @@ proptest! {
     }
 
     #[test]
-    fn a_snapshot_is_the_directory(commands in life(0..40), more in changes()) {
+    fn a_restored_snapshot_equals_the_directory(commands in life(0..40), more in changes()) {
         let mut directory = Directory::new();
         for command in &commands {
             let _ = directory.apply(command);
@@ -124,7 +124,7 @@ proptest! {
     }
 
     #[test]
-    fn a_check_tells_what_a_change_comes_to(
+    fn a_check_predicts_the_result_of_a_change(
         commands in life(0..20), changes in changes()
     ) {
         let mut directory = Directory::new();
@@ -134,7 +134,7 @@ proptest! {
         let checked = directory.check(&changes);
         let applied = directory.apply(&Command::Change(changes.clone()));
         prop_assert_eq!(checked.map(|done| done.changed), applied.clone().map(|done| done.changed));
-        // Said again, it changes nothing.
+        // Repeating it changes nothing.
         if applied.is_ok() {
             let again = directory.apply(&Command::Change(changes)).unwrap();
             prop_assert_eq!((again.changed, again.revision), (0, directory.revision()));
@@ -226,7 +226,7 @@ fn full() -> Directory {
 }
 
 #[test]
-fn the_questions_of_the_hot_paths_have_answers() {
+fn a_view_answers_every_lookup() {
     let view = view(&full());
     let name = |found: Option<&Arc<postroad_directory::Credential>>| found.map(|c| c.name.to_string());
     assert_eq!(name(view.login("alice")).as_deref(), Some("c1"));
@@ -254,7 +254,7 @@ fn the_questions_of_the_hot_paths_have_answers() {
 }
 
 #[test]
-fn each_cap_comes_from_the_narrowest_scope_that_has_it() {
+fn each_cap_comes_from_the_narrowest_scope_that_sets_it() {
     let view = view(&full());
     let lane = |source, site| {
         let LaneLimits { connections_max, window, rates, .. } = view.lane_limits(SourceId(source), site);
@@ -267,14 +267,14 @@ fn each_cap_comes_from_the_narrowest_scope_that_has_it() {
     assert_eq!(View::empty().lane_limits(SourceId(1), "x"), LaneLimits::default());
 }
 
-/// `change` is refused by a directory that holds everything.
+/// A directory with an item of every kind refuses `change` with this error.
 fn refused(change: Change) -> Refusal {
     let mut directory = full();
     directory.apply(&Command::Change(vec![change])).unwrap_err()
 }
 
 #[test]
-fn what_breaks_a_rule_is_refused_and_named() {
+fn a_change_that_breaks_a_rule_is_refused_with_the_rule() {
     let check = |change, expected: &str| assert_eq!(refused(change).to_string(), expected);
     check(tenant("u", "nowhere"), "`tenant u` refers to `pool nowhere`, which does not exist");
     check(
@@ -282,7 +282,7 @@ fn what_breaks_a_rule_is_refused_and_named() {
         "`source s` cannot be removed: `pool p` refers to it",
     );
     check(Change::Remove(ItemName::default_limits()), "`limits default`: always exists");
-    check(Change::Remove(ItemName::node(NodeId(1))), "`node 1`: goes when its lease has ended");
+    check(Change::Remove(ItemName::node(NodeId(1))), "`node 1`: is removed when its lease ends");
     check(credential("new", login("alice"), &[]), "`credential new` collides with `credential c1`");
     check(
         credential("new", Secret::Network, &["127.0.0.0/8"]),
@@ -305,14 +305,18 @@ fn what_breaks_a_rule_is_refused_and_named() {
 }
 
 #[test]
-fn a_source_is_granted_once_and_to_the_latest_run_only() {
+fn a_source_is_granted_once_and_only_to_the_latest_incarnation() {
     let mut directory = full();
     let grant = |node, incarnation| Command::Grant { source: SourceId(1), node: NodeId(node), incarnation };
     directory.apply(&Command::Claim { node: NodeId(2), incarnation: 22 }).unwrap();
     directory.apply(&Command::Claim { node: NodeId(3), incarnation: 33 }).unwrap();
     assert_eq!(directory.apply(&grant(2, 22)), Err(Refusal::NotGrantable), "it has an owner");
     directory.apply(&Command::Revoke { node: NodeId(1), incarnation: 11 }).unwrap();
-    assert_eq!(directory.apply(&grant(1, 11)), Err(Refusal::Superseded), "a revoked run gets nothing");
+    assert_eq!(
+        directory.apply(&grant(1, 11)),
+        Err(Refusal::Superseded),
+        "a revoked incarnation gets nothing"
+    );
     assert_eq!(directory.apply(&grant(2, 21)), Err(Refusal::Superseded));
     assert_eq!(directory.apply(&grant(3, 33)), Err(Refusal::NotGrantable), "it may not own it");
     directory.apply(&grant(2, 22)).unwrap();

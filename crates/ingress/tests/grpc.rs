@@ -71,7 +71,7 @@ async fn ok_means_that_the_queue_has_it() {
     let message = client.get_message(with_key("shop-key", ask())).await.unwrap().into_inner();
     assert_eq!((message.sender.as_str(), message.size_bytes), ("a@shop.example", submission.size_bytes));
     let delivery = &message.deliveries[0];
-    assert_eq!((delivery.state(), delivery.attempts), (DeliveryState::Waiting, 1));
+    assert_eq!((delivery.state(), delivery.attempts), (DeliveryState::Queued, 1));
     let due = delivery.due_at.unwrap();
     assert_eq!((due.seconds, due.nanos), (2, 500_000_000));
     check(client.get_message(with_key("any-key", ask())).await, Code::NotFound, "no such message");

@@ -2,7 +2,7 @@
 
 use postroad_core::{Address, MessageId, Timestamp};
 
-/// Snapshot bytes that cannot be what was written: damaged, or from another version.
+/// The bytes are not a snapshot of this version: damaged, or from another version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt;
 
@@ -58,7 +58,7 @@ impl Put for Vec<u8> {
     }
 }
 
-/// Takes from the front of bytes; everything that is not there is [`Corrupt`].
+/// Reads from the front of bytes; missing bytes are [`Corrupt`].
 pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Take<'a> {
@@ -98,7 +98,7 @@ impl<'a> Take<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A count of things that take at least `bytes_each` bytes: more than can follow is refused before anything is reserved.
+    /// Reads a count of items of at least `bytes_each` bytes; refuses more than can follow, before memory is reserved.
     pub(crate) fn count(&mut self, bytes_each: usize) -> Result<usize, Corrupt> {
         let count = self.u32()? as usize;
         if count > self.0.len() / bytes_each.max(1) { Err(Corrupt) } else { Ok(count) }

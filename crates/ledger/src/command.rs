@@ -1,6 +1,6 @@
-//! What can happen to a ledger, and what it answers.
+//! The commands of a ledger, and its replies.
 //!
-//! A command carries everything it needs: times, ids and the leader's choices travel inside.
+//! A command carries everything it needs: times, ids and the leader's choices are inside.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use postroad_core::{
 pub enum Command {
     /// A message and its envelope; the ledger becomes responsible for every recipient.
     Accept(Box<Accept>),
-    /// A delivery goes to the owner of a source.
+    /// Assigns a delivery to the owner of a source.
     Assign(Assign),
     /// An attempt ended.
     Report(Box<Report>),
-    /// The owner gave an attempt back without starting it; it does not count.
+    /// The owner returned an attempt without starting it; it does not count.
     Return(AttemptId),
-    /// The owner will not give back a recalled attempt: it has started.
+    /// The owner does not return a recalled attempt: it has started.
     Started(AttemptId),
-    /// Attempts of a source under epochs below `below` will not be reported any more: they end as unknown.
+    /// Ends attempts of a source under epochs below `below` as unknown: their owner can no longer report them.
     Reclaim {
         /// The source that changed hands.
         source: SourceId,
@@ -33,26 +33,26 @@ pub enum Command {
     },
     /// Ends every delivery of a message that has not ended.
     Cancel(MessageId),
-    /// Keeps a message's deliveries from being assigned until they are released.
+    /// Holds a message's deliveries until they are released.
     Hold(MessageId),
-    /// Lets a message's held deliveries go on, at once.
+    /// Releases a message's held deliveries, due at once.
     Release(MessageId),
-    /// Ends deliveries that are past their message's expiry and not assigned.
+    /// Expires deliveries that are past their message's expiry and not assigned.
     Expire(Vec<DeliveryId>),
     /// A consumer has read events up to and including this one.
     Consume {
         /// At most 64 bytes.
         consumer: Box<str>,
-        /// The last event it has taken over.
+        /// The last event it has read.
         through: u64,
     },
-    /// A piece of the content of a message that follows.
+    /// A chunk of the content of a message that follows.
     StageChunk {
         /// The id the message will have.
         message: MessageId,
-        /// Position of the piece, from 0.
+        /// Position of the chunk, from 0.
         number: u32,
-        /// Where the piece stands in the entry that carries this command.
+        /// The chunk's body in the entry that carries this command. See [`SLOT_UNSET`].
         slot: u32,
     },
 }
@@ -78,7 +78,7 @@ pub struct Accept {
     pub eight_bit: bool,
     /// No attempt starts at or after this.
     pub expires_at: Timestamp,
-    /// For people; kept in the event only.
+    /// The `Subject` field, shown to people; kept in the event only.
     pub subject: Box<str>,
     /// The login or key and the address it came in from; kept in the event only.
     pub origin: Box<str>,
@@ -86,18 +86,24 @@ pub struct Accept {
     pub traceparent: Box<str>,
 }
 
-/// More recipients than this in one message are refused; campaigns are split by ingress.
+/// The most recipients of one message; ingress splits campaigns.
 pub const RECIPIENTS_MAX: usize = 10_000;
 
-/// Texts for people are at most this long.
+/// The most bytes of a text that people read.
 pub const TEXT_BYTES_MAX: usize = 256;
+
+/// The slot of a body that has no place in an entry yet.
+///
+/// A parsed submission has it; the queue numbers the bodies within a request, and shifts the numbers when the request
+/// is put into an entry.
+pub const SLOT_UNSET: u32 = 0;
 
 /// Where the content of a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// In this slot of the entry that carries the accept.
+    /// This body of the entry that carries the accept. See [`SLOT_UNSET`].
     Slot(u32),
-    /// In this many chunks that were staged under the message's id.
+    /// This many chunks staged under the message's id.
     Staged(u32),
 }
 
@@ -112,16 +118,16 @@ pub struct NewRecipient {
     pub pool: PoolId,
     /// No attempt starts before this.
     pub not_before: Timestamp,
-    /// The lane the leader has already chosen; without effect where it cannot be.
-    pub assign: Option<Lane>,
+    /// The source the leader has already chosen; ignored where the assignment is not possible.
+    pub grant: Option<SourceGrant>,
 }
 
-/// The owner of a source, as the leader saw it.
+/// Who owns a source, as the leader knew when it assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lane {
+pub struct SourceGrant {
     /// The source.
     pub source: SourceId,
-    /// Its epoch: the fence of its ownership.
+    /// The source's epoch: the fence of its ownership.
     pub epoch: Epoch,
     /// Its owner.
     pub node: NodeId,
@@ -130,15 +136,15 @@ pub struct Lane {
 /// Assigns one delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assign {
-    /// What is assigned.
+    /// The delivery.
     pub delivery: DeliveryId,
     /// Must be the next number of the delivery.
     pub attempt: AttemptNumber,
-    /// To whom.
-    pub lane: Lane,
+    /// To which owner.
+    pub grant: SourceGrant,
 }
 
-/// Names one attempt, with the fence it was made under.
+/// Names one attempt, with the epoch it was assigned under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AttemptId {
     /// The delivery.
@@ -149,14 +155,18 @@ pub struct AttemptId {
     pub epoch: Epoch,
 }
 
-/// How an attempt went.
+/// A report's `retry_at` before the leader has set it.
+pub const RETRY_AT_UNSET: Timestamp = Timestamp::ZERO;
+
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Which attempt.
     pub id: AttemptId,
     /// How it ended.
     pub outcome: Outcome,
-    /// When the delivery is due again if the outcome does not end it; the leader counts it from its retry schedule.
+    /// When the delivery is due again if the outcome does not end it. The leader sets it from the retry schedule; until
+    /// then it is [`RETRY_AT_UNSET`].
     pub retry_at: Timestamp,
     /// Host and address that answered; at most [`TEXT_BYTES_MAX`].
     pub remote: Box<str>,
@@ -168,55 +178,55 @@ pub struct Report {
     pub ended_at: Timestamp,
 }
 
-/// What a command came to. Every replica gives the same.
+/// The result of a command: equal on every replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The ledger holds the message, by this command or by an earlier one of the same id.
+    /// The message is in the ledger, by this command or by an earlier one of the same id.
     Accepted,
-    /// The message is not held, and the command changed nothing.
+    /// The message is not in the ledger, and the command changed nothing.
     Refused(Refusal),
     /// The change was made, or there was nothing to change.
     Done,
     /// One result for each recipient of the message, in the order of the envelope.
     Changed(Vec<Change>),
-    /// No such message: it never was, or it ended.
+    /// There is no such message, or it has ended.
     NotFound,
 }
 
-/// Why a message or a chunk is not taken.
+/// Why a message or a chunk is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The id is older than ended ids are remembered: it might be a second copy.
+    /// The id is older than ids of ended messages are kept: it might be a second copy.
     TooOld,
-    /// A staged chunk is not there, or no longer.
+    /// A staged chunk is missing or was dropped.
     ChunkMissing,
-    /// Too much is staged.
+    /// Too many chunks are staged.
     StageFull,
-    /// A bound is broken: no recipients, too many, or an over-long text.
+    /// No recipients, too many, or a text that is too long.
     Invalid,
 }
 
-/// What became of a cancel, hold or release for one recipient.
+/// The result of a cancel, hold or release for one recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// It took effect.
     Done,
-    /// It was so already.
+    /// The delivery was in that state already.
     Unchanged,
     /// The delivery has ended.
     AlreadyEnded,
-    /// An attempt is assigned: it is recalled, and the change takes effect unless that attempt ends the delivery.
+    /// An attempt is under way: it is recalled, and the change takes effect unless that attempt ends the delivery.
     InFlight,
 }
 
-/// A hint for the leader: what a new leader finds by reading the state.
+/// A hint for the leader. A new leader finds the same by reading the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// A delivery waits to be assigned, from `due` on.
-    Waiting {
+    /// A delivery is queued or deferred, to be assigned from `due` on.
+    Queued {
         /// Where it is in the ledger.
         key: Key,
-        /// No sooner than this.
+        /// Not before this.
         due: Timestamp,
     },
     /// A delivery was assigned.
@@ -225,31 +235,31 @@ pub enum Effect {
         key: Key,
         /// Which attempt.
         id: AttemptId,
-        /// To whom.
-        lane: Lane,
+        /// To which owner.
+        grant: SourceGrant,
     },
-    /// An assigned delivery is assigned no more: its lane has room.
+    /// A delivery is no longer assigned: its lane has room.
     Freed {
         /// From which source.
         source: SourceId,
         /// To which site.
         site: Arc<str>,
     },
-    /// The owner of this attempt is asked to give it back.
+    /// The owner of this attempt is asked to return it.
     Recall {
         /// Which attempt.
         id: AttemptId,
-        /// To whom it was assigned.
-        lane: Lane,
+        /// To which owner it was assigned.
+        grant: SourceGrant,
     },
-    /// A message ended for every recipient, and its content is needed no more.
+    /// A message ended for every recipient: its content is no longer needed.
     Finished(MessageId),
 }
 
-/// Where a delivery is in one ledger, for as long as its message is there.
+/// The position of a delivery in a ledger, valid until its message ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// The message's slot; slots are used again.
+    /// The message's slot; slots are reused.
     pub slot: u32,
     /// The recipient's position in the envelope.
     pub recipient: u32,

@@ -1,9 +1,9 @@
-//! What is assigned next: the leader's work queues, rebuilt from the ledger's state whenever leadership is taken.
+//! Decides what is assigned next: the leader's queues, rebuilt from the ledger when a node becomes leader.
 //!
-//! Deliveries that are due wait in a ready queue per (pool, site), where tenants take turns by bytes.
-//! A lane (source × site) has a window, stated by the source's owner; what fills it is what the ledger says is assigned,
-//! and what has been proposed and not applied. A queue whose lanes are full leaves the round until one of them has room,
-//! so a slow site holds back itself and nobody else.
+//! Due deliveries wait in a ready queue per (pool, site), where tenants take turns by bytes.
+//! A lane (source × site) has a window, set by the source's owner; assigned deliveries fill it, and assignments that are
+//! proposed and not applied yet. A queue whose lanes are full leaves the round until one has room, so a slow site delays
+//! only itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
@@ -14,30 +14,30 @@ use postroad_core::{AttemptNumber, DeliveryId, NodeId, PoolId, SourceId, TenantI
 
 use crate::{
     Ledger,
-    command::{Assign, Effect, Key, Lane},
+    command::{Assign, Effect, Key, SourceGrant},
     row::{Message, Recipient, State},
 };
 
-/// Bytes a tenant may send before the next one's turn: deficit round robin (Shreedhar and Varghese, 1995).
+/// Bytes of one tenant before the next one's turn: deficit round robin (Shreedhar and Varghese, 1995).
 const TURN_BYTES: u64 = 64 << 10;
 
-/// Deliveries one queue may send before the next one's turn.
+/// Deliveries of one queue before the next one's turn.
 const TURN_DELIVERIES: usize = 32;
 
 /// Deliveries that become ready in one poll.
 const DUE_AT_ONCE: usize = 10_000;
 
-/// The leader's work queues.
+/// The leader's queues of deliveries to assign.
 #[derive(Debug, Default)]
 pub struct Dispatcher {
     /// Deliveries that are not due yet.
     later: BTreeSet<(Timestamp, Key)>,
     ready: BTreeMap<QueueId, ReadyQueue>,
-    /// Queues that hold something and may have a lane with room.
+    /// Queues that are not empty and may have a lane with room.
     round: VecDeque<QueueId>,
-    /// Deliveries whose assignment has been proposed and not settled.
+    /// Deliveries whose assignment has been proposed and not applied yet.
     proposed: BTreeSet<Key>,
-    /// Room taken by proposals that have not been applied.
+    /// Room reserved by proposals that have not been applied yet.
     reserved: BTreeMap<(SourceId, Arc<str>), u32>,
     sources: BTreeMap<SourceId, Source>,
     pools: BTreeMap<PoolId, Pool>,
@@ -45,9 +45,9 @@ pub struct Dispatcher {
 
 type QueueId = (PoolId, Arc<str>);
 
-/// Room taken in one lane, until the fate of the proposal is known.
+/// Room reserved in one lane, until the proposal has been applied or has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "room that is not given back is lost until leadership changes"]
+#[must_use = "a reservation that is not released is lost until the leader changes"]
 pub struct Reservation {
     source: SourceId,
     site: Arc<str>,
@@ -56,15 +56,15 @@ pub struct Reservation {
 
 /// What to propose next.
 #[derive(Debug, Default)]
-pub struct Work {
+pub struct DueWork {
     /// Deliveries to assign.
     pub assigns: Vec<(Assign, Reservation)>,
     /// Deliveries that reached the head of their queue after their expiry.
     pub expired: Vec<DeliveryId>,
 }
 
-impl Work {
-    /// Returns how many deliveries it is about.
+impl DueWork {
+    /// Returns the number of deliveries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.assigns.len() + self.expired.len()
@@ -77,20 +77,20 @@ impl Work {
     }
 }
 
-/// What the owner of a source takes on at most: deliveries assigned and not yet reported, as absolute numbers.
+/// The most deliveries that may be assigned and not yet reported, per lane of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Windows {
-    /// For every site that is not named.
+    /// For every other site.
     pub default: u32,
-    /// For some sites.
+    /// By site.
     pub sites: BTreeMap<Box<str>, u32>,
 }
 
 #[derive(Debug)]
 struct Source {
-    lane: Lane,
+    grant: SourceGrant,
     pools: Vec<PoolId>,
-    /// Nothing is assigned before its owner has stated its windows.
+    /// Nothing is assigned before the owner has set its windows.
     windows: Option<Windows>,
 }
 
@@ -110,7 +110,7 @@ struct Member {
 #[derive(Debug, Default)]
 struct ReadyQueue {
     tenants: BTreeMap<TenantId, Share>,
-    /// Every tenant that has a share, once; a share that is empty goes when its turn comes.
+    /// Every tenant with a share, once; an empty share is removed at its turn.
     turns: VecDeque<TenantId>,
     len: usize,
     in_round: bool,
@@ -122,7 +122,7 @@ struct Share {
     deficit: u64,
 }
 
-/// A source in a pool, and the part of the pool's mail it gets.
+/// A source of a pool, and its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weighted {
     /// The source.
@@ -132,7 +132,7 @@ pub struct Weighted {
 }
 
 impl Dispatcher {
-    /// Makes the work queues of a new leader from the ledger's state. Nothing is assigned until pools and windows are set.
+    /// Builds the queues of a new leader from the ledger. Nothing is assigned until pools and windows are set.
     #[must_use]
     pub fn rebuild(ledger: &Ledger) -> Self {
         let rows = ledger.messages.iter().flat_map(|(slot, message)| {
@@ -140,17 +140,17 @@ impl Dispatcher {
             recipients.map(move |(recipient, row)| (Key { slot, recipient }, row.state))
         });
         let waiting = rows.filter_map(|(key, state)| match state {
-            State::Waiting { due } => Some((due, key)),
+            State::Queued { due } => Some((due, key)),
             _ => None,
         });
-        // Collected at once: sorting a million is far quicker than inserting them one by one.
+        // Collected at once: far faster for a million than inserting one by one.
         Self { later: waiting.collect(), ..Self::default() }
     }
 
-    /// Takes over the pools, and which sources have an owner.
+    /// Sets the pools and the owners of sources.
     ///
-    /// Windows of sources whose owner and epoch stay the same are kept.
-    pub fn set_pools(&mut self, pools: &BTreeMap<PoolId, Vec<Weighted>>, owners: &[Lane]) {
+    /// Keeps the windows of sources whose owner and epoch are unchanged.
+    pub fn set_pools(&mut self, pools: &BTreeMap<PoolId, Vec<Weighted>>, owners: &[SourceGrant]) {
         let mut old = std::mem::take(&mut self.sources);
         self.pools.clear();
         for (id, members) in pools {
@@ -159,20 +159,21 @@ impl Dispatcher {
             let members = members.iter().filter(|member| member.weight > 0).map(member).collect();
             self.pools.insert(*id, Pool { members });
         }
-        for lane in owners {
-            let is_member = |pool: &&PoolId| self.pools[pool].members.iter().any(|m| m.source == lane.source);
+        for grant in owners {
+            let is_member =
+                |pool: &&PoolId| self.pools[pool].members.iter().any(|m| m.source == grant.source);
             let pools = self.pools.keys().filter(is_member).copied().collect();
             let windows =
-                old.remove(&lane.source).filter(|source| source.lane == *lane).and_then(|s| s.windows);
-            self.sources.insert(lane.source, Source { lane: *lane, pools, windows });
+                old.remove(&grant.source).filter(|source| source.grant == *grant).and_then(|s| s.windows);
+            self.sources.insert(grant.source, Source { grant: *grant, pools, windows });
         }
         let all: Vec<QueueId> = self.ready.keys().cloned().collect();
         all.into_iter().for_each(|queue| self.wake(queue));
     }
 
-    /// Takes over what the owner of a source is ready for; a statement made under another epoch is ignored.
-    pub fn set_windows(&mut self, lane: Lane, windows: Windows) {
-        let Some(source) = self.sources.get_mut(&lane.source).filter(|source| source.lane == lane) else {
+    /// Sets the windows of a source; those from another owner or epoch are ignored.
+    pub fn set_windows(&mut self, grant: SourceGrant, windows: Windows) {
+        let Some(source) = self.sources.get_mut(&grant.source).filter(|source| source.grant == grant) else {
             return;
         };
         source.windows = Some(windows);
@@ -181,41 +182,41 @@ impl Dispatcher {
         queues.collect::<Vec<_>>().into_iter().for_each(|queue| self.wake(queue));
     }
 
-    /// The owner of some sources cannot be reached: nothing is assigned to it until it states its windows again.
+    /// Stops assigning to a node that cannot be reached, until it sets its windows again.
     pub fn clear_windows_of(&mut self, owner: NodeId) {
-        self.sources.values_mut().filter(|source| source.lane.node == owner).for_each(|s| s.windows = None);
+        self.sources.values_mut().filter(|source| source.grant.node == owner).for_each(|s| s.windows = None);
     }
 
-    /// Takes in what an applied command led to.
+    /// Handles the effect of an applied command.
     pub fn handle(&mut self, ledger: &Ledger, effect: &Effect) {
         match effect {
-            Effect::Waiting { key, due } if *due > ledger.now() => {
+            Effect::Queued { key, due } if *due > ledger.now() => {
                 self.later.insert((*due, *key));
             }
-            Effect::Waiting { key, .. } => self.make_ready(ledger, *key),
+            Effect::Queued { key, .. } => self.make_ready(ledger, *key),
             Effect::Freed { source, site } => self.wake_lane(*source, site),
             Effect::Assigned { .. } | Effect::Recall { .. } | Effect::Finished(_) => {}
         }
     }
 
-    /// Chooses a lane for a delivery that is about to be accepted, so that accept and assign are one commit.
+    /// Chooses a source for a delivery that is about to be accepted, so that accept and assign are one commit.
     ///
-    /// `None` when others wait for the same lanes, or there is no room.
-    pub fn offer(&mut self, ledger: &Ledger, pool: PoolId, site: &str) -> Option<(Lane, Reservation)> {
+    /// `None` when other deliveries wait for the same lanes, or there is no room.
+    pub fn offer(&mut self, ledger: &Ledger, pool: PoolId, site: &str) -> Option<(SourceGrant, Reservation)> {
         let site: Arc<str> = site.into();
         if self.ready.get(&(pool, site.clone())).is_some_and(|queue| queue.len > 0) {
             return None;
         }
-        let lane = self.choose(ledger, pool, &site)?;
-        Some((lane, self.reserve(lane, site, None)))
+        let grant = self.choose(ledger, pool, &site)?;
+        Some((grant, self.reserve(grant, site, None)))
     }
 
-    /// Moves what is due by `now` into the ready queues and takes up to `max` deliveries from them to propose.
+    /// Moves deliveries that are due by `now` into the ready queues, and takes up to `max` from them to propose.
     ///
-    /// Every reservation must be given back with [`Dispatcher::settle`] when the proposal has been applied or has failed.
-    pub fn poll(&mut self, ledger: &Ledger, now: Timestamp, max: usize) -> Work {
+    /// Every reservation must be released with [`Dispatcher::release_reservation`] when the proposal has been applied or has failed.
+    pub fn poll(&mut self, ledger: &Ledger, now: Timestamp, max: usize) -> DueWork {
         self.take_due(ledger, now);
-        let mut work = Work::default();
+        let mut work = DueWork::default();
         while work.len() < max
             && let Some(id) = self.round.pop_front()
         {
@@ -232,10 +233,10 @@ impl Dispatcher {
         work
     }
 
-    /// Gives back the room a proposal took: the ledger's own count speaks for it now, or it failed.
+    /// Releases the room of a proposal that was applied, where the ledger counts it now, or that failed.
     ///
-    /// With `failed`, the delivery goes back to its queue.
-    pub fn settle(&mut self, ledger: &Ledger, reservation: Reservation, failed: bool) {
+    /// With `failed`, the delivery returns to its queue.
+    pub fn release_reservation(&mut self, ledger: &Ledger, reservation: Reservation, failed: bool) {
         let Reservation { source, site, key } = reservation;
         let lane = (source, site);
         if let Some(reserved) = self.reserved.get_mut(&lane) {
@@ -253,7 +254,7 @@ impl Dispatcher {
         self.wake_lane(lane.0, &lane.1);
     }
 
-    /// Returns when there is something to do again: at once, at a time, or only after an event.
+    /// Returns when to poll again: now, at a time, or only after an event.
     #[must_use]
     pub fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
         if self.round.is_empty() { self.later.first().map(|(due, _)| *due) } else { Some(now) }
@@ -265,7 +266,7 @@ impl Dispatcher {
         self.ready.values().map(|queue| queue.len).sum()
     }
 
-    /// Takes a bounded number, so that a new leader of many is not kept from others' commands; the rest wakes it again.
+    /// Moves a bounded number, so that a new leader with many due deliveries still serves other commands.
     fn take_due(&mut self, ledger: &Ledger, now: Timestamp) {
         for _ in 0..DUE_AT_ONCE {
             let Some((_, key)) = self.later.first().copied().filter(|(due, _)| *due <= now) else { return };
@@ -275,17 +276,24 @@ impl Dispatcher {
     }
 
     fn make_ready(&mut self, ledger: &Ledger, key: Key) {
-        let Some((message, recipient)) = waiting(ledger, key) else { return };
+        let Some((message, recipient)) = queued(ledger, key) else { return };
         let id = (recipient.pool, ledger.sites.name(recipient.site).clone());
         let queue = self.ready.entry(id.clone()).or_default();
         queue.push(message.tenant, key);
         self.wake(id);
     }
 
-    /// Takes from one queue until it is empty, its turn is over or its lanes are full; false when they are.
-    fn serve(&mut self, ledger: &Ledger, now: Timestamp, id: &QueueId, turn: usize, work: &mut Work) -> bool {
+    /// Takes from one queue until it is empty, its turn is over or its lanes are full; returns false when they are full.
+    fn serve(
+        &mut self,
+        ledger: &Ledger,
+        now: Timestamp,
+        id: &QueueId,
+        turn: usize,
+        work: &mut DueWork,
+    ) -> bool {
         for _ in 0..turn {
-            // A delivery leaves its queue only when it has somewhere to go.
+            // A delivery leaves its queue only when a lane has room.
             if !self.has_room(ledger, id) {
                 return false;
             }
@@ -295,10 +303,10 @@ impl Dispatcher {
                 work.expired.push(next.delivery);
                 continue;
             }
-            let Some(lane) = self.choose(ledger, id.0, &id.1) else { return false };
+            let Some(grant) = self.choose(ledger, id.0, &id.1) else { return false };
             self.proposed.insert(next.key);
-            let assign = Assign { delivery: next.delivery, attempt: next.attempt, lane };
-            work.assigns.push((assign, self.reserve(lane, id.1.clone(), Some(next.key))));
+            let assign = Assign { delivery: next.delivery, attempt: next.attempt, grant };
+            work.assigns.push((assign, self.reserve(grant, id.1.clone(), Some(next.key))));
         }
         true
     }
@@ -309,7 +317,7 @@ impl Dispatcher {
     }
 
     /// Picks among the pool's sources with room, in proportion to their weights (smooth weighted round robin).
-    fn choose(&mut self, ledger: &Ledger, pool: PoolId, site: &Arc<str>) -> Option<Lane> {
+    fn choose(&mut self, ledger: &Ledger, pool: PoolId, site: &Arc<str>) -> Option<SourceGrant> {
         let members = self.pools.get(&pool)?.members.iter().map(|member| member.source);
         let with_room: Vec<bool> = members.map(|source| self.room(ledger, source, site) > 0).collect();
         let pool = self.pools.get_mut(&pool)?;
@@ -323,10 +331,10 @@ impl Dispatcher {
         for member in &mut candidates {
             member.current += i64::from(member.weight);
         }
-        // The first of equals, so that the choice does not depend on more than the weights.
+        // The first of equals: the choice depends only on the weights.
         let best = candidates.into_iter().rev().max_by_key(|member| member.current)?;
         best.current -= total;
-        self.sources.get(&best.source).map(|source| source.lane)
+        self.sources.get(&best.source).map(|source| source.grant)
     }
 
     fn room(&self, ledger: &Ledger, source: SourceId, site: &Arc<str>) -> u32 {
@@ -338,9 +346,9 @@ impl Dispatcher {
         window.saturating_sub(ledger.outstanding(source, site).saturating_add(reserved))
     }
 
-    fn reserve(&mut self, lane: Lane, site: Arc<str>, key: Option<Key>) -> Reservation {
-        *self.reserved.entry((lane.source, site.clone())).or_default() += 1;
-        Reservation { source: lane.source, site, key }
+    fn reserve(&mut self, grant: SourceGrant, site: Arc<str>, key: Option<Key>) -> Reservation {
+        *self.reserved.entry((grant.source, site.clone())).or_default() += 1;
+        Reservation { source: grant.source, site, key }
     }
 
     fn wake_lane(&mut self, source: SourceId, site: &Arc<str>) {
@@ -380,16 +388,16 @@ impl ReadyQueue {
         self.len += 1;
     }
 
-    /// Takes the next delivery in turn that still waits here; what moved on meanwhile is dropped.
+    /// Takes the next delivery in turn; drops those that are no longer waiting in this queue.
     fn pop(&mut self, ledger: &Ledger, id: &QueueId, proposed: &BTreeSet<Key>) -> Option<Next> {
         while let Some(tenant) = self.turns.front().copied() {
-            let share = self.tenants.get_mut(&tenant).expect("who has a turn has a share");
+            let share = self.tenants.get_mut(&tenant).expect("every tenant with a turn has a share");
             let Some(key) = share.keys.front().copied() else {
                 self.turns.pop_front();
                 self.tenants.remove(&tenant);
                 continue;
             };
-            let current = waiting(ledger, key).filter(|(message, recipient)| {
+            let current = queued(ledger, key).filter(|(message, recipient)| {
                 let here = recipient.pool == id.0 && **ledger.sites.name(recipient.site) == *id.1;
                 here && message.tenant == tenant && !proposed.contains(&key)
             });
@@ -416,8 +424,8 @@ impl ReadyQueue {
     }
 }
 
-fn waiting(ledger: &Ledger, key: Key) -> Option<(&Message, &Recipient)> {
+fn queued(ledger: &Ledger, key: Key) -> Option<(&Message, &Recipient)> {
     let message = ledger.messages.get(key.slot)?;
     let recipient = message.recipients.get(key.recipient as usize)?;
-    matches!(recipient.state, State::Waiting { .. }).then_some((message, recipient))
+    matches!(recipient.state, State::Queued { .. }).then_some((message, recipient))
 }

@@ -1,4 +1,4 @@
-//! The ids of messages that ended, kept as long as somebody might propose them again.
+//! The ids of messages that ended, kept while they might be proposed again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,10 +10,10 @@ use postroad_core::{MessageId, Timestamp};
 
 use crate::codec::{Corrupt, Put, Take};
 
-/// Ids stamped longer ago than this are refused instead of remembered.
+/// Ids are kept for this long after their timestamp; older ids are refused.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(15 * 60);
 
-/// Ids are kept in bins by the time they were stamped, so that old ones go in one piece and a copy costs a pointer per bin.
+/// Ids are grouped by timestamp, so that old ones are dropped together and a copy costs a pointer per group.
 const BIN: Duration = Duration::from_secs(4);
 
 #[derive(Clone, Debug, Default)]
@@ -30,7 +30,7 @@ impl EndedIds {
         self.bins.get(&bin(id.at())).is_some_and(|ids| ids.contains(&id))
     }
 
-    /// Drops what was stamped before [`Self::oldest`].
+    /// Drops ids with a timestamp before [`Self::oldest`].
     pub(crate) fn forget_before(&mut self, now: Timestamp) {
         let oldest = bin(Self::oldest(now));
         while self.bins.first_key_value().is_some_and(|(bin, _)| *bin < oldest) {
@@ -38,7 +38,7 @@ impl EndedIds {
         }
     }
 
-    /// Ids stamped before this are not remembered.
+    /// Ids with an earlier timestamp are not kept.
     pub(crate) fn oldest(now: Timestamp) -> Timestamp {
         now.before(REMEMBERED_FOR)
     }

@@ -1,4 +1,4 @@
-//! The record of what happened: numbered without a gap, kept until every consumer has read it.
+//! The events of a ledger: numbered without a gap, kept until every consumer has read them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -6,8 +6,8 @@ use std::{
 };
 
 use postroad_core::{
-    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, MessageId, NodeId, Outcome, OutcomeKind,
-    SourceId, TenantId, Timestamp,
+    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, FinalState, MessageId, NodeId, Outcome,
+    OutcomeKind, SourceId, TenantId, Timestamp,
 };
 
 use crate::codec::{Corrupt, Put, Take};
@@ -28,15 +28,15 @@ pub struct Event {
 pub enum EventKind {
     /// The ledger took responsibility for a message.
     Accepted(Box<AcceptedEvent>),
-    /// An attempt ended, and this came of it.
+    /// An attempt ended.
     Attempt(Box<AttemptEvent>),
     /// A delivery ended without an attempt.
-    Ended(DeliveryId, End),
-    /// A delivery is kept from being assigned.
+    Ended(DeliveryId, FinalState),
+    /// A delivery was held.
     Held(DeliveryId),
-    /// A delivery goes on, due at this time.
+    /// A delivery was released, due at this time.
     Released(DeliveryId, Timestamp),
-    /// The events from this one to `through` were dropped at the bound before every consumer had read them.
+    /// The events from this one to `through` were dropped, because the bound was reached before every consumer read them.
     Gap {
         /// The last one dropped.
         through: u64,
@@ -56,9 +56,9 @@ pub struct AcceptedEvent {
     pub recipients: Box<[Address]>,
     /// Bytes of the content.
     pub size: u32,
-    /// For people.
+    /// The `Subject` field.
     pub subject: Box<str>,
-    /// Who handed it in.
+    /// Who submitted it.
     pub origin: Box<str>,
 }
 
@@ -81,64 +81,25 @@ pub struct AttemptEvent {
     pub remote: Box<str>,
     /// TLS version and cipher.
     pub tls: Box<str>,
-    /// When it started; zero where nobody reported.
+    /// When it started; zero where the owner did not report.
     pub started_at: Timestamp,
     /// When it ended.
     pub ended_at: Timestamp,
-    /// What came of it.
-    pub then: Then,
+    /// What the attempt changed.
+    pub next_state: NextState,
 }
 
-/// What an attempt changed.
+/// The state of a delivery after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
-    /// The delivery waits for its next attempt.
+pub enum NextState {
+    /// Deferred until this time.
     Retry(Timestamp),
-    /// The delivery ended.
-    Ended(End),
-    /// The delivery is held.
+    /// Ended.
+    Ended(FinalState),
+    /// Held.
     Held,
-    /// Nothing: the outcome came late, when the delivery had moved on.
+    /// Not changed: the report came late.
     Unchanged,
-}
-
-/// How a delivery ended: exactly one of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum End {
-    /// The receiver took responsibility.
-    Delivered = 1,
-    /// The receiver refused for good.
-    Bounced = 2,
-    /// Its time ran out.
-    Expired = 3,
-    /// It was cancelled.
-    Cancelled = 4,
-    /// The recipient is suppressed.
-    Suppressed = 5,
-}
-
-impl End {
-    /// Every end.
-    pub const ALL: [Self; 5] =
-        [Self::Delivered, Self::Bounced, Self::Expired, Self::Cancelled, Self::Suppressed];
-
-    /// Returns the name used in events and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Bounced => "bounced",
-            Self::Expired => "expired",
-            Self::Cancelled => "cancelled",
-            Self::Suppressed => "suppressed",
-        }
-    }
-
-    pub(crate) fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
-        let code = from.u8()?;
-        Self::ALL.into_iter().find(|end| *end as u8 == code).ok_or(Corrupt)
-    }
 }
 
 impl Event {
@@ -157,7 +118,7 @@ impl Event {
             EventKind::Ended(delivery, end) => {
                 out.u8(3);
                 put_delivery(out, *delivery);
-                out.u8(*end as u8);
+                out.u8(end.code());
             }
             EventKind::Held(delivery) => {
                 out.u8(4);
@@ -180,7 +141,7 @@ impl Event {
         let kind = match from.u8()? {
             1 => EventKind::Accepted(Box::new(AcceptedEvent::take(from)?)),
             2 => EventKind::Attempt(Box::new(AttemptEvent::take(from)?)),
-            3 => EventKind::Ended(take_delivery(from)?, End::take(from)?),
+            3 => EventKind::Ended(take_delivery(from)?, take_final_state(from)?),
             4 => EventKind::Held(take_delivery(from)?),
             5 => EventKind::Released(take_delivery(from)?, from.time()?),
             6 => EventKind::Gap { through: from.u64()? },
@@ -189,7 +150,7 @@ impl Event {
         Ok(Self { sequence, at, kind })
     }
 
-    /// The last number this event stands for: its own, or the end of the gap.
+    /// The last number this event covers: its own, or the end of the gap.
     fn through(&self) -> u64 {
         match self.kind {
             EventKind::Gap { through } => through,
@@ -240,17 +201,17 @@ impl AttemptEvent {
         out.text(&self.tls);
         out.time(self.started_at);
         out.time(self.ended_at);
-        match self.then {
-            Then::Retry(due) => {
+        match self.next_state {
+            NextState::Retry(due) => {
                 out.u8(1);
                 out.time(due);
             }
-            Then::Ended(end) => {
+            NextState::Ended(end) => {
                 out.u8(2);
-                out.u8(end as u8);
+                out.u8(end.code());
             }
-            Then::Held => out.u8(3),
-            Then::Unchanged => out.u8(4),
+            NextState::Held => out.u8(3),
+            NextState::Unchanged => out.u8(4),
         }
     }
 
@@ -266,15 +227,19 @@ impl AttemptEvent {
             tls: from.text()?.into(),
             started_at: from.time()?,
             ended_at: from.time()?,
-            then: match from.u8()? {
-                1 => Then::Retry(from.time()?),
-                2 => Then::Ended(End::take(from)?),
-                3 => Then::Held,
-                4 => Then::Unchanged,
+            next_state: match from.u8()? {
+                1 => NextState::Retry(from.time()?),
+                2 => NextState::Ended(take_final_state(from)?),
+                3 => NextState::Held,
+                4 => NextState::Unchanged,
                 _ => return Err(Corrupt),
             },
         })
     }
+}
+
+pub(crate) fn take_final_state(from: &mut Take<'_>) -> Result<FinalState, Corrupt> {
+    FinalState::from_code(from.u8()?).ok_or(Corrupt)
 }
 
 fn put_delivery(out: &mut impl Put, delivery: DeliveryId) {
@@ -304,18 +269,18 @@ pub(crate) fn take_outcome(from: &mut Take<'_>) -> Result<Outcome, Corrupt> {
 
 const EVENTS_PER_PAGE: usize = 128;
 
-/// The events that some consumer has not read, and the cursors of the consumers.
+/// The events that a consumer has not read yet, and the cursors of the consumers.
 #[derive(Clone, Debug)]
 pub(crate) struct EventLog {
     pages: VecDeque<Arc<Vec<Event>>>,
-    /// The number the next event gets.
+    /// The number of the next event.
     next: u64,
     /// Encoded bytes of the events kept.
     bytes: u64,
     bytes_max: u64,
-    /// The next event each consumer wants.
+    /// The next event of each consumer.
     cursors: BTreeMap<Box<str>, u64>,
-    /// Every event ever appended, folded: equal on replicas that went the same way.
+    /// A hash over every event ever appended: equal on equal replicas.
     hash: u64,
 }
 
@@ -348,7 +313,7 @@ impl EventLog {
         }
     }
 
-    /// Leaves a gap in place of the oldest page, joined with the gap before it.
+    /// Replaces the oldest page by a gap, merged with the gap before it.
     fn drop_oldest_page(&mut self) {
         let page = self.pages.pop_front().expect("the caller has seen a page");
         self.bytes -= page.iter().map(bytes).sum::<u64>();
@@ -356,12 +321,12 @@ impl EventLog {
         let gap =
             Event { sequence: first.sequence, at: last.at, kind: EventKind::Gap { through: last.through() } };
         let next = self.pages.front_mut().expect("a page is only dropped when another follows");
-        // When that page goes as well, its first event is this gap, and so the two are joined.
+        // If that page is dropped too, its first event is this gap, so the two are merged.
         self.bytes += bytes(&gap);
         Arc::make_mut(next).insert(0, gap);
     }
 
-    /// Moves a consumer's cursor; a cursor never moves back. Returns false for a name that is too long or one consumer too many.
+    /// Moves a consumer's cursor forward. Returns false for an invalid name or too many consumers.
     pub(crate) fn consume(&mut self, consumer: &str, through: u64) -> bool {
         const CONSUMERS_MAX: usize = 16;
         if consumer.is_empty() || consumer.len() > 64 {
@@ -389,12 +354,12 @@ impl EventLog {
         pages.flat_map(|page| page.iter()).skip_while(move |event| event.through() < from)
     }
 
-    /// The number the next event gets.
+    /// The number of the next event.
     pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
-    /// The first event that is kept.
+    /// The number of the first event that is kept.
     pub(crate) fn first(&self) -> u64 {
         self.pages.front().and_then(|page| page.first()).map_or(self.next, |event| event.sequence)
     }
@@ -457,7 +422,7 @@ fn bytes(event: &Event) -> u64 {
     sum.bytes
 }
 
-/// Counts and folds what is put into it.
+/// Counts and hashes the bytes put into it.
 struct Sum {
     hash: u64,
     bytes: u64,
@@ -466,7 +431,7 @@ struct Sum {
 impl Put for Sum {
     fn put(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
-        // FNV's shape on words: replicas are compared with it, nobody attacks it.
+        // Like FNV, but on words: it only compares replicas and needs no strength against attacks.
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);

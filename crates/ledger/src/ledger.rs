@@ -1,6 +1,6 @@
-//! The state of one ledger group: every accepted message that has not ended, and the record of what happened.
+//! The state of one ledger group: every accepted message that has not ended, and the events.
 //!
-//! `apply` is pure. Two ledgers that applied the same commands are equal, on whatever machine.
+//! `apply` is pure: two ledgers that applied the same commands are equal, on any machine.
 //! Effects are hints to the leader; a new leader finds its work by reading the state.
 
 use std::{
@@ -9,28 +9,28 @@ use std::{
 };
 
 use postroad_core::{
-    Address, AttemptNumber, DeliveryId, Epoch, MessageId, Outcome, OutcomeKind, PoolId, SourceId, TenantId,
-    Timestamp,
+    Address, AttemptNumber, DeliveryId, DeliveryState, Epoch, FinalState, MessageId, Outcome, OutcomeKind,
+    PoolId, SourceId, TenantId, Timestamp,
 };
 
 use crate::{
     command::{
-        Accept, Assign, AttemptId, Change, Command, Content, Effect, Key, Lane, RECIPIENTS_MAX, Refusal,
-        Reply, Report, TEXT_BYTES_MAX,
+        Accept, Assign, AttemptId, Change, Command, Content, Effect, Key, RECIPIENTS_MAX, Refusal, Reply,
+        Report, SourceGrant, TEXT_BYTES_MAX,
     },
     ended::EndedIds,
-    event::{AcceptedEvent, AttemptEvent, End, Event, EventKind, EventLog, Then},
+    event::{AcceptedEvent, AttemptEvent, Event, EventKind, EventLog, NextState},
     pages::Pages,
-    row::{Body, BodyRef, Message, Recipient, State, Wish},
+    row::{Body, BodyRef, Message, PendingChange, Recipient, State},
     stage::Stage,
 };
 
-/// Bounds of a ledger. Every replica of a group must be given the same.
+/// Bounds of a ledger: the same on every replica of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of events kept for consumers that have not read them; at the bound the oldest are dropped, leaving a gap.
+    /// Bytes of unread events kept; at the bound the oldest are dropped, leaving a gap.
     pub event_bytes_max: u64,
-    /// Chunks staged for messages that have not been accepted yet.
+    /// Chunks staged at a time.
     pub staged_chunks_max: usize,
 }
 
@@ -44,25 +44,25 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub struct Ledger {
     pub(crate) limits: Limits,
-    /// The time of the last command: it never goes back.
+    /// The time of the last command; never goes back.
     pub(crate) now: Timestamp,
     pub(crate) messages: Pages<Message>,
     pub(crate) sites: Sites,
     pub(crate) ended: EndedIds,
     pub(crate) stage: Stage,
     pub(crate) events: EventLog,
-    /// The highest epoch each source was seen with.
+    /// The highest epoch seen of each source.
     pub(crate) epochs: BTreeMap<SourceId, Epoch>,
     pub(crate) index: Index,
 }
 
-/// What can be rebuilt from the rows.
+/// Indexes that can be rebuilt from the rows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
     pub(crate) slots: BTreeMap<MessageId, u32>,
-    /// Deliveries assigned to each source, in the order of their ids so that every replica walks them alike.
+    /// Deliveries assigned to each source, by id, so that every replica iterates in the same order.
     pub(crate) assigned: BTreeMap<SourceId, BTreeSet<DeliveryId>>,
-    /// How many of them per source and site.
+    /// Their number per source and site.
     pub(crate) lanes: BTreeMap<(SourceId, u32), u32>,
     pub(crate) counts: Counts,
 }
@@ -70,24 +70,24 @@ pub(crate) struct Index {
 /// How many deliveries are in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// To be assigned, now or later.
-    pub waiting: u64,
-    /// With the owner of a source.
-    pub assigned: u64,
-    /// Kept from being assigned.
+    /// Queued or deferred.
+    pub queued: u64,
+    /// With an outbound node.
+    pub sending: u64,
+    /// Held.
     pub held: u64,
 }
 
 /// Site names, each kept once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sites {
-    /// Each name and how often it is used.
+    /// Each name, and how many recipients use it.
     pub(crate) rows: Pages<(Arc<str>, u32)>,
     slots: BTreeMap<Arc<str>, u32>,
 }
 
 impl Sites {
-    /// Returns the slot of a name and counts one more use of it.
+    /// Returns the slot of a name, and counts one more use.
     pub(crate) fn intern(&mut self, name: &str) -> u32 {
         if let Some(slot) = self.slots.get(name) {
             self.rows.get_mut(*slot).expect("the index names rows that exist").1 += 1;
@@ -135,9 +135,9 @@ impl Ledger {
         }
     }
 
-    /// Applies one command of the entry at `index`, proposed at `at`; hints for the leader are added to `effects`.
+    /// Applies one command of the entry at `index`, proposed at `at`; adds hints for the leader to `effects`.
     ///
-    /// Time never goes back: a command proposed earlier than the one before it counts as of the same time.
+    /// Time never goes back: a command with an earlier time than the one before it gets the same time.
     pub fn apply(&mut self, index: u64, at: Timestamp, command: Command, effects: &mut Vec<Effect>) -> Reply {
         self.now = self.now.max(at);
         self.ended.forget_before(self.now);
@@ -145,7 +145,7 @@ impl Ledger {
             Command::Accept(accept) => self.accept(index, *accept, effects),
             Command::Assign(assign) => self.assign(assign, effects),
             Command::Report(report) => self.report(*report, effects),
-            Command::Return(id) => self.give_back(id, effects),
+            Command::Return(id) => self.return_attempt(id, effects),
             Command::Started(_) => Reply::Done,
             Command::Reclaim { source, below, retry_at } => self.reclaim(source, below, retry_at, effects),
             Command::Cancel(id) => self.change(id, effects, Self::cancel),
@@ -186,7 +186,8 @@ impl Ledger {
                 None => return Reply::Refused(Refusal::ChunkMissing),
             },
         };
-        let lanes: Vec<Option<Lane>> = accept.recipients.iter().map(|recipient| recipient.assign).collect();
+        let grants: Vec<Option<SourceGrant>> =
+            accept.recipients.iter().map(|recipient| recipient.grant).collect();
         let addresses = accept.recipients.iter().map(|recipient| recipient.address.clone()).collect();
         let message = self.new_message(&accept, body);
         let slot = self.messages.insert(message);
@@ -201,7 +202,7 @@ impl Ledger {
             origin: accept.origin,
         };
         self.events.append(self.now, EventKind::Accepted(Box::new(event)));
-        self.start_deliveries(slot, accept.id, &lanes, effects);
+        self.start_deliveries(slot, accept.id, &grants, effects);
         Reply::Accepted
     }
 
@@ -212,15 +213,15 @@ impl Ledger {
             .map(|recipient| Recipient {
                 address: recipient.address.as_str().into(),
                 last: None,
-                state: State::Waiting { due: recipient.not_before.max(self.now) },
+                state: State::Queued { due: recipient.not_before.max(self.now) },
                 site: self.sites.intern(&recipient.site),
                 pool: recipient.pool,
                 attempt: 0,
                 counted: 0,
-                settled: 0,
+                reported: 0,
             })
             .collect();
-        self.index.counts.waiting += recipients.len() as u64;
+        self.index.counts.queued += recipients.len() as u64;
         Message {
             id: accept.id,
             tenant: accept.tenant,
@@ -237,23 +238,23 @@ impl Ledger {
         }
     }
 
-    /// Assigns what the leader has already chosen a lane for, where that still holds, and lets the rest wait.
+    /// Assigns the deliveries for which the leader has chosen a source, where that is still possible; queues the rest.
     fn start_deliveries(
         &mut self,
         slot: u32,
         id: MessageId,
-        lanes: &[Option<Lane>],
+        grants: &[Option<SourceGrant>],
         effects: &mut Vec<Effect>,
     ) {
-        for (recipient, lane) in (0..).zip(lanes) {
+        for (recipient, grant) in (0..).zip(grants) {
             let delivery = DeliveryId { message: id, recipient };
-            let assigned = lane.is_some_and(|lane| {
-                let assign = Assign { delivery, attempt: AttemptNumber(1), lane };
+            let assigned = grant.is_some_and(|grant| {
+                let assign = Assign { delivery, attempt: AttemptNumber(1), grant };
                 self.try_assign(assign, effects)
             });
             let state = self.recipient(Key { slot, recipient }).map(|recipient| recipient.state);
-            if let (false, Some(State::Waiting { due })) = (assigned, state) {
-                effects.push(Effect::Waiting { key: Key { slot, recipient }, due });
+            if let (false, Some(State::Queued { due })) = (assigned, state) {
+                effects.push(Effect::Queued { key: Key { slot, recipient }, due });
             }
         }
     }
@@ -262,141 +263,160 @@ impl Ledger {
         if self.try_assign(assign, effects) {
             return Reply::Done;
         }
-        // The leader took it out of its queues; if it still waits, it must come back.
+        // The leader took it out of its queues; if it is still queued, it must go back.
         if let Some(key) = self.key(assign.delivery)
-            && let Some(Recipient { state: State::Waiting { due }, .. }) = self.recipient(key)
+            && let Some(Recipient { state: State::Queued { due }, .. }) = self.recipient(key)
         {
-            effects.push(Effect::Waiting { key, due: *due });
+            effects.push(Effect::Queued { key, due: *due });
         }
         Reply::Done
     }
 
-    /// Takes effect only if the delivery is ready, the attempt is the next one and the epoch is not older than one seen.
+    /// Assigns only if the delivery is due, the attempt is the next one and the epoch is not older than one seen.
     fn try_assign(&mut self, assign: Assign, effects: &mut Vec<Effect>) -> bool {
-        let Assign { delivery, attempt, lane } = assign;
+        let Assign { delivery, attempt, grant } = assign;
         let Some(key) = self.key(delivery) else { return false };
         let message = self.messages.get(key.slot).expect("the index names rows that exist");
         let recipient = &message.recipients[key.recipient as usize];
-        let ready = matches!(recipient.state, State::Waiting { due } if due <= self.now);
+        let ready = matches!(recipient.state, State::Queued { due } if due <= self.now);
         let next = attempt.0 == recipient.attempt.saturating_add(1);
-        let current = self.epochs.get(&lane.source).is_none_or(|seen| *seen <= lane.epoch);
+        let current = self.epochs.get(&grant.source).is_none_or(|seen| *seen <= grant.epoch);
         if !ready || !next || !current || message.expires_at <= self.now {
             return false;
         }
-        self.epochs.insert(lane.source, lane.epoch);
+        self.epochs.insert(grant.source, grant.epoch);
         let recipient = self.recipient_mut(key);
         recipient.attempt = attempt.0;
         recipient.counted = recipient.counted.saturating_add(1);
-        self.set_state(key, State::assigned(lane));
-        effects.push(Effect::Assigned { key, id: AttemptId { delivery, attempt, epoch: lane.epoch }, lane });
+        self.set_state(key, State::assigned(grant));
+        effects.push(Effect::Assigned {
+            key,
+            id: AttemptId { delivery, attempt, epoch: grant.epoch },
+            grant,
+        });
         true
     }
 
     fn report(&mut self, report: Report, effects: &mut Vec<Effect>) -> Reply {
         let Some(key) = self.key(report.id.delivery) else { return Reply::NotFound };
         let recipient = self.recipient(key).expect("a key names a recipient that exists");
-        let (state, settled, last_attempt) = (recipient.state, recipient.settled, recipient.attempt);
+        let (state, reported, last_attempt) = (recipient.state, recipient.reported, recipient.attempt);
         let attempt = report.id.attempt.0;
-        // An owner reports again when it has not seen the acknowledgement.
-        if attempt <= settled || attempt > last_attempt {
+        // An owner repeats a report until it gets the acknowledgement.
+        if attempt <= reported || attempt > last_attempt {
             return Reply::Done;
         }
-        self.recipient_mut(key).settled = attempt;
+        self.recipient_mut(key).reported = attempt;
         if let State::Ended(_) = state {
-            // Given up as unknown, and ended since by other means: nothing may follow an end in the record.
+            // The attempt ended as unknown, and the delivery has ended since: no event may follow.
             return Reply::Done;
         }
-        let lane = match state {
-            State::Assigned { source, epoch, node, wish }
+        let grant = match state {
+            State::Sending { source, epoch, node, pending }
                 if attempt == last_attempt && epoch == report.id.epoch =>
             {
-                let then = self.after_attempt(key, wish, &report.outcome, report.retry_at);
-                let lane = Lane { source, epoch, node };
-                self.settle(key, lane, report, then, effects);
+                let next_state = self.after_attempt(key, pending, &report.outcome, report.retry_at);
+                let grant = SourceGrant { source, epoch, node };
+                self.record_attempt(key, grant, report, next_state, effects);
                 return Reply::Done;
             }
-            State::Assigned { source, node, .. } => Lane { source, epoch: report.id.epoch, node },
-            _ => Lane { source: SourceId::default(), epoch: report.id.epoch, node: Default::default() },
+            State::Sending { source, node, .. } => SourceGrant { source, epoch: report.id.epoch, node },
+            _ => {
+                SourceGrant { source: SourceId::default(), epoch: report.id.epoch, node: Default::default() }
+            }
         };
-        // Late: the attempt was given up as unknown. Where the delivery waits, the truth still helps.
-        let waits = matches!(state, State::Waiting { .. } | State::Held);
-        let then = match report.outcome.kind {
-            OutcomeKind::Delivered if waits => Then::Ended(End::Delivered),
-            OutcomeKind::Hard if waits => Then::Ended(End::Bounced),
-            _ => Then::Unchanged,
+        // Late: the attempt ended as unknown. Where the delivery waits, its real outcome still counts.
+        let is_waiting = matches!(state, State::Queued { .. } | State::Held);
+        let next_state = match report.outcome.kind {
+            OutcomeKind::Delivered if is_waiting => NextState::Ended(FinalState::Delivered),
+            OutcomeKind::Hard if is_waiting => NextState::Ended(FinalState::Bounced),
+            _ => NextState::Unchanged,
         };
-        self.settle(key, lane, report, then, effects);
+        self.record_attempt(key, grant, report, next_state, effects);
         Reply::Done
     }
 
-    /// Decides what an attempt that was in time leads to.
-    fn after_attempt(&self, key: Key, wish: Wish, outcome: &Outcome, retry_at: Timestamp) -> Then {
+    /// Decides the next state after an attempt that was reported in time.
+    fn after_attempt(
+        &self,
+        key: Key,
+        pending: PendingChange,
+        outcome: &Outcome,
+        retry_at: Timestamp,
+    ) -> NextState {
         let expires_at = self.messages.get(key.slot).map_or(Timestamp::ZERO, |message| message.expires_at);
-        match (outcome.kind, wish) {
-            (OutcomeKind::Delivered, _) => Then::Ended(End::Delivered),
-            (OutcomeKind::Hard, _) => Then::Ended(End::Bounced),
-            (_, Wish::Cancel) => Then::Ended(End::Cancelled),
-            _ if expires_at <= self.now => Then::Ended(End::Expired),
-            (_, Wish::Hold) => Then::Held,
-            (_, Wish::Retry) => Then::Retry(retry_at.clamp(self.now, expires_at)),
+        match (outcome.kind, pending) {
+            (OutcomeKind::Delivered, _) => NextState::Ended(FinalState::Delivered),
+            (OutcomeKind::Hard, _) => NextState::Ended(FinalState::Bounced),
+            (_, PendingChange::Cancel) => NextState::Ended(FinalState::Cancelled),
+            _ if expires_at <= self.now => NextState::Ended(FinalState::Expired),
+            (_, PendingChange::Hold) => NextState::Held,
+            (_, PendingChange::None) => NextState::Retry(retry_at.clamp(self.now, expires_at)),
         }
     }
 
-    /// Writes an attempt into the record and does what follows from it.
-    fn settle(&mut self, key: Key, lane: Lane, report: Report, then: Then, effects: &mut Vec<Effect>) {
+    /// Adds an attempt to the events and changes the delivery's state.
+    fn record_attempt(
+        &mut self,
+        key: Key,
+        grant: SourceGrant,
+        report: Report,
+        next_state: NextState,
+        effects: &mut Vec<Effect>,
+    ) {
         let delivery = report.id.delivery;
         let recipient = self.recipient_mut(key);
-        // Nobody reported an unknown attempt that is reclaimed: its owner still may.
-        let reported = report.started_at != Timestamp::ZERO || report.outcome.kind != OutcomeKind::Unknown;
-        if reported {
-            recipient.settled = recipient.settled.max(report.id.attempt.0);
+        // A reclaimed attempt was not reported by its owner, who still may.
+        let by_owner = report.started_at != Timestamp::ZERO || report.outcome.kind != OutcomeKind::Unknown;
+        if by_owner {
+            recipient.reported = recipient.reported.max(report.id.attempt.0);
         }
         if report.outcome.class == Some(postroad_core::BounceClass::TooManyRecipients) {
             recipient.counted = recipient.counted.saturating_sub(1);
         }
-        if then != Then::Unchanged {
+        if next_state != NextState::Unchanged {
             recipient.last = Some(Box::new(report.outcome.clone()));
         }
         let event = AttemptEvent {
             delivery,
             attempt: report.id.attempt,
-            source: lane.source,
-            epoch: lane.epoch,
-            node: lane.node,
+            source: grant.source,
+            epoch: grant.epoch,
+            node: grant.node,
             outcome: report.outcome,
             remote: report.remote,
             tls: report.tls,
             started_at: report.started_at,
             ended_at: report.ended_at,
-            then,
+            next_state,
         };
         self.events.append(self.now, EventKind::Attempt(Box::new(event)));
-        match then {
-            Then::Retry(due) => self.wait(key, due, effects),
-            Then::Held => self.leave_lane(key, State::Held, effects),
-            Then::Ended(end) => self.end(key, delivery, end, effects),
-            Then::Unchanged => {}
+        match next_state {
+            NextState::Retry(due) => self.queue_again(key, due, effects),
+            NextState::Held => self.leave_lane(key, State::Held, effects),
+            NextState::Ended(end) => self.end(key, delivery, end, effects),
+            NextState::Unchanged => {}
         }
     }
 
-    fn give_back(&mut self, id: AttemptId, effects: &mut Vec<Effect>) -> Reply {
+    fn return_attempt(&mut self, id: AttemptId, effects: &mut Vec<Effect>) -> Reply {
         let Some(key) = self.key(id.delivery) else { return Reply::NotFound };
         let now = self.now;
         let recipient = self.recipient_mut(key);
-        let State::Assigned { epoch, wish, .. } = recipient.state else { return Reply::Done };
+        let State::Sending { epoch, pending, .. } = recipient.state else { return Reply::Done };
         if epoch != id.epoch || recipient.attempt != id.attempt.0 {
             return Reply::Done;
         }
         recipient.counted = recipient.counted.saturating_sub(1);
-        match wish {
-            Wish::Retry => self.wait(key, now, effects),
-            Wish::Hold => {
+        match pending {
+            PendingChange::None => self.queue_again(key, now, effects),
+            PendingChange::Hold => {
                 self.events.append(now, EventKind::Held(id.delivery));
                 self.leave_lane(key, State::Held, effects);
             }
-            Wish::Cancel => {
-                self.events.append(now, EventKind::Ended(id.delivery, End::Cancelled));
-                self.end(key, id.delivery, End::Cancelled, effects);
+            PendingChange::Cancel => {
+                self.events.append(now, EventKind::Ended(id.delivery, FinalState::Cancelled));
+                self.end(key, id.delivery, FinalState::Cancelled, effects);
             }
         }
         Reply::Done
@@ -416,14 +436,14 @@ impl Ledger {
         for delivery in assigned {
             let key = self.key(delivery).expect("the index names deliveries that exist");
             let recipient = self.recipient(key).expect("a key names a recipient that exists");
-            let State::Assigned { epoch, node, wish, .. } = recipient.state else { continue };
+            let State::Sending { epoch, node, pending, .. } = recipient.state else { continue };
             if epoch >= below {
                 continue;
             }
             let id = AttemptId { delivery, attempt: AttemptNumber(recipient.attempt), epoch };
             let outcome =
-                Outcome::new(OutcomeKind::Unknown, None, 0, "the owner of the source did not report");
-            let then = self.after_attempt(key, wish, &outcome, retry_at);
+                Outcome::new(OutcomeKind::Unknown, None, 0, "the outbound node did not report the outcome");
+            let next_state = self.after_attempt(key, pending, &outcome, retry_at);
             let report = Report {
                 id,
                 outcome,
@@ -433,7 +453,7 @@ impl Ledger {
                 started_at: Timestamp::ZERO,
                 ended_at: self.now,
             };
-            self.settle(key, Lane { source, epoch, node }, report, then, effects);
+            self.record_attempt(key, SourceGrant { source, epoch, node }, report, next_state, effects);
         }
         Reply::Done
     }
@@ -457,16 +477,16 @@ impl Ledger {
     }
 
     fn cancel(&mut self, key: Key, delivery: DeliveryId, effects: &mut Vec<Effect>) -> Change {
-        // The row goes when its last recipient ends, so the recipients after that one are gone with it.
+        // The row is removed when its last open recipient ends, and the recipients after it with it.
         let Some(state) = self.recipient(key).map(|recipient| recipient.state) else {
             return Change::AlreadyEnded;
         };
         match state {
             State::Ended(_) => Change::AlreadyEnded,
-            State::Assigned { .. } => self.wish(key, delivery, Wish::Cancel, effects),
-            State::Waiting { .. } | State::Held => {
-                self.events.append(self.now, EventKind::Ended(delivery, End::Cancelled));
-                self.end(key, delivery, End::Cancelled, effects);
+            State::Sending { .. } => self.request_change(key, delivery, PendingChange::Cancel, effects),
+            State::Queued { .. } | State::Held => {
+                self.events.append(self.now, EventKind::Ended(delivery, FinalState::Cancelled));
+                self.end(key, delivery, FinalState::Cancelled, effects);
                 Change::Done
             }
         }
@@ -479,9 +499,9 @@ impl Ledger {
         match state {
             State::Ended(_) => Change::AlreadyEnded,
             State::Held => Change::Unchanged,
-            State::Assigned { wish: Wish::Cancel, .. } => Change::InFlight,
-            State::Assigned { .. } => self.wish(key, delivery, Wish::Hold, effects),
-            State::Waiting { .. } => {
+            State::Sending { pending: PendingChange::Cancel, .. } => Change::InFlight,
+            State::Sending { .. } => self.request_change(key, delivery, PendingChange::Hold, effects),
+            State::Queued { .. } => {
                 self.events.append(self.now, EventKind::Held(delivery));
                 self.set_state(key, State::Held);
                 Change::Done
@@ -496,29 +516,35 @@ impl Ledger {
         };
         match state {
             State::Ended(_) => Change::AlreadyEnded,
-            State::Waiting { .. } => Change::Unchanged,
+            State::Queued { .. } => Change::Unchanged,
             State::Held => {
                 self.events.append(now, EventKind::Released(delivery, now));
-                self.wait(key, now, effects);
+                self.queue_again(key, now, effects);
                 Change::Done
             }
-            State::Assigned { source, epoch, node, wish: Wish::Hold } => {
-                self.set_state(key, State::Assigned { source, epoch, node, wish: Wish::Retry });
+            State::Sending { source, epoch, node, pending: PendingChange::Hold } => {
+                self.set_state(key, State::Sending { source, epoch, node, pending: PendingChange::None });
                 Change::Done
             }
-            State::Assigned { wish: Wish::Cancel, .. } => Change::InFlight,
-            State::Assigned { wish: Wish::Retry, .. } => Change::Unchanged,
+            State::Sending { pending: PendingChange::Cancel, .. } => Change::InFlight,
+            State::Sending { pending: PendingChange::None, .. } => Change::Unchanged,
         }
     }
 
-    /// Notes what is to become of an assigned delivery, and asks its owner to give it back.
-    fn wish(&mut self, key: Key, delivery: DeliveryId, wish: Wish, effects: &mut Vec<Effect>) -> Change {
+    /// Remembers a change for an assigned delivery, and asks its owner to return it.
+    fn request_change(
+        &mut self,
+        key: Key,
+        delivery: DeliveryId,
+        pending: PendingChange,
+        effects: &mut Vec<Effect>,
+    ) -> Change {
         let recipient = self.recipient_mut(key);
         let attempt = AttemptNumber(recipient.attempt);
-        if let State::Assigned { source, epoch, node, .. } = recipient.state {
-            self.set_state(key, State::Assigned { source, epoch, node, wish });
+        if let State::Sending { source, epoch, node, .. } = recipient.state {
+            self.set_state(key, State::Sending { source, epoch, node, pending });
             let id = AttemptId { delivery, attempt, epoch };
-            effects.push(Effect::Recall { id, lane: Lane { source, epoch, node } });
+            effects.push(Effect::Recall { id, grant: SourceGrant { source, epoch, node } });
         }
         Change::InFlight
     }
@@ -528,21 +554,21 @@ impl Ledger {
             let Some(key) = self.key(*delivery) else { continue };
             let message = self.messages.get(key.slot).expect("the index names rows that exist");
             let state = message.recipients[key.recipient as usize].state;
-            let waits = matches!(state, State::Waiting { .. } | State::Held);
-            if waits && message.expires_at <= self.now {
-                self.events.append(self.now, EventKind::Ended(*delivery, End::Expired));
-                self.end(key, *delivery, End::Expired, effects);
+            let is_waiting = matches!(state, State::Queued { .. } | State::Held);
+            if is_waiting && message.expires_at <= self.now {
+                self.events.append(self.now, EventKind::Ended(*delivery, FinalState::Expired));
+                self.end(key, *delivery, FinalState::Expired, effects);
             }
         }
         Reply::Done
     }
 
-    fn wait(&mut self, key: Key, due: Timestamp, effects: &mut Vec<Effect>) {
-        self.leave_lane(key, State::Waiting { due }, effects);
-        effects.push(Effect::Waiting { key, due });
+    fn queue_again(&mut self, key: Key, due: Timestamp, effects: &mut Vec<Effect>) {
+        self.leave_lane(key, State::Queued { due }, effects);
+        effects.push(Effect::Queued { key, due });
     }
 
-    fn end(&mut self, key: Key, delivery: DeliveryId, end: End, effects: &mut Vec<Effect>) {
+    fn end(&mut self, key: Key, delivery: DeliveryId, end: FinalState, effects: &mut Vec<Effect>) {
         self.leave_lane(key, State::Ended(end), effects);
         let message = self.messages.get_mut(key.slot).expect("a key names a row that exists");
         message.open -= 1;
@@ -560,18 +586,18 @@ impl Ledger {
         effects.push(Effect::Finished(delivery.message));
     }
 
-    /// Changes the state, and tells the leader when that frees room in a lane.
+    /// Changes the state; an effect tells the leader if that frees room in a lane.
     fn leave_lane(&mut self, key: Key, state: State, effects: &mut Vec<Effect>) {
         let before = self.recipient_mut(key).state;
         self.set_state(key, state);
-        if let State::Assigned { source, .. } = before
+        if let State::Sending { source, .. } = before
             && let Some(recipient) = self.recipient(key)
         {
             effects.push(Effect::Freed { source, site: self.sites.name(recipient.site).clone() });
         }
     }
 
-    /// Changes the state of a delivery and what is derived from it: nothing else does.
+    /// Changes the state of a delivery and the indexes; the only place that does.
     fn set_state(&mut self, key: Key, state: State) {
         let message = self.messages.get_mut(key.slot).expect("a key names a row that exists");
         let delivery = DeliveryId { message: message.id, recipient: key.recipient };
@@ -582,7 +608,7 @@ impl Ledger {
         self.index.enter(delivery, site, state);
     }
 
-    /// Returns where a delivery is, while its message has not ended.
+    /// Returns the position of a delivery, while its message has not ended.
     #[must_use]
     pub fn key(&self, delivery: DeliveryId) -> Option<Key> {
         let slot = *self.index.slots.get(&delivery.message)?;
@@ -609,11 +635,11 @@ impl Ledger {
 impl Index {
     pub(crate) fn enter(&mut self, delivery: DeliveryId, site: u32, state: State) {
         match state {
-            State::Waiting { .. } => self.counts.waiting += 1,
+            State::Queued { .. } => self.counts.queued += 1,
             State::Held => self.counts.held += 1,
             State::Ended(_) => {}
-            State::Assigned { source, .. } => {
-                self.counts.assigned += 1;
+            State::Sending { source, .. } => {
+                self.counts.sending += 1;
                 self.assigned.entry(source).or_default().insert(delivery);
                 *self.lanes.entry((source, site)).or_default() += 1;
             }
@@ -622,11 +648,11 @@ impl Index {
 
     fn leave(&mut self, delivery: DeliveryId, site: u32, state: State) {
         match state {
-            State::Waiting { .. } => self.counts.waiting -= 1,
+            State::Queued { .. } => self.counts.queued -= 1,
             State::Held => self.counts.held -= 1,
             State::Ended(_) => {}
-            State::Assigned { source, .. } => {
-                self.counts.assigned -= 1;
+            State::Sending { source, .. } => {
+                self.counts.sending -= 1;
                 let assigned = self.assigned.get_mut(&source).expect("what is assigned was entered");
                 assigned.remove(&delivery);
                 if assigned.is_empty() {
@@ -649,7 +675,7 @@ fn is_bounded(accept: &Accept) -> bool {
         && accept.recipients.iter().all(|recipient| (1..=TEXT_BYTES_MAX).contains(&recipient.site.len()))
 }
 
-/// A message and where it stands, for people and programs.
+/// A message and the state of its deliveries, for people and programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessageView {
     /// The message.
@@ -676,7 +702,7 @@ pub struct MessageView {
     pub deliveries: Vec<DeliveryView>,
 }
 
-/// One recipient and where its delivery stands.
+/// One recipient and the state of its delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryView {
     /// The mailbox.
@@ -685,8 +711,12 @@ pub struct DeliveryView {
     pub site: Arc<str>,
     /// The pool whose sources may deliver it.
     pub pool: PoolId,
-    /// Where it stands.
-    pub status: Status,
+    /// Its state.
+    pub state: DeliveryState,
+    /// When the next attempt is due, while it is queued or deferred.
+    pub due_at: Option<Timestamp>,
+    /// Who is sending it.
+    pub grant: Option<SourceGrant>,
     /// Attempts that were started.
     pub attempts: u32,
     /// How the last attempt ended.
@@ -699,7 +729,7 @@ pub struct AssignedView<'a> {
     /// Which attempt.
     pub id: AttemptId,
     /// The source, its epoch and its owner.
-    pub lane: Lane,
+    pub grant: SourceGrant,
     /// Whose message it is.
     pub tenant: TenantId,
     /// The reverse path, empty for the null sender.
@@ -718,21 +748,8 @@ pub struct AssignedView<'a> {
     pub traceparent: &'a str,
     /// Where the content is, in order.
     pub content: &'a [BodyRef],
-    /// Its owner is asked to give it back.
+    /// Its owner is asked to return it.
     pub recalled: bool,
-}
-
-/// Where a delivery stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// It is to be assigned, from this time on.
-    Waiting(Timestamp),
-    /// This attempt is with the owner of a source.
-    Assigned(AttemptNumber, Lane),
-    /// It is kept from being assigned.
-    Held,
-    /// It ended.
-    Ended(End),
 }
 
 impl Ledger {
@@ -760,11 +777,11 @@ impl Ledger {
     pub fn assigned(&self, key: Key) -> Option<AssignedView<'_>> {
         let message = self.messages.get(key.slot)?;
         let recipient = message.recipients.get(key.recipient as usize)?;
-        let State::Assigned { source, epoch, node, wish } = recipient.state else { return None };
+        let State::Sending { source, epoch, node, pending } = recipient.state else { return None };
         let delivery = DeliveryId { message: message.id, recipient: key.recipient };
         Some(AssignedView {
             id: AttemptId { delivery, attempt: AttemptNumber(recipient.attempt), epoch },
-            lane: Lane { source, epoch, node },
+            grant: SourceGrant { source, epoch, node },
             tenant: message.tenant,
             sender: &message.sender,
             address: &recipient.address,
@@ -774,7 +791,7 @@ impl Ledger {
             eight_bit: message.eight_bit,
             traceparent: &message.traceparent,
             content: message.body.parts(),
-            recalled: wish != Wish::Retry,
+            recalled: pending != PendingChange::None,
         })
     }
 
@@ -785,46 +802,51 @@ impl Ledger {
     }
 
     fn delivery_view(&self, recipient: &Recipient) -> DeliveryView {
+        let (state, due_at, grant) = match recipient.state {
+            State::Queued { due } if recipient.last.is_none() => (DeliveryState::Queued, Some(due), None),
+            State::Queued { due } => (DeliveryState::Deferred, Some(due), None),
+            State::Sending { source, epoch, node, .. } => {
+                (DeliveryState::Sending, None, Some(SourceGrant { source, epoch, node }))
+            }
+            State::Held => (DeliveryState::Held, None, None),
+            State::Ended(end) => (DeliveryState::Final(end), None, None),
+        };
         DeliveryView {
             address: recipient.address(),
             site: self.sites.name(recipient.site).clone(),
             pool: recipient.pool,
-            status: match recipient.state {
-                State::Waiting { due } => Status::Waiting(due),
-                State::Assigned { source, epoch, node, .. } => {
-                    Status::Assigned(AttemptNumber(recipient.attempt), Lane { source, epoch, node })
-                }
-                State::Held => Status::Held,
-                State::Ended(end) => Status::Ended(end),
-            },
+            state,
+            due_at,
+            grant,
             attempts: recipient.counted,
             last: recipient.last.as_deref().cloned(),
         }
     }
 
-    /// Returns true when the message is held or ended not longer ago than ids are remembered.
+    /// Returns true when the message is in the ledger, or ended so recently that its id is kept.
     #[must_use]
     pub fn knows(&self, id: MessageId) -> bool {
         self.index.slots.contains_key(&id) || self.ended.contains(id)
     }
 
-    /// Returns what is assigned to a source, in the order of the ids.
+    /// Returns the deliveries assigned to a source, by id.
     pub fn assigned_to(&self, source: SourceId) -> impl Iterator<Item = DeliveryId> {
         self.index.assigned.get(&source).into_iter().flatten().copied()
     }
 
-    /// Returns true when something is assigned to a source, and nothing was seen of it under this epoch or a later one.
+    /// Returns true when deliveries are assigned to a source, and neither this epoch nor a later one has been seen.
     #[must_use]
     pub fn has_work_below(&self, source: SourceId, epoch: Epoch) -> bool {
         self.index.assigned.contains_key(&source) && self.epochs.get(&source).is_none_or(|seen| *seen < epoch)
     }
 
-    /// Returns the sources that something is assigned to.
+    /// Returns the sources with assigned deliveries.
     pub fn sources_with_work(&self) -> impl Iterator<Item = SourceId> {
         self.index.assigned.keys().copied()
     }
 
-    /// Returns up to `examined_max` messages from `from` on that have expired, and the id to go on from; `None` at the end.
+    /// Examines up to `examined_max` messages from `from` on; returns the deliveries that have expired, and the id to go on
+    /// from, `None` at the end.
     #[must_use]
     pub fn expired(
         &self,
@@ -840,24 +862,24 @@ impl Ledger {
             };
             let ended = (0..)
                 .zip(&message.recipients)
-                .filter(|(_, recipient)| matches!(recipient.state, State::Waiting { .. } | State::Held));
+                .filter(|(_, recipient)| matches!(recipient.state, State::Queued { .. } | State::Held));
             found.extend(ended.map(|(recipient, _)| DeliveryId { message: *id, recipient }));
         }
         (found, rest.next().map(|(id, _)| *id))
     }
 
-    /// Returns the events from number `from` on; dropped ones show as one [`EventKind::Gap`].
+    /// Returns the events from number `from` on; dropped ones are one [`EventKind::Gap`].
     pub fn events(&self, from: u64) -> impl Iterator<Item = &Event> {
         self.events.from(from)
     }
 
-    /// Returns the first event that is kept and the number the next one gets.
+    /// Returns the number of the first event that is kept, and that of the next one.
     #[must_use]
     pub fn event_range(&self) -> (u64, u64) {
         (self.events.first(), self.events.next())
     }
 
-    /// Returns the next event a consumer wants, 0 for one that never came.
+    /// Returns the next event of a consumer, 0 for an unknown one.
     #[must_use]
     pub fn cursor(&self, consumer: &str) -> u64 {
         self.events.cursor(consumer)
@@ -894,13 +916,13 @@ impl Ledger {
         self.now
     }
 
-    /// Returns a number that is equal on replicas that went the same way: the fold of every event so far, and the counts.
+    /// Returns a hash of every event so far and the counts: equal on equal replicas.
     ///
-    /// It costs nothing to ask; a divergence shows with the next event it leads to.
+    /// It is kept up to date, so reading it is cheap; a divergence shows at the next event.
     #[must_use]
     pub fn state_hash(&self) -> u64 {
-        let Counts { waiting, assigned, held } = self.index.counts;
-        [self.now.as_millis(), self.messages.len() as u64, waiting, assigned, held]
+        let Counts { queued, sending, held } = self.index.counts;
+        [self.now.as_millis(), self.messages.len() as u64, queued, sending, held]
             .into_iter()
             .fold(self.events.hash(), |hash, word| {
                 (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)

@@ -1,7 +1,7 @@
 //! The queue's state machine and its dispatcher, as pure values.
 //!
 //! [`Ledger::apply`] takes committed commands one by one and gives equal state on every replica.
-//! The dispatcher is the leader's alone: it decides what is assigned next, and is rebuilt from the ledger's state.
+//! Only the leader has a [`Dispatcher`]: it decides what is assigned next, and is rebuilt from the ledger's state.
 //! Neither knows a clock, a disk or a socket.
 
 pub mod command;
@@ -19,7 +19,7 @@ mod stage;
 pub use codec::Corrupt;
 pub use dispatch::Dispatcher;
 pub use ended::REMEMBERED_FOR;
-pub use ledger::{AssignedView, Counts, DeliveryView, Ledger, Limits, MessageView, Status};
+pub use ledger::{AssignedView, Counts, DeliveryView, Ledger, Limits, MessageView};
 pub use row::BodyRef;
 pub use snapshot::Snapshot;
 pub use stage::STAGED_FOR;

@@ -1,14 +1,14 @@
-//! A slab whose copy costs a pointer per page, so that a snapshot never stalls `apply`.
+//! A slab whose clone costs a pointer per page, so that a snapshot never stalls `apply`.
 
 use std::sync::Arc;
 
 const ROWS_PER_PAGE: usize = 64;
 
-/// Rows in numbered slots. A clone shares all pages; a page is copied when it is first written afterwards.
+/// Rows in numbered slots. A clone shares all pages; a page is copied at its first write after that.
 #[derive(Clone, Debug)]
 pub(crate) struct Pages<T> {
     pages: Vec<Arc<Vec<Option<T>>>>,
-    /// Freed slots, used again last in, first out.
+    /// Free slots, reused last in, first out.
     free: Vec<u32>,
     len: usize,
 }

@@ -1,11 +1,13 @@
 //! A message as the ledger keeps it in memory: small, because there may be millions.
 
-use postroad_core::{Address, Epoch, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId, Timestamp};
+use postroad_core::{
+    Address, Epoch, FinalState, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId, Timestamp,
+};
 
 use crate::{
     codec::{Corrupt, Put, Take},
-    command::Lane,
-    event::{End, put_outcome, take_outcome},
+    command::SourceGrant,
+    event::{put_outcome, take_final_state, take_outcome},
 };
 
 /// A message and its recipients.
@@ -17,7 +19,7 @@ pub(crate) struct Message {
     pub(crate) accepted_at: Timestamp,
     pub(crate) expires_at: Timestamp,
     pub(crate) body: Body,
-    /// The reverse path as text, empty for the null sender; it was parsed when it came in.
+    /// The reverse path as text, empty for the null sender; parsed when it was accepted.
     pub(crate) sender: Box<str>,
     pub(crate) traceparent: Box<str>,
     pub(crate) recipients: Box<[Recipient]>,
@@ -30,38 +32,38 @@ pub(crate) struct Message {
 /// One recipient of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Recipient {
-    /// The mailbox as text; it was parsed when it came in.
+    /// The mailbox as text; parsed when it was accepted.
     pub(crate) address: Box<str>,
     pub(crate) last: Option<Box<Outcome>>,
     pub(crate) state: State,
-    /// Slot of the interned site.
+    /// Slot of the site's name.
     pub(crate) site: u32,
     pub(crate) pool: PoolId,
     /// The number of the last attempt that was assigned.
     pub(crate) attempt: u32,
     /// Attempts that count for the retry schedule.
     pub(crate) counted: u32,
-    /// The highest attempt whose outcome was reported by its owner.
-    pub(crate) settled: u32,
+    /// The highest attempt whose outcome its owner reported.
+    pub(crate) reported: u32,
 }
 
-/// Where a delivery stands.
+/// The state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It is to be assigned, from `due` on.
-    Waiting { due: Timestamp },
+    /// To be assigned from `due` on: queued before its first attempt, deferred after one.
+    Queued { due: Timestamp },
     /// Its current attempt is with the owner of a source.
-    Assigned { source: SourceId, epoch: Epoch, node: NodeId, wish: Wish },
-    /// It is kept from being assigned.
+    Sending { source: SourceId, epoch: Epoch, node: NodeId, pending: PendingChange },
+    /// Not assigned until it is released.
     Held,
-    /// It ended.
-    Ended(End),
+    /// Ended.
+    Ended(FinalState),
 }
 
-/// What is to become of an assigned delivery if its attempt does not end it.
+/// A change asked for while an attempt is under way; it takes effect unless that attempt ends the delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
-    Retry,
+pub(crate) enum PendingChange {
+    None,
     Hold,
     Cancel,
 }
@@ -174,27 +176,27 @@ impl Recipient {
         out.u32(self.pool.0);
         out.u32(self.attempt);
         out.u32(self.counted);
-        out.u32(self.settled);
+        out.u32(self.reported);
         out.u8(u8::from(self.last.is_some()));
         if let Some(last) = &self.last {
             put_outcome(out, last);
         }
         match self.state {
-            State::Waiting { due } => {
+            State::Queued { due } => {
                 out.u8(1);
                 out.time(due);
             }
-            State::Assigned { source, epoch, node, wish } => {
+            State::Sending { source, epoch, node, pending } => {
                 out.u8(2);
                 out.u32(source.0);
                 out.u64(epoch.0);
                 out.u64(node.0);
-                out.u8(wish as u8);
+                out.u8(pending as u8);
             }
             State::Held => out.u8(3),
             State::Ended(end) => {
                 out.u8(4);
-                out.u8(end as u8);
+                out.u8(end.code());
             }
         }
     }
@@ -208,23 +210,23 @@ impl Recipient {
             pool: PoolId(from.u32()?),
             attempt: from.u32()?,
             counted: from.u32()?,
-            settled: from.u32()?,
+            reported: from.u32()?,
             last: from.option(take_outcome)?.map(Box::new),
             state: match from.u8()? {
-                1 => State::Waiting { due: from.time()? },
-                2 => State::Assigned {
+                1 => State::Queued { due: from.time()? },
+                2 => State::Sending {
                     source: SourceId(from.u32()?),
                     epoch: Epoch(from.u64()?),
                     node: NodeId(from.u64()?),
-                    wish: match from.u8()? {
-                        0 => Wish::Retry,
-                        1 => Wish::Hold,
-                        2 => Wish::Cancel,
+                    pending: match from.u8()? {
+                        0 => PendingChange::None,
+                        1 => PendingChange::Hold,
+                        2 => PendingChange::Cancel,
                         _ => return Err(Corrupt),
                     },
                 },
                 3 => State::Held,
-                4 => State::Ended(End::take(from)?),
+                4 => State::Ended(take_final_state(from)?),
                 _ => return Err(Corrupt),
             },
         })
@@ -232,8 +234,13 @@ impl Recipient {
 }
 
 impl State {
-    pub(crate) fn assigned(lane: Lane) -> Self {
-        Self::Assigned { source: lane.source, epoch: lane.epoch, node: lane.node, wish: Wish::Retry }
+    pub(crate) fn assigned(grant: SourceGrant) -> Self {
+        Self::Sending {
+            source: grant.source,
+            epoch: grant.epoch,
+            node: grant.node,
+            pending: PendingChange::None,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A ledger frozen at one moment: taken in microseconds, encoded at leisure, restored anywhere.
+//! Snapshots of a ledger: taken in microseconds, encoded in the background.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,10 +14,10 @@ use crate::{
     stage::Stage,
 };
 
-/// The layout of the bytes; a reader refuses what it does not know.
+/// The version of the layout; other versions are refused.
 const VERSION: u16 = 1;
 
-/// The state of a ledger at one moment. It shares its pages with the ledger until those are written to.
+/// The state of a ledger at one moment. Pages are shared with the ledger until it writes to them.
 #[derive(Clone, Debug)]
 pub struct Snapshot(Parts);
 
@@ -33,7 +33,7 @@ struct Parts {
 }
 
 impl Ledger {
-    /// Freezes the state: a pointer per page, and no more.
+    /// Takes a snapshot; costs a pointer per page.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot(Parts {
@@ -119,7 +119,7 @@ impl Snapshot {
     /// Writes the names of the sites and returns the number each slot has in the bytes.
     fn put_sites(&self, out: &mut Vec<u8>) -> BTreeMap<u32, u32> {
         let mut rows: Vec<_> = self.0.sites.iter().collect();
-        // By name, so that equal states are equal bytes whatever slots they came to use.
+        // By name, so that equal states give equal bytes whatever their slots.
         rows.sort_unstable_by(|(_, (one, _)), (_, (other, _))| one.cmp(other));
         out.count(rows.len());
         rows.into_iter()

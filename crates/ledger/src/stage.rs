@@ -1,4 +1,4 @@
-//! Chunks of large messages that wait for the accept that names them.
+//! Chunks of large messages, staged until the message itself is accepted.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,10 +10,10 @@ use crate::{
     row::BodyRef,
 };
 
-/// Chunks that no message claimed for this long fall away.
+/// Chunks are dropped after this long without their message.
 pub const STAGED_FOR: Duration = Duration::from_secs(10 * 60);
 
-/// Chunks by message; ids sort by the time they were stamped, so old ones are in front.
+/// Chunks by message; ids sort by their timestamp, so the oldest come first.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stage {
     messages: BTreeMap<MessageId, BTreeMap<u32, BodyRef>>,
@@ -21,7 +21,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Keeps a chunk; one that is staged again replaces the first.
+    /// Stores a chunk; one that is staged again replaces the first.
     pub(crate) fn put_chunk(
         &mut self,
         now: Timestamp,

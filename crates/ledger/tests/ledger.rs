@@ -1,25 +1,25 @@
-//! Random lives of a ledger: whatever happens, nobody is lost, nobody ends twice, and every replica agrees.
+//! Random commands on a ledger: no delivery is lost or ends twice, and replicas agree.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use postroad_core::{
-    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, GroupId, MessageId, NodeId, Outcome, OutcomeKind,
-    PoolId, SourceId, TenantId, Timestamp,
+    Address, AttemptNumber, BounceClass, DeliveryId, DeliveryState, Epoch, FinalState, GroupId, MessageId,
+    NodeId, Outcome, OutcomeKind, PoolId, SourceId, TenantId, Timestamp,
 };
 use postroad_ledger::{
-    Dispatcher, Ledger, Limits, Status,
-    command::{Accept, Assign, AttemptId, Command, Content, Effect, Lane, NewRecipient, Report},
+    Dispatcher, Ledger, Limits,
+    command::{Accept, Assign, AttemptId, Command, Content, Effect, NewRecipient, Report, SourceGrant},
     dispatch::{Weighted, Windows},
-    event::{End, EventKind, Then},
+    event::{EventKind, NextState},
 };
 use proptest::prelude::*;
 
 const LIMITS: Limits = Limits { event_bytes_max: 1 << 20, staged_chunks_max: 8 };
 const START: u64 = 1_800_000_000_000;
 
-/// One step of a random life; numbers pick among what exists at that moment.
+/// One random step; numbers pick among what exists at that moment.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Accept { recipients: u8, site: u8, assign: bool, ttl: u16 },
@@ -59,7 +59,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A ledger, its twin that is restored from a snapshot now and then, and what the outside world knows.
+/// A ledger, a replica that is sometimes restored from a snapshot, and what the outside world knows.
 struct World {
     ledger: Ledger,
     twin: Ledger,
@@ -67,10 +67,10 @@ struct World {
     now: u64,
     messages: Vec<Command>,
     /// Every attempt that was ever assigned.
-    attempts: Vec<(AttemptId, Lane)>,
+    attempts: Vec<(AttemptId, SourceGrant)>,
     reports: Vec<Command>,
     accepted: BTreeSet<DeliveryId>,
-    ended: BTreeMap<DeliveryId, End>,
+    ended: BTreeMap<DeliveryId, FinalState>,
     next_event: u64,
 }
 
@@ -98,15 +98,15 @@ impl World {
         assert_eq!(self.twin.apply(self.index, at, command, &mut twin_effects), reply);
         assert_eq!(self.twin.state_hash(), self.ledger.state_hash());
         for effect in effects {
-            if let Effect::Assigned { id, lane, .. } = effect {
-                self.attempts.push((id, lane));
+            if let Effect::Assigned { id, grant, .. } = effect {
+                self.attempts.push((id, grant));
             }
         }
         self.read_events();
         self.check_conservation();
     }
 
-    /// Reads what happened as a consumer would, and checks that the record makes sense.
+    /// Reads the events as a consumer would, and checks that they make sense.
     fn read_events(&mut self) {
         for event in self.ledger.events(self.next_event) {
             assert_eq!(event.sequence, self.next_event, "events are gapless");
@@ -130,14 +130,11 @@ impl World {
                             .iter()
                             .any(|(known, _)| known.delivery == id.delivery && known.attempt == id.attempt)
                     );
-                    match attempt.then {
-                        Then::Ended(end) => Some((attempt.delivery, end)),
-                        Then::Unchanged => None,
-                        Then::Retry(_) | Then::Held => {
-                            assert!(
-                                !self.ended.contains_key(&attempt.delivery),
-                                "nothing goes on after its end"
-                            );
+                    match attempt.next_state {
+                        NextState::Ended(end) => Some((attempt.delivery, end)),
+                        NextState::Unchanged => None,
+                        NextState::Retry(_) | NextState::Held => {
+                            assert!(!self.ended.contains_key(&attempt.delivery), "no event follows the end");
                             None
                         }
                     }
@@ -147,27 +144,27 @@ impl World {
                     assert!(!self.ended.contains_key(delivery));
                     None
                 }
-                EventKind::Gap { .. } => panic!("nothing is dropped below the bound"),
+                EventKind::Gap { .. } => panic!("events are dropped only at the bound"),
             };
             if let Some((delivery, end)) = ended {
-                assert!(self.accepted.contains(&delivery), "no ghosts");
-                assert_eq!(self.ended.insert(delivery, end), None, "one end each");
+                assert!(self.accepted.contains(&delivery), "only accepted deliveries end");
+                assert_eq!(self.ended.insert(delivery, end), None, "exactly one final state per delivery");
             }
         }
     }
 
-    /// I12: what was accepted has ended or is here, and the counts say where.
+    /// I12: every accepted delivery has ended or is in the ledger, and the counts add up.
     fn check_conservation(&self) {
         let counts = self.ledger.counts();
-        let here = counts.waiting + counts.assigned + counts.held;
+        let here = counts.queued + counts.sending + counts.held;
         assert_eq!(self.accepted.len() as u64, self.ended.len() as u64 + here);
         for delivery in &self.accepted {
             let view = self.ledger.message(delivery.message);
-            let status = view.map(|view| view.deliveries[delivery.recipient as usize].status);
-            match (status, self.ended.get(delivery)) {
+            let state = view.map(|view| view.deliveries[delivery.recipient as usize].state);
+            match (state, self.ended.get(delivery)) {
                 (None, Some(_)) => {}
-                (Some(Status::Ended(end)), Some(known)) => assert_eq!(end, *known),
-                (Some(Status::Ended(_)), None) | (None, None) => panic!("{delivery} is lost"),
+                (Some(DeliveryState::Final(end)), Some(known)) => assert_eq!(end, *known),
+                (Some(DeliveryState::Final(_)), None) | (None, None) => panic!("{delivery} is lost"),
                 (Some(_), known) => assert_eq!(known, None),
             }
         }
@@ -190,7 +187,7 @@ impl World {
                 if let Some(delivery) = picked(&accepted, pick) {
                     let tried = self.attempts.iter().filter(|(id, _)| id.delivery == *delivery).count();
                     let attempt = AttemptNumber(u32::try_from(tried).unwrap() + 1);
-                    self.apply(Command::Assign(Assign { delivery: *delivery, attempt, lane: lane(epoch) }));
+                    self.apply(Command::Assign(Assign { delivery: *delivery, attempt, grant: grant(epoch) }));
                 }
             }
             Step::Report { pick, kind, stale } => {
@@ -255,7 +252,7 @@ impl World {
             site: format!("site{site}.example").into(),
             pool: PoolId(1),
             not_before: now,
-            assign: assign.then(|| lane(1)),
+            grant: assign.then(|| grant(1)),
         };
         Command::Accept(Box::new(Accept {
             id: MessageId::new(now, GroupId(1), self.messages.len() as u64),
@@ -286,8 +283,8 @@ impl World {
     }
 }
 
-fn lane(epoch: u8) -> Lane {
-    Lane { source: SourceId(1), epoch: Epoch(epoch.into()), node: NodeId(7) }
+fn grant(epoch: u8) -> SourceGrant {
+    SourceGrant { source: SourceId(1), epoch: Epoch(epoch.into()), node: NodeId(7) }
 }
 
 fn picked<T>(from: &[T], pick: u8) -> Option<&T> {
@@ -298,7 +295,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn i1_i3_i12_nobody_is_lost_and_nobody_ends_twice(steps in prop::collection::vec(step(), 1..120)) {
+    fn i1_i3_i12_no_delivery_is_lost_and_none_ends_twice(steps in prop::collection::vec(step(), 1..120)) {
         let mut world = World::new();
         for step in steps {
             world.run(step);
@@ -329,7 +326,7 @@ proptest! {
     }
 }
 
-/// The leader of one group: proposes what the dispatcher says and applies it at once.
+/// The leader of one group: applies what the dispatcher proposes at once.
 struct Leader {
     world: World,
     dispatcher: Dispatcher,
@@ -341,8 +338,8 @@ impl Leader {
         let world = World::new();
         let mut dispatcher = Dispatcher::rebuild(&world.ledger);
         let pools = BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);
-        dispatcher.set_pools(&pools, &[lane(1)]);
-        dispatcher.set_windows(lane(1), Windows { default: window, sites: BTreeMap::new() });
+        dispatcher.set_pools(&pools, &[grant(1)]);
+        dispatcher.set_windows(grant(1), Windows { default: window, sites: BTreeMap::new() });
         Self { world, dispatcher, seen_attempts: 0 }
     }
 
@@ -355,8 +352,8 @@ impl Leader {
         self.world.twin.apply(self.world.index, at, command, &mut Vec::new());
         for effect in &effects {
             self.dispatcher.handle(&self.world.ledger, effect);
-            if let Effect::Assigned { id, lane, .. } = effect {
-                self.world.attempts.push((*id, *lane));
+            if let Effect::Assigned { id, grant, .. } = effect {
+                self.world.attempts.push((*id, *grant));
             }
         }
         self.world.read_events();
@@ -369,7 +366,7 @@ impl Leader {
         let count = work.len();
         for (assign, reservation) in work.assigns {
             self.apply(Command::Assign(assign));
-            self.dispatcher.settle(&self.world.ledger, reservation, false);
+            self.dispatcher.release_reservation(&self.world.ledger, reservation, false);
         }
         if !work.expired.is_empty() {
             self.apply(Command::Expire(work.expired));
@@ -391,7 +388,7 @@ impl Leader {
             Some(view.deliveries[delivery.recipient as usize].clone())
         });
         let name = format!("site{site}.example");
-        views.filter(|view| *view.site == *name && matches!(view.status, Status::Assigned(..))).count()
+        views.filter(|view| *view.site == *name && view.state == DeliveryState::Sending).count()
     }
 }
 
@@ -399,7 +396,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
-    fn windows_hold_and_everything_is_dispatched_in_the_end(
+    fn windows_are_respected_and_everything_is_sent_in_the_end(
         steps in prop::collection::vec(step(), 1..80), window in 1_u32..4, offer in any::<bool>()
     ) {
         let mut leader = Leader::new(window);
@@ -415,13 +412,13 @@ proptest! {
                     if let (true, Command::Accept(accept)) = (offer, &mut command) {
                         for recipient in &mut accept.recipients {
                             let offered = leader.dispatcher.offer(&leader.world.ledger, recipient.pool, &recipient.site);
-                            recipient.assign = offered.as_ref().map(|(lane, _)| *lane);
+                            recipient.grant = offered.as_ref().map(|(grant, _)| *grant);
                             reserved.extend(offered.map(|(_, reservation)| reservation));
                         }
                     }
                     leader.world.messages.push(command.clone());
                     leader.apply(command);
-                    reserved.into_iter().for_each(|r| leader.dispatcher.settle(&leader.world.ledger, r, false));
+                    reserved.into_iter().for_each(|r| leader.dispatcher.release_reservation(&leader.world.ledger, r, false));
                 }
                 Step::Report { kind, .. } => leader.report_all(OutcomeKind::from_code(kind).unwrap()),
                 Step::Hold(pick) | Step::Release(pick) | Step::Cancel(pick) => {
@@ -436,38 +433,38 @@ proptest! {
                 }
                 Step::Pass(millis) => leader.world.now += u64::from(millis),
                 Step::Restore => {
-                    // Another leader takes over and finds its work in the state.
+                    // A new leader finds its work in the state.
                     let fresh = Leader::new(window);
                     leader.dispatcher = fresh.dispatcher;
                     let mut dispatcher = Dispatcher::rebuild(&leader.world.ledger);
                     let pools = BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);
-                    dispatcher.set_pools(&pools, &[lane(1)]);
-                    dispatcher.set_windows(lane(1), Windows { default: window, sites: BTreeMap::new() });
+                    dispatcher.set_pools(&pools, &[grant(1)]);
+                    dispatcher.set_windows(grant(1), Windows { default: window, sites: BTreeMap::new() });
                     leader.dispatcher = dispatcher;
                 }
                 _ => drop(leader.dispatch()),
             }
             for site in 0..3 {
-                prop_assert!(leader.assigned_to_site(site) <= window as usize, "the window of site {} holds", site);
+                prop_assert!(leader.assigned_to_site(site) <= window as usize, "the window of site {} is respected", site);
             }
         }
-        // Whatever is neither held nor ended is delivered once the receivers say yes.
+        // Deliveries that are neither held nor ended are delivered once the receivers accept.
         for _ in 0..2_000 {
             leader.world.now += 10;
             if leader.dispatch() == 0 && leader.seen_attempts == leader.world.attempts.len() {
                 let counts = leader.world.ledger.counts();
-                if counts.waiting == 0 { break; }
+                if counts.queued == 0 { break; }
             }
             leader.report_all(OutcomeKind::Delivered);
         }
         let counts = leader.world.ledger.counts();
-        prop_assert_eq!((counts.waiting, counts.assigned), (0, 0), "nothing starves");
+        prop_assert_eq!((counts.queued, counts.sending), (0, 0), "nothing starves");
     }
 }
 
-/// A tenant whose share has run empty and fills again must not have two turns.
+/// A tenant whose share was empty and fills again must not get two turns.
 #[test]
-fn a_tenant_that_comes_back_before_its_turn_has_one_turn() {
+fn a_tenant_that_returns_before_its_turn_gets_one_turn() {
     let mut leader = Leader::new(1);
     let accept = |leader: &mut Leader, number: u64, tenant: u32| {
         let Command::Accept(mut accept) = leader.world.new_accept(1, 0, false, 60_000) else {
@@ -488,7 +485,7 @@ fn a_tenant_that_comes_back_before_its_turn_has_one_turn() {
     while leader.dispatch() > 0 {
         leader.report_all(OutcomeKind::Delivered);
     }
-    assert_eq!(leader.world.ledger.counts().waiting, 0);
+    assert_eq!(leader.world.ledger.counts().queued, 0);
 }
 
 #[test]
@@ -534,14 +531,14 @@ fn unread_events_are_dropped_at_the_bound_and_leave_one_gap() {
 }
 
 #[test]
-fn an_id_is_remembered_until_it_is_too_old_to_be_proposed() {
+fn an_id_is_kept_until_it_is_too_old_to_be_proposed() {
     let mut world = World::new();
     let accept = world.new_accept(1, 0, true, 60_000);
     world.apply(accept.clone());
     let (id, _) = world.attempts[0];
     let report = world.new_report(id, OutcomeKind::Delivered);
     world.apply(report);
-    // Ended and proposed again: known, and nothing happens.
+    // Proposed again after its end: nothing happens.
     world.apply(accept.clone());
     assert_eq!((world.ledger.message_count(), world.accepted.len()), (0, 1));
     world.now += 16 * 60 * 1000;
@@ -550,18 +547,18 @@ fn an_id_is_remembered_until_it_is_too_old_to_be_proposed() {
 }
 
 #[test]
-fn i7_a_cancelled_delivery_that_is_given_back_never_leaves() {
+fn i7_a_cancelled_delivery_that_is_returned_is_never_sent() {
     let mut world = World::new();
     let accept = world.new_accept(1, 0, true, 60_000);
     world.apply(accept);
     let (id, _) = world.attempts[0];
     world.apply(Command::Cancel(id.delivery.message));
     world.apply(Command::Return(id));
-    assert_eq!(world.ended.get(&id.delivery), Some(&End::Cancelled));
+    assert_eq!(world.ended.get(&id.delivery), Some(&FinalState::Cancelled));
 }
 
 #[test]
-fn a_late_delivered_ends_what_would_have_been_sent_again() {
+fn a_late_report_of_delivered_ends_a_delivery_that_would_be_retried() {
     let mut world = World::new();
     let accept = world.new_accept(1, 0, true, 60_000);
     world.apply(accept);
@@ -571,9 +568,9 @@ fn a_late_delivered_ends_what_would_have_been_sent_again() {
         below: Epoch(2),
         retry_at: Timestamp::from_millis(START),
     });
-    assert_eq!(world.ledger.counts().waiting, 1, "an unknown attempt is tried again");
+    assert_eq!(world.ledger.counts().queued, 1, "an unknown attempt is retried");
     let report = world.new_report(id, OutcomeKind::Delivered);
     world.apply(report.clone());
-    assert_eq!(world.ended.get(&id.delivery), Some(&End::Delivered));
+    assert_eq!(world.ended.get(&id.delivery), Some(&FinalState::Delivered));
     world.apply(report);
 }

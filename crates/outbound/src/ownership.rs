@@ -88,7 +88,7 @@ impl Ownership {
                 claimed = claim => claimed,
             };
             let wait = match claimed {
-                Ok(Claim::Stands { lease, revision }) => {
+                Ok(Claim::InForce { lease, revision }) => {
                     let terms = LeaseTerms { length: lease, ..LeaseTerms::default() };
                     self.lease.renewed(sent, &terms);
                     self.tenure.send_replace(Some(current));
@@ -131,7 +131,7 @@ impl Ownership {
                 Ok(renewed) => {
                     terms.length = renewed.lease;
                     self.lease.renewed(sent, &terms);
-                    self.asked.send_replace(renewed.let_go);
+                    self.asked.send_replace(renewed.to_release);
                 }
                 Err(CallError::Refused { code: Code::FailedPrecondition, message }) => {
                     tracing::error!(%node, message, "the directory has given this node's sources up");

@@ -10,7 +10,7 @@ use postroad_core::NodeId;
 use postroad_proto::{
     parse_message_id,
     queue::{
-        AttemptId, HeldPage, Hello, OutboundFrame, RecallAnswers, Taken, Windows, outbound_frame,
+        AttemptId, Credit, Hello, OutboundFrame, PendingPage, RecallAnswers, Windows, outbound_frame,
         queue_frame, queue_service_client::QueueServiceClient,
     },
 };
@@ -155,13 +155,13 @@ impl Session {
             node: self.node.0,
             incarnation,
             term: self.term,
-            held: first.attempts,
+            pending: first.attempts,
             windows: Some(Windows { sources: self.lanes.windows(*self.groups.borrow()) }),
-            more_held: first.more,
-            assignments_ahead_max: FRAMES_AHEAD_MAX,
+            more_pending: first.more,
+            credit_frames: FRAMES_AHEAD_MAX,
         };
         let begin = std::iter::once(outbound_frame::Frame::Hello(hello))
-            .chain(pages.into_iter().map(outbound_frame::Frame::Held));
+            .chain(pages.into_iter().map(outbound_frame::Frame::Pending));
         let begin = begin.map(|frame| OutboundFrame { frame: Some(frame) });
         let (outgoing, receiver) = mpsc::channel(4);
         let opening = async {
@@ -252,13 +252,13 @@ impl Session {
 }
 
 /// Lists what is held: the page that goes with `Hello`, and those that follow it.
-fn pages(mut held: Vec<AttemptId>, per_page: usize) -> (HeldPage, Vec<HeldPage>) {
+fn pages(mut held: Vec<AttemptId>, per_page: usize) -> (PendingPage, Vec<PendingPage>) {
     let mut pages = VecDeque::new();
     while held.len() > per_page {
         let attempts = held.split_off(held.len() - per_page);
-        pages.push_front(HeldPage { attempts, more: !pages.is_empty() });
+        pages.push_front(PendingPage { attempts, more: !pages.is_empty() });
     }
-    let first = HeldPage { attempts: held, more: !pages.is_empty() };
+    let first = PendingPage { attempts: held, more: !pages.is_empty() };
     (first, pages.into())
 }
 
@@ -287,7 +287,7 @@ impl Writer<'_> {
             }
             if self.taken.has_changed().unwrap_or(false) {
                 let frames = *self.taken.borrow_and_update();
-                if self.send(outbound_frame::Frame::Taken(Taken { frames })).await.is_err() {
+                if self.send(outbound_frame::Frame::Credit(Credit { frames })).await.is_err() {
                     return Ended::Stream;
                 }
             }
@@ -349,7 +349,7 @@ mod tests {
         for count in [0, 1, 9, 10, 11, 20, 95] {
             let all: Vec<AttemptId> = (0..count).map(id).collect();
             let (first, rest) = pages(all.clone(), 10);
-            let listed: Vec<HeldPage> = std::iter::once(first).chain(rest).collect();
+            let listed: Vec<PendingPage> = std::iter::once(first).chain(rest).collect();
             assert!(listed.iter().all(|page| page.attempts.len() <= 10));
             let (last, before) = listed.split_last().unwrap();
             assert!(!last.more && before.iter().all(|page| page.more), "{count}");

@@ -7,7 +7,7 @@ use postroad_cluster::{Applied, DirectoryClient, Endpoints, LeaderCalls, LeaderW
 use postroad_core::{MessageId, NodeId, Timestamp};
 use postroad_net::{Expect, NodeTls, Role, Transport};
 use postroad_proto::queue::{
-    Change, ChangeMessageRequest, ChangeResult, DeliveryStatus, GetMessageRequest, MessageView,
+    Change, ChangeMessageRequest, ChangeResult, DeliveryState, GetMessageRequest, MessageView,
     queue_service_client::QueueServiceClient,
 };
 
@@ -144,9 +144,11 @@ fn describe(id: MessageId, view: &MessageView) -> String {
     let size = view.size_bytes;
     let _ = writeln!(text, "{id}  <{sender}>  {size} bytes  accepted {accepted}  expires {expires}");
     for delivery in &view.deliveries {
-        let status = status_name(delivery.status());
-        let due = match delivery.status() {
-            DeliveryStatus::Waiting => format!("  due {}", Timestamp::from_millis(delivery.due_at_millis)),
+        let status = status_name(delivery.state());
+        let due = match delivery.state() {
+            DeliveryState::Queued | DeliveryState::Deferred => {
+                format!("  due {}", Timestamp::from_millis(delivery.due_at_millis))
+            }
             _ => String::new(),
         };
         let (recipient, site, attempts) = (&delivery.recipient, &delivery.site, delivery.attempts);
@@ -158,17 +160,18 @@ fn describe(id: MessageId, view: &MessageView) -> String {
     text
 }
 
-fn status_name(status: DeliveryStatus) -> &'static str {
+fn status_name(status: DeliveryState) -> &'static str {
     match status {
-        DeliveryStatus::Unspecified => "unknown",
-        DeliveryStatus::Waiting => "waiting",
-        DeliveryStatus::Assigned => "assigned",
-        DeliveryStatus::Held => "held",
-        DeliveryStatus::Delivered => "delivered",
-        DeliveryStatus::Bounced => "bounced",
-        DeliveryStatus::Expired => "expired",
-        DeliveryStatus::Cancelled => "cancelled",
-        DeliveryStatus::Suppressed => "suppressed",
+        DeliveryState::Unspecified => "unknown",
+        DeliveryState::Queued => "queued",
+        DeliveryState::Sending => "sending",
+        DeliveryState::Deferred => "deferred",
+        DeliveryState::Held => "held",
+        DeliveryState::Delivered => "delivered",
+        DeliveryState::Bounced => "bounced",
+        DeliveryState::Expired => "expired",
+        DeliveryState::Cancelled => "cancelled",
+        DeliveryState::Suppressed => "suppressed",
     }
 }
 

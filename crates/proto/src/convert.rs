@@ -1,11 +1,11 @@
-//! What every conversion needs: fields that must be there, and values that must fit.
+//! Helpers of all conversions: required fields, ids, addresses and outcomes.
 
 use bytes::Bytes;
 use postroad_core::{
     Address, AttemptNumber, BounceClass, MessageId, Outcome, OutcomeKind, PoolId, Timestamp,
 };
 
-/// A value that does not convert; names the field.
+/// A value that cannot be converted; names the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("field `{0}` is missing or out of range")]
 pub struct Malformed(pub &'static str);

@@ -18,7 +18,7 @@ use crate::{
 
 pub use crate::generated::directory as wire;
 
-/// Bytes of items in one frame of an update, about: a larger update comes in several.
+/// About how many bytes of items one frame of an update holds; a larger update is split.
 const FRAME_BYTES: usize = 1 << 20;
 
 /// Commands that were committed together: the head of a log entry of group 0.
@@ -26,7 +26,7 @@ const FRAME_BYTES: usize = 1 << 20;
 pub struct Entry {
     /// To be applied in this order.
     pub commands: Vec<Command>,
-    /// The commands rest on what a leader knew in this term, and are void in an entry of any other; `None` for any.
+    /// The commands depend on what the leader knew in this term, and are void in any other; `None` for any term.
     pub term: Option<u64>,
 }
 
@@ -42,7 +42,7 @@ impl Entry {
     /// Reads the head of a log entry.
     ///
     /// # Errors
-    /// The bytes were written by a version that knows more, or not by a leader of ours.
+    /// The bytes were written by a newer version, or are not an entry.
     pub fn decode(head: Bytes) -> Result<Self, BatchError> {
         let entry = wire::Entry::decode(head)?;
         let commands = entry.commands.into_iter();
@@ -52,7 +52,7 @@ impl Entry {
     }
 }
 
-/// Splits a delta into frames that each fit the transport; all but the last say that more follows.
+/// Splits a delta into frames that fit the transport; all but the last say that more follows.
 #[must_use]
 pub fn update_frames(delta: &Delta) -> Vec<wire::Update> {
     let frame = |full| wire::Update { revision: delta.revision, full, more: true, ..Default::default() };
@@ -79,10 +79,10 @@ pub struct UpdateReader {
 }
 
 impl UpdateReader {
-    /// Takes in a frame and returns the update it completes.
+    /// Reads a frame and returns the update it completes, if it does.
     ///
     /// # Errors
-    /// Something in it is not known to this version.
+    /// The frame holds something that this version does not know.
     pub fn read(&mut self, frame: wire::Update) -> Result<Option<Delta>, Malformed> {
         self.delta.revision = frame.revision;
         self.delta.full |= frame.full;
@@ -134,12 +134,14 @@ impl From<&Command> for wire::command::Command {
             Command::Revoke { node, incarnation } => {
                 Self::Revoke(wire::Revoke { node: node.0, incarnation: *incarnation })
             }
-            Command::LetGo { source, node, incarnation, epoch } => Self::LetGo(wire::LetGo {
-                source: source.0,
-                node: node.0,
-                incarnation: *incarnation,
-                epoch: epoch.0,
-            }),
+            Command::ReleaseSource { source, node, incarnation, epoch } => {
+                Self::ReleaseSource(wire::ReleaseSource {
+                    source: source.0,
+                    node: node.0,
+                    incarnation: *incarnation,
+                    epoch: epoch.0,
+                })
+            }
         }
     }
 }
@@ -163,11 +165,11 @@ impl TryFrom<wire::command::Command> for Command {
             Wire::Revoke(revoke) => {
                 Self::Revoke { node: NodeId(revoke.node), incarnation: revoke.incarnation }
             }
-            Wire::LetGo(let_go) => Self::LetGo {
-                source: SourceId(let_go.source),
-                node: NodeId(let_go.node),
-                incarnation: let_go.incarnation,
-                epoch: Epoch(let_go.epoch),
+            Wire::ReleaseSource(release) => Self::ReleaseSource {
+                source: SourceId(release.source),
+                node: NodeId(release.node),
+                incarnation: release.incarnation,
+                epoch: Epoch(release.epoch),
             },
         })
     }

@@ -1,8 +1,8 @@
-//! The events of a ledger, as they travel to those who follow them.
+//! The events of a ledger on the wire.
 
 use bytes::Bytes;
-use postroad_core::{DeliveryId, Epoch, MessageId, NodeId, SourceId, TenantId};
-use postroad_ledger::event::{AcceptedEvent, AttemptEvent, End, Event, EventKind, Then};
+use postroad_core::{DeliveryId, Epoch, FinalState, MessageId, NodeId, SourceId, TenantId};
+use postroad_ledger::event::{AcceptedEvent, AttemptEvent, Event, EventKind, NextState};
 
 use crate::{
     convert::{
@@ -23,8 +23,8 @@ impl From<&Event> for wire::Event {
                 of_delivery(attempt.delivery, Kind::AttemptEnded(attempt.as_ref().into()))
             }
             EventKind::Ended(delivery, end) => {
-                let kind = wire::EndKind::from(*end).into();
-                of_delivery(*delivery, Kind::Ended(wire::Ended { kind }))
+                let state = wire::FinalState::from(*end).into();
+                of_delivery(*delivery, Kind::Ended(wire::Ended { state }))
             }
             EventKind::Held(delivery) => of_delivery(*delivery, Kind::Held(wire::Held {})),
             EventKind::Released(delivery, due) => {
@@ -63,7 +63,7 @@ impl TryFrom<wire::Event> for Event {
         let kind = match required(event.kind, "kind")? {
             Kind::Accepted(accepted) => EventKind::Accepted(Box::new(parse_accepted(message()?, accepted)?)),
             Kind::AttemptEnded(attempt) => EventKind::Attempt(Box::new(parse_attempt(delivery()?, attempt)?)),
-            Kind::Ended(ended) => EventKind::Ended(delivery()?, parse_end(ended.kind)?),
+            Kind::Ended(ended) => EventKind::Ended(delivery()?, parse_final_state(ended.state)?),
             Kind::Held(_) => EventKind::Held(delivery()?),
             Kind::Released(released) => EventKind::Released(delivery()?, time(released.due_at_millis)),
             Kind::Gap(gap) if gap.through >= event.sequence => EventKind::Gap { through: gap.through },
@@ -100,7 +100,7 @@ fn parse_accepted(message: MessageId, event: wire::Accepted) -> Result<AcceptedE
 
 impl From<&AttemptEvent> for wire::AttemptEnded {
     fn from(event: &AttemptEvent) -> Self {
-        use wire::attempt_ended::Then as Wire;
+        use wire::attempt_ended::NextState as Wire;
         Self {
             attempt: event.attempt.0,
             source: event.source.0,
@@ -114,18 +114,18 @@ impl From<&AttemptEvent> for wire::AttemptEnded {
             tls: event.tls.to_string(),
             started_at_millis: event.started_at.as_millis(),
             ended_at_millis: event.ended_at.as_millis(),
-            then: match event.then {
-                Then::Retry(due) => Some(Wire::RetryAtMillis(due.as_millis())),
-                Then::Ended(end) => Some(Wire::End(wire::EndKind::from(end).into())),
-                Then::Held => Some(Wire::Held(wire::Held {})),
-                Then::Unchanged => None,
+            next_state: match event.next_state {
+                NextState::Retry(due) => Some(Wire::RetryAtMillis(due.as_millis())),
+                NextState::Ended(end) => Some(Wire::Ended(wire::FinalState::from(end).into())),
+                NextState::Held => Some(Wire::Held(wire::Held {})),
+                NextState::Unchanged => None,
             },
         }
     }
 }
 
 fn parse_attempt(delivery: DeliveryId, event: wire::AttemptEnded) -> Result<AttemptEvent, Malformed> {
-    use wire::attempt_ended::Then as Wire;
+    use wire::attempt_ended::NextState as Wire;
     Ok(AttemptEvent {
         delivery,
         attempt: attempt(event.attempt),
@@ -137,35 +137,35 @@ fn parse_attempt(delivery: DeliveryId, event: wire::AttemptEnded) -> Result<Atte
         tls: event.tls.into(),
         started_at: time(event.started_at_millis),
         ended_at: time(event.ended_at_millis),
-        then: match event.then {
-            Some(Wire::RetryAtMillis(due)) => Then::Retry(time(due)),
-            Some(Wire::End(end)) => Then::Ended(parse_end(end)?),
-            Some(Wire::Held(_)) => Then::Held,
-            None => Then::Unchanged,
+        next_state: match event.next_state {
+            Some(Wire::RetryAtMillis(due)) => NextState::Retry(time(due)),
+            Some(Wire::Ended(end)) => NextState::Ended(parse_final_state(end)?),
+            Some(Wire::Held(_)) => NextState::Held,
+            None => NextState::Unchanged,
         },
     })
 }
 
-impl From<End> for wire::EndKind {
-    fn from(end: End) -> Self {
+impl From<FinalState> for wire::FinalState {
+    fn from(end: FinalState) -> Self {
         match end {
-            End::Delivered => Self::Delivered,
-            End::Bounced => Self::Bounced,
-            End::Expired => Self::Expired,
-            End::Cancelled => Self::Cancelled,
-            End::Suppressed => Self::Suppressed,
+            FinalState::Delivered => Self::Delivered,
+            FinalState::Bounced => Self::Bounced,
+            FinalState::Expired => Self::Expired,
+            FinalState::Cancelled => Self::Cancelled,
+            FinalState::Suppressed => Self::Suppressed,
         }
     }
 }
 
-fn parse_end(kind: i32) -> Result<End, Malformed> {
-    match wire::EndKind::try_from(kind) {
-        Ok(wire::EndKind::Delivered) => Ok(End::Delivered),
-        Ok(wire::EndKind::Bounced) => Ok(End::Bounced),
-        Ok(wire::EndKind::Expired) => Ok(End::Expired),
-        Ok(wire::EndKind::Cancelled) => Ok(End::Cancelled),
-        Ok(wire::EndKind::Suppressed) => Ok(End::Suppressed),
-        Ok(wire::EndKind::Unspecified) | Err(_) => Err(Malformed("end")),
+fn parse_final_state(code: i32) -> Result<FinalState, Malformed> {
+    match wire::FinalState::try_from(code) {
+        Ok(wire::FinalState::Delivered) => Ok(FinalState::Delivered),
+        Ok(wire::FinalState::Bounced) => Ok(FinalState::Bounced),
+        Ok(wire::FinalState::Expired) => Ok(FinalState::Expired),
+        Ok(wire::FinalState::Cancelled) => Ok(FinalState::Cancelled),
+        Ok(wire::FinalState::Suppressed) => Ok(FinalState::Suppressed),
+        Ok(wire::FinalState::Unspecified) | Err(_) => Err(Malformed("state")),
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
         }))
     }
 
-    fn attempt_event(class: Option<BounceClass>, then: Then) -> EventKind {
+    fn attempt_event(class: Option<BounceClass>, next_state: NextState) -> EventKind {
         EventKind::Attempt(Box::new(AttemptEvent {
             delivery: delivery(),
             attempt: attempt(2),
@@ -211,20 +211,20 @@ mod tests {
             tls: "TLSv1.3".into(),
             started_at: time(10),
             ended_at: time(20),
-            then,
+            next_state,
         }))
     }
 
     #[test]
-    fn events_are_read_back_as_they_were_sent() {
+    fn events_round_trip() {
         check(accepted(Some("a@sender.example")));
         check(accepted(None));
-        for end in End::ALL {
+        for end in FinalState::ALL.iter().copied() {
             check(EventKind::Ended(delivery(), end));
-            check(attempt_event(None, Then::Ended(end)));
+            check(attempt_event(None, NextState::Ended(end)));
         }
-        for then in [Then::Retry(time(99)), Then::Held, Then::Unchanged] {
-            check(attempt_event(Some(BounceClass::Greylisted), then));
+        for next_state in [NextState::Retry(time(99)), NextState::Held, NextState::Unchanged] {
+            check(attempt_event(Some(BounceClass::Greylisted), next_state));
         }
         check(EventKind::Held(delivery()));
         check(EventKind::Released(delivery(), time(30)));
@@ -232,12 +232,12 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_convert_is_refused() {
+    fn malformed_events_are_refused() {
         let refuse = |change: fn(&mut wire::Event)| {
             let mut event = wire::Event::from(&Event {
                 sequence: 7,
                 at: time(1),
-                kind: EventKind::Ended(delivery(), End::Bounced),
+                kind: EventKind::Ended(delivery(), FinalState::Bounced),
             });
             change(&mut event);
             assert!(Event::try_from(event).is_err());
@@ -245,7 +245,7 @@ mod tests {
         refuse(|event| event.kind = None);
         refuse(|event| event.recipient = None);
         refuse(|event| event.message_id = Bytes::from_static(b"short"));
-        refuse(|event| event.kind = Some(wire::event::Kind::Ended(wire::Ended { kind: 99 })));
+        refuse(|event| event.kind = Some(wire::event::Kind::Ended(wire::Ended { state: 99 })));
         refuse(|event| event.kind = Some(wire::event::Kind::Gap(wire::Gap { through: 6 })));
     }
 }

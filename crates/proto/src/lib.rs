@@ -1,7 +1,7 @@
 //! The types generated from `/proto`, and every conversion between them and Postroad's own.
 //!
-//! What arrives over the wire or from the log is converted here, once, and what does not convert is refused here.
-//! Nothing above this crate looks inside a generated type for a rule.
+//! Everything that arrives over the wire or from the log is converted and checked here, once.
+//! The layers above do not check generated types again.
 
 /// Generated code: documented in `/proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]

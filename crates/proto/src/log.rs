@@ -1,8 +1,10 @@
-//! The head of a log entry: a batch of ledger commands, as bytes and as values.
+//! The head of a log entry: encoding and decoding of a batch of ledger commands.
 
 use bytes::Bytes;
 use postroad_core::{DeliveryId, Epoch, NodeId, SourceId, TenantId, Timestamp};
-use postroad_ledger::command::{Accept, Assign, AttemptId, Command, Content, Lane, NewRecipient, Report};
+use postroad_ledger::command::{
+    Accept, Assign, AttemptId, Command, Content, NewRecipient, Report, SourceGrant,
+};
 use prost::Message;
 
 use crate::{
@@ -22,14 +24,14 @@ pub struct Batch {
     pub commands: Vec<Command>,
 }
 
-/// The head of a log entry is not a batch this version knows: the replica must stop, not skip it.
+/// The head of a log entry is not a batch that this version knows: the replica must stop, not skip it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// Not the encoding of a batch.
-    #[error("the bytes are no batch")]
+    #[error("cannot decode the batch")]
     Decode(#[from] prost::DecodeError),
-    /// A command that is not known or breaks a bound.
-    #[error("a command does not convert")]
+    /// A command is unknown or exceeds a bound.
+    #[error("a command is unknown or malformed")]
     Malformed(#[from] Malformed),
 }
 
@@ -45,7 +47,7 @@ impl Batch {
     /// Reads the head of a log entry.
     ///
     /// # Errors
-    /// The bytes were written by a version that knows more, or not by a leader of ours.
+    /// The bytes were written by a newer version, or are not a batch.
     pub fn decode(head: Bytes) -> Result<Self, BatchError> {
         let batch = wire::Batch::decode(head)?;
         let commands = batch
@@ -64,7 +66,7 @@ impl From<&Command> for wire::command::Command {
             Command::Assign(assign) => Self::Assign(wire::Assign {
                 delivery: Some(assign.delivery.into()),
                 attempt: assign.attempt.0,
-                lane: Some(assign.lane.into()),
+                grant: Some(assign.grant.into()),
             }),
             Command::Report(report) => Self::Report(report.as_ref().into()),
             Command::Return(id) => Self::Return((*id).into()),
@@ -102,7 +104,7 @@ impl TryFrom<wire::command::Command> for Command {
             Wire::Assign(assign) => Self::Assign(Assign {
                 delivery: delivery(assign.delivery)?,
                 attempt: crate::convert::attempt(assign.attempt),
-                lane: required(assign.lane, "lane")?.into(),
+                grant: required(assign.grant, "grant")?.into(),
             }),
             Wire::Report(report) => Self::Report(Box::new(report.try_into()?)),
             Wire::Return(id) => Self::Return(id.try_into()?),
@@ -184,7 +186,7 @@ impl From<&NewRecipient> for wire::Recipient {
             site: recipient.site.to_string(),
             pool: recipient.pool.0,
             not_before_millis: recipient.not_before.as_millis(),
-            assign: recipient.assign.map(Into::into),
+            grant: recipient.grant.map(Into::into),
         }
     }
 }
@@ -198,20 +200,20 @@ impl TryFrom<wire::Recipient> for NewRecipient {
             site: recipient.site.into(),
             pool: crate::convert::pool(recipient.pool),
             not_before: time(recipient.not_before_millis),
-            assign: recipient.assign.map(Into::into),
+            grant: recipient.grant.map(Into::into),
         })
     }
 }
 
-impl From<Lane> for wire::Lane {
-    fn from(lane: Lane) -> Self {
-        Self { source: lane.source.0, epoch: lane.epoch.0, node: lane.node.0 }
+impl From<SourceGrant> for wire::SourceGrant {
+    fn from(grant: SourceGrant) -> Self {
+        Self { source: grant.source.0, epoch: grant.epoch.0, node: grant.node.0 }
     }
 }
 
-impl From<wire::Lane> for Lane {
-    fn from(lane: wire::Lane) -> Self {
-        Self { source: SourceId(lane.source), epoch: Epoch(lane.epoch), node: NodeId(lane.node) }
+impl From<wire::SourceGrant> for SourceGrant {
+    fn from(grant: wire::SourceGrant) -> Self {
+        Self { source: SourceId(grant.source), epoch: Epoch(grant.epoch), node: NodeId(grant.node) }
     }
 }
 
@@ -298,20 +300,20 @@ mod tests {
     }
 
     fn accept(sender: Option<&str>, content: Content) -> Command {
-        let lane = Lane { source: SourceId(1), epoch: Epoch(2), node: NodeId(3) };
+        let grant = SourceGrant { source: SourceId(1), epoch: Epoch(2), node: NodeId(3) };
         let address = |text: &str| Address::parse(text).expect("a test address parses");
-        let recipient = |assign| NewRecipient {
+        let recipient = |grant| NewRecipient {
             address: address("b@receiver.example"),
             site: "mx.receiver.example".into(),
             pool: PoolId(4),
             not_before: time(5),
-            assign,
+            grant,
         };
         Command::Accept(Box::new(Accept {
             id: id(),
             tenant: TenantId(7),
             sender: sender.map(address),
-            recipients: vec![recipient(Some(lane)), recipient(None)],
+            recipients: vec![recipient(Some(grant)), recipient(None)],
             content,
             size: 8192,
             smtputf8: true,
@@ -324,8 +326,8 @@ mod tests {
     }
 
     #[test]
-    fn every_command_comes_back_as_it_went_in() {
-        let lane = Lane { source: SourceId(1), epoch: Epoch(2), node: NodeId(3) };
+    fn commands_round_trip() {
+        let grant = SourceGrant { source: SourceId(1), epoch: Epoch(2), node: NodeId(3) };
         let delivery = attempt().delivery;
         let outcome = Outcome::new(OutcomeKind::Soft, Some(BounceClass::Greylisted), 451, "later");
         let report = Report {
@@ -340,7 +342,7 @@ mod tests {
         for command in [
             accept(Some("a@sender.example"), Content::Slot(0)),
             accept(None, Content::Staged(40)),
-            Command::Assign(Assign { delivery, attempt: AttemptNumber(1), lane }),
+            Command::Assign(Assign { delivery, attempt: AttemptNumber(1), grant }),
             Command::Report(Box::new(report)),
             Command::Return(attempt()),
             Command::Started(attempt()),

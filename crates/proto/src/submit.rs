@@ -1,20 +1,20 @@
-//! Submissions, as ingress sends them and as the ledger takes them.
+//! Submissions: from ingress's message to the ledger's command.
 
 use bytes::{Bytes, BytesMut};
 use postroad_core::{TenantId, Timestamp};
-use postroad_ledger::command::{Accept, Command, Content, NewRecipient, RECIPIENTS_MAX};
+use postroad_ledger::command::{Accept, Command, Content, NewRecipient, RECIPIENTS_MAX, SLOT_UNSET};
 
 use crate::{
     convert::{Malformed, parse_address, parse_message_id, parse_sender, pool, required, time},
     queue as wire,
 };
 
-/// The largest content that travels in one piece; what is larger is staged in chunks of at most this.
+/// The largest content sent in one piece; larger ones are staged in chunks of at most this.
 pub const CONTENT_BYTES_MAX: usize = 768 << 10;
 
-/// Reads a submission: the command, and the body that is to stand in slot 0 of the entry that carries it.
+/// Reads a submission: the command, whose slot is unset, and the body that goes with it.
 ///
-/// A message that does not say when it expires does so at `expires_by_default`.
+/// A message without an expiry of its own gets `expires_by_default`.
 ///
 /// # Errors
 /// Names the field that is missing or out of range.
@@ -27,14 +27,14 @@ pub fn parse_submission(
         return Err(Malformed("content"));
     }
     if let Some(number) = submission.chunk {
-        let command = Command::StageChunk { message, number, slot: 0 };
+        let command = Command::StageChunk { message, number, slot: SLOT_UNSET };
         return Ok((command, Some(join(submission.content))));
     }
     if !(1..=RECIPIENTS_MAX).contains(&submission.recipients.len()) {
         return Err(Malformed("recipients"));
     }
     let (content, body) = match submission.chunks {
-        0 => (Content::Slot(0), Some(join(submission.content))),
+        0 => (Content::Slot(SLOT_UNSET), Some(join(submission.content))),
         chunks => (Content::Staged(chunks), None),
     };
     let accept = Accept {
@@ -67,12 +67,12 @@ impl TryFrom<wire::Recipient> for NewRecipient {
             site: required(site, "site")?.into(),
             pool: pool(recipient.pool),
             not_before: time(recipient.not_before_millis),
-            assign: None,
+            grant: None,
         })
     }
 }
 
-/// One part is taken as it is; more are copied into one.
+/// A single part is not copied.
 fn join(mut parts: Vec<Bytes>) -> Bytes {
     if let [part] = parts.as_mut_slice() {
         return std::mem::take(part);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_submission_is_a_command_and_a_body() {
+    fn a_submission_becomes_a_command_and_a_body() {
         check(|_| {}, Ok(Some(b"headbody")));
         check(|s| s.content = vec![Bytes::from_static(b"whole")], Ok(Some(b"whole")));
         check(|s| s.chunks = 2, Ok(None));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_does_not_say_expires_by_default() {
+    fn a_message_without_an_expiry_gets_the_default() {
         let expiry = |millis| {
             let submission = wire::Submission { expires_at_millis: millis, ..submission() };
             match parse_submission(submission, time(9)) {

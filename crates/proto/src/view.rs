@@ -1,7 +1,7 @@
-//! A message and where it stands, as it is shown.
+//! A message and the state of its deliveries, as it is shown.
 
-use postroad_core::Timestamp;
-use postroad_ledger::{DeliveryView, MessageView, Status, command::Change, event::End};
+use postroad_core::{DeliveryState, FinalState, Timestamp};
+use postroad_ledger::{DeliveryView, MessageView, command::Change};
 
 use crate::{convert::message_id, queue as wire};
 
@@ -21,34 +21,31 @@ impl From<&MessageView> for wire::MessageView {
 
 impl From<&DeliveryView> for wire::DeliveryView {
     fn from(delivery: &DeliveryView) -> Self {
-        use wire::DeliveryStatus as Wire;
-        let (status, due, source) = match delivery.status {
-            Status::Waiting(due) => (Wire::Waiting, due, 0),
-            Status::Assigned(_, lane) => (Wire::Assigned, Timestamp::ZERO, lane.source.0),
-            Status::Held => (Wire::Held, Timestamp::ZERO, 0),
-            Status::Ended(end) => (end.into(), Timestamp::ZERO, 0),
-        };
         Self {
             recipient: delivery.address.to_string(),
-            status: status.into(),
+            state: wire::DeliveryState::from(delivery.state).into(),
             attempts: delivery.attempts,
-            due_at_millis: due.as_millis(),
+            due_at_millis: delivery.due_at.unwrap_or(Timestamp::ZERO).as_millis(),
             last_response: delivery.last.as_ref().map_or_else(String::new, |last| last.text.to_string()),
             site: delivery.site.to_string(),
             pool: delivery.pool.0,
-            source,
+            source: delivery.grant.map_or(0, |grant| grant.source.0),
         }
     }
 }
 
-impl From<End> for wire::DeliveryStatus {
-    fn from(end: End) -> Self {
-        match end {
-            End::Delivered => Self::Delivered,
-            End::Bounced => Self::Bounced,
-            End::Expired => Self::Expired,
-            End::Cancelled => Self::Cancelled,
-            End::Suppressed => Self::Suppressed,
+impl From<DeliveryState> for wire::DeliveryState {
+    fn from(state: DeliveryState) -> Self {
+        match state {
+            DeliveryState::Queued => Self::Queued,
+            DeliveryState::Sending => Self::Sending,
+            DeliveryState::Deferred => Self::Deferred,
+            DeliveryState::Held => Self::Held,
+            DeliveryState::Final(FinalState::Delivered) => Self::Delivered,
+            DeliveryState::Final(FinalState::Bounced) => Self::Bounced,
+            DeliveryState::Final(FinalState::Expired) => Self::Expired,
+            DeliveryState::Final(FinalState::Cancelled) => Self::Cancelled,
+            DeliveryState::Final(FinalState::Suppressed) => Self::Suppressed,
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What the leader of a group and an outbound node tell each other.
+//! The frames between the leader of a group and an outbound node.
 
 use bytes::Bytes;
-use postroad_core::{DeliveryId, Epoch, SourceId, Timestamp};
+use postroad_core::{DeliveryId, Epoch, SourceId};
 use postroad_ledger::{
     AssignedView,
-    command::{AttemptId, Command, Report},
+    command::{AttemptId, Command, RETRY_AT_UNSET, Report},
     dispatch::Windows,
 };
 
@@ -37,7 +37,7 @@ impl TryFrom<wire::AttemptId> for AttemptId {
     }
 }
 
-/// The leader says when the delivery is due again; here it is at once.
+/// The leader sets `retry_at` before it proposes the report.
 impl TryFrom<wire::Report> for Report {
     type Error = Malformed;
 
@@ -45,7 +45,7 @@ impl TryFrom<wire::Report> for Report {
         Ok(Self {
             id: required(report.attempt, "attempt")?.try_into()?,
             outcome: parse_outcome(report.kind, report.bounce_class, report.code, &report.text)?,
-            retry_at: Timestamp::ZERO,
+            retry_at: RETRY_AT_UNSET,
             remote: cut(report.remote),
             tls: cut(report.tls),
             started_at: time(report.started_at_millis),
@@ -54,7 +54,7 @@ impl TryFrom<wire::Report> for Report {
     }
 }
 
-/// Texts for people are cut, not refused: an outcome must not be lost to a long host name.
+/// Cuts a text that is too long: an outcome must not be lost to a long host name.
 fn cut(text: String) -> Box<str> {
     let end = text.floor_char_boundary(postroad_ledger::command::TEXT_BYTES_MAX);
     text[..end].into()
@@ -69,12 +69,12 @@ impl TryFrom<wire::RecallAnswer> for Command {
     }
 }
 
-/// The windows one source's owner states under one epoch.
+/// The windows of one source, as its owner reports them under one epoch.
 impl From<wire::SourceWindows> for (SourceId, Epoch, Windows) {
     fn from(windows: wire::SourceWindows) -> Self {
         let sites = windows.sites.into_iter().map(|site| (site.site.into(), site.window)).collect();
-        let stated = Windows { default: windows.default_window, sites };
-        (SourceId(windows.source), Epoch(windows.epoch), stated)
+        let parsed = Windows { default: windows.default_window, sites };
+        (SourceId(windows.source), Epoch(windows.epoch), parsed)
     }
 }
 
@@ -84,8 +84,8 @@ impl From<&AssignedView<'_>> for wire::Assignment {
         Self {
             message_id: message_id(view.id.delivery.message),
             tenant: view.tenant.0,
-            source: view.lane.source.0,
-            epoch: view.lane.epoch.0,
+            source: view.grant.source.0,
+            epoch: view.grant.epoch.0,
             site: view.site.to_owned(),
             sender: (!view.sender.is_empty()).then(|| view.sender.to_owned()),
             recipients: vec![view.into()],
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_comes_back_as_it_went_out() {
+    fn an_attempt_id_round_trips() {
         assert_eq!(AttemptId::try_from(wire::AttemptId::from(id())), Ok(id()));
         let answer = |started| wire::RecallAnswer { attempt: Some(id().into()), source: 1, started };
         assert_eq!(answer(true).try_into(), Ok(Command::Started(id())));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_keeps_its_outcome_whatever_else_is_too_long() {
+    fn a_report_with_long_texts_keeps_its_outcome() {
         let report = wire::Report {
             attempt: Some(id().into()),
             kind: 1,

@@ -7,18 +7,18 @@ use std::{
 
 use postroad_core::Timestamp;
 
-/// How far the wall clock may run ahead of the time that has passed since the process started.
+/// How far the wall clock may run ahead of the monotonic clock since the process started.
 const AHEAD_MAX: Duration = Duration::from_secs(60);
 
-/// The wall clock and the steady one, read together.
+/// The wall clock and the monotonic clock, read together.
 static START: OnceLock<(Timestamp, Instant)> = OnceLock::new();
 
-/// Returns the time. A clock that is set forward while the process runs is not believed:
-/// what the ledger has seen it never unsees, and an hour too many would expire what has not expired.
+/// Returns the time, ignoring a wall clock that is set forward while the process runs: the ledger's time never goes
+/// back, and a jump of an hour would expire mail too early.
 pub(crate) fn now() -> Timestamp {
     let (wall, instant) = (wall(), Instant::now());
     let (start_wall, start) = *START.get_or_init(|| (wall, instant));
-    steady(start_wall, instant.saturating_duration_since(start), wall)
+    bounded(start_wall, instant.saturating_duration_since(start), wall)
 }
 
 fn wall() -> Timestamp {
@@ -26,7 +26,7 @@ fn wall() -> Timestamp {
     Timestamp::ZERO.after(since_epoch)
 }
 
-fn steady(start: Timestamp, passed: Duration, wall: Timestamp) -> Timestamp {
+fn bounded(start: Timestamp, passed: Duration, wall: Timestamp) -> Timestamp {
     wall.min(start.after(passed).after(AHEAD_MAX))
 }
 
@@ -35,17 +35,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn r_19_a_clock_that_is_set_forward_is_not_believed() {
+    fn r_19_a_clock_that_is_set_forward_is_ignored() {
         let start = Timestamp::from_millis(1_000_000_000_000);
         let check = |passed_secs, wall_secs: u64, expected_secs: u64| {
             let at = |secs| start.after(Duration::from_secs(secs));
-            let seen = steady(start, Duration::from_secs(passed_secs), at(wall_secs));
+            let seen = bounded(start, Duration::from_secs(passed_secs), at(wall_secs));
             assert_eq!(seen, at(expected_secs));
         };
         check(10, 10, 10);
         check(10, 12, 12);
         check(10, 3600, 70);
         check(3600, 3600, 3600);
-        assert_eq!(steady(start, Duration::ZERO, Timestamp::ZERO), Timestamp::ZERO);
+        assert_eq!(bounded(start, Duration::ZERO, Timestamp::ZERO), Timestamp::ZERO);
     }
 }

@@ -1,11 +1,11 @@
-//! Group 0: the directory as a replicated machine, its service, and the leases of the outbound nodes.
+//! Group 0: the directory as a replicated machine, its service, and the leases of outbound nodes.
 //!
-//! What a change does is decided in the crate `directory`; when a lease has ended, in [`leases`].
-//! Here both are given a log, a wire and a clock.
+//! The crate `directory` decides what a change does, [`leases`] when a lease has ended; this module connects both to the
+//! log, the wire and the clock.
 
 mod balance;
 mod barrier;
-mod keeper;
+mod lease_manager;
 pub mod leases;
 mod machine;
 pub mod metrics;
@@ -26,9 +26,9 @@ pub use machine::DirectoryMachine;
 pub use service::DirectoryApi;
 
 use barrier::Barrier;
-use keeper::{Keeper, SharedLeases};
+use lease_manager::{LeaseManager, SharedLeases};
 
-/// Requests between nodes are bounded by this.
+/// The largest gRPC frame between nodes.
 const FRAME_BYTES_MAX: usize = 8 << 20;
 
 /// The directory on this node.
@@ -39,12 +39,12 @@ pub struct DirectoryHost {
     /// Group 0.
     pub group: Group<DirectoryMachine>,
     api: DirectoryApi,
-    keeper: Keeper,
+    lease_manager: LeaseManager,
     barriers: barrier::Worker<DirectoryMachine>,
     closing: CancellationToken,
 }
 
-/// Opens group 0; the leases are kept once [`DirectoryHost::run`] runs.
+/// Opens group 0; [`DirectoryHost::run`] manages the leases.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -65,12 +65,12 @@ pub async fn start(node: &Node, times: LeaseTimes) -> Result<DirectoryHost, Open
         wake: wake.clone(),
         closing: closing.clone(),
     };
-    let keeper = Keeper { group: group.clone(), view: view.clone(), leases, times, wake };
-    Ok(DirectoryHost { view, group, api, keeper, barriers, closing })
+    let lease_manager = LeaseManager { group: group.clone(), view: view.clone(), leases, times, wake };
+    Ok(DirectoryHost { view, group, api, lease_manager, barriers, closing })
 }
 
 impl DirectoryHost {
-    /// Returns the service that every node serves.
+    /// Returns the gRPC service.
     #[must_use]
     pub fn server(&self) -> DirectoryServiceServer<DirectoryApi> {
         DirectoryServiceServer::new(self.api.clone())
@@ -78,13 +78,13 @@ impl DirectoryHost {
             .max_encoding_message_size(FRAME_BYTES_MAX)
     }
 
-    /// Keeps the leases while this node leads; ends every watch when it is asked to stop.
+    /// Manages the leases while this node leads, until shutdown; then ends every watch.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { keeper, barriers, closing, .. } = self;
+        let Self { lease_manager, barriers, closing, .. } = self;
         let _closing = closing.drop_guard();
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = keeper.run() => {}
+            () = lease_manager.run() => {}
             () = barriers.run() => {}
         }
     }

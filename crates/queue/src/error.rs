@@ -1,4 +1,4 @@
-//! Why a queue node does not start, and what it tells those it must refuse.
+//! Why a queue node does not start, and the gRPC statuses of refused requests.
 
 use std::io;
 
@@ -6,44 +6,44 @@ use postroad_core::NodeId;
 use postroad_raft::ProposeError;
 use tonic::{Status, metadata::MetadataValue};
 
-/// Metadata of a refusal that names the node to ask instead.
+/// The metadata of a refusal that names the leader.
 pub(crate) const LEADER: &str = "postroad-leader";
 
 /// Why a queue node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration does not hold together.
+    /// The configuration is invalid.
     #[error("{0}")]
     Config(String),
     /// The log cannot be opened; it has not been changed.
-    #[error("the log cannot be opened")]
+    #[error("cannot open the log")]
     Log(#[from] postroad_storage::OpenError),
     /// A group cannot be opened.
-    #[error("a group cannot be opened")]
+    #[error("cannot open a Raft group")]
     Group(#[from] postroad_raft::OpenError),
-    /// The address cannot be listened at.
-    #[error("`{address}` cannot be listened at")]
+    /// Cannot listen on the address.
+    #[error("cannot listen on {address} (`queue.listen`)")]
     Listen {
         /// The address.
         address: String,
         /// Why.
         source: io::Error,
     },
-    /// The operating system said no.
-    #[error("the node cannot start")]
+    /// An error of the operating system.
+    #[error("cannot start the queue node")]
     Io(#[from] io::Error),
 }
 
-/// Whoever asks here should ask `leader`, if one is known.
+/// Refuses a request because another node leads; names it where it is known.
 pub(crate) fn not_leader(leader: Option<NodeId>) -> Status {
-    let mut status = Status::unavailable("this node does not lead the group");
+    let mut status = Status::unavailable("this node is not the leader of the group");
     if let Some(leader) = leader {
         status.metadata_mut().insert(LEADER, MetadataValue::from(leader.0));
     }
     status
 }
 
-/// What a refused proposal or read barrier is on the wire.
+/// The gRPC status of a failed proposal or read barrier.
 pub(crate) fn refused(error: &ProposeError) -> Status {
     match error {
         ProposeError::NotLeader { leader } => not_leader(*leader),

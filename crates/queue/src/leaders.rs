@@ -1,4 +1,4 @@
-//! What this node knows of the leaders of all groups.
+//! The leaders of all groups, as this node knows them.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use crate::metrics;
 
-/// A cheap handle.
+/// A cheap handle to the view.
 #[derive(Clone)]
 pub(crate) struct Leaders(watch::Receiver<LeaderView>);
 
@@ -24,7 +24,7 @@ pub(crate) struct LeadersTask {
 }
 
 impl Leaders {
-    /// Makes the view of a node; the node is ready while it knows a leader of every group.
+    /// Makes the view; `ready` is set while every group has a known leader.
     pub(crate) fn new(
         node: NodeId,
         statuses: BTreeMap<GroupId, watch::Receiver<Status>>,
@@ -40,7 +40,7 @@ impl Leaders {
 }
 
 impl LeadersTask {
-    /// Follows until every group has stopped.
+    /// Updates the view until every group has stopped.
     pub(crate) async fn run(self) {
         let node = NodeId(self.view.borrow().node);
         let mut known: BTreeMap<_, _> = self.statuses.keys().map(|group| (*group, (0, None))).collect();
@@ -63,7 +63,7 @@ impl LeadersTask {
     }
 }
 
-/// Term and leader. This node counts as leader only once its state has everything that was committed before.
+/// Returns term and leader. This node counts as leader only once it has applied everything committed before its term.
 fn leader(node: NodeId, status: &Status) -> (u64, Option<NodeId>) {
     let leader = status.leader.filter(|leader| *leader != node || status.leading);
     (status.term, leader.filter(|_| !status.stopped))

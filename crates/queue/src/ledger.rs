@@ -1,4 +1,4 @@
-//! One ledger group on this node: what is committed to it, and what is known of it.
+//! One ledger group on this node: committing commands, and reading its state.
 
 use std::sync::Arc;
 
@@ -15,84 +15,84 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::{clock, config::QueueConfig};
 
 mod batch;
-pub(crate) mod core;
 mod machine;
 pub(crate) mod outbox;
 pub(crate) mod proposer;
+pub(crate) mod shared;
 
-pub(crate) use self::batch::Answer;
+pub(crate) use self::batch::CommitResult;
 use self::{
-    batch::{Work, bytes},
-    core::Core,
+    batch::{CommitRequest, bytes},
     machine::LedgerMachine,
     proposer::Proposer,
+    shared::SharedLedger,
 };
 
-/// Works that may wait, besides the bound on their bytes.
-const WAITING_MAX: usize = 4096;
+/// Requests that may wait, besides the bound on their bytes.
+const REQUESTS_MAX: usize = 4096;
 
-/// Bytes that wait are counted in these.
+/// The unit in which waiting bytes are counted.
 const PERMIT_BYTES: usize = 1 << 10;
 
 /// A cheap handle to one ledger group.
 #[derive(Clone)]
 pub(crate) struct LedgerGroup {
-    pub(crate) core: Arc<Core>,
+    pub(crate) shared: Arc<SharedLedger>,
     pub(crate) group: Group<LedgerMachine>,
     pub(crate) views: watch::Receiver<Arc<View>>,
     pub(crate) retry: RetrySchedule,
-    inbox: mpsc::Sender<Work>,
+    inbox: mpsc::Sender<CommitRequest>,
     room: Arc<Semaphore>,
     room_max: usize,
 }
 
 impl LedgerGroup {
-    /// Opens the group on this node; the proposer is to be run.
+    /// Opens the group on this node; the caller runs the proposer.
     pub(crate) async fn open(
         node: &Node,
         id: GroupId,
         config: &QueueConfig,
         views: watch::Receiver<Arc<View>>,
     ) -> Result<(Self, Proposer), OpenError> {
-        let core = Arc::new(Core::new(id, config.limits()));
-        let group = node.open_group(id, LedgerMachine(core.clone())).await?;
-        let (inbox, works) = mpsc::channel(WAITING_MAX);
-        let proposer = Proposer::new(core.clone(), group.clone(), works, views.clone());
+        let shared = Arc::new(SharedLedger::new(id, config.limits()));
+        let group = node.open_group(id, LedgerMachine(shared.clone())).await?;
+        let (inbox, requests) = mpsc::channel(REQUESTS_MAX);
+        let proposer = Proposer::new(shared.clone(), group.clone(), requests, views.clone());
         let room_max = usize::try_from(config.waiting_bytes_max).unwrap_or(usize::MAX) / PERMIT_BYTES;
         let room_max = room_max.min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(room_max));
         let retry = config.retry_schedule();
-        Ok((Self { core, group, views, retry, inbox, room, room_max }, proposer))
+        Ok((Self { shared, group, views, retry, inbox, room, room_max }, proposer))
     }
 
     pub(crate) fn id(&self) -> GroupId {
-        self.core.id
+        self.shared.id
     }
 
     pub(crate) fn status(&self) -> Status {
         self.group.status().borrow().clone()
     }
 
-    /// Hands commands over to be committed together; waits while too much waits already.
+    /// Queues commands to be committed together; waits while the queue is full.
     ///
-    /// The slots in the commands count `bodies`. Dropping the receiver withdraws nothing.
+    /// The slots in the commands number `bodies`. Dropping the receiver does not cancel the commit.
     pub(crate) async fn enqueue(
         &self,
         commands: Vec<Command>,
         bodies: Vec<Bytes>,
-    ) -> Result<oneshot::Receiver<Answer>, ProposeError> {
+    ) -> Result<oneshot::Receiver<CommitResult>, ProposeError> {
         let bytes = bytes(&commands, &bodies);
         let permits = bytes.div_ceil(PERMIT_BYTES).min(self.room_max);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| ProposeError::Stopped)?;
         let (answer, answered) = oneshot::channel();
-        let work = Work { commands, bodies, bytes, answer, room };
-        self.inbox.send(work).await.map_err(|_| ProposeError::Stopped)?;
+        let request = CommitRequest { commands, bodies, bytes, answer, room };
+        self.inbox.send(request).await.map_err(|_| ProposeError::Stopped)?;
         Ok(answered)
     }
 
     /// Commits commands together and returns one reply for each.
-    pub(crate) async fn commit(&self, commands: Vec<Command>, bodies: Vec<Bytes>) -> Answer {
+    pub(crate) async fn commit(&self, commands: Vec<Command>, bodies: Vec<Bytes>) -> CommitResult {
         let answered = self.enqueue(commands, bodies).await?;
         answered.await.unwrap_or(Err(ProposeError::Unknown))
     }
@@ -102,10 +102,10 @@ impl LedgerGroup {
         self.commit(vec![command], Vec::new()).await?.pop().ok_or(ProposeError::Unknown)
     }
 
-    /// Says when the deliveries of these attempts are due again if they did not end.
-    pub(crate) fn schedule(&self, reports: &mut [Report]) {
+    /// Sets the `retry_at` of reports from the retry schedule.
+    pub(crate) fn set_retry_times(&self, reports: &mut [Report]) {
         let now = clock::now();
-        self.core.with_ledger(|ledger| {
+        self.shared.with_ledger(|ledger| {
             for report in reports {
                 let attempts = ledger.attempts(report.id.delivery).unwrap_or(0);
                 report.retry_at = now.after(self.retry.wait(attempts, rand::random()));
@@ -113,7 +113,7 @@ impl LedgerGroup {
         });
     }
 
-    /// Reads a content, from memory where it can be had there.
+    /// Reads a message's content, from memory where possible.
     pub(crate) async fn content(&self, parts: &[BodyRef]) -> std::io::Result<Bytes> {
         let mut read = Vec::with_capacity(parts.len());
         for part in parts {
@@ -125,7 +125,7 @@ impl LedgerGroup {
         })
     }
 
-    /// Reads one part of a content.
+    /// Reads one part of a message's content.
     pub(crate) async fn part(&self, part: BodyRef) -> std::io::Result<Bytes> {
         let (log, id) = (self.group.log(), self.id());
         if let Some(bytes) = log.body_in_memory(id, part.index, part.slot) {
@@ -136,15 +136,15 @@ impl LedgerGroup {
         tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
     }
 
-    /// Says how the group is, for those who watch.
+    /// Updates the group's gauges.
     pub(crate) fn observe(&self) {
-        let metrics = &self.core.metrics;
+        let metrics = &self.shared.metrics;
         let now = clock::now();
-        self.core.with_ledger(|ledger| {
+        self.shared.with_ledger(|ledger| {
             let counts = ledger.counts();
             metrics.messages.set(ledger.message_count() as f64);
-            metrics.waiting.set(counts.waiting as f64);
-            metrics.assigned_now.set(counts.assigned as f64);
+            metrics.waiting.set(counts.queued as f64);
+            metrics.assigned_now.set(counts.sending as f64);
             metrics.held.set(counts.held as f64);
             metrics.oldest.set(ledger.oldest().map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
             metrics.event_bytes.set(ledger.event_bytes() as f64);
@@ -152,7 +152,7 @@ impl LedgerGroup {
             metrics.unread.set(next.saturating_sub(ledger.cursor(CONTROL).max(1)) as f64);
         });
         let leads =
-            self.core.with_leading(|_, leading| (leading.dispatcher.ready_count(), leading.outboxes.len()));
+            self.shared.with_leading(|_, leading| (leading.dispatcher.ready_count(), leading.outboxes.len()));
         let (ready, sessions) = leads.unwrap_or((0, 0));
         metrics.ready.set(ready as f64);
         metrics.sessions.set(sessions as f64);
@@ -162,5 +162,5 @@ impl LedgerGroup {
     }
 }
 
-/// The name under which the control role consumes events.
+/// The control role's name as a consumer of events.
 const CONTROL: &str = "control";

@@ -1,8 +1,8 @@
-//! The queue role: hosts the groups, dispatches, and serves the other roles.
+//! The queue role: hosts the Raft groups, assigns deliveries to outbound nodes, and serves the other roles.
 //!
-//! Group 0 is the directory, every other one a ledger.
-//! What a command does is decided in `ledger` and `directory`, what is agreed upon in `raft`;
-//! here committed work is turned into streams, and streams into work to be committed.
+//! Group 0 is the directory, every other group a ledger.
+//! `ledger` and `directory` decide what a command does, `raft` commits it; this crate turns requests into commands, and
+//! committed commands into answers and assignments.
 
 mod clock;
 pub mod config;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use postroad_core::{GroupId, OutcomeKind};
 use postroad_proto::queue::SubmitStatus;
-use postroad_raft::Standing;
+use postroad_raft::DiskStatus;
 use postroad_storage::{Log, Room};
 use postroad_telemetry::Metric;
 
@@ -171,8 +171,8 @@ impl DiskMetrics {
         Self(gauge!("postroad_queue_disk_refused"))
     }
 
-    pub(crate) fn observe(&self, standing: Standing) {
-        self.0.set(f64::from(u8::from(standing != Standing::Good)));
+    pub(crate) fn observe(&self, status: DiskStatus) {
+        self.0.set(f64::from(u8::from(status != DiskStatus::Accepted)));
     }
 }
 

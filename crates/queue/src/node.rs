@@ -1,10 +1,10 @@
-//! A queue node: opened, served, and stopped so that others take over at once.
+//! A queue node: start, serve, and stop with its leadership transferred first.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use postroad_core::GroupId;
 use postroad_net::{NodeListener, Role, Transport, peer_info, server_builder};
-use postroad_raft::{Caller, Group, Node, Standing, Status as GroupStatus};
+use postroad_raft::{Caller, DiskStatus, Group, Node, Status as GroupStatus};
 use postroad_storage::{Fs, Identity, Log};
 use postroad_telemetry::{Component, Health};
 use tokio::{sync::watch, task::JoinSet, time};
@@ -25,15 +25,15 @@ use crate::{
     transport::Peers,
 };
 
-/// How long others are given to take over what this node leads.
+/// How long to wait for other nodes to become leaders at shutdown.
 const TRANSFER_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long streams are given to end.
+/// How long streams may take to end at shutdown.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 const OBSERVE_EVERY: Duration = Duration::from_secs(2);
 
-/// What a queue node is given.
+/// What a queue node needs from its process.
 #[derive(Clone)]
 pub struct QueueDeps {
     /// Which node of which cluster it is.
@@ -42,7 +42,7 @@ pub struct QueueDeps {
     pub fs: Arc<dyn Fs>,
     /// How nodes reach each other.
     pub transport: Transport,
-    /// Where it says that it is ready.
+    /// Readiness.
     pub health: Health,
 }
 
@@ -52,7 +52,7 @@ impl std::fmt::Debug for QueueDeps {
     }
 }
 
-/// A queue node that is open and listens; [`Queue::run`] makes it answer.
+/// A queue node that has opened its log and listens; [`Queue::run`] serves.
 pub struct Queue {
     address: String,
     listener: NodeListener,
@@ -121,14 +121,14 @@ impl Queue {
         })
     }
 
-    /// Returns what this node serves to others: Raft, queue and directory.
+    /// Returns the gRPC services: Raft, queue and directory.
     #[must_use]
     pub fn services(&self) -> Routes {
         let raft = InterceptedService::new(self.node.service(), only_queue_nodes);
         Routes::new(raft).add_service(self.service.clone().into_server()).add_service(self.directory.server())
     }
 
-    /// Serves until it is asked to stop; then others take over what it leads, and everything is closed.
+    /// Serves until shutdown; then transfers leadership to other nodes and closes everything.
     pub async fn run(self, shutdown: CancellationToken) {
         let routes = self.services();
         let Self { node, ledgers, directory, stopping, listener, .. } = self;
@@ -141,13 +141,13 @@ impl Queue {
             tasks.spawn(proposer.run(ended.clone()));
         }
         tasks.spawn(observe(ledgers.clone(), self.log));
-        tasks.spawn(watch_disk(node.standing(), self.disk_ready));
+        tasks.spawn(watch_disk(node.disk_status(), self.disk_ready));
         let mut server = JoinSet::new();
         server.spawn(serve(routes, listener, closed.clone()));
-        tracing::info!(address = %self.address, "the queue serves");
-        until_asked(&shutdown, &mut tasks).await;
+        tracing::info!(address = %self.address, "queue node started");
+        until_stopped(&shutdown, &mut tasks).await;
         if !self.is_alone {
-            hand_over(&directory_group, &ledgers).await;
+            transfer_leadership(&directory_group, &ledgers).await;
         }
         stopping.cancel();
         ended.cancel();
@@ -156,14 +156,14 @@ impl Queue {
         for ledger in ledgers.values() {
             ledger.group.shutdown().await;
         }
-        // Last, so that no group is left in it that hears nobody: it would stand for election.
+        // Last: a group that no longer hears from its peers would stand for election.
         closed.cancel();
         if time::timeout(DRAIN_WITHIN, server.join_next()).await.is_err() {
-            tracing::warn!("some streams did not end in time");
+            tracing::warn!("some streams did not end in time and were aborted");
             server.shutdown().await;
         }
         tasks.shutdown().await;
-        tracing::info!("the queue has stopped");
+        tracing::info!("queue node stopped");
     }
 }
 
@@ -172,7 +172,10 @@ fn check(config: &QueueConfig, identity: Identity) -> Result<(), StartError> {
         return Err(StartError::Config(format!("`{key}`: {expected}")));
     }
     if !config.voters.iter().any(|voter| voter.node == identity.node) {
-        return Err(StartError::Config(format!("node `{}` is not among the queue nodes", identity.node)));
+        return Err(StartError::Config(format!(
+            "node `{}` is not one of the configured queue nodes",
+            identity.node
+        )));
     }
     Ok(())
 }
@@ -183,7 +186,7 @@ async fn open_log(config: &QueueConfig, deps: &QueueDeps) -> Result<Log, StartEr
     Ok(opened.map_err(std::io::Error::other)??)
 }
 
-/// Entries and votes are taken from the voters only.
+/// Only queue nodes may send entries and votes.
 fn only_queue_nodes(mut request: Request<()>) -> Result<Request<()>, Status> {
     if let Some(peer) = peer_info(&request) {
         peer.require(&[Role::Queue])?;
@@ -197,25 +200,28 @@ fn only_queue_nodes(mut request: Request<()>) -> Result<Request<()>, Status> {
 async fn serve(routes: Routes, listener: NodeListener, closed: CancellationToken) {
     let server = server_builder().add_routes(routes);
     if let Err(error) = server.serve_with_incoming_shutdown(listener, closed.cancelled()).await {
-        tracing::error!(%error, "the queue serves no more");
+        tracing::error!(%error, "the gRPC server of the queue node failed");
     }
 }
 
-/// Waits until the node is asked to stop. A task that panicked has met a broken invariant: nothing goes on without it.
-async fn until_asked(shutdown: &CancellationToken, tasks: &mut JoinSet<()>) {
+/// Waits for shutdown. A task that panicked found a broken invariant: the process must not go on.
+async fn until_stopped(shutdown: &CancellationToken, tasks: &mut JoinSet<()>) {
     let ended = tokio::select! {
         () = shutdown.cancelled() => return,
         ended = tasks.join_next() => ended,
     };
     match ended {
         Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // A group that has stopped takes its task with it: better to start again than to be there and not work.
+        // A task ends when its group stops: better to restart than to run without it.
         _ => tracing::error!("a group has stopped on this node"),
     }
 }
 
-/// Asks other voters to lead, and waits a moment until they do.
-async fn hand_over(directory: &Group<directory::DirectoryMachine>, ledgers: &BTreeMap<GroupId, LedgerGroup>) {
+/// Transfers leadership of every group to other voters, and waits a moment for that.
+async fn transfer_leadership(
+    directory: &Group<directory::DirectoryMachine>,
+    ledgers: &BTreeMap<GroupId, LedgerGroup>,
+) {
     let mut led = Vec::new();
     if directory.status().borrow().leading && directory.transfer().await.is_ok() {
         led.push(directory.status());
@@ -227,32 +233,32 @@ async fn hand_over(directory: &Group<directory::DirectoryMachine>, ledgers: &BTr
     }
     let deadline = time::Instant::now() + TRANSFER_WITHIN;
     for status in led {
-        if time::timeout_at(deadline, follows(status)).await.is_err() {
-            tracing::warn!("nobody took over in time");
+        if time::timeout_at(deadline, until_not_leading(status)).await.is_err() {
+            tracing::warn!("no other node became leader in time");
             return;
         }
     }
 }
 
-async fn follows(mut status: watch::Receiver<GroupStatus>) {
-    // An error means that the group has stopped, and leads nothing.
+async fn until_not_leading(mut status: watch::Receiver<GroupStatus>) {
+    // An error means that the group has stopped, and so does not lead.
     let _ = status.wait_for(|status| !status.leading).await;
 }
 
-/// Says whether the other queue nodes know the disk; never ends by itself.
-async fn watch_disk(mut standing: watch::Receiver<Standing>, ready: Component) {
+/// Reports whether the other queue nodes accept the disk; never returns.
+async fn watch_disk(mut status: watch::Receiver<DiskStatus>, ready: Component) {
     let metrics = DiskMetrics::new();
     loop {
-        let now = *standing.borrow_and_update();
-        ready.set_ready(now == Standing::Good);
+        let now = *status.borrow_and_update();
+        ready.set_ready(now == DiskStatus::Accepted);
         metrics.observe(now);
-        if standing.changed().await.is_err() {
+        if status.changed().await.is_err() {
             return std::future::pending().await;
         }
     }
 }
 
-/// Says how everything is, for those who watch.
+/// Updates the gauges of all groups and the log.
 async fn observe(ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>, log: Log) {
     let metrics = LogMetrics::new();
     let mut every = time::interval(OBSERVE_EVERY);

@@ -1,4 +1,4 @@
-//! What a queue node answers to the other roles.
+//! The queue's gRPC service for the other roles.
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
@@ -26,10 +26,10 @@ mod message;
 mod submit;
 mod work;
 
-/// The largest frame between roles; with what the leader adds it still fits one between queue nodes.
+/// The largest frame between roles; with the leader's additions it fits a frame between queue nodes.
 const FRAME_BYTES_MAX: usize = 8 << 20;
 
-/// A stream of answers.
+/// A stream of responses.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service of one node; clones share everything.
@@ -38,7 +38,7 @@ pub(crate) struct QueueService {
     pub(crate) ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>,
     leaders: Leaders,
     message_expiry: std::time::Duration,
-    /// Long streams end when the node stops.
+    /// Cancelled at shutdown: long streams end.
     stopping: CancellationToken,
     submissions: SubmitMetrics,
     reports: ReportMetrics,
@@ -72,19 +72,19 @@ impl QueueService {
     fn ledger(&self, group: GroupId) -> Result<&LedgerGroup, Status> {
         self.ledgers
             .get(&group)
-            .ok_or_else(|| Status::not_found(format!("there is no ledger group `{group}`")))
+            .ok_or_else(|| Status::not_found(format!("ledger group `{group}` does not exist")))
     }
 
-    fn numbered(&self, group: u32) -> Result<&LedgerGroup, Status> {
-        self.ledger(GroupId(u16::try_from(group).map_err(|_| Status::not_found("there is no such group"))?))
+    fn group_by_number(&self, group: u32) -> Result<&LedgerGroup, Status> {
+        self.ledger(GroupId(u16::try_from(group).map_err(|_| Status::not_found("no such group"))?))
     }
 
-    fn of_message(&self, id: &[u8]) -> Result<(MessageId, &LedgerGroup), Status> {
+    fn group_of_message(&self, id: &[u8]) -> Result<(MessageId, &LedgerGroup), Status> {
         let id = parse_message_id(id).map_err(invalid)?;
         Ok((id, self.ledger(id.group())?))
     }
 
-    /// Ends a long stream when the node stops.
+    /// Makes a response of a stream that ends at shutdown.
     fn until_stopped<T: 'static>(
         &self,
         answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
@@ -141,7 +141,7 @@ impl queue_service_server::QueueService for QueueService {
         request: Request<wire::ContentRequest>,
     ) -> Result<Response<Self::ContentStream>, Status> {
         allow(&request, &[Role::Outbound])?;
-        let (id, ledger) = self.of_message(&request.get_ref().message_id)?;
+        let (id, ledger) = self.group_of_message(&request.get_ref().message_id)?;
         Ok(self.until_stopped(content::parts(ledger, id)?))
     }
 
@@ -150,7 +150,7 @@ impl queue_service_server::QueueService for QueueService {
         request: Request<wire::EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
         allow(&request, &[Role::Control])?;
-        let ledger = self.numbered(request.get_ref().group)?.clone();
+        let ledger = self.group_by_number(request.get_ref().group)?.clone();
         Ok(self.until_stopped(events::follow(ledger, request.get_ref()).await?))
     }
 
@@ -160,7 +160,7 @@ impl queue_service_server::QueueService for QueueService {
     ) -> Result<Response<wire::ConsumeResponse>, Status> {
         allow(&request, &[Role::Control])?;
         let request = request.into_inner();
-        events::consume(self.numbered(request.group)?, request).await
+        events::consume(self.group_by_number(request.group)?, request).await
     }
 
     async fn get_message(
@@ -169,7 +169,7 @@ impl queue_service_server::QueueService for QueueService {
     ) -> Result<Response<wire::MessageView>, Status> {
         allow(&request, READERS)?;
         let request = request.into_inner();
-        let (id, ledger) = self.of_message(&request.message_id)?;
+        let (id, ledger) = self.group_of_message(&request.message_id)?;
         let view = message::read(ledger, id, request.tenant).await?;
         Ok(Response::new((&view).into()))
     }
@@ -180,7 +180,7 @@ impl queue_service_server::QueueService for QueueService {
     ) -> Result<Response<wire::ChangeMessageResponse>, Status> {
         allow(&request, READERS)?;
         let request = request.into_inner();
-        let (id, ledger) = self.of_message(&request.message_id)?;
+        let (id, ledger) = self.group_of_message(&request.message_id)?;
         message::change(ledger, id, request.tenant, request.change()).await
     }
 
@@ -189,6 +189,6 @@ impl queue_service_server::QueueService for QueueService {
         request: Request<wire::SummaryRequest>,
     ) -> Result<Response<wire::SummaryResponse>, Status> {
         allow(&request, READERS)?;
-        Ok(Response::new(message::summary(self.numbered(request.get_ref().group)?)))
+        Ok(Response::new(message::summary(self.group_by_number(request.get_ref().group)?)))
     }
 }

@@ -1,4 +1,4 @@
-//! How the Raft groups of this node reach those of the others.
+//! The gRPC channels to the other queue nodes, for Raft.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use postroad_net::{Expect, Role, Transport};
 use postroad_raft::{Connect, Purpose};
 use tonic::transport::Channel;
 
-/// The channels to other queue nodes: one for each purpose, shared by all groups.
+/// One channel for each node and purpose, shared by all groups.
 pub(crate) struct Peers {
     transport: Transport,
     channels: Mutex<HashMap<(NodeId, Purpose), Channel>>,

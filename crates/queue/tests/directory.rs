@@ -1,4 +1,4 @@
-//! The directory over real logs and memory pipes, as operators, outbound nodes and watchers use it.
+//! The directory over real logs and memory pipes, used by operators, outbound nodes and watchers.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
@@ -19,7 +19,7 @@ use tonic::{Code, service::Routes, transport::Channel};
 
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// Short, and in the proportions of the real ones.
+/// Shorter than the defaults, in the same proportions.
 const TIMES: LeaseTimes = LeaseTimes {
     lease: Duration::from_millis(1000),
     drift: Duration::from_millis(100),
@@ -35,7 +35,7 @@ impl Connect for Pipes {
     }
 }
 
-/// A queue node with nothing but the directory.
+/// A queue node that hosts only the directory.
 struct Running {
     node: Node,
     group: Group<DirectoryMachine>,
@@ -62,7 +62,7 @@ impl Running {
         Self { node, group, tasks }
     }
 
-    /// Stops as if it had been killed.
+    /// Stops without flushing, as if killed.
     async fn kill(mut self) {
         self.tasks.shutdown().await;
         self.node.stop();
@@ -88,7 +88,7 @@ impl Cluster {
         }
         let channel = |voter: &Voter| transport.channel(&voter.address, Expect::any(Role::Queue));
         let endpoints: Endpoints = voters.iter().map(|voter| (voter.node, channel(voter))).collect();
-        // Nobody says who leads: calls must find out.
+        // No leader is known: calls must find it.
         let (leaders, table) = watch::channel(LeaderTable::new());
         let client = DirectoryClient::new(&endpoints, &table);
         Self { nodes, endpoints, client, _leaders: leaders }
@@ -106,7 +106,7 @@ impl Cluster {
         self.client.renew(NodeId(node), incarnation, WITHIN).await.map(drop)
     }
 
-    /// The place of the node that leads; waits until one does.
+    /// Waits for a leader, and returns its position.
     async fn leader(&self) -> usize {
         let leads =
             |node: &Option<Running>| node.as_ref().is_some_and(|node| node.group.status().borrow().leading);
@@ -137,7 +137,7 @@ fn demo() -> Vec<Put> {
     ]
 }
 
-/// Who owns each source, 0 for nobody.
+/// The owner of each source, 0 for none.
 fn owners(view: &View) -> Vec<u64> {
     view.sources().map(|source| source.owner.map_or(0, |owner| owner.node.0)).collect()
 }
@@ -147,7 +147,7 @@ async fn wait_until(view: &mut watch::Receiver<Arc<View>>, condition: impl FnMut
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_applied_is_seen_by_those_who_watch_and_applying_it_again_changes_nothing() {
+async fn a_change_reaches_every_watch_and_repeating_it_changes_nothing() {
     let cluster = Cluster::start(1).await;
     let watching = DirectoryWatch::start(&cluster.endpoints);
     let mut view = watching.subscribe();
@@ -167,7 +167,7 @@ async fn what_is_applied_is_seen_by_those_who_watch_and_applying_it_again_change
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_that_breaks_a_rule_is_refused_and_says_why() {
+async fn a_change_that_breaks_a_rule_is_refused_with_the_reason() {
     let cluster = Cluster::start(1).await;
     let refused = async |puts: &[Put], removals: &[ItemName]| match cluster
         .client
@@ -192,12 +192,15 @@ async fn sources_follow_the_leases_of_their_owners() {
     cluster.apply(&demo()).await;
     let watching = DirectoryWatch::start(&cluster.endpoints);
     let mut view = watching.subscribe();
-    assert!(matches!(cluster.claim(1, 11, None).await, Claim::Stands { .. }));
+    assert!(matches!(cluster.claim(1, 11, None).await, Claim::InForce { .. }));
     wait_until(&mut view, |view| owners(view) == [1]).await;
     let silent_since = Instant::now();
-    assert!(matches!(cluster.claim(1, 12, None).await, Claim::Wait(_)), "an earlier run may be alive");
-    assert!(matches!(cluster.claim(2, 22, None).await, Claim::Stands { .. }));
-    // The second node is there all the while, and gets what the first one has lost.
+    assert!(
+        matches!(cluster.claim(1, 12, None).await, Claim::Wait(_)),
+        "an earlier incarnation may be alive"
+    );
+    assert!(matches!(cluster.claim(2, 22, None).await, Claim::InForce { .. }));
+    // The second node is up all the time, and gets the sources that the first one loses.
     while owners(&view.borrow_and_update()) != [2] {
         cluster.renew(2, 22).await.unwrap();
         time::sleep(Duration::from_millis(50)).await;
@@ -209,14 +212,14 @@ async fn sources_follow_the_leases_of_their_owners() {
     assert!(matches!(refused, CallError::Refused { code: Code::FailedPrecondition, .. }), "{refused}");
     let epoch = view.borrow().sources().next().unwrap().epoch;
     assert_eq!(epoch.0, 3);
-    // It lets go: others have it at once.
-    assert!(matches!(cluster.claim(1, 13, Some(12)).await, Claim::Stands { .. }));
+    // After a release other nodes get the source at once.
+    assert!(matches!(cluster.claim(1, 13, Some(12)).await, Claim::InForce { .. }));
     cluster.client.release(NodeId(2), 22, WITHIN).await.unwrap();
     let released = Instant::now();
     wait_until(&mut view, |view| owners(view) == [1]).await;
     assert!(released.elapsed() < TIMES.lease, "a release must not wait for the lease to end");
-    // A new run with proof takes over what its node had.
-    assert!(matches!(cluster.claim(1, 14, Some(13)).await, Claim::Stands { .. }));
+    // A new incarnation with proof takes over its node's sources.
+    assert!(matches!(cluster.claim(1, 14, Some(13)).await, Claim::InForce { .. }));
     wait_until(&mut view, |view| view.sources_of(NodeId(1), 14).count() == 1).await;
 }
 
@@ -235,14 +238,14 @@ async fn r_31_leases_and_watches_outlive_the_leader() {
     assert_ne!(next, leader);
     let elected = Instant::now();
     cluster.claim(2, 22, None).await;
-    // The owner is silent from here on; the new leader must give it a whole lease all the same.
+    // The owner is silent from here on; the new leader must still wait a whole lease.
     while owners(&view.borrow_and_update()) != [2] {
         cluster.renew(2, 22).await.unwrap();
         time::sleep(Duration::from_millis(50)).await;
     }
     let took = elected.elapsed() + Duration::from_millis(100);
     assert!(took >= TIMES.revoke_after(), "a new leader took a source after {took:?}");
-    // What is applied now reaches the watch, whichever node it had been at.
+    // A change reaches the watch, whichever node it was connected to.
     let applied = cluster.apply(&[source("another")]).await;
     wait_until(&mut view, |view| view.revision() >= applied.revision).await;
     let running = || cluster.nodes.iter().flatten();

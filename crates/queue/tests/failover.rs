@@ -1,6 +1,6 @@
-//! Three queue nodes, of which one dies or leaves while mail flows.
+//! Three queue nodes: leaders die, stop or lose power under load.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "how long nobody led is for people to read")]
+#![allow(clippy::print_stdout, reason = "the time without a leader is printed for people")]
 
 mod support;
 
@@ -29,20 +29,20 @@ use tokio::time;
 /// Clients that send one message after the other.
 const SUBMITTERS: usize = 16;
 
-/// A cluster, mail that is sent to it, and what became of it.
+/// A cluster under load, and a record of what was acknowledged and delivered.
 struct Mail {
     cluster: Cluster,
     acknowledged: Mutex<Acknowledged>,
     /// How often each message was delivered.
     delivered: Arc<Mutex<BTreeMap<Bytes, u32>>>,
-    /// While set nothing is delivered.
+    /// While set, nothing is delivered.
     resting: Arc<AtomicBool>,
     stop: AtomicBool,
-    /// How many clients still send.
+    /// The number of clients that still send.
     submitting: AtomicUsize,
 }
 
-/// Messages that were acknowledged, and the longest time none was.
+/// The acknowledged messages, and the longest time without an acknowledgement.
 #[derive(Default)]
 struct Acknowledged {
     ids: Vec<MessageId>,
@@ -71,7 +71,7 @@ impl Mail {
         }
     }
 
-    /// Sends and delivers as long as `course` takes; returns what it returns.
+    /// Sends and delivers mail while `course` runs; returns its result.
     async fn flow<T>(&self, course: impl AsyncFnOnce(&Self) -> T) -> T {
         let outbound = Outbound::start(&self.cluster, 11, 1, None).await;
         let deliveries = Deliveries { messages: Some(self.delivered.clone()), ..Deliveries::default() };
@@ -83,12 +83,12 @@ impl Mail {
         };
         tokio::select! {
             () = deliverer.run(&self.cluster) => unreachable!("it delivers for ever"),
-            () = submitters => unreachable!("they are waited for by whoever stops them"),
+            () = submitters => unreachable!("the submitters end only after the test stops them"),
             result = course(self) => result,
         }
     }
 
-    /// Submits one message after the other until it is told to stop.
+    /// Submits one message after the other until stopped.
     async fn submit(&self) {
         while !self.stop.load(Ordering::Relaxed) {
             let (id, submission) = self.cluster.message(vec![b'x'; 4000]);
@@ -99,7 +99,7 @@ impl Mail {
         self.submitting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Ends the clients and waits until each has its last answer.
+    /// Stops the clients, and waits for their last answers.
     async fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         until(|| self.submitting.load(Ordering::Relaxed) == 0).await;
@@ -109,20 +109,20 @@ impl Mail {
         self.acknowledged.lock().ids.len()
     }
 
-    /// Waits until so many more messages were acknowledged.
+    /// Waits until this many more messages are acknowledged.
     async fn more(&self, number: usize) {
         let goal = self.acknowledged() + number;
         until(|| self.acknowledged() >= goal).await;
     }
 
-    /// What was acknowledged and not delivered.
+    /// The messages that were acknowledged and not delivered.
     fn undelivered(&self) -> Vec<MessageId> {
         let (acknowledged, delivered) = (self.acknowledged.lock(), self.delivered.lock());
         let ids = acknowledged.ids.iter().copied();
         ids.filter(|id| !delivered.contains_key(&message_id(*id))).collect()
     }
 
-    /// How many messages were acknowledged, and are neither delivered nor in the queue.
+    /// The number of acknowledged messages that are neither delivered nor in the queue.
     async fn lost(&self) -> usize {
         let mut lost = 0;
         for id in self.undelivered() {
@@ -132,7 +132,7 @@ impl Mail {
     }
 }
 
-/// Waits for a condition that comes soon or never.
+/// Waits for a condition.
 #[track_caller]
 fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     let caller = std::panic::Location::caller();
@@ -146,7 +146,7 @@ fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     }
 }
 
-/// Lets mail flow while `disturb` does its worst; everything that was acknowledged must have been delivered once.
+/// Sends mail while `disturb` runs; every acknowledged message must be delivered exactly once.
 async fn check(cluster: Cluster, disturb: impl AsyncFnOnce(&Mail)) {
     let mail = Mail::new(cluster);
     mail.flow(async |mail| {
@@ -159,12 +159,12 @@ async fn check(cluster: Cluster, disturb: impl AsyncFnOnce(&Mail)) {
     .await;
     let longest_gap = mail.acknowledged.lock().longest_gap;
     println!("{} acknowledged, at most {longest_gap:?} without", mail.acknowledged());
-    // The owner of the source never changed, so nothing was sent twice.
+    // The owner of the source did not change, so nothing may be sent twice.
     assert!(mail.delivered.lock().values().all(|count| *count == 1));
     agree(&mail.cluster).await;
 }
 
-/// Replicas that have applied as much as each other are equal.
+/// Checks that replicas at the same entry are equal.
 async fn agree(cluster: &Cluster) {
     let same = async {
         loop {
@@ -181,7 +181,7 @@ async fn agree(cluster: &Cluster) {
             time::sleep(Duration::from_millis(20)).await;
         }
     };
-    time::timeout(PATIENCE, same).await.expect("the replicas do not catch up");
+    time::timeout(PATIENCE, same).await.expect("the replicas catch up");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,7 +196,7 @@ async fn r_02_a_leader_is_killed_and_nothing_acknowledged_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_is_asked_to_stop_hands_over_first() {
+async fn a_leader_transfers_leadership_before_it_stops() {
     check(Cluster::start(3).await, async |mail| {
         let leader = mail.cluster.leader(GROUP).await;
         mail.cluster.stop(leader).await;
@@ -206,7 +206,7 @@ async fn a_leader_that_is_asked_to_stop_hands_over_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_leader_of_the_directory_dies_and_mail_flows_on() {
+async fn mail_flows_while_the_leader_of_the_directory_is_down() {
     check(Cluster::start(3).await, async |mail| {
         let leader = mail.cluster.leader(GroupId::DIRECTORY).await;
         mail.cluster.kill(leader);
@@ -216,10 +216,10 @@ async fn the_leader_of_the_directory_dies_and_mail_flows_on() {
     .await;
 }
 
-/// How often the leader of each group loses its power.
+/// How often the power of each group's leader is cut.
 const CUTS: usize = 3;
 
-/// Queue nodes in this process, whose power is cut: what their disks have not synced is gone.
+/// Queue nodes in this process, whose power can be cut: unsynced writes are lost.
 struct PowerCuts<'a>(&'a Mail);
 
 impl Queues for PowerCuts<'_> {
@@ -245,20 +245,20 @@ impl Queues for PowerCuts<'_> {
     }
 }
 
-/// What a run of power cuts came to.
+/// The result of the power cuts.
 #[derive(Debug, PartialEq, Eq)]
 enum AfterCuts {
-    /// Everything that was acknowledged is delivered or in the queue.
+    /// Every acknowledged message is delivered or in the queue.
     Whole,
-    /// So many messages were acknowledged, and are neither.
+    /// This many acknowledged messages are neither.
     Lost(usize),
-    /// A node did not start on what its disk held, or a group did not accept mail again.
+    /// A node did not start from its disk, or a group did not accept mail again.
     Stopped,
 }
 
-/// Cuts the power of one leader after the other, and at last of all nodes at once with mail in the queue.
+/// Cuts the power of one leader after the other, and finally of all nodes at once with mail in the queue.
 ///
-/// What does not come about within `patience` never will.
+/// Waits at most `patience` for each recovery.
 async fn cut_power(mail: &Mail, patience: Duration) -> AfterCuts {
     for group in [GroupId::DIRECTORY, GROUP].repeat(CUTS) {
         let kill = time::timeout(patience, kill_leader(&mut PowerCuts(mail), group)).await;
@@ -285,18 +285,18 @@ async fn lost_by_a_cut_everywhere(mail: &Mail) -> Result<usize, StartError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_06_power_goes_at_leader_after_leader_under_load_and_nothing_acknowledged_is_lost() {
+async fn r_06_nothing_acknowledged_is_lost_when_one_leader_after_the_other_loses_power() {
     check(Cluster::start(3).await, async |mail| {
         assert_eq!(cut_power(mail, PATIENCE).await, AfterCuts::Whole);
     })
     .await;
 }
 
-/// Without the sync the test before must fail: here it would.
+/// Shows that the test above would fail without syncs.
 ///
-/// A node that has forgotten what it acknowledged may be noticed before anything is lost, and is then not used again.
+/// A node that lost what it acknowledged may also be detected before mail is lost; it is then not used again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_06_disks_that_do_not_sync_are_found_out_under_load() {
+async fn r_06_disks_that_do_not_sync_fail_the_test_under_load() {
     let cluster = Cluster::start(3).await;
     (0..3).for_each(|place| cluster.forget_syncs(place));
     let mail = Mail::new(cluster);
@@ -304,8 +304,8 @@ async fn r_06_disks_that_do_not_sync_are_found_out_under_load() {
     assert_ne!(after, AfterCuts::Whole, "{} acknowledged, although nothing was synced", mail.acknowledged());
 }
 
-/// Takes mail, cuts the power of all three nodes at once and starts them again; returns how much of what was acknowledged
-/// is still there.
+/// Accepts mail, cuts the power of all three nodes at once and restarts them; returns how many acknowledged messages are
+/// still there, and how many there were.
 async fn known_after_a_power_cut(cluster: Cluster, prepare: impl Fn(&Cluster)) -> (usize, usize) {
     prepare(&cluster);
     let accepted = futures::future::join_all((0..60).map(|_| cluster.accept(vec![b'x'; 4000]))).await;
@@ -321,14 +321,14 @@ async fn known_after_a_power_cut(cluster: Cluster, prepare: impl Fn(&Cluster)) -
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_06_power_goes_everywhere_and_what_was_acknowledged_is_there() {
+async fn r_06_everything_acknowledged_is_there_after_a_power_cut_of_all_nodes() {
     let (acknowledged, known) = known_after_a_power_cut(Cluster::start(3).await, |_| {}).await;
     assert_eq!(known, acknowledged);
 }
 
-/// Without the sync the test before must fail: here it would.
+/// Shows that the test above would fail without syncs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_06_disks_that_do_not_sync_are_found_out() {
+async fn r_06_disks_that_do_not_sync_fail_the_test() {
     let forget = |cluster: &Cluster| (0..3).for_each(|place| cluster.forget_syncs(place));
     let (acknowledged, known) = known_after_a_power_cut(Cluster::start(3).await, forget).await;
     assert!(known < acknowledged, "all {acknowledged} are there although nothing was synced");

@@ -1,4 +1,4 @@
-//! Disks that the log alone has filled: no mail is taken, what is there goes out, and that makes room again.
+//! Disks that the log has filled: no mail is accepted until deliveries have freed space.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
@@ -13,7 +13,7 @@ use support::{
 };
 use tokio::time;
 
-/// Room for some mail besides the segments and the room that are kept in reserve.
+/// Space for some mail besides the reserve.
 const DISK_BYTES: u64 = 48 << 20;
 
 async fn submit(cluster: &Cluster) -> Result<MessageId, SubmitError> {
@@ -35,12 +35,12 @@ async fn fill(cluster: &Cluster) -> Vec<MessageId> {
         }
     };
     time::timeout(PATIENCE, full).await.expect("the disk fills");
-    // Those that were under way when the first was refused.
+    // Submissions that were under way when the first was refused.
     acknowledged.extend(submitted.take(16).filter_map(async |result| result.ok()).collect::<Vec<_>>().await);
     acknowledged
 }
 
-/// Everything that was acknowledged is there, goes out, and mail is taken again with nothing done by hand.
+/// Everything acknowledged is delivered, and then mail is accepted again without an operator.
 async fn recovers(cluster: &Cluster, acknowledged: &[MessageId]) {
     for id in acknowledged {
         assert!(cluster.view(*id).await.is_some(), "what was acknowledged is there");
@@ -57,12 +57,12 @@ async fn recovers(cluster: &Cluster, acknowledged: &[MessageId]) {
     };
     tokio::select! {
         () = deliverer.run(cluster) => {}
-        again = time::timeout(PATIENCE, again) => again.expect("mail is taken again"),
+        again = time::timeout(PATIENCE, again) => again.expect("mail is accepted again"),
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_13_a_log_that_filled_the_disk_frees_itself_when_mail_ends() {
+async fn r_13_a_log_that_filled_the_disk_frees_space_when_mail_ends() {
     let cluster = Cluster::start(1).await;
     cluster.set_disk_capacity(0, Some(DISK_BYTES));
     let acknowledged = fill(&cluster).await;
@@ -70,7 +70,7 @@ async fn r_13_a_log_that_filled_the_disk_frees_itself_when_mail_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_13_a_node_that_is_full_is_started_again_and_still_frees_itself() {
+async fn r_13_a_full_node_still_frees_space_after_a_restart() {
     let cluster = Cluster::start(1).await;
     cluster.set_disk_capacity(0, Some(DISK_BYTES));
     let acknowledged = fill(&cluster).await;
@@ -86,7 +86,7 @@ async fn r_13_a_node_that_is_full_is_started_again_and_still_frees_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_13_followers_that_are_full_are_not_sent_mail_that_would_hold_up_the_rest() {
+async fn r_13_mail_for_full_followers_does_not_block_reports() {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader(GROUP).await;
     for place in (0..3).filter(|place| *place != leader) {
@@ -97,12 +97,12 @@ async fn r_13_followers_that_are_full_are_not_sent_mail_that_would_hold_up_the_r
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_13_a_follower_that_is_full_is_not_filled_further_while_the_other_one_is_down() {
+async fn r_13_a_full_follower_gets_no_more_mail_while_the_other_one_is_down() {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader(GROUP).await;
     let full = (leader + 1) % 3;
     cluster.kill((leader + 2) % 3);
-    // What a leader has not heard of for a while it does not count on.
+    // After a while the leader counts the stopped node as down.
     time::sleep(std::time::Duration::from_millis(1500)).await;
     cluster.set_disk_capacity(full, Some(DISK_BYTES));
     let acknowledged = fill(&cluster).await;

@@ -1,4 +1,4 @@
-//! Mail through one queue node: accepted, assigned to an outbound node, reported and told, whatever happens in between.
+//! Mail through one queue node: accepted, assigned to an outbound node, reported, and recorded as events.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
@@ -10,7 +10,7 @@ use postroad_core::{NodeId, OutcomeKind};
 use postroad_proto::{
     CONTENT_BYTES_MAX,
     queue::{
-        self as wire, AttemptId, Change, ChangeResult, ContentRequest, DeliveryStatus, event::Kind,
+        self as wire, AttemptId, Change, ChangeResult, ContentRequest, DeliveryState, event::Kind,
         queue_frame::Frame,
     },
 };
@@ -31,7 +31,7 @@ fn named(assignment: &wire::Assignment) -> (Bytes, Bytes) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mail_is_accepted_assigned_reported_and_told() {
+async fn mail_is_accepted_assigned_reported_and_recorded() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let id = cluster.accept("hello").await;
@@ -39,7 +39,7 @@ async fn mail_is_accepted_assigned_reported_and_told() {
     assert_eq!(assignment.content, "hello");
     assert_eq!(assignment.recipients[0].address, "b@receiver.example");
     assert_eq!(assignment.sender.as_deref(), Some("a@sender.example"));
-    assert_eq!(cluster.delivery(id).await.status(), DeliveryStatus::Assigned);
+    assert_eq!(cluster.delivery(id).await.state(), DeliveryState::Sending);
     let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
     session.acknowledged(sequence).await.unwrap();
     cluster.until_ended(id).await;
@@ -50,7 +50,7 @@ async fn mail_is_accepted_assigned_reported_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_id_is_one_message_however_often_it_is_proposed() {
+async fn an_id_is_one_message_however_often_it_is_submitted() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let (id, submission) = cluster.message("once");
@@ -60,14 +60,14 @@ async fn one_id_is_one_message_however_often_it_is_proposed() {
     let assignment = session.assignment().await;
     let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
     session.acknowledged(sequence).await.unwrap();
-    // Also after it has ended.
+    // Also after the message has ended.
     cluster.submitter.submit(id, submission).await.unwrap();
     assert!(session.is_quiet().await);
     assert_eq!(cluster.events(1, 2).await.iter().map(kind).collect::<Vec<_>>(), ["accepted", "attempt"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_submission_that_breaks_a_bound_is_refused_and_the_others_of_its_batch_are_not() {
+async fn an_invalid_submission_is_refused_and_the_others_of_its_batch_are_accepted() {
     let (cluster, _) = one_node().await;
     let (id, mut submission) = cluster.message("no site");
     submission.recipients[0].site.clear();
@@ -82,7 +82,7 @@ async fn a_submission_that_breaks_a_bound_is_refused_and_the_others_of_its_batch
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_comes_back_is_sent_what_it_does_not_hold_and_nothing_else() {
+async fn a_reconnecting_node_is_sent_only_assignments_that_it_does_not_list_as_pending() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     cluster.accept("first").await;
@@ -102,7 +102,7 @@ async fn a_node_that_comes_back_is_sent_what_it_does_not_hold_and_nothing_else()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_may_hold_more_than_a_frame_does() {
+async fn a_node_may_list_more_pending_attempts_than_fit_a_frame() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let mut assignments = Vec::new();
@@ -111,7 +111,7 @@ async fn a_node_may_hold_more_than_a_frame_does() {
         assignments.push(session.assignment().await);
     }
     drop(session);
-    // What was given up long ago is listed too, and takes no room.
+    // Attempts that ended long ago are listed too, and use no memory.
     let long_ago = |number: u32| AttemptId { attempt: 1000 + number, ..attempts(&assignments[0])[0].clone() };
     let mut held: Vec<AttemptId> = (0..110_000).map(long_ago).collect();
     held.splice(0..0, attempts(&assignments[0]));
@@ -125,13 +125,13 @@ async fn a_node_may_hold_more_than_a_frame_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_does_not_say_all_it_holds_gets_no_work() {
+async fn a_node_that_announces_a_page_and_does_not_send_it_gets_no_work() {
     let (cluster, outbound) = one_node().await;
     let hello = wire::Hello {
         group: support::GROUP.0.into(),
         node: 11,
         incarnation: 1,
-        more_held: true,
+        more_pending: true,
         ..Default::default()
     };
     let windows = outbound.windows(&cluster, 10);
@@ -143,22 +143,22 @@ async fn a_node_that_does_not_say_all_it_holds_gets_no_work() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_is_sent_no_more_assignments_than_it_takes_and_everything_else() {
+async fn assignments_wait_for_credit_and_other_frames_do_not() {
     let (cluster, mut outbound) = one_node().await;
-    outbound.assignments_ahead_max = 1;
+    outbound.credit_frames = 1;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let first = cluster.accept("first").await;
     let assignment = session.assignment().await;
     let second = cluster.accept("second").await;
-    assert_eq!(cluster.delivery(second).await.status(), DeliveryStatus::Assigned);
-    assert!(session.is_quiet().await, "the first frame has not been taken");
-    // Neither a recall nor an acknowledgement waits for that.
+    assert_eq!(cluster.delivery(second).await.state(), DeliveryState::Sending);
+    assert!(session.is_quiet().await, "the credit of the first frame has not been returned");
+    // Recalls and acknowledgements do not wait for credit.
     assert_eq!(cluster.change(first, Change::Hold).await, ChangeResult::InFlight);
     let Frame::Recalls(recalls) = session.next().await.unwrap() else { panic!("no recall") };
     assert_eq!(recalls.attempts, attempts(&assignment));
     let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
     session.acknowledged(sequence).await.unwrap();
-    // A recall that came before its assignment comes again behind it.
+    // A recall sent before its assignment is sent again after it.
     assert_eq!(cluster.change(second, Change::Hold).await, ChangeResult::InFlight);
     assert!(matches!(session.next().await.unwrap(), Frame::Recalls(_)));
     session.take(1).await;
@@ -192,28 +192,28 @@ async fn a_window_bounds_what_is_assigned_and_not_reported() {
     session.report(attempts(&taken[0]), OutcomeKind::Delivered).await;
     assert_eq!(session.assignments().await.unwrap().len(), 1);
     assert!(session.is_quiet().await);
-    session.state_windows(outbound.windows(&cluster, 10)).await;
+    session.send_windows(outbound.windows(&cluster, 10)).await;
     assert_eq!(session.assignments().await.unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_nobody_will_report_ends_as_unknown_and_is_tried_again() {
+async fn attempts_that_can_no_longer_be_reported_end_as_unknown_and_are_retried() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let id = cluster.accept("twice perhaps").await;
     let lost = session.assignment().await;
     let mut windows = outbound.windows(&cluster, 10);
-    // The process dies and starts anew on its data directory.
-    let anew = Outbound::start(&cluster, 11, 2, Some(1)).await;
+    // The process dies and restarts on its data directory.
+    let restarted = Outbound::start(&cluster, 11, 2, Some(1)).await;
     let refused = outbound.try_connect(&cluster, Vec::new(), 10).await.err().unwrap();
     assert_eq!(refused.code(), Code::Unavailable);
-    let mut session = anew.connect(&cluster, Vec::new(), 10).await;
+    let mut session = restarted.connect(&cluster, Vec::new(), 10).await;
     let again = session.assignment().await;
     assert_eq!(named(&again), named(&lost));
     assert!(again.epoch > lost.epoch && again.recipients[0].attempt == 2);
-    // What was said of the earlier epoch opens no lane.
+    // Windows of the earlier epoch have no effect.
     windows.sources[0].default_window = 0;
-    session.state_windows(windows).await;
+    session.send_windows(windows).await;
     let events = cluster.events(1, 2).await;
     let Some(Kind::AttemptEnded(unknown)) = &events[1].kind else { panic!("no attempt") };
     assert_eq!((unknown.kind, unknown.attempt), (OutcomeKind::Unknown.code().into(), 1));
@@ -223,7 +223,7 @@ async fn what_nobody_will_report_ends_as_unknown_and_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_soft_outcome_waits_for_its_retry() {
+async fn a_delivery_with_a_soft_outcome_is_deferred() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let id = cluster.accept("later").await;
@@ -231,14 +231,14 @@ async fn a_soft_outcome_waits_for_its_retry() {
     let sequence = session.report(attempts(&assignment), OutcomeKind::Soft).await;
     session.acknowledged(sequence).await.unwrap();
     let delivery = cluster.delivery(id).await;
-    assert_eq!((delivery.status(), delivery.attempts), (DeliveryStatus::Waiting, 1));
+    assert_eq!((delivery.state(), delivery.attempts), (DeliveryState::Deferred, 1));
     let wait = delivery.due_at_millis.saturating_sub(support::now().as_millis());
     assert!((230_000..=370_000).contains(&wait), "{wait}");
     assert_eq!(delivery.last_response, "2.0.0 noted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mail_that_waits_can_be_held_released_and_cancelled() {
+async fn queued_mail_can_be_held_released_and_cancelled() {
     let (cluster, outbound) = one_node().await;
     let id = cluster.accept("wait").await;
     assert_eq!(cluster.change(id, Change::Hold).await, ChangeResult::Done);
@@ -257,7 +257,7 @@ async fn mail_that_waits_can_be_held_released_and_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mail_that_is_assigned_is_recalled() {
+async fn holding_or_cancelling_recalls_assigned_mail() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let recalled = |frame| match frame {
@@ -275,18 +275,18 @@ async fn mail_that_is_assigned_is_recalled() {
     let attempt = attempts(&session.assignment().await);
     assert_eq!(cluster.change(id, Change::Hold).await, ChangeResult::InFlight);
     assert_eq!(recalled(session.next().await.unwrap()), attempt);
-    // The recall is repeated to a node that comes back.
+    // The recall is repeated after a reconnect.
     drop(session);
     let mut session = outbound.connect(&cluster, attempt.clone(), 10).await;
     assert_eq!(recalled(session.next().await.unwrap()), attempt);
     session.answer_recall(attempt[0].clone(), true).await;
     let sequence = session.report(attempt, OutcomeKind::Soft).await;
     session.acknowledged(sequence).await.unwrap();
-    assert_eq!(cluster.delivery(id).await.status(), DeliveryStatus::Held);
+    assert_eq!(cluster.delivery(id).await.state(), DeliveryState::Held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_message_is_staged_and_fetched_in_parts() {
+async fn a_large_message_is_staged_and_streamed_in_parts() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let content: Bytes = (0..5 << 20).map(|place: u32| (place % 251) as u8).collect::<Vec<u8>>().into();
@@ -319,14 +319,14 @@ async fn a_large_message_is_staged_and_fetched_in_parts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_accepted_is_there_after_the_power_was_cut() {
+async fn accepted_mail_is_there_after_a_power_cut() {
     let (cluster, outbound) = one_node().await;
     let waiting = cluster.accept("waits").await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let assigned = session.assignment().await;
     cluster.kill(0);
     cluster.restart(0).await;
-    assert_eq!(cluster.delivery(waiting).await.status(), DeliveryStatus::Assigned);
+    assert_eq!(cluster.delivery(waiting).await.state(), DeliveryState::Sending);
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     assert_eq!(named(&session.assignment().await), named(&assigned));
     let sequence = session.report(attempts(&assigned), OutcomeKind::Delivered).await;
@@ -335,7 +335,7 @@ async fn what_was_accepted_is_there_after_the_power_was_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_13_a_full_disk_takes_no_mail_until_there_is_room() {
+async fn r_13_a_full_disk_refuses_mail_until_there_is_space() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 1).await;
     let held = cluster.accept("before").await;
@@ -346,7 +346,7 @@ async fn r_13_a_full_disk_takes_no_mail_until_there_is_room() {
         cluster.submitter.submit(id, submission).await
     };
     let until_full = async {
-        // Those that wait for the disk are answered when it has room.
+        // Submissions that wait for the disk are answered when it has space.
         let mut waiting = futures::stream::iter(0..).map(submit).buffer_unordered(64);
         while waiting.next().await != Some(Err(SubmitError::StorageFull)) {}
     };
@@ -359,7 +359,7 @@ async fn r_13_a_full_disk_takes_no_mail_until_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn consumed_events_are_forgotten_and_live_ones_arrive() {
+async fn consumed_events_are_dropped_and_new_ones_are_streamed() {
     let (cluster, _) = one_node().await;
     let request = wire::EventsRequest { group: 1, from: 1, batch_max: 0 };
     let mut stream = cluster.client(0).events(request).await.unwrap().into_inner();
@@ -375,14 +375,14 @@ async fn consumed_events_are_forgotten_and_live_ones_arrive() {
     let summary = cluster.client(0).summary(wire::SummaryRequest { group: 1 }).await.unwrap().into_inner();
     assert_eq!((summary.messages, summary.events_next), (300, 301));
     assert!(summary.events_first > 1);
-    let nobody = wire::ConsumeRequest { group: 1, consumer: String::new(), through: 1 };
-    assert_eq!(cluster.client(0).consume(nobody).await.unwrap_err().code(), Code::InvalidArgument);
+    let unnamed = wire::ConsumeRequest { group: 1, consumer: String::new(), through: 1 };
+    assert_eq!(cluster.client(0).consume(unnamed).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_breaks_the_rules_ends() {
     let (cluster, outbound) = one_node().await;
-    let stranger = Outbound { node: NodeId(99), incarnation: fresh(), assignments_ahead_max: 0 };
+    let stranger = Outbound { node: NodeId(99), incarnation: fresh(), credit_frames: 0 };
     let refused = stranger.try_connect(&cluster, Vec::new(), 1).await.err().unwrap();
     assert_eq!(refused.code(), Code::Unavailable);
     let mut session = outbound.connect(&cluster, Vec::new(), 1).await;

@@ -1,4 +1,4 @@
-//! When a checkpoint is written, how much log is kept after it, and when segments become free.
+//! When to write a checkpoint, how much log to keep after it, and when to free segments.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -12,13 +12,13 @@ use crate::{host::Host, machine::Machine, node::NodeConfig, types::Types};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// A checkpoint is worth its writing when this many times its size of log has gone by.
+/// A checkpoint is due after this many times its size of log.
 const CHECKPOINT_SHARE: u64 = 16;
 
-/// While the disk is full, checkpoints are written for what they free, at most so many bytes of them a second.
+/// While the disk is full, checkpoints are written to free space, at most so many bytes per second.
 const FULL_BYTES_PER_SEC: u64 = 16 << 20;
 
-/// Looks after one group until it stops.
+/// Writes checkpoints and frees segments of one group until it stops.
 pub(crate) async fn run<M: Machine>(raft: Raft<Types, Host<M>>, host: Host<M>, config: NodeConfig) {
     let (mut asked_to_purge, mut released) = (0, (0, 0));
     let mut triggered = Instant::now();
@@ -38,7 +38,7 @@ pub(crate) async fn run<M: Machine>(raft: Raft<Types, Host<M>>, host: Host<M>, c
                 return;
             }
         }
-        // The purge itself is openraft's, in its own time.
+        // openraft purges asynchronously.
         let purged = host.log.group(host.group).purged.map_or(0, |purged| purged.index);
         if released != (covered, purged) && release(&host).await {
             released = (covered, purged);
@@ -46,7 +46,7 @@ pub(crate) async fn run<M: Machine>(raft: Raft<Types, Host<M>>, host: Host<M>, c
     }
 }
 
-/// What was applied since the last checkpoint may have ended mail, whose room is needed now (faults R-13).
+/// On a full disk: entries since the last checkpoint may have ended mail, whose space is needed now (faults R-13).
 fn is_full<M>(host: &Host<M>, covered: u64, triggered: Instant) -> bool {
     let bytes = host.shared.checkpoint_bytes.load(Ordering::Relaxed);
     let pause = Duration::from_secs(1 + bytes / FULL_BYTES_PER_SEC);
@@ -61,7 +61,7 @@ fn is_due<M>(host: &Host<M>, config: &NodeConfig) -> bool {
     since > config.checkpoint_bytes.max(last.saturating_mul(CHECKPOINT_SHARE))
 }
 
-/// Keeps what a follower still needs, unless that is too much, or more than the disk has room for.
+/// Keeps what a follower still needs, unless that is too much or the disk is full.
 fn purge_to<M: Machine>(
     raft: &Raft<Types, Host<M>>,
     host: &Host<M>,
@@ -85,13 +85,13 @@ async fn prepare<M>(host: &Host<M>) {
     let log = host.log.clone();
     let prepared = tokio::task::spawn_blocking(move || log.prepare()).await;
     if let Ok(Err(error)) = prepared {
-        tracing::warn!(%error, "no segment can be prepared");
+        tracing::warn!(%error, "cannot prepare a log segment");
     }
 }
 
-/// Returns false when it has to be tried again.
+/// Returns false when it must be tried again.
 async fn release<M>(host: &Host<M>) -> bool {
-    // A snapshot in transfer reads bodies that the state may not refer to any more.
+    // A snapshot in transfer reads bodies that the state may no longer refer to.
     if Arc::strong_count(&host.shared.pin) > 1 {
         return false;
     }
@@ -99,7 +99,7 @@ async fn release<M>(host: &Host<M>) -> bool {
     let (log, group) = (host.log.clone(), host.group);
     let released = tokio::task::spawn_blocking(move || log.release(group, upto, &live)).await;
     if let Ok(Err(error)) = released {
-        tracing::warn!(%group, %error, "segments cannot be freed");
+        tracing::warn!(%group, %error, "cannot free log segments");
     }
     true
 }

@@ -1,4 +1,4 @@
-//! A handle to one group on this node.
+//! One group on this node: proposing, reading and leadership.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,11 +23,11 @@ use crate::{
     types::{Proposal, Types, term},
 };
 
-/// How long a leader that has not yet been confirmed by a majority is waited for.
+/// How long to wait until a majority confirms the leader.
 const LEASE_WAIT_MAX: Duration = Duration::from_millis(1500);
 const LEASE_RETRY: Duration = Duration::from_millis(5);
 
-/// Bytes of proposals are counted in these.
+/// The unit of the budget for proposals.
 const PERMIT_BYTES: usize = 1 << 10;
 
 /// Who leads, as this node knows it.
@@ -37,9 +37,9 @@ pub struct Status {
     pub leader: Option<NodeId>,
     /// The highest term seen.
     pub term: u64,
-    /// This node leads, and its state has everything that earlier leaders committed.
+    /// This node is the leader, and has applied everything that earlier leaders committed.
     pub leading: bool,
-    /// The group has stopped on this node, for good.
+    /// The group has stopped on this node, until a restart.
     pub stopped: bool,
 }
 
@@ -48,23 +48,23 @@ pub struct Status {
 pub struct Committed<R> {
     /// Its position in the log.
     pub index: u64,
-    /// What applying it came to.
+    /// The machine's reply.
     pub reply: R,
 }
 
-/// Why an entry may not be committed.
+/// Why a proposal failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Nothing was proposed: another node leads, or none.
-    #[error("this node does not lead")]
+    /// Nothing was proposed: another node is the leader, or there is none.
+    #[error("this node is not the leader")]
     NotLeader {
-        /// Who may.
+        /// The likely leader.
         leader: Option<NodeId>,
     },
-    /// It was proposed; whether it is or will be committed is not known.
-    #[error("whether the entry was committed is not known")]
+    /// It was proposed; whether it is or will be committed is unknown.
+    #[error("the outcome of the commit is unknown")]
     Unknown,
-    /// Nothing was proposed: this node's disk is full, or those of so many others that no majority could take it.
+    /// Nothing was proposed: the disk is full on this node, or on so many that no majority could store it.
     #[error("the disk is full")]
     Full,
     /// Nothing was proposed: the group has stopped on this node.
@@ -72,7 +72,7 @@ pub enum ProposeError {
     Stopped,
 }
 
-/// A cheap handle.
+/// A cheap handle to one group on this node.
 pub struct Group<M: Machine> {
     id: GroupId,
     raft: Raft<Types, Host<M>>,
@@ -161,8 +161,8 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Returns false while the disk has only the room that is kept for what frees room, here or on so many others that
-    /// no majority is left: an entry with bodies would hold up those that end mail.
+    /// Returns false while the disk has only its reserve left, here or on so many nodes that no majority has more: an
+    /// entry with bodies would block those that end mail and so free space.
     #[must_use]
     pub fn takes_bodies(&self) -> bool {
         if self.host.log.room() != Room::Plenty {
@@ -174,9 +174,9 @@ impl<M: Machine> Group<M> {
         }
         let metrics = self.raft.metrics().borrow_watched().clone();
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        // Who is down or far away has no room to offer either.
+        // A node that does not answer cannot store it either.
         let has_room = |voter: &&u64| {
-            **voter == metrics.id || (!full.contains(voter) && was_heard(&metrics, NodeId(**voter)))
+            **voter == metrics.id || (!full.contains(voter) && answered_recently(&metrics, NodeId(**voter)))
         };
         voters.iter().filter(has_room).count() > voters.len() / 2
     }
@@ -190,7 +190,7 @@ impl<M: Machine> Group<M> {
         reply.map(|reply| Committed { index, reply: *reply }).ok_or(ProposeError::Unknown)
     }
 
-    /// Right after an election, or when followers are slow, a leader must be confirmed first; anything else is an answer.
+    /// Waits a moment where the leader is not confirmed by a majority yet: after an election, or with slow followers.
     async fn wait_for_lease(
         &self,
         to: ForwardToLeader<Types>,
@@ -207,7 +207,7 @@ impl<M: Machine> Group<M> {
     /// Returns once this node has proven that it leads and has applied everything that was committed before the call.
     ///
     /// # Errors
-    /// Another node leads, or none can.
+    /// This node is not the leader, or could not prove it in time.
     pub async fn read_barrier(&self) -> Result<(), ProposeError> {
         let barrier = async || match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
@@ -224,7 +224,7 @@ impl<M: Machine> Group<M> {
             .unwrap_or(Err(ProposeError::NotLeader { leader: None }))
     }
 
-    /// Sees who leads change.
+    /// Watches leadership.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
@@ -236,17 +236,17 @@ impl<M: Machine> Group<M> {
         self.host.shared.applied.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Returns the number that is equal on replicas that applied the same entries, and the entry it is of.
+    /// Returns the index of the last applied entry and the state's hash, which is equal on all replicas at that entry.
     #[must_use]
     pub fn state_hash(&self) -> (u64, u64) {
         let state = self.host.state.lock();
         (state.applied.as_ref().map_or(0, |id| id.index), state.machine.state_hash())
     }
 
-    /// Hands leadership to another voter, the one that is furthest, if this node leads.
+    /// Transfers leadership to the most up-to-date other voter, if this node is the leader.
     ///
     /// # Errors
-    /// The group has stopped, or there is nobody to hand it to.
+    /// The group has stopped, or there is no other voter.
     pub async fn transfer(&self) -> Result<(), ProposeError> {
         let to = {
             let metrics = self.raft.metrics().borrow_watched().clone();
@@ -260,7 +260,7 @@ impl<M: Machine> Group<M> {
         self.raft.trigger().transfer_leader(to).await.map_err(|_| ProposeError::Stopped)
     }
 
-    /// Returns true when this node votes with the disk it has, as of the last entry it has applied.
+    /// Returns true when this node is a voter with its current disk, as of the last entry it applied.
     #[must_use]
     pub fn votes(&self) -> bool {
         membership::votes(&self.host)
@@ -277,7 +277,7 @@ impl<M: Machine> Group<M> {
     /// Stops the group on this node.
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(group = %self.id, %error, "the group did not stop well");
+            tracing::warn!(group = %self.id, %error, "the group did not stop cleanly");
         }
     }
 
@@ -288,16 +288,16 @@ impl<M: Machine> Group<M> {
     }
 }
 
-/// A node that has not answered for so long is not counted on.
-const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// A node that has not answered for longer counts as down.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Returns true when a member, with the disk it is known by, has lately answered this leader.
-pub(crate) fn was_heard(metrics: &RaftMetrics<Types>, node: NodeId) -> bool {
-    let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node.0).copied().flatten());
-    heard.is_some_and(|at| at.elapsed() < HEARD_WITHIN)
+/// Returns true when a member, with its known disk, has recently answered this leader.
+pub(crate) fn answered_recently(metrics: &RaftMetrics<Types>, node: NodeId) -> bool {
+    let answered = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node.0).copied().flatten());
+    answered.is_some_and(|at| at.elapsed() < ANSWERED_WITHIN)
 }
 
-/// Turns openraft's metrics into a status that changes only when leadership does.
+/// Publishes openraft's metrics as a status that changes only when leadership does.
 pub(crate) async fn follow<M: Machine>(raft: Raft<Types, Host<M>>, status: watch::Sender<Status>) {
     let mut metrics = raft.metrics();
     loop {

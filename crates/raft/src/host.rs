@@ -1,4 +1,4 @@
-//! A machine as openraft sees it: applies entries, is checkpointed, and is replaced by a snapshot.
+//! Runs a machine under openraft: applies entries, writes checkpoints, installs snapshots.
 
 use std::{
     any::Any,
@@ -27,10 +27,10 @@ use crate::{
     wire,
 };
 
-/// How long a full disk is left alone before it is tried again.
+/// Pause before a write is retried on a full disk.
 const FULL_RETRY: Duration = Duration::from_millis(500);
 
-/// A machine, and how far it has come.
+/// A machine, and the last entry it applied.
 pub(crate) struct Host<M> {
     pub(crate) group: GroupId,
     pub(crate) log: Log,
@@ -55,21 +55,21 @@ pub(crate) struct HostState<M> {
     pub(crate) membership: StoredMembership,
 }
 
-/// What others may know of a host without its lock.
+/// What can be read without the lock.
 #[derive(Debug, Default)]
 pub(crate) struct HostShared {
     pub(crate) applied: AtomicU64,
     /// Bytes of log applied since the last checkpoint.
     pub(crate) bytes_since_checkpoint: AtomicU64,
     pub(crate) checkpoint_bytes: AtomicU64,
-    /// Bodies the last durable checkpoint refers to, and the entry it covers.
-    pub(crate) live: Mutex<Option<Covered>>,
-    /// Held by snapshots in transfer: bodies must stay.
+    /// The last durable checkpoint.
+    pub(crate) live: Mutex<Option<CheckpointedBodies>>,
+    /// Shared with snapshots in transfer, whose bodies must stay.
     pub(crate) pin: Arc<()>,
 }
 
 /// The entry a durable checkpoint covers, and the bodies it refers to.
-type Covered = (u64, Vec<(u64, u32)>);
+type CheckpointedBodies = (u64, Vec<(u64, u32)>);
 
 impl HostShared {
     fn note_checkpoint(&self, index: u64, bytes: u64, live: Vec<(u64, u32)>) {
@@ -85,7 +85,7 @@ impl<M: Machine> Host<M> {
         let shared = HostShared::default();
         if let Some(checkpoint) = log.load_checkpoint(group)? {
             let meta = CheckpointMeta::decode(checkpoint.meta)
-                .map_err(|_| wire::invalid("the checkpoint's meta does not decode"))?;
+                .map_err(|_| wire::invalid("cannot decode the checkpoint's metadata"))?;
             let meta = wire::to_meta(meta)?;
             let bytes = checkpoint.state.len() as u64;
             state.machine.restore(checkpoint.state).map_err(io::Error::other)?;
@@ -111,7 +111,7 @@ impl<M: Machine> Host<M> {
         let state = frozen.encode();
         let bytes = state.len() as u64;
         let checkpoint = Checkpoint { at: wire::entry_id(applied), meta: encode_meta(&meta), state };
-        // A leader applies what a majority has, which may be ahead of its own disk: what is covered must be there first.
+        // A leader applies what a majority has, which may be ahead of its own disk: wait until its own disk has it.
         self.log.barrier()?;
         self.log.write_checkpoint(self.group, &checkpoint)?;
         self.shared.note_checkpoint(applied.index, bytes, frozen.live_bodies());
@@ -133,7 +133,7 @@ impl<M: Machine> Host<M> {
                     head: &proposal.head,
                     bodies: &proposal.bodies,
                 });
-                let reply: Box<dyn Any + Send> = Box::new(applied.map_err(|error| self.unknown(error))?);
+                let reply: Box<dyn Any + Send> = Box::new(applied.map_err(|error| self.cannot_apply(error))?);
                 Answer(Mutex::new(Some(reply)))
             }
             EntryPayload::Membership(members) => {
@@ -146,23 +146,23 @@ impl<M: Machine> Host<M> {
         Ok(answer)
     }
 
-    fn unknown(&self, error: MachineError) -> io::Error {
-        tracing::error!(group = %self.group, %error, "an entry cannot be applied: the group stops on this node");
+    fn cannot_apply(&self, error: MachineError) -> io::Error {
+        tracing::error!(group = %self.group, %error, "cannot apply an entry: the group stops on this node");
         io::Error::other(error)
     }
 }
 
-/// A full disk stops no group: what is to be written waits for room (faults R-13).
-async fn once_there_is_room<T: Send + 'static>(
+/// Retries a write while the disk is full, so that a full disk stops no group (faults R-13).
+async fn retry_while_disk_is_full<T: Send + 'static>(
     group: GroupId,
     write: impl Fn() -> io::Result<T> + Clone + Send + 'static,
 ) -> io::Result<T> {
-    let mut told = false;
+    let mut was_logged = false;
     loop {
         match tokio::task::spawn_blocking(write.clone()).await.map_err(io::Error::other)? {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%group, %error, "a checkpoint waits for room on the disk");
+                if !std::mem::replace(&mut was_logged, true) {
+                    tracing::warn!(%group, %error, "the disk is full: a checkpoint waits for space");
                 }
                 tokio::time::sleep(FULL_RETRY).await;
             }
@@ -178,10 +178,10 @@ fn encode_meta(meta: &SnapshotMeta) -> bytes::Bytes {
 impl<M: Machine> RaftSnapshotBuilder<Types> for Host<M> {
     type SnapshotData = State;
 
-    /// A checkpoint is what openraft calls a snapshot: durable when this returns.
+    /// openraft calls a checkpoint a snapshot. It is durable when this returns.
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let host = self.clone();
-        let meta = once_there_is_room(self.group, move || host.write_checkpoint()).await?;
+        let meta = retry_while_disk_is_full(self.group, move || host.write_checkpoint()).await?;
         Ok(Snapshot { meta, snapshot: State { bytes: bytes::Bytes::new(), live: Vec::new(), _pin: None } })
     }
 }
@@ -212,7 +212,7 @@ impl<M: Machine> RaftStateMachine<Types> for Host<M> {
         self.clone()
     }
 
-    /// Everything the state refers to has been made durable by whoever received it.
+    /// The receiver has made every body that the state refers to durable.
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: State) -> io::Result<()> {
         let Some(applied) = meta.last_log_id else { return Ok(()) };
         let State { bytes, live, .. } = snapshot;
@@ -220,11 +220,11 @@ impl<M: Machine> RaftStateMachine<Types> for Host<M> {
             Checkpoint { at: wire::entry_id(&applied), meta: encode_meta(meta), state: bytes.clone() };
         let (log, group) = (self.log.clone(), self.group);
         let write = move || {
-            // A truncation that is still on its way must not reach the disk after the state that replaces it.
+            // A pending truncation must not reach the disk after the state that replaces it.
             log.barrier()?;
             log.write_checkpoint(group, &checkpoint)
         };
-        once_there_is_room(group, write).await?;
+        retry_while_disk_is_full(group, write).await?;
         self.shared.note_checkpoint(applied.index, bytes.len() as u64, live);
         let (host, meta) = (self.clone(), meta.clone());
         let restore = move || {
@@ -238,7 +238,7 @@ impl<M: Machine> RaftStateMachine<Types> for Host<M> {
         tokio::task::spawn_blocking(restore).await.map_err(io::Error::other)?
     }
 
-    /// The state as it is now, for a follower that needs it; its bodies stay until the transfer is over.
+    /// The current state, for a follower that is too far behind; its bodies stay until the transfer is over.
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let host = self.clone();
         let pin = host.shared.pin.clone();

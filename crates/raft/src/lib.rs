@@ -1,8 +1,9 @@
-//! Hosts replicated state machines: entries in, agreed upon and durable, and applied in order on every node.
+//! Hosts replicated state machines: entries are committed on a majority of disks and applied in order on every node.
 //!
-//! The only crate that knows openraft. Those above see bytes go in, a [`Machine`] apply them, and who leads.
+//! The only crate that knows openraft. The layer above proposes bytes, implements a [`Machine`] and sees who leads.
 
 mod checkpoint;
+mod disk_status;
 mod group;
 mod host;
 mod machine;
@@ -10,15 +11,14 @@ mod membership;
 mod network;
 mod node;
 mod service;
-mod standing;
 mod store;
 mod types;
 mod wire;
 
+pub use disk_status::DiskStatus;
 pub use group::{Committed, Group, ProposeError, Status};
 pub use machine::{Entry, Machine, MachineError, MachineSnapshot};
 pub use membership::Caller;
 pub use network::{Connect, Purpose};
 pub use node::{Node, NodeConfig, OpenError, Timing, Voter};
 pub use service::RaftServer;
-pub use standing::Standing;

@@ -1,4 +1,4 @@
-//! What those above put in: a state that changes by entries and by nothing else.
+//! The state machine that the layer above implements; only committed entries change it.
 
 use std::error::Error;
 
@@ -14,27 +14,27 @@ pub struct Entry<'a> {
     pub index: u64,
     /// The term of the leader that proposed it.
     pub term: u64,
-    /// What was proposed.
+    /// The small part of the proposal.
     pub head: &'a Bytes,
-    /// Bodies that came with it; each can be read from the log by index and slot for as long as the state refers to it.
+    /// Its bodies; each can be read from the log by index and slot while the state refers to it.
     pub bodies: &'a [Bytes],
 }
 
-/// Why a machine cannot go on.
+/// Why a machine cannot continue.
 pub type MachineError = Box<dyn Error + Send + Sync>;
 
 /// A replicated state.
 pub trait Machine: Send + 'static {
-    /// What the proposer of an entry is told.
+    /// The answer to the proposer of an entry.
     type Reply: Send + 'static;
 
     /// Applies an entry: deterministic, and in memory only.
     ///
     /// # Errors
-    /// The entry is not one this version knows: the group stops on this node, since what is skipped is lost.
+    /// This version does not know the entry: the group stops on this node, since skipping it would lose it.
     fn apply(&mut self, entry: Entry<'_>) -> Result<Self::Reply, MachineError>;
 
-    /// Freezes the state: quick, whatever its size.
+    /// Freezes the state; takes the same short time whatever its size.
     fn snapshot(&self) -> Box<dyn MachineSnapshot>;
 
     /// Replaces the state by that of a snapshot.

@@ -1,4 +1,4 @@
-//! How a group's leader reaches its followers.
+//! The client side of a group: a leader's calls to its followers.
 
 use std::{
     collections::BTreeSet,
@@ -33,8 +33,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, metadata::MetadataMap, transport::Channel};
 
 use crate::{
+    disk_status::{Acknowledged, DiskGuard, PeerAcknowledgements},
     node::Voter,
-    standing::{Door, Seen, SeenPeers},
     types::{Member, Snapshot, State, Types, Vote},
     wire,
 };
@@ -42,12 +42,12 @@ use crate::{
 /// The largest frame between queue nodes: one entry and its envelope, with room to spare.
 pub(crate) const FRAME_BYTES_MAX: usize = 16 << 20;
 
-/// Requests sent ahead of their answers, per follower.
+/// Requests sent and not answered yet, per follower.
 const IN_FLIGHT_MAX: usize = 64;
 
 const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 
-/// What a channel is for: each has its own, so that heartbeats do not wait behind mail.
+/// What a channel carries: separate channels, so that heartbeats do not wait behind mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Entries.
@@ -60,11 +60,11 @@ pub enum Purpose {
 
 /// Makes channels to other nodes.
 pub trait Connect: Send + Sync {
-    /// Returns a channel that connects when it is used, and again when it broke.
+    /// Returns a channel that connects on first use, and reconnects.
     fn channel(&self, node: NodeId, address: &str, purpose: Purpose) -> Channel;
 }
 
-/// Makes the clients of one group on one node.
+/// Makes a group's clients on this node.
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) cluster: ClusterId,
@@ -72,15 +72,15 @@ pub(crate) struct Network {
     pub(crate) log: Log,
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) full: FullPeers,
-    pub(crate) seen: SeenPeers,
+    pub(crate) acknowledged: PeerAcknowledgements,
     pub(crate) refused: RefusedBy,
-    pub(crate) door: Door,
+    pub(crate) disk_guard: DiskGuard,
 }
 
-/// The nodes that refused the last call because of their disk, for each group: one may have taken a disk in before another.
+/// Nodes that refused the last call because of their disk. By group: a disk joins its groups one after the other.
 pub(crate) type RefusedBy = Arc<Mutex<BTreeSet<(GroupId, u64)>>>;
 
-/// The nodes that said last that their disk is full.
+/// Nodes whose last answer said that their disk is full.
 pub(crate) type FullPeers = Arc<Mutex<BTreeSet<u64>>>;
 
 impl Network {
@@ -95,8 +95,12 @@ impl Network {
         }
     }
 
-    /// A call to a node whose disk may not be known yet.
-    pub(crate) fn stranger<T>(&self, to: &Voter, message: T) -> (RaftServiceClient<Channel>, Request<T>) {
+    /// A call to a node whose disk is not known yet.
+    pub(crate) fn request_without_disk<T>(
+        &self,
+        to: &Voter,
+        message: T,
+    ) -> (RaftServiceClient<Channel>, Request<T>) {
         let mut request = Request::new(message);
         self.label(to.node.0, request.metadata_mut());
         (limited(self.connect.channel(to.node, &to.address, Purpose::Vote)), request)
@@ -111,12 +115,10 @@ impl Network {
     fn note_room(&self, target: u64, is_full: bool) {
         let mut full = self.full.lock();
         let changed = if is_full { full.insert(target) } else { full.remove(&target) };
-        if changed {
-            tracing::warn!(
-                peer = target,
-                is_full,
-                "the disk of a queue node has filled up, or has room again"
-            );
+        match (changed, is_full) {
+            (true, true) => tracing::warn!(peer = target, "the disk of a queue node is full"),
+            (true, false) => tracing::warn!(peer = target, "the disk of a queue node has space again"),
+            (false, _) => {}
         }
     }
 }
@@ -137,7 +139,7 @@ impl RaftNetworkFactory<Types> for Network {
 pub(crate) struct Client {
     network: Network,
     target: u64,
-    /// The disk that makes the target the member.
+    /// The target's disk in the membership.
     disk: u64,
     channel: Channel,
     snapshots: Channel,
@@ -157,24 +159,24 @@ impl Client {
     fn label(&self, metadata: &mut MetadataMap) {
         self.network.label(self.target, metadata);
         metadata.insert("postroad-to-disk", self.disk.into());
-        let seen = self.network.seen.of(self.network.group, self.target, self.disk);
-        let seen = seen.to_text().parse().expect("digits and dots are a value of metadata");
-        metadata.insert("postroad-seen", seen);
+        let acknowledged = self.network.acknowledged.get(self.network.group, self.target, self.disk);
+        let acknowledged = acknowledged.to_text().parse().expect("digits and dots are a value of metadata");
+        metadata.insert("postroad-acknowledged", acknowledged);
     }
 
-    fn see(&self, seen: Seen) {
-        self.network.seen.note(self.network.group, self.target, self.disk, seen);
+    fn note_acknowledged(&self, acknowledged: Acknowledged) {
+        self.network.acknowledged.note(self.network.group, self.target, self.disk, acknowledged);
     }
 
-    /// A node that has forgotten what it acknowledged asks nobody for a vote.
+    /// A node that lost what it acknowledged must not ask for votes.
     fn may_ask(&self) -> Result<(), RPCError<Types>> {
-        if self.network.door.has_gone_back() {
-            return Err(rpc_error("the disk of this node has gone back"));
+        if self.network.disk_guard.is_rolled_back() {
+            return Err(rpc_error("the disk of this node is an old copy"));
         }
         Ok(())
     }
 
-    /// Tells once of a peer that refuses because of its disk.
+    /// Logs once that a peer refuses because of its disk.
     fn failed(&self, status: Status) -> RPCError<Types> {
         let Network { group, refused, .. } = &self.network;
         if status.code() == Code::FailedPrecondition && refused.lock().insert((*group, self.target)) {
@@ -183,7 +185,7 @@ impl Client {
                 %group,
                 peer,
                 error,
-                "a queue node has not the disk it had: it does not count until it rejoins"
+                "queue node {peer} has a different disk or an old copy: it counts for no majority until it rejoins"
             );
         }
         rpc_error(status)
@@ -192,7 +194,8 @@ impl Client {
     fn answered(&self) {
         let Network { group, refused, .. } = &self.network;
         if refused.lock().remove(&(*group, self.target)) {
-            tracing::info!(%group, peer = self.target, "a queue node has the disk that is known again");
+            let peer = self.target;
+            tracing::info!(%group, peer, "queue node {peer} has its known disk again");
         }
     }
 }
@@ -224,16 +227,16 @@ impl NetStreamAppend<Types> for Client {
     {
         let mut service = self.service();
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        let taken = in_flight.clone();
+        let sending = in_flight.clone();
         let term = Arc::new(AtomicU64::new(0));
         let sent = term.clone();
         let requests = input.then(move |request| {
-            let taken = taken.clone();
-            // One stream is of one term.
+            let sending = sending.clone();
+            // A stream belongs to one term.
             sent.store(request.vote.leader_id.term, Ordering::Relaxed);
             async move {
                 // The semaphore is never closed.
-                if let Ok(permit) = taken.acquire().await {
+                if let Ok(permit) = sending.acquire().await {
                     permit.forget();
                 }
                 wire::from_append(request)
@@ -251,7 +254,7 @@ impl NetStreamAppend<Types> for Client {
                 let result = wire::to_append_result(answer).map_err(rpc_error)?;
                 if let Ok(Some(matched)) = &result {
                     let last = wire::entry_id(matched);
-                    client.see(Seen { term: term.load(Ordering::Relaxed), last });
+                    client.note_acknowledged(Acknowledged { term: term.load(Ordering::Relaxed), last });
                 }
                 Ok(result)
             });
@@ -274,8 +277,11 @@ impl NetVote<Types> for Client {
         self.answered();
         let answer = wire::to_vote_response(answer.into_inner()).map_err(rpc_error)?;
         if answer.vote_granted {
-            // The vote is on disk; what its log ends with may not be.
-            self.see(Seen { term: answer.vote.leader_id.term, last: EntryId::default() });
+            // The vote is on disk; the end of its log may not be.
+            self.note_acknowledged(Acknowledged {
+                term: answer.vote.leader_id.term,
+                last: EntryId::default(),
+            });
         }
         Ok(answer)
     }
@@ -309,7 +315,7 @@ impl NetTransferLeader<Types> for Client {
         let request = self.request(message);
         let mut service = self.service();
         within(option.hard_ttl(), service.transfer_leader(request)).await.map_err(rpc_error)?;
-        // A node that refused stands for no election: the leader's own deadline ends the transfer.
+        // If the node refused, the leader's own deadline ends the transfer.
         Ok(Ok(()))
     }
 }
@@ -358,7 +364,7 @@ impl NetSnapshot<Types> for Client {
     }
 }
 
-/// Sends a state and every body it refers to, read one by one.
+/// Sends a state and the bodies it refers to, one by one.
 fn send_snapshot(
     log: &Log,
     group: GroupId,

@@ -10,13 +10,13 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     checkpoint,
+    disk_status::{DiskGuard, DiskStatus, PeerAcknowledgements},
     group::{Group, Status, follow},
     host::Host,
     machine::Machine,
     membership::Joining,
     network::{Connect, FullPeers, Network, RefusedBy},
     service::{Hosted, RaftServer, Service},
-    standing::{Door, SeenPeers, Standing},
     store::Store,
 };
 
@@ -56,7 +56,7 @@ pub struct NodeConfig {
     pub log_retain_bytes_max: u64,
     /// A checkpoint is written after so many bytes of log, or 16 times the size of the last one if that is more.
     pub checkpoint_bytes: u64,
-    /// Bytes of proposals whose fate is open, per group.
+    /// Bytes of proposals that are not committed yet, per group.
     pub proposal_bytes_max: usize,
 }
 
@@ -74,16 +74,16 @@ impl Default for NodeConfig {
 /// Why a group was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Its checkpoint cannot be read, or is not one this version knows.
-    #[error("the checkpoint of group `{group}` cannot be used")]
+    /// Its checkpoint is unreadable or of an unknown version.
+    #[error("cannot use the checkpoint of group `{group}`")]
     Checkpoint {
         /// The group.
         group: GroupId,
         /// Why.
         source: io::Error,
     },
-    /// openraft refused: the log or the settings are not what it needs.
-    #[error("group `{group}` cannot start: {what}")]
+    /// openraft refused the log or the settings.
+    #[error("cannot start group `{group}`: {what}")]
     Start {
         /// The group.
         group: GroupId,
@@ -98,7 +98,7 @@ pub struct Node {
     log: Log,
     connect: Arc<dyn Connect>,
     full: FullPeers,
-    seen: SeenPeers,
+    acknowledged: PeerAcknowledgements,
     refused: RefusedBy,
     service: Service,
     tasks: parking_lot::Mutex<JoinSet<()>>,
@@ -111,7 +111,7 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// Makes a node without groups; `voters` are all nodes that are to vote in each, this one among them.
+    /// Makes a node without groups; `voters` are the voters of every group, including this node.
     #[must_use]
     pub fn new(config: NodeConfig, voters: Vec<Voter>, log: Log, connect: Arc<dyn Connect>) -> Self {
         let groups = Arc::new(RwLock::new(HashMap::new()));
@@ -119,7 +119,7 @@ impl Node {
             identity: log.identity(),
             log: log.clone(),
             voters: voters.into(),
-            door: Door::new(log.clone()),
+            disk_guard: DiskGuard::new(log.clone()),
             groups,
         };
         Self {
@@ -127,27 +127,27 @@ impl Node {
             log,
             connect,
             full: FullPeers::default(),
-            seen: SeenPeers::default(),
+            acknowledged: PeerAcknowledgements::default(),
             refused: RefusedBy::default(),
             service,
             tasks: parking_lot::Mutex::new(JoinSet::new()),
         }
     }
 
-    /// Sees what others make of this node.
+    /// Watches this node's disk as the other nodes see it.
     #[must_use]
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.service.door.subscribe()
+    pub fn disk_status(&self) -> watch::Receiver<DiskStatus> {
+        self.service.disk_guard.subscribe()
     }
 
-    /// Returns the service its peers call.
+    /// Returns the gRPC service that peers call.
     #[must_use]
     pub fn service(&self) -> RaftServer {
         self.service.clone().into_server()
     }
 
-    /// Opens a group: the last checkpoint is restored, and what was committed after it is applied once a leader says so.
-    /// Where there is no group yet it is formed once all voters are there, and a node with a new disk asks to be taken in.
+    /// Opens a group: restores the last checkpoint, and applies later entries once a leader says that they are committed.
+    /// A new group is formed once all voters are up; a node with a new disk joins.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -184,9 +184,9 @@ impl Node {
             log: self.log.clone(),
             connect: self.connect.clone(),
             full: self.full.clone(),
-            seen: self.seen.clone(),
+            acknowledged: self.acknowledged.clone(),
             refused: self.refused.clone(),
-            door: self.service.door.clone(),
+            disk_guard: self.service.disk_guard.clone(),
         }
     }
 
@@ -204,17 +204,17 @@ fn openraft_config(config: &NodeConfig) -> Result<Arc<Config>, openraft::ConfigE
         heartbeat_min_interval: Some(0),
         election_timeout_min: millis(config.timing.election_min),
         election_timeout_max: millis(config.timing.election_max),
-        // Entries are large and few.
+        // Entries are few and large.
         max_payload_entries: 256,
         // Checkpoints and purges are triggered by bytes, not by entries.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: u64::MAX,
         install_snapshot_timeout: 600_000,
-        // A node that was cut off for a while must not depose a leader that everybody else follows.
+        // A node that was cut off must not depose a leader that all others follow.
         enable_pre_vote: Some(true),
-        // A node that led and comes back stands for election like any other: its followers may hold, and have committed,
-        // what its own disk does not, and it would write something else in those places.
+        // A restarted leader needs an election like any other node: its followers may have committed entries that its own
+        // disk lacks, and it would write other entries at those positions.
         enable_leader_restore: Some(false),
         backoff: "50ms 100ms 200ms ..500ms".to_owned(),
         ..Config::default()

@@ -1,4 +1,4 @@
-//! What a node answers to the leaders of its groups.
+//! The server side of a group: what a node answers to its peers.
 
 use std::{collections::HashMap, io, pin::Pin, sync::Arc};
 
@@ -15,12 +15,12 @@ use postroad_storage::{DiskId, Identity, Log, Origin, Room};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
+    disk_status::{Acknowledged, DiskGuard},
     host::Host,
     machine::Machine,
     membership,
     network::FRAME_BYTES_MAX,
     node::Voter,
-    standing::{Door, Seen},
     types::{Snapshot, State, Types, Vote},
     wire,
 };
@@ -31,13 +31,13 @@ pub type RaftServer = raft_service_server::RaftServiceServer<Service>;
 type Requests = Pin<Box<dyn Stream<Item = AppendEntriesRequest<Types>> + Send>>;
 type Answers = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;
 
-/// A group as its peers reach it.
+/// A group as peers call it.
 pub(crate) struct Hosted<M: Machine> {
     pub(crate) group: GroupId,
     pub(crate) raft: Raft<Types, Host<M>>,
 }
 
-/// A group of whatever machine.
+/// A group, whatever its machine.
 pub(crate) trait Peer: Send + Sync {
     fn append(&self, requests: Requests, log: Log) -> Answers;
     fn vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>>;
@@ -45,7 +45,7 @@ pub(crate) trait Peer: Send + Sync {
     fn transfer(&self, request: pb::TransferLeaderRequest) -> BoxFuture<'static, Result<bool, Status>>;
     fn install(&self, vote: Vote, snapshot: Snapshot) -> BoxFuture<'static, Result<Vote, Status>>;
     fn is_formed(&self) -> BoxFuture<'static, Result<bool, Status>>;
-    fn take_in(&self, log: Log, voter: Voter, disk: DiskId) -> BoxFuture<'static, Result<bool, Status>>;
+    fn advance_join(&self, log: Log, voter: Voter, disk: DiskId) -> BoxFuture<'static, Result<bool, Status>>;
 }
 
 impl<M: Machine> Peer for Hosted<M> {
@@ -92,8 +92,8 @@ impl<M: Machine> Peer for Hosted<M> {
         Box::pin(async move { raft.is_initialized().await.map_err(internal) })
     }
 
-    fn take_in(&self, log: Log, voter: Voter, disk: DiskId) -> BoxFuture<'static, Result<bool, Status>> {
-        Box::pin(membership::take_in(self.raft.clone(), log, self.group, voter, disk))
+    fn advance_join(&self, log: Log, voter: Voter, disk: DiskId) -> BoxFuture<'static, Result<bool, Status>> {
+        Box::pin(membership::advance_join(self.raft.clone(), log, self.group, voter, disk))
     }
 }
 
@@ -105,13 +105,13 @@ fn invalid(error: io::Error) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-/// The groups of a node, as its peers reach them.
+/// The groups of a node, as peers call them.
 #[derive(Clone)]
 pub struct Service {
     pub(crate) identity: Identity,
     pub(crate) log: Log,
     pub(crate) voters: Arc<[Voter]>,
-    pub(crate) door: Door,
+    pub(crate) disk_guard: DiskGuard,
     pub(crate) groups: Arc<RwLock<HashMap<GroupId, Arc<dyn Peer>>>>,
 }
 
@@ -128,23 +128,25 @@ impl Service {
             .max_encoding_message_size(FRAME_BYTES_MAX)
     }
 
-    /// The group a call is about, if it is meant for this node of this cluster, with the disk it has.
+    /// Finds the group of a call; refuses one that is meant for another node, cluster or disk.
     fn peer(&self, metadata: &MetadataMap) -> Result<(GroupId, Arc<dyn Peer>), Status> {
-        let (group, peer) = self.stranger(metadata)?;
+        let (group, peer) = self.peer_without_disk(metadata)?;
         let disk = number(metadata, "postroad-to-disk").map(DiskId);
         let disk = disk.ok_or_else(|| Status::invalid_argument("expected `postroad-to-disk`"))?;
-        let seen = metadata.get("postroad-seen").and_then(|seen| Seen::parse(seen.to_str().ok()?));
-        let seen = seen.ok_or_else(|| Status::invalid_argument("expected `postroad-seen`"))?;
-        self.door.admit(group, disk, seen)?;
+        let acknowledged =
+            metadata.get("postroad-acknowledged").and_then(|text| Acknowledged::parse(text.to_str().ok()?));
+        let acknowledged =
+            acknowledged.ok_or_else(|| Status::invalid_argument("expected `postroad-acknowledged`"))?;
+        self.disk_guard.check(group, disk, acknowledged)?;
         Ok((group, peer))
     }
 
-    /// The same for a caller that cannot know the disk yet.
-    fn stranger(&self, metadata: &MetadataMap) -> Result<(GroupId, Arc<dyn Peer>), Status> {
+    /// The same for a caller that does not know the disk yet.
+    fn peer_without_disk(&self, metadata: &MetadataMap) -> Result<(GroupId, Arc<dyn Peer>), Status> {
         if number(metadata, "postroad-cluster") != Some(self.identity.cluster.0)
             || number(metadata, "postroad-to") != Some(self.identity.node.0)
         {
-            return Err(Status::permission_denied("this is another node, or one of another cluster"));
+            return Err(Status::permission_denied("this call is for another node or cluster"));
         }
         let group =
             number(metadata, "postroad-group").and_then(|group| u16::try_from(group).ok()).map(GroupId);
@@ -153,7 +155,7 @@ impl Service {
         peer.map(|peer| (group, peer)).ok_or_else(|| Status::unavailable("the group is not open here"))
     }
 
-    /// Takes a snapshot in; every body of it is durable before the group hears of it.
+    /// Receives a snapshot; every body is durable before the group gets it.
     async fn receive(
         &self,
         group: GroupId,
@@ -163,7 +165,7 @@ impl Service {
             return Err(Status::invalid_argument("the first part of a snapshot is its header"));
         };
         let vote = wire::to_vote(header.vote).map_err(invalid)?;
-        let meta = header.meta.ok_or_else(|| Status::invalid_argument("a snapshot without its meta"))?;
+        let meta = header.meta.ok_or_else(|| Status::invalid_argument("the snapshot has no metadata"))?;
         let meta = wire::to_meta(meta).map_err(invalid)?;
         let mut state = BytesMut::new();
         let (mut live, mut bodies, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -182,9 +184,9 @@ impl Service {
                 bytes = 0;
             }
         }
-        // A sender that cannot read a body goes away, and that looks like an end.
+        // A sender that fails ends the stream early.
         if state.len() as u64 != header.state_bytes || live.len() as u64 != header.bodies {
-            return Err(Status::aborted("the snapshot ends before it is complete"));
+            return Err(Status::aborted("the snapshot is incomplete"));
         }
         self.store(group, bodies).await?;
         Ok((vote, Snapshot { meta, snapshot: State { bytes: state.freeze(), live, _pin: None } }))
@@ -210,7 +212,7 @@ impl raft_service_server::RaftService for Service {
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let (_, peer) = self.peer(request.metadata())?;
-        // A request that does not convert ends the stream: the leader begins another from what it knows.
+        // A malformed request ends the stream: the leader opens another.
         let requests = request.into_inner().map(|request| request.ok().and_then(|r| wire::to_append(r).ok()));
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);
@@ -250,7 +252,7 @@ impl raft_service_server::RaftService for Service {
     }
 
     async fn greet(&self, request: Request<pb::GreetRequest>) -> Result<Response<pb::Greeting>, Status> {
-        let (_, peer) = self.stranger(request.metadata())?;
+        let (_, peer) = self.peer_without_disk(request.metadata())?;
         let disk = self.log.disk();
         let may_form = disk.origin == Origin::Form && !peer.is_formed().await?;
         Ok(Response::new(pb::Greeting { disk: disk.id.0, may_form }))
@@ -260,10 +262,10 @@ impl raft_service_server::RaftService for Service {
         &self,
         request: Request<pb::RejoinRequest>,
     ) -> Result<Response<pb::RejoinResponse>, Status> {
-        let (_, peer) = self.stranger(request.metadata())?;
+        let (_, peer) = self.peer_without_disk(request.metadata())?;
         let voter = membership::configured(&self.voters, &request)?;
         let disk = DiskId(request.get_ref().disk);
-        let votes = peer.take_in(self.log.clone(), voter, disk).await?;
+        let votes = peer.advance_join(self.log.clone(), voter, disk).await?;
         Ok(Response::new(pb::RejoinResponse { votes }))
     }
 }

@@ -1,4 +1,4 @@
-//! One group's log as openraft sees it, on the node's shared log.
+//! One group's part of the node's log, as openraft's log storage.
 
 use std::{fmt::Debug, io, ops::RangeBounds};
 
@@ -89,7 +89,7 @@ impl RaftLogStorage<Types> for Store {
         self.clone()
     }
 
-    /// Durable on return: a vote that is forgotten can elect two leaders.
+    /// Durable on return: a lost vote can elect two leaders.
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let (sender, saved) = tokio::sync::oneshot::channel();
         let done = Box::new(move |result| drop(sender.send(result)));
@@ -97,7 +97,7 @@ impl RaftLogStorage<Types> for Store {
         saved.await.map_err(io::Error::other)?
     }
 
-    /// Not kept: after a restart the leader says again what is committed.
+    /// Not stored: after a restart the leader says what is committed.
     async fn save_committed(&mut self, _: Option<LogId>) -> io::Result<()> {
         Ok(())
     }

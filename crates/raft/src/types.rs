@@ -1,4 +1,4 @@
-//! openraft's types as we use them.
+//! Our types for openraft.
 
 use std::{any::Any, fmt, sync::Arc};
 
@@ -25,11 +25,11 @@ impl Proposal {
     }
 }
 
-/// What applying came to: the machine's reply, to be taken once by whoever proposed.
+/// The machine's reply to an entry, taken once by the proposer.
 #[derive(Default)]
 pub(crate) struct Answer(pub(crate) Mutex<Option<Box<dyn Any + Send>>>);
 
-/// Where a member can be reached, and the disk without which it is not the member.
+/// A member's address, and its disk: the same node with another disk is not the member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) address: String,
@@ -70,12 +70,12 @@ pub(crate) type StoredMembership = alias::StoredMembershipOf<Types>;
 pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<Types>;
 pub(crate) type Snapshot = alias::SnapshotOf<Types, State>;
 
-/// A state on its way from one node to another.
+/// A state in transfer between nodes.
 pub(crate) struct State {
     pub(crate) bytes: Bytes,
-    /// Bodies the state refers to: to be sent along, or already durable on the receiver.
+    /// Bodies the state refers to: to be sent, or already durable on the receiver.
     pub(crate) live: Vec<(u64, u32)>,
-    /// The bodies must stay while this is there.
+    /// Keeps the bodies while it exists.
     pub(crate) _pin: Option<Arc<()>>,
 }
 

@@ -1,4 +1,4 @@
-//! Between openraft's types, those of the wire and the records of the log.
+//! Conversions between openraft's types, the wire and the records of the log.
 
 use std::{collections::BTreeMap, io};
 
@@ -15,7 +15,7 @@ use crate::types::{
     LeaderId, LogId, Member, Proposal, RaftEntry, SnapshotMeta, StoredMembership, Types, Vote, log_id, term,
 };
 
-/// Kinds of records, as they stand on disk.
+/// Kinds of records on disk.
 const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
 const MEMBERSHIP: u8 = 2;
@@ -39,7 +39,7 @@ pub(crate) fn encode_vote(vote: &Vote) -> Bytes {
 }
 
 pub(crate) fn decode_vote(bytes: &Bytes) -> io::Result<Vote> {
-    let vote = wire::VoteId::decode(bytes.clone()).map_err(|_| invalid("the vote does not decode"))?;
+    let vote = wire::VoteId::decode(bytes.clone()).map_err(|_| invalid("cannot decode the vote"))?;
     to_vote(Some(vote))
 }
 
@@ -98,7 +98,7 @@ fn to_membership(members: wire::Membership) -> io::Result<Membership<u64, Member
     let configs = members.configs.into_iter().map(|voters| voters.nodes.into_iter().collect()).collect();
     let member = |member: wire::Member| (member.node, Member { address: member.address, disk: member.disk });
     let nodes: BTreeMap<u64, Member> = members.members.into_iter().map(member).collect();
-    Membership::new(configs, nodes).map_err(|_| invalid("a membership that cannot be"))
+    Membership::new(configs, nodes).map_err(|_| invalid("an invalid membership"))
 }
 
 fn encode_membership(members: &Membership<u64, Member>) -> Bytes {
@@ -106,7 +106,7 @@ fn encode_membership(members: &Membership<u64, Member>) -> Bytes {
 }
 
 fn decode_membership(bytes: Bytes) -> io::Result<Membership<u64, Member>> {
-    to_membership(wire::Membership::decode(bytes).map_err(|_| invalid("a membership does not decode"))?)
+    to_membership(wire::Membership::decode(bytes).map_err(|_| invalid("cannot decode a membership"))?)
 }
 
 pub(crate) fn from_meta(meta: &SnapshotMeta) -> wire::CheckpointMeta {
@@ -151,7 +151,7 @@ fn to_entry(entry: wire::Entry) -> io::Result<RaftEntry> {
     let payload = match wire::EntryKind::try_from(entry.kind) {
         Ok(wire::EntryKind::Blank) => EntryPayload::Blank,
         Ok(wire::EntryKind::Normal) => {
-            // Copied, so that a body that is kept does not keep its whole frame.
+            // Copied, so that keeping a body does not keep the whole frame.
             let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
             let bodies = entry.bodies.iter().map(copy).collect();
             EntryPayload::Normal(Proposal { head: copy(&entry.head), bodies })

@@ -1,4 +1,4 @@
-//! Groups on one node and on three, over loopback, with leaders that die and disks that forget.
+//! Groups on one and three nodes over loopback, with killed leaders, power cuts and replaced disks.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
@@ -12,8 +12,8 @@ use bytes::Bytes;
 use postroad_core::{ClusterId, GroupId, NodeId};
 use postroad_proto::raft::{RejoinRequest, raft_service_client::RaftServiceClient};
 use postroad_raft::{
-    Connect, Entry, Group, Machine, MachineError, MachineSnapshot, Node, NodeConfig, ProposeError, Purpose,
-    Standing, Voter,
+    Connect, DiskStatus, Entry, Group, Machine, MachineError, MachineSnapshot, Node, NodeConfig,
+    ProposeError, Purpose, Voter,
 };
 use postroad_storage::{Disk, DiskId, Fs, Identity, Log, LogConfig, OpenError, Origin, format, sim::SimFs};
 use tokio::{net::TcpListener, task::JoinHandle, time};
@@ -26,7 +26,7 @@ use tonic::{
 
 const GROUP: GroupId = GroupId(1);
 
-/// Remembers every head, and the bodies of heads that begin with `keep`.
+/// Keeps every head, and the bodies of heads that begin with `keep`.
 #[derive(Default)]
 struct Heads {
     heads: Vec<Bytes>,
@@ -106,7 +106,7 @@ fn formatted(node: NodeId, id: u64, origin: Origin) -> SimFs {
     fs
 }
 
-/// A node that runs.
+/// A running node.
 struct Running {
     node: Node,
     group: Group<Heads>,
@@ -126,13 +126,13 @@ impl Running {
         let server = tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
             let server = Server::builder().add_service(service);
-            // With a signal, although there is none, its connections end when it is dropped.
+            // With a shutdown signal that never fires, its connections end when the server is dropped.
             server.serve_with_incoming_shutdown(incoming, std::future::pending()).await.unwrap();
         });
         Self { node, group, server }
     }
 
-    /// Stops as if it had been killed: nothing is flushed.
+    /// Stops without flushing, as if killed.
     async fn kill(self) {
         self.server.abort();
         self.node.stop();
@@ -177,7 +177,7 @@ impl Cluster {
         self.nodes[place] = Some(Running::start(voter.node.0, fs, address, &self.voters).await);
     }
 
-    /// Gives a node that does not run an empty disk.
+    /// Gives a stopped node an empty disk.
     fn replace_disk(&mut self, place: usize, origin: Origin) {
         self.disks[place] = formatted(self.voters[place].node, 100 + place as u64, origin);
     }
@@ -186,11 +186,11 @@ impl Cluster {
         self.nodes[place].as_ref().unwrap()
     }
 
-    /// Waits until others think so of a node.
-    async fn stands(&self, place: usize, standing: impl Fn(Standing) -> bool) {
-        let mut now = self.node(place).node.standing();
-        let stands = now.wait_for(|now| standing(*now));
-        time::timeout(Duration::from_secs(60), stands).await.expect("it is noticed").unwrap();
+    /// Waits until a node's disk has the expected status.
+    async fn until_disk_status(&self, place: usize, is_expected: impl Fn(DiskStatus) -> bool) {
+        let mut now = self.node(place).node.disk_status();
+        let changed = now.wait_for(|now| is_expected(*now));
+        time::timeout(Duration::from_secs(60), changed).await.expect("it is noticed").unwrap();
     }
 
     /// Waits until a node knows that it votes.
@@ -204,7 +204,7 @@ impl Cluster {
         self.nodes[place].take().unwrap().kill().await;
     }
 
-    /// Cuts the power of all nodes at once; of what was not synced, the disks hold what `random` says.
+    /// Cuts the power of all nodes at once; `random` decides which unsynced blocks reached the disks.
     async fn cut_power(&mut self, mut random: impl FnMut() -> bool) {
         self.disks.iter().for_each(|disk| disk.fail_after(0));
         for place in 0..self.nodes.len() {
@@ -213,7 +213,7 @@ impl Cluster {
         }
     }
 
-    /// The place of the node that leads; waits until one does.
+    /// Waits for a leader, and returns its position.
     async fn leader(&self) -> usize {
         loop {
             let leads = |node: &Option<Running>| {
@@ -226,7 +226,7 @@ impl Cluster {
         }
     }
 
-    /// Proposes until somebody commits it.
+    /// Proposes until it is committed.
     async fn commit(&self, head: &str, body: usize) -> u64 {
         loop {
             let leader = self.nodes[self.leader().await].as_ref().unwrap();
@@ -238,7 +238,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until every node that runs has applied as much as the others, and compares their states.
+    /// Waits until all running nodes have applied the same entries, and compares their states.
     async fn agree(&self) -> u64 {
         let running = || self.nodes.iter().flatten();
         loop {
@@ -310,7 +310,7 @@ async fn a_follower_that_is_too_far_behind_gets_the_state_and_its_bodies() {
     while log.group(GROUP).purged.is_none_or(|purged| purged.index <= index) {
         time::sleep(Duration::from_millis(50)).await;
     }
-    // What the follower had is gone too: it has been replaced.
+    // The follower's own state was replaced.
     cluster.replace_disk(behind, Origin::Rejoin);
     cluster.restart(behind).await;
     cluster.votes(behind).await;
@@ -320,7 +320,7 @@ async fn a_follower_that_is_too_far_behind_gets_the_state_and_its_bodies() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_06_power_goes_everywhere_and_everything_committed_is_there() {
+async fn r_06_everything_committed_is_there_after_a_power_cut_of_all_nodes() {
     let mut cluster = Cluster::start(3).await;
     let mut expected = Heads::default();
     for round in 0..3_u8 {
@@ -340,9 +340,9 @@ async fn r_06_power_goes_everywhere_and_everything_committed_is_there() {
     assert_eq!(cluster.nodes[0].as_ref().unwrap().group.state_hash().1, expected.state_hash());
 }
 
-/// A majority need not have the leader in it: what two followers have synced is committed while the leader still writes.
+/// Two followers that have synced an entry commit it while the leader's own disk is still writing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_06_what_the_followers_of_a_slow_leader_have_is_there_though_it_comes_back_first() {
+async fn r_06_entries_committed_by_two_followers_survive_a_restart_of_their_slow_leader() {
     let mut cluster = Cluster::start(3).await;
     cluster.commit("everywhere", 3000).await;
     let leader = cluster.leader().await;
@@ -360,7 +360,7 @@ async fn r_06_what_the_followers_of_a_slow_leader_have_is_there_though_it_comes_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_13_a_full_disk_refuses_and_heals() {
+async fn r_13_a_full_disk_refuses_proposals_until_it_has_space() {
     let cluster = Cluster::start(1).await;
     cluster.commit("before", 1000).await;
     let group = cluster.nodes[0].as_ref().unwrap().group.clone();
@@ -375,7 +375,7 @@ async fn r_13_a_full_disk_refuses_and_heals() {
         let propose = group.propose(number.to_string().into(), vec![Bytes::from(vec![0; 20_000])]);
         match time::timeout(Duration::from_secs(2), propose).await {
             Ok(Err(error)) => refused = Some(error),
-            // It waits for the disk: its fate is open.
+            // It waits for the disk: it may still be committed.
             Err(_) => {}
             Ok(Ok(_)) => continue,
         }
@@ -390,7 +390,7 @@ async fn r_13_a_full_disk_refuses_and_heals() {
     cluster.commit("after", 1000).await;
 }
 
-/// A cluster of which one follower has everything that was committed, and the other is dead and has not: (leader, one, other).
+/// A cluster where one follower has all committed entries, and the other is down and lacks some: (leader, one, other).
 async fn committed_by_two(cluster: &mut Cluster, heads: &mut Heads) -> (usize, usize, usize) {
     let leader = cluster.leader().await;
     let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -407,19 +407,19 @@ async fn committed_by_two(cluster: &mut Cluster, heads: &mut Heads) -> (usize, u
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_24_a_wiped_voter_elects_nobody_who_lacks_what_was_committed() {
+async fn r_24_a_voter_with_a_wiped_disk_cannot_elect_a_leader_that_lacks_committed_entries() {
     let (mut cluster, mut expected) = (Cluster::start(3).await, Heads::default());
     let (leader, wiped, behind) = committed_by_two(&mut cluster, &mut expected).await;
     cluster.kill(leader).await;
     cluster.kill(wiped).await;
-    // Even if an operator says that this is a new cluster.
+    // Even if it was formatted for a new cluster.
     cluster.replace_disk(wiped, Origin::Form);
     cluster.restart(behind).await;
     cluster.restart(wiped).await;
-    // The node that is behind has asked for a vote and was refused.
-    cluster.stands(wiped, |standing| matches!(standing, Standing::OtherDisk(_))).await;
+    // The node that is behind asked for a vote and was refused.
+    cluster.until_disk_status(wiped, |standing| matches!(standing, DiskStatus::OtherDisk(_))).await;
     for place in [wiped, behind] {
-        assert!(!cluster.node(place).group.status().borrow().leading, "two of three do not have it any more");
+        assert!(!cluster.node(place).group.status().borrow().leading, "two of three nodes lack the entry");
     }
     cluster.restart(leader).await;
     cluster.commit("after", 100).await;
@@ -430,7 +430,7 @@ async fn r_24_a_wiped_voter_elects_nobody_who_lacks_what_was_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_24_a_node_with_a_new_disk_rejoins_and_counts_again() {
+async fn r_24_a_node_with_a_new_disk_rejoins_and_votes_again() {
     let (mut cluster, mut expected) = (Cluster::start(3).await, Heads::default());
     let (leader, wiped, other) = committed_by_two(&mut cluster, &mut expected).await;
     cluster.restart(other).await;
@@ -439,13 +439,13 @@ async fn r_24_a_node_with_a_new_disk_rejoins_and_counts_again() {
     cluster.replace_disk(wiped, Origin::Rejoin);
     cluster.restart(wiped).await;
     cluster.votes(wiped).await;
-    // With one of the others gone its acknowledgement is needed, and so is its vote.
+    // With one of the others down, its acknowledgement and its vote are needed.
     cluster.kill(leader).await;
     cluster.commit("after", 100).await;
     expected.heads.push("after".into());
     cluster.agree().await;
     assert_eq!(cluster.node(wiped).group.state_hash().1, expected.state_hash());
-    // It is started again as any other.
+    // It restarts like any other node.
     cluster.kill(wiped).await;
     cluster.restart(wiped).await;
     cluster.commit("the end", 100).await;
@@ -453,7 +453,7 @@ async fn r_24_a_node_with_a_new_disk_rejoins_and_counts_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_26_another_machine_with_the_name_of_a_node_that_works_is_not_taken_in() {
+async fn r_26_a_second_machine_with_the_number_of_a_running_node_cannot_join() {
     let (cluster, mut expected) = (Cluster::start(3).await, Heads::default());
     cluster.commit("before", 100).await;
     expected.heads.push("before".into());
@@ -475,7 +475,7 @@ async fn r_26_another_machine_with_the_name_of_a_node_that_works_is_not_taken_in
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_25_an_old_copy_of_a_disk_is_noticed_and_not_used_again() {
+async fn r_25_an_old_copy_of_a_disk_is_detected_and_not_used_again() {
     let (mut cluster, mut expected) = (Cluster::start(3).await, Heads::default());
     let (_, restored, other) = committed_by_two(&mut cluster, &mut expected).await;
     let copy = cluster.disks[restored].power_cut(|| false);
@@ -484,13 +484,13 @@ async fn r_25_an_old_copy_of_a_disk_is_noticed_and_not_used_again() {
     cluster.kill(restored).await;
     cluster.disks[restored] = copy;
     cluster.restart(restored).await;
-    cluster.stands(restored, |standing| standing == Standing::GoneBack).await;
+    cluster.until_disk_status(restored, |standing| standing == DiskStatus::RolledBack).await;
     cluster.kill(restored).await;
     let voter = cluster.voters[restored].node;
     let fs = Arc::new(cluster.disks[restored].clone());
     let refused = Log::open(fs, LogConfig::default(), identity(voter));
-    assert!(matches!(refused, Err(OpenError::GoneBack(_))), "{refused:?}");
-    // With an empty disk it is taken in again.
+    assert!(matches!(refused, Err(OpenError::RolledBack(_))), "{refused:?}");
+    // With an empty disk it rejoins.
     cluster.restart(other).await;
     cluster.replace_disk(restored, Origin::Rejoin);
     cluster.restart(restored).await;

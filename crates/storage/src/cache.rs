@@ -1,7 +1,7 @@
-//! A small store for what a node has learned and can learn again: it may be lost at any time, and costs speed then, never mail.
+//! A small key-value store for data that may be lost at any time at the cost of speed, never of mail.
 //!
-//! The only door to sled, whose flush does not reach the disk and which may panic on what a power cut left behind:
-//! every call is guarded, and a cache that does not open begins empty.
+//! The only user of sled, whose flush does not reach the disk and which may panic on files damaged by a power cut: every
+//! call catches panics, and a cache that cannot be opened starts empty.
 
 use std::{
     fmt, fs,
@@ -11,42 +11,42 @@ use std::{
 
 /// Bytes of pages kept in memory.
 const MEMORY_BYTES: u64 = 16 << 20;
-/// How often what was put is handed to the operating system.
+/// How often values are written to the operating system.
 const FLUSH_EVERY_MILLIS: u64 = 500;
-/// Larger values are not kept: sled writes several bytes for each.
+/// Larger values are not stored: sled writes several bytes for each byte.
 pub const CACHE_VALUE_BYTES_MAX: usize = 4 << 10;
 
 /// The store; calls may block on the disk.
 pub struct Cache {
-    /// `None` when it could not be opened even empty: then nothing is remembered.
+    /// `None` when it could not be opened even empty: then nothing is stored.
     db: Option<sled::Db>,
 }
 
 impl Cache {
-    /// Opens the cache of a directory that no other process uses; one that does not open is begun anew.
+    /// Opens the cache of a directory that no other process uses; starts empty if it cannot be opened.
     #[must_use]
     pub fn open(directory: &Path) -> Self {
         if let Some(db) = try_open(directory) {
             return Self { db: Some(db) };
         }
-        tracing::warn!(directory = %directory.display(), "the cache does not open and begins empty");
+        tracing::warn!(directory = %directory.display(), "cannot open the cache: starting empty");
         let removed = fs::remove_dir_all(directory);
         Self { db: removed.ok().and_then(|()| try_open(directory)) }
     }
 
-    /// Remembers a value under a key, for as long as nothing goes wrong.
+    /// Stores a value under a key; it may be lost.
     pub fn put(&self, key: &[u8], value: &[u8]) {
         if value.len() <= CACHE_VALUE_BYTES_MAX {
             self.guarded(|db| db.insert(key, value).map(drop));
         }
     }
 
-    /// Forgets a key.
+    /// Removes a key.
     pub fn remove(&self, key: &[u8]) {
         self.guarded(|db| db.remove(key).map(drop));
     }
 
-    /// Returns all that is remembered, at most `count_max` values.
+    /// Returns all pairs, at most `count_max`.
     #[must_use]
     pub fn all(&self, count_max: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
         let read = |db: &sled::Db| {
@@ -56,7 +56,7 @@ impl Cache {
         self.guarded(read).unwrap_or_default()
     }
 
-    /// Hands what was put to the operating system. A power cut may still take it.
+    /// Writes stored values to the operating system. A power cut may still lose them.
     pub fn flush(&self) {
         self.guarded(|db| db.flush().map(drop));
     }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_is_there_when_it_is_opened_again() {
+    fn values_are_there_after_a_restart() {
         let home = tempfile::tempdir().unwrap();
         let cache = Cache::open(home.path());
         cache.put(b"a", b"1");
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_not_open_begins_empty() {
+    fn a_cache_that_cannot_be_opened_starts_empty() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("cache");
         let cache = Cache::open(&directory);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_can_be_kept_nothing_is_remembered() {
+    fn without_a_usable_directory_nothing_is_stored() {
         let cache = Cache::open(Path::new("/proc/no/such/place"));
         cache.put(b"a", b"1");
         cache.flush();

@@ -1,4 +1,4 @@
-//! Checkpoints: a group's state at one entry, in a file that is replaced as a whole.
+//! Checkpoints: a group's state at one entry, in a file that is replaced atomically.
 
 use std::io;
 
@@ -21,7 +21,7 @@ const HEADER_BYTES: usize = 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 8;
 pub struct Checkpoint {
     /// The entry.
     pub at: EntryId,
-    /// For those who wrote it; small.
+    /// Metadata of the caller; small.
     pub meta: Bytes,
     /// The state.
     pub state: Bytes,
@@ -82,9 +82,9 @@ pub(crate) fn read(fs: &dyn Fs, identity: Identity, group: GroupId) -> io::Resul
         return Ok(None);
     }
     let bytes = Bytes::from(read_all(fs.open(&name(group))?.as_ref())?);
-    let invalid = || io::Error::new(io::ErrorKind::InvalidData, format!("`{}` does not check", name(group)));
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, format!("`{}` is damaged", name(group)));
     let checkpoint = parse(&bytes).ok_or_else(invalid)?;
-    // The header is made anew from what was read: equal headers are equal contents, of our group and node.
+    // Compute the header of what was read: an equal header means intact contents of our group and node.
     if bytes[..HEADER_BYTES + 4] != header(identity, group, &checkpoint) {
         return Err(invalid());
     }

@@ -1,4 +1,4 @@
-//! The name of a disk: what a data directory is formatted with once, and refused without.
+//! Formatting a data directory as a disk with a name of its own; an unformatted directory is not opened.
 
 use std::{fmt, io};
 
@@ -14,7 +14,7 @@ use crate::{
 const IDENTITY: &str = "identity";
 const FORMAT: &str = "2";
 
-/// Names one formatting of a directory: one that was wiped, or another one in its place, has another name.
+/// The name of a disk, drawn when a directory is formatted: a wiped or replaced directory gets another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskId(pub u64);
 
@@ -24,12 +24,12 @@ impl fmt::Display for DiskId {
     }
 }
 
-/// What a directory was formatted for, and so what its node may do while it holds nothing.
+/// What a directory was formatted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A new cluster: it may form groups.
+    /// A new cluster: the node may form groups.
     Form,
-    /// A node whose disk was lost: it waits until its groups take it in.
+    /// A node that lost its disk: it rejoins its groups.
     Rejoin,
 }
 
@@ -42,30 +42,30 @@ impl Origin {
     }
 }
 
-/// A disk that was formatted.
+/// A formatted disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// Its name.
     pub id: DiskId,
-    /// What for.
+    /// What it was formatted for.
     pub origin: Origin,
 }
 
 /// Why a directory was not formatted. It has not been changed.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
-    /// The operating system said no, or another process uses it.
-    #[error("the log directory cannot be used")]
+    /// An error of the operating system, or another process uses the directory.
+    #[error("cannot use the log directory")]
     Io(#[from] io::Error),
-    /// It holds what might be somebody's mail.
-    #[error("the log directory holds `{0}`: what is there must be moved away first")]
+    /// It contains files that may hold mail.
+    #[error("the log directory contains `{0}`: move its files away first")]
     Occupied(String),
-    /// It is somebody else's, or of another version.
-    #[error("the log directory cannot be made anew")]
+    /// It belongs to another node or version.
+    #[error("the log directory cannot be formatted")]
     Refused(#[source] OpenError),
 }
 
-/// Formats a directory that holds no log, and returns its disk. One that was formatted for the same before stays as it is.
+/// Formats a directory without a log, and returns its disk. Changes nothing if it is already formatted for the same.
 ///
 /// # Errors
 /// See [`FormatError`].
@@ -73,7 +73,7 @@ pub fn format(fs: &dyn Fs, identity: Identity, disk: Disk) -> Result<Disk, Forma
     fs.lock()?;
     match read(fs, identity) {
         Ok(found) if found.origin == disk.origin => return Ok(found),
-        Ok(_) | Err(OpenError::Unformatted | OpenError::Damaged { .. } | OpenError::GoneBack(_)) => {}
+        Ok(_) | Err(OpenError::Unformatted | OpenError::Damaged { .. } | OpenError::RolledBack(_)) => {}
         Err(error) => return Err(FormatError::Refused(error)),
     }
     if let Some(name) = fs.list()?.into_iter().find(|name| holds_state(name)) {
@@ -87,12 +87,12 @@ fn holds_state(name: &str) -> bool {
     SegmentId::parse(name).is_some() || name.starts_with("checkpoint-")
 }
 
-fn write(fs: &dyn Fs, identity: Identity, disk: Disk, has_gone_back: bool) -> io::Result<()> {
+fn write(fs: &dyn Fs, identity: Identity, disk: Disk, is_rolled_back: bool) -> io::Result<()> {
     let Identity { cluster, node } = identity;
     let Disk { id, origin } = disk;
-    let gone_back = if has_gone_back { "gone-back yes\n" } else { "" };
+    let rolled_back = if is_rolled_back { "rolled-back yes\n" } else { "" };
     let text = format!(
-        "postroad log\nformat {FORMAT}\ncluster {cluster}\nnode {node}\ndisk {id}\norigin {}\n{gone_back}",
+        "postroad log\nformat {FORMAT}\ncluster {cluster}\nnode {node}\ndisk {id}\norigin {}\n{rolled_back}",
         origin.as_str()
     );
     let mut buffer = AlignedBuffer::default();
@@ -106,21 +106,21 @@ fn write(fs: &dyn Fs, identity: Identity, disk: Disk, has_gone_back: bool) -> io
     fs.sync_dir()
 }
 
-/// Writes down that the disk holds an older state than it once had: it is not opened again.
-pub(crate) fn write_gone_back(fs: &dyn Fs, identity: Identity, disk: Disk) -> io::Result<()> {
+/// Marks the disk as rolled back, so that it is not opened again.
+pub(crate) fn write_rolled_back(fs: &dyn Fs, identity: Identity, disk: Disk) -> io::Result<()> {
     write(fs, identity, disk, true)
 }
 
-/// Reads the disk's name; a directory of somebody else, or of nobody, is refused.
+/// Reads the disk's name; refuses a directory of another node, or without a name.
 pub(crate) fn read(fs: &dyn Fs, identity: Identity) -> Result<Disk, OpenError> {
     let names = fs.list()?;
     if !names.iter().any(|name| name == IDENTITY) {
-        // Never take over what might be somebody's mail.
+        // Files without an identity may hold mail.
         let segment = names.into_iter().find(|name| holds_state(name));
         return Err(segment.map_or(OpenError::Unformatted, |segment| OpenError::Damaged {
             segment,
             offset: 0,
-            what: "there is no `identity`",
+            what: "the file `identity` is missing",
         }));
     }
     let text = read_all(fs.open(IDENTITY)?.as_ref())?;
@@ -139,10 +139,10 @@ pub(crate) fn read(fs: &dyn Fs, identity: Identity) -> Result<Disk, OpenError> {
     let origin = [Origin::Form, Origin::Rejoin].into_iter().find(|o| field("origin ") == Some(o.as_str()));
     let (Some(id), Some(origin)) = (id, origin) else {
         let segment = IDENTITY.to_owned();
-        return Err(OpenError::Damaged { segment, offset: 0, what: "it names no disk" });
+        return Err(OpenError::Damaged { segment, offset: 0, what: "no disk name" });
     };
-    if field("gone-back ").is_some() {
-        return Err(OpenError::GoneBack(DiskId(id)));
+    if field("rolled-back ").is_some() {
+        return Err(OpenError::RolledBack(DiskId(id)));
     }
     Ok(Disk { id: DiskId(id), origin })
 }

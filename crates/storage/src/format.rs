@@ -1,8 +1,8 @@
-//! How batches look on disk.
+//! The format of batches on disk.
 //!
 //! A segment is a sequence of batches, each at a multiple of 4 KiB.
-//! A batch is a header, then everything about its records but the bodies, then the bodies, then zeros:
-//! opening a log reads the front of each batch and skips the rest.
+//! A batch is a header, then the records without their bodies (the front), then the bodies, then zeros:
+//! opening a log reads header and front of each batch and skips the rest.
 //!
 //! ```text
 //! header   magic u32 · version u16 · zero u16 · generation u64 · cluster u64 · node u64 · offset u64
@@ -10,9 +10,9 @@
 //! record   kind u8 · user_kind u8 · group u16 · bodies u32 · term u64 · index u64 · head_bytes u32
 //!          then (bytes u32 · crc u32) for each body, then the head
 //! ```
-//! All numbers are little endian. `generation` is the segment's number, which is never used twice, so what a recycled
-//! segment held before never passes for a batch of it. `synced` is the offset below which everything had been synced
-//! before the batch was written: only what is at or above the last batch's `synced` can be an unsynced tail.
+//! All numbers are little endian. `generation` is the segment's number, which is never reused, so the earlier batches of a
+//! recycled segment are not taken for its own. `synced` is the offset below which everything had been synced before the
+//! batch was written: only batches at or above the last batch's `synced` can be an unsynced tail.
 
 use bytes::{BufMut, Bytes};
 use postroad_core::GroupId;
@@ -24,7 +24,7 @@ pub(crate) const VERSION: u16 = 1;
 pub(crate) const HEADER_BYTES: usize = 76;
 const RECORD_BYTES: usize = 28;
 
-/// What stands in a log besides entries.
+/// The kinds of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -32,13 +32,13 @@ pub(crate) enum Kind {
     Entry = 1,
     /// A vote; it is the head.
     Vote = 2,
-    /// Entries after `index` are gone; `term` is 0 when all are.
+    /// Entries after `index` are dropped; all are if `term` is 0.
     Truncate = 3,
-    /// Entries up to `index` are not needed any more.
+    /// Entries up to `index` are no longer needed.
     Purge = 4,
-    /// The first record of a segment: segment number `term` came before, and is valid up to `index`.
+    /// The first record of a segment: the segment before it has number `term` and is valid up to offset `index`.
     Previous = 5,
-    /// One body that was moved here: entry `index`, slot `term`.
+    /// A moved body: entry `index`, slot `term`.
     Body = 6,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct BatchHeader {
     pub(crate) synced: u64,
     pub(crate) front_bytes: u32,
     pub(crate) records: u32,
-    /// With the header and without the zeros at the end.
+    /// Including the header, without the zeros at the end.
     pub(crate) bytes: u64,
     pub(crate) front_hash: u64,
 }
@@ -84,7 +84,7 @@ impl BatchHeader {
         out.put_slice(&bytes);
     }
 
-    /// Reads a header; `None` for anything that is not one.
+    /// Reads a header; `None` if the bytes are not one.
     pub(crate) fn take(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..HEADER_BYTES)?;
         let (fields, crc) = bytes.split_at(HEADER_BYTES - 4);
@@ -109,7 +109,7 @@ impl BatchHeader {
     }
 }
 
-/// A record as it stands in the front of a batch.
+/// A record in the front of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RecordFront {
     pub(crate) kind: Kind,
@@ -142,7 +142,7 @@ impl RecordFront {
     }
 }
 
-/// Reads the front of a batch; `None` if it is not `records` records and nothing else.
+/// Reads the front of a batch; `None` if it is not exactly `records` records.
 pub(crate) fn take_front(front: &Bytes, records: u32) -> Option<Vec<RecordFront>> {
     let mut from = Take(front);
     let mut all = Vec::with_capacity((records as usize).min(front.len() / RECORD_BYTES));

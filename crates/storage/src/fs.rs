@@ -1,4 +1,4 @@
-//! The file system as the log needs it, so that faults can be put in between.
+//! The file system interface of the log, which tests replace to inject faults.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 
 /// A directory and the files in it. Names are without a path.
 pub trait Fs: Send + Sync {
-    /// Makes the directory and locks it for this process.
+    /// Creates the directory and locks it for this process.
     ///
     /// # Errors
-    /// It cannot be made, or another process holds it.
+    /// It cannot be created, or another process uses it.
     fn lock(&self) -> io::Result<()>;
     /// Returns the names of all files.
     ///
@@ -27,10 +27,10 @@ pub trait Fs: Send + Sync {
     /// # Errors
     /// It does not exist or cannot be opened.
     fn open(&self, name: &str) -> io::Result<Arc<dyn Store>>;
-    /// Makes an empty file and opens it.
+    /// Creates an empty file and opens it.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be created.
     fn create(&self, name: &str) -> io::Result<Arc<dyn Store>>;
     /// Renames a file over another; durable after [`Fs::sync_dir`].
     ///
@@ -47,9 +47,9 @@ pub trait Fs: Send + Sync {
     /// # Errors
     /// The disk failed.
     fn sync_dir(&self) -> io::Result<()>;
-    /// Ends the process: after a failed write or sync, what the disk holds is not known. A test's file system returns.
+    /// Aborts the process: after a failed write or sync the contents of the disk are unknown. A test's file system returns.
     fn fatal(&self, error: &io::Error) {
-        tracing::error!(%error, "the disk has failed: the process aborts");
+        tracing::error!(%error, "the disk failed: aborting the process");
         std::process::abort();
     }
 }
@@ -69,17 +69,17 @@ pub trait Store: Send + Sync {
     /// Makes what has been written durable.
     ///
     /// # Errors
-    /// The disk failed: what is on it is not known.
+    /// The disk failed: its contents are unknown.
     fn sync(&self) -> io::Result<()>;
-    /// Gives the file room for `bytes`, so that writing needs no more space.
+    /// Allocates `bytes` for the file, so that writing needs no more space.
     ///
     /// # Errors
-    /// There is no such space.
+    /// The disk is full.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
     /// Returns the length in bytes.
     ///
     /// # Errors
-    /// The file cannot be asked.
+    /// The file's metadata cannot be read.
     fn bytes(&self) -> io::Result<u64>;
 }
 
@@ -91,7 +91,7 @@ pub struct RealFs {
 }
 
 impl RealFs {
-    /// Uses `dir`, which is made when it is locked.
+    /// Uses `dir`, which is created when it is locked.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         Self { dir: dir.to_owned(), lock: Mutex::new(None) }
@@ -104,7 +104,7 @@ impl RealFs {
             .write(true)
             .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
             .open(&path)
-            // A file system without direct I/O: writes go through its cache, and are synced all the same.
+            // A file system without direct I/O: writes go through the page cache, and are synced as well.
             .ok();
         Ok(RealStore { reader, direct })
     }
@@ -153,14 +153,14 @@ impl Fs for RealFs {
 #[derive(Debug)]
 struct RealStore {
     reader: File,
-    /// Opened past the cache, where that is possible.
+    /// Opened for direct I/O, where that is possible.
     direct: Option<File>,
 }
 
 impl Store for RealStore {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         match self.direct.as_ref().map(|direct| direct.write_all_at(bytes, offset)) {
-            // EINVAL: the file system opens files for direct I/O and then refuses it.
+            // EINVAL: the file system accepts O_DIRECT at open and refuses it at write.
             Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                 self.reader.write_all_at(bytes, offset)
             }

@@ -1,4 +1,4 @@
-//! Where everything is: rebuilt from the segments when the log is opened.
+//! The index of the log: where entries and bodies are. Rebuilt from the segments when the log is opened.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -10,9 +10,9 @@ use postroad_core::GroupId;
 
 use crate::{EntryId, Record, log::GroupState, segment::SegmentId};
 
-/// A part of a segment, and the checksum of what is there.
+/// A range of a segment, and the checksum of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     pub(crate) segment: SegmentId,
     pub(crate) offset: u64,
     pub(crate) bytes: u32,
@@ -23,10 +23,10 @@ pub(crate) struct Place {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub(crate) groups: BTreeMap<GroupId, Group>,
-    /// The newest segment with an entry of a group, and the highest index there: what purging must pass.
+    /// The highest entry of each group in each segment: it must be purged before the segment is freed.
     pub(crate) highest: HashMap<SegmentId, BTreeMap<GroupId, u64>>,
-    /// Bodies in each segment that are referred to, as count and bytes.
-    pub(crate) alive: HashMap<SegmentId, (u64, u64)>,
+    /// Count and bytes of the live bodies in each segment.
+    pub(crate) live: HashMap<SegmentId, (u64, u64)>,
     /// Entries kept in memory, oldest first.
     tail: VecDeque<(GroupId, EntryId, usize)>,
     tail_bytes: usize,
@@ -36,12 +36,12 @@ pub(crate) struct Index {
 pub(crate) struct Group {
     pub(crate) vote: Option<Bytes>,
     pub(crate) purged: Option<EntryId>,
-    /// How much of that is on disk: only then may the entries go.
+    /// The purge point that is on disk: only up to it may entries be freed.
     purged_durably: u64,
     /// Entries from the one after `purged` on, without a gap.
     entries: VecDeque<Entry>,
-    /// Bodies that are on disk, of entries that are there and of those that were purged.
-    bodies: BTreeMap<(u64, u32), Place>,
+    /// Bodies on disk, of current and of purged entries.
+    bodies: BTreeMap<(u64, u32), Location>,
 }
 
 #[derive(Debug)]
@@ -51,16 +51,16 @@ struct Entry {
     bodies: u32,
     /// Of head and bodies.
     bytes: u32,
-    /// In memory until it is evicted.
+    /// Set until it is evicted from memory.
     record: Option<Record>,
-    /// Where the head is, once it has been written.
-    head: Option<Place>,
+    /// Where the head is, once written.
+    head: Option<Location>,
 }
 
-/// What has to be read to have a record.
-pub(crate) enum Source {
+/// Where a record is read from.
+pub(crate) enum RecordSource {
     Memory(Record),
-    Disk { id: EntryId, kind: u8, head: Place, bodies: Vec<Place> },
+    Disk { id: EntryId, kind: u8, head: Location, bodies: Vec<Location> },
 }
 
 impl Group {
@@ -89,7 +89,7 @@ impl Group {
         self.position(index).map(|position| &self.entries[position])
     }
 
-    /// Returns true when there are entries, and those between the purge point and the first one are missing.
+    /// Returns true when entries between the purge point and the first entry are missing.
     pub(crate) fn has_gap(&self) -> bool {
         let next = self.purged.map_or(1, |purged| purged.index + 1);
         self.entries.front().is_some_and(|first| first.id.index > next)
@@ -99,8 +99,8 @@ impl Group {
         self.entry(index).map(|entry| entry.id).or_else(|| self.purged.filter(|id| id.index == index))
     }
 
-    /// Returns the sources of entries in `range`, up to `bytes_max` but at least one where there is one.
-    pub(crate) fn sources(&self, range: Range<u64>, bytes_max: usize) -> Vec<Source> {
+    /// Returns the sources of entries in `range`, up to `bytes_max` but at least one.
+    pub(crate) fn sources(&self, range: Range<u64>, bytes_max: usize) -> Vec<RecordSource> {
         let mut bytes = 0;
         let mut sources = Vec::new();
         let first = range.start.max(self.first_index());
@@ -115,12 +115,12 @@ impl Group {
         sources
     }
 
-    fn source(&self, entry: &Entry) -> Option<Source> {
+    fn source(&self, entry: &Entry) -> Option<RecordSource> {
         if let Some(record) = &entry.record {
-            return Some(Source::Memory(record.clone()));
+            return Some(RecordSource::Memory(record.clone()));
         }
         let bodies = (0..entry.bodies).map(|slot| self.bodies.get(&(entry.id.index, slot)).copied());
-        Some(Source::Disk {
+        Some(RecordSource::Disk {
             id: entry.id,
             kind: entry.kind,
             head: entry.head?,
@@ -128,7 +128,7 @@ impl Group {
         })
     }
 
-    /// Memory holds the newest entries, so the first of a range decides.
+    /// The newest entries are in memory, so the first of a range decides.
     pub(crate) fn is_in_memory(&self, range: Range<u64>) -> bool {
         self.entry(range.start.max(self.first_index())).is_none_or(|entry| entry.record.is_some())
     }
@@ -142,12 +142,12 @@ impl Group {
         self.entry(index)?.record.as_ref()?.bodies.get(slot as usize).cloned()
     }
 
-    pub(crate) fn body_place(&self, index: u64, slot: u32) -> Option<Place> {
+    pub(crate) fn body_location(&self, index: u64, slot: u32) -> Option<Location> {
         self.bodies.get(&(index, slot)).copied()
     }
 }
 
-impl Source {
+impl RecordSource {
     fn bytes(&self) -> usize {
         match self {
             Self::Memory(record) => record.bytes(),
@@ -163,7 +163,7 @@ impl Index {
         self.groups.entry(group).or_default()
     }
 
-    /// Makes an entry readable; entries at and after its index are replaced.
+    /// Adds an entry, replacing those from its index on; it can be read at once.
     pub(crate) fn append(&mut self, group: GroupId, record: Record, tail_max: usize) {
         let (id, bytes) = (record.id, record.bytes());
         self.truncate_after(group, id.index.checked_sub(1));
@@ -182,7 +182,7 @@ impl Index {
         self.evict(tail_max);
     }
 
-    /// Takes the oldest entries out of memory that are on disk.
+    /// Evicts the oldest entries that are on disk from memory.
     fn evict(&mut self, tail_max: usize) {
         while self.tail_bytes > tail_max
             && let Some((group, id, bytes)) = self.tail.front().copied()
@@ -201,46 +201,53 @@ impl Index {
         }
     }
 
-    /// Notes where an entry was written.
-    pub(crate) fn place(&mut self, group: GroupId, id: EntryId, head: Place, bodies: &[Place]) {
+    /// Records where an entry was written.
+    pub(crate) fn set_location(&mut self, group: GroupId, id: EntryId, head: Location, bodies: &[Location]) {
         let highest = self.highest.entry(head.segment).or_default().entry(group).or_default();
         *highest = id.index.max(*highest);
         let state = self.group(group);
         match state.position(id.index) {
             Some(position) if state.entries[position].id == id => state.entries[position].head = Some(head),
-            // It was purged before it was written: its bodies may be referred to all the same.
+            // It was purged before it was written: its bodies may still be live.
             None if state.purged.is_some_and(|purged| id.index <= purged.index) => {}
-            // Another entry has taken its place.
+            // Another entry has replaced it.
             _ => return,
         }
-        for (slot, place) in (0..).zip(bodies) {
-            self.place_body(group, (id.index, slot), *place);
+        for (slot, location) in (0..).zip(bodies) {
+            self.set_body_location(group, (id.index, slot), *location);
         }
     }
 
-    /// Notes where a body is, now.
-    pub(crate) fn place_body(&mut self, group: GroupId, key: (u64, u32), place: Place) {
-        if let Some(old) = self.group(group).bodies.insert(key, place) {
+    /// Records where a body is, replacing its earlier location.
+    pub(crate) fn set_body_location(&mut self, group: GroupId, key: (u64, u32), location: Location) {
+        if let Some(old) = self.group(group).bodies.insert(key, location) {
             self.forget(old);
         }
-        let (count, bytes) = self.alive.entry(place.segment).or_default();
+        let (count, bytes) = self.live.entry(location.segment).or_default();
         *count += 1;
-        *bytes += u64::from(place.bytes);
+        *bytes += u64::from(location.bytes);
     }
 
-    /// Puts back an entry that was found on disk.
-    pub(crate) fn recover(&mut self, group: GroupId, id: EntryId, kind: u8, head: Place, bodies: &[Place]) {
+    /// Adds an entry found on disk.
+    pub(crate) fn recover(
+        &mut self,
+        group: GroupId,
+        id: EntryId,
+        kind: u8,
+        head: Location,
+        bodies: &[Location],
+    ) {
         self.truncate_after(group, id.index.checked_sub(1));
         let state = self.group(group);
         if state.entries.back().is_some_and(|last| last.id.index + 1 != id.index) {
-            // A segment between was freed, so those before were purged.
+            // A segment in between was freed, so the earlier entries were purged.
             state.entries.clear();
         }
         let count = u32::try_from(bodies.len()).expect("an entry has a bounded number of bodies");
         let bytes = bodies.iter().fold(head.bytes, |sum, body| sum.saturating_add(body.bytes));
         let entry = Entry { id, kind, bodies: count, bytes, record: None, head: Some(head) };
         self.group(group).entries.push_back(entry);
-        self.place(group, id, head, bodies);
+        self.set_location(group, id, head, bodies);
     }
 
     pub(crate) fn truncate_after(&mut self, group: GroupId, last_kept: Option<u64>) {
@@ -252,7 +259,7 @@ impl Index {
         let keep = state.position(next).unwrap_or(0);
         state.entries.truncate(keep);
         let gone = state.bodies.split_off(&(next, 0));
-        gone.into_values().for_each(|place| self.forget(place));
+        gone.into_values().for_each(|location| self.forget(location));
     }
 
     pub(crate) fn purge(&mut self, group: GroupId, upto: EntryId) {
@@ -266,37 +273,37 @@ impl Index {
         }
     }
 
-    /// Notes that a purge point was written.
+    /// Records that a purge point is on disk.
     pub(crate) fn purge_is_durable(&mut self, group: GroupId, upto: EntryId) {
         let state = self.group(group);
         state.purged_durably = state.purged_durably.max(upto.index);
     }
 
-    /// Forgets bodies of entries up to `upto` that are not among `live`, which is sorted.
-    pub(crate) fn keep_only(&mut self, group: GroupId, upto: u64, live: &[(u64, u32)]) {
+    /// Drops bodies of entries up to `upto` that are not in `live`, which is sorted.
+    pub(crate) fn drop_dead_bodies(&mut self, group: GroupId, upto: u64, live: &[(u64, u32)]) {
         let mut dead = Vec::new();
-        // An entry that has not been purged may still be read as a whole, by a follower that is behind.
+        // A follower that is behind may still read whole entries that have not been purged.
         let upto = upto.min(self.group(group).purged.map_or(0, |purged| purged.index));
-        self.group(group).bodies.retain(|key, place| {
+        self.group(group).bodies.retain(|key, location| {
             let keep = key.0 > upto || live.binary_search(key).is_ok();
             if !keep {
-                dead.push(*place);
+                dead.push(*location);
             }
             keep
         });
-        dead.into_iter().for_each(|place| self.forget(place));
+        dead.into_iter().for_each(|location| self.forget(location));
     }
 
-    /// Returns the bodies that are in a segment.
-    pub(crate) fn bodies_in(&self, segment: SegmentId) -> Vec<(GroupId, (u64, u32), Place)> {
+    /// Returns the live bodies in a segment.
+    pub(crate) fn bodies_in(&self, segment: SegmentId) -> Vec<(GroupId, (u64, u32), Location)> {
         let all = self
             .groups
             .iter()
-            .flat_map(|(group, state)| state.bodies.iter().map(|(key, place)| (*group, *key, *place)));
-        all.filter(|(_, _, place)| place.segment == segment).collect()
+            .flat_map(|(group, state)| state.bodies.iter().map(|(key, location)| (*group, *key, *location)));
+        all.filter(|(_, _, location)| location.segment == segment).collect()
     }
 
-    /// Returns true when no group can need an entry of a segment any more, whenever the power goes.
+    /// Returns true when every entry of a segment is durably purged, so that no group needs it even after a power cut.
     pub(crate) fn is_purged(&self, segment: SegmentId) -> bool {
         self.highest.get(&segment).is_none_or(|groups| {
             groups.iter().all(|(group, highest)| {
@@ -305,10 +312,10 @@ impl Index {
         })
     }
 
-    fn forget(&mut self, place: Place) {
-        if let Some((count, bytes)) = self.alive.get_mut(&place.segment) {
+    fn forget(&mut self, location: Location) {
+        if let Some((count, bytes)) = self.live.get_mut(&location.segment) {
             *count -= 1;
-            *bytes -= u64::from(place.bytes);
+            *bytes -= u64::from(location.bytes);
         }
     }
 }

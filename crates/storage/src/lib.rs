@@ -1,7 +1,7 @@
 //! What a node keeps on disk: one log for all its Raft groups, and a checkpoint of each.
 //!
 //! Everything is written once, in batches, by one thread; a batch is one write and one sync.
-//! This crate knows entries, votes and bodies as bytes. What they mean, and when they may go, is said by those above.
+//! Entries, votes and bodies are bytes here; the layer above knows their meaning and when they may be freed.
 
 pub mod cache;
 pub mod fs;
@@ -25,7 +25,7 @@ pub use writer::LogStats;
 
 use bytes::Bytes;
 
-/// The name of an entry in its group's log; the later one is the greater.
+/// The id of an entry in its group's log; a later entry is greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
     /// The term of the leader that proposed it.
@@ -37,13 +37,13 @@ pub struct EntryId {
 /// An entry of a group's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its name.
+    /// Its id.
     pub id: EntryId,
-    /// For those above.
+    /// The kind, for the layer above.
     pub kind: u8,
     /// Small, and read whenever the entry is.
     pub head: Bytes,
-    /// Each can be read by itself, also after the entry has been purged.
+    /// Each can be read on its own, also after the entry was purged.
     pub bodies: Vec<Bytes>,
 }
 

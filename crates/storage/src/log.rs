@@ -1,6 +1,6 @@
 //! The log of a node: entries, votes and bodies of all its groups, in one sequence of segments.
 //!
-//! Handing something over only enqueues it; it can be read at once, and its callback says when it is durable.
+//! Writes are queued: they can be read at once, and a callback says when they are durable.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use crate::{
     Checkpoint, EntryId, Record, checkpoint,
     disk::{self, Disk, DiskId},
     fs::Fs,
-    index::{Place, Source},
+    index::{Location, RecordSource},
     recovery,
     segment::{Segment, SegmentId, prepare, reserve, spare_name},
     writer::{self, Job, LogStats, Writer},
@@ -25,17 +25,17 @@ use crate::{
 /// Everything is written in multiples of this.
 pub const BLOCK: usize = 4096;
 
-/// Segments kept for what frees room when the disk has none: the votes, the entries without bodies and the purge points
-/// of a node that is full. Each start begins a new segment, and only some time later is the one before it free.
+/// Spare segments kept for a full disk: for votes, purge points and entries without bodies, which free space.
+/// Each start begins a new segment, and the one before it is freed only some time later.
 pub(crate) const RESERVE_SEGMENTS: usize = 4;
 
-/// A file that gives its room to a checkpoint when the disk has none.
+/// A file that is removed to make room for a checkpoint when the disk is full.
 const CHECKPOINT_RESERVE: &str = "reserve";
 
-/// Called once, by the writer's thread: it must not wait.
+/// Called once, on the writer's thread: must not block.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// Whose log it is. One of another cluster or node is refused.
+/// The cluster and node that a log belongs to. The log of another is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster.
@@ -53,7 +53,7 @@ pub struct LogConfig {
     pub batch_bytes_max: usize,
     /// Bytes of recent entries kept in memory.
     pub tail_bytes_max: usize,
-    /// Segments kept to be used again, besides those in reserve.
+    /// Spare segments kept besides the reserve.
     pub spares_max: usize,
 }
 
@@ -63,22 +63,22 @@ impl Default for LogConfig {
     }
 }
 
-/// How much room the disk has.
+/// How much space the disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
     /// Enough.
     Plenty,
-    /// What is left is for what frees room: no body should be handed over.
+    /// Only the reserve, which is for writes that free space: no bodies should be written.
     Reserve,
-    /// None: what is handed over waits.
+    /// None: writes wait.
     None,
 }
 
 /// Why a log was not opened. It has not been changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The operating system said no.
-    #[error("the log directory cannot be used")]
+    /// An error of the operating system.
+    #[error("cannot use the log directory")]
     Io(#[from] io::Error),
     /// It belongs to another cluster or node.
     #[error("the log belongs to cluster `{}`, node `{}`", .0.cluster, .0.node)]
@@ -86,33 +86,33 @@ pub enum OpenError {
     /// It was written by another version.
     #[error("the log's format is `{0}`; this version knows 2")]
     Format(String),
-    /// Nobody said what the directory is for: it may be the wrong one, or the disk was lost.
+    /// The directory was never formatted: the wrong directory, a volume that is not mounted, or a lost disk.
     #[error(
-        "the log directory was not formatted: `postroad cluster form` makes it one of a new cluster, \
-         `postroad cluster rejoin` that of a node whose disk was lost"
+        "the log directory is not formatted: run `postroad cluster form` for a new cluster, or \
+         `postroad cluster rejoin` if this node lost its disk"
     )]
     Unformatted,
-    /// It is an old copy: others remember what this node has forgotten.
+    /// It is an old copy: other nodes have seen later acknowledgements of this node.
     #[error(
-        "disk `{0}` holds less than this node once acknowledged: move it away and use `postroad cluster rejoin`"
+        "disk `{0}` holds less than this node acknowledged: move its files away and run `postroad cluster rejoin`"
     )]
-    GoneBack(DiskId),
-    /// Entries that were not purged are in no segment: this node must not vote.
-    #[error("entries of group `{0}` are missing: a segment is gone")]
+    RolledBack(DiskId),
+    /// Entries that were not purged are missing: this node must not vote.
+    #[error("entries of group `{0}` are missing: a segment was deleted")]
     Missing(GroupId),
-    /// Something that had been synced is not there any more: this node must not vote.
+    /// Synced data is damaged: this node must not vote.
     #[error("segment `{segment}` is damaged at offset `{offset}`: {what}")]
     Damaged {
         /// The file.
         segment: String,
         /// Where in it.
         offset: u64,
-        /// What does not check.
+        /// What is wrong.
         what: &'static str,
     },
 }
 
-/// What the log knows of a group.
+/// A group's state in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupState {
     /// The last vote saved.
@@ -121,11 +121,11 @@ pub struct GroupState {
     pub purged: Option<EntryId>,
     /// The last entry, or the last one purged.
     pub last: Option<EntryId>,
-    /// The index of the first entry there is, or that the next one will have.
+    /// The index of the first entry, or of the next one if there is none.
     pub first_index: u64,
 }
 
-/// A handle to the log; the last one to go waits for the writer's thread.
+/// A handle to the log; dropping the last one waits for the writer's thread.
 #[derive(Clone)]
 pub struct Log(Arc<Inner>);
 
@@ -136,16 +136,16 @@ struct Inner {
     config: LogConfig,
     shared: Arc<writer::Shared>,
     writer: Option<std::thread::JoinHandle<()>>,
-    /// One at a time moves survivors.
+    /// Held while bodies are moved.
     release: Mutex<()>,
-    /// One at a time asks for room; bytes of the file that is kept for a checkpoint.
+    /// Bytes of the file kept for a checkpoint; held while space is allocated.
     reserve: Mutex<u64>,
     /// Bytes of the largest checkpoint since the log was opened.
     checkpoint_bytes: AtomicU64,
 }
 
 impl Log {
-    /// Opens the log of a directory that was formatted; what was not synced is cut, and everything that was is there.
+    /// Opens the log of a formatted directory: everything synced is there, an unsynced tail is cut.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -153,7 +153,7 @@ impl Log {
         fs.lock()?;
         let disk = disk::read(fs.as_ref(), identity)?;
         let found = recovery::read_segments(fs.as_ref(), identity)?;
-        // What was read may have been in the system's cache only: it counts from now on, so it must be durable.
+        // What was read may be only in the page cache; it counts from now on, so make it durable.
         found.segments.values().try_for_each(|segment| segment.file.sync())?;
         let reserved = checkpoint_reserve(fs.as_ref())?;
         let newest = found.previous.map(|(number, _)| number);
@@ -174,13 +174,13 @@ impl Log {
         })))
     }
 
-    /// Returns what is known of a group.
+    /// Returns a group's state.
     #[must_use]
     pub fn group(&self, group: GroupId) -> GroupState {
         self.0.shared.index.lock().groups.get(&group).map(crate::index::Group::state).unwrap_or_default()
     }
 
-    /// Adds entries, which replace those there are from the first one's index on.
+    /// Appends entries, replacing existing ones from the first one's index on.
     ///
     /// They can be read at once; `done` is called when they are durable.
     pub fn append(&self, group: GroupId, records: Vec<Record>, done: Done) {
@@ -199,7 +199,7 @@ impl Log {
         self.0.shared.enqueue(Job::Vote { group, vote, done });
     }
 
-    /// Drops entries after `last_kept`, or all.
+    /// Drops entries after `last_kept`; all if it is `None`.
     pub fn truncate_after(&self, group: GroupId, last_kept: Option<u64>) {
         let mut index = self.0.shared.index.lock();
         index.truncate_after(group, last_kept);
@@ -213,13 +213,13 @@ impl Log {
         self.0.shared.enqueue(Job::Purge { group, upto });
     }
 
-    /// Returns the entry at `index`, also if it was the last one purged.
+    /// Returns the id of the entry at `index`, also of the last one purged.
     #[must_use]
     pub fn entry_id(&self, group: GroupId, index: u64) -> Option<EntryId> {
         self.0.shared.index.lock().groups.get(&group)?.entry_id(index)
     }
 
-    /// Returns true when entries of `range` that are there can be read without the disk.
+    /// Returns true when the entries of `range` are in memory.
     #[must_use]
     pub fn is_in_memory(&self, group: GroupId, range: Range<u64>) -> bool {
         self.0.shared.index.lock().groups.get(&group).is_none_or(|state| state.is_in_memory(range))
@@ -231,10 +231,10 @@ impl Log {
         self.0.shared.index.lock().groups.get(&group).map_or(0, |state| state.bytes_from(index))
     }
 
-    /// Reads entries of `range` that are there, up to `bytes_max` but at least one.
+    /// Reads the existing entries of `range`, up to `bytes_max` but at least one.
     ///
     /// # Errors
-    /// The disk failed, or what is on it does not check.
+    /// The disk failed, or a checksum does not match.
     pub fn read(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Record>> {
         let index = self.0.shared.index.lock();
         let sources =
@@ -243,70 +243,70 @@ impl Log {
         sources.into_iter().map(|source| self.record(source)).collect()
     }
 
-    fn record(&self, source: Source) -> io::Result<Record> {
+    fn record(&self, source: RecordSource) -> io::Result<Record> {
         match source {
-            Source::Memory(record) => Ok(record),
-            Source::Disk { id, kind, head, bodies } => {
+            RecordSource::Memory(record) => Ok(record),
+            RecordSource::Disk { id, kind, head, bodies } => {
                 let head = self.0.shared.read(head)?;
-                let bodies = bodies.into_iter().map(|place| self.0.shared.read(place));
+                let bodies = bodies.into_iter().map(|location| self.0.shared.read(location));
                 Ok(Record { id, kind, head, bodies: bodies.collect::<io::Result<_>>()? })
             }
         }
     }
 
-    /// Reads one body, of an entry that is there or of one that was purged while the body is alive.
+    /// Reads one body, of a current entry or of a purged one while the body is live.
     ///
     /// # Errors
-    /// There is no such body, the disk failed, or what is on it does not check.
+    /// There is no such body, the disk failed, or the checksum does not match.
     pub fn body(&self, group: GroupId, index: u64, slot: u32) -> io::Result<Bytes> {
-        let place = {
+        let location = {
             let index_of_all = self.0.shared.index.lock();
             let state = index_of_all.groups.get(&group);
             if let Some(body) = state.and_then(|state| state.body_in_memory(index, slot)) {
                 return Ok(body);
             }
-            state.and_then(|state| state.body_place(index, slot))
+            state.and_then(|state| state.body_location(index, slot))
         };
-        match place {
-            Some(place) => self.0.shared.read(place),
+        match location {
+            Some(location) => self.0.shared.read(location),
             None => Err(io::Error::new(io::ErrorKind::NotFound, format!("no body `{index}/{slot}`"))),
         }
     }
 
-    /// Returns a body if it can be had without the disk.
+    /// Returns a body if it is in memory.
     #[must_use]
     pub fn body_in_memory(&self, group: GroupId, index: u64, slot: u32) -> Option<Bytes> {
         self.0.shared.index.lock().groups.get(&group)?.body_in_memory(index, slot)
     }
 
-    /// Stores bodies without their entries, as a snapshot brings them.
+    /// Stores the bodies of a snapshot, without their entries.
     pub fn put_bodies(&self, group: GroupId, bodies: Vec<(u64, u32, Bytes)>, done: Done) {
         self.0.shared.enqueue(Job::Bodies { group, bodies, moved: false, done });
     }
 
-    /// Writes a checkpoint: durable when this returns, and the one before it is gone.
+    /// Writes a checkpoint, replacing the one before; durable when this returns.
     ///
     /// # Errors
-    /// The disk failed; the one before is still there.
+    /// The disk failed; the checkpoint before is still there.
     pub fn write_checkpoint(&self, group: GroupId, checkpoint: &Checkpoint) -> io::Result<()> {
         self.0.checkpoint_bytes.fetch_max(checkpoint.state.len() as u64, writer::RELAXED);
         let write = || checkpoint::write(self.0.fs.as_ref(), self.0.identity, group, checkpoint);
         match write() {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                self.in_reserve(write).unwrap_or(Err(error))
+                self.write_in_reserve(write).unwrap_or(Err(error))
             }
             written => written,
         }
     }
 
-    /// Writes a checkpoint into the room that was kept for it, and keeps what the one before leaves; `None` when there is
-    /// no such room.
-    fn in_reserve(&self, write: impl Fn() -> io::Result<()>) -> Option<io::Result<()>> {
+    /// Writes a checkpoint with the space of the reserve, and reserves again what the replaced one frees; `None` without a
+    /// reserve.
+    fn write_in_reserve(&self, write: impl Fn() -> io::Result<()>) -> Option<io::Result<()>> {
         let mut reserved = self.0.reserve.lock();
         if std::mem::take(&mut *reserved) == 0 {
             return None;
         }
-        self.0.shared.set_starved(true);
+        self.0.shared.set_low_on_space(true);
         let written = self.0.fs.remove(CHECKPOINT_RESERVE).and_then(|()| write());
         match self.prepare_checkpoint(&mut reserved) {
             Err(error) if error.kind() != io::ErrorKind::StorageFull => Some(Err(error)),
@@ -317,7 +317,7 @@ impl Log {
     /// Reads the last checkpoint of a group.
     ///
     /// # Errors
-    /// The disk failed, or the checkpoint does not check.
+    /// The disk failed, or the checkpoint is damaged.
     pub fn load_checkpoint(&self, group: GroupId) -> io::Result<Option<Checkpoint>> {
         let checkpoint = checkpoint::read(self.0.fs.as_ref(), self.0.identity, group)?;
         let bytes = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.state.len() as u64);
@@ -325,52 +325,52 @@ impl Log {
         Ok(checkpoint)
     }
 
-    /// Frees what a durable checkpoint of a group has made unnecessary: bodies of entries up to `upto` that are not among
-    /// `live` (sorted), and segments in which nothing is needed. Bodies that outlive their segment are moved. Blocks.
+    /// Frees what a durable checkpoint of a group made unnecessary: bodies of entries up to `upto` that are not in `live`
+    /// (sorted), and segments without live data. Moves the last live bodies out of a segment. Blocks.
     ///
     /// # Errors
-    /// The disk failed; nothing that is needed has gone.
+    /// The disk failed; nothing that is needed was freed.
     pub fn release(&self, group: GroupId, upto: u64, live: &[(u64, u32)]) -> io::Result<()> {
         let _one_at_a_time = self.0.release.lock();
-        self.0.shared.index.lock().keep_only(group, upto, live);
-        // Purges are on disk before what they covered goes.
+        self.0.shared.index.lock().drop_dead_bodies(group, upto, live);
+        // Purge points must be on disk before the entries are freed.
         self.barrier()?;
-        // One segment that cannot be read must not keep all others.
+        // An unreadable segment must not keep the others from being freed.
         self.0.shared.sealed().into_iter().map(|segment| self.free(segment)).fold(Ok(()), Result::and)
     }
 
-    /// Frees a segment if nothing holds it, moving bodies first where few are left.
+    /// Frees a segment that is no longer needed, after moving its live bodies where there are few.
     fn free(&self, segment: SegmentId) -> io::Result<()> {
-        let survivors = {
+        let live_bodies = {
             let index = self.0.shared.index.lock();
-            let alive = index.alive.get(&segment).map_or(0, |(_, bytes)| *bytes);
+            let alive = index.live.get(&segment).map_or(0, |(_, bytes)| *bytes);
             if !index.is_purged(segment) || alive * 2 > self.0.config.segment_bytes {
                 return Ok(());
             }
             if alive == 0 { Vec::new() } else { index.bodies_in(segment) }
         };
-        if !survivors.is_empty() {
-            if !self.has_room_to_move() {
+        if !live_bodies.is_empty() {
+            if !self.has_space_to_move() {
                 return Ok(());
             }
-            match self.move_bodies(survivors) {
-                // Segments without survivors give room; this one goes later.
+            match self.move_bodies(live_bodies) {
+                // Segments without live bodies give space first; this one is freed later.
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
                 moved => moved?,
             }
         }
         let mut index = self.0.shared.index.lock();
-        if index.alive.get(&segment).is_some_and(|(count, _)| *count > 0) {
+        if index.live.get(&segment).is_some_and(|(count, _)| *count > 0) {
             return Ok(());
         }
-        index.alive.remove(&segment);
+        index.live.remove(&segment);
         index.highest.remove(&segment);
         drop(index);
         self.recycle(segment)
     }
 
-    /// Behind a writer that waits for room a move would wait too, and nothing be freed meanwhile.
-    fn has_room_to_move(&self) -> bool {
+    /// A move behind a writer that waits for space would wait too, and nothing would be freed meanwhile.
+    fn has_space_to_move(&self) -> bool {
         match self.0.shared.room() {
             Room::Plenty => true,
             Room::Reserve => !self.0.shared.spares.lock().is_empty(),
@@ -378,10 +378,10 @@ impl Log {
         }
     }
 
-    fn move_bodies(&self, survivors: Vec<(GroupId, (u64, u32), Place)>) -> io::Result<()> {
+    fn move_bodies(&self, live_bodies: Vec<(GroupId, (u64, u32), Location)>) -> io::Result<()> {
         let mut by_group: std::collections::BTreeMap<GroupId, Vec<(u64, u32, Bytes)>> = Default::default();
-        for (group, (index, slot), place) in survivors {
-            let body = self.0.shared.read(place)?;
+        for (group, (index, slot), location) in live_bodies {
+            let body = self.0.shared.read(location)?;
             self.0.shared.stats.survivor_bytes.fetch_add(body.len() as u64, writer::RELAXED);
             by_group.entry(group).or_default().push((index, slot, body));
         }
@@ -391,7 +391,7 @@ impl Log {
             let done: Done = Box::new(move |moved| drop(sender.send(moved)));
             Job::Bodies { group, bodies, moved: true, done }
         };
-        // All at once: what came between could wait for the room that the last of them gives.
+        // All in a row: a write in between could wait for the space that the last of them frees.
         self.0.shared.enqueue_all(by_group.into_iter().map(job));
         drop(sender);
         results.into_iter().collect()
@@ -411,20 +411,19 @@ impl Log {
         self.0.fs.sync_dir()
     }
 
-    /// Makes sure that a segment is at hand when the current one is full, and keeps the reserve; whether that succeeds is
-    /// what [`Log::room`] says. Blocks.
+    /// Prepares the next segment and keeps the reserve filled; [`Log::room`] says whether that succeeded. Blocks.
     ///
     /// # Errors
-    /// The disk failed; that it is full is none.
+    /// The disk failed; a full disk is no error.
     pub fn prepare(&self) -> io::Result<()> {
         let Some(mut reserved) = self.0.reserve.try_lock() else { return Ok(()) };
-        // The room of a checkpoint first: segments come back by themselves once there is one.
+        // Space for a checkpoint first: a checkpoint frees segments.
         let prepared = self.prepare_checkpoint(&mut reserved).and_then(|()| self.prepare_segments());
         match prepared {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => self.0.shared.set_starved(true),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => self.0.shared.set_low_on_space(true),
             prepared => {
                 prepared?;
-                self.0.shared.set_starved(false);
+                self.0.shared.set_low_on_space(false);
             }
         }
         Ok(())
@@ -435,7 +434,7 @@ impl Log {
         loop {
             let there = self.0.shared.spares.lock().len();
             let make = match there {
-                // Nobody waits for these to be quick.
+                // The reserve need not be filled with zeros: its speed does not matter.
                 0..RESERVE_SEGMENTS => reserve,
                 RESERVE_SEGMENTS => prepare,
                 _ => return Ok(()),
@@ -446,7 +445,7 @@ impl Log {
         }
     }
 
-    /// Room for a checkpoint as large as the largest, then for one that is larger by a quarter.
+    /// Reserves space for a checkpoint as large as the largest so far, then for a quarter more.
     fn prepare_checkpoint(&self, reserved: &mut u64) -> io::Result<()> {
         let largest = self.0.checkpoint_bytes.load(writer::RELAXED);
         let least = largest + self.0.config.segment_bytes / 4;
@@ -461,7 +460,7 @@ impl Log {
         Ok(())
     }
 
-    /// Waits until everything handed over so far is durable.
+    /// Waits until all writes queued so far are durable.
     ///
     /// # Errors
     /// The writer has stopped.
@@ -477,7 +476,7 @@ impl Log {
         result.recv().unwrap_or_else(|_| Err(io::Error::other("the log's writer has stopped")))
     }
 
-    /// Returns how much room the disk had when it was last asked for some.
+    /// Returns how much space the disk had at the last allocation.
     #[must_use]
     pub fn room(&self) -> Room {
         self.0.shared.room()
@@ -489,28 +488,28 @@ impl Log {
         &self.0.shared.stats
     }
 
-    /// Returns whose log it is.
+    /// Returns the cluster and node of the log.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.0.identity
     }
 
-    /// Returns the name of the disk it is on, and what that was formatted for.
+    /// Returns the disk's name, and what it was formatted for.
     #[must_use]
     pub fn disk(&self) -> Disk {
         self.0.disk
     }
 
-    /// Writes down that the disk holds less than this node once acknowledged: it is not opened again.
+    /// Marks the disk as rolled back, so that it is not opened again.
     ///
     /// # Errors
     /// The disk failed.
-    pub fn give_up(&self) -> io::Result<()> {
-        disk::write_gone_back(self.0.fs.as_ref(), self.0.identity, self.0.disk)
+    pub fn mark_rolled_back(&self) -> io::Result<()> {
+        disk::write_rolled_back(self.0.fs.as_ref(), self.0.identity, self.0.disk)
     }
 }
 
-/// Bytes that an earlier run kept for a checkpoint.
+/// Bytes that an earlier process reserved for a checkpoint.
 fn checkpoint_reserve(fs: &dyn Fs) -> io::Result<u64> {
     if fs.list()?.iter().any(|name| name == CHECKPOINT_RESERVE) {
         return fs.open(CHECKPOINT_RESERVE)?.bytes();
@@ -547,7 +546,7 @@ mod tests {
     const PURGED: EntryId = EntryId { term: 1, index: 4 };
 
     fn open(fs: &SimFs) -> Log {
-        // Only the first time: what holds a log is not formatted.
+        // Formats only the first time.
         let _ = disk::format(fs, IDENTITY, Disk { id: DiskId(1), origin: disk::Origin::Form });
         Log::open(Arc::new(fs.clone()), CONFIG, IDENTITY).expect("the log opens")
     }
@@ -558,14 +557,14 @@ mod tests {
         log.wait(|done| log.append(GroupId(1), vec![record], done))
     }
 
-    /// A log whose next entry needs a new segment, and which needs nothing of its only one but the vote and purge point.
-    fn before_a_roll(fs: &SimFs) -> Log {
+    /// A log whose next entry needs a new segment, and whose only segment is needed just for the vote and purge point.
+    fn before_a_new_segment(fs: &SimFs) -> Log {
         let log = open(fs);
         log.wait(|done| log.save_vote(GroupId(1), "vote".into(), done)).expect("the vote is saved");
         (1..=PURGED.index).for_each(|index| append(&log, index).expect("it is written"));
         log.purge(GroupId(1), PURGED);
         log.barrier().expect("the purge is written");
-        log.0.shared.index.lock().keep_only(GroupId(1), PURGED.index, &[]);
+        log.0.shared.index.lock().drop_dead_bodies(GroupId(1), PURGED.index, &[]);
         log
     }
 
@@ -574,19 +573,22 @@ mod tests {
     }
 
     #[test]
-    fn r_22_power_may_go_at_every_step_of_a_roll_with_others_freeing_meanwhile() {
+    fn r_22_power_may_fail_at_every_step_of_opening_a_segment_while_others_are_freed() {
         let (first, last) = {
             let fs = SimFs::default();
-            let log = before_a_roll(&fs);
+            let log = before_a_new_segment(&fs);
             let first = fs.operations();
             append(&log, PURGED.index + 1).expect("it is written");
             (first, fs.operations())
         };
-        assert!(last - first >= 5, "a roll makes a file, gives it room, syncs its name, writes and syncs");
+        assert!(
+            last - first >= 5,
+            "opening a segment creates a file, allocates it, syncs the directory, writes and syncs"
+        );
         for step in first..last {
             for reaches_disk in [false, true] {
                 let fs = SimFs::default();
-                let log = before_a_roll(&fs);
+                let log = before_a_new_segment(&fs);
                 fs.hold_at(step);
                 let writing = {
                     let log = log.clone();
@@ -595,11 +597,11 @@ mod tests {
                 fs.wait_until_held();
                 free_all(&log);
                 let after = open(&fs.power_cut(|| reaches_disk)).group(GroupId(1));
-                fs.let_go();
+                fs.resume();
                 writing.join().expect("the thread ends").expect("it is written");
                 assert_eq!(after.vote, Some("vote".into()), "step {step}");
                 assert_eq!(after.purged, Some(PURGED), "step {step}");
-                // Once the roll is over, the segment before it may go.
+                // Once the new segment is open, the one before it may be freed.
                 free_all(&log);
                 assert_eq!(log.stats().recycled.load(writer::RELAXED), 1, "step {step}");
                 let after = open(&fs.power_cut(|| false)).group(GroupId(1));
@@ -611,7 +613,7 @@ mod tests {
     #[test]
     fn r_22_a_restart_does_not_free_the_segment_with_the_votes() {
         let fs = SimFs::default();
-        drop(before_a_roll(&fs));
+        drop(before_a_new_segment(&fs));
         let log = open(&fs);
         log.release(GroupId(1), PURGED.index, &[]).expect("it is released");
         let after = open(&fs.power_cut(|| false)).group(GroupId(1));
@@ -619,13 +621,13 @@ mod tests {
     }
 
     #[test]
-    fn r_22_entries_go_only_once_their_purge_is_on_disk() {
+    fn r_22_entries_are_freed_only_once_their_purge_is_on_disk() {
         let fs = SimFs::default();
         let log = open(&fs);
         (1..=20).for_each(|index| append(&log, index).expect("it is written"));
-        // As another group's task sees it that frees segments before the writer comes to the purge.
+        // As if another group's task freed segments before the writer wrote the purge.
         log.0.shared.index.lock().purge(GroupId(1), EntryId { term: 1, index: 20 });
-        log.0.shared.index.lock().keep_only(GroupId(1), 20, &[]);
+        log.0.shared.index.lock().drop_dead_bodies(GroupId(1), 20, &[]);
         free_all(&log);
         let after = open(&fs.power_cut(|| false)).group(GroupId(1));
         assert_eq!(after.last, Some(EntryId { term: 1, index: 20 }));

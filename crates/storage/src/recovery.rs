@@ -1,4 +1,4 @@
-//! Opening a log: what was synced is there again, what was not is cut, and damage is told apart from both.
+//! Opening a log: restores what was synced, cuts an unsynced tail, and refuses damage.
 
 use std::{collections::HashMap, io};
 
@@ -7,19 +7,19 @@ use bytes::Bytes;
 use crate::{
     format::{BatchHeader, HEADER_BYTES, Kind, RecordFront, take_front},
     fs::{Fs, Store},
-    index::{Index, Place},
+    index::{Index, Location},
     log::{BLOCK, Identity, OpenError},
     segment::{Segment, SegmentId, parse_spare, round_up},
-    writer::Places,
+    writer::Locations,
 };
 
-/// What the segments hold.
-pub(crate) struct Found {
+/// The contents of all segments.
+pub(crate) struct Recovered {
     pub(crate) index: Index,
     pub(crate) segments: HashMap<SegmentId, Segment>,
     pub(crate) spares: Vec<u64>,
     pub(crate) next_number: u64,
-    /// The newest segment of entries, and where it ends.
+    /// The newest entry segment, and where it ends.
     pub(crate) previous: Option<(u64, u64)>,
 }
 
@@ -30,15 +30,15 @@ pub(crate) fn read_all(file: &dyn Store) -> io::Result<Vec<u8>> {
 }
 
 /// Reads the fronts of all batches of all segments.
-pub(crate) fn read_segments(fs: &dyn Fs, identity: Identity) -> Result<Found, OpenError> {
+pub(crate) fn read_segments(fs: &dyn Fs, identity: Identity) -> Result<Recovered, OpenError> {
     let names = fs.list()?;
     let mut ids: Vec<SegmentId> = names.iter().filter_map(|name| SegmentId::parse(name)).collect();
-    // Entries first, in order; then bodies that were moved, whose places are the newer ones.
+    // Entries first, in order; then moved bodies, whose locations are newer.
     ids.sort_unstable_by_key(|id| (id.cold, id.number));
     let spares: Vec<u64> = names.iter().filter_map(|name| parse_spare(name)).collect();
     let next_number = ids.iter().map(|id| id.number).chain(spares.iter().copied()).max().map_or(1, |n| n + 1);
     let mut found =
-        Found { index: Index::default(), segments: HashMap::new(), spares, next_number, previous: None };
+        Recovered { index: Index::default(), segments: HashMap::new(), spares, next_number, previous: None };
     let mut scans = Vec::new();
     for id in ids {
         let segment = Segment { id, file: fs.open(&id.name())? };
@@ -57,22 +57,22 @@ pub(crate) fn read_segments(fs: &dyn Fs, identity: Identity) -> Result<Found, Op
     Ok(found)
 }
 
-/// Every segment must reach to where the one after it says that it ends.
+/// Every segment must be intact up to the end that the next segment names.
 fn check_ends(scans: &[Scan]) -> Result<(), OpenError> {
     for scan in scans {
         let Some((number, end)) = scan.previous() else { continue };
         let before = scans.iter().find(|scan| !scan.segment.cold && scan.segment.number == number);
-        // One that is not there has been freed.
+        // A missing one has been freed.
         if let Some(before) = before
             && before.end < end
         {
-            return Err(before.damaged(before.end, "what had been synced does not check"));
+            return Err(before.damaged(before.end, "synced data is damaged"));
         }
     }
     Ok(())
 }
 
-/// The batches of one segment that check.
+/// The intact batches of one segment.
 struct Scan {
     segment: SegmentId,
     batches: Vec<(u64, Vec<RecordFront>)>,
@@ -94,15 +94,15 @@ impl Scan {
             scan.end += round_up(header.bytes);
         }
         if let Some(later) = scan.find_later(segment, bytes)? {
-            // A batch that was written after this place had been synced: this is damage and no unsynced tail.
+            // A later batch was written after this place had been synced: this is damage, not an unsynced tail.
             if later.synced > scan.end {
-                return Err(scan.damaged(scan.end, "what had been synced does not check"));
+                return Err(scan.damaged(scan.end, "synced data is damaged"));
             }
         }
-        // Only the last batch can be an unsynced tail: its bodies are read too.
+        // Only the last batch can be an unsynced tail: verify its bodies too.
         if let Some(header) = last_header
             && let Some((start, fronts)) = scan.batches.last()
-            && !bodies_check(segment, *start, fronts)?
+            && !bodies_are_intact(segment, *start, fronts)?
         {
             scan.end = header.offset;
             scan.batches.pop();
@@ -110,10 +110,10 @@ impl Scan {
         Ok(scan)
     }
 
-    /// Looks for a batch of this segment beyond where the batches stopped to check.
+    /// Looks for an intact batch beyond the first damaged one.
     fn find_later(&self, segment: &Segment, bytes: u64) -> io::Result<Option<BatchHeader>> {
         let mut at = self.end + BLOCK as u64;
-        // A batch that does not check hides at most as much as a batch holds.
+        // A damaged batch hides at most the bytes of one batch.
         let until = bytes.min(at + (16 << 20));
         while at < until {
             if let Some(header) = read_header(segment, at, bytes)? {
@@ -136,7 +136,8 @@ impl Scan {
 
     fn replay(&self, index: &mut Index) {
         for (start, fronts) in &self.batches {
-            for (front, (head, bodies)) in fronts.iter().zip(Places::new(self.segment, *start, fronts.iter()))
+            for (front, (head, bodies)) in
+                fronts.iter().zip(Locations::new(self.segment, *start, fronts.iter()))
             {
                 replay(index, front, head, &bodies);
             }
@@ -144,7 +145,7 @@ impl Scan {
     }
 }
 
-fn replay(index: &mut Index, front: &RecordFront, head: Place, bodies: &[Place]) {
+fn replay(index: &mut Index, front: &RecordFront, head: Location, bodies: &[Location]) {
     match front.kind {
         Kind::Entry => index.recover(front.group, front.id, front.user_kind, head, bodies),
         Kind::Vote => index.group(front.group).vote = Some(front.head.clone()),
@@ -157,15 +158,15 @@ fn replay(index: &mut Index, front: &RecordFront, head: Place, bodies: &[Place])
             index.purge_is_durable(front.group, front.id);
         }
         Kind::Body => {
-            if let (Ok(slot), [place]) = (u32::try_from(front.id.term), bodies) {
-                index.place_body(front.group, (front.id.index, slot), *place);
+            if let (Ok(slot), [location]) = (u32::try_from(front.id.term), bodies) {
+                index.set_body_location(front.group, (front.id.index, slot), *location);
             }
         }
         Kind::Previous => {}
     }
 }
 
-/// Reads a header of this very segment and place; `None` for anything else.
+/// Reads the header at `at`, if it belongs to this segment and offset.
 fn read_header(segment: &Segment, at: u64, bytes: u64) -> io::Result<Option<BatchHeader>> {
     if at + BLOCK as u64 > bytes {
         return Ok(None);
@@ -193,12 +194,12 @@ fn read_front(
     Ok(take_front(&Bytes::from(front), header.records))
 }
 
-fn bodies_check(segment: &Segment, start: u64, fronts: &[RecordFront]) -> io::Result<bool> {
-    for (_, bodies) in Places::new(segment.id, start, fronts.iter()) {
-        for place in bodies {
-            let mut body = vec![0; place.bytes as usize];
-            segment.file.read_at(&mut body, place.offset)?;
-            if crc32fast::hash(&body) != place.crc {
+fn bodies_are_intact(segment: &Segment, start: u64, fronts: &[RecordFront]) -> io::Result<bool> {
+    for (_, bodies) in Locations::new(segment.id, start, fronts.iter()) {
+        for location in bodies {
+            let mut body = vec![0; location.bytes as usize];
+            segment.file.read_at(&mut body, location.offset)?;
+            if crc32fast::hash(&body) != location.crc {
                 return Ok(false);
             }
         }

@@ -1,4 +1,4 @@
-//! Segment files: their names, and memory that can be written past the system's cache.
+//! Segment files: names, allocation, and aligned memory for direct I/O.
 
 use std::{io, sync::Arc};
 
@@ -7,11 +7,11 @@ use crate::{
     log::BLOCK,
 };
 
-/// Names a segment; no two segments of a log ever have one number.
+/// Names a segment; numbers are never reused in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SegmentId {
     pub(crate) number: u64,
-    /// Holds bodies that were moved, and no entries.
+    /// A segment of moved bodies, without entries.
     pub(crate) cold: bool,
 }
 
@@ -32,7 +32,7 @@ impl SegmentId {
     }
 }
 
-/// A segment that was used and may be used again.
+/// Names a spare segment: one that is free to be reused.
 pub(crate) fn spare_name(number: u64) -> String {
     format!("spare-{number:016x}")
 }
@@ -41,12 +41,12 @@ pub(crate) fn parse_spare(name: &str) -> Option<u64> {
     u64::from_str_radix(name.strip_prefix("spare-")?, 16).ok()
 }
 
-/// Makes a file with room for `bytes`, to be used when there is no other.
+/// Allocates a file of `bytes` for the reserve.
 pub(crate) fn reserve(fs: &dyn Fs, name: &str, bytes: u64) -> io::Result<()> {
     make(fs, name, |file| file.allocate(bytes))
 }
 
-/// Fills a new file with zeros, so that writing to it later changes nothing but its data.
+/// Fills a new file with zeros, so that later writes change only data and no metadata.
 pub(crate) fn prepare(fs: &dyn Fs, name: &str, bytes: u64) -> io::Result<()> {
     make(fs, name, |file| fill(file, bytes))
 }
@@ -55,7 +55,7 @@ fn make(fs: &dyn Fs, name: &str, fill: impl FnOnce(&dyn Store) -> io::Result<()>
     let file = fs.create(name)?;
     let made = fill(file.as_ref()).and_then(|()| fs.sync_dir());
     if made.is_err() {
-        // A part of a file helps nobody, least of all a full disk.
+        // Remove the partial file: the disk may be full.
         let _ = fs.remove(name);
     }
     made
@@ -81,7 +81,7 @@ pub(crate) struct Segment {
     pub(crate) file: Arc<dyn Store>,
 }
 
-/// Memory that begins at a multiple of the block size, as direct I/O asks.
+/// Memory aligned to the block size, as direct I/O requires.
 #[derive(Default)]
 pub(crate) struct AlignedBuffer {
     memory: Vec<u8>,
@@ -90,7 +90,7 @@ pub(crate) struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
-    /// Makes it `len` bytes long. What it held is kept as long as it need not grow, and is unspecified otherwise.
+    /// Sets the length to `len` bytes. The contents are unspecified if the buffer has to grow.
     pub(crate) fn resize(&mut self, len: usize) {
         if self.start + len > self.memory.len() || self.memory.is_empty() {
             self.memory = vec![0; len + BLOCK];

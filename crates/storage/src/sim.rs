@@ -1,4 +1,4 @@
-//! A file system in memory on which the power can be cut, the disk filled and files damaged.
+//! A simulated file system in memory, with power cuts, full disks and damaged files.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
     log::BLOCK,
 };
 
-/// A directory in memory. Handles share it; [`SimFs::power_cut`] gives what a real disk might hold after one.
+/// A directory in memory, shared by its handles; [`SimFs::power_cut`] returns what a disk might hold after one.
 #[derive(Clone, Default)]
 pub struct SimFs(Arc<Mutex<State>>, Arc<Condvar>);
 
@@ -19,16 +19,16 @@ struct State {
     names: BTreeMap<String, Arc<Mutex<Inode>>>,
     /// Names as of the last sync of the directory.
     durable_names: BTreeMap<String, Arc<Mutex<Inode>>>,
-    /// Operations until the power goes; `None` for never.
+    /// Operations until the power fails; `None` for never.
     operations_left: Option<u64>,
     operations: u64,
-    /// The operation that waits before it does anything, and whether it does so now.
+    /// The operation to be held, and whether it is being held now.
     held: Option<(u64, bool)>,
     /// Bytes of all files together, at most.
     capacity: Option<u64>,
-    /// A sync of a file says that all is well and does nothing.
+    /// Syncs of files succeed without doing anything.
     forgets: bool,
-    /// A sync of a file does not return.
+    /// Syncs of files do not return.
     stalls: bool,
 }
 
@@ -42,7 +42,7 @@ struct Inode {
 }
 
 impl SimFs {
-    /// Lets every operation after the next `operations` fail, as if the power had gone.
+    /// Makes every operation after the next `operations` fail, as if the power had failed.
     pub fn fail_after(&self, operations: u64) {
         let mut state = self.0.lock();
         state.operations_left = Some(operations);
@@ -54,13 +54,13 @@ impl SimFs {
         self.0.lock().operations
     }
 
-    /// Lets the operation of this number wait, and others go on, until [`SimFs::let_go`]; counted as
-    /// [`SimFs::operations`] does, so the next one has that number.
+    /// Holds the operation with this number until [`SimFs::resume`], while others go on. The next operation has the number
+    /// that [`SimFs::operations`] returns.
     pub fn hold_at(&self, operation: u64) {
         self.0.lock().held = Some((operation, false));
     }
 
-    /// Waits until the operation is there that is to be held.
+    /// Waits until the operation is being held.
     pub fn wait_until_held(&self) {
         let mut state = self.0.lock();
         while state.held.is_some_and(|(_, is_held)| !is_held) {
@@ -68,8 +68,8 @@ impl SimFs {
         }
     }
 
-    /// Lets the operation that is held go on.
-    pub fn let_go(&self) {
+    /// Resumes the held operation.
+    pub fn resume(&self) {
         self.0.lock().held = None;
         self.1.notify_all();
     }
@@ -79,18 +79,18 @@ impl SimFs {
         self.0.lock().capacity = bytes;
     }
 
-    /// Makes syncs of files do nothing from now on, after a power cut too: a test that would not notice proves nothing.
+    /// Makes syncs of files do nothing from now on, also after a power cut: to show that a test would notice.
     pub fn forget_syncs(&self) {
         self.0.lock().forgets = true;
     }
 
-    /// Lets no sync of a file return from now on until the power goes: a disk that is slower than all others.
+    /// Makes syncs of files hang until the power fails: a disk slower than all others.
     pub fn stall_syncs(&self) {
         self.0.lock().stalls = true;
     }
 
-    /// Returns the disk after a power cut, of the same capacity: unsynced blocks are there or not, as `random` says for each;
-    /// renames since the last sync of the directory are undone.
+    /// Returns the disk after a power cut: `random` decides for each unsynced block whether it was written, and renames
+    /// since the last sync of the directory are undone.
     #[must_use]
     pub fn power_cut(&self, mut random: impl FnMut() -> bool) -> Self {
         let state = self.0.lock();
@@ -118,7 +118,7 @@ impl SimFs {
     /// Changes one bit of a file, on the disk and for readers.
     ///
     /// # Panics
-    /// There is no such file or place.
+    /// There is no such file or location.
     pub fn flip_bit(&self, name: &str, offset: usize, bit: u8) {
         let state = self.0.lock();
         let mut inode = state.names.get(name).expect("the file exists").lock();
@@ -150,7 +150,7 @@ impl SimFs {
             self.1.wait(&mut state);
         }
         if let Some(left) = &mut state.operations_left {
-            *left = left.checked_sub(1).ok_or_else(|| io::Error::other("the power is gone"))?;
+            *left = left.checked_sub(1).ok_or_else(|| io::Error::other("the power failed"))?;
         }
         Ok(state)
     }
@@ -246,7 +246,7 @@ impl Store for SimStore {
         while self.fs.is_stalled() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // Kept locked: no power cut comes between the check and what follows.
+        // Kept locked, so that no power cut happens in between.
         let state = self.fs.operate()?;
         if state.forgets {
             return Ok(());

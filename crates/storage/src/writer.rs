@@ -1,6 +1,6 @@
-//! The thread that writes: it takes everything that waits, writes it as one batch, syncs, and calls back.
+//! The writer's thread: takes all queued writes, writes them as one batch, syncs, and calls back.
 //!
-//! Without a timer: while one batch is being synced the next one gathers.
+//! It needs no timer: while one batch is being synced, the next one fills.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,34 +20,34 @@ use crate::{
     EntryId, Record,
     format::{BatchHeader, HEADER_BYTES, Kind, RecordFront},
     fs::{Fs, Store},
-    index::{Index, Place},
+    index::{Index, Location},
     log::{Done, Identity, LogConfig, RESERVE_SEGMENTS, Room},
     segment::{AlignedBuffer, Segment, SegmentId, round_up, spare_name},
 };
 
 pub(crate) const RELAXED: Ordering = Ordering::Relaxed;
 
-/// How long a full disk is left alone before it is tried again.
+/// Pause before a write is retried on a full disk.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
-/// What has been done since the log was opened, in bytes where not said otherwise.
+/// Counters since the log was opened, in bytes unless said otherwise.
 #[derive(Debug, Default)]
 pub struct LogStats {
-    /// Bodies handed over with their entries.
+    /// Bodies written with their entries.
     pub body_bytes: AtomicU64,
     /// Everything written, with headers, padding and moved bodies, without the zeros of new segments.
     pub written_bytes: AtomicU64,
-    /// Bodies moved because they outlived their segment.
+    /// Live bodies moved out of old segments.
     pub survivor_bytes: AtomicU64,
-    /// Entries written, as a count.
+    /// The number of entries written.
     pub entries: AtomicU64,
-    /// Batches written, each with one sync, as a count.
+    /// The number of batches written, each with one sync.
     pub batches: AtomicU64,
-    /// Segments freed, as a count.
+    /// The number of segments freed.
     pub recycled: AtomicU64,
 }
 
-/// What is to be written.
+/// A queued write.
 pub(crate) enum Job {
     Entries {
         group: GroupId,
@@ -67,7 +67,7 @@ pub(crate) enum Job {
         group: GroupId,
         upto: EntryId,
     },
-    /// Bodies without their entries; those that are moved give back the segment they came from.
+    /// Bodies without their entries: of a snapshot, or moved so that their segment can be freed.
     Bodies {
         group: GroupId,
         bodies: Vec<(u64, u32, Bytes)>,
@@ -87,10 +87,10 @@ pub(crate) struct Shared {
     pub(crate) spares: Mutex<Vec<u64>>,
     queue: Mutex<Queue>,
     wake: Condvar,
-    /// The disk refuses the room that is to be kept in reserve.
-    starved: AtomicBool,
-    /// The disk refuses the room for what is to be written now.
-    blocked: AtomicBool,
+    /// The disk has no space for the full reserve.
+    low_on_space: AtomicBool,
+    /// The disk has no space for the current write.
+    out_of_space: AtomicBool,
     next_number: AtomicU64,
     pub(crate) stats: LogStats,
     config: LogConfig,
@@ -98,9 +98,9 @@ pub(crate) struct Shared {
 
 /// Which segments may be freed.
 struct Sealed {
-    /// Segments of entries with a lower number: the one that has it begins with every vote and purge point, durably.
+    /// Entry segments below this number: a later one durably begins with every vote and purge point.
     hot_below: AtomicU64,
-    /// Segments of moved bodies with a lower number: the one that has it is being written to.
+    /// Body segments below this number: that one is still being written.
     cold_below: AtomicU64,
 }
 
@@ -126,8 +126,8 @@ impl Shared {
             spares: Mutex::new(spares),
             queue: Mutex::default(),
             wake: Condvar::new(),
-            starved: AtomicBool::new(false),
-            blocked: AtomicBool::new(false),
+            low_on_space: AtomicBool::new(false),
+            out_of_space: AtomicBool::new(false),
             next_number: AtomicU64::new(0),
             stats: LogStats::default(),
             config,
@@ -138,7 +138,7 @@ impl Shared {
         self.enqueue_all([job]);
     }
 
-    /// Puts jobs behind those that wait, with nothing between them.
+    /// Queues jobs in a row, with no other between them.
     pub(crate) fn enqueue_all(&self, jobs: impl IntoIterator<Item = Job>) {
         let mut queue = self.queue.lock();
         if queue.stopped {
@@ -157,7 +157,7 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Waits for jobs and takes them all; `None` when there will be none.
+    /// Waits for jobs and takes them all; `None` once the log has stopped.
     fn take_jobs(&self) -> Option<Vec<Job>> {
         let mut queue = self.queue.lock();
         while queue.jobs.is_empty() {
@@ -174,26 +174,26 @@ impl Shared {
     }
 
     pub(crate) fn room(&self) -> Room {
-        match (self.blocked.load(RELAXED), self.starved.load(RELAXED)) {
+        match (self.out_of_space.load(RELAXED), self.low_on_space.load(RELAXED)) {
             (true, _) => Room::None,
             (false, true) => Room::Reserve,
             (false, false) => Room::Plenty,
         }
     }
 
-    /// Says whether the reserve can be kept.
-    pub(crate) fn set_starved(&self, starved: bool) {
-        if self.starved.swap(starved, RELAXED) == starved {
+    /// Sets whether the reserve is incomplete, and logs a change.
+    pub(crate) fn set_low_on_space(&self, low_on_space: bool) {
+        if self.low_on_space.swap(low_on_space, RELAXED) == low_on_space {
             return;
         }
-        if starved {
-            tracing::error!("the disk is full: no mail is accepted until there is room");
+        if low_on_space {
+            tracing::error!("the disk is full: no mail is accepted until there is space");
         } else {
-            tracing::info!("the disk has room again");
+            tracing::info!("the disk has space again");
         }
     }
 
-    /// Returns the segments that hold nothing which only they hold but entries and bodies.
+    /// Returns the segments whose votes and purge points are also in a later segment.
     pub(crate) fn sealed(&self) -> Vec<SegmentId> {
         let segments = self.segments.lock();
         let (hot, cold) = (self.sealed.hot_below.load(RELAXED), self.sealed.cold_below.load(RELAXED));
@@ -204,7 +204,7 @@ impl Shared {
         all
     }
 
-    /// Takes a spare segment if more than `kept` are there.
+    /// Takes a spare segment if there are more than `kept`.
     fn take_spare(&self, kept: usize) -> Option<u64> {
         let mut spares = self.spares.lock();
         if spares.len() > kept { spares.pop() } else { None }
@@ -214,15 +214,19 @@ impl Shared {
         self.segments.lock().remove(&id)
     }
 
-    /// Reads what is at a place, and checks it.
-    pub(crate) fn read(&self, place: Place) -> io::Result<Bytes> {
-        let segment = self.segments.lock().get(&place.segment).cloned();
+    /// Reads a location and verifies its checksum.
+    pub(crate) fn read(&self, location: Location) -> io::Result<Bytes> {
+        let segment = self.segments.lock().get(&location.segment).cloned();
         let segment =
-            segment.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the segment is gone"))?;
-        let mut bytes = vec![0; place.bytes as usize];
-        segment.file.read_at(&mut bytes, place.offset)?;
-        if crc32fast::hash(&bytes) != place.crc {
-            let what = format!("`{}` does not check at offset `{}`", place.segment.name(), place.offset);
+            segment.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the segment was freed"))?;
+        let mut bytes = vec![0; location.bytes as usize];
+        segment.file.read_at(&mut bytes, location.offset)?;
+        if crc32fast::hash(&bytes) != location.crc {
+            let what = format!(
+                "`{}` is damaged at offset `{}`: checksum mismatch",
+                location.segment.name(),
+                location.offset
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(bytes.into())
@@ -250,13 +254,13 @@ impl Job {
 }
 
 /// A segment being written to.
-struct Open {
+struct OpenSegment {
     segment: Segment,
     /// Where the next batch goes; everything below is synced.
     offset: u64,
 }
 
-/// Records that go out together.
+/// Records written together.
 #[derive(Default)]
 struct Batch {
     records: Vec<(RecordFront, Vec<Bytes>)>,
@@ -272,7 +276,7 @@ impl Batch {
 }
 
 impl Drop for Batch {
-    /// Whoever still waits when a batch goes was not served: everybody is told.
+    /// A batch that is dropped was not written: fails its callbacks.
     fn drop(&mut self) {
         self.done.drain(..).for_each(|done| done(Err(stopped())));
     }
@@ -282,20 +286,20 @@ fn record_bytes(front: &RecordFront) -> u64 {
     front.bytes() as u64 + front.bodies.iter().map(|(bytes, _)| u64::from(*bytes)).sum::<u64>()
 }
 
-/// The thread's own.
+/// The state of the writer's thread.
 pub(crate) struct Writer {
     fs: Arc<dyn Fs>,
     shared: Arc<Shared>,
     identity: Identity,
-    hot: Option<Open>,
-    cold: Option<Open>,
-    /// The bodies in the cold batch are moved from segments that are then free.
+    hot: Option<OpenSegment>,
+    cold: Option<OpenSegment>,
+    /// The bodies in the cold batch are moved, so that their segments can be freed.
     moved: bool,
-    /// Batches of bodies that were not written because there was no room, as a count.
+    /// The number of batches of bodies that failed because the disk was full.
     refused: u64,
-    /// The segment of entries before the current one, and where it ends.
+    /// The entry segment before the current one, and where it ends.
     previous: Option<(u64, u64)>,
-    /// The last vote and purge of each group that were written: a new segment begins with them.
+    /// The last written vote and purge point of each group: a new segment begins with them.
     written: BTreeMap<GroupId, (Option<Bytes>, Option<EntryId>)>,
     buffer: AlignedBuffer,
     front: Vec<u8>,
@@ -334,8 +338,8 @@ impl Writer {
         while let Some(jobs) = self.shared.take_jobs() {
             let mut jobs = jobs.into_iter();
             if let Err(error) = self.write(&mut jobs) {
-                // What the disk holds now is not known: nothing more may be acknowledged (faults R-14).
-                tracing::error!(%error, "the log cannot be written");
+                // The contents of the disk are unknown now: nothing more may be acknowledged (faults R-14).
+                tracing::error!(%error, "cannot write the log");
                 self.shared.stop();
                 jobs.for_each(|job| job.fail(&error));
                 self.fs.fatal(&error);
@@ -363,7 +367,7 @@ impl Writer {
                         let id = EntryId { term: u64::from(slot), index };
                         self.add(&mut cold, true, front(Kind::Body, 0, group, id), vec![body])?;
                     }
-                    // A part of them may have gone with a batch before this one.
+                    // Some of them may have been in an earlier batch that failed.
                     if self.refused == refused { cold.done.push(done) } else { done(Err(no_room())) }
                 }
                 Job::Entries { group, records, done } => {
@@ -402,7 +406,7 @@ impl Writer {
     ) -> io::Result<()> {
         front.bodies = bodies.iter().map(|body| (length(body), crc32fast::hash(body))).collect();
         let LogConfig { batch_bytes_max, segment_bytes, .. } = self.shared.config;
-        // A batch that does not fit into a segment would take a new one at each try.
+        // A batch larger than a segment would open a new one at each retry.
         let limit = (batch_bytes_max as u64).min(segment_bytes);
         if !batch.records.is_empty() && batch.bytes + record_bytes(&front) > limit {
             self.flush(batch, cold)?;
@@ -411,7 +415,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes and syncs a batch, and says so to everybody whose records are in it.
+    /// Writes and syncs a batch, and calls its callbacks.
     fn flush(&mut self, batch: &mut Batch, cold: bool) -> io::Result<()> {
         let mut batch = std::mem::take(batch);
         let written = match batch.records.is_empty() {
@@ -420,7 +424,7 @@ impl Writer {
             false => self.retry_while_full(|writer| writer.write_batch(&mut batch, false)),
         };
         match written {
-            // Bodies that are moved or fetched can come again; votes and entries must not wait behind them.
+            // Moved and fetched bodies can be written again later; votes and entries must not wait behind them.
             Err(error) if cold && error.kind() == io::ErrorKind::StorageFull => {
                 self.refused += 1;
                 batch.done.drain(..).for_each(|done| done(Err(no_room())));
@@ -433,21 +437,21 @@ impl Writer {
         Ok(())
     }
 
-    /// A full disk loses nothing: what waits is written when there is room again (faults R-13).
+    /// Retries while the disk is full: nothing is lost (faults R-13).
     fn retry_while_full(&mut self, mut attempt: impl FnMut(&mut Self) -> io::Result<()>) -> io::Result<()> {
         loop {
             match attempt(self) {
                 Err(error)
                     if error.kind() == io::ErrorKind::StorageFull && !self.shared.queue.lock().stopped =>
                 {
-                    if !self.shared.blocked.swap(true, RELAXED) {
-                        tracing::error!(%error, "the disk is full and the reserve used: the log waits for room");
+                    if !self.shared.out_of_space.swap(true, RELAXED) {
+                        tracing::error!(%error, "the disk is full and the reserve is used up: the log waits for space");
                     }
                     std::thread::sleep(FULL_RETRY);
                 }
                 result => {
-                    if result.is_ok() && self.shared.blocked.swap(false, RELAXED) {
-                        tracing::info!("the log is written again");
+                    if result.is_ok() && self.shared.out_of_space.swap(false, RELAXED) {
+                        tracing::info!("the disk has space: the log is written again");
                     }
                     return result;
                 }
@@ -458,7 +462,8 @@ impl Writer {
     fn write_batch(&mut self, batch: &mut Batch, cold: bool) -> io::Result<()> {
         let room = self.shared.config.segment_bytes;
         let bytes = |batch: &Batch| round_up(HEADER_BYTES as u64 + batch.bytes);
-        let fits = |open: &Option<Open>| open.as_ref().is_some_and(|o| o.offset + bytes(batch) <= room);
+        let fits =
+            |open: &Option<OpenSegment>| open.as_ref().is_some_and(|o| o.offset + bytes(batch) <= room);
         let open = if cold { &self.cold } else { &self.hot };
         if !fits(open) {
             let opened = self.open_segment(cold, bytes(batch) + (64 << 10))?;
@@ -477,26 +482,26 @@ impl Writer {
         let (segment, start) = (open.segment.id, open.offset);
         open.offset += written;
         if start == 0 && !cold {
-            // What a segment begins with is durable only now: until then those before it hold votes and purge points.
+            // The first batch, with votes and purge points, is durable only now: until here earlier segments were needed.
             self.shared.sealed.hot_below.store(segment.number, RELAXED);
         }
         self.shared.stats.written_bytes.fetch_add(written, RELAXED);
         self.shared.stats.batches.fetch_add(1, RELAXED);
-        self.note_places(batch, segment, start);
+        self.index_locations(batch, segment, start);
         Ok(())
     }
 
-    /// Opens a new segment, from a spare where there is one.
-    fn open_segment(&self, cold: bool, bytes_min: u64) -> io::Result<Open> {
+    /// Opens a new segment, from a spare if there is one.
+    fn open_segment(&self, cold: bool, bytes_min: u64) -> io::Result<OpenSegment> {
         let bytes = self.shared.config.segment_bytes.max(bytes_min);
         let id = SegmentId { number: self.shared.next_number(), cold };
         let file = match self.shared.take_spare(RESERVE_SEGMENTS) {
             Some(spare) => self.reuse(spare, id)?,
             None => match self.make(id, bytes) {
-                // The room that was kept for this: from here on only what frees room is taken in.
+                // Use the reserve: from here on only writes that free space are accepted.
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                    self.shared.set_starved(true);
-                    // The last one is for votes and entries, and for what gives back another.
+                    self.shared.set_low_on_space(true);
+                    // The last spare is for votes, entries, and moves that free a segment.
                     let kept = usize::from(cold && !self.moved);
                     self.reuse(self.shared.take_spare(kept).ok_or(error)?, id)?
                 }
@@ -506,11 +511,11 @@ impl Writer {
         self.fs.sync_dir()?;
         let segment = Segment { id, file };
         if cold {
-            // Before it is among the segments: whoever sees it there sees that it is being written to.
+            // Set before it is listed: a listed segment must be known to be in use.
             self.shared.sealed.cold_below.store(id.number, RELAXED);
         }
         self.shared.segments.lock().insert(id, segment.clone());
-        Ok(Open { segment, offset: 0 })
+        Ok(OpenSegment { segment, offset: 0 })
     }
 
     fn reuse(&self, spare: u64, id: SegmentId) -> io::Result<Arc<dyn Store>> {
@@ -527,8 +532,8 @@ impl Writer {
         Ok(file)
     }
 
-    /// A segment of entries begins with what came before it, and every group's vote and purge point.
-    fn begin_hot(&mut self, opened: Open, batch: &mut Batch) {
+    /// Begins an entry segment with a pointer to the one before, and every group's vote and purge point.
+    fn begin_hot(&mut self, opened: OpenSegment, batch: &mut Batch) {
         if let Some(old) = self.hot.replace(opened) {
             self.previous = Some((old.segment.id.number, old.offset));
         }
@@ -552,7 +557,7 @@ impl Writer {
         batch.bytes = first.bytes;
     }
 
-    /// Lays the batch out in the buffer.
+    /// Encodes the batch into the buffer.
     fn encode(&mut self, batch: &Batch, cold: bool) {
         self.front.clear();
         batch.records.iter().for_each(|(front, _)| front.put(&mut self.front));
@@ -582,21 +587,21 @@ impl Writer {
         buffer[at..].fill(0);
     }
 
-    /// Makes what has been written findable, and remembers what the next segment begins with.
-    fn note_places(&mut self, batch: &Batch, segment: SegmentId, start: u64) {
-        let places = Places::new(segment, start, batch.records.iter().map(|(front, _)| front));
+    /// Adds the written records to the index, and keeps the votes and purge points for the next segment.
+    fn index_locations(&mut self, batch: &Batch, segment: SegmentId, start: u64) {
+        let locations = Locations::new(segment, start, batch.records.iter().map(|(front, _)| front));
         let mut index = self.shared.index.lock();
-        for ((front, bodies), (head, places)) in batch.records.iter().zip(places) {
+        for ((front, bodies), (head, locations)) in batch.records.iter().zip(locations) {
             match front.kind {
                 Kind::Entry => {
                     let bytes: usize = bodies.iter().map(Bytes::len).sum();
                     self.shared.stats.body_bytes.fetch_add(bytes as u64, RELAXED);
                     self.shared.stats.entries.fetch_add(1, RELAXED);
-                    index.place(front.group, front.id, head, &places);
+                    index.set_location(front.group, front.id, head, &locations);
                 }
                 Kind::Body => {
                     let slot = u32::try_from(front.id.term).expect("a slot was written");
-                    index.place_body(front.group, (front.id.index, slot), places[0]);
+                    index.set_body_location(front.group, (front.id.index, slot), locations[0]);
                 }
                 Kind::Vote => self.written.entry(front.group).or_default().0 = Some(front.head.clone()),
                 Kind::Purge => {
@@ -609,15 +614,15 @@ impl Writer {
     }
 }
 
-/// Where the head and the bodies of each record of a batch are.
-pub(crate) struct Places<I> {
+/// Iterates over the locations of the head and the bodies of each record of a batch.
+pub(crate) struct Locations<I> {
     segment: SegmentId,
     fronts: I,
     next_head: u64,
     next_body: u64,
 }
 
-impl<'a, I: Iterator<Item = &'a RecordFront> + Clone> Places<I> {
+impl<'a, I: Iterator<Item = &'a RecordFront> + Clone> Locations<I> {
     /// For a batch that begins at `start`.
     pub(crate) fn new(segment: SegmentId, start: u64, fronts: I) -> Self {
         let next_head = start + HEADER_BYTES as u64;
@@ -626,22 +631,23 @@ impl<'a, I: Iterator<Item = &'a RecordFront> + Clone> Places<I> {
     }
 }
 
-impl<'a, I: Iterator<Item = &'a RecordFront>> Iterator for Places<I> {
-    type Item = (Place, Vec<Place>);
+impl<'a, I: Iterator<Item = &'a RecordFront>> Iterator for Locations<I> {
+    type Item = (Location, Vec<Location>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let front = self.fronts.next()?;
         self.next_head += front.bytes() as u64;
-        let head = Place {
+        let head = Location {
             segment: self.segment,
             offset: self.next_head - front.head.len() as u64,
             bytes: length(&front.head),
             crc: crc32fast::hash(&front.head),
         };
         let bodies = front.bodies.iter().map(|(bytes, crc)| {
-            let place = Place { segment: self.segment, offset: self.next_body, bytes: *bytes, crc: *crc };
+            let location =
+                Location { segment: self.segment, offset: self.next_body, bytes: *bytes, crc: *crc };
             self.next_body += u64::from(*bytes);
-            place
+            location
         });
         Some((head, bodies.collect()))
     }

@@ -1,4 +1,4 @@
-//! The log under power cuts, full disks, damage and random use, on a file system in memory.
+//! The log under power cuts, full disks, damage and random use, on a simulated file system.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
@@ -25,7 +25,7 @@ fn config() -> LogConfig {
 const DISK: Disk = Disk { id: DiskId(1), origin: Origin::Form };
 
 fn open(fs: &SimFs) -> Result<Log, OpenError> {
-    // What was formatted stays as it is, and what cannot be is not opened either.
+    // A formatted directory stays as it is; one that cannot be formatted cannot be opened either.
     let _ = format(fs, IDENTITY, DISK);
     Log::open(Arc::new(fs.clone()), config(), IDENTITY)
 }
@@ -41,7 +41,7 @@ fn record(term: u64, index: u64, bytes: usize) -> Record {
     Record { id: EntryId { term, index }, kind: 1, head, bodies }
 }
 
-/// Waits for what `start` hands over.
+/// Waits for the write that `start` queues.
 fn durable(start: impl FnOnce(postroad_storage::Done)) -> io::Result<()> {
     let (sender, result) = mpsc::channel();
     start(Box::new(move |written| drop(sender.send(written))));
@@ -67,7 +67,7 @@ fn all(log: &Log, group: GroupId) -> Vec<Record> {
 }
 
 #[test]
-fn what_was_acknowledged_is_there_after_a_restart() {
+fn acknowledged_writes_are_there_after_a_restart() {
     let fs = SimFs::default();
     let log = open(&fs).unwrap();
     let records: Vec<Record> = (1..200).map(|index| record(1, index, 3000)).collect();
@@ -97,7 +97,7 @@ fn later_entries_replace_earlier_ones() {
 }
 
 #[test]
-fn r_16_a_torn_last_batch_is_cut_whatever_reached_the_disk() {
+fn r_16_a_torn_last_batch_is_cut_whichever_blocks_reached_the_disk() {
     for seed in 0..200_u64 {
         let fs = SimFs::default();
         let log = open(&fs).unwrap();
@@ -119,7 +119,7 @@ fn r_16_a_torn_last_batch_is_cut_whatever_reached_the_disk() {
         let found = all(&log, GROUP);
         assert_eq!(found[..19], first, "seed {seed}");
         assert!(found.len() == 19 || found.len() == 21, "seed {seed}: a batch is there or not");
-        // What comes next goes to a new segment and is kept, torn tail or not.
+        // Later writes go to a new segment and are kept.
         append(&log, GROUP, vec![record(2, 20, 10)]).unwrap();
         drop(log);
         assert_eq!(all(&open(&after).unwrap(), GROUP)[19], record(2, 20, 10), "seed {seed}");
@@ -127,7 +127,7 @@ fn r_16_a_torn_last_batch_is_cut_whatever_reached_the_disk() {
 }
 
 #[test]
-fn r_06_power_may_go_at_any_operation() {
+fn r_06_power_may_fail_at_any_operation() {
     let total = {
         let fs = SimFs::default();
         script(&fs, &mut Acknowledged::default());
@@ -160,7 +160,7 @@ struct Acknowledged {
     vote: u64,
 }
 
-/// Appends, votes, checkpoints, purges and frees segments until an operation fails; entry 5 stays alive.
+/// Appends, votes, checkpoints, purges and frees segments until an operation fails; entry 5 stays live.
 fn script(fs: &SimFs, acknowledged: &mut Acknowledged) {
     let Ok(log) = open(fs) else { return };
     for index in 1..120 {
@@ -192,7 +192,7 @@ fn script(fs: &SimFs, acknowledged: &mut Acknowledged) {
 }
 
 #[test]
-fn r_17_damage_to_what_was_synced_is_never_cut_away() {
+fn r_17_damage_to_synced_data_is_refused_and_never_cut() {
     let fs = SimFs::default();
     let log = open(&fs).unwrap();
     for index in 1..10 {
@@ -208,7 +208,7 @@ fn r_17_damage_to_what_was_synced_is_never_cut_away() {
             other => panic!("a bit at {offset} of the second batch: {other:?}"),
         }
     }
-    // A body is checked when it is read, and only it is withheld.
+    // A body is verified when it is read; other bodies stay readable.
     let damaged = fs.power_cut(|| false);
     let place = find(&damaged.contents(name), &body(5, 0, 3000));
     damaged.flip_bit(name, place + 1000, 0);
@@ -222,7 +222,7 @@ fn find(haystack: &[u8], needle: &[u8]) -> usize {
 }
 
 #[test]
-fn r_13_a_full_disk_loses_nothing_and_heals_by_itself() {
+fn r_13_a_full_disk_loses_nothing_and_writes_resume_by_themselves() {
     let fs = SimFs::default();
     let log = open(&fs).unwrap();
     append(&log, GROUP, vec![record(1, 1, 3000)]).unwrap();
@@ -244,7 +244,7 @@ fn r_13_a_full_disk_loses_nothing_and_heals_by_itself() {
     assert_eq!(all(&log, GROUP).len(), 59);
 }
 
-/// Fills a disk of 6 MiB with bodies that stay alive; returns the last entry.
+/// Fills a disk of 6 MiB with live bodies; returns the last entry.
 fn fill(fs: &SimFs) -> u64 {
     let log = open(fs).unwrap();
     fs.set_capacity(Some(6 << 20));
@@ -269,8 +269,8 @@ fn live(last: u64) -> Vec<(u64, u32)> {
         .collect()
 }
 
-/// What a node does that is started: a vote, an entry of the new term, a checkpoint, and what it makes unnecessary is freed.
-fn live_a_little(log: &Log, term: u64, index: u64, live: &[(u64, u32)]) {
+/// What a restarted node does: saves a vote, appends an entry of the new term, writes a checkpoint and frees segments.
+fn write_as_after_a_restart(log: &Log, term: u64, index: u64, live: &[(u64, u32)]) {
     let at = EntryId { term, index };
     durable(|done| log.save_vote(GROUP, Bytes::from(vec![u8::try_from(term).unwrap()]), done)).unwrap();
     append(log, GROUP, vec![Record { id: at, kind: 0, head: Bytes::new(), bodies: Vec::new() }]).unwrap();
@@ -281,12 +281,12 @@ fn live_a_little(log: &Log, term: u64, index: u64, live: &[(u64, u32)]) {
 }
 
 #[test]
-fn r_13_a_log_that_filled_the_disk_frees_itself_also_after_restarts() {
+fn r_13_a_log_that_filled_the_disk_frees_space_also_after_restarts() {
     let fs = SimFs::default();
     let last = fill(&fs);
     let mut log = open(&fs).unwrap();
     for term in 2..8 {
-        live_a_little(&log, term, last + term - 1, &live(last));
+        write_as_after_a_restart(&log, term, last + term - 1, &live(last));
         assert_eq!(log.room(), Room::Reserve, "everything is alive, and the disk is as full as before");
         drop(log);
         log = open(&fs).unwrap();
@@ -297,7 +297,7 @@ fn r_13_a_log_that_filled_the_disk_frees_itself_also_after_restarts() {
     assert_eq!(log.body(GROUP, 5, 1).unwrap(), body(5, 1, 9000));
     assert_eq!(log.group(GROUP).vote, Some(Bytes::from_static(&[7])));
     // The mail has ended.
-    live_a_little(&log, 8, last + 7, &[]);
+    write_as_after_a_restart(&log, 8, last + 7, &[]);
     assert_eq!(log.room(), Room::Plenty);
     for index in last + 8..last + 100 {
         append(&log, GROUP, vec![record(8, index, 9000)]).unwrap();
@@ -306,11 +306,11 @@ fn r_13_a_log_that_filled_the_disk_frees_itself_also_after_restarts() {
 }
 
 #[test]
-fn r_13_bodies_from_elsewhere_are_refused_and_votes_and_entries_do_not_wait_behind_them() {
+fn r_13_a_full_disk_refuses_the_bodies_of_a_snapshot_and_still_writes_votes_and_entries() {
     let fs = SimFs::default();
     let last = fill(&fs);
     let log = open(&fs).unwrap();
-    // More than the reserve holds, as a snapshot brings it to a disk that is too small.
+    // More than the reserve holds, as a snapshot on a disk that is too small.
     let bodies = (1..=200).map(|index| (index, 0, body(index, 0, 9000))).collect();
     let stored = durable(|done| log.put_bodies(GROUP, bodies, done));
     assert_eq!(stored.unwrap_err().kind(), io::ErrorKind::StorageFull);
@@ -320,7 +320,7 @@ fn r_13_bodies_from_elsewhere_are_refused_and_votes_and_entries_do_not_wait_behi
     assert_eq!(log.room(), Room::Reserve);
 }
 
-/// Returns the highest number of a segment or spare; each that is opened takes one, and so does each that is made.
+/// Returns the highest number of a segment or spare; opening or creating one takes a number.
 fn highest_number(fs: &SimFs) -> u64 {
     let numbers = fs.list().unwrap().into_iter().filter_map(|name| {
         let number = name.strip_prefix("log-").or_else(|| name.strip_prefix("spare-"))?;
@@ -330,11 +330,11 @@ fn highest_number(fs: &SimFs) -> u64 {
 }
 
 #[test]
-fn segments_that_are_freed_are_used_again_and_none_is_made_in_their_place() {
+fn freed_segments_are_reused_and_no_new_ones_are_created() {
     let fs = SimFs::default();
     let log = open(&fs).unwrap();
     let mut index = 0;
-    // Less than a segment, of which nothing is needed afterwards.
+    // Less than a segment, and not needed afterwards.
     let mut live_through_a_part = || {
         for _ in 0..12 {
             index += 1;
@@ -365,7 +365,7 @@ fn another_clusters_directory_is_refused_and_left_as_it_was() {
 }
 
 #[test]
-fn r_24_a_directory_that_nobody_formatted_is_not_opened() {
+fn r_24_an_unformatted_directory_is_not_opened() {
     let fs = SimFs::default();
     let refused = Log::open(Arc::new(fs.clone()), config(), IDENTITY);
     assert!(matches!(refused, Err(OpenError::Unformatted)), "{refused:?}");
@@ -373,7 +373,7 @@ fn r_24_a_directory_that_nobody_formatted_is_not_opened() {
     let log = open(&fs).unwrap();
     assert_eq!(log.disk(), DISK);
     drop(log);
-    // Once more for the same changes nothing; for something else it is another disk, while it holds nothing.
+    // Formatting again for the same changes nothing; for another purpose it makes another disk, while it is empty.
     let other = |origin| Disk { id: DiskId(2), origin };
     assert_eq!(format(&fs, IDENTITY, other(Origin::Form)).unwrap(), DISK);
     assert_eq!(format(&fs, IDENTITY, other(Origin::Rejoin)).unwrap(), other(Origin::Rejoin));
@@ -382,14 +382,14 @@ fn r_24_a_directory_that_nobody_formatted_is_not_opened() {
 }
 
 #[test]
-fn r_25_a_disk_that_was_given_up_is_not_opened_again_and_only_an_empty_one_is_formatted() {
+fn r_25_a_rolled_back_disk_is_not_opened_again_and_formatted_only_when_empty() {
     let fs = SimFs::default();
     let log = open(&fs).unwrap();
     append(&log, GROUP, vec![record(1, 1, 10)]).unwrap();
-    log.give_up().unwrap();
+    log.mark_rolled_back().unwrap();
     drop(log);
     let fs = fs.power_cut(|| false);
-    assert!(matches!(open(&fs), Err(OpenError::GoneBack(DiskId(1)))));
+    assert!(matches!(open(&fs), Err(OpenError::RolledBack(DiskId(1)))));
     let rejoin = Disk { id: DiskId(2), origin: Origin::Rejoin };
     assert!(matches!(format(&fs, IDENTITY, rejoin), Err(FormatError::Occupied(_))));
 }
@@ -414,9 +414,9 @@ fn a_newer_or_older_format_is_refused_and_left_as_it_was() {
     }
 }
 
-/// A checkpoint covers more than has been purged while a follower is behind.
+/// A checkpoint covers more than is purged while a follower is behind.
 #[test]
-fn entries_that_are_not_purged_are_read_whole_after_a_release_beyond_them() {
+fn unpurged_entries_stay_readable_after_a_release_beyond_them() {
     let fs = SimFs::default();
     let log = open(&fs).unwrap();
     let records: Vec<Record> = (1..100).map(|index| record(1, index, 3000)).collect();
@@ -429,7 +429,7 @@ fn entries_that_are_not_purged_are_read_whole_after_a_release_beyond_them() {
 }
 
 #[test]
-fn a_body_outlives_its_segment_while_it_is_alive() {
+fn a_live_body_outlives_its_segment() {
     let fs = SimFs::default();
     let log = open(&fs).unwrap();
     for index in 1..200 {
@@ -481,7 +481,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_log_is_as_a_naive_model_says(steps in steps()) {
+    fn the_log_behaves_like_a_naive_model(steps in steps()) {
         let fs = SimFs::default();
         let mut log = open(&fs).unwrap();
         let mut models: BTreeMap<GroupId, Model> = BTreeMap::new();

@@ -98,8 +98,8 @@ fn tiles(groups: &[Group], minutes: &[MinuteCount], minute: u64, now: Timestamp)
     let oldest = summaries().map(|summary| summary.oldest_accepted_at_millis).filter(|at| *at > 0).min();
     let day = |outcome| sum(minutes, outcome, minute.saturating_sub(DAY), u64::MAX);
     let tiles = [
-        ("waiting", thousands(total(|summary| summary.waiting))),
-        ("assigned", thousands(total(|summary| summary.assigned))),
+        ("waiting", thousands(total(|summary| summary.queued))),
+        ("assigned", thousands(total(|summary| summary.sending))),
         ("held", thousands(total(|summary| summary.held))),
         ("oldest", oldest.map_or_else(|| "–".to_owned(), |at| age(at, now))),
         ("delivered, 24 h", thousands(day("delivered"))),
@@ -198,7 +198,7 @@ fn counts(group: &Group, summary: &SummaryResponse, now: Timestamp) -> Markup {
     let lag = summary.events_next.saturating_sub(1).saturating_sub(group.written);
     let oldest = Some(summary.oldest_accepted_at_millis).filter(|at| *at > 0);
     html! {
-        @for count in [summary.messages, summary.waiting, summary.assigned, summary.held] {
+        @for count in [summary.messages, summary.queued, summary.sending, summary.held] {
             td.number { (thousands(count)) }
         }
         td.number { (oldest.map_or_else(|| "–".to_owned(), |at| age(at, now))) }

@@ -197,8 +197,8 @@ impl QueueService for FakeQueue {
         let events_next = self.state.lock().events.last().map_or(1, |last| last.sequence + 1);
         Ok(Response::new(SummaryResponse {
             messages: 1234,
-            waiting: 1200,
-            assigned: 34,
+            queued: 1200,
+            sending: 34,
             held: 2,
             oldest_accepted_at_millis: now().before(Duration::from_secs(3_900)).as_millis(),
             events_first: 1,

@@ -1,4 +1,4 @@
-//! Random commands about a handful of names, so that they meet often.
+//! Random commands on a few names, so that they often collide.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -85,7 +85,7 @@ pub(crate) fn changes() -> impl Strategy<Value = Vec<Change>> {
     prop::collection::vec(change(), 0..4)
 }
 
-/// Anything that can happen.
+/// Any command.
 fn command() -> impl Strategy<Value = Command> {
     let node = || (1..3_u64).prop_map(NodeId);
     prop_oneof![
@@ -96,12 +96,12 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => (node(), 1..4_u64).prop_map(|(node, incarnation)| Command::Revoke { node, incarnation }),
         4 => (1..8_u32, node(), 1..4_u64, 1..4_u64).prop_map(|(source, node, incarnation, epoch)| {
-            Command::LetGo { source: SourceId(source), node, incarnation, epoch: Epoch(epoch) }
+            Command::ReleaseSource { source: SourceId(source), node, incarnation, epoch: Epoch(epoch) }
         }),
     ]
 }
 
-/// What happens to one directory; most begin with something that others can refer to.
+/// Commands for one directory; most begin with items that others can refer to.
 pub(crate) fn life(commands: Range<usize>) -> impl Strategy<Value = Vec<Command>> {
     let begun = prop::bool::weighted(0.8);
     (begun, prop::collection::vec(command(), commands)).prop_map(|(begun, commands)| {

@@ -1,22 +1,22 @@
-//! The directory as one would write it without numbers, revisions and haste.
+//! A naive directory, without numbers, revisions and indexes.
 
 use std::collections::BTreeMap;
 
 use postroad_core::{Epoch, NodeId};
 use postroad_directory::{Change, Command, Item, ItemName, Kind, Put, Secret, View};
 
-/// Who owns a source: a node and its run.
-type Run = (NodeId, u64);
+/// The owner of a source: a node and its incarnation.
+type Incarnation = (NodeId, u64);
 
-/// Items as they were put, and who owns what.
+/// The items as they were put, and the owners of sources.
 #[derive(Clone, Default)]
 pub(crate) struct Model {
     items: BTreeMap<ItemName, Put>,
     nodes: BTreeMap<NodeId, u64>,
-    owners: BTreeMap<ItemName, Run>,
-    /// How often each source has changed hands.
+    owners: BTreeMap<ItemName, Incarnation>,
+    /// How often the owner of each source has changed.
     epochs: BTreeMap<ItemName, u64>,
-    /// The numbers of sources, as they were given.
+    /// The assigned numbers of sources.
     sources: BTreeMap<u32, ItemName>,
     sources_given: u32,
 }
@@ -60,7 +60,7 @@ impl Model {
                 self.nodes.retain(|known, latest| (*known, *latest) != (*node, *incarnation));
                 true
             }
-            Command::LetGo { source, node, incarnation, epoch } => {
+            Command::ReleaseSource { source, node, incarnation, epoch } => {
                 if let Some(name) = self.sources.get(&source.0).cloned()
                     && self.owners.get(&name) == Some(&(*node, *incarnation))
                     && self.epoch(&name) == *epoch
@@ -72,7 +72,7 @@ impl Model {
         }
     }
 
-    fn hand_over(&mut self, name: &ItemName, owner: Option<Run>) {
+    fn hand_over(&mut self, name: &ItemName, owner: Option<Incarnation>) {
         *self.epochs.entry(name.clone()).or_default() += 1;
         match owner {
             Some(owner) => drop(self.owners.insert(name.clone(), owner)),
@@ -143,13 +143,13 @@ impl Model {
             }
             Put::Source(_) | Put::Route(_) => true,
         });
-        // The default limits have the scope of everything.
+        // The default limits have the widest scope.
         uniques.push(format!("scope {:?} {:?}", None::<&str>, None::<&str>));
         uniques.sort();
         resolved && uniques.windows(2).all(|pair| pair[0] != pair[1])
     }
 
-    /// Compares with what a directory shows.
+    /// Compares with a directory.
     pub(crate) fn check(&self, view: &View) {
         let names: Vec<ItemName> = view.items().map(Item::name).collect();
         let mut expected: Vec<ItemName> = self.items.keys().cloned().collect();

@@ -2,7 +2,7 @@
 
 use postroad_core::MessageId;
 use postroad_proto::{
-    queue::{DeliveryStatus, DeliveryView, MessageView},
+    queue::{self, DeliveryView, MessageView},
     submission::{Delivery, DeliveryState, Message},
 };
 
@@ -18,28 +18,30 @@ pub(super) fn message(id: MessageId, view: MessageView) -> Message {
 }
 
 fn delivery(view: DeliveryView) -> Delivery {
-    let status = view.status();
-    let due = view.due_at_millis.min(if status == DeliveryStatus::Waiting { u64::MAX } else { 0 });
+    let found = view.state();
+    let waits = matches!(found, queue::DeliveryState::Queued | queue::DeliveryState::Deferred);
+    let due = if waits { view.due_at_millis } else { 0 };
     Delivery {
         recipient: view.recipient,
-        state: state(status).into(),
+        state: state(found).into(),
         attempts: view.attempts,
         due_at: time(due),
         last_response: view.last_response,
     }
 }
 
-fn state(status: DeliveryStatus) -> DeliveryState {
-    match status {
-        DeliveryStatus::Unspecified => DeliveryState::Unspecified,
-        DeliveryStatus::Waiting => DeliveryState::Waiting,
-        DeliveryStatus::Assigned => DeliveryState::Assigned,
-        DeliveryStatus::Held => DeliveryState::Held,
-        DeliveryStatus::Delivered => DeliveryState::Delivered,
-        DeliveryStatus::Bounced => DeliveryState::Bounced,
-        DeliveryStatus::Expired => DeliveryState::Expired,
-        DeliveryStatus::Cancelled => DeliveryState::Cancelled,
-        DeliveryStatus::Suppressed => DeliveryState::Suppressed,
+fn state(found: queue::DeliveryState) -> DeliveryState {
+    match found {
+        queue::DeliveryState::Unspecified => DeliveryState::Unspecified,
+        queue::DeliveryState::Queued => DeliveryState::Queued,
+        queue::DeliveryState::Sending => DeliveryState::Sending,
+        queue::DeliveryState::Deferred => DeliveryState::Deferred,
+        queue::DeliveryState::Held => DeliveryState::Held,
+        queue::DeliveryState::Delivered => DeliveryState::Delivered,
+        queue::DeliveryState::Bounced => DeliveryState::Bounced,
+        queue::DeliveryState::Expired => DeliveryState::Expired,
+        queue::DeliveryState::Cancelled => DeliveryState::Cancelled,
+        queue::DeliveryState::Suppressed => DeliveryState::Suppressed,
     }
 }
 

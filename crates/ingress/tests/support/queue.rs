@@ -17,7 +17,7 @@ use postroad_proto::{
     },
     queue::{
         ChangeMessageRequest, ChangeMessageResponse, ConsumeRequest, ConsumeResponse, ContentPart,
-        ContentRequest, DeliveryStatus, DeliveryView, EventBatch, EventsRequest, GetMessageRequest,
+        ContentRequest, DeliveryState, DeliveryView, EventBatch, EventsRequest, GetMessageRequest,
         GroupLeader, LeaderView, LeadersRequest, MessageView, OutboundFrame, QueueFrame, Submission,
         SubmitBatch, SubmitResult, SubmitResults, SubmitStatus, SummaryRequest, SummaryResponse,
         queue_service_server::{QueueService, QueueServiceServer},
@@ -171,7 +171,7 @@ impl QueueService for FakeQueue {
         let kept = found.ok_or_else(|| Status::not_found("no such message"))?;
         let delivery = |recipient: &postroad_proto::queue::Recipient| DeliveryView {
             recipient: recipient.address.clone(),
-            status: DeliveryStatus::Waiting.into(),
+            state: DeliveryState::Queued.into(),
             attempts: 1,
             due_at_millis: 2_500,
             last_response: "451 later".to_owned(),

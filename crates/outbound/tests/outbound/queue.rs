@@ -162,7 +162,7 @@ impl FakeQueue {
     /// Sends a frame of assignments, as soon as the node takes another.
     pub(crate) async fn assign(&self, assignments: Vec<Assignment>) {
         let may_send = |seen: &Seen| {
-            let ahead_max = u64::from(seen.hellos.last()?.assignments_ahead_max);
+            let ahead_max = u64::from(seen.hellos.last()?.credit_frames);
             (seen.sent.saturating_sub(seen.taken) < ahead_max).then_some(())
         };
         self.until("a frame taken", may_send).await;
@@ -220,13 +220,13 @@ impl FakeQueue {
                 (seen.sent, seen.taken) = (0, 0);
                 seen.hellos.push(hello);
             }
-            outbound_frame::Frame::Held(page) => {
+            outbound_frame::Frame::Pending(page) => {
                 let hello = seen.hellos.last_mut().unwrap();
-                hello.held.extend(page.attempts);
-                hello.more_held = page.more;
+                hello.pending.extend(page.attempts);
+                hello.more_pending = page.more;
             }
             outbound_frame::Frame::Windows(windows) => seen.windows.push(windows),
-            outbound_frame::Frame::Taken(taken) => seen.taken = taken.frames,
+            outbound_frame::Frame::Credit(taken) => seen.taken = taken.frames,
             outbound_frame::Frame::Recalls(recalls) => seen.answers.extend(recalls.answers),
             outbound_frame::Frame::Reports(reports) => {
                 seen.reports.extend(reports.reports);
@@ -421,7 +421,7 @@ impl DirectoryService for FakeQueue {
         let (revision, lease_millis) =
             (*self.0.revision.borrow(), self.0.lease_millis.load(Ordering::Relaxed));
         let let_go = self.0.let_go.lock().clone();
-        Ok(Response::new(wire::RenewResponse { revision, lease_millis, let_go }))
+        Ok(Response::new(wire::RenewResponse { revision, lease_millis, to_release: let_go }))
     }
 
     async fn release(
@@ -434,7 +434,10 @@ impl DirectoryService for FakeQueue {
         }
         for own in sources {
             let (source, epoch) = (SourceId(own.source), Epoch(own.epoch));
-            FakeQueue::apply(self, &Command::LetGo { source, node: NodeId(node), incarnation, epoch });
+            FakeQueue::apply(
+                self,
+                &Command::ReleaseSource { source, node: NodeId(node), incarnation, epoch },
+            );
             self.0.seen.lock().let_go.push(own);
         }
         Ok(Response::new(wire::ReleaseResponse { revision: *self.0.revision.borrow() }))

@@ -57,7 +57,7 @@ async fn a_reconnection_lists_what_is_held_and_nothing_is_sent_twice() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     node.queue.break_session();
     let hello = node.queue.until("second hello", |seen| seen.hellos.get(1).cloned()).await;
-    let mut held: Vec<_> = hello.held.iter().map(|id| id.message_id.clone()).collect();
+    let mut held: Vec<_> = hello.pending.iter().map(|id| id.message_id.clone()).collect();
     held.sort();
     assert_eq!(held, [crate::queue::message_id(1), crate::queue::message_id(2)]);
     // The new session sends both again, as a leader might that knows no better.
@@ -93,10 +93,10 @@ async fn more_is_held_than_a_frame_lists() {
     node.queue.until("answer", |seen| seen.answers.first().cloned()).await;
     node.queue.break_session();
     let hello = node.queue.until("second hello", |seen| {
-        seen.hellos.get(1).filter(|hello| hello.held.len() >= messages * 100 - 1).cloned()
+        seen.hellos.get(1).filter(|hello| hello.pending.len() >= messages * 100 - 1).cloned()
     });
     let hello = hello.await;
-    assert_eq!((hello.held.len(), hello.more_held), (messages * 100 - 1, false));
+    assert_eq!((hello.pending.len(), hello.more_pending), (messages * 100 - 1, false));
     node.stop().await;
 }
 
@@ -131,7 +131,7 @@ async fn acknowledgements_and_recalls_do_not_wait_for_room_for_contents() {
     node.queue.until("second answer", |seen| seen.answers.get(1).cloned()).await;
     node.queue.break_session();
     let hello = node.queue.until("second hello", |seen| seen.hellos.get(1).cloned()).await;
-    let mut held: Vec<_> = hello.held.into_iter().map(|id| id.message_id).collect();
+    let mut held: Vec<_> = hello.pending.into_iter().map(|id| id.message_id).collect();
     held.sort();
     assert_eq!(held, [crate::queue::message_id(7), crate::queue::message_id(8)]);
     node.stop().await;

@@ -1,4 +1,4 @@
-//! Items as the directory holds them, and what they consist of.
+//! Conversions of the directory's items.
 
 use std::{sync::Arc, time::Duration};
 

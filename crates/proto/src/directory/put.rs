@@ -1,4 +1,4 @@
-//! Items as people describe them.
+//! Conversions of items as operators describe them.
 
 use std::sync::Arc;
 

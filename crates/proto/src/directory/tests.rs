@@ -1,4 +1,4 @@
-//! Every value that travels, there and back; and what the log must always be able to read.
+//! Round trips of every value on the wire, and kept bytes that the log must always be able to read.
 
 use std::{sync::Arc, time::Duration};
 
@@ -119,19 +119,19 @@ fn commands() -> Vec<Command> {
         Command::Claim { node, incarnation },
         Command::Grant { source: SourceId(5), node, incarnation },
         Command::Revoke { node, incarnation },
-        Command::LetGo { source: SourceId(5), node, incarnation, epoch: Epoch(3) },
+        Command::ReleaseSource { source: SourceId(5), node, incarnation, epoch: Epoch(3) },
     ]
 }
 
 #[test]
-fn items_come_back_as_they_went() {
+fn items_round_trip() {
     for item in items() {
         assert_eq!(Item::try_from(wire::Item::from(&item)), Ok(item));
     }
 }
 
 #[test]
-fn commands_come_back_as_they_went() {
+fn commands_round_trip() {
     for term in [None, Some(7)] {
         let entry = Entry { commands: commands(), term };
         assert_eq!(Entry::decode(entry.encode()), Ok(entry));
@@ -141,13 +141,13 @@ fn commands_come_back_as_they_went() {
 #[test]
 fn an_entry_of_the_first_version_can_still_be_read() {
     let mut entry = Entry { commands: commands(), term: Some(7) };
-    // What came later is not in it.
-    entry.commands.retain(|command| !matches!(command, Command::LetGo { .. }));
+    // Commands added later are not in it.
+    entry.commands.retain(|command| !matches!(command, Command::ReleaseSource { .. }));
     assert_eq!(Entry::decode(Bytes::from_static(include_bytes!("entry-v1.bin"))), Ok(entry));
 }
 
 #[test]
-fn what_is_not_known_is_an_error_and_not_skipped() {
+fn unknown_values_are_errors_and_not_skipped() {
     let refused = |commands| {
         let head = wire::Entry { commands, term: 0 }.encode_to_vec();
         Entry::decode(head.into()).unwrap_err()
@@ -167,7 +167,7 @@ fn what_is_not_known_is_an_error_and_not_skipped() {
 }
 
 #[test]
-fn a_large_update_comes_in_frames_and_is_put_together_again() {
+fn a_large_update_is_split_into_frames_and_reassembled() {
     let domain = |number: u32| Domain::parse(&format!("{number}.{}.example", "x".repeat(60))).unwrap();
     let tenant = |number: u32| {
         Item::Tenant(Arc::new(Tenant {

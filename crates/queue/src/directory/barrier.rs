@@ -1,20 +1,20 @@
-//! Read barriers that are shared: however many wait, one proof of leadership at a time is under way.
+//! Shared read barriers: one proof of leadership serves all requests that wait.
 
 use postroad_raft::{Group, Machine, ProposeError};
 use tokio::sync::{mpsc, oneshot};
 
-/// Requests that may wait for a barrier; more wait to be let in.
+/// Requests that may wait for a barrier; more wait for a place.
 const WAITING_MAX: usize = 1024;
 
 type Waiting = oneshot::Sender<Result<(), ProposeError>>;
 
-/// Waits for barriers. A clone is cheap.
+/// A handle to wait for barriers. A clone is cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct Barrier {
     waiting: mpsc::Sender<Waiting>,
 }
 
-/// Makes the barriers.
+/// Runs the barriers.
 #[derive(Debug)]
 pub(crate) struct Worker<M: Machine> {
     group: Group<M>,
@@ -45,7 +45,7 @@ impl<M: Machine> Worker<M> {
         while self.waiting.recv_many(&mut waiting, WAITING_MAX).await > 0 {
             let passed = self.group.read_barrier().await;
             for sender in waiting.drain(..) {
-                // Whoever no longer waits does not need to know.
+                // The caller may be gone; a dropped answer is harmless.
                 let _ = sender.send(passed.clone());
             }
         }

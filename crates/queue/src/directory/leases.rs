@@ -1,8 +1,8 @@
-//! When a lease has ended and who gets a source, as a value: the time is passed in, and what to propose comes out.
+//! Decides when a lease has ended and which node gets a source. Pure: time is passed in, commands to propose come out.
 //!
-//! It is the memory of one leader in one term. Renewals are not in the log, so a leader begins by holding every node
-//! for renewed just now, and what it decides counts only in its term.
-//! A run of a node that is about to lose its lease is fenced first: it is told nothing good any more, whatever comes of it.
+//! A `Leases` belongs to one leader in one term. Renewals are not in the log, so a new leader treats every node as renewed
+//! just now, and its decisions count only in its term.
+//! An incarnation that is about to lose its lease is fenced first: it is no longer renewed, even if the proposal fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,16 +14,16 @@ use postroad_directory::{Command, Owner, Source, View};
 
 use super::balance::Balance;
 
-/// What directory and owners have agreed on.
+/// The times that the directory and the owners of sources agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTimes {
-    /// How long a renewal counts.
+    /// How long a lease lasts after a renewal.
     pub lease: Duration,
     /// How far the clocks may drift apart in that time.
     pub drift: Duration,
-    /// How much longer a source stays with an owner that is silent, before others get it.
+    /// How much longer a silent owner keeps its sources.
     pub grace: Duration,
-    /// How long no outbound node may have come or gone before sources are moved between those that are there.
+    /// How long no outbound node may have come or gone before sources are moved between nodes.
     pub settle: Duration,
 }
 
@@ -48,37 +48,37 @@ impl LeaseTimes {
     }
 }
 
-/// How long a run that is being ended waits before it may claim once more.
+/// How long a fenced incarnation waits before it may claim again.
 const FENCED_WAIT: Duration = Duration::from_millis(500);
-/// Sources granted at a time.
+/// Sources granted in one decision.
 const GRANTS_MAX: usize = 1000;
 
-/// What one leader remembers of the outbound nodes.
+/// What one leader knows about the leases of outbound nodes.
 #[derive(Debug)]
 pub struct Leases {
     times: LeaseTimes,
     term: u64,
     since: Instant,
-    /// The last claim or renewal of each run that this leader has answered, or will.
+    /// The last claim or renewal of each incarnation that this leader has answered, or will.
     renewed: BTreeMap<Owner, Instant>,
-    /// Runs whose end is proposed.
+    /// Incarnations whose end has been proposed.
     fenced: BTreeSet<Owner>,
     balance: Balance,
 }
 
-/// What is to become of a claim.
+/// The answer to a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimDecision {
-    /// It stands already.
-    Stands,
-    /// It is to be proposed.
+    /// It is in force already.
+    InForce,
+    /// Propose it.
     Propose,
-    /// An earlier run may be alive for so long.
+    /// An earlier incarnation may be alive for this long.
     Wait(Duration),
 }
 
 impl Leases {
-    /// Begins the memory of a leader that has just taken over.
+    /// Begins for a new leader.
     #[must_use]
     pub fn new(times: LeaseTimes, term: u64, now: Instant) -> Self {
         Self {
@@ -91,34 +91,34 @@ impl Leases {
         }
     }
 
-    /// Returns the term in which what it decides counts.
+    /// Returns the term in which its decisions count.
     #[must_use]
     pub fn term(&self) -> u64 {
         self.term
     }
 
-    /// A run asks to go on; returns false when it must not.
+    /// Renews the lease of an incarnation; returns false when it must stop.
     ///
-    /// The leader must have proven since the request came that it leads, and `view` must be what it has applied.
-    /// Views given to one memory must never go back.
-    pub fn renew(&mut self, now: Instant, view: &View, run: Owner) -> bool {
-        let latest = view.incarnation(run.node) == Some(run.incarnation);
-        if !latest || self.fenced.contains(&run) {
+    /// The leader must have proven since the request arrived that it leads, and `view` must be what it has applied.
+    /// The views passed in must never go back.
+    pub fn renew(&mut self, now: Instant, view: &View, owner: Owner) -> bool {
+        let latest = view.incarnation(owner.node) == Some(owner.incarnation);
+        if !latest || self.fenced.contains(&owner) {
             return false;
         }
-        self.renewed.insert(run, now);
+        self.renewed.insert(owner, now);
         true
     }
 
-    /// A run of a node wants to begin; `replaces` is one that it has proof of being over.
+    /// Answers the claim of a new incarnation; `replaces` is an earlier one that the caller can prove has ended.
     ///
-    /// When the claim is to be proposed, an earlier run is fenced, and the new one counts as renewed.
-    pub fn claim(&mut self, now: Instant, view: &View, run: Owner, replaces: Option<u64>) -> ClaimDecision {
-        let earlier = view.incarnation(run.node).map(|incarnation| Owner { node: run.node, incarnation });
+    /// When the claim is to be proposed, the earlier incarnation is fenced, and the new one counts as renewed.
+    pub fn claim(&mut self, now: Instant, view: &View, owner: Owner, replaces: Option<u64>) -> ClaimDecision {
+        let earlier = view.incarnation(owner.node).map(|incarnation| Owner { node: owner.node, incarnation });
         match earlier {
-            Some(latest) if latest == run => {
-                let stands = self.renew(now, view, run);
-                return if stands { ClaimDecision::Stands } else { ClaimDecision::Wait(FENCED_WAIT) };
+            Some(latest) if latest == owner => {
+                let renewed = self.renew(now, view, owner);
+                return if renewed { ClaimDecision::InForce } else { ClaimDecision::Wait(FENCED_WAIT) };
             }
             Some(earlier) => {
                 let left = self.left(now, earlier, self.times.certain_end());
@@ -129,31 +129,32 @@ impl Leases {
             }
             None => {}
         }
-        self.renewed.insert(run, now);
+        self.renewed.insert(owner, now);
         ClaimDecision::Propose
     }
 
-    /// Decides what is to be proposed now: who has lost its lease, and who gets what nobody owns.
+    /// Returns what to propose now: revocations of leases that ended, and grants of sources without an owner.
     ///
-    /// What is proposed is decided again until the view shows it, so a proposal that failed is no loss.
+    /// The same is returned until the view shows it, so a failed proposal is repeated.
     pub fn decide(&mut self, now: Instant, view: &View) -> Vec<Command> {
         self.forget(now, view);
-        let runs: Vec<Owner> = view.nodes().map(|(node, incarnation)| Owner { node, incarnation }).collect();
-        let ended = |run: &&Owner| self.left(now, **run, self.times.revoke_after()).is_zero();
-        let ended: Vec<Owner> = runs.iter().filter(ended).copied().collect();
+        let owners: Vec<Owner> =
+            view.nodes().map(|(node, incarnation)| Owner { node, incarnation }).collect();
+        let ended = |owner: &&Owner| self.left(now, **owner, self.times.revoke_after()).is_zero();
+        let ended: Vec<Owner> = owners.iter().filter(ended).copied().collect();
         self.fenced.extend(&ended);
-        let revoke = |run: &Owner| Command::Revoke { node: run.node, incarnation: run.incarnation };
-        let revoked = runs.iter().filter(|run| ended.contains(run)).map(revoke);
-        let alive = runs.iter().filter(|run| self.is_alive(now, **run));
+        let revoke = |owner: &Owner| Command::Revoke { node: owner.node, incarnation: owner.incarnation };
+        let revoked = owners.iter().filter(|owner| ended.contains(owner)).map(revoke);
+        let alive = owners.iter().filter(|owner| self.is_alive(now, **owner));
         let mut owned: BTreeMap<Owner, usize> =
-            alive.map(|run| (*run, view.sources_of(run.node, run.incarnation).count())).collect();
-        self.balance.decide(now, view, &runs, &owned);
+            alive.map(|owner| (*owner, view.sources_of(owner.node, owner.incarnation).count())).collect();
+        self.balance.decide(now, view, &owners, &owned);
         let unowned = view.sources().filter(|source| source.owner.is_none());
         let granted = unowned.filter_map(|source| grant(source, &mut owned)).take(GRANTS_MAX);
         revoked.chain(granted).collect()
     }
 
-    /// Returns when [`Leases::decide`] may have something to say without anything having happened.
+    /// Returns when [`Leases::decide`] may decide something by the passing of time alone.
     #[must_use]
     pub fn next_decision(&self, view: &View) -> Option<Instant> {
         let ends = view.nodes().map(|(node, incarnation)| {
@@ -162,42 +163,42 @@ impl Leases {
         ends.chain(self.balance.next_decision()).min()
     }
 
-    /// Returns the sources that a run is to let go of, so that others may have them, and under which epochs.
+    /// Returns the sources that an owner is asked to release for other nodes, with their epochs.
     #[must_use]
-    pub fn let_go(&self, run: Owner) -> Vec<(SourceId, Epoch)> {
-        self.balance.asked(run).into_iter().collect()
+    pub fn to_release(&self, owner: Owner) -> Vec<(SourceId, Epoch)> {
+        self.balance.requested_from(owner).into_iter().collect()
     }
 
-    /// Drops what is remembered of runs that are over. A claim is remembered before the view shows it.
+    /// Forgets incarnations that have ended. A claim is kept before the view shows it.
     fn forget(&mut self, now: Instant, view: &View) {
-        let latest = |run: &Owner| view.incarnation(run.node) == Some(run.incarnation);
+        let latest = |owner: &Owner| view.incarnation(owner.node) == Some(owner.incarnation);
         let kept_for = self.times.revoke_after();
-        self.renewed.retain(|run, at| latest(run) || now < *at + kept_for);
+        self.renewed.retain(|owner, at| latest(owner) || now < *at + kept_for);
         self.fenced.retain(latest);
     }
 
-    /// A run is given sources only if this leader has heard of it.
-    fn is_alive(&self, now: Instant, run: Owner) -> bool {
-        let heard = self.renewed.get(&run).is_some_and(|at| now < *at + self.times.lease);
-        heard && !self.fenced.contains(&run)
+    /// Only an incarnation that has renewed with this leader gets sources.
+    fn is_alive(&self, now: Instant, owner: Owner) -> bool {
+        let renewed = self.renewed.get(&owner).is_some_and(|at| now < *at + self.times.lease);
+        renewed && !self.fenced.contains(&owner)
     }
 
-    /// One that has not renewed since this leader took over may have done so just before.
-    fn last_renewal(&self, run: Owner) -> Instant {
-        self.renewed.get(&run).copied().unwrap_or(self.since)
+    /// An incarnation that has not renewed with this leader may have renewed just before this leader took over.
+    fn last_renewal(&self, owner: Owner) -> Instant {
+        self.renewed.get(&owner).copied().unwrap_or(self.since)
     }
 
-    fn left(&self, now: Instant, run: Owner, after: Duration) -> Duration {
-        (self.last_renewal(run) + after).saturating_duration_since(now)
+    fn left(&self, now: Instant, owner: Owner, after: Duration) -> Duration {
+        (self.last_renewal(owner) + after).saturating_duration_since(now)
     }
 }
 
-/// Gives a source to the node with the fewest, of those that may own it.
+/// Grants a source to the node with the fewest sources, of those that may own it.
 fn grant(source: &Source, owned: &mut BTreeMap<Owner, usize>) -> Option<Command> {
-    let candidates = owned.iter_mut().filter(|(run, _)| source.may_be_owned_by(run.node));
-    let (run, count) = candidates.min_by_key(|(_, count)| **count)?;
+    let candidates = owned.iter_mut().filter(|(owner, _)| source.may_be_owned_by(owner.node));
+    let (owner, count) = candidates.min_by_key(|(_, count)| **count)?;
     *count += 1;
-    Some(Command::Grant { source: source.id, node: run.node, incarnation: run.incarnation })
+    Some(Command::Grant { source: source.id, node: owner.node, incarnation: owner.incarnation })
 }
 
 #[cfg(test)]

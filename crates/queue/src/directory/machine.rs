@@ -1,4 +1,4 @@
-//! The directory as raft sees it: entries in, replies out, and a view for everyone on this node.
+//! The directory as a replicated machine; publishes a view of the applied state on this node.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ pub struct DirectoryMachine {
     publish: watch::Sender<Arc<View>>,
 }
 
-/// The applied state, for those who serve it.
+/// The applied state, for the service.
 #[derive(Clone, Debug)]
 pub(super) struct Applied {
     pub(super) directory: Arc<Mutex<Directory>>,
-    /// Never further than `directory`.
+    /// Never ahead of `directory`.
     pub(super) view: watch::Receiver<Arc<View>>,
 }
 
@@ -36,7 +36,7 @@ impl DirectoryMachine {
         (machine, applied)
     }
 
-    /// Brings the view up to the state.
+    /// Publishes the applied state.
     fn publish(&self) {
         let known = self.publish.borrow().clone();
         let directory = self.directory.lock();
@@ -55,7 +55,7 @@ impl Machine for DirectoryMachine {
     fn apply(&mut self, entry: Entry<'_>) -> Result<Vec<Reply>, MachineError> {
         let decoded = directory::Entry::decode(entry.head.clone())?;
         let commands = decoded.commands.iter();
-        // What rests on a leader's memory of renewals must not outlive that memory.
+        // A decision that depends on renewals, which only their leader knows, is void in a later term.
         if decoded.term.is_some_and(|term| term != entry.term) {
             return Ok(commands.map(|_| Err(Refusal::OtherTerm)).collect());
         }

@@ -1,4 +1,4 @@
-//! The directory on the wire: watches from what this node has applied, everything else from the leader.
+//! The directory's gRPC service: every node answers `Watch`, the leader all other calls.
 
 use std::{
     collections::VecDeque,
@@ -29,7 +29,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     barrier::Barrier,
-    keeper::SharedLeases,
+    lease_manager::SharedLeases,
     leases::{ClaimDecision, LeaseTimes, Leases},
     machine::{Applied, DirectoryMachine},
     metrics,
@@ -38,7 +38,7 @@ use crate::error::{not_leader, refused};
 
 /// A watch ends when the node has known no leader for this long.
 const CUT_OFF_AFTER: Duration = Duration::from_secs(5);
-/// One change must fit one entry of the log.
+/// A change must fit into one entry of the log.
 const CHANGE_BYTES_MAX: usize = 1 << 20;
 
 /// Serves the directory. A clone is cheap.
@@ -90,19 +90,20 @@ impl DirectoryService for DirectoryApi {
     async fn claim(&self, request: Request<ClaimRequest>) -> Result<Response<ClaimResponse>, Status> {
         require_node(&request, request.get_ref().node)?;
         let ClaimRequest { node, incarnation, replaces } = request.into_inner();
-        let run = Owner { node: NodeId(node), incarnation };
+        let owner = Owner { node: NodeId(node), incarnation };
         self.barrier.pass().await.map_err(|error| refused(&error))?;
-        let (decision, term) = self
-            .with_leases(|leases, view| (leases.claim(Instant::now(), view, run, replaces), leases.term()))?;
+        let (decision, term) = self.with_leases(|leases, view| {
+            (leases.claim(Instant::now(), view, owner, replaces), leases.term())
+        })?;
         match decision {
-            ClaimDecision::Stands => {}
-            ClaimDecision::Propose => self.propose_claim(term, run).await?,
+            ClaimDecision::InForce => {}
+            ClaimDecision::Propose => self.propose_claim(term, owner).await?,
             ClaimDecision::Wait(wait) => {
                 tracing::info!(
                     node,
                     incarnation,
                     ?wait,
-                    "a claim waits for the lease of an earlier run to end"
+                    "claim waits for the lease of an earlier incarnation to end"
                 );
                 let wait_millis = millis(wait).max(1);
                 return Ok(Response::new(ClaimResponse { wait_millis, ..ClaimResponse::default() }));
@@ -116,49 +117,49 @@ impl DirectoryService for DirectoryApi {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         require_node(&request, request.get_ref().node)?;
         let RenewRequest { node, incarnation } = request.into_inner();
-        let run = Owner { node: NodeId(node), incarnation };
+        let owner = Owner { node: NodeId(node), incarnation };
         self.barrier.pass().await.map_err(|error| refused(&error))?;
-        let (renewed, let_go, revision) = self.with_leases(|leases, view| {
-            (leases.renew(Instant::now(), view, run), leases.let_go(run), view.revision())
+        let (renewed, to_release, revision) = self.with_leases(|leases, view| {
+            (leases.renew(Instant::now(), view, owner), leases.to_release(owner), view.revision())
         })?;
         if !renewed {
-            return Err(Status::failed_precondition("this run of the node has no lease any more"));
+            return Err(Status::failed_precondition("this incarnation of the node has no lease"));
         }
         if self.state.view.borrow().sources().any(|source| source.owner.is_none()) {
             self.wake.notify_one();
         }
         let own = |(source, epoch): (SourceId, Epoch)| OwnedSource { source: source.0, epoch: epoch.0 };
-        let let_go = let_go.into_iter().map(own).collect();
-        Ok(Response::new(RenewResponse { revision, lease_millis: millis(self.times.lease), let_go }))
+        let to_release = to_release.into_iter().map(own).collect();
+        Ok(Response::new(RenewResponse { revision, lease_millis: millis(self.times.lease), to_release }))
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
         require_node(&request, request.get_ref().node)?;
         let ReleaseRequest { node, incarnation, sources } = request.into_inner();
-        let run = Owner { node: NodeId(node), incarnation };
+        let owner = Owner { node: NodeId(node), incarnation };
         let commands = if sources.is_empty() {
-            vec![Command::Revoke { node: run.node, incarnation }]
+            vec![Command::Revoke { node: owner.node, incarnation }]
         } else {
-            let let_go = |own: &OwnedSource| Command::LetGo {
+            let to_release = |own: &OwnedSource| Command::ReleaseSource {
                 source: SourceId(own.source),
-                node: run.node,
+                node: owner.node,
                 incarnation,
                 epoch: Epoch(own.epoch),
             };
-            sources.iter().map(let_go).collect()
+            sources.iter().map(to_release).collect()
         };
         for command in commands {
             let done = self.propose(None, command).await?;
             done.map_err(|refusal| refusal_status(&refusal))?;
         }
         metrics::decision("release");
-        tracing::info!(node, incarnation, ?sources, "an outbound node has let go of its sources");
+        tracing::info!(node, incarnation, ?sources, "outbound node released sources");
         Ok(Response::new(ReleaseResponse { revision: self.revision() }))
     }
 }
 
 impl DirectoryApi {
-    /// Commits a change, unless there is nothing to change.
+    /// Commits a change, unless it changes nothing.
     async fn change(&self, changes: Vec<Change>, dry_run: bool) -> Result<Done, Status> {
         self.barrier.pass().await.map_err(|error| refused(&error))?;
         let checked = self.state.directory.lock().check(&changes);
@@ -170,8 +171,8 @@ impl DirectoryApi {
         reply.map_err(|refusal| refusal_status(&refusal))
     }
 
-    async fn propose_claim(&self, term: u64, run: Owner) -> Result<(), Status> {
-        let claim = Command::Claim { node: run.node, incarnation: run.incarnation };
+    async fn propose_claim(&self, term: u64, owner: Owner) -> Result<(), Status> {
+        let claim = Command::Claim { node: owner.node, incarnation: owner.incarnation };
         let done = self.propose(Some(term), claim).await?;
         done.map_err(|refusal| refusal_status(&refusal))?;
         metrics::decision("claim");
@@ -181,17 +182,17 @@ impl DirectoryApi {
     async fn propose(&self, term: Option<u64>, command: Command) -> Result<Reply, Status> {
         let head = Entry { commands: vec![command], term }.encode();
         if head.len() > CHANGE_BYTES_MAX {
-            return Err(Status::invalid_argument("a change of more than 1 MiB: apply it in parts"));
+            return Err(Status::invalid_argument("the change is larger than 1 MiB: apply it in parts"));
         }
         let committed = self.group.propose(head, Vec::new()).await.map_err(|error| refused(&error))?;
         let reply = committed.reply.into_iter().next();
         reply.ok_or_else(|| Status::internal("an entry of one command has no reply"))
     }
 
-    /// Uses the memory of this node as the leader.
+    /// Runs `with` on the leases while this node leads.
     fn with_leases<T>(&self, with: impl FnOnce(&mut Leases, &View) -> T) -> Result<T, Status> {
         let mut leases = self.leases.lock();
-        // Read under the lock: whoever has it next sees no earlier view.
+        // Read under the lock: the next holder must not see an earlier view.
         let view = self.state.view.borrow().clone();
         let status = self.group.status().borrow().clone();
         match leases.as_mut().filter(|leases| status.leading && leases.term() == status.term) {
@@ -205,12 +206,12 @@ impl DirectoryApi {
     }
 }
 
-/// One process that follows the directory.
+/// One caller that watches the directory.
 struct Watching {
     state: Applied,
     changed: watch::Receiver<Arc<View>>,
     status: watch::Receiver<postroad_raft::Status>,
-    /// Where the process will be once it has all of `frames`.
+    /// The caller's revision once it has all of `frames`.
     revision: u64,
     frames: VecDeque<Update>,
     closing: CancellationToken,
@@ -235,7 +236,7 @@ impl Watching {
         }
     }
 
-    /// Takes what the process lacks out of the state.
+    /// Queues what the caller lacks.
     fn fill(&mut self) {
         let delta = {
             let directory = self.state.directory.lock();
@@ -248,7 +249,7 @@ impl Watching {
     }
 }
 
-/// Returns once this node has known no leader for long: others may know more.
+/// Returns once this node has known no leader for long: other nodes may be ahead.
 async fn cut_off(mut status: watch::Receiver<postroad_raft::Status>) {
     loop {
         let Ok(_) = status.wait_for(|status| status.leader.is_none() || status.stopped).await else { return };
@@ -259,17 +260,17 @@ async fn cut_off(mut status: watch::Receiver<postroad_raft::Status>) {
     }
 }
 
-/// Checks what the peer may ask for; whoever comes over a trusted network may ask for anything.
+/// Checks the peer's role; without mutual TLS every peer is allowed.
 fn require<T>(request: &Request<T>, roles: &[Role]) -> Result<Option<PeerIdentity>, Status> {
     let Some(peer) = peer_info(request) else { return Ok(None) };
     peer.require(roles)?;
     Ok(peer.identity)
 }
 
-/// An outbound node speaks for itself only.
+/// An outbound node may only act for itself.
 fn require_node<T>(request: &Request<T>, node: u64) -> Result<(), Status> {
     match require(request, &[Role::Outbound])? {
-        Some(peer) if peer.node.0 != node => Err(Status::permission_denied("a node speaks for itself only")),
+        Some(peer) if peer.node.0 != node => Err(Status::permission_denied("a node can only act for itself")),
         _ => Ok(()),
     }
 }
@@ -277,13 +278,13 @@ fn require_node<T>(request: &Request<T>, node: u64) -> Result<(), Status> {
 fn refusal_status(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
-        Refusal::Invalid { .. } | Refusal::Twice(_) | Refusal::Dangling { .. } => {
+        Refusal::Invalid { .. } | Refusal::NamedTwice(_) | Refusal::MissingReference { .. } => {
             Status::invalid_argument(text)
         }
         Refusal::TooMany => Status::resource_exhausted(text),
-        // The next leader decides anew.
+        // The next leader decides again.
         Refusal::OtherTerm => Status::unavailable(text),
-        Refusal::InUse { .. } | Refusal::Taken { .. } | Refusal::Superseded | Refusal::NotGrantable => {
+        Refusal::InUse { .. } | Refusal::Conflict { .. } | Refusal::Superseded | Refusal::NotGrantable => {
             Status::failed_precondition(text)
         }
     }

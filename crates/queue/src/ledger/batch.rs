@@ -1,4 +1,4 @@
-//! What is committed together: commands of many callers, the bodies they bring, and what the leader adds.
+//! A batch: commands of many callers and their bodies, with commands of the leader, committed as one entry.
 
 use bytes::Bytes;
 use postroad_core::Timestamp;
@@ -11,37 +11,37 @@ use postroad_proto::log;
 use postroad_raft::ProposeError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-/// Commands in one entry, and bytes of it; the last work may go past either.
+/// Commands and bytes of one entry; the last request added may exceed either.
 const COMMANDS_MAX: usize = 512;
 const BYTES_MAX: usize = 1 << 20;
 
-/// What a command takes, about, and each recipient that it names.
+/// Estimated bytes of a command, and of each recipient in it.
 const COMMAND_BYTES: usize = 256;
 const RECIPIENT_BYTES: usize = 96;
 
-/// What became of a work's commands, one reply for each.
-pub(crate) type Answer = Result<Vec<Reply>, ProposeError>;
+/// One reply for each command of a request, in order.
+pub(crate) type CommitResult = Result<Vec<Reply>, ProposeError>;
 
 /// Commands of one caller that are committed together.
-pub(crate) struct Work {
+pub(crate) struct CommitRequest {
     pub(crate) commands: Vec<Command>,
-    /// The slots in the commands count these.
+    /// The slots in the commands number these.
     pub(crate) bodies: Vec<Bytes>,
-    /// What it adds to an entry, about.
+    /// Estimated bytes that it adds to an entry.
     pub(crate) bytes: usize,
-    /// Whoever does not wait any more is not missed.
-    pub(crate) answer: oneshot::Sender<Answer>,
-    /// The room it takes among what waits.
+    /// The caller may be gone; a dropped reply is harmless.
+    pub(crate) answer: oneshot::Sender<CommitResult>,
+    /// Its share of the bound on waiting bytes.
     pub(crate) room: OwnedSemaphorePermit,
 }
 
-impl Work {
+impl CommitRequest {
     pub(crate) fn refuse(self, error: ProposeError) {
         let _ = self.answer.send(Err(error));
     }
 }
 
-/// Returns what commands and their bodies add to an entry, about.
+/// Estimates the bytes that commands and their bodies add to an entry.
 pub(crate) fn bytes(commands: &[Command], bodies: &[Bytes]) -> usize {
     let weight = |command: &Command| match command {
         Command::Accept(accept) => COMMAND_BYTES + accept.recipients.len() * RECIPIENT_BYTES,
@@ -50,28 +50,28 @@ pub(crate) fn bytes(commands: &[Command], bodies: &[Bytes]) -> usize {
     commands.iter().map(weight).sum::<usize>() + bodies.iter().map(Bytes::len).sum::<usize>()
 }
 
-/// An entry that is being put together.
+/// An entry being built.
 pub(crate) struct Batch {
     commands: Vec<Command>,
     bodies: Vec<Bytes>,
     bytes: usize,
-    pending: Pending,
+    after_commit: AfterCommit,
 }
 
-/// What is left to do once the fate of an entry is known.
+/// What to do when the entry has been committed or has failed.
 #[derive(Default)]
-pub(crate) struct Pending {
-    /// The commands in front that are the leader's own.
+pub(crate) struct AfterCommit {
+    /// How many commands, at the front, are the leader's own.
     own: usize,
-    waiting: Vec<(usize, oneshot::Sender<Answer>, OwnedSemaphorePermit)>,
+    waiting: Vec<(usize, oneshot::Sender<CommitResult>, OwnedSemaphorePermit)>,
     reservations: Vec<Reservation>,
 }
 
 impl Batch {
-    /// Begins with commands of the leader's own, which must come before everything else.
+    /// Begins with the leader's own commands, which must come first.
     pub(crate) fn new(own: Vec<Command>) -> Self {
-        let pending = Pending { own: own.len(), ..Pending::default() };
-        Self { commands: own, bodies: Vec::new(), bytes: 0, pending }
+        let after_commit = AfterCommit { own: own.len(), ..AfterCommit::default() };
+        Self { commands: own, bodies: Vec::new(), bytes: 0, after_commit }
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -86,55 +86,61 @@ impl Batch {
         self.commands.len()
     }
 
-    /// Adds a work; a lane is chosen for what is due now, so that accept and assign are one commit.
-    pub(crate) fn add(&mut self, work: Work, now: Timestamp, ledger: &Ledger, dispatcher: &mut Dispatcher) {
+    /// Adds a request; chooses a source for deliveries due now, so that accept and assign are one commit.
+    pub(crate) fn add(
+        &mut self,
+        request: CommitRequest,
+        now: Timestamp,
+        ledger: &Ledger,
+        dispatcher: &mut Dispatcher,
+    ) {
         let first_slot = u32::try_from(self.bodies.len()).expect("the bodies of an entry are bounded");
-        let count = work.commands.len();
-        for mut command in work.commands {
-            move_slot(&mut command, first_slot);
+        let count = request.commands.len();
+        for mut command in request.commands {
+            shift_slot(&mut command, first_slot);
             self.offer(&mut command, now, ledger, dispatcher);
             self.commands.push(command);
         }
-        self.bytes += work.bytes;
-        self.bodies.extend(work.bodies);
-        self.pending.waiting.push((count, work.answer, work.room));
+        self.bytes += request.bytes;
+        self.bodies.extend(request.bodies);
+        self.after_commit.waiting.push((count, request.answer, request.room));
     }
 
     fn offer(&mut self, command: &mut Command, now: Timestamp, ledger: &Ledger, dispatcher: &mut Dispatcher) {
         let Command::Accept(accept) = command else { return };
-        // One that is proposed again is held already: it must not take room from others.
+        // A message proposed again is in the ledger already: it must not reserve room.
         if accept.expires_at <= now || ledger.knows(accept.id) {
             return;
         }
         for recipient in accept.recipients.iter_mut().filter(|recipient| recipient.not_before <= now) {
-            if let Some((lane, reservation)) = dispatcher.offer(ledger, recipient.pool, &recipient.site) {
-                recipient.assign = Some(lane);
-                self.pending.reservations.push(reservation);
+            if let Some((grant, reservation)) = dispatcher.offer(ledger, recipient.pool, &recipient.site) {
+                recipient.grant = Some(grant);
+                self.after_commit.reservations.push(reservation);
             }
         }
     }
 
-    /// Adds what waits to be assigned, and what waits no longer because it expired.
+    /// Adds assignments of deliveries that are due, and expiries.
     pub(crate) fn add_due(&mut self, now: Timestamp, ledger: &Ledger, dispatcher: &mut Dispatcher) {
         let due = dispatcher.poll(ledger, now, COMMANDS_MAX.saturating_sub(self.commands.len()));
         for (assign, reservation) in due.assigns {
             self.commands.push(Command::Assign(assign));
-            self.pending.reservations.push(reservation);
+            self.after_commit.reservations.push(reservation);
         }
         if !due.expired.is_empty() {
             self.commands.push(Command::Expire(due.expired));
         }
     }
 
-    /// Returns the entry's head and bodies, and what is to be done afterwards.
-    pub(crate) fn seal(self, at: Timestamp) -> (Bytes, Vec<Bytes>, Pending) {
+    /// Returns the entry's head and bodies, and what to do after the commit.
+    pub(crate) fn seal(self, at: Timestamp) -> (Bytes, Vec<Bytes>, AfterCommit) {
         let head = log::Batch { at, commands: self.commands }.encode();
-        (head, self.bodies, self.pending)
+        (head, self.bodies, self.after_commit)
     }
 }
 
-/// A body stands behind those of the works before.
-fn move_slot(command: &mut Command, by: u32) {
+/// Moves a command's slot behind the bodies of the requests added before.
+fn shift_slot(command: &mut Command, by: u32) {
     match command {
         Command::Accept(accept) => {
             if let Content::Slot(slot) = &mut accept.content {
@@ -146,16 +152,21 @@ fn move_slot(command: &mut Command, by: u32) {
     }
 }
 
-impl Pending {
-    /// Gives back the room in the lanes; with `failed` the deliveries go back to their queues.
-    pub(crate) fn settle(&mut self, ledger: &Ledger, dispatcher: &mut Dispatcher, failed: bool) {
+impl AfterCommit {
+    /// Releases the reserved room in lanes; with `failed` the deliveries return to their queues.
+    pub(crate) fn release_reservations(
+        &mut self,
+        ledger: &Ledger,
+        dispatcher: &mut Dispatcher,
+        failed: bool,
+    ) {
         for reservation in self.reservations.drain(..) {
-            dispatcher.settle(ledger, reservation, failed);
+            dispatcher.release_reservation(ledger, reservation, failed);
         }
     }
 
-    /// Tells everybody what became of their commands.
-    pub(crate) fn answer(self, answer: Answer) {
+    /// Answers every caller.
+    pub(crate) fn answer(self, answer: CommitResult) {
         let mut replies = match answer {
             Ok(replies) => replies.into_iter().skip(self.own),
             Err(error) => {

@@ -1,4 +1,4 @@
-//! A ledger as Raft hosts it: entries are batches of commands.
+//! A ledger as a replicated machine: entries are batches of commands.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use postroad_ledger::{Ledger, Snapshot, command::Reply};
 use postroad_proto::log::Batch;
 use postroad_raft::{Entry, Machine, MachineError, MachineSnapshot};
 
-use super::core::Core;
+use super::shared::SharedLedger;
 
-/// Applies entries to a ledger that others of this node look into.
-pub(crate) struct LedgerMachine(pub(crate) Arc<Core>);
+/// Applies entries to the shared ledger.
+pub(crate) struct LedgerMachine(pub(crate) Arc<SharedLedger>);
 
 impl Machine for LedgerMachine {
     /// One reply for each command.

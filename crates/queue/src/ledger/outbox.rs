@@ -1,7 +1,7 @@
-//! What waits to be sent to outbound nodes, one outbox for each session.
+//! Assignments and recalls waiting to be sent to outbound nodes: one outbox for each session.
 //!
-//! An outbox holds no more than what is assigned to its node, which its windows bound.
-//! A node without a session has none: what is assigned to it is found in the state when it comes back.
+//! An outbox holds at most what is assigned to its node, which the node's windows bound.
+//! A node without a session has no outbox: its assignments are found in the ledger when it reconnects.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,7 +12,7 @@ use postroad_core::{Epoch, MessageId, NodeId, SourceId};
 use postroad_directory::View;
 use postroad_ledger::{
     AssignedView, BodyRef, Dispatcher, Ledger,
-    command::{AttemptId, Effect, Key, Lane},
+    command::{AttemptId, Effect, Key, SourceGrant},
     dispatch::Windows,
 };
 use postroad_proto::{
@@ -25,8 +25,8 @@ use tokio::sync::Notify;
 const FRAME_DELIVERIES_MAX: usize = 256;
 const FRAME_BYTES_MAX: usize = 1 << 20;
 
-/// The windows one owner has stated.
-pub(crate) type Stated = Vec<(SourceId, Epoch, Windows)>;
+/// Windows as an outbound node sent them.
+pub(crate) type SourceWindows = Vec<(SourceId, Epoch, Windows)>;
 
 /// The outboxes of all nodes that have a session with this leader.
 pub(crate) struct Outboxes {
@@ -37,75 +37,75 @@ pub(crate) struct Outboxes {
 struct Outbox {
     session: u64,
     waiting: VecDeque<(Key, AttemptId)>,
-    /// Attempts whose assignment has been sent, or is to be: then its recall follows it.
+    /// Recalls to send, each after its assignment.
     recalls: VecDeque<AttemptId>,
-    ahead: Ahead,
+    credit: Credit,
     has_new: bool,
     wake: Arc<Notify>,
     windows: BTreeMap<SourceId, (Epoch, Windows)>,
 }
 
-/// Frames of assignments that are with the node and that it has no room for yet.
+/// Flow control: frames of assignments that the node has not made room for yet.
 ///
-/// They are bounded so that it can read on: what else it is told does not wait behind contents.
-struct Ahead {
-    /// 0 for any number.
+/// They are bounded so that the node keeps reading: acknowledgements and recalls do not wait behind contents.
+struct Credit {
+    /// 0 for no limit.
     max: u64,
     sent: u64,
-    taken: u64,
+    returned: u64,
 }
 
-/// A session that has begun.
-pub(crate) struct Opened {
+/// A session that was opened.
+pub(crate) struct NewSession {
     /// A later session of the same node has a higher number, and ends this one.
     pub(crate) session: u64,
     pub(crate) wake: Arc<Notify>,
 }
 
-/// The session was replaced by a later one of the same node.
+/// The session was replaced by a later session of the same node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Replaced;
 
-/// What is sent next.
+/// The next frame to send.
 pub(crate) enum Frame {
-    Assignments(Vec<Outbound>),
+    Assignments(Vec<PendingAssignment>),
     Recalls(Vec<wire::AttemptId>),
 }
 
-/// An assignment whose content is still to be fetched.
-pub(crate) struct Outbound {
+/// An assignment whose content has not been read yet.
+pub(crate) struct PendingAssignment {
     pub(crate) message: MessageId,
-    lane: Lane,
+    grant: SourceGrant,
     pub(crate) assignment: wire::Assignment,
-    /// Where the content is; empty where the owner asks for it later.
+    /// Where the content is; empty where the owner requests it separately.
     pub(crate) content: Vec<BodyRef>,
 }
 
 impl Outboxes {
-    /// For a leadership; sessions of an earlier one have other numbers, so that their end is not taken for one of these.
+    /// Makes the outboxes of a term; session numbers of different terms differ.
     pub(crate) fn new(term: u64) -> Self {
         Self { by_node: BTreeMap::new(), last_session: term << 32 }
     }
 
-    /// Begins a session: everything that is assigned to the node and that it does not hold is sent again.
+    /// Opens a session: everything assigned to the node that is not among its `pending` attempts is sent again.
     pub(crate) fn open(
         &mut self,
         ledger: &Ledger,
         view: &View,
         node: NodeId,
         hello: &Hello,
-        held: &BTreeSet<AttemptId>,
-    ) -> Opened {
+        pending: &BTreeSet<AttemptId>,
+    ) -> NewSession {
         self.last_session += 1;
         let (mut waiting, mut recalls) = (VecDeque::new(), VecDeque::new());
         for source in view.sources_of(node, hello.incarnation) {
             let assigned = ledger.assigned_to(source.id).filter_map(|delivery| ledger.key(delivery));
             for (key, assigned) in assigned.filter_map(|key| Some((key, ledger.assigned(key)?))) {
-                // What was assigned under an earlier epoch went to somebody who will not report any more.
-                if assigned.lane.node != node || assigned.id.epoch < source.epoch {
+                // Assignments of an earlier epoch went to an owner that can no longer report.
+                if assigned.grant.node != node || assigned.id.epoch < source.epoch {
                     continue;
                 }
-                if !held.contains(&assigned.id) {
+                if !pending.contains(&assigned.id) {
                     waiting.push_back((key, assigned.id));
                 } else if assigned.recalled {
                     recalls.push_back(assigned.id);
@@ -114,12 +114,12 @@ impl Outboxes {
         }
         let wake = Arc::new(Notify::new());
         wake.notify_one();
-        let opened = Opened { session: self.last_session, wake: wake.clone() };
+        let opened = NewSession { session: self.last_session, wake: wake.clone() };
         let outbox = Outbox {
             session: opened.session,
             waiting,
             recalls,
-            ahead: Ahead { max: hello.assignments_ahead_max.into(), sent: 0, taken: 0 },
+            credit: Credit { max: hello.credit_frames.into(), sent: 0, returned: 0 },
             has_new: false,
             wake,
             windows: BTreeMap::new(),
@@ -130,62 +130,62 @@ impl Outboxes {
         opened
     }
 
-    /// Ends a session, unless a later one has taken its place; returns true when the node has none now.
+    /// Closes a session, unless a later one replaced it; returns true when the node has no session now.
     pub(crate) fn close(&mut self, node: NodeId, session: u64) -> bool {
         let is_current = self.by_node.get(&node).is_some_and(|outbox| outbox.session == session);
         is_current && self.by_node.remove(&node).is_some()
     }
 
-    /// Takes over the windows a node states, and remembers them for the session.
-    pub(crate) fn state_windows(
+    /// Sets the windows that a node sent, and keeps them for the session.
+    pub(crate) fn set_windows(
         &mut self,
         node: NodeId,
         session: u64,
-        stated: Stated,
+        windows: SourceWindows,
         dispatcher: &mut Dispatcher,
     ) {
         let Some(outbox) = self.by_node.get_mut(&node).filter(|outbox| outbox.session == session) else {
             return;
         };
-        for (source, epoch, windows) in stated {
-            dispatcher.set_windows(Lane { source, epoch, node }, windows.clone());
+        for (source, epoch, windows) in windows {
+            dispatcher.set_windows(SourceGrant { source, epoch, node }, windows.clone());
             outbox.windows.insert(source, (epoch, windows));
         }
     }
 
-    /// Tells the dispatcher again what every node has stated.
-    pub(crate) fn restate_windows(&self, dispatcher: &mut Dispatcher) {
+    /// Sets every node's windows again, after sources or epochs changed.
+    pub(crate) fn reapply_windows(&self, dispatcher: &mut Dispatcher) {
         for (node, outbox) in &self.by_node {
             for (source, (epoch, windows)) in &outbox.windows {
-                let lane = Lane { source: *source, epoch: *epoch, node: *node };
-                dispatcher.set_windows(lane, windows.clone());
+                let grant = SourceGrant { source: *source, epoch: *epoch, node: *node };
+                dispatcher.set_windows(grant, windows.clone());
             }
         }
     }
 
     pub(crate) fn handle(&mut self, effect: &Effect) {
         let node = match effect {
-            Effect::Assigned { lane, .. } | Effect::Recall { lane, .. } => lane.node,
-            Effect::Waiting { .. } | Effect::Freed { .. } | Effect::Finished(_) => return,
+            Effect::Assigned { grant, .. } | Effect::Recall { grant, .. } => grant.node,
+            Effect::Queued { .. } | Effect::Freed { .. } | Effect::Finished(_) => return,
         };
         let Some(outbox) = self.by_node.get_mut(&node) else { return };
         match effect {
             Effect::Assigned { key, id, .. } => outbox.waiting.push_back((*key, *id)),
             Effect::Recall { id, .. } => outbox.recalls.push_back(*id),
-            Effect::Waiting { .. } | Effect::Freed { .. } | Effect::Finished(_) => return,
+            Effect::Queued { .. } | Effect::Freed { .. } | Effect::Finished(_) => return,
         }
         outbox.has_new = true;
     }
 
-    /// The node has found room for so many frames of assignments in all.
-    pub(crate) fn taken(&mut self, node: NodeId, session: u64, frames: u64) {
+    /// The node has made room for this many frames of assignments, in this session.
+    pub(crate) fn return_credit(&mut self, node: NodeId, session: u64, frames: u64) {
         if let Some(outbox) = self.by_node.get_mut(&node).filter(|outbox| outbox.session == session) {
-            outbox.ahead.taken = frames.min(outbox.ahead.sent);
+            outbox.credit.returned = frames.min(outbox.credit.sent);
             outbox.wake.notify_one();
         }
     }
 
-    /// Wakes the sessions whose outbox has something new.
+    /// Wakes the sessions whose outbox has grown.
     pub(crate) fn wake(&mut self) {
         for outbox in self.by_node.values_mut() {
             if std::mem::take(&mut outbox.has_new) {
@@ -199,7 +199,7 @@ impl Outboxes {
         self.by_node.len()
     }
 
-    /// Takes what goes into the next frame of a session; `None` when nothing waits.
+    /// Takes the next frame of a session; `None` when nothing waits.
     pub(crate) fn take_frame(
         &mut self,
         ledger: &Ledger,
@@ -211,21 +211,21 @@ impl Outboxes {
         if !outbox.recalls.is_empty() {
             return Ok(Some(Frame::Recalls(outbox.take_recalls())));
         }
-        if outbox.ahead.is_used_up() {
+        if outbox.credit.is_exhausted() {
             return Ok(None);
         }
         let assignments = outbox.take_assignments(ledger);
         if assignments.is_empty() {
             return Ok(None);
         }
-        outbox.ahead.sent += 1;
+        outbox.credit.sent += 1;
         Ok(Some(Frame::Assignments(assignments)))
     }
 }
 
-impl Ahead {
-    fn is_used_up(&self) -> bool {
-        self.max != 0 && self.sent - self.taken >= self.max
+impl Credit {
+    fn is_exhausted(&self) -> bool {
+        self.max != 0 && self.sent - self.returned >= self.max
     }
 }
 
@@ -235,10 +235,10 @@ impl Outbox {
         self.recalls.drain(..count).map(Into::into).collect()
     }
 
-    /// Takes assignments up to the bounds of a frame; those that have moved on since are dropped.
+    /// Takes assignments up to the bounds of a frame; drops those that no longer apply.
     ///
-    /// A recall that came before its assignment was sent went nowhere, and is sent behind it.
-    fn take_assignments(&mut self, ledger: &Ledger) -> Vec<Outbound> {
+    /// A recall that was sent before its assignment had no effect, so it is sent again after it.
+    fn take_assignments(&mut self, ledger: &Ledger) -> Vec<PendingAssignment> {
         let mut assignments = Vec::new();
         let (mut deliveries, mut bytes) = (0, 0);
         while deliveries < FRAME_DELIVERIES_MAX
@@ -256,11 +256,11 @@ impl Outbox {
     }
 }
 
-/// Recipients of one message that go out from one source to one site travel as one assignment; returns the bytes added.
-fn add(assignments: &mut Vec<Outbound>, view: &AssignedView<'_>) -> usize {
+/// Adds a recipient; recipients of one message from one source to one site share an assignment. Returns the bytes added.
+fn add(assignments: &mut Vec<PendingAssignment>, view: &AssignedView<'_>) -> usize {
     if let Some(last) = assignments.last_mut()
         && last.message == view.id.delivery.message
-        && last.lane == view.lane
+        && last.grant == view.grant
         && last.assignment.site == view.site
     {
         last.assignment.recipients.push(view.into());
@@ -268,12 +268,12 @@ fn add(assignments: &mut Vec<Outbound>, view: &AssignedView<'_>) -> usize {
     }
     let bytes = view.size as usize;
     let content = if bytes <= CONTENT_BYTES_MAX { view.content.to_vec() } else { Vec::new() };
-    let travels = if content.is_empty() { 0 } else { bytes };
-    assignments.push(Outbound {
+    let content_bytes = if content.is_empty() { 0 } else { bytes };
+    assignments.push(PendingAssignment {
         message: view.id.delivery.message,
-        lane: view.lane,
+        grant: view.grant,
         assignment: view.into(),
         content,
     });
-    travels
+    content_bytes
 }

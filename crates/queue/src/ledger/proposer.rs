@@ -1,6 +1,6 @@
-//! The one task per group that proposes: it follows who leads, and while this node does, it puts entries together.
+//! Proposes entries for one ledger group while this node leads it: one task per group.
 //!
-//! There are no timers in the way of mail: while one entry commits the next one gathers.
+//! No timer delays mail: while one entry commits, the next one fills.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,75 +25,75 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    batch::{Batch, Pending, Work},
-    core::Core,
+    batch::{AfterCommit, Batch, CommitRequest},
     machine::LedgerMachine,
+    shared::SharedLedger,
 };
 use crate::clock;
 
-/// Entries whose commit is awaited: one, so that the next one gathers meanwhile.
+/// Entries being committed at a time: one, so that the next one fills meanwhile.
 const IN_FLIGHT_MAX: usize = 1;
 
-/// How long a full disk is left alone.
+/// Pause before a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
-/// A pause that lets others run where there is more to do at once.
-const BREATH: Duration = Duration::from_millis(2);
+/// The shortest pause, so that other tasks run too.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
 
-/// How often messages whose queue does not move are looked at for their expiry and their owner.
+/// How often all messages are searched for expired ones, and sources for earlier owners: a blocked queue finds neither.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SWEEP_MESSAGES: usize = 1024;
 const SWEEP_DELIVERIES: usize = 10_000;
 
-/// A source that is in nobody's directory any more has no owner who could still report.
-const GONE_AFTER: Duration = Duration::from_secs(600);
+/// After this long without a source in the directory, its owner can no longer report.
+const UNKNOWN_SOURCE_WAIT: Duration = Duration::from_secs(600);
 
 /// Proposes for one ledger group.
 pub(crate) struct Proposer {
-    core: Arc<Core>,
+    shared: Arc<SharedLedger>,
     group: Group<LedgerMachine>,
-    inbox: mpsc::Receiver<Work>,
-    /// Taken from the inbox and not proposed yet.
-    waiting: VecDeque<Work>,
+    inbox: mpsc::Receiver<CommitRequest>,
+    /// Received and not proposed yet.
+    waiting: VecDeque<CommitRequest>,
     status: watch::Receiver<Status>,
     views: watch::Receiver<Arc<View>>,
-    /// Sources may have changed hands.
+    /// Sources may have new owners.
     reclaim: bool,
-    gone_since: BTreeMap<SourceId, Instant>,
+    unknown_since: BTreeMap<SourceId, Instant>,
     sweep: Sweep,
 }
 
-/// How far the search for what has expired has come.
+/// The position of the search for expired messages.
 struct Sweep {
     next_at: Instant,
     from: Option<MessageId>,
 }
 
-/// The fate of an entry.
-struct Committed {
+/// An entry that has been committed or has failed.
+struct FinishedEntry {
     term: u64,
-    pending: Pending,
+    after_commit: AfterCommit,
     took: Duration,
     result: Result<Vec<Reply>, ProposeError>,
 }
 
 impl Proposer {
     pub(crate) fn new(
-        core: Arc<Core>,
+        shared: Arc<SharedLedger>,
         group: Group<LedgerMachine>,
-        inbox: mpsc::Receiver<Work>,
+        inbox: mpsc::Receiver<CommitRequest>,
         views: watch::Receiver<Arc<View>>,
     ) -> Self {
         let sweep = Sweep { next_at: Instant::now() + SWEEP_EVERY, from: None };
         Self {
-            core,
+            shared,
             status: group.status(),
             group,
             inbox,
             waiting: VecDeque::new(),
             views,
             reclaim: false,
-            gone_since: BTreeMap::new(),
+            unknown_since: BTreeMap::new(),
             sweep,
         }
     }
@@ -105,77 +105,78 @@ impl Proposer {
         loop {
             let is_free = in_flight.len() < IN_FLIGHT_MAX;
             if is_free {
-                // Whoever can run now may still bring something: an entry costs much the same however full it is.
+                // Let tasks that are ready add their requests: an entry costs about the same however full it is.
                 tokio::task::yield_now().await;
             }
-            self.take_works();
-            if is_free && let Some((term, head, bodies, pending)) = self.gather() {
-                in_flight.push_back(propose(self.group.clone(), term, head, bodies, pending));
+            self.take_requests();
+            if is_free && let Some((term, head, bodies, after_commit)) = self.gather() {
+                in_flight.push_back(propose(self.group.clone(), term, head, bodies, after_commit));
                 continue;
             }
             let pause = if is_free { self.pause() } else { FULL_RETRY };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(committed) = in_flight.next(), if !in_flight.is_empty() => self.settle(committed),
+                Some(committed) = in_flight.next(), if !in_flight.is_empty() => self.finish_entry(committed),
                 changed = self.status.changed() => match changed {
                     Ok(()) => self.follow_leadership(),
                     Err(_) => break,
                 },
-                Ok(()) = self.views.changed() => self.take_over_view(),
-                Some(work) = self.inbox.recv(), if is_free => self.waiting.push_back(work),
-                () = self.core.wake.notified() => {}
+                Ok(()) = self.views.changed() => self.update_view(),
+                Some(request) = self.inbox.recv(), if is_free => self.waiting.push_back(request),
+                () = self.shared.wake.notified() => {}
                 () = time::sleep(pause) => {}
             }
         }
-        self.core.follow();
+        self.shared.follow();
         self.refuse_all(&ProposeError::Stopped);
     }
 
-    /// Begins or ends leading, as Raft says.
+    /// Follows Raft's leadership: sets up or drops the leader's state.
     fn follow_leadership(&mut self) {
         let status = self.status.borrow_and_update().clone();
-        let led = self.core.with_leading(|_, leading| leading.term);
+        let led = self.shared.with_leading(|_, leading| leading.term);
         if status.leading && led != Some(status.term) {
             let started = Instant::now();
-            self.core.lead(status.term, &self.views.borrow_and_update());
+            self.shared.lead(status.term, &self.views.borrow_and_update());
             self.reclaim = true;
-            tracing::info!(group = %self.core.id, term = status.term, took = ?started.elapsed(), "leads");
+            tracing::info!(group = %self.shared.id, term = status.term, took = ?started.elapsed(), "became leader");
         } else if !status.leading && led.is_some() {
-            self.core.follow();
-            tracing::info!(group = %self.core.id, term = status.term, leader = ?status.leader, "leads no more");
+            self.shared.follow();
+            tracing::info!(group = %self.shared.id, term = status.term, leader = ?status.leader, "lost leadership");
         }
     }
 
-    fn take_over_view(&mut self) {
+    fn update_view(&mut self) {
         let view = self.views.borrow_and_update().clone();
-        self.core.with_leading(|_, leading| leading.take_over(&view));
+        self.shared.with_leading(|_, leading| leading.update_view(&view));
         self.reclaim = true;
     }
 
-    /// Takes what waits; mail is refused while the disk is full, and what is only about mail goes on: it frees room.
-    fn take_works(&mut self) {
-        while let Ok(work) = self.inbox.try_recv() {
-            self.waiting.push_back(work);
+    /// Receives requests. While the disk is full, new mail is refused; commands about accepted mail go on, since they free
+    /// space.
+    fn take_requests(&mut self) {
+        while let Ok(request) = self.inbox.try_recv() {
+            self.waiting.push_back(request);
         }
         if !self.waiting.is_empty() && !self.group.takes_bodies() {
             self.refuse_bodies();
         }
     }
 
-    /// Puts the next entry together; `None` when there is nothing to propose, or nobody may.
-    fn gather(&mut self) -> Option<(u64, Bytes, Vec<Bytes>, Pending)> {
+    /// Builds the next entry; `None` when there is nothing to propose, or this node does not lead.
+    fn gather(&mut self) -> Option<(u64, Bytes, Vec<Bytes>, AfterCommit)> {
         if self.group.log().room() == Room::None {
             return None;
         }
-        let core = self.core.clone();
+        let shared = self.shared.clone();
         let now = clock::now();
-        let gathered = core.with_leading(|ledger, leading| {
-            let mut batch = Batch::new(self.own_commands(ledger, now));
+        let gathered = shared.with_leading(|ledger, leading| {
+            let mut batch = Batch::new(self.leader_commands(ledger, now));
             while batch.has_room()
-                && let Some(work) = self.waiting.pop_front()
+                && let Some(request) = self.waiting.pop_front()
             {
-                batch.add(work, now, ledger, &mut leading.dispatcher);
+                batch.add(request, now, ledger, &mut leading.dispatcher);
             }
             batch.add_due(now, ledger, &mut leading.dispatcher);
             (!batch.is_empty()).then_some((leading.term, batch))
@@ -188,20 +189,20 @@ impl Proposer {
             }
             Some(None) => None,
             Some(Some((term, batch))) => {
-                self.core.metrics.commands.record(batch.len() as f64);
-                let (head, bodies, pending) = batch.seal(now);
-                Some((term, head, bodies, pending))
+                self.shared.metrics.commands.record(batch.len() as f64);
+                let (head, bodies, after_commit) = batch.seal(now);
+                Some((term, head, bodies, after_commit))
             }
         }
     }
 
-    /// What the leader itself has to say, before anything is assigned under new epochs.
-    fn own_commands(&mut self, ledger: &Ledger, now: Timestamp) -> Vec<Command> {
+    /// The leader's own commands, which come before any assignment under new epochs.
+    fn leader_commands(&mut self, ledger: &Ledger, now: Timestamp) -> Vec<Command> {
         let mut commands = Vec::new();
         self.reclaim |= self.sweep.begins();
         if std::mem::take(&mut self.reclaim) {
-            let below = self.ended_epochs(ledger);
-            self.core.metrics.reclaims.increment(below.len() as u64);
+            let below = self.earlier_epochs(ledger);
+            self.shared.metrics.reclaims.increment(below.len() as u64);
             let reclaim = |(source, below)| Command::Reclaim { source, below, retry_at: now };
             commands.extend(below.into_iter().map(reclaim));
         }
@@ -209,8 +210,8 @@ impl Proposer {
         commands
     }
 
-    /// Sources with work that their owner of now has not been given: whoever had it will not report any more.
-    fn ended_epochs(&mut self, ledger: &Ledger) -> Vec<(SourceId, Epoch)> {
+    /// Sources with assignments from an earlier epoch, whose owner can no longer report them.
+    fn earlier_epochs(&mut self, ledger: &Ledger) -> Vec<(SourceId, Epoch)> {
         let view = self.views.borrow().clone();
         let mut ended = Vec::new();
         let mut gone = BTreeMap::new();
@@ -218,9 +219,9 @@ impl Proposer {
             let epoch = match view.source(source) {
                 Some(known) => known.epoch,
                 None => {
-                    let since = self.gone_since.get(&source).copied().unwrap_or_else(Instant::now);
+                    let since = self.unknown_since.get(&source).copied().unwrap_or_else(Instant::now);
                     gone.insert(source, since);
-                    if since.elapsed() < GONE_AFTER {
+                    if since.elapsed() < UNKNOWN_SOURCE_WAIT {
                         continue;
                     }
                     Epoch(u64::MAX)
@@ -230,50 +231,50 @@ impl Proposer {
                 ended.push((source, epoch));
             }
         }
-        self.gone_since = gone;
+        self.unknown_since = gone;
         ended
     }
 
-    fn settle(&mut self, committed: Committed) {
-        let Committed { term, mut pending, took, result } = committed;
+    fn finish_entry(&mut self, committed: FinishedEntry) {
+        let FinishedEntry { term, mut after_commit, took, result } = committed;
         let failed = result.is_err();
-        // What was to be said before anything else is said again.
+        // The leader's own commands are proposed again.
         self.reclaim |= failed;
-        self.core.with_leading(|ledger, leading| {
-            // The room in the lanes of an earlier leadership went with its work queues.
+        self.shared.with_leading(|ledger, leading| {
+            // Reservations of an earlier term were dropped with its dispatcher.
             if leading.term == term {
-                pending.settle(ledger, &mut leading.dispatcher, failed);
+                after_commit.release_reservations(ledger, &mut leading.dispatcher, failed);
             }
         });
         match &result {
-            Ok(_) => self.core.metrics.commit.record(took),
-            Err(error) => tracing::debug!(group = %self.core.id, %error, "an entry was not committed"),
+            Ok(_) => self.shared.metrics.commit.record(took),
+            Err(error) => tracing::debug!(group = %self.shared.id, %error, "entry not committed"),
         }
-        pending.answer(result);
+        after_commit.answer(result);
     }
 
-    /// A full disk takes no mail.
+    /// Refuses new mail: the disk is full.
     fn refuse_bodies(&mut self) {
         let (refused, kept) =
             std::mem::take(&mut self.waiting).into_iter().partition(|w| !w.bodies.is_empty());
         self.waiting = kept;
-        let refused: VecDeque<Work> = refused;
-        refused.into_iter().for_each(|work| work.refuse(ProposeError::Full));
+        let refused: VecDeque<CommitRequest> = refused;
+        refused.into_iter().for_each(|request| request.refuse(ProposeError::Full));
     }
 
     fn refuse_all(&mut self, error: &ProposeError) {
-        self.waiting.drain(..).for_each(|work| work.refuse(error.clone()));
+        self.waiting.drain(..).for_each(|request| request.refuse(error.clone()));
     }
 
-    /// How long nothing needs to be done unless something happens.
+    /// Returns how long to wait if nothing happens.
     fn pause(&self) -> Duration {
         if self.group.log().room() == Room::None {
             return FULL_RETRY;
         }
         let now = clock::now();
-        let wake = self.core.with_leading(|_, leading| leading.dispatcher.next_wake(now)).flatten();
+        let wake = self.shared.with_leading(|_, leading| leading.dispatcher.next_wake(now)).flatten();
         let due = wake.map_or(SWEEP_EVERY, |at| at.since(now));
-        due.min(self.sweep.pause()).max(BREATH)
+        due.min(self.sweep.pause()).max(PAUSE_MIN)
     }
 }
 
@@ -282,11 +283,11 @@ async fn propose(
     term: u64,
     head: Bytes,
     bodies: Vec<Bytes>,
-    pending: Pending,
-) -> Committed {
+    after_commit: AfterCommit,
+) -> FinishedEntry {
     let started = Instant::now();
     let result = group.propose(head, bodies).await.map(|committed| committed.reply);
-    Committed { term, pending, took: started.elapsed(), result }
+    FinishedEntry { term, after_commit, took: started.elapsed(), result }
 }
 
 impl Sweep {
@@ -294,7 +295,7 @@ impl Sweep {
         self.from.is_none() && self.next_at <= Instant::now()
     }
 
-    /// Looks at some messages; returns what to propose for those that have expired.
+    /// Searches some messages; returns the command for those that have expired.
     fn step(&mut self, ledger: &Ledger, now: Timestamp) -> Option<Command> {
         if self.from.is_none() && !self.begins() {
             return None;
@@ -305,7 +306,7 @@ impl Sweep {
         if next.is_none() {
             self.next_at = Instant::now() + SWEEP_EVERY;
         }
-        // The rest is found by the next sweep.
+        // The next sweep finds the rest.
         expired.truncate(SWEEP_DELIVERIES);
         (!expired.is_empty()).then_some(Command::Expire(expired))
     }

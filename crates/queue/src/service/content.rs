@@ -1,4 +1,4 @@
-//! Contents that are too large to travel inside an assignment.
+//! Contents that are too large to be sent inside an assignment.
 
 use futures::{Stream, StreamExt, stream};
 use postroad_core::MessageId;
@@ -7,7 +7,7 @@ use tonic::Status;
 
 use crate::{error::not_leader, ledger::LedgerGroup};
 
-/// Returns the parts of a message's content, read one after the other as they are taken.
+/// Streams the parts of a message's content, each read when it is needed.
 pub(super) fn parts(
     ledger: &LedgerGroup,
     id: MessageId,
@@ -16,18 +16,18 @@ pub(super) fn parts(
     if !status.leading {
         return Err(not_leader(status.leader));
     }
-    let message = ledger.core.with_ledger(|state| state.message(id));
+    let message = ledger.shared.with_ledger(|state| state.message(id));
     let message =
-        message.ok_or_else(|| Status::not_found(format!("message `{id}` is not here, or has ended")))?;
+        message.ok_or_else(|| Status::not_found(format!("message `{id}` does not exist or has ended")))?;
     let ledger = ledger.clone();
     Ok(stream::iter(message.content).then(move |part| {
         let ledger = ledger.clone();
         async move {
             let read = ledger.part(part).await;
             let bytes = read.map_err(|error| {
-                tracing::error!(message_id = %id, %error, "a content cannot be read");
-                ledger.core.metrics.unreadable.increment(1);
-                Status::data_loss("the content cannot be read")
+                tracing::error!(message_id = %id, %error, "message body unreadable");
+                ledger.shared.metrics.unreadable.increment(1);
+                Status::data_loss("message body unreadable")
             })?;
             Ok(ContentPart { data: bytes })
         }

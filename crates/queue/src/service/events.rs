@@ -1,4 +1,4 @@
-//! Events: followed from any number on, and forgotten once everybody has consumed them.
+//! Events: streamed from any number on, and dropped once every consumer has consumed them.
 
 use futures::{Stream, stream};
 use postroad_ledger::command::{Command, Reply};
@@ -23,7 +23,7 @@ struct Follower {
     status: watch::Receiver<postroad_raft::Status>,
 }
 
-/// Follows the events once this node has proven that it leads.
+/// Streams the events once this node has proven that it leads.
 pub(super) async fn follow(
     ledger: LedgerGroup,
     request: &EventsRequest,
@@ -36,7 +36,7 @@ pub(super) async fn follow(
     let follower = Follower {
         next: request.from.max(1),
         batch_max,
-        grown: ledger.core.subscribe_events(),
+        grown: ledger.shared.subscribe_events(),
         status: ledger.group.status(),
         ledger,
     };
@@ -57,7 +57,7 @@ impl Follower {
                 return Err(not_leader(status.leader));
             }
             self.grown.borrow_and_update();
-            let events = self.ledger.core.events_from(self.next, self.batch_max);
+            let events = self.ledger.shared.events_from(self.next, self.batch_max);
             if let Some(last) = events.last() {
                 self.next = through(last) + 1;
                 return Ok(EventBatch { group: u32::from(self.ledger.id().0), events });
@@ -73,7 +73,7 @@ impl Follower {
     }
 }
 
-/// The last number an event stands for: a gap stands for many.
+/// The last number that an event covers: a gap covers many.
 fn through(event: &Event) -> u64 {
     match &event.kind {
         Some(event::Kind::Gap(gap)) => gap.through,
@@ -87,7 +87,9 @@ pub(super) async fn consume(
 ) -> Result<Response<ConsumeResponse>, Status> {
     let command = Command::Consume { consumer: request.consumer.into(), through: request.through };
     match ledger.commit_one(command).await {
-        Ok(Reply::Refused(_)) => Err(Status::invalid_argument("no more consumers, or no name of one")),
+        Ok(Reply::Refused(_)) => {
+            Err(Status::invalid_argument("too many consumers, or an invalid consumer name"))
+        }
         Ok(_) => Ok(Response::new(ConsumeResponse {})),
         Err(error) => Err(refused(&error)),
     }

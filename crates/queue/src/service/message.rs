@@ -1,4 +1,4 @@
-//! One message: where it stands, and what an operator wants done with it.
+//! One message: its state, and cancel, hold and release.
 
 use postroad_core::{MessageId, TenantId, Timestamp};
 use postroad_ledger::{
@@ -10,16 +10,16 @@ use tonic::{Response, Status};
 
 use crate::{error::refused, ledger::LedgerGroup};
 
-/// Reads a message from a leader that has proven itself; of `tenant`, or of any where that is 0.
+/// Reads a message once this node has proven that it leads; of `tenant`, or of any tenant where that is 0.
 pub(super) async fn read(ledger: &LedgerGroup, id: MessageId, tenant: u32) -> Result<MessageView, Status> {
     ledger.group.read_barrier().await.map_err(|error| refused(&error))?;
-    let message = ledger.core.with_ledger(|state| state.message(id));
+    let message = ledger.shared.with_ledger(|state| state.message(id));
     let message = message.filter(|message| tenant == 0 || message.tenant == TenantId(tenant));
     message.ok_or_else(|| not_found(id))
 }
 
 fn not_found(id: MessageId) -> Status {
-    Status::not_found(format!("message `{id}` is not here, or has ended"))
+    Status::not_found(format!("message `{id}` does not exist or has ended"))
 }
 
 pub(super) async fn change(
@@ -36,22 +36,22 @@ pub(super) async fn change(
     };
     read(ledger, id, tenant).await?;
     let reply = ledger.commit_one(command).await.map_err(|error| refused(&error))?;
-    // It may have ended between the two.
+    // The message may have ended since the read.
     let Reply::Changed(changes) = reply else { return Err(not_found(id)) };
     let results = changes.into_iter().map(|change| ChangeResult::from(change).into()).collect();
     Ok(Response::new(ChangeMessageResponse { results }))
 }
 
-/// Says how the group is on this node, leader or not.
+/// Returns the group's counts on this node, leader or not.
 pub(super) fn summary(ledger: &LedgerGroup) -> SummaryResponse {
     let (applied_index, state_hash) = ledger.group.state_hash();
-    ledger.core.with_ledger(|state| {
+    ledger.shared.with_ledger(|state| {
         let counts = state.counts();
         let (events_first, events_next) = state.event_range();
         SummaryResponse {
             messages: state.message_count() as u64,
-            waiting: counts.waiting,
-            assigned: counts.assigned,
+            queued: counts.queued,
+            sending: counts.sending,
             held: counts.held,
             oldest_accepted_at_millis: state.oldest().unwrap_or(Timestamp::ZERO).as_millis(),
             events_first,

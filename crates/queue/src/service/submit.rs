@@ -1,4 +1,4 @@
-//! Submissions: each batch is one work for the group's proposer, and answered when that is committed.
+//! Submissions: each batch is one request to the group's proposer, answered after its commit.
 
 use futures::{Stream, StreamExt};
 use postroad_core::GroupId;
@@ -13,7 +13,7 @@ use tonic::{Status, Streaming};
 use super::QueueService;
 use crate::clock;
 
-/// Batches of one stream whose commit is awaited; more wait on the stream.
+/// Batches of one stream being committed at a time; more wait on the stream.
 const BATCHES_MAX: usize = 32;
 
 pub(super) fn answer(
@@ -27,7 +27,7 @@ pub(super) fn answer(
     answered.buffer_unordered(BATCHES_MAX)
 }
 
-/// The submissions of a batch that can be proposed, and the answers of those that cannot.
+/// The valid submissions of a batch, and the answers to the others.
 #[derive(Default)]
 struct Parsed {
     sequences: Vec<u64>,
@@ -44,7 +44,7 @@ impl QueueService {
         for submission in batch.submissions {
             let sequence = submission.sequence;
             if Some(group_of(&submission)) != group {
-                parsed.refuse(sequence, "the submissions of a batch are of one group");
+                parsed.refuse(sequence, "all submissions of a batch must belong to one group");
                 continue;
             }
             match parse_submission(submission, expires_by_default) {
@@ -75,17 +75,18 @@ impl QueueService {
     }
 }
 
-/// The group the message's id names; none for what is no id.
+/// The group that the message's id names; none for an invalid id.
 fn group_of(submission: &Submission) -> Option<GroupId> {
     parse_message_id(&submission.message_id).ok().map(|id| id.group())
 }
 
 impl Parsed {
+    /// Adds a submission, and numbers its body within the batch.
     fn push(&mut self, sequence: u64, mut command: Command, body: Option<bytes::Bytes>) {
         let slot = u32::try_from(self.bodies.len()).expect("the submissions of a frame are bounded");
         match &mut command {
             Command::Accept(accept) if body.is_some() => accept.content = Content::Slot(slot),
-            Command::StageChunk { slot: stands_at, .. } => *stands_at = slot,
+            Command::StageChunk { slot: chunk_slot, .. } => *chunk_slot = slot,
             _ => {}
         }
         self.sequences.push(sequence);

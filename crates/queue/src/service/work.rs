@@ -1,12 +1,12 @@
-//! A session with an outbound node: assignments and recalls out, outcomes and windows in.
+//! A session with an outbound node: sends assignments and recalls, receives reports and windows.
 
 use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc};
 
 use futures::{FutureExt, Stream, StreamExt, stream, stream::FuturesOrdered};
-use postroad_core::{NodeId, Outcome, OutcomeKind, Timestamp};
-use postroad_ledger::command::{AttemptId, Command, Report};
+use postroad_core::{NodeId, Outcome, OutcomeKind};
+use postroad_ledger::command::{AttemptId, Command, RETRY_AT_UNSET, Report};
 use postroad_proto::queue::{
-    self as wire, AssignedRecipient, Assignments, HeldPage, Hello, Leading, OutboundFrame, QueueFrame,
+    self as wire, AssignedRecipient, Assignments, Hello, Leading, OutboundFrame, PendingPage, QueueFrame,
     RecallAnswers, Recalls, ReportAck, Reports, Windows, outbound_frame, queue_frame,
 };
 use postroad_raft::ProposeError;
@@ -18,22 +18,22 @@ use crate::{
     clock,
     error::{not_leader, refused},
     ledger::{
-        Answer, LedgerGroup,
-        outbox::{Frame, Outbound, Replaced, Stated},
+        CommitResult, LedgerGroup,
+        outbox::{Frame, PendingAssignment, Replaced, SourceWindows},
     },
     metrics::ReportMetrics,
 };
 
-/// Attempts or outcomes a node may list in one frame.
-const LISTED_MAX: usize = 100_000;
+/// Attempts or reports in one frame.
+const ATTEMPTS_PER_FRAME_MAX: usize = 100_000;
 
-/// Outcomes and answers that are committed together.
-const PIECE_MAX: usize = 256;
+/// Commands committed as one request.
+const COMMANDS_PER_REQUEST_MAX: usize = 256;
 
-/// Frames of outcomes whose commit is awaited; more wait on the stream.
+/// Frames of reports being committed at a time; more wait on the stream.
 const ACKS_MAX: usize = 64;
 
-/// A frame whose commit is awaited; outcomes are acknowledged by number, answers to recalls are not.
+/// A frame being committed; reports are acknowledged by number, answers to recalls are not acknowledged.
 type Ack = Pin<Box<dyn Future<Output = Result<Option<u64>, Status>> + Send>>;
 
 /// Assignments whose contents are being read.
@@ -49,16 +49,16 @@ pub(super) struct Session {
     wake: Arc<Notify>,
     status: watch::Receiver<postroad_raft::Status>,
     acks: FuturesOrdered<Ack>,
-    /// At most one frame: acknowledgements do not wait for it, and recalls do, so that none overtakes its assignment.
+    /// At most one frame. Acknowledgements do not wait for it; recalls do, so that none overtakes its assignment.
     reading: FuturesOrdered<Reading>,
     reports: ReportMetrics,
-    greeted: bool,
+    is_announced: bool,
 }
 
 impl Drop for Session {
-    /// Nothing is assigned to a node that cannot be reached.
+    /// Nothing is assigned to a node without a session.
     fn drop(&mut self) {
-        self.ledger.core.with_leading(|_, leading| {
+        self.ledger.shared.with_leading(|_, leading| {
             if leading.outboxes.close(self.node, self.session) {
                 leading.dispatcher.clear_windows_of(self.node);
             }
@@ -67,7 +67,7 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Begins a session with what the node says of itself.
+    /// Opens a session from the node's `Hello`.
     pub(super) async fn open(
         service: &QueueService,
         proven: Option<NodeId>,
@@ -75,19 +75,19 @@ impl Session {
     ) -> Result<Self, Status> {
         let first = inbound.message().await?.and_then(|frame| frame.frame);
         let Some(outbound_frame::Frame::Hello(mut hello)) = first else {
-            return Err(Status::invalid_argument("the first frame is `Hello`"));
+            return Err(Status::invalid_argument("the first frame must be `Hello`"));
         };
         let node = NodeId(hello.node);
         if proven.is_some_and(|proven| proven != node) {
-            return Err(Status::permission_denied("the certificate is of another node"));
+            return Err(Status::permission_denied("the certificate belongs to another node"));
         }
-        let ledger = service.numbered(hello.group)?.clone();
-        // A leader that was replaced and has not noticed must not assign anything.
+        let ledger = service.group_by_number(hello.group)?.clone();
+        // A leader that was replaced without noticing must not assign anything.
         ledger.group.read_barrier().await.map_err(|error| refused(&error))?;
-        let first = HeldPage { attempts: std::mem::take(&mut hello.held), more: hello.more_held };
-        let held = listed(&ledger, node, first, &mut inbound).await?;
-        let (session, term, wake) = greet(&ledger, node, hello, &held)?;
-        tracing::info!(group = %ledger.id(), %node, term, "an outbound node takes work");
+        let first = PendingPage { attempts: std::mem::take(&mut hello.pending), more: hello.more_pending };
+        let pending = read_pending(&ledger, node, first, &mut inbound).await?;
+        let (session, term, wake) = begin_session(&ledger, node, hello, &pending)?;
+        tracing::info!(group = %ledger.id(), %node, term, "work session with an outbound node opened");
         Ok(Self {
             status: ledger.group.status(),
             ledger,
@@ -99,7 +99,7 @@ impl Session {
             acks: FuturesOrdered::new(),
             reading: FuturesOrdered::new(),
             reports: service.reports.clone(),
-            greeted: false,
+            is_announced: false,
         })
     }
 
@@ -114,9 +114,9 @@ impl Session {
         })
     }
 
-    /// Returns what is sent next; takes in what arrives until there is something.
+    /// Returns the next frame to send, handling frames that arrive meanwhile.
     async fn next_frame(&mut self) -> Result<Option<queue_frame::Frame>, Status> {
-        if !std::mem::replace(&mut self.greeted, true) {
+        if !std::mem::replace(&mut self.is_announced, true) {
             return Ok(Some(queue_frame::Frame::Leading(Leading { term: self.term })));
         }
         loop {
@@ -150,7 +150,7 @@ impl Session {
         }
     }
 
-    /// Acknowledgements that are ready too are one: they say how far, not what.
+    /// Merges acknowledgements that are ready: only the highest number counts.
     fn latest(&mut self, first: Option<u64>) -> Result<Option<u64>, Status> {
         let mut through = first;
         while let Some(Some(next)) = self.acks.next().now_or_never() {
@@ -159,16 +159,16 @@ impl Session {
         Ok(through)
     }
 
-    /// Takes what is sent next: recalls at once, assignments when their contents have been read.
+    /// Takes the next frame of the outbox: recalls are sent at once, assignments when their contents have been read.
     fn take_frame(&mut self) -> Result<Option<queue_frame::Frame>, Status> {
         let (node, session) = (self.node, self.session);
         let taken = self
             .ledger
-            .core
+            .shared
             .with_leading(|ledger, leading| leading.outboxes.take_frame(ledger, node, session));
         let frame = match taken {
             None => return Err(not_leader(None)),
-            Some(Err(Replaced)) => return Err(Status::aborted("the node has begun a later session")),
+            Some(Err(Replaced)) => return Err(Status::aborted("the node has opened a later session")),
             Some(Ok(None)) => return Ok(None),
             Some(Ok(Some(frame))) => frame,
         };
@@ -185,36 +185,36 @@ impl Session {
 
     async fn handle(&mut self, frame: outbound_frame::Frame) -> Result<(), Status> {
         match frame {
-            outbound_frame::Frame::Hello(_) | outbound_frame::Frame::Held(_) => {
-                Err(Status::invalid_argument("`Hello` and what is held are said once"))
-            }
+            outbound_frame::Frame::Hello(_) | outbound_frame::Frame::Pending(_) => Err(
+                Status::invalid_argument("`Hello` and its pages of pending attempts may be sent only once"),
+            ),
             outbound_frame::Frame::Reports(reports) => self.handle_reports(reports).await,
             outbound_frame::Frame::Windows(windows) => {
-                let stated = stated(windows);
-                self.ledger.core.with_leading(|_, leading| {
-                    leading.outboxes.state_windows(self.node, self.session, stated, &mut leading.dispatcher);
+                let windows = parse_windows(windows);
+                self.ledger.shared.with_leading(|_, leading| {
+                    leading.outboxes.set_windows(self.node, self.session, windows, &mut leading.dispatcher);
                 });
-                self.ledger.core.wake.notify_one();
+                self.ledger.shared.wake.notify_one();
                 Ok(())
             }
             outbound_frame::Frame::Recalls(answers) => self.handle_recalls(answers).await,
-            outbound_frame::Frame::Taken(taken) => {
-                self.ledger.core.with_leading(|_, leading| {
-                    leading.outboxes.taken(self.node, self.session, taken.frames);
+            outbound_frame::Frame::Credit(credit) => {
+                self.ledger.shared.with_leading(|_, leading| {
+                    leading.outboxes.return_credit(self.node, self.session, credit.frames);
                 });
                 Ok(())
             }
         }
     }
 
-    /// Outcomes are acknowledged once they are committed.
+    /// Reports are acknowledged once they are committed.
     async fn handle_reports(&mut self, reports: Reports) -> Result<(), Status> {
-        if reports.reports.len() > LISTED_MAX {
+        if reports.reports.len() > ATTEMPTS_PER_FRAME_MAX {
             return Err(Status::invalid_argument("too many reports in one frame"));
         }
         let parsed = reports.reports.into_iter().map(TryInto::try_into);
         let mut parsed: Vec<Report> = parsed.collect::<Result<_, _>>().map_err(invalid)?;
-        self.ledger.schedule(&mut parsed);
+        self.ledger.set_retry_times(&mut parsed);
         parsed.iter().for_each(|report| self.reports.count(report.outcome.kind));
         let commands = parsed.into_iter().map(|report| Command::Report(Box::new(report))).collect();
         let answers = self.enqueue(commands).await?;
@@ -222,8 +222,8 @@ impl Session {
         Ok(())
     }
 
-    /// A commit that fails ends the session: with the next one both sides say again what they know.
-    fn await_commit(&mut self, answers: Vec<oneshot::Receiver<Answer>>, sequence: Option<u64>) {
+    /// A failed commit ends the session: the next one begins with the state of both sides.
+    fn await_commit(&mut self, answers: Vec<oneshot::Receiver<CommitResult>>, sequence: Option<u64>) {
         self.acks.push_back(Box::pin(async move {
             for answer in answers {
                 let answered = answer.await.unwrap_or(Err(ProposeError::Stopped));
@@ -234,7 +234,7 @@ impl Session {
     }
 
     async fn handle_recalls(&mut self, answers: RecallAnswers) -> Result<(), Status> {
-        if answers.answers.len() > LISTED_MAX {
+        if answers.answers.len() > ATTEMPTS_PER_FRAME_MAX {
             return Err(Status::invalid_argument("too many answers in one frame"));
         }
         let commands = answers.answers.into_iter().map(TryInto::try_into);
@@ -244,14 +244,14 @@ impl Session {
         Ok(())
     }
 
-    /// Hands over commands in pieces that fit an entry.
+    /// Queues commands in requests that fit an entry.
     async fn enqueue(
         &mut self,
         mut commands: Vec<Command>,
-    ) -> Result<Vec<oneshot::Receiver<Answer>>, Status> {
+    ) -> Result<Vec<oneshot::Receiver<CommitResult>>, Status> {
         let mut answers = Vec::new();
         while !commands.is_empty() {
-            let rest = commands.split_off(commands.len().min(PIECE_MAX));
+            let rest = commands.split_off(commands.len().min(COMMANDS_PER_REQUEST_MAX));
             let answer = self.ledger.enqueue(commands, Vec::new()).await;
             answers.push(answer.map_err(|error| refused(&error))?);
             commands = rest;
@@ -260,10 +260,10 @@ impl Session {
     }
 }
 
-/// Fetches the contents; one that cannot be read holds back its own message only.
-async fn with_contents(ledger: LedgerGroup, outbound: Vec<Outbound>) -> Vec<wire::Assignment> {
+/// Reads the contents; an unreadable one affects only its own message.
+async fn with_contents(ledger: LedgerGroup, outbound: Vec<PendingAssignment>) -> Vec<wire::Assignment> {
     let mut assignments = Vec::with_capacity(outbound.len());
-    for Outbound { mut assignment, content, message, .. } in outbound {
+    for PendingAssignment { mut assignment, content, message, .. } in outbound {
         if content.is_empty() {
             assignments.push(assignment);
             continue;
@@ -273,11 +273,11 @@ async fn with_contents(ledger: LedgerGroup, outbound: Vec<Outbound>) -> Vec<wire
                 assignment.content = bytes;
                 assignments.push(assignment);
             }
-            // It ended while it was looked for.
-            Err(_) if ledger.core.with_ledger(|ledger| ledger.message(message).is_none()) => {}
+            // The message ended meanwhile.
+            Err(_) if ledger.shared.with_ledger(|ledger| ledger.message(message).is_none()) => {}
             Err(error) => {
-                tracing::error!(message_id = %message, %error, "a content cannot be read");
-                ledger.core.metrics.unreadable.increment(1);
+                tracing::error!(message_id = %message, %error, "message body unreadable");
+                ledger.shared.metrics.unreadable.increment(1);
                 report_unreadable(&ledger, &assignment).await;
             }
         }
@@ -285,7 +285,7 @@ async fn with_contents(ledger: LedgerGroup, outbound: Vec<Outbound>) -> Vec<wire
     assignments
 }
 
-/// The attempts end as our own fault, and are made again later.
+/// Ends the attempts as an internal error; they are retried later.
 async fn report_unreadable(ledger: &LedgerGroup, assignment: &wire::Assignment) {
     let failed = |recipient: &AssignedRecipient| {
         let id = wire::AttemptId {
@@ -297,8 +297,8 @@ async fn report_unreadable(ledger: &LedgerGroup, assignment: &wire::Assignment) 
         let now = clock::now();
         Some(Report {
             id: id.try_into().ok()?,
-            outcome: Outcome::new(OutcomeKind::Internal, None, 0, "the content cannot be read"),
-            retry_at: Timestamp::ZERO,
+            outcome: Outcome::new(OutcomeKind::Internal, None, 0, "message body unreadable"),
+            retry_at: RETRY_AT_UNSET,
             remote: "".into(),
             tls: "".into(),
             started_at: now,
@@ -306,72 +306,72 @@ async fn report_unreadable(ledger: &LedgerGroup, assignment: &wire::Assignment) 
         })
     };
     let mut reports: Vec<Report> = assignment.recipients.iter().filter_map(failed).collect();
-    ledger.schedule(&mut reports);
+    ledger.set_retry_times(&mut reports);
     let commands = reports.into_iter().map(|report| Command::Report(Box::new(report))).collect();
-    // Without a commit the attempts stay assigned, and are looked at again in the next session.
+    // If this fails, the attempts stay assigned and are tried again in the next session.
     let _ = ledger.enqueue(commands, Vec::new()).await;
 }
 
-/// Takes what a node says it holds, page by page.
+/// Reads the pages of attempts that a node has pending.
 ///
-/// Only what is assigned to it is kept: so much it may hold, however much it lists.
-/// What it holds was committed before it was sent, so a leader that has passed a barrier knows of it.
-async fn listed(
+/// Only attempts assigned to the node are kept, however many it lists.
+/// An assignment is committed before it is sent, so a leader that has passed a read barrier knows it.
+async fn read_pending(
     ledger: &LedgerGroup,
     node: NodeId,
-    first: HeldPage,
+    first: PendingPage,
     inbound: &mut Streaming<OutboundFrame>,
 ) -> Result<BTreeSet<AttemptId>, Status> {
-    let (mut held, mut page) = (BTreeSet::new(), first);
+    let (mut pending, mut page) = (BTreeSet::new(), first);
     loop {
-        if page.attempts.len() > LISTED_MAX {
+        if page.attempts.len() > ATTEMPTS_PER_FRAME_MAX {
             return Err(Status::invalid_argument("too many attempts in one frame"));
         }
         let attempts = page.attempts.into_iter().map(TryInto::try_into);
         let attempts: Vec<AttemptId> = attempts.collect::<Result<_, _>>().map_err(invalid)?;
-        ledger.core.with_ledger(|ledger| {
+        ledger.shared.with_ledger(|ledger| {
             let is_assigned = |id: &AttemptId| {
                 let assigned = ledger.key(id.delivery).and_then(|key| ledger.assigned(key));
-                assigned.is_some_and(|assigned| assigned.id == *id && assigned.lane.node == node)
+                assigned.is_some_and(|assigned| assigned.id == *id && assigned.grant.node == node)
             };
-            held.extend(attempts.into_iter().filter(is_assigned));
+            pending.extend(attempts.into_iter().filter(is_assigned));
         });
         if !page.more {
-            return Ok(held);
+            return Ok(pending);
         }
         let next = inbound.message().await?.and_then(|frame| frame.frame);
-        let Some(outbound_frame::Frame::Held(next)) = next else {
-            return Err(Status::invalid_argument("another page of what is held was announced"));
+        let Some(outbound_frame::Frame::Pending(next)) = next else {
+            return Err(Status::invalid_argument("expected the next page of pending attempts"));
         };
         page = next;
     }
 }
 
-/// Checks who the node says it is, and puts up its outbox.
-fn greet(
+/// Checks the node's incarnation, and opens its outbox.
+fn begin_session(
     ledger: &LedgerGroup,
     node: NodeId,
     mut hello: Hello,
-    held: &BTreeSet<AttemptId>,
+    pending: &BTreeSet<AttemptId>,
 ) -> Result<(u64, u64, Arc<Notify>), Status> {
     let view = ledger.views.borrow().clone();
     if view.incarnation(node) != Some(hello.incarnation) {
-        // What this node knows may lag behind what the directory has told the run.
-        return Err(Status::unavailable("this run of the node is not known here, or not the latest"));
+        // This node's view of the directory may lag behind.
+        return Err(Status::unavailable("this incarnation of the node is unknown here, or not the latest"));
     }
-    let windows = stated(hello.windows.take().unwrap_or_default());
-    let opened = ledger.core.with_leading(|state, leading| {
+    let windows = parse_windows(hello.windows.take().unwrap_or_default());
+    let opened = ledger.shared.with_leading(|state, leading| {
         if hello.term > leading.term {
             return None;
         }
-        let opened = leading.outboxes.open(state, &view, node, &hello, held);
-        leading.outboxes.state_windows(node, opened.session, windows, &mut leading.dispatcher);
+        let opened = leading.outboxes.open(state, &view, node, &hello, pending);
+        leading.outboxes.set_windows(node, opened.session, windows, &mut leading.dispatcher);
         Some((opened.session, leading.term, opened.wake))
     });
-    ledger.core.wake.notify_one();
+    ledger.shared.wake.notify_one();
     opened.flatten().ok_or_else(|| not_leader(ledger.status().leader))
 }
 
-fn stated(windows: Windows) -> Stated {
+fn parse_windows(windows: Windows) -> SourceWindows {
     windows.sources.into_iter().map(Into::into).collect()
 }

@@ -1,4 +1,4 @@
-//! An outbound node that reports everything as delivered at once, and goes on whatever happens to its leader.
+//! An outbound node that reports everything as delivered at once, and reconnects whenever the leader changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +21,11 @@ use super::{
     outbound::{Outbound, Session, attempts},
 };
 
-/// What has been delivered, for whoever asks; a clone sees the same.
+/// The deliveries so far; clones share them.
 #[derive(Clone, Default)]
 pub struct Deliveries {
     pub count: Arc<AtomicU64>,
-    /// How often each message was delivered; only counted when asked for.
+    /// How often each message was delivered; only counted where enabled.
     pub messages: Option<Arc<Mutex<BTreeMap<Bytes, u32>>>>,
 }
 
@@ -34,7 +34,7 @@ pub struct Deliverer {
     pub outbound: Outbound,
     pub window: u32,
     pub deliveries: Deliveries,
-    /// While set it delivers nothing, so that what is accepted stays in the queue.
+    /// While set, nothing is delivered, so that accepted mail stays in the queue.
     pub resting: Arc<AtomicBool>,
     /// Reported and not acknowledged, by number of the report.
     unacknowledged: BTreeMap<u64, Vec<AttemptId>>,
@@ -55,8 +55,8 @@ impl Deliverer {
 
     pub async fn run(mut self, cluster: &Cluster) {
         loop {
-            let held: Vec<AttemptId> = self.unacknowledged.values().flatten().cloned().collect();
-            match self.outbound.try_connect(cluster, held, self.window).await {
+            let pending: Vec<AttemptId> = self.unacknowledged.values().flatten().cloned().collect();
+            match self.outbound.try_connect(cluster, pending, self.window).await {
                 Ok(session) => drop(self.serve(session).await),
                 Err(_) => time::sleep(Duration::from_millis(10)).await,
             }

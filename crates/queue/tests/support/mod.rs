@@ -1,4 +1,4 @@
-//! A cluster of queue nodes in one process, each with a runtime and a disk of its own, so that one can die alone.
+//! A cluster of queue nodes in one process; each has its own runtime and disk, so that one can be killed alone.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "shared by several programs, each using a part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -40,7 +40,7 @@ use tonic::transport::Channel;
 /// The ledger group of most tests.
 pub const GROUP: GroupId = GroupId(1);
 
-/// Nothing a test waits for takes longer on any machine.
+/// The longest wait for any condition, on any machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const CLUSTER: ClusterId = ClusterId(1);
@@ -89,14 +89,14 @@ impl Cluster {
     /// Starts nodes on simulated disks, with one source in one pool.
     pub async fn start(size: u64) -> Self {
         let disks = (0..size).map(|_| Disk::Simulated(SimFs::default())).collect();
-        // Nobody renews here: what a test is about must not be ended by a lease.
+        // The tests do not renew leases, so leases must not end.
         let lease = LeaseConfig { lease_secs: 600, ..LeaseConfig::default() };
         Self::start_on(disks, QueueConfig { segment_bytes: 4 << 20, lease, ..QueueConfig::default() }).await
     }
 
     pub async fn start_on(disks: Vec<Disk>, config: QueueConfig) -> Self {
         if let Ok(log_filter) = std::env::var("POSTROAD_LOG") {
-            // The first test of a program starts it for all.
+            // Only the first test of the process starts it.
             let _ = postroad_telemetry::init(&TelemetryConfig { log_filter, ..Default::default() }, "test");
         }
         let transport = Transport::Memory(MemoryNet::new());
@@ -137,19 +137,19 @@ impl Cluster {
         cluster
     }
 
-    /// Formats the disk of a node, if it holds nothing.
+    /// Formats the disk of a node, if it is empty.
     pub fn format(&self, place: usize, origin: Origin) {
         let identity = Identity { cluster: CLUSTER, node: self.voters[place].node };
         let fs = self.nodes.lock()[place].0.fs();
         format(fs.as_ref(), identity, DiskName { id: DiskId(fresh()), origin }).unwrap();
     }
 
-    /// Starts a node on what its disk holds.
+    /// Starts a node on its disk.
     pub async fn restart(&self, place: usize) {
         self.try_restart(place).await.unwrap_or_else(|error| panic!("{error:?}"));
     }
 
-    /// Starts a node on what its disk holds, if that is something to start on.
+    /// Tries to start a node on its disk.
     pub async fn try_restart(&self, place: usize) -> Result<(), StartError> {
         let voter = &self.voters[place];
         let config =
@@ -170,7 +170,7 @@ impl Cluster {
         let queue = loop {
             match runtime.spawn(Queue::start(config.clone(), deps.clone())).await.unwrap() {
                 Ok(queue) => break queue,
-                // A node that was killed takes a moment to die.
+                // A killed node takes a moment to release its address.
                 Err(StartError::Listen { .. }) => time::sleep(Duration::from_millis(5)).await,
                 Err(error) => {
                     runtime.shutdown_background();
@@ -184,7 +184,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until a node that runs knows a leader of every group.
+    /// Waits until a running node knows a leader of every group.
     pub async fn until_ready(&self, place: usize) {
         let health = self.nodes.lock()[place].1.as_ref().unwrap().health.clone();
         while !health.is_ready() {
@@ -192,7 +192,7 @@ impl Cluster {
         }
     }
 
-    /// Kills a node; its disk is what was synced, and as large as before.
+    /// Kills a node; its disk keeps only what was synced.
     pub fn kill(&self, place: usize) {
         let mut nodes = self.nodes.lock();
         let (disk, node) = &mut nodes[place];
@@ -203,7 +203,7 @@ impl Cluster {
         node.take().unwrap().runtime.shutdown_background();
     }
 
-    /// Makes a disk say that it has synced, and not do it.
+    /// Makes the syncs of a disk succeed without doing anything.
     pub fn forget_syncs(&self, place: usize) {
         if let (Disk::Simulated(fs), _) = &self.nodes.lock()[place] {
             fs.forget_syncs();
@@ -225,20 +225,20 @@ impl Cluster {
         node.runtime.shutdown_background();
     }
 
-    /// The places of the nodes that run.
+    /// The positions of the running nodes.
     pub fn running(&self) -> Vec<usize> {
         let nodes = self.nodes.lock();
         (0..nodes.len()).filter(|place| nodes[*place].1.is_some()).collect()
     }
 
-    /// The place of the node that leads `group`, once one does.
+    /// Waits for a leader of `group`, and returns its position.
     pub async fn leader(&self, group: GroupId) -> usize {
         let mut leaders = self.leaders.clone();
         let table = leaders.wait_for(|table| table.contains_key(&group)).await.unwrap();
         self.place(table[&group].node)
     }
 
-    /// The place of the node that leads `group`, as far as is known.
+    /// The position of the known leader of `group`.
     pub fn known_leader(&self, group: GroupId) -> Option<usize> {
         self.leaders.borrow().get(&group).map(|leader| self.place(leader.node))
     }
@@ -271,7 +271,7 @@ impl Cluster {
         view.pools().next().unwrap().id
     }
 
-    /// The pool that [`Cluster::start`] made.
+    /// The pool that [`Cluster::start`] created.
     pub fn pool(&self) -> PoolId {
         self.pool
     }
@@ -298,14 +298,14 @@ impl Cluster {
         (id, submission)
     }
 
-    /// Has a message accepted.
+    /// Submits a message.
     pub async fn accept(&self, content: impl Into<Bytes>) -> MessageId {
         let (id, submission) = self.message(content);
         self.submitter.submit(id, submission).await.unwrap();
         id
     }
 
-    /// What the leader says of a message; `None` when it has ended.
+    /// The leader's view of a message; `None` when it has ended.
     pub async fn view(&self, id: MessageId) -> Option<wire::MessageView> {
         let request = wire::GetMessageRequest { message_id: message_id(id), tenant: 0 };
         let call = async |channel| client(channel).get_message(request.clone()).await;
@@ -379,13 +379,13 @@ pub fn now() -> Timestamp {
     Timestamp::ZERO.after(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap())
 }
 
-/// A number that was not given before.
+/// Returns a new number.
 pub fn fresh() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The short name of what an event says.
+/// The short name of an event's kind.
 pub fn kind(event: &wire::Event) -> &'static str {
     use wire::event::Kind;
     match event.kind {

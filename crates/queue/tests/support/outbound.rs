@@ -1,12 +1,12 @@
-//! An outbound node that delivers nothing: it claims, takes work and reports what it is told to.
+//! A scripted outbound node: it claims, opens sessions, and reports what the test says.
 
 use std::time::Duration;
 
 use postroad_cluster::Claim;
 use postroad_core::{NodeId, OutcomeKind};
 use postroad_proto::queue::{
-    Assignment, AttemptId, HeldPage, Hello, OutboundFrame, QueueFrame, RecallAnswer, RecallAnswers, Report,
-    Reports, SiteWindow, SourceWindows, Taken, Windows, outbound_frame::Frame as Out,
+    Assignment, AttemptId, Credit, Hello, OutboundFrame, PendingPage, QueueFrame, RecallAnswer,
+    RecallAnswers, Report, Reports, SiteWindow, SourceWindows, Windows, outbound_frame::Frame as Out,
     queue_frame::Frame as In,
 };
 use tokio::{sync::mpsc, time};
@@ -15,15 +15,15 @@ use tonic::{Status, Streaming};
 
 use super::{Cluster, GROUP, PATIENCE};
 
-/// Attempts in one frame of what is held.
-const HELD_PER_FRAME_MAX: usize = 2000;
+/// Pending attempts listed in one frame.
+const PENDING_PER_FRAME_MAX: usize = 2000;
 
-/// One run of an outbound node.
+/// One incarnation of an outbound node.
 pub struct Outbound {
     pub node: NodeId,
     pub incarnation: u64,
     /// As in its `Hello`.
-    pub assignments_ahead_max: u32,
+    pub credit_frames: u32,
 }
 
 /// A session with the leader of the group.
@@ -35,12 +35,12 @@ pub struct Session {
 }
 
 impl Outbound {
-    /// Claims and waits until the source is its own.
+    /// Claims, and waits until it owns the source.
     pub async fn start(cluster: &Cluster, node: u64, incarnation: u64, replaces: Option<u64>) -> Self {
-        let outbound = Self { node: NodeId(node), incarnation, assignments_ahead_max: 0 };
+        let outbound = Self { node: NodeId(node), incarnation, credit_frames: 0 };
         loop {
             match cluster.directory.claim(outbound.node, incarnation, replaces, PATIENCE).await.unwrap() {
-                Claim::Stands { .. } => break,
+                Claim::InForce { .. } => break,
                 Claim::Wait(wait) => time::sleep(wait).await,
             }
         }
@@ -66,11 +66,11 @@ impl Outbound {
         Windows { sources: stated.collect() }
     }
 
-    /// Begins a session, again until a leader takes it.
-    pub async fn connect(&self, cluster: &Cluster, held: Vec<AttemptId>, window: u32) -> Session {
+    /// Opens a session, and again until a leader accepts it.
+    pub async fn connect(&self, cluster: &Cluster, pending: Vec<AttemptId>, window: u32) -> Session {
         let begin = async {
             loop {
-                match self.try_connect(cluster, held.clone(), window).await {
+                match self.try_connect(cluster, pending.clone(), window).await {
                     Ok(session) => return session,
                     Err(_) => time::sleep(Duration::from_millis(20)).await,
                 }
@@ -82,26 +82,26 @@ impl Outbound {
     pub async fn try_connect(
         &self,
         cluster: &Cluster,
-        held: Vec<AttemptId>,
+        pending: Vec<AttemptId>,
         window: u32,
     ) -> Result<Session, Status> {
         let (frames, receiver) = mpsc::channel(64);
-        let mut pages = held.chunks(HELD_PER_FRAME_MAX).map(<[AttemptId]>::to_vec);
+        let mut pages = pending.chunks(PENDING_PER_FRAME_MAX).map(<[AttemptId]>::to_vec);
         let first = pages.next().unwrap_or_default();
         let hello = Hello {
             group: GROUP.0.into(),
             node: self.node.0,
             incarnation: self.incarnation,
             term: 0,
-            held: first,
+            pending: first,
             windows: Some(self.windows(cluster, window)),
-            more_held: pages.len() > 0,
-            assignments_ahead_max: self.assignments_ahead_max,
+            more_pending: pages.len() > 0,
+            credit_frames: self.credit_frames,
         };
         frames.send(OutboundFrame { frame: Some(Out::Hello(hello)) }).await.unwrap();
         while let Some(attempts) = pages.next() {
-            let page = HeldPage { attempts, more: pages.len() > 0 };
-            frames.send(OutboundFrame { frame: Some(Out::Held(page)) }).await.unwrap();
+            let page = PendingPage { attempts, more: pages.len() > 0 };
+            frames.send(OutboundFrame { frame: Some(Out::Pending(page)) }).await.unwrap();
         }
         let leader = cluster.leader(GROUP).await;
         let mut inbound = cluster.client(leader).work(ReceiverStream::new(receiver)).await?.into_inner();
@@ -119,7 +119,7 @@ impl Session {
         next.and_then(|frame| frame.frame).ok_or_else(|| Status::unavailable("the stream ended"))
     }
 
-    /// The next assignments, whatever comes in between.
+    /// The next assignments, skipping other frames.
     pub async fn assignments(&mut self) -> Result<Vec<Assignment>, Status> {
         loop {
             if let In::Assignments(assignments) = self.next().await? {
@@ -135,7 +135,7 @@ impl Session {
         assignments.remove(0)
     }
 
-    /// Returns true when nothing comes for a while.
+    /// Returns true when no frame arrives for a while.
     pub async fn is_quiet(&mut self) -> bool {
         time::timeout(Duration::from_millis(300), self.inbound.message()).await.is_err()
     }
@@ -155,7 +155,7 @@ impl Session {
         };
         let reports = attempts.into_iter().map(report).collect();
         let frame = Out::Reports(Reports { sequence: self.reports, reports });
-        // A leader that has gone is noticed by whoever reads.
+        // A lost leader is noticed when reading.
         let _ = self.frames.send(OutboundFrame { frame: Some(frame) }).await;
         self.reports
     }
@@ -177,12 +177,12 @@ impl Session {
         self.frames.send(OutboundFrame { frame: Some(frame) }).await.unwrap();
     }
 
-    /// Says that there was room for so many frames of assignments.
+    /// Returns the credit of this many frames of assignments.
     pub async fn take(&mut self, frames: u64) {
-        self.frames.send(OutboundFrame { frame: Some(Out::Taken(Taken { frames })) }).await.unwrap();
+        self.frames.send(OutboundFrame { frame: Some(Out::Credit(Credit { frames })) }).await.unwrap();
     }
 
-    pub async fn state_windows(&mut self, windows: Windows) {
+    pub async fn send_windows(&mut self, windows: Windows) {
         self.frames.send(OutboundFrame { frame: Some(Out::Windows(windows)) }).await.unwrap();
     }
 }

@@ -11,10 +11,10 @@ const LEASE: u64 = 10;
 const CERTAIN_END: u64 = 11;
 const REVOKE_AFTER: u64 = 16;
 const SETTLE: u64 = 30;
-const LET_GO_WITHIN: u64 = 120;
+const RELEASE_WITHIN: u64 = 120;
 
-/// The nodes that may own a source which any node may own.
-const ANYBODY: &[u64] = &[];
+/// The allowed nodes of a source that any node may own.
+const ANY_NODE: &[u64] = &[];
 
 /// A leader, its directory and its clock.
 struct World {
@@ -23,7 +23,7 @@ struct World {
     now: Instant,
 }
 
-fn run(node: u64, incarnation: u64) -> Owner {
+fn owner(node: u64, incarnation: u64) -> Owner {
     Owner { node: NodeId(node), incarnation }
 }
 
@@ -56,17 +56,17 @@ impl World {
         self.leases = Leases::new(LeaseTimes::default(), self.leases.term() + 1, self.now);
     }
 
-    fn claim(&mut self, run: Owner, replaces: Option<u64>) -> ClaimDecision {
-        let decision = self.leases.claim(self.now, &self.view(), run, replaces);
+    fn claim(&mut self, owner: Owner, replaces: Option<u64>) -> ClaimDecision {
+        let decision = self.leases.claim(self.now, &self.view(), owner, replaces);
         if decision == ClaimDecision::Propose {
-            let claim = Command::Claim { node: run.node, incarnation: run.incarnation };
+            let claim = Command::Claim { node: owner.node, incarnation: owner.incarnation };
             self.directory.apply(&claim).unwrap();
         }
         decision
     }
 
-    fn renew(&mut self, run: Owner) -> bool {
-        self.leases.renew(self.now, &self.view(), run)
+    fn renew(&mut self, owner: Owner) -> bool {
+        self.leases.renew(self.now, &self.view(), owner)
     }
 
     fn decide(&mut self) -> Vec<Command> {
@@ -74,7 +74,7 @@ impl World {
     }
 
     /// Decides and applies until there is nothing to decide.
-    fn settle(&mut self) {
+    fn decide_all(&mut self) {
         loop {
             let commands = self.decide();
             if commands.is_empty() {
@@ -86,86 +86,86 @@ impl World {
         }
     }
 
-    /// Lets time pass while these runs renew.
-    fn live(&mut self, seconds: u64, runs: &[Owner]) {
+    /// Lets time pass while these owners renew.
+    fn live(&mut self, seconds: u64, owners: &[Owner]) {
         for _ in 0..seconds {
             self.pass(1);
-            for run in runs {
-                assert!(self.renew(*run));
+            for owner in owners {
+                assert!(self.renew(*owner));
             }
-            self.settle();
+            self.decide_all();
         }
     }
 
-    /// A run lets go of what it is asked for; returns which sources.
-    fn obey(&mut self, run: Owner) -> Vec<SourceId> {
-        let asked = self.leases.let_go(run);
-        asked.iter().for_each(|asked| self.release(run, *asked));
-        self.settle();
+    /// An owner releases the sources it is asked for; returns which.
+    fn release_requested(&mut self, owner: Owner) -> Vec<SourceId> {
+        let asked = self.leases.to_release(owner);
+        asked.iter().for_each(|asked| self.release(owner, *asked));
+        self.decide_all();
         asked.into_iter().map(|(source, _)| source).collect()
     }
 
     /// A release arrives, for the first time or once more.
-    fn release(&mut self, run: Owner, (source, epoch): (SourceId, Epoch)) {
-        let (node, incarnation) = (run.node, run.incarnation);
-        self.directory.apply(&Command::LetGo { source, node, incarnation, epoch }).unwrap();
+    fn release(&mut self, owner: Owner, (source, epoch): (SourceId, Epoch)) {
+        let (node, incarnation) = (owner.node, owner.incarnation);
+        self.directory.apply(&Command::ReleaseSource { source, node, incarnation, epoch }).unwrap();
     }
 
     /// How many sources each of the nodes owns.
     fn shares(&self, nodes: &[u64]) -> Vec<usize> {
-        let owners = self.owners();
-        nodes.iter().map(|node| owners.iter().filter(|(owner, _)| owner == node).count()).collect()
+        let ownership = self.ownership();
+        nodes.iter().map(|node| ownership.iter().filter(|(owner, _)| owner == node).count()).collect()
     }
 
     /// Who owns each source, and its epoch.
-    fn owners(&self) -> Vec<(u64, u64)> {
+    fn ownership(&self) -> Vec<(u64, u64)> {
         let view = self.view();
         view.sources().map(|s| (s.owner.map_or(0, |owner| owner.node.0), s.epoch.0)).collect()
     }
 }
 
 #[test]
-fn sources_go_to_those_who_may_own_them_and_own_the_fewest() {
+fn a_source_goes_to_the_allowed_node_with_the_fewest() {
     let mut world = World::new(&[&[], &[], &[], &[2], &[3]]);
-    world.settle();
-    assert_eq!(world.owners(), [(0, 0); 5], "nobody is there");
-    assert_eq!(world.claim(run(1, 11), None), ClaimDecision::Propose);
-    assert_eq!(world.claim(run(2, 22), None), ClaimDecision::Propose);
-    world.settle();
-    assert_eq!(world.owners(), [(1, 1), (2, 1), (1, 1), (2, 1), (0, 0)]);
-    assert_eq!(world.claim(run(2, 22), None), ClaimDecision::Stands, "a repeated claim");
+    world.decide_all();
+    assert_eq!(world.ownership(), [(0, 0); 5], "no node has claimed");
+    assert_eq!(world.claim(owner(1, 11), None), ClaimDecision::Propose);
+    assert_eq!(world.claim(owner(2, 22), None), ClaimDecision::Propose);
+    world.decide_all();
+    assert_eq!(world.ownership(), [(1, 1), (2, 1), (1, 1), (2, 1), (0, 0)]);
+    assert_eq!(world.claim(owner(2, 22), None), ClaimDecision::InForce, "a repeated claim");
     assert!(world.decide().is_empty());
 }
 
 #[test]
 fn r_32_the_sources_of_a_dead_owner_are_free_within_lease_drift_and_five_seconds() {
     let mut world = World::new(&[&[]]);
-    world.claim(run(1, 11), None);
-    world.settle();
+    world.claim(owner(1, 11), None);
+    world.decide_all();
     for _ in 0..20 {
         world.pass(3);
-        assert!(world.renew(run(1, 11)));
-        world.settle();
+        assert!(world.renew(owner(1, 11)));
+        world.decide_all();
     }
-    assert_eq!(world.owners(), [(1, 1)]);
+    assert_eq!(world.ownership(), [(1, 1)]);
     // Others poll all the while; that must not keep a dead owner alive.
     for second in 1..=REVOKE_AFTER {
         world.pass(1);
         if second == 1 {
-            world.claim(run(2, 22), None);
+            world.claim(owner(2, 22), None);
         }
-        assert!(world.renew(run(2, 22)));
-        world.settle();
-        assert_eq!(world.owners(), [if second < REVOKE_AFTER { (1, 1) } else { (2, 3) }], "at {second}");
+        assert!(world.renew(owner(2, 22)));
+        world.decide_all();
+        assert_eq!(world.ownership(), [if second < REVOKE_AFTER { (1, 1) } else { (2, 3) }], "at {second}");
     }
 }
 
 #[test]
-fn the_next_decision_is_told_in_time() {
+fn the_next_decision_is_when_a_lease_ends() {
     let mut world = World::new(&[&[]]);
     assert_eq!(world.leases.next_decision(&world.view()), None);
-    world.claim(run(1, 11), None);
-    world.settle();
+    world.claim(owner(1, 11), None);
+    world.decide_all();
     let expected = world.now + Duration::from_secs(REVOKE_AFTER);
     assert_eq!(world.leases.next_decision(&world.view()), Some(expected));
     world.now = expected;
@@ -173,130 +173,134 @@ fn the_next_decision_is_told_in_time() {
 }
 
 #[test]
-fn r_31_a_new_leader_grants_nothing_anew_before_lease_and_drift_have_passed() {
+fn r_31_a_new_leader_moves_no_source_before_lease_and_drift_have_passed() {
     let mut world = World::new(&[&[]]);
-    world.claim(run(1, 11), None);
-    world.settle();
-    // The old leader heard nothing for long; what the new one's predecessor heard is not known.
+    world.claim(owner(1, 11), None);
+    world.decide_all();
+    // The owner has been silent for long, but the new leader does not know that.
     world.pass(REVOKE_AFTER - 1);
     world.new_leader();
-    world.claim(run(2, 22), None);
+    world.claim(owner(2, 22), None);
     for second in 1..=REVOKE_AFTER {
         world.pass(1);
-        world.renew(run(2, 22));
-        world.settle();
+        world.renew(owner(2, 22));
+        world.decide_all();
         let expected = if second < REVOKE_AFTER { (1, 1) } else { (2, 3) };
-        assert_eq!(world.owners(), [expected], "{second} s after the election");
+        assert_eq!(world.ownership(), [expected], "{second} s after the election");
     }
 }
 
 #[test]
-fn r_31_a_run_whose_end_was_decided_is_never_renewed_again() {
+fn r_31_an_incarnation_whose_end_was_decided_is_never_renewed_again() {
     let mut world = World::new(&[&[]]);
-    world.claim(run(1, 11), None);
-    world.settle();
+    world.claim(owner(1, 11), None);
+    world.decide_all();
     world.pass(REVOKE_AFTER);
     let decided = world.decide();
     // It wakes between the decision and its commit.
-    assert!(!world.renew(run(1, 11)));
-    assert!(matches!(world.claim(run(1, 11), None), ClaimDecision::Wait(_)));
+    assert!(!world.renew(owner(1, 11)));
+    assert!(matches!(world.claim(owner(1, 11), None), ClaimDecision::Wait(_)));
     for command in decided {
         world.directory.apply(&command).unwrap();
     }
-    assert!(!world.renew(run(1, 11)));
-    assert_eq!(world.owners(), [(0, 2)]);
-    assert_eq!(world.claim(run(1, 12), Some(11)), ClaimDecision::Propose);
-    world.settle();
-    assert_eq!(world.owners(), [(1, 3)]);
+    assert!(!world.renew(owner(1, 11)));
+    assert_eq!(world.ownership(), [(0, 2)]);
+    assert_eq!(world.claim(owner(1, 12), Some(11)), ClaimDecision::Propose);
+    world.decide_all();
+    assert_eq!(world.ownership(), [(1, 3)]);
 }
 
 #[test]
-fn a_clean_release_frees_at_once() {
+fn a_clean_release_frees_sources_at_once() {
     let mut world = World::new(&[&[], &[]]);
-    world.claim(run(1, 11), None);
-    world.settle();
-    world.claim(run(2, 22), None);
+    world.claim(owner(1, 11), None);
+    world.decide_all();
+    world.claim(owner(2, 22), None);
     world.directory.apply(&Command::Revoke { node: NodeId(1), incarnation: 11 }).unwrap();
-    world.settle();
-    assert_eq!(world.owners(), [(2, 3), (2, 3)]);
-    assert!(!world.renew(run(1, 11)));
+    world.decide_all();
+    assert_eq!(world.ownership(), [(2, 3), (2, 3)]);
+    assert!(!world.renew(owner(1, 11)));
 }
 
 #[test]
-fn a_new_run_with_proof_claims_at_once_and_takes_new_epochs() {
+fn a_new_incarnation_with_proof_claims_at_once_and_gets_new_epochs() {
     let mut world = World::new(&[&[], &[]]);
-    world.claim(run(1, 11), None);
-    world.settle();
-    assert_eq!(world.claim(run(1, 12), Some(11)), ClaimDecision::Propose);
-    assert_eq!(world.owners(), [(1, 2), (1, 2)]);
-    assert!(!world.renew(run(1, 11)));
-    assert!(world.renew(run(1, 12)));
+    world.claim(owner(1, 11), None);
+    world.decide_all();
+    assert_eq!(world.claim(owner(1, 12), Some(11)), ClaimDecision::Propose);
+    assert_eq!(world.ownership(), [(1, 2), (1, 2)]);
+    assert!(!world.renew(owner(1, 11)));
+    assert!(world.renew(owner(1, 12)));
     world.pass(LEASE - 1);
-    world.settle();
-    assert_eq!(world.owners(), [(1, 2), (1, 2)], "the new run counts as renewed when it claims");
+    world.decide_all();
+    assert_eq!(world.ownership(), [(1, 2), (1, 2)], "the new incarnation counts as renewed when it claims");
 }
 
 #[test]
-fn a_new_run_without_proof_waits_until_the_old_lease_has_certainly_ended() {
+fn a_new_incarnation_without_proof_waits_until_the_old_lease_has_certainly_ended() {
     let mut world = World::new(&[&[]]);
-    world.claim(run(1, 11), None);
-    world.settle();
+    world.claim(owner(1, 11), None);
+    world.decide_all();
     world.pass(4);
     let left = ClaimDecision::Wait(Duration::from_secs(CERTAIN_END - 4));
-    assert_eq!(world.claim(run(1, 12), None), left);
-    assert_eq!(world.claim(run(1, 12), Some(10)), left, "proof of another run's end is none");
-    assert!(world.renew(run(1, 11)), "the old one is alive, and goes on");
+    assert_eq!(world.claim(owner(1, 12), None), left);
+    assert_eq!(
+        world.claim(owner(1, 12), Some(10)),
+        left,
+        "proof that another incarnation ended does not help"
+    );
+    assert!(world.renew(owner(1, 11)), "the old one is alive, and goes on");
     world.pass(CERTAIN_END - 1);
-    assert_eq!(world.claim(run(1, 12), None), ClaimDecision::Wait(Duration::from_secs(1)));
+    assert_eq!(world.claim(owner(1, 12), None), ClaimDecision::Wait(Duration::from_secs(1)));
     world.pass(1);
-    assert_eq!(world.claim(run(1, 12), None), ClaimDecision::Propose);
-    assert_eq!(world.owners(), [(1, 2)]);
-    assert!(!world.renew(run(1, 11)));
+    assert_eq!(world.claim(owner(1, 12), None), ClaimDecision::Propose);
+    assert_eq!(world.ownership(), [(1, 2)]);
+    assert!(!world.renew(owner(1, 11)));
 }
 
 #[test]
 fn a_claim_is_remembered_before_it_is_committed() {
     let mut world = World::new(&[&[]]);
     world.pass(100);
-    let run = run(1, 11);
-    assert_eq!(world.leases.claim(world.now, &world.view(), run, None), ClaimDecision::Propose);
+    let owner = owner(1, 11);
+    assert_eq!(world.leases.claim(world.now, &world.view(), owner, None), ClaimDecision::Propose);
     assert!(world.decide().is_empty());
-    world.directory.apply(&Command::Claim { node: run.node, incarnation: run.incarnation }).unwrap();
-    let grant = Command::Grant { source: SourceId(1), node: run.node, incarnation: run.incarnation };
-    assert_eq!(world.decide(), [grant], "and it is not held for one that has been silent");
+    world.directory.apply(&Command::Claim { node: owner.node, incarnation: owner.incarnation }).unwrap();
+    let grant = Command::Grant { source: SourceId(1), node: owner.node, incarnation: owner.incarnation };
+    assert_eq!(world.decide(), [grant], "and it does not count as silent");
 }
 
 #[test]
-fn a_node_that_is_silent_gets_nothing_more() {
+fn a_silent_node_gets_no_more_sources() {
     let mut world = World::new(&[]);
-    world.claim(run(1, 11), None);
+    world.claim(owner(1, 11), None);
     world.pass(LEASE);
     let source = World::new(&[&[]]).view().source(SourceId(1)).cloned().unwrap();
     let put =
         PutSource { name: source.name.clone(), address: None, helo: source.helo.clone(), nodes: Vec::new() };
     world.directory.apply(&Command::Change(vec![Change::Put(Put::Source(put))])).unwrap();
-    world.settle();
-    assert_eq!(world.owners(), [(0, 0)]);
-    assert!(world.renew(run(1, 11)), "its lease has not certainly ended");
-    world.settle();
-    assert_eq!(world.owners(), [(1, 1)]);
+    world.decide_all();
+    assert_eq!(world.ownership(), [(0, 0)]);
+    assert!(world.renew(owner(1, 11)), "its lease has not certainly ended");
+    world.decide_all();
+    assert_eq!(world.ownership(), [(1, 1)]);
 }
 
 #[test]
 fn a_node_that_joins_gets_its_share_one_source_at_a_time() {
-    // The last one waits for a node that is not there, and stands in nobody's way.
-    let mut world = World::new(&[ANYBODY, ANYBODY, ANYBODY, ANYBODY, ANYBODY, &[9]]);
-    let (first, second) = (run(1, 11), run(2, 22));
+    // The last source waits for a node that is down, and blocks nothing.
+    let mut world = World::new(&[ANY_NODE, ANY_NODE, ANY_NODE, ANY_NODE, ANY_NODE, &[9]]);
+    let (first, second) = (owner(1, 11), owner(2, 22));
     world.claim(first, None);
     world.live(100, &[first]);
     world.claim(second, None);
     world.live(SETTLE, &[first, second]);
-    assert_eq!(world.obey(first), [], "it has not been calm for long enough");
+    assert_eq!(world.release_requested(first), [], "a node came too recently");
     let mut moved = Vec::new();
     for _ in 0..10 {
         world.live(1, &[first, second]);
-        assert_eq!(world.leases.let_go(second), []);
-        let asked = world.obey(first);
+        assert_eq!(world.leases.to_release(second), []);
+        let asked = world.release_requested(first);
         assert!(asked.len() <= 1);
         moved.extend(asked);
     }
@@ -308,52 +312,52 @@ fn a_node_that_joins_gets_its_share_one_source_at_a_time() {
 }
 
 #[test]
-fn three_nodes_share_alike_and_then_nothing_moves() {
-    let mut world = World::new(&[ANYBODY; 8]);
-    let runs = [run(1, 11), run(2, 22), run(3, 33)];
-    for (place, run) in runs.iter().enumerate() {
-        world.claim(*run, None);
-        world.live(SETTLE + 1, &runs[..=place]);
+fn three_nodes_get_equal_shares_and_then_nothing_moves() {
+    let mut world = World::new(&[ANY_NODE; 8]);
+    let owners = [owner(1, 11), owner(2, 22), owner(3, 33)];
+    for (place, owner) in owners.iter().enumerate() {
+        world.claim(*owner, None);
+        world.live(SETTLE + 1, &owners[..=place]);
         for _ in 0..10 {
-            world.live(1, &runs[..=place]);
-            runs.iter().for_each(|run| drop(world.obey(*run)));
+            world.live(1, &owners[..=place]);
+            owners.iter().for_each(|owner| drop(world.release_requested(*owner)));
         }
     }
     let mut shares = world.shares(&[1, 2, 3]);
     shares.sort_unstable();
     assert_eq!(shares, [2, 3, 3]);
-    let owners = world.owners();
-    world.live(300, &runs);
-    assert!(runs.iter().all(|run| world.leases.let_go(*run).is_empty()));
-    assert_eq!(world.owners(), owners);
+    let ownership = world.ownership();
+    world.live(300, &owners);
+    assert!(owners.iter().all(|owner| world.leases.to_release(*owner).is_empty()));
+    assert_eq!(world.ownership(), ownership);
 }
 
 #[test]
-fn a_node_that_starts_again_in_time_keeps_its_own_and_nothing_is_moved_meanwhile() {
-    let mut world = World::new(&[ANYBODY; 6]);
-    let (first, second) = (run(1, 11), run(2, 22));
+fn a_node_that_restarts_in_time_keeps_its_sources_and_nothing_moves_meanwhile() {
+    let mut world = World::new(&[ANY_NODE; 6]);
+    let (first, second) = (owner(1, 11), owner(2, 22));
     world.claim(first, None);
     world.live(1, &[first]);
     world.claim(second, None);
-    // Silent since a moment before it would have been asked.
+    // It falls silent just before it would have been asked.
     world.live(SETTLE - 1, &[first, second]);
     world.live(REVOKE_AFTER - 1, &[second]);
-    assert_eq!(world.leases.let_go(first), []);
-    let again = run(1, 12);
+    assert_eq!(world.leases.to_release(first), []);
+    let again = owner(1, 12);
     assert_eq!(world.claim(again, Some(11)), ClaimDecision::Propose);
     world.live(SETTLE, &[again, second]);
-    assert_eq!((world.shares(&[1, 2]), world.leases.let_go(again)), (vec![6, 0], vec![]));
+    assert_eq!((world.shares(&[1, 2]), world.leases.to_release(again)), (vec![6, 0], vec![]));
     world.live(1, &[again, second]);
-    assert_eq!(world.leases.let_go(again).len(), 1);
-    // Whoever is asked and falls silent is asked no longer.
+    assert_eq!(world.leases.to_release(again).len(), 1);
+    // A silent node is no longer asked.
     world.live(LEASE + 1, &[second]);
-    assert_eq!(world.leases.let_go(again), []);
+    assert_eq!(world.leases.to_release(again), []);
 }
 
 #[test]
-fn a_source_goes_to_a_node_that_may_own_it_when_its_owner_may_not_any_more() {
+fn a_source_moves_when_its_owner_is_no_longer_allowed_to_own_it() {
     let mut world = World::new(&[&[], &[]]);
-    let (first, second) = (run(1, 11), run(2, 22));
+    let (first, second) = (owner(1, 11), owner(2, 22));
     world.claim(first, None);
     world.claim(second, None);
     world.live(SETTLE + 1, &[first, second]);
@@ -363,74 +367,74 @@ fn a_source_goes_to_a_node_that_may_own_it_when_its_owner_may_not_any_more() {
     let put = PutSource { name, address: None, helo, nodes: vec![NodeId(2)] };
     world.directory.apply(&Command::Change(vec![Change::Put(Put::Source(put))])).unwrap();
     world.live(1, &[first, second]);
-    assert_eq!(world.obey(first), [source.id]);
-    // The other one may be owned by both, and follows the other way.
+    assert_eq!(world.release_requested(first), [source.id]);
+    // The other source may be owned by both, and moves the other way.
     world.live(1, &[first, second]);
-    world.obey(second);
+    world.release_requested(second);
     assert_eq!(world.view().source(source.id).unwrap().owner, Some(second));
     assert_eq!(world.shares(&[1, 2]), [1, 1]);
 }
 
 #[test]
-fn an_owner_that_does_not_let_go_is_left_alone_until_nodes_come_or_go() {
-    let mut world = World::new(&[ANYBODY; 2]);
-    let runs = [run(1, 11), run(2, 22)];
-    world.claim(runs[0], None);
-    world.settle();
-    world.claim(runs[1], None);
-    world.live(SETTLE + 1, &runs);
-    assert_eq!(world.leases.let_go(runs[0]).len(), 1);
-    world.live(LET_GO_WITHIN, &runs);
-    assert_eq!(world.leases.let_go(runs[0]), []);
+fn an_owner_that_does_not_release_is_not_asked_again_until_nodes_come_or_go() {
+    let mut world = World::new(&[ANY_NODE; 2]);
+    let owners = [owner(1, 11), owner(2, 22)];
+    world.claim(owners[0], None);
+    world.decide_all();
+    world.claim(owners[1], None);
+    world.live(SETTLE + 1, &owners);
+    assert_eq!(world.leases.to_release(owners[0]).len(), 1);
+    world.live(RELEASE_WITHIN, &owners);
+    assert_eq!(world.leases.to_release(owners[0]), []);
     assert_eq!(world.shares(&[1, 2]), [2, 0]);
-    world.live(SETTLE + LET_GO_WITHIN, &runs);
-    assert_eq!(world.leases.let_go(runs[0]), []);
-    let again = run(2, 23);
+    world.live(SETTLE + RELEASE_WITHIN, &owners);
+    assert_eq!(world.leases.to_release(owners[0]), []);
+    let again = owner(2, 23);
     world.claim(again, Some(22));
-    let runs = [runs[0], again];
-    world.live(SETTLE + 1, &runs);
-    assert_eq!(world.leases.let_go(runs[0]).len(), 1);
-    // A new leader knows nothing of it, and waits until all is calm.
+    let owners = [owners[0], again];
+    world.live(SETTLE + 1, &owners);
+    assert_eq!(world.leases.to_release(owners[0]).len(), 1);
+    // A new leader knows nothing of it, and waits as after any change.
     world.new_leader();
-    world.live(SETTLE - 1, &runs);
-    assert_eq!(world.leases.let_go(runs[0]), []);
-    world.live(2, &runs);
-    assert_eq!(world.leases.let_go(runs[0]).len(), 1);
+    world.live(SETTLE - 1, &owners);
+    assert_eq!(world.leases.to_release(owners[0]), []);
+    world.live(2, &owners);
+    assert_eq!(world.leases.to_release(owners[0]).len(), 1);
 }
 
 #[test]
-fn the_shares_of_others_do_not_wait_for_an_owner_that_never_lets_go() {
+fn an_owner_that_never_releases_does_not_block_the_shares_of_others() {
     let mut world = World::new(&[&[1, 3], &[1, 3], &[1, 3], &[1, 3], &[2, 3], &[2, 3], &[2, 3]]);
-    let runs = [run(1, 11), run(2, 22), run(3, 33)];
-    world.claim(runs[0], None);
-    world.claim(runs[1], None);
-    world.settle();
-    world.claim(runs[2], None);
-    world.live(SETTLE + 1, &runs);
+    let owners = [owner(1, 11), owner(2, 22), owner(3, 33)];
+    world.claim(owners[0], None);
+    world.claim(owners[1], None);
+    world.decide_all();
+    world.claim(owners[2], None);
+    world.live(SETTLE + 1, &owners);
     assert_eq!(world.shares(&[1, 2, 3]), [4, 3, 0]);
-    // The one that has most is asked first, and does not hear.
-    assert_eq!(world.leases.let_go(runs[0]).len(), 1);
-    world.live(LET_GO_WITHIN, &runs);
-    assert_eq!((world.leases.let_go(runs[0]), world.obey(runs[1]).len()), (vec![], 1));
+    // The node with the most sources is asked first, and does not answer.
+    assert_eq!(world.leases.to_release(owners[0]).len(), 1);
+    world.live(RELEASE_WITHIN, &owners);
+    assert_eq!((world.leases.to_release(owners[0]), world.release_requested(owners[1]).len()), (vec![], 1));
     assert_eq!(world.shares(&[1, 2, 3]), [4, 2, 1]);
 }
 
 #[test]
-fn a_release_that_is_repeated_takes_nothing_from_a_run_that_was_given_the_source_anew() {
-    let mut world = World::new(&[ANYBODY; 2]);
-    let (first, second) = (run(1, 11), run(2, 22));
+fn a_repeated_release_does_not_take_a_source_that_was_granted_again() {
+    let mut world = World::new(&[ANY_NODE; 2]);
+    let (first, second) = (owner(1, 11), owner(2, 22));
     world.claim(first, None);
-    world.settle();
+    world.decide_all();
     world.claim(second, None);
     world.live(SETTLE + 1, &[first, second]);
-    let asked = world.leases.let_go(first)[0];
-    // It is committed, but not answered: the leader has died, and the next one hears of the same run first.
+    let asked = world.leases.to_release(first)[0];
+    // The release is committed but not answered: the leader dies, and the next one grants the source to the same node.
     world.release(first, asked);
     world.new_leader();
     assert!(world.renew(first));
-    world.settle();
-    let owned = world.owners();
+    world.decide_all();
+    let owned = world.ownership();
     assert_eq!(world.shares(&[1, 2]), [2, 0]);
     world.release(first, asked);
-    assert_eq!(world.owners(), owned);
+    assert_eq!(world.ownership(), owned);
 }

@@ -1,4 +1,4 @@
-//! Keeps the leases while this node leads: one memory for each term, and one proposal at a time.
+//! Manages the leases while this node leads: one [`Leases`] for each term, and one proposal at a time.
 
 use std::{
     sync::Arc,
@@ -20,25 +20,25 @@ use super::{
     metrics,
 };
 
-/// The memory of this node as the leader; `None` while it does not lead.
+/// The leases that this node manages; `None` while it does not lead.
 pub(super) type SharedLeases = Arc<Mutex<Option<Leases>>>;
 
-/// How long to wait after a proposal failed.
+/// Pause after a failed proposal.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
-/// Nothing waits longer than this to be looked at.
+/// The longest pause between two decisions.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct LeaseManager {
     pub(super) group: Group<DirectoryMachine>,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) leases: SharedLeases,
     pub(super) times: LeaseTimes,
-    /// Told when a node has been heard of.
+    /// Notified when a node claims or renews.
     pub(super) wake: Arc<Notify>,
 }
 
-impl Keeper {
+impl LeaseManager {
     /// Runs until the group stops.
     pub(super) async fn run(mut self) {
         let mut status = self.group.status();
@@ -73,7 +73,7 @@ impl Keeper {
 
     fn decide(&mut self) -> (Vec<Command>, Option<Instant>) {
         let mut leases = self.leases.lock();
-        // Read under the lock: whoever has it next sees no earlier view.
+        // Read under the lock: the next holder must not see an earlier view.
         let view = self.view.borrow_and_update().clone();
         let Some(leases) = leases.as_mut() else { return (Vec::new(), None) };
         let commands = leases.decide(Instant::now(), &view);
@@ -104,12 +104,12 @@ fn note(command: &Command) {
     match command {
         Command::Revoke { node, incarnation } => {
             metrics::decision("revoke");
-            tracing::warn!(%node, incarnation, "the lease of an outbound node has ended");
+            tracing::warn!(%node, incarnation, "the lease of an outbound node ended");
         }
         Command::Grant { source, node, incarnation } => {
             metrics::decision("grant");
-            tracing::info!(%source, %node, incarnation, "a source gets an owner");
+            tracing::info!(%source, %node, incarnation, "source granted to an outbound node");
         }
-        Command::Change(_) | Command::Claim { .. } | Command::LetGo { .. } => {}
+        Command::Change(_) | Command::Claim { .. } | Command::ReleaseSource { .. } => {}
     }
 }

@@ -1,7 +1,7 @@
-//! The state of one ledger group on this node.
+//! The state of one ledger group on this node, shared by Raft, the proposer and the service.
 //!
-//! Raft changes it, entry by entry; while the node leads the group, the work queues and the outboxes are changed with it
-//! under the same lock, so that they never miss an effect.
+//! Raft applies entries; while the node leads, the dispatcher and the outboxes are updated under the same lock, so that
+//! they never miss an effect.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +10,7 @@ use postroad_core::{GroupId, PoolId};
 use postroad_directory::View;
 use postroad_ledger::{
     Dispatcher, Ledger, Limits,
-    command::{Effect, Lane, Reply},
+    command::{Effect, Reply, SourceGrant},
     dispatch::Weighted,
     event::{Event, EventKind},
 };
@@ -23,33 +23,33 @@ use crate::metrics::LedgerMetrics;
 /// Bytes of events in one batch, unless one event is larger.
 const EVENTS_BYTES_MAX: usize = 4 << 20;
 
-/// A ledger and, while this node leads, what the leader does with it.
-pub(crate) struct Core {
+/// A ledger and, while this node leads, its dispatcher and outboxes.
+pub(crate) struct SharedLedger {
     pub(crate) id: GroupId,
     pub(crate) limits: Limits,
     pub(crate) metrics: LedgerMetrics,
     state: Mutex<State>,
-    /// There may be something to propose.
+    /// Notified when there may be something to propose.
     pub(crate) wake: Notify,
-    /// The number the next event gets.
+    /// The number of the next event.
     events: watch::Sender<u64>,
 }
 
 struct State {
     ledger: Ledger,
     leading: Option<Leading>,
-    /// Used again for every command.
+    /// Reused for every command.
     effects: Vec<Effect>,
 }
 
-/// What only the leader has: rebuilt from the ledger whenever leadership is taken.
+/// What only the leader has: rebuilt from the ledger when this node becomes leader.
 pub(crate) struct Leading {
     pub(crate) term: u64,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) outboxes: Outboxes,
 }
 
-impl Core {
+impl SharedLedger {
     pub(crate) fn new(id: GroupId, limits: Limits) -> Self {
         let state = State { ledger: Ledger::new(limits), leading: None, effects: Vec::new() };
         let metrics = LedgerMetrics::new(id);
@@ -57,7 +57,7 @@ impl Core {
         Self { id, limits, metrics, state: Mutex::new(state), wake: Notify::new(), events }
     }
 
-    /// Applies what was committed; streaming starts from here and from nowhere else.
+    /// Applies a committed batch; assignments are sent from here and from nowhere else.
     pub(crate) fn apply(&self, index: u64, batch: Batch) -> Vec<Reply> {
         let mut replies = Vec::with_capacity(batch.commands.len());
         let (mut assigned, mut finished) = (0, 0);
@@ -85,7 +85,7 @@ impl Core {
         replies
     }
 
-    /// Puts another state in place of this one, as a snapshot brings it: whoever leads is not sent any.
+    /// Replaces the state with that of a snapshot. Only a follower receives one.
     pub(crate) fn replace(&self, ledger: Ledger) {
         let next_event = ledger.event_range().1;
         let mut state = self.state.lock();
@@ -95,16 +95,16 @@ impl Core {
         self.events.send_replace(next_event);
     }
 
-    /// Begins to lead: the work queues are made from the state.
+    /// Starts leading: builds the dispatcher from the ledger.
     pub(crate) fn lead(&self, term: u64, view: &View) {
         let mut state = self.state.lock();
         let mut leading =
             Leading { term, dispatcher: Dispatcher::rebuild(&state.ledger), outboxes: Outboxes::new(term) };
-        leading.take_over(view);
+        leading.update_view(view);
         state.leading = Some(leading);
     }
 
-    /// Ends leading; the streams of outbound nodes end with their outboxes.
+    /// Stops leading; the sessions of outbound nodes end with their outboxes.
     pub(crate) fn follow(&self) {
         self.state.lock().leading = None;
     }
@@ -119,12 +119,12 @@ impl Core {
         leading.as_mut().map(|leading| act(ledger, leading))
     }
 
-    /// Sees the number the next event gets change.
+    /// Watches the number of the next event.
     pub(crate) fn subscribe_events(&self) -> watch::Receiver<u64> {
         self.events.subscribe()
     }
 
-    /// Returns up to `max` events from number `from` on, as they travel, and no more than fit a frame.
+    /// Returns up to `max` events from number `from` on, for the wire, and no more than fit a frame.
     pub(crate) fn events_from(&self, from: u64, max: usize) -> Vec<wire::Event> {
         let mut bytes = 0;
         self.with_ledger(|ledger| {
@@ -139,29 +139,29 @@ impl Core {
 }
 
 impl Leading {
-    /// Takes over who owns which source, and what the pools are made of.
-    pub(crate) fn take_over(&mut self, view: &View) {
+    /// Updates pools and owners of sources from the directory.
+    pub(crate) fn update_view(&mut self, view: &View) {
         let members =
             |members: &[_]| members.iter().map(|(source, weight)| weighted(*source, *weight)).collect();
         let pools: BTreeMap<PoolId, Vec<Weighted>> =
             view.pools().map(|pool| (pool.id, members(&pool.members))).collect();
-        let lane = |source: &Arc<postroad_directory::Source>| {
+        let grant = |source: &Arc<postroad_directory::Source>| {
             let owner = source.owner?;
-            // Whoever has started anew since owns nothing under the old epochs.
-            (view.incarnation(owner.node) == Some(owner.incarnation)).then_some(Lane {
+            // A node that has restarted owns nothing under the earlier epochs.
+            (view.incarnation(owner.node) == Some(owner.incarnation)).then_some(SourceGrant {
                 source: source.id,
                 epoch: source.epoch,
                 node: owner.node,
             })
         };
-        let owners: Vec<Lane> = view.sources().filter_map(lane).collect();
+        let owners: Vec<SourceGrant> = view.sources().filter_map(grant).collect();
         self.dispatcher.set_pools(&pools, &owners);
-        // An owner may have stated its windows before this node had heard of its epoch.
-        self.outboxes.restate_windows(&mut self.dispatcher);
+        // An owner may have sent its windows before this node knew its epoch.
+        self.outboxes.reapply_windows(&mut self.dispatcher);
     }
 }
 
-/// What an event takes on the wire, at most.
+/// The most bytes an event takes on the wire.
 fn event_bytes(event: &Event) -> usize {
     let recipients = match &event.kind {
         EventKind::Accepted(accepted) => accepted.recipients.len(),

@@ -1,0 +1,204 @@
+//! Whether this node's disk is the one that the other queue nodes know, and holds everything the node acknowledged.
+//!
+//! Every call says which disk the caller knows and what it saw acknowledged (docs/adr/0005); the answer is decided here.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use postroad_core::GroupId;
+use postroad_storage::{DiskId, EntryId, Log, Origin};
+use tokio::sync::watch;
+use tonic::Status as Refusal;
+
+use crate::wire;
+
+/// This node's disk as the other queue nodes see it, the worst last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskStatus {
+    /// No call has been refused.
+    #[default]
+    Accepted,
+    /// Others know a different disk for this node: it neither votes nor follows until it has rejoined.
+    OtherDisk(DiskId),
+    /// The disk holds less than this node acknowledged: it is an old copy, and is not used again.
+    RolledBack,
+}
+
+/// What a node has acknowledged: its term, and the last entry it had then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Acknowledged {
+    pub(crate) term: u64,
+    pub(crate) last: EntryId,
+}
+
+impl Acknowledged {
+    /// Formats it for the metadata of a call.
+    pub(crate) fn to_text(self) -> String {
+        format!("{}.{}.{}", self.term, self.last.term, self.last.index)
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split('.').map(|number| number.parse::<u64>().ok());
+        let (term, last_term, index) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        Some(Self { term, last: EntryId { term: last_term, index } })
+    }
+}
+
+/// What peers have acknowledged to this node, by group and node; kept in memory only.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PeerAcknowledgements(Arc<Mutex<BTreeMap<(GroupId, u64), AcknowledgedByDisk>>>);
+
+#[derive(Clone, Copy, Debug)]
+struct AcknowledgedByDisk {
+    disk: u64,
+    acknowledged: Acknowledged,
+}
+
+impl PeerAcknowledgements {
+    pub(crate) fn get(&self, group: GroupId, node: u64, disk: u64) -> Acknowledged {
+        let peers = self.0.lock();
+        peers
+            .get(&(group, node))
+            .filter(|known| known.disk == disk)
+            .map(|known| known.acknowledged)
+            .unwrap_or_default()
+    }
+
+    /// Keeps the highest.
+    pub(crate) fn note(&self, group: GroupId, node: u64, disk: u64, acknowledged: Acknowledged) {
+        let mut peers = self.0.lock();
+        let known = peers.entry((group, node)).or_insert(AcknowledgedByDisk { disk, acknowledged });
+        if known.disk != disk || known.acknowledged < acknowledged {
+            *known = AcknowledgedByDisk { disk, acknowledged };
+        }
+    }
+}
+
+/// Refuses calls that are meant for another disk, and keeps the status.
+#[derive(Clone, Debug)]
+pub(crate) struct DiskGuard {
+    log: Log,
+    /// By the last call of each group.
+    groups: Arc<Mutex<BTreeMap<GroupId, DiskStatus>>>,
+    status: Arc<watch::Sender<DiskStatus>>,
+}
+
+impl DiskGuard {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log, groups: Arc::default(), status: Arc::new(watch::Sender::new(DiskStatus::Accepted)) }
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<DiskStatus> {
+        self.status.subscribe()
+    }
+
+    pub(crate) fn is_rolled_back(&self) -> bool {
+        *self.status.borrow() == DiskStatus::RolledBack
+    }
+
+    /// Refuses a call for a different disk, and any call once the disk has lost something it acknowledged.
+    pub(crate) fn check(
+        &self,
+        group: GroupId,
+        to: DiskId,
+        acknowledged: Acknowledged,
+    ) -> Result<(), Refusal> {
+        let ours = self.log.disk().id;
+        let is_behind = || self.on_disk(group).is_none_or(|on_disk| on_disk < acknowledged);
+        let status = match to == ours {
+            _ if self.is_rolled_back() => DiskStatus::RolledBack,
+            false => DiskStatus::OtherDisk(to),
+            true if is_behind() => DiskStatus::RolledBack,
+            true => DiskStatus::Accepted,
+        };
+        self.set_status(group, status);
+        let refuse = |what| Err(Refusal::failed_precondition(what));
+        match status {
+            DiskStatus::Accepted => Ok(()),
+            DiskStatus::OtherDisk(_) => refuse(format!("this node has disk `{ours}`, not `{to}`")),
+            DiskStatus::RolledBack => refuse(format!("disk `{ours}` of this node is an old copy")),
+        }
+    }
+
+    fn set_status(&self, group: GroupId, status: DiskStatus) {
+        let mut groups = self.groups.lock();
+        let before = groups.get(&group).copied().unwrap_or_default();
+        // Rolled back is final, whatever a concurrent call found.
+        if before != status && before != DiskStatus::RolledBack {
+            groups.insert(group, status);
+            let worst = groups.values().max().copied().unwrap_or_default();
+            self.status.send_replace(worst);
+            drop(groups);
+            self.log_change(group, status);
+        }
+    }
+
+    /// What the disk holds, to compare with what was acknowledged; `None` when the vote is unreadable.
+    fn on_disk(&self, group: GroupId) -> Option<Acknowledged> {
+        let state = self.log.group(group);
+        let term = match &state.vote {
+            Some(vote) => wire::decode_vote(vote).ok()?.leader_id.term,
+            None => 0,
+        };
+        Some(Acknowledged { term, last: state.last.unwrap_or_default() })
+    }
+
+    fn log_change(&self, group: GroupId, status: DiskStatus) {
+        let disk = self.log.disk().id;
+        match status {
+            DiskStatus::Accepted => tracing::info!(%group, %disk, "the other queue nodes accept this disk"),
+            DiskStatus::OtherDisk(known) if self.log.disk().origin == Origin::Rejoin => {
+                tracing::warn!(%group, %disk, %known, "this node's new disk has not joined yet");
+            }
+            DiskStatus::OtherDisk(known) => tracing::error!(
+                %group, %disk, %known,
+                "the other queue nodes know a different disk for this node: it neither votes nor follows until it rejoins"
+            ),
+            DiskStatus::RolledBack => {
+                tracing::error!(
+                    %group, %disk,
+                    "the disk holds less than this node acknowledged, as an old copy would: it is not used again"
+                );
+                if let Err(error) = self.log.mark_rolled_back() {
+                    tracing::error!(%error, "cannot record that this disk is stale");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acknowledged(term: u64, last: (u64, u64)) -> Acknowledged {
+        Acknowledged { term, last: EntryId { term: last.0, index: last.1 } }
+    }
+
+    #[test]
+    fn a_later_term_excuses_a_shorter_log() {
+        // A later leader may have truncated the log; within a term nothing acknowledged is lost.
+        assert!(acknowledged(3, (3, 9)) < acknowledged(3, (3, 10)));
+        assert!(acknowledged(3, (2, 10)) < acknowledged(3, (3, 9)));
+        assert!(acknowledged(4, (2, 5)) > acknowledged(3, (3, 10)));
+    }
+
+    #[test]
+    fn acknowledgements_of_another_disk_do_not_count() {
+        let (peers, group) = (PeerAcknowledgements::default(), GroupId(1));
+        peers.note(group, 2, 7, acknowledged(3, (3, 10)));
+        peers.note(group, 2, 7, acknowledged(3, (3, 9)));
+        assert_eq!(peers.get(group, 2, 7), acknowledged(3, (3, 10)));
+        assert_eq!(peers.get(group, 2, 8), Acknowledged::default());
+        peers.note(group, 2, 8, acknowledged(1, (1, 1)));
+        assert_eq!(peers.get(group, 2, 8), acknowledged(1, (1, 1)));
+    }
+
+    #[test]
+    fn an_acknowledgement_is_parsed_back_and_nonsense_is_refused() {
+        assert_eq!(Acknowledged::parse(&acknowledged(3, (2, 10)).to_text()), Some(acknowledged(3, (2, 10))));
+        for nonsense in ["", "1", "1.2", "1.2.x", "-1.2.3"] {
+            assert_eq!(Acknowledged::parse(nonsense), None, "{nonsense}");
+        }
+    }
+}
