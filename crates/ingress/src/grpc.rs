@@ -28,7 +28,7 @@ use crate::{
     auth::{Authenticator, Identity, Verdict},
     content,
     error::Refusal,
-    intake::{Incoming, Intake},
+    submission::{Incoming, Intake},
     metrics::Way,
 };
 

@@ -10,9 +10,9 @@ pub mod service;
 
 mod auth;
 mod content;
-mod from;
+mod author;
 mod grpc;
-mod intake;
+mod submission;
 mod policy;
 
 pub use config::{IngressConfig, ListenerService, SmtpListener};

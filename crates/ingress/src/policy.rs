@@ -14,7 +14,7 @@ use crate::{
     ListenerService,
     auth::{Authenticator, Identity, Verdict},
     error::Refusal,
-    intake::{Incoming, Intake},
+    submission::{Incoming, Intake},
     metrics::Way,
 };
 

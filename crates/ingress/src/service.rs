@@ -23,7 +23,7 @@ use crate::{
     IngressConfig, SmtpListener, StartError,
     auth::Authenticator,
     grpc::{self, Submissions},
-    intake::Intake,
+    submission::Intake,
     metrics::{CATALOGUE, Metrics},
     policy::SmtpPolicy,
 };

@@ -13,7 +13,7 @@ pub mod smtp;
 pub mod tls;
 pub mod transport;
 
-mod alarm;
+mod timer;
 #[cfg(test)]
 mod testing;
 

@@ -28,7 +28,7 @@ mod tests;
 use parts::{Parts, SLICES_MAX};
 
 use super::stream::{Stream, describe};
-use crate::{alarm::Alarm, tls::ClientTls};
+use crate::{timer::Alarm, tls::ClientTls};
 
 /// Replies are short; EHLO has the longest.
 const READ_BYTES: usize = 1 << 10;

@@ -8,8 +8,8 @@ use postroad_smtp::reply::ReplyError;
 use super::*;
 use crate::testing::{Raw, peer, run_with_few_descriptors};
 
-mod against_ours;
-mod broken_off;
+mod with_our_server;
+mod aborted;
 
 const ALL: [Phase; 6] =
     [Phase::Greeting, Phase::Hello, Phase::Mail, Phase::Recipient, Phase::Data, Phase::Message];

@@ -25,7 +25,7 @@ use tokio_util::{io::poll_read_buf, sync::WaitForCancellationFutureOwned};
 
 use super::{Listener, Policy, Session};
 use crate::{
-    alarm::Alarm,
+    timer::Alarm,
     smtp::stream::{Stream, describe},
 };
 

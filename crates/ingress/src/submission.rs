@@ -26,7 +26,7 @@ use crate::{
     auth::Identity,
     content::{self, Completed},
     error::Refusal,
-    from,
+    author,
     metrics::{Metrics, Way},
 };
 
@@ -117,7 +117,7 @@ impl Intake {
         announced_bytes: u64,
     ) -> Result<(), Refusal> {
         self.check_size(tenant, announced_bytes)?;
-        from::check_envelope(sender, &tenant.domains)
+        author::check_envelope(sender, &tenant.domains)
     }
 
     fn check_size(&self, tenant: &Tenant, bytes: u64) -> Result<(), Refusal> {
@@ -152,7 +152,7 @@ impl Intake {
         let tenant = incoming.identity.tenant(&view).ok_or(Refusal::NoIdentity)?;
         self.check_size(&tenant, incoming.content.len() as u64)?;
         let header = content::check(&incoming.content)?;
-        from::check(&incoming.content[..header.len], &tenant.domains)?;
+        author::check(&incoming.content[..header.len], &tenant.domains)?;
 
         let random: u64 = rand::random();
         let group = self.submitter.pick_group(rand::random()).ok_or(Refusal::Unavailable)?;
