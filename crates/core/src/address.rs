@@ -4,10 +4,10 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use crate::{Domain, DomainError};
 
-/// A mailbox, `local-part@domain`, kept byte for byte as it was given.
+/// A mailbox, `local-part@domain`, kept byte for byte as the client wrote it.
 ///
 /// RFC 5321 4.1.2: a dot-string or quoted string, `@`, and a domain or an address literal.
-/// UTF-8 is accepted in both halves (RFC 6531); [`Address::is_ascii`] tells whether SMTPUTF8 is needed.
+/// UTF-8 is accepted in both parts (RFC 6531); sending needs SMTPUTF8 unless [`Address::is_ascii`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// Invariant: a valid mailbox of at most 254 bytes with its separating `@` at `at`.
@@ -15,10 +15,10 @@ pub struct Address {
     at: u8,
 }
 
-/// Where an address leads: a domain, or a literal that names one host.
+/// The right-hand side of an address: a domain, or an address literal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// A domain to be looked up in DNS.
+    /// A domain, to look up in DNS.
     Domain(Domain),
     /// An address literal, `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
     Literal(IpAddr),
@@ -27,15 +27,15 @@ pub enum Host {
 /// Why bytes are not an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressError {
-    /// There is no `@` outside quotes, or one half is empty.
+    /// The `@` outside quotes is missing, or one side of it is empty.
     Incomplete,
     /// The local part is over 64 bytes, the domain over 255 or the whole over 254 (RFC 5321 4.5.3.1).
     TooLong,
-    /// The local part holds a character or an arrangement that RFC 5321 does not allow.
+    /// The local part breaks the syntax of RFC 5321.
     LocalPart,
     /// The domain is not valid.
     Domain(DomainError),
-    /// An address literal does not hold an address.
+    /// The text in brackets is not an IP address.
     Literal,
 }
 
@@ -50,7 +50,7 @@ impl Address {
     /// Parses a mailbox without angle brackets.
     ///
     /// # Errors
-    /// The text is not a mailbox of RFC 5321 as extended by RFC 6531, or is too long.
+    /// The text is not a mailbox (RFC 5321, RFC 6531), or is too long.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let at = local_part_end(text.as_bytes())?;
         let domain = text.get(at + 1..).ok_or(AddressError::Incomplete)?;
@@ -64,31 +64,31 @@ impl Address {
         Ok(Self { text: text.into(), at: u8::try_from(at).expect("a local part has at most 64 bytes") })
     }
 
-    /// Returns the address as it was given.
+    /// Returns the address as the client wrote it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Returns the local part, with its quotes where it has them.
+    /// Returns the local part, including quotes.
     #[must_use]
     pub fn local_part(&self) -> &str {
         &self.text[..usize::from(self.at)]
     }
 
-    /// Returns the part behind the separating `@`, as it was given.
+    /// Returns the part after the separating `@`, as the client wrote it.
     #[must_use]
     pub fn domain_text(&self) -> &str {
         &self.text[usize::from(self.at) + 1..]
     }
 
-    /// Returns where mail for this address goes.
+    /// Returns the domain or address literal that mail for this address goes to.
     #[must_use]
     pub fn host(&self) -> Host {
-        parse_host(self.domain_text()).expect("an address holds a valid host")
+        parse_host(self.domain_text()).expect("the constructor has parsed the host")
     }
 
-    /// Returns the domain in its canonical form, or `None` for an address literal.
+    /// Returns the canonical domain, or `None` for an address literal.
     #[must_use]
     pub fn domain(&self) -> Option<Domain> {
         match self.host() {
@@ -104,7 +104,7 @@ impl Address {
     }
 }
 
-/// Returns the offset just behind the local part.
+/// Returns the offset of the first byte after the local part.
 fn local_part_end(text: &[u8]) -> Result<usize, AddressError> {
     if text.first() == Some(&b'"') { quoted_string_end(text) } else { dot_string_end(text) }
 }
@@ -126,7 +126,7 @@ fn quoted_string_end(text: &[u8]) -> Result<usize, AddressError> {
         match text.get(index) {
             None => return Err(AddressError::Incomplete),
             Some(b'"') => return Ok(index + 1),
-            // RFC 5321 4.1.2: quoted-pairSMTP = %d92 %d32-126, so no control character hides behind a backslash.
+            // RFC 5321 4.1.2: quoted-pairSMTP = %d92 %d32-126, so a backslash cannot hide a control character.
             Some(b'\\') => match text.get(index + 1) {
                 Some(0x20..=0x7e) => index += 2,
                 _ => return Err(AddressError::LocalPart),
@@ -150,7 +150,7 @@ fn parse_host(text: &str) -> Result<Host, AddressError> {
     parse_literal(inner).map(Host::Literal).ok_or(AddressError::Literal)
 }
 
-/// Parses what stands between the brackets of an address literal (RFC 5321 4.1.3).
+/// Parses the text between the brackets of an address literal (RFC 5321 4.1.3).
 #[must_use]
 pub fn parse_literal(inner: &str) -> Option<IpAddr> {
     const TAG: &str = "IPv6:";
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_field_are_kept_byte_for_byte() {
+    fn valid_addresses_are_kept_byte_for_byte() {
         check("a@example.org", Ok(("a", "example.org")));
         check("First.Last+tag@EXAMPLE.org", Ok(("First.Last+tag", "example.org")));
         check("!#$%&'*+-/=?^_`{|}~@x.y", Ok(("!#$%&'*+-/=?^_`{|}~", "x.y")));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_mailbox_is_refused() {
+    fn invalid_addresses_are_refused() {
         use AddressError::{Incomplete, Literal, LocalPart, TooLong};
         let domain = |e| AddressError::Domain(e);
         check("", Err(Incomplete));

@@ -1,4 +1,4 @@
-//! Domain names in the one form used for routing, policy, DNS and TLS: lower-case A-labels.
+//! Domain names in canonical form, as routing, policy, DNS and TLS use them: lower-case A-labels.
 
 use std::{fmt, sync::Arc};
 
@@ -11,24 +11,24 @@ pub struct Domain(Arc<str>);
 /// Why a name is not a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DomainError {
-    /// There is no name, or one of its labels is empty.
+    /// The name or one of its labels is empty.
     Empty,
     /// A label is over 63 bytes or the name over 253 (RFC 1035 2.3.4), counted as A-labels.
     TooLong,
-    /// A label holds something other than letters, digits and inner hyphens, or is not valid under UTS 46.
+    /// A label has a character other than letters, digits and inner hyphens, or is invalid under UTS 46.
     Malformed,
 }
 
 impl Domain {
-    /// Parses a name given in ASCII or Unicode (UTS 46, non-transitional, STD 3 rules).
+    /// Parses an ASCII or Unicode name (UTS 46, non-transitional, STD 3 rules).
     ///
     /// # Errors
-    /// The name is empty, too long or not made of host name labels.
+    /// The name is empty, too long or not a host name.
     pub fn parse(text: &str) -> Result<Self, DomainError> {
         if text.is_empty() {
             return Err(DomainError::Empty);
         }
-        // Longer input cannot become a valid name, and must not cost time.
+        // Longer input cannot be a valid name; do not spend time on it.
         if text.len() > 1024 {
             return Err(DomainError::TooLong);
         }
@@ -53,7 +53,7 @@ impl Domain {
     }
 }
 
-/// Returns true when mapping the name could not change it: lower-case ASCII and no `xn--` label to check.
+/// Returns true when UTS 46 would not change the name: lower-case ASCII without `xn--` labels.
 fn is_canonical(text: &[u8]) -> bool {
     text.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
         && !text.windows(4).any(|four| four[2..] == *b"--")
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_has_one_form() {
+    fn every_spelling_of_a_name_has_one_canonical_form() {
         check("example.org", Ok("example.org"));
         check("EXAMPLE.Org", Ok("example.org"));
         check("müller.example", Ok("xn--mller-kva.example"));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_host_name_is_refused() {
+    fn names_that_are_not_host_names_are_refused() {
         use DomainError::{Empty, Malformed, TooLong};
         check("", Err(Empty));
         check(".", Err(Empty));
@@ -144,7 +144,7 @@ mod tests {
         check("a_b.example", Err(Malformed));
         check("a\0.example", Err(Malformed));
         check("[1.2.3.4]", Err(Malformed));
-        // RUSTSEC-2024-0421: an A-label that decodes to plain ASCII is another name in disguise.
+        // RUSTSEC-2024-0421: an A-label that decodes to plain ASCII could spoof another name.
         check("xn--example-.org", Err(Malformed));
         check(&format!("{}.org", "a".repeat(64)), Err(TooLong));
         check(&"a.".repeat(130), Err(TooLong));

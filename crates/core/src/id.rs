@@ -1,4 +1,4 @@
-//! Identifiers: what they are made of and how they are written.
+//! Identifiers and their text form.
 
 use std::{fmt, str::FromStr};
 
@@ -27,46 +27,46 @@ macro_rules! number_id {
 }
 
 number_id! {
-    /// A cluster, drawn at random when it is created; nodes and data of another cluster are refused.
+    /// A cluster; drawn at random when the cluster is created. Nodes and data of another cluster are refused.
     ClusterId(u64),
-    /// A Raft group: 0 is the directory, every other one is a ledger.
+    /// A Raft group: 0 is the directory, all others are ledgers.
     GroupId(u16),
-    /// A node of the cluster, never reused.
+    /// A node of the cluster; ids are never reused.
     NodeId(u64),
     /// A tenant of the cluster.
     TenantId(u32),
     /// A pool of egress sources.
     PoolId(u32),
-    /// An egress source: a local address and the EHLO name that goes with it.
+    /// An egress source: a local IP address and the EHLO name that belongs to it.
     SourceId(u32),
-    /// The fence of a source's ownership: raised whenever the source changes hands.
+    /// Fencing token of a source: rises each time another outbound node becomes its owner.
     Epoch(u64),
     /// The number of an attempt at one delivery; the first is 1.
     AttemptNumber(u32),
 }
 
 impl GroupId {
-    /// The group that holds the directory.
+    /// The group of the directory.
     pub const DIRECTORY: Self = Self(0);
 }
 
-/// The name of an accepted message: 48 bits of time in milliseconds, 16 of ledger group, 64 of randomness.
+/// The id of an accepted message: 48 bits of time in milliseconds, 16 bits of ledger group, 64 random bits.
 ///
-/// Written as 26 characters of Crockford's base 32, which sort as the ids do.
+/// The text form is 26 characters of Crockford's base 32 and sorts like the id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(u128);
 
-/// The text is not 26 characters of Crockford's base 32 that fit 128 bits.
+/// The text is not a message id: 26 characters of Crockford's base 32 that fit 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageIdError;
 
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 impl MessageId {
-    /// The number of characters of a written id.
+    /// The number of characters of the text form.
     pub const TEXT_LEN: usize = 26;
 
-    /// Makes an id; `random` must come from a good source, since it keeps ids apart.
+    /// Makes an id; `random` makes it unique and must come from a good source.
     #[must_use]
     pub fn new(at: Timestamp, group: GroupId, random: u64) -> Self {
         let millis = u128::from(at.as_millis() & 0xffff_ffff_ffff);
@@ -85,7 +85,7 @@ impl MessageId {
         self.0
     }
 
-    /// Returns when ingress stamped the message.
+    /// Returns when ingress accepted the message.
     #[must_use]
     pub const fn at(self) -> Timestamp {
         Timestamp::from_millis((self.0 >> 80) as u64)
@@ -101,8 +101,8 @@ impl MessageId {
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = [0; Self::TEXT_LEN];
-        for (place, byte) in text.iter_mut().rev().enumerate() {
-            *byte = ALPHABET[(self.0 >> (5 * place)) as usize & 31];
+        for (digit, byte) in text.iter_mut().rev().enumerate() {
+            *byte = ALPHABET[(self.0 >> (5 * digit)) as usize & 31];
         }
         f.write_str(std::str::from_utf8(&text).expect("the alphabet is ASCII"))
     }
@@ -124,7 +124,7 @@ impl FromStr for MessageId {
         text.bytes()
             .try_fold(0_u128, |value, byte| {
                 let digit = ALPHABET.iter().position(|letter| *letter == byte.to_ascii_uppercase())?;
-                // 26 characters are 130 bits: the first may only carry three.
+                // 26 characters are 130 bits: the first character may carry only three.
                 value.checked_mul(32)?.checked_add(digit as u128)
             })
             .map(Self)
@@ -140,7 +140,7 @@ impl fmt::Display for MessageIdError {
 
 impl std::error::Error for MessageIdError {}
 
-/// A message for one of its recipients: the unit of work.
+/// One recipient of one message: the unit of delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeliveryId {
     /// The message.
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_id_says_when_and_where() {
+    fn a_message_id_carries_time_and_group() {
         let at = Timestamp::from_millis(1_795_480_496_789);
         let id = MessageId::new(at, GroupId(7), 0xdead_beef_0123_4567);
         assert_eq!((id.at(), id.group()), (at, GroupId(7)));
@@ -171,14 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn ids_sort_by_time_as_text_too() {
+    fn ids_sort_by_time_also_as_text() {
         let early = MessageId::new(Timestamp::from_millis(1), GroupId(9), u64::MAX);
         let late = MessageId::new(Timestamp::from_millis(2), GroupId(1), 0);
         assert!(early < late && early.to_string() < late.to_string());
     }
 
     #[test]
-    fn other_text_is_not_an_id() {
+    fn invalid_ids_are_refused() {
         for text in
             ["", "0", "8ZZZZZZZZZZZZZZZZZZZZZZZZZ", "0000000000000000000000000U", "é000000000000000000000000"]
         {

@@ -1,7 +1,7 @@
-//! The words every other crate speaks: addresses, ids, replies, outcomes, time and sizes.
+//! Types that all other crates share: addresses, ids, replies, outcomes, time and sizes.
 //!
-//! Everything here is a plain value that is parsed once, at the edge, and stays correct.
-//! There is no I/O, no clock and no randomness: a caller that needs the time or a random number passes it in.
+//! These are plain values, parsed once at the edge and valid from then on.
+//! This crate has no I/O, no clock and no randomness: callers pass in the time and random numbers.
 
 pub mod address;
 pub mod delivery_state;

@@ -1,4 +1,4 @@
-//! The outcome of an attempt, in words that bounces, statistics and retries share.
+//! The outcome of a delivery attempt, as bounces, statistics and retries share it.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ macro_rules! named {
         pub enum $name { $($(#[$vdoc])* $variant = $code,)* }
 
         impl $name {
-            /// Every value, in the order of their codes.
+            /// All values, ordered by code.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// Returns the name used in events, metrics and the API.
@@ -19,7 +19,7 @@ macro_rules! named {
                 match self { $(Self::$variant => $text,)* }
             }
 
-            /// Returns the code used on disk and on the wire; codes are never reused.
+            /// Returns the code used on disk and on the wire. Codes are never reused.
             #[must_use]
             pub const fn code(self) -> u8 {
                 self as u8
@@ -43,21 +43,21 @@ macro_rules! named {
 pub(crate) use named;
 
 named! {
-    /// How an attempt at one delivery ended: exactly one of these.
+    /// How one attempt at one delivery ended.
     OutcomeKind {
-        /// The receiver took responsibility.
+        /// The receiver accepted the message.
         Delivered = 1, "delivered";
-        /// A permanent failure of this recipient.
+        /// Permanent failure: no further attempt.
         Hard = 2, "hard";
-        /// This recipient is tried again later.
+        /// Temporary failure of this recipient: retried later.
         Soft = 3, "soft";
-        /// A temporary failure of the site or the source: all mail for it waits, the recipient's retries are not used up.
+        /// Temporary failure of the whole site or source, not of this recipient: all mail for the site waits.
         SiteSoft = 4, "site_soft";
-        /// The receiver refuses by policy: counts for reputation, retried or not by rule.
+        /// The receiver refuses by policy. Counts for reputation; a rule decides whether to retry.
         PolicyBlock = 5, "policy_block";
-        /// The final dot was sent and no reply was read, or no outcome was reported: the receiver may have the message.
+        /// The final dot was sent and the reply is missing, or the outbound node did not report: the receiver may have the message.
         Unknown = 6, "unknown";
-        /// An error of ours: never counts against the recipient, never a bounce.
+        /// A fault on our side: never counts against the recipient, never bounces.
         Internal = 7, "internal";
     }
 }
@@ -69,43 +69,43 @@ named! {
         InvalidRecipient = 1, "invalid_recipient";
         /// The mailbox is disabled.
         InactiveMailbox = 2, "inactive_mailbox";
-        /// The domain does not exist or takes no mail.
+        /// The domain does not exist or accepts no mail.
         BadDomain = 3, "bad_domain";
         /// The mailbox is full.
         Quota = 4, "quota";
-        /// The message is larger than the receiver takes.
+        /// The message exceeds the receiver's size limit.
         TooBig = 5, "too_big";
-        /// The content was judged to be spam.
+        /// The receiver classified the content as spam.
         SpamContent = 6, "spam_content";
-        /// The source or the domain is blocked for its reputation.
+        /// The source or sending domain is blocked because of its reputation.
         SpamBlock = 7, "spam_block";
-        /// SPF, DKIM or DMARC did not pass.
+        /// SPF, DKIM or DMARC failed.
         AuthFailed = 8, "auth_failed";
         /// The receiver asks to slow down.
         RateLimited = 9, "rate_limited";
-        /// Greylisting: retry later from the same source.
+        /// Greylisting: the same source must retry later.
         Greylisted = 10, "greylisted";
         /// Another policy of the receiver.
         Policy = 11, "policy";
-        /// A virus was found.
+        /// The receiver found a virus.
         Virus = 12, "virus";
-        /// The receiver does not relay to the recipient.
+        /// The receiver does not relay for us.
         RelayDenied = 13, "relay_denied";
         /// The receiver cannot route the recipient.
         Routing = 14, "routing";
-        /// A mail loop.
+        /// Mail loop.
         Loop = 15, "loop";
-        /// A violation of SMTP by either side.
+        /// One side violated SMTP.
         Protocol = 16, "protocol";
-        /// TLS that policy requires was not available.
+        /// TLS is required by policy and could not be established.
         TlsPolicy = 17, "tls_policy";
         /// The connection failed or broke.
         Connection = 18, "connection";
-        /// The DNS gave no usable answer.
+        /// DNS gave no usable answer.
         Dns = 19, "dns";
-        /// A deadline passed.
+        /// The receiver did not answer in time.
         Timeout = 20, "timeout";
-        /// Too many recipients in one transaction: no failure, the others are sent in the next one.
+        /// Too many recipients in one transaction: the rest go in another transaction.
         TooManyRecipients = 21, "too_many_recipients";
         /// The message reached its maximum age.
         Expired = 22, "expired";
@@ -114,24 +114,24 @@ named! {
     }
 }
 
-/// The outcome of an attempt.
+/// The outcome of an attempt, with the reason when it failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// How the attempt ended.
     pub kind: OutcomeKind,
     /// Why, unless delivered.
     pub class: Option<BounceClass>,
-    /// The receiver's reply code, 0 without a reply.
+    /// The receiver's reply code; 0 without a reply.
     pub code: u16,
-    /// The receiver's reply or our error: one line without control characters, at most 512 bytes.
+    /// The receiver's reply or our own error: one line without control characters, at most 512 bytes.
     pub text: Box<str>,
 }
 
-/// RFC 5321 4.5.3.1.5 bounds a reply line at 512 bytes; more is not kept.
+/// RFC 5321 4.5.3.1.5 limits a reply line to 512 bytes; the rest is cut off.
 pub const OUTCOME_TEXT_BYTES_MAX: usize = 512;
 
 impl Outcome {
-    /// Makes an outcome; control characters in `text` become spaces, and it is cut at a character boundary.
+    /// Makes an outcome; replaces control characters in `text` with spaces and cuts it at a character boundary.
     #[must_use]
     pub fn new(kind: OutcomeKind, class: Option<BounceClass>, code: u16, text: &str) -> Self {
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_and_names_are_one_to_one() {
+    fn codes_round_trip() {
         for kind in OutcomeKind::ALL {
             assert_eq!(OutcomeKind::from_code(kind.code()), Some(*kind));
         }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn remote_text_is_made_harmless() {
+    fn control_characters_and_length_of_remote_text_are_limited() {
         let outcome = Outcome::new(OutcomeKind::Soft, None, 451, &"a\r\n\u{1b}é".repeat(200));
         assert!(outcome.text.len() <= OUTCOME_TEXT_BYTES_MAX);
         assert!(!outcome.text.chars().any(char::is_control));

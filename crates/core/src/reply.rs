@@ -1,4 +1,4 @@
-//! SMTP replies as values: what a server says, and what an outcome remembers of it.
+//! SMTP replies and enhanced status codes.
 
 use std::{borrow::Cow, fmt};
 
@@ -24,9 +24,9 @@ pub const fn enhanced(class: u8, subject: u16, detail: u16) -> EnhancedCode {
 pub struct Reply {
     /// Three digits, 200 to 559.
     pub code: u16,
-    /// The enhanced status code, written in front of every line where there is one.
+    /// The enhanced status code, repeated on every line.
     pub enhanced: Option<EnhancedCode>,
-    /// The text; lines are separated by `\n` and hold no other control character.
+    /// The text; lines are separated by `\n` and contain no other control character.
     pub text: Cow<'static, str>,
 }
 
@@ -63,7 +63,7 @@ impl Reply {
 }
 
 impl EnhancedCode {
-    /// Parses a code that stands alone or in front of a space; returns it with the length it took.
+    /// Parses a code at the start of `text`, ended by a space or the end; returns it with its length.
     #[must_use]
     pub fn parse_prefix(text: &str) -> Option<(Self, usize)> {
         let end = text.find(' ').unwrap_or(text.len());
@@ -88,7 +88,7 @@ impl fmt::Display for EnhancedCode {
     }
 }
 
-/// One line for people: `550 5.1.1 no such user`.
+/// One line for logs and pages: `550 5.1.1 no such user`.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.code)?;
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn enhanced_codes_keep_three_digits() {
+    fn enhanced_codes_have_up_to_three_digits() {
         let check = |text, expected| assert_eq!(EnhancedCode::parse_prefix(text), expected, "{text:?}");
         check("5.1.1 no such user", Some((enhanced(5, 1, 1), 5)));
         check("5.7.515", Some((enhanced(5, 7, 515), 7)));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_read_as_one_line() {
+    fn a_reply_is_displayed_on_one_line() {
         assert_eq!(Reply::new(550, 5, 1, "no\nnever").to_string(), "550 5.5.1 no never");
         assert_eq!(Reply::plain(354, "go ahead").to_string(), "354 go ahead");
     }

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-/// The waits between attempts: 5 min, then 20 min doubling to 4 h, for 5 days, each ±20 %.
+/// Waits between attempts. Default: 5 min, 20 min, then doubling up to 4 h, for 5 days; each ±20 %.
 ///
-/// RFC 5321 4.5.4.1 asks for 30 minutes on average and four to five days; the short first wait answers greylisting.
+/// RFC 5321 4.5.4.1 asks for 30 minutes on average and four to five days; the short first wait is for greylisting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetrySchedule {
     /// The wait after the first attempt.
     pub first: Duration,
-    /// The wait after the second; it doubles from there.
+    /// The wait after the second attempt; later waits double.
     pub second: Duration,
-    /// No wait is longer, before jitter.
+    /// The longest wait, before jitter.
     pub cap: Duration,
-    /// A delivery older than this has expired.
+    /// Older deliveries expire.
     pub age_max: Duration,
 }
 
@@ -29,7 +29,7 @@ impl Default for RetrySchedule {
 }
 
 impl RetrySchedule {
-    /// Returns the wait after attempt number `attempt` (1 is the first), spread by `jitter`: 0 gives −20 %, 65,535 gives +20 %.
+    /// Returns the wait after attempt number `attempt` (1 is the first). `jitter` 0 gives −20 %, 65,535 gives +20 %.
     #[must_use]
     pub fn wait(&self, attempt: u32, jitter: u16) -> Duration {
         let base = match attempt {
@@ -39,7 +39,7 @@ impl RetrySchedule {
                 self.second.saturating_mul(1 << doublings).min(self.cap)
             }
         };
-        // 80 % to 120 % in integers, so that every replica agrees; split so that the product cannot overflow.
+        // 80 % to 120 % in integers, so that all replicas get the same result; split so that the product cannot overflow.
         let permille = 800 + u64::from(jitter) * 400 / u64::from(u16::MAX);
         let millis = u64::try_from(base.as_millis()).unwrap_or(u64::MAX);
         let spread = (millis / 1000).saturating_mul(permille).saturating_add(millis % 1000 * permille / 1000);

@@ -1,4 +1,4 @@
-//! Sizes in bytes, written and read the way configuration files do.
+//! Sizes in bytes, as configuration files write them.
 
 use std::{fmt, str::FromStr};
 
@@ -25,7 +25,18 @@ impl FromStr for ByteSize {
     }
 }
 
-/// The largest unit that leaves a whole number.
+impl ByteSize {
+    /// Returns the size in words, for errors and replies: `1 MiB`, `2000 bytes`.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        match UNITS.iter().find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit)) {
+            Some((name, unit)) => format!("{} {name}", self.0 / unit),
+            None => format!("{} bytes", self.0),
+        }
+    }
+}
+
+/// Uses the largest unit that leaves a whole number.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match UNITS.iter().find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit)) {
@@ -48,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_back_as_they_are_written() {
+    fn sizes_round_trip_as_text() {
         for (text, bytes) in
             [("0", 0), ("1023", 1023), ("1KiB", 1024), ("25MiB", 26_214_400), ("3TiB", 3 << 40)]
         {
@@ -56,6 +67,8 @@ mod tests {
             assert_eq!(ByteSize(bytes).to_string(), text);
         }
         assert_eq!("64 MiB".parse(), Ok(ByteSize(64 << 20)));
+        assert_eq!(ByteSize(64 << 20).in_words(), "64 MiB");
+        assert_eq!(ByteSize(2000).in_words(), "2000 bytes");
         for text in ["", "MiB", "-1", "1.5MiB", "1MB", "99999999999TiB"] {
             assert_eq!(text.parse::<ByteSize>(), Err(ByteSizeError), "{text:?}");
         }

@@ -1,4 +1,4 @@
-//! Points in time, as the ledger and the wire use them.
+//! Timestamps of the ledger and the wire formats.
 
 use std::{fmt, time::Duration};
 
@@ -9,7 +9,7 @@ pub struct Timestamp(u64);
 impl Timestamp {
     /// The Unix epoch.
     pub const ZERO: Self = Self(0);
-    /// Later than everything.
+    /// The latest timestamp.
     pub const MAX: Self = Self(u64::MAX);
 
     /// Makes a timestamp from milliseconds since the Unix epoch.
@@ -24,19 +24,19 @@ impl Timestamp {
         self.0
     }
 
-    /// Returns the point in time `delay` later, to the millisecond.
+    /// Returns this time plus `delay`, to the millisecond.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
         Self(self.0.saturating_add(millis(delay)))
     }
 
-    /// Returns the point in time `delay` earlier, not before the epoch.
+    /// Returns this time minus `delay`, at least the epoch.
     #[must_use]
     pub fn before(self, delay: Duration) -> Self {
         Self(self.0.saturating_sub(millis(delay)))
     }
 
-    /// Returns how long after `earlier` this is, zero when it is not.
+    /// Returns the time passed since `earlier`, or zero when `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -71,7 +71,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A date and time of day in UTC, as the proleptic Gregorian calendar has it.
+/// A date and time of day in UTC (proleptic Gregorian calendar).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CivilTime {
     /// The year, from 1970.
@@ -113,7 +113,7 @@ impl CivilTime {
         }
     }
 
-    /// Writes the date-time of RFC 5322 3.3, in UTC.
+    /// Returns the date-time of RFC 5322 3.3, in UTC.
     #[must_use]
     pub fn to_rfc5322(self) -> String {
         const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_written_as_the_standards_have_them() {
+    fn dates_follow_rfc_3339_and_rfc_5322() {
         let check = |millis, rfc3339: &str, rfc5322: &str| {
             let at = Timestamp::from_millis(millis);
             assert_eq!(at.to_string(), rfc3339);

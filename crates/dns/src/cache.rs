@@ -1,4 +1,4 @@
-//! A small cache of sites, bounded in number and in time.
+//! A cache of sites with a maximum size and lifetime.
 
 use std::{
     collections::HashMap,
@@ -8,10 +8,10 @@ use std::{
 use parking_lot::Mutex;
 use postroad_core::Domain;
 
-/// Domains in one generation; two are kept.
+/// Domains in one generation; the cache has two.
 const GENERATION_MAX: usize = 50_000;
 
-/// Domains and their sites, in two generations: what was not asked for while one filled up is gone with the older.
+/// Sites of domains, in two generations: an entry not used while the young generation fills up is dropped with the old one.
 #[derive(Debug, Default)]
 pub(crate) struct SiteCache {
     generations: Mutex<Generations>,
@@ -30,7 +30,7 @@ struct Entry {
 }
 
 impl SiteCache {
-    /// Returns the site of a domain while it is fresh.
+    /// Returns the site of a domain unless it has expired.
     pub(crate) fn find(&self, domain: &Domain) -> Option<Box<str>> {
         let now = Instant::now();
         let mut generations = self.generations.lock();
@@ -43,7 +43,7 @@ impl SiteCache {
         Some(site)
     }
 
-    /// Remembers a site for a time.
+    /// Stores a site for the time `keep`.
     pub(crate) fn insert(&self, domain: Domain, site: Box<str>, keep: Duration) {
         self.generations.lock().insert(domain, Entry { site, until: Instant::now() + keep });
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_forgets_what_is_stale_and_what_nobody_asks_for() {
+    fn expired_and_unused_entries_are_dropped() {
         let cache = SiteCache::default();
         let domain = |n: usize| Domain::parse(&format!("d{n}.example")).unwrap();
         cache.insert(domain(0), "stale".into(), Duration::ZERO);

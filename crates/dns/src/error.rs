@@ -1,32 +1,32 @@
-//! Why mail for a domain has no way, and whether to come back.
+//! Why a domain has no usable mail host, and whether to retry.
 
 use postroad_core::{EnhancedCode, reply::enhanced};
 
-/// Why a domain has no mail hosts that can be tried now.
+/// Why a domain has no mail hosts to try now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
     /// The domain does not exist (NXDOMAIN).
     #[error("the domain does not exist")]
     NoSuchDomain,
-    /// The domain says that it takes no mail (RFC 7505).
-    #[error("the domain takes no mail")]
+    /// The domain has a null MX: it accepts no mail (RFC 7505).
+    #[error("the domain accepts no mail (null MX)")]
     NullMx,
-    /// The domain exists, has no MX, and has no address to stand in for one.
-    #[error("the domain has neither a mail host nor an address")]
+    /// The domain exists but has neither MX nor address records.
+    #[error("the domain has neither MX nor address records")]
     NoMailHost,
-    /// Every mail host is named in a way that leads nowhere: an address, `localhost`, a single label.
-    #[error("the mail hosts of the domain are not host names")]
+    /// All MX targets are unusable: an IP address, `localhost`, a single label.
+    #[error("the MX records of the domain name no valid host")]
     BadTarget,
-    /// None of the mail hosts has an address just now.
-    #[error("none of the mail hosts has an address")]
+    /// None of the mail hosts has an address.
+    #[error("no mail host of the domain has an address")]
     NoAddress,
-    /// The question was not answered: a server failed, could not be reached or took too long.
-    #[error("the domain cannot be looked up just now: {0}")]
+    /// The lookup failed: a name server failed, was unreachable or timed out.
+    #[error("DNS lookup failed: {0}")]
     Temporary(String),
 }
 
 impl DnsError {
-    /// Returns true when the same question will have the same answer later: the receiver's fault, and no reason to retry.
+    /// Returns true when a retry is pointless: the fault is in the receiver's DNS records.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         match self {
@@ -35,13 +35,13 @@ impl DnsError {
         }
     }
 
-    /// Returns true when the failure is on our side or between us and the answer, and so says nothing about the domain.
+    /// Returns true when the lookup itself failed, which says nothing about the domain.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         matches!(self, Self::Temporary(_))
     }
 
-    /// Returns the SMTP reply code and the enhanced code that tell a sender the same.
+    /// Returns the matching SMTP reply code and enhanced code.
     #[must_use]
     pub fn codes(&self) -> (u16, EnhancedCode) {
         match self {

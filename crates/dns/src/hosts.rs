@@ -1,4 +1,4 @@
-//! From the records of a domain to the hosts that take its mail.
+//! Turns the MX records of a domain into its mail hosts.
 
 use std::net::IpAddr;
 
@@ -7,49 +7,49 @@ use rand::seq::SliceRandom;
 
 use crate::DnsError;
 
-/// No more records of an answer are looked at: who publishes more wants to keep us busy.
+/// The most MX records of an answer that are used; more would be an attack.
 pub(crate) const RECORDS_MAX: usize = 100;
-/// No more hosts are resolved: an attempt tries far fewer.
+/// The most hosts that are resolved; an attempt tries far fewer.
 const HOSTS_MAX: usize = 10;
 
-/// The hosts that take mail for a domain, in the order in which they are to be tried.
+/// The mail hosts of a domain, in the order in which to try them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailHosts {
     /// Sorted by preference, shuffled within one preference (RFC 5321 5.1); each has an address.
     pub hosts: Vec<MailHost>,
-    /// The domain has no MX, and its own address stands in for one.
+    /// The domain has no MX and is its own mail host (implicit MX).
     pub implicit: bool,
 }
 
-/// One host that takes mail.
+/// A mail host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailHost {
-    /// Its name, as the MX record has it.
+    /// The name in the MX record.
     pub name: Domain,
-    /// Lower ones are tried first.
+    /// Lower values are tried first.
     pub preference: u16,
-    /// IPv6 before IPv4, shuffled within each.
+    /// IPv6 before IPv4, shuffled within each family.
     pub addresses: Vec<IpAddr>,
 }
 
-/// An MX record as it came.
+/// An MX record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MxRecord {
     pub(crate) preference: u16,
-    /// Without the last dot; empty for the root.
+    /// Without the trailing dot; empty for the root.
     pub(crate) target: String,
 }
 
-/// A mail host whose addresses are not known yet.
+/// A mail host that is not resolved yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) preference: u16,
     pub(crate) name: Domain,
 }
 
-/// Returns the hosts that records name, sorted by preference and then by name, at most a hundred.
+/// Returns the hosts in the records, sorted by preference and then by name, at most a hundred.
 pub(crate) fn targets(records: &[MxRecord]) -> Result<Vec<Target>, DnsError> {
-    // RFC 7505 3: a null MX is the only record; beside others it is an error of the domain's and says nothing.
+    // RFC 7505 3: a null MX must be the only record; next to others it is a mistake and ignored.
     let named = || records.iter().take(RECORDS_MAX).filter(|record| !record.target.is_empty());
     if named().next().is_none() {
         return Err(DnsError::NullMx);
@@ -63,13 +63,13 @@ pub(crate) fn targets(records: &[MxRecord]) -> Result<Vec<Target>, DnsError> {
         return Err(DnsError::BadTarget);
     }
     targets.sort_unstable_by(|a, b| (a.preference, &a.name).cmp(&(b.preference, &b.name)));
-    // A host that is named twice is tried once, at its best preference.
+    // A host listed twice is tried once, at its lowest preference value.
     let mut seen = std::collections::BTreeSet::new();
     targets.retain(|target| seen.insert(target.name.clone()));
     Ok(targets)
 }
 
-/// Shuffles targets within each preference and keeps as many as are worth resolving.
+/// Shuffles targets within each preference and keeps the first ones.
 pub(crate) fn plan(mut targets: Vec<Target>) -> Vec<Target> {
     targets.shuffle(&mut rand::rng());
     targets.sort_by_key(|target| target.preference);
@@ -77,13 +77,13 @@ pub(crate) fn plan(mut targets: Vec<Target>) -> Vec<Target> {
     targets
 }
 
-/// RFC 5321 5.1 wants the name of a host: not an address in digits, not this machine, not a name that search lists would finish.
+/// Parses an MX target, which RFC 5321 5.1 requires to be a host name: no IP address, no `localhost`, no single label.
 fn host_name(target: &str) -> Option<Domain> {
     let name = Domain::parse(target).ok()?;
-    let leads_nowhere = name.is_single_label()
+    let unusable = name.is_single_label()
         || name.as_str().parse::<IpAddr>().is_ok()
         || name.as_str().ends_with(".localhost");
-    (!leads_nowhere).then_some(name)
+    (!unusable).then_some(name)
 }
 
 #[cfg(test)]
@@ -111,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn d_012_a_null_mx_counts_only_alone() {
+    fn d_012_a_null_mx_counts_only_as_the_only_record() {
         check(&[(0, "")], Err(DnsError::NullMx));
         check(&[(0, ""), (10, "")], Err(DnsError::NullMx));
         check(&[(0, ""), (10, "a.example")], Ok(&["a.example"]));
     }
 
     #[test]
-    fn d_013_a_target_that_is_no_host_name_leads_nowhere() {
+    fn d_013_targets_that_are_not_host_names_are_ignored() {
         for target in ["192.0.2.1", "localhost", "mail", "x.localhost", "a_b.example", "2001:db8::1"] {
             check(&[(10, target)], Err(DnsError::BadTarget));
             check(&[(10, target), (20, "a.example")], Ok(&["a.example"]));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn d_017_no_more_than_a_hundred_records_are_read() {
+    fn d_017_at_most_a_hundred_records_are_used() {
         let records: Vec<MxRecord> =
             (0..60_000_u32).map(|n| MxRecord { preference: 1, target: format!("mx{n}.example") }).collect();
         let targets = targets(&records).unwrap();

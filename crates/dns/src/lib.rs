@@ -1,8 +1,8 @@
-//! Where mail for a domain goes: its mail hosts with their addresses, and the site they make up.
+//! Finds the mail hosts (MX) of a domain, their addresses, and the site they belong to.
 //!
-//! This crate asks a recursive resolver and follows the rules of RFC 5321 5.1, RFC 7505 and the house's bounds.
-//! It neither connects to anything nor decides what becomes of a delivery: an error says whether to come back.
-//! It is the only door to hickory; DNSSEC is left to the resolver that is asked.
+//! This crate queries a recursive resolver and applies RFC 5321 5.1, RFC 7505 and our limits.
+//! It does not connect to mail hosts and does not decide about deliveries: an error says whether to retry.
+//! Only this crate uses hickory. DNSSEC validation is left to the recursive resolver.
 
 mod cache;
 mod error;

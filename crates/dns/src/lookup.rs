@@ -1,10 +1,10 @@
-//! Single questions to the recursive resolver, and what their answers mean.
+//! Single queries to the recursive resolver, and the meaning of their answers.
 
 use std::net::IpAddr;
 
 use hickory_resolver::{
     TokioResolver,
-    net::{DnsError as Semantic, NetError},
+    net::{DnsError as HickoryDnsError, NetError},
     proto::{
         op::ResponseCode,
         rr::{Name, RData, RecordType},
@@ -18,26 +18,26 @@ use crate::{
     hosts::{MxRecord, RECORDS_MAX},
 };
 
-/// No more addresses of a host are kept.
+/// The most addresses kept for a host.
 const ADDRESSES_MAX: usize = 16;
 
-/// Returns the MX records of a domain; none when it exists and has none.
+/// Returns the MX records of a domain; empty when the domain exists without MX.
 pub(crate) async fn mx(resolver: &TokioResolver, domain: &Domain) -> Result<Vec<MxRecord>, DnsError> {
-    let answer = resolver.lookup(name_of(domain)?, RecordType::MX).await;
+    let answer = resolver.lookup(fqdn(domain)?, RecordType::MX).await;
     let Some(lookup) = records(answer)? else { return Ok(Vec::new()) };
     let records = lookup.answers().iter().filter_map(|record| match &record.data {
-        RData::MX(mx) => Some(MxRecord { preference: mx.preference, target: text_of(&mx.exchange) }),
+        RData::MX(mx) => Some(MxRecord { preference: mx.preference, target: without_root(&mx.exchange) }),
         _ => None,
     });
     Ok(records.take(RECORDS_MAX).collect())
 }
 
-/// Returns the addresses of a host, IPv6 first, shuffled within each family; none when it has none.
+/// Returns the addresses of a host, IPv6 first, shuffled within each family; empty when it has none.
 ///
 /// # Errors
-/// No address is known, and one of the two questions was not answered.
+/// No address was found, and one of the two queries failed.
 pub(crate) async fn addresses(resolver: &TokioResolver, host: &Domain) -> Result<Vec<IpAddr>, DnsError> {
-    let name = name_of(host)?;
+    let name = fqdn(host)?;
     let (six, four) =
         tokio::join!(resolver.lookup(name.clone(), RecordType::AAAA), resolver.lookup(name, RecordType::A));
     let mut addresses = Vec::new();
@@ -61,7 +61,7 @@ pub(crate) async fn addresses(resolver: &TokioResolver, host: &Domain) -> Result
     }
 }
 
-/// Sorts an answer: records, none of this type, no such name, or no answer.
+/// Classifies an answer: records, no records of this type, no such name, or failure.
 fn records(
     answer: Result<hickory_resolver::lookup::Lookup, NetError>,
 ) -> Result<Option<hickory_resolver::lookup::Lookup>, DnsError> {
@@ -70,7 +70,7 @@ fn records(
         Err(error) => error,
     };
     match &error {
-        NetError::Dns(Semantic::NoRecordsFound(none)) => match none.response_code {
+        NetError::Dns(HickoryDnsError::NoRecordsFound(none)) => match none.response_code {
             ResponseCode::NoError => Ok(None),
             ResponseCode::NXDomain => Err(DnsError::NoSuchDomain),
             code => Err(DnsError::Temporary(code.to_string())),
@@ -79,15 +79,15 @@ fn records(
     }
 }
 
-/// The name with its root, so that no search list is applied.
-fn name_of(domain: &Domain) -> Result<Name, DnsError> {
+/// Returns the name with the root label, so that no search list is applied.
+fn fqdn(domain: &Domain) -> Result<Name, DnsError> {
     let mut name = Name::from_ascii(domain.as_str())
-        .map_err(|error| DnsError::Temporary(format!("the name cannot be asked for: {error}")))?;
+        .map_err(|error| DnsError::Temporary(format!("invalid query name: {error}")))?;
     name.set_fqdn(true);
     Ok(name)
 }
 
-fn text_of(name: &Name) -> String {
+fn without_root(name: &Name) -> String {
     let text = name.to_ascii();
     text.strip_suffix('.').unwrap_or(&text).to_owned()
 }

@@ -1,4 +1,4 @@
-//! The resolver that everybody holds: mail hosts for outbound, sites for ingress.
+//! The resolver: mail hosts for outbound, sites for ingress.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -24,18 +24,18 @@ use crate::{
     site,
 };
 
-/// One question, one server.
+/// Timeout of one query to one server.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Everything that one call asks.
+/// Timeout of all queries of one call.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the other hosts may take once one has an address.
+/// How long to wait for the addresses of other hosts once one host has an address.
 const FURTHER_HOSTS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a site is kept; changes of MX are rare, and a stale site only shapes.
-const SITE_KEPT: Duration = Duration::from_secs(600);
-/// How long a domain whose site could not be told is its own site.
-const UNTOLD_SITE_KEPT: Duration = Duration::from_secs(30);
+/// How long a site is cached. MX changes are rare, and a stale site only affects rates.
+const SITE_TTL: Duration = Duration::from_secs(600);
+/// How long a domain is its own site after a failed lookup.
+const FALLBACK_SITE_TTL: Duration = Duration::from_secs(30);
 
-/// Asks one recursive resolver; a cheap handle.
+/// A client of a recursive resolver; cheap to clone.
 #[derive(Clone)]
 pub struct Resolver {
     inner: Arc<Inner>,
@@ -47,9 +47,9 @@ struct Inner {
     metrics: Metrics,
 }
 
-/// Why there is no resolver.
+/// The resolver cannot be created.
 #[derive(Debug, thiserror::Error)]
-#[error("the system's resolver configuration cannot be used")]
+#[error("the system's resolver configuration is unusable")]
 pub struct ResolverError(#[source] NetError);
 
 impl std::fmt::Debug for Resolver {
@@ -59,20 +59,20 @@ impl std::fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    /// Asks the servers that the system is configured to ask.
+    /// Queries the name servers of the system's configuration.
     ///
     /// # Errors
-    /// The system's configuration cannot be read or names no server.
+    /// The system's configuration is unreadable or names no server.
     pub fn system() -> Result<Self, ResolverError> {
         let builder = TokioResolver::builder_tokio().map_err(ResolverError)?;
         let resolver = builder.with_options(options()).build().map_err(ResolverError)?;
         Ok(Self::new(resolver))
     }
 
-    /// Asks the server at `address`, over UDP, and over TCP where an answer is too large.
+    /// Queries the name server at `address` over UDP, and over TCP when an answer is truncated.
     ///
     /// # Panics
-    /// Never: plain DNS needs nothing that can be missing.
+    /// Never: plain DNS needs nothing from the system.
     #[must_use]
     pub fn at(address: SocketAddr) -> Self {
         let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
@@ -90,22 +90,22 @@ impl Resolver {
         Self { inner: Arc::new(Inner { resolver, sites: SiteCache::default(), metrics: Metrics::new() }) }
     }
 
-    /// Returns the hosts that take mail for `domain`, with their addresses, in the order in which to try them.
+    /// Returns the mail hosts of `domain` and their addresses, in the order in which to try them.
     ///
     /// # Errors
-    /// There are none, or they cannot be told just now: [`DnsError::is_permanent`].
+    /// The domain has no mail host, or the lookup failed: see [`DnsError::is_permanent`].
     pub async fn mail_hosts(&self, domain: &Domain) -> Result<MailHosts, DnsError> {
         let started = Instant::now();
         let result =
-            timeout(TOTAL_TIMEOUT, self.inner.mail_hosts(domain)).await.unwrap_or_else(|_| Err(too_slow()));
+            timeout(TOTAL_TIMEOUT, self.inner.mail_hosts(domain)).await.unwrap_or_else(|_| Err(timed_out()));
         self.inner.metrics.note_lookup(&result, started.elapsed());
         result
     }
 
-    /// Returns the addresses of a host that an operator named: a name from the root, or an address.
+    /// Returns the addresses of a host that an operator configured as a fully qualified name or an address.
     ///
     /// # Errors
-    /// It has none, or they cannot be told just now.
+    /// The host has no address, or the lookup failed.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
@@ -115,13 +115,13 @@ impl Resolver {
         }
         let name = Domain::parse(host).map_err(|_| DnsError::BadTarget)?;
         let asked = timeout(TOTAL_TIMEOUT, lookup::addresses(&self.inner.resolver, &name)).await;
-        let addresses = asked.unwrap_or_else(|_| Err(too_slow()))?;
+        let addresses = asked.unwrap_or_else(|_| Err(timed_out()))?;
         if addresses.is_empty() { Err(DnsError::NoAddress) } else { Ok(addresses) }
     }
 
-    /// Returns the name of the site that takes mail for `domain`; the domain itself when that cannot be told within `limit`.
+    /// Returns the site of `domain`, or the domain itself when the lookup fails or takes longer than `limit`.
     ///
-    /// Answers are kept for minutes, so that the limit is felt once for a domain and not with every message.
+    /// The result is cached, so a slow lookup delays one message and not each.
     pub async fn site(&self, domain: &Domain, limit: Duration) -> Box<str> {
         let Inner { resolver, sites, metrics } = &*self.inner;
         if let Some(site) = sites.find(domain) {
@@ -132,12 +132,12 @@ impl Resolver {
             Ok(Ok(records)) => {
                 metrics.site_looked_up.increment(1);
                 let named = hosts::targets(&records).ok().and_then(|targets| site::name(&targets));
-                (named, SITE_KEPT)
+                (named, SITE_TTL)
             }
-            Ok(Err(error)) if error.is_permanent() => (None, SITE_KEPT),
+            Ok(Err(error)) if error.is_permanent() => (None, SITE_TTL),
             Ok(Err(_)) | Err(_) => {
                 metrics.site_untold.increment(1);
-                (None, UNTOLD_SITE_KEPT)
+                (None, FALLBACK_SITE_TTL)
             }
         };
         let site = site.unwrap_or_else(|| domain.as_str().into());
@@ -167,46 +167,46 @@ impl Inner {
         Ok(MailHosts { hosts: vec![host], implicit: true })
     }
 
-    /// Finds the addresses of all targets at once; a slow one does not hold up the others for long.
+    /// Resolves all targets concurrently; a slow one delays the others only briefly.
     async fn resolve(&self, targets: Vec<Target>) -> Result<Vec<MailHost>, DnsError> {
-        let mut questions: FuturesUnordered<_> = targets
+        let mut lookups: FuturesUnordered<_> = targets
             .into_iter()
             .enumerate()
-            .map(|(place, target)| async move {
-                (place, lookup::addresses(&self.resolver, &target.name).await, target)
+            .map(|(index, target)| async move {
+                (index, lookup::addresses(&self.resolver, &target.name).await, target)
             })
             .collect();
         let mut deadline = time::Instant::now() + TOTAL_TIMEOUT;
         let mut hosts = Vec::new();
         let mut failure = None;
-        while let Ok(Some((place, answer, target))) = time::timeout_at(deadline, questions.next()).await {
+        while let Ok(Some((index, answer, target))) = time::timeout_at(deadline, lookups.next()).await {
             match answer {
                 Ok(addresses) if addresses.is_empty() => {}
                 Ok(addresses) => {
                     deadline = deadline.min(time::Instant::now() + FURTHER_HOSTS_TIMEOUT);
                     let Target { name, preference } = target;
-                    hosts.push((place, MailHost { name, preference, addresses }));
+                    hosts.push((index, MailHost { name, preference, addresses }));
                 }
                 Err(error) => failure = Some(error),
             }
         }
         if hosts.is_empty() {
-            let unanswered = (!questions.is_empty()).then(too_slow);
-            return Err(failure.or(unanswered).unwrap_or(DnsError::NoAddress));
+            let timeout_error = (!lookups.is_empty()).then(timed_out);
+            return Err(failure.or(timeout_error).unwrap_or(DnsError::NoAddress));
         }
-        hosts.sort_unstable_by_key(|(place, _)| *place);
+        hosts.sort_unstable_by_key(|(index, _)| *index);
         Ok(hosts.into_iter().map(|(_, host)| host).collect())
     }
 }
 
-fn too_slow() -> DnsError {
+fn timed_out() -> DnsError {
     DnsError::Temporary("timed out".to_owned())
 }
 
 fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = QUERY_TIMEOUT;
-    // One more after the first.
+    // One retry.
     options.attempts = 1;
     options.edns0 = true;
     options.cache_size = 50_000;

@@ -1,20 +1,20 @@
-//! Sites: the name under which all domains behind the same mail hosts are one receiver.
+//! Sites: one name for all domains that share the same mail hosts.
 //!
-//! The normal form looks at the hosts of the lowest preference, the ones that take the mail on ordinary days:
-//! - all below one registrable domain: that domain, `google.com`;
-//! - otherwise the first one's registrable domain and a hash of the whole set, `example.net+1c7fb0a2`;
-//! - no MX, or none that can be told: the recipient's domain itself.
+//! The name depends on the hosts of the lowest preference value, which receive the mail normally:
+//! - all under one registrable domain: that domain, `google.com`;
+//! - otherwise the registrable domain of the first host and a hash of the set, `example.net+1c7fb0a2`;
+//! - no MX, or lookup failed: the recipient's domain.
 //!
-//! A name is at most 253 bytes, and the same set has the same name on every node and in every version.
+//! A name has at most 253 bytes. The same set has the same name on every node and in every version.
 
 use postroad_core::Domain;
 
 use crate::hosts::Target;
 
-/// What is left beside the hash of a name as long as a domain can be.
+/// Room for the domain in a name of 253 bytes with `+` and hash.
 const SHOWN_BYTES_MAX: usize = 253 - 9;
 
-/// Returns the name of the site that `targets` make up; they are sorted by preference, then by name.
+/// Returns the name of the site of `targets`, which are sorted by preference, then by name.
 pub(crate) fn name(targets: &[Target]) -> Option<Box<str>> {
     let lowest = targets.first()?.preference;
     let mut names: Vec<&Domain> =
@@ -28,12 +28,12 @@ pub(crate) fn name(targets: &[Target]) -> Option<Box<str>> {
     Some(format!("{shown}+{:08x}", hash(&names)).into())
 }
 
-/// The part of a host's name that one owner registered; the whole name where there is none.
+/// Returns the registrable domain of a host (public suffix list), or the whole name if there is none.
 fn registrable(host: &Domain) -> &str {
     psl::domain_str(host.as_str()).unwrap_or(host.as_str())
 }
 
-/// FNV-1a, folded to 32 bits: it keeps sets apart that begin alike, and must never change.
+/// FNV-1a, folded to 32 bits. Must never change, as it is part of the site name.
 fn hash(names: &[&Domain]) -> u32 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for name in names {
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn domains_behind_the_same_hosts_are_one_site() {
+    fn domains_with_the_same_mail_hosts_are_one_site() {
         check(&[(5, "gmail-smtp-in.l.google.com"), (10, "alt1.gmail-smtp-in.l.google.com")], "google.com");
         check(
             &[(1, "aspmx.l.google.com"), (5, "alt1.aspmx.l.google.com"), (9, "mx.backup.example")],
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_of_several_owners_has_a_name_that_stays() {
+    fn a_set_of_hosts_of_several_owners_has_a_stable_name() {
         check(&[(10, "mx.one.example"), (10, "mx.two.example")], "one.example+a8f18ce1");
         check(&[(10, "mx.one.example"), (10, "mx3.two.example")], "one.example+b238ca11");
         assert_eq!(name(&[]), None);

@@ -1,4 +1,4 @@
-//! The rules of RFC 5321 5.1 and RFC 7505 against a name server that answers as it is told.
+//! Tests the rules of RFC 5321 5.1 and RFC 7505 against a scripted name server.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -20,10 +20,10 @@ async fn ask(zone: Zone, name: &str) -> Result<MailHosts, DnsError> {
     Resolver::at(server.address).mail_hosts(&domain(name)).await
 }
 
-/// The hosts as text: `name/preference=addresses`.
+/// Compares the hosts in the form `name/preference=addresses`.
 async fn check(zone: impl Into<Zone>, name: &str, expected: Result<&[&str], DnsError>) {
     let answer = ask(zone.into(), name).await;
-    let told = answer.map(|found| {
+    let hosts_found = answer.map(|found| {
         let host = |host: &postroad_dns::MailHost| {
             let addresses: Vec<String> = host.addresses.iter().map(IpAddr::to_string).collect();
             format!("{}/{}={}", host.name, host.preference, addresses.join(","))
@@ -31,11 +31,11 @@ async fn check(zone: impl Into<Zone>, name: &str, expected: Result<&[&str], DnsE
         found.hosts.iter().map(host).collect::<Vec<_>>()
     });
     let expected = expected.map(|hosts| hosts.iter().map(ToString::to_string).collect::<Vec<_>>());
-    assert_eq!(told, expected, "{name}");
+    assert_eq!(hosts_found, expected, "{name}");
 }
 
 #[tokio::test]
-async fn d_010_hosts_come_in_order_of_preference() {
+async fn d_010_hosts_are_ordered_by_preference() {
     let zone = [
         (("example.org", RecordType::MX), mx(&[(20, "b.example.net"), (10, "a.example.net")])),
         (("a.example.net", RecordType::A), a(&[[192, 0, 2, 1]])),
@@ -47,7 +47,7 @@ async fn d_010_hosts_come_in_order_of_preference() {
 }
 
 #[tokio::test]
-async fn d_011_without_mx_the_domain_is_its_own_host() {
+async fn d_011_without_mx_the_domain_is_its_own_mail_host() {
     let zone = [(("example.org", RecordType::A), a(&[[192, 0, 2, 1]]))];
     check(zone.clone(), "example.org", Ok(&["example.org/0=192.0.2.1"])).await;
     assert!(ask(zone.into(), "example.org").await.unwrap().implicit);
@@ -56,10 +56,10 @@ async fn d_011_without_mx_the_domain_is_its_own_host() {
 }
 
 #[tokio::test]
-async fn d_011_a_server_that_fails_is_not_a_domain_that_does_not_exist() {
+async fn d_011_a_failing_name_server_is_not_nxdomain() {
     for code in [ResponseCode::ServFail, ResponseCode::Refused] {
         let zone = [
-            (("example.org", RecordType::MX), Answer::Fails(code)),
+            (("example.org", RecordType::MX), Answer::Failure(code)),
             (("example.org", RecordType::A), a(&[[192, 0, 2, 1]])),
         ];
         let error = ask(zone.into(), "example.org").await.unwrap_err();
@@ -68,16 +68,16 @@ async fn d_011_a_server_that_fails_is_not_a_domain_that_does_not_exist() {
             "{error:?}"
         );
     }
-    // The fallback is for domains without MX, not for those whose address cannot be told either.
+    // Without MX, a failed address lookup is temporary too.
     let zone = [
         (("example.org", RecordType::TXT), a(&[])),
-        (("example.org", RecordType::A), Answer::Fails(ResponseCode::ServFail)),
+        (("example.org", RecordType::A), Answer::Failure(ResponseCode::ServFail)),
     ];
     assert!(!ask(zone.into(), "example.org").await.unwrap_err().is_permanent());
 }
 
 #[tokio::test]
-async fn d_012_a_null_mx_takes_no_mail_at_all() {
+async fn d_012_a_domain_with_a_null_mx_accepts_no_mail() {
     let zone = [
         (("example.org", RecordType::MX), mx(&[(0, "")])),
         (("example.org", RecordType::A), a(&[[192, 0, 2, 1]])),
@@ -87,7 +87,7 @@ async fn d_012_a_null_mx_takes_no_mail_at_all() {
 }
 
 #[tokio::test]
-async fn d_013_hosts_without_an_address_are_passed_over() {
+async fn d_013_hosts_without_an_address_are_skipped() {
     let zone = [
         (("example.org", RecordType::MX), mx(&[(10, "gone.example.net"), (20, "b.example.net")])),
         (("b.example.net", RecordType::A), a(&[[192, 0, 2, 2]])),
@@ -99,13 +99,13 @@ async fn d_013_hosts_without_an_address_are_passed_over() {
 }
 
 #[tokio::test]
-async fn d_013_targets_that_are_addresses_or_local_names_are_no_hosts() {
+async fn d_013_targets_that_are_addresses_or_local_names_are_refused() {
     let zone = [(("example.org", RecordType::MX), mx(&[(10, "localhost"), (20, "192.0.2.1"), (30, "mail")]))];
     check(zone, "example.org", Err(DnsError::BadTarget)).await;
 }
 
 #[tokio::test]
-async fn d_013_a_target_that_is_an_alias_is_followed() {
+async fn d_013_a_cname_target_is_followed() {
     let zone = [
         (("example.org", RecordType::MX), mx(&[(10, "mx.example.org")])),
         (("mx.example.org", RecordType::A), alias(&["real.example.net"], [192, 0, 2, 7])),
@@ -114,7 +114,7 @@ async fn d_013_a_target_that_is_an_alias_is_followed() {
 }
 
 #[tokio::test]
-async fn d_017_a_huge_answer_comes_over_tcp_and_is_cut() {
+async fn d_017_a_huge_answer_is_fetched_over_tcp_and_truncated() {
     let names: Vec<String> = (0..1500).map(|n| format!("mx{n}.example.net")).collect();
     let hosts: Vec<(u16, &str)> = names.iter().map(|name| (10, name.as_str())).collect();
     let zone: Zone = [
@@ -124,7 +124,7 @@ async fn d_017_a_huge_answer_comes_over_tcp_and_is_cut() {
     .into();
     let server = FakeDns::start(zone).await;
     let resolver = Resolver::at(server.address);
-    // Whichever ten were drawn, the answer is one of these two and comes soon.
+    // Ten random hosts are resolved: mx1 is among them or not.
     let answer =
         tokio::time::timeout(Duration::from_secs(5), resolver.mail_hosts(&domain("example.org"))).await;
     match answer.expect("bounded") {
@@ -134,7 +134,7 @@ async fn d_017_a_huge_answer_comes_over_tcp_and_is_cut() {
 }
 
 #[tokio::test]
-async fn d_017_a_ring_of_aliases_ends() {
+async fn d_017_a_cname_loop_ends() {
     let zone = [
         (("example.org", RecordType::MX), mx(&[(10, "a.example.net")])),
         (
@@ -147,11 +147,11 @@ async fn d_017_a_ring_of_aliases_ends() {
 }
 
 #[tokio::test]
-async fn one_silent_host_does_not_take_the_others_with_it() {
+async fn a_host_whose_lookup_times_out_does_not_block_the_others() {
     let zone = [
         (("example.org", RecordType::MX), mx(&[(10, "silent.example.net"), (20, "b.example.net")])),
-        (("silent.example.net", RecordType::A), Answer::Nothing),
-        (("silent.example.net", RecordType::AAAA), Answer::Nothing),
+        (("silent.example.net", RecordType::A), Answer::NoReply),
+        (("silent.example.net", RecordType::AAAA), Answer::NoReply),
         (("b.example.net", RecordType::A), a(&[[192, 0, 2, 2]])),
     ];
     let answer = tokio::time::timeout(Duration::from_secs(9), ask(zone.into(), "example.org")).await;
@@ -159,12 +159,12 @@ async fn one_silent_host_does_not_take_the_others_with_it() {
 }
 
 #[tokio::test]
-async fn a_site_is_told_in_time_or_it_is_the_domain() {
+async fn a_domain_whose_lookup_times_out_is_its_own_site() {
     let zone = [
         (("example.org", RecordType::MX), mx(&[(10, "a.mx.example.net"), (10, "b.mx.example.net")])),
         (("other.example", RecordType::MX), mx(&[(10, "a.mx.example.net")])),
         (("plain.example", RecordType::A), a(&[[192, 0, 2, 1]])),
-        (("silent.example", RecordType::MX), Answer::Nothing),
+        (("silent.example", RecordType::MX), Answer::NoReply),
     ];
     let server = FakeDns::start(zone.into()).await;
     let resolver = Resolver::at(server.address);
@@ -179,14 +179,14 @@ async fn a_site_is_told_in_time_or_it_is_the_domain() {
             assert_eq!(&*resolver.site(&domain(name), Duration::from_millis(300)).await, site);
         }
     }
-    // What could not be told is not asked for again with the next message.
+    // A failed lookup is cached too.
     let silent = domain("silent.example");
     let again = resolver.site(&silent, Duration::from_secs(60));
     tokio::time::timeout(Duration::from_millis(100), again).await.expect("from the cache");
 }
 
 #[tokio::test]
-async fn an_operators_host_may_be_an_address() {
+async fn a_configured_host_may_be_an_address() {
     let zone = [(("relay.example", RecordType::A), a(&[[192, 0, 2, 9]]))];
     let server = FakeDns::start(zone.into()).await;
     let resolver = Resolver::at(server.address);

@@ -1,8 +1,8 @@
-//! Who a client is: logins against argon2 verifiers, API keys against digests, networks by address.
+//! Authenticates clients: logins with argon2 verifiers, API keys with digests, networks by address.
 //!
-//! A password is checked on threads of its own, few at a time, since argon2 is meant to be slow.
-//! So that a client that connects for every message does not cost that every time, a good pair of verifier and password
-//! is remembered as a MAC under a key that this process drew; a verifier that changes makes it worthless.
+//! Passwords are checked on separate threads, a few at a time, because argon2 is slow by design.
+//! A valid pair of verifier and password is cached as a MAC under a random key of this process, so that a client
+//! that connects for every message does not pay for argon2 each time. A new verifier invalidates the entry.
 
 use std::{
     collections::HashMap,
@@ -19,40 +19,40 @@ use zeroize::Zeroizing;
 
 use crate::metrics::Metrics;
 
-/// Passwords that wait to be checked; with more, clients are told to come back.
-const WAITING_MAX: usize = 256;
-/// Good pairs that are remembered.
-const REMEMBERED_MAX: usize = 10_000;
+/// Concurrent logins, running and waiting; more get a temporary failure.
+const WAITING_LOGINS_MAX: usize = 256;
+/// Entries of the password cache.
+const CACHED_PASSWORDS_MAX: usize = 10_000;
 
-/// Who a client is, until its credential is withdrawn.
+/// The credential of an authenticated client.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     credential: Arc<Credential>,
 }
 
-/// What came of a check.
+/// The result of an authentication.
 #[derive(Clone, Debug)]
 pub(crate) enum Verdict {
-    Good(Identity),
-    /// For whatever reason: the client is not told more.
-    Wrong,
-    /// Not to be told just now: no directory yet, or too many wait.
-    Untold,
+    Valid(Identity),
+    /// Wrong credentials; the client does not learn why.
+    Invalid,
+    /// Cannot be checked now: the directory is not loaded, or too many logins wait.
+    Unavailable,
 }
 
-/// Checks what clients say of themselves against the directory as it is.
+/// Checks credentials against the current directory.
 pub(crate) struct Authenticator {
     directory: watch::Receiver<Arc<View>>,
-    remembered: Remembered,
-    /// Threads that check at a time.
+    password_cache: PasswordCache,
+    /// Threads that run argon2.
     checking: Arc<Semaphore>,
-    /// Those and the ones that wait for them.
+    /// Logins, running and waiting.
     waiting: Semaphore,
     metrics: Arc<Metrics>,
 }
 
 impl Identity {
-    /// The credential's name and kind, for people.
+    /// Returns the kind and name of the credential, for logs and pages.
     pub(crate) fn origin(&self, client: Option<IpAddr>) -> String {
         let kind = match self.credential.secret {
             Secret::ApiKey { .. } => "key",
@@ -63,7 +63,7 @@ impl Identity {
         client.map_or_else(|| format!("{kind} {name}"), |client| format!("{kind} {name} from {client}"))
     }
 
-    /// Returns the tenant it speaks for, unless the credential was changed or withdrawn since.
+    /// Returns the tenant of the credential, unless the credential was changed or removed.
     pub(crate) fn tenant(&self, view: &View) -> Option<Arc<Tenant>> {
         match view.item(Kind::Credential, &self.credential.name) {
             Some(Item::Credential(now))
@@ -79,18 +79,18 @@ impl Identity {
 impl Authenticator {
     pub(crate) fn new(directory: watch::Receiver<Arc<View>>, metrics: Arc<Metrics>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        // Not while the first stranger waits.
-        LazyLock::force(&NOBODY);
+        // Compute it now, not during the first login.
+        LazyLock::force(&DUMMY_VERIFIER);
         Self {
             directory,
-            remembered: Remembered::new(),
+            password_cache: PasswordCache::new(),
             checking: Arc::new(Semaphore::new(threads)),
-            waiting: Semaphore::new(WAITING_MAX),
+            waiting: Semaphore::new(WAITING_LOGINS_MAX),
             metrics,
         }
     }
 
-    /// Returns who every client at this address is, where the address alone says it.
+    /// Returns the identity of a client by its address alone, if its network is a credential.
     pub(crate) fn network(&self, client: IpAddr) -> Option<Identity> {
         let credential = self.view().network(client).cloned()?;
         Some(Identity { credential })
@@ -100,65 +100,65 @@ impl Authenticator {
     pub(crate) fn api_key(&self, key: &str, client: IpAddr) -> Verdict {
         let view = self.view();
         if view.revision() == 0 {
-            return self.note(Verdict::Untold);
+            return self.count(Verdict::Unavailable);
         }
-        let verdict = find_api_key(&view, key, client).map_or(Verdict::Wrong, Verdict::Good);
-        self.note(verdict)
+        let verdict = find_api_key(&view, key, client).map_or(Verdict::Invalid, Verdict::Valid);
+        self.count(verdict)
     }
 
-    /// Checks a login and its password; an API key counts as a password, whatever the login.
+    /// Checks a login and its password. An API key is accepted as the password of any login.
     pub(crate) async fn login(&self, login: &str, secret: Zeroizing<Box<str>>, client: IpAddr) -> Verdict {
         let view = self.view();
         if view.revision() == 0 {
-            return self.note(Verdict::Untold);
+            return self.count(Verdict::Unavailable);
         }
         if let Some(identity) = find_api_key(&view, &secret, client) {
-            return self.note(Verdict::Good(identity));
+            return self.count(Verdict::Valid(identity));
         }
         let credential = view.login(login).cloned();
         let verifier: &str = match credential.as_deref().map(|credential| &credential.secret) {
             Some(Secret::Login { verifier, .. }) => verifier,
-            // A login that does not exist takes as long as one that does.
-            _ => &NOBODY,
+            // An unknown login must take as long as a known one.
+            _ => &DUMMY_VERIFIER,
         };
-        let proof = self.remembered.proof(verifier, &secret);
-        let remembered = self.remembered.holds(login, &proof);
-        let good = if remembered { Some(true) } else { self.verify(verifier, secret).await };
-        let verdict = match (good, credential) {
-            (None, _) => Verdict::Untold,
+        let mac = self.password_cache.mac(verifier, &secret);
+        let cached = self.password_cache.contains(login, &mac);
+        let valid = if cached { Some(true) } else { self.verify(verifier, secret).await };
+        let verdict = match (valid, credential) {
+            (None, _) => Verdict::Unavailable,
             (Some(true), Some(credential)) if credential.counts_at(client) => {
-                if remembered {
+                if cached {
                     self.metrics.login_cached.increment(1);
-                    return Verdict::Good(Identity { credential });
+                    return Verdict::Valid(Identity { credential });
                 }
-                self.remembered.insert(login, proof);
-                Verdict::Good(Identity { credential })
+                self.password_cache.insert(login, mac);
+                Verdict::Valid(Identity { credential })
             }
-            _ => Verdict::Wrong,
+            _ => Verdict::Invalid,
         };
-        self.note(verdict)
+        self.count(verdict)
     }
 
     fn view(&self) -> Arc<View> {
         Arc::clone(&self.directory.borrow())
     }
 
-    fn note(&self, verdict: Verdict) -> Verdict {
+    fn count(&self, verdict: Verdict) -> Verdict {
         match verdict {
-            Verdict::Good(_) => self.metrics.login_good.increment(1),
-            Verdict::Wrong => self.metrics.login_wrong.increment(1),
-            Verdict::Untold => self.metrics.login_untold.increment(1),
+            Verdict::Valid(_) => self.metrics.login_good.increment(1),
+            Verdict::Invalid => self.metrics.login_wrong.increment(1),
+            Verdict::Unavailable => self.metrics.login_untold.increment(1),
         }
         verdict
     }
 
-    /// Runs argon2 on a thread; `None` when too many wait already.
+    /// Runs argon2 on a thread; returns `None` when too many logins wait.
     async fn verify(&self, verifier: &str, secret: Zeroizing<Box<str>>) -> Option<bool> {
         let _waiting = self.waiting.try_acquire().ok()?;
         let permit = Arc::clone(&self.checking).acquire_owned().await.ok()?;
         let verifier = verifier.to_owned();
         let check = move || {
-            // The thread goes on when the client is gone: the permit goes with it.
+            // The thread may outlive the client, so it owns the permit.
             let _permit = permit;
             Argon2::default().verify_password(secret.as_bytes(), verifier.as_str()).is_ok()
         };
@@ -173,48 +173,48 @@ fn find_api_key(view: &View, key: &str, client: IpAddr) -> Option<Identity> {
     Some(Identity { credential })
 }
 
-/// A verifier that no password fits, with the costs of our own.
-static NOBODY: LazyLock<String> = LazyLock::new(|| {
+/// A verifier that matches no password and costs as much as a real one.
+static DUMMY_VERIFIER: LazyLock<String> = LazyLock::new(|| {
     let password = rand::random::<[u8; 32]>();
     let hashed = Argon2::default().hash_password(&password);
-    hashed.expect("argon2 takes 32 bytes with its own parameters").to_string()
+    hashed.expect("argon2 accepts 32 bytes with its default parameters").to_string()
 });
 
-/// Good pairs of verifier and password, as MACs.
-struct Remembered {
+/// A cache of valid pairs of verifier and password, as MACs.
+struct PasswordCache {
     key: hmac::Key,
     by_login: Mutex<HashMap<Box<str>, hmac::Tag>>,
 }
 
-impl Remembered {
+impl PasswordCache {
     fn new() -> Self {
         let key = Zeroizing::new(rand::random::<[u8; 32]>());
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &*key), by_login: Mutex::default() }
     }
 
-    fn proof(&self, verifier: &str, secret: &str) -> hmac::Tag {
+    fn mac(&self, verifier: &str, secret: &str) -> hmac::Tag {
         let mut context = hmac::Context::with_key(&self.key);
-        // PHC strings hold no NUL, so that no two pairs read the same.
+        // PHC strings contain no NUL, so no two pairs give the same input.
         for part in [verifier, "\0", secret] {
             context.update(part.as_bytes());
         }
         context.sign()
     }
 
-    fn holds(&self, login: &str, proof: &hmac::Tag) -> bool {
+    fn contains(&self, login: &str, mac: &hmac::Tag) -> bool {
         let by_login = self.by_login.lock();
         let known = by_login.get(login).map(hmac::Tag::as_ref);
         known.is_some_and(|known| {
-            aws_lc_rs::constant_time::verify_slices_are_equal(known, proof.as_ref()).is_ok()
+            aws_lc_rs::constant_time::verify_slices_are_equal(known, mac.as_ref()).is_ok()
         })
     }
 
-    fn insert(&self, login: &str, proof: hmac::Tag) {
+    fn insert(&self, login: &str, mac: hmac::Tag) {
         let mut by_login = self.by_login.lock();
-        if by_login.len() >= REMEMBERED_MAX && !by_login.contains_key(login) {
+        if by_login.len() >= CACHED_PASSWORDS_MAX && !by_login.contains_key(login) {
             by_login.clear();
         }
-        by_login.insert(login.into(), proof);
+        by_login.insert(login.into(), mac);
     }
 }
 
@@ -257,42 +257,42 @@ mod tests {
     ) -> &'static str {
         let verdict = authenticator.login(login, Zeroizing::new(password.into()), from.into()).await;
         match verdict {
-            Verdict::Good(_) => "good",
-            Verdict::Wrong => "wrong",
-            Verdict::Untold => "untold",
+            Verdict::Valid(_) => "valid",
+            Verdict::Invalid => "invalid",
+            Verdict::Unavailable => "unavailable",
         }
     }
 
     #[tokio::test]
-    async fn a_good_password_is_remembered_with_its_verifier() {
+    async fn a_valid_password_is_cached_with_its_verifier() {
         let (publish, directory) = watch::channel(Arc::new(View::empty()));
         let authenticator = Authenticator::new(directory, Arc::new(Metrics::new()));
         let here = [127, 0, 0, 1];
-        assert_eq!(check(&authenticator, "anna", "secret", here).await, "untold");
+        assert_eq!(check(&authenticator, "anna", "secret", here).await, "unavailable");
         publish.send_replace(view(1, &verifier("secret")));
-        assert_eq!(check(&authenticator, "anna", "secret", here).await, "good");
-        assert_eq!(check(&authenticator, "anna", "wrong", here).await, "wrong");
+        assert_eq!(check(&authenticator, "anna", "secret", here).await, "valid");
+        assert_eq!(check(&authenticator, "anna", "wrong", here).await, "invalid");
 
-        // Whoever has to run argon2 from now on waits for ever.
+        // From here on a login that needs argon2 waits forever.
         let _all = Arc::clone(&authenticator.checking)
             .acquire_many_owned(u32::try_from(authenticator.checking.available_permits()).unwrap())
             .await
             .unwrap();
-        assert_eq!(check(&authenticator, "anna", "secret", here).await, "good");
-        // The right password from the wrong place is wrong, remembered or not.
-        assert_eq!(check(&authenticator, "anna", "secret", [192, 0, 2, 1]).await, "wrong");
+        assert_eq!(check(&authenticator, "anna", "secret", here).await, "valid");
+        // The right password from a forbidden network is invalid, cached or not.
+        assert_eq!(check(&authenticator, "anna", "secret", [192, 0, 2, 1]).await, "invalid");
         let limit = std::time::Duration::from_millis(50);
         let checked = |password| tokio::time::timeout(limit, check(&authenticator, "anna", password, here));
         assert!(checked("wrong").await.is_err());
-        // A new verifier makes what was remembered worthless.
+        // A new verifier invalidates the cache entry.
         publish.send_replace(view(2, &verifier("other")));
         assert!(checked("secret").await.is_err());
-        let _waiting = authenticator.waiting.acquire_many(WAITING_MAX as u32).await.unwrap();
-        assert_eq!(check(&authenticator, "anna", "secret", here).await, "untold");
+        let _waiting = authenticator.waiting.acquire_many(WAITING_LOGINS_MAX as u32).await.unwrap();
+        assert_eq!(check(&authenticator, "anna", "secret", here).await, "unavailable");
     }
 
     #[tokio::test]
-    async fn s_310_an_identity_ends_with_its_credential() {
+    async fn s_310_an_identity_is_invalid_once_its_credential_is_changed_or_removed() {
         let (publish, directory) = watch::channel(view(1, "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA"));
         let identity = Identity { credential: Arc::clone(directory.borrow().login("anna").unwrap()) };
         assert!(identity.tenant(&directory.borrow()).is_some());

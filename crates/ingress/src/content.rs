@@ -1,6 +1,6 @@
-//! What ingress changes in a message: `Received` in front, `Date` and `Message-ID` where missing, `Bcc` gone.
+//! What ingress changes in a message: adds `Received`, adds missing `Date` and `Message-ID`, removes `Bcc`.
 //!
-//! The message is kept as parts that share the bytes it came in; nothing is joined or copied but what is added.
+//! The message is kept as slices of the received bytes; only added fields are new.
 
 use std::{fmt::Write, ops::Range};
 
@@ -9,22 +9,22 @@ use postroad_smtp::headers::{self, HeaderSummary, Hop};
 
 use crate::error::Refusal;
 
-/// As the SMTP sessions have it: RFC 5321 6.3 asks for at least 100, hops in one organisation are far fewer.
+/// The same limit as in SMTP sessions; RFC 5321 6.3 asks for at least 100, Postfix uses 50.
 const HOPS_MAX: usize = 50;
-/// The ledger keeps no more of a subject.
+/// The ledger stores at most this much of a subject.
 const SUBJECT_BYTES_MAX: usize = 256;
 
-/// A message as it is to be stored.
+/// A message in the form in which it is stored.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Completed {
-    /// To be joined in this order.
+    /// The content, in order.
     pub(crate) parts: Vec<Bytes>,
     pub(crate) bytes: u64,
-    /// One line, for people.
+    /// The subject on one line, for display.
     pub(crate) subject: String,
-    /// Something in it is not ASCII.
+    /// The content has bytes above 127.
     pub(crate) eight_bit: bool,
-    /// Something in its header is not ASCII, which needs SMTPUTF8 (RFC 6532).
+    /// The header has bytes above 127, which needs SMTPUTF8 (RFC 6532).
     pub(crate) header_eight_bit: bool,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn check(content: &[u8]) -> Result<HeaderSummary<'_>, Refusal> {
     if header.ended_by_text {
         return Err(Refusal::Header);
     }
-    // RFC 6409 lets a server mend much; who wrote the message is not ours to say.
+    // RFC 6409 lets a submission server fix much, but we cannot know the author.
     if header.from != 1 {
         return Err(Refusal::FromFields(header.from));
     }
@@ -47,13 +47,13 @@ pub(crate) fn check(content: &[u8]) -> Result<HeaderSummary<'_>, Refusal> {
 /// Completes a message that [`check`] has passed.
 pub(crate) fn complete(content: &Bytes, header: &HeaderSummary<'_>, hop: &Hop<'_>) -> Completed {
     let mut parts = Vec::with_capacity(2 + header.bcc.len());
-    parts.push(fields_in_front(header, hop));
-    let mut place = 0;
+    parts.push(added_fields(header, hop));
+    let mut position = 0;
     for Range { start, end } in header.bcc.iter().cloned() {
-        push_part(&mut parts, content.slice(place..start));
-        place = end;
+        push_part(&mut parts, content.slice(position..start));
+        position = end;
     }
-    push_part(&mut parts, content.slice(place..));
+    push_part(&mut parts, content.slice(position..));
     if !content.ends_with(b"\r\n") {
         parts.push(Bytes::from_static(b"\r\n"));
     }
@@ -72,7 +72,7 @@ fn push_part(parts: &mut Vec<Bytes>, part: Bytes) {
     }
 }
 
-fn fields_in_front(header: &HeaderSummary<'_>, hop: &Hop<'_>) -> Bytes {
+fn added_fields(header: &HeaderSummary<'_>, hop: &Hop<'_>) -> Bytes {
     let mut fields = headers::received_field(hop);
     if !header.message_id {
         let _ = write!(fields, "Message-ID: <{}@{}>\r\n", hop.id, hop.by);
@@ -83,7 +83,7 @@ fn fields_in_front(header: &HeaderSummary<'_>, hop: &Hop<'_>) -> Bytes {
     fields.into()
 }
 
-/// Unfolds a value and cuts it at a character's end.
+/// Unfolds a value and cuts it at a character boundary.
 fn one_line(value: &[u8]) -> String {
     let cut = &value[..value.len().min(SUBJECT_BYTES_MAX)];
     let mut text = String::with_capacity(cut.len());
@@ -94,14 +94,14 @@ fn one_line(value: &[u8]) -> String {
             other => text.push(other),
         }
     }
-    // What a cut character was replaced by is longer than what was left of it.
+    // The replacement for a cut character can be longer than the bytes it replaces.
     while text.len() > SUBJECT_BYTES_MAX {
         text.pop();
     }
     text
 }
 
-/// Turns every bare CR and bare LF into CRLF, as those want it who hand over text by gRPC; refuses NUL.
+/// Converts bare CR and bare LF to CRLF, as clients of gRPC submit text; refuses NUL.
 pub(crate) fn normalise(content: Bytes) -> Result<Bytes, Refusal> {
     if content.contains(&0) {
         return Err(Refusal::Nul);
@@ -124,13 +124,13 @@ pub(crate) fn normalise(content: Bytes) -> Result<Bytes, Refusal> {
 }
 
 fn first_bare(content: &[u8]) -> Option<usize> {
-    let mut place = 0;
-    while let Some(found) = content[place..].iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
-        let at = place + found;
+    let mut position = 0;
+    while let Some(found) = content[position..].iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
+        let at = position + found;
         if !content[at..].starts_with(b"\r\n") {
             return Some(at);
         }
-        place = at + 2;
+        position = at + 2;
     }
     None
 }
@@ -165,7 +165,7 @@ mod tests {
         \tTue, 24 Nov 2026 00:34:56 +0000\r\n";
 
     #[test]
-    fn s_041_date_and_message_id_are_added_where_missing() {
+    fn s_041_missing_date_and_message_id_are_added() {
         let added = "Message-ID: <01M85FM9W0000G000000000007@mx.example.org>\r\n\
             Date: Tue, 24 Nov 2026 00:34:56 +0000\r\n";
         let message = "From: a@b.c\r\n\r\nhi\r\n";
@@ -191,13 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn a_message_ends_with_its_last_line() {
+    fn a_missing_final_crlf_is_added() {
         let (text, _) = completed("Date: x\r\nMessage-ID: <x>\r\nFrom: a@b.c\r\n\r\nhi");
         assert!(text.ends_with("\r\n\r\nhi\r\n"));
     }
 
     #[test]
-    fn what_is_not_ascii_is_noticed() {
+    fn bytes_above_127_are_detected() {
         let flags = |content: &str| {
             let completed = completed(content).1;
             (completed.eight_bit, completed.header_eight_bit)

@@ -1,25 +1,25 @@
-//! What can go wrong: when the role starts, and with one message.
+//! Errors: why the role cannot start, and why a message is refused.
 
 use std::net::SocketAddr;
 
 use postroad_cluster::SubmitError;
-use postroad_core::{Domain, Reply};
+use postroad_core::{ByteSize, Domain, Reply};
 use tonic::{Code, Status};
 
-/// Why the role did not start; all of them are faults of this node's configuration.
+/// Why the role did not start; always a fault of this node's configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// A listener could not open its address.
     #[error("cannot listen on `{0}`")]
     Listen(SocketAddr, #[source] std::io::Error),
-    /// A listener wants TLS from the first byte, and there is no certificate.
-    #[error("the listener on `{0}` needs a certificate")]
+    /// A listener with implicit TLS has no certificate.
+    #[error("the listener on `{0}` uses implicit TLS and needs a certificate")]
     NoCertificate(SocketAddr),
 }
 
-/// Why a message, or a client, is refused.
+/// Why a client or a message is refused.
 ///
-/// The first group is the client's to mend; with the second the same message may be sent again.
+/// The first group is permanent; after an error of the second group the client may retry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("authentication required")]
@@ -32,32 +32,32 @@ pub(crate) enum Refusal {
     SenderLiteral,
     #[error("this client may not send with the null sender")]
     NullSender,
-    #[error("the From field is not one list of addresses")]
+    #[error("the From or Sender field is not a valid list of addresses")]
     From,
-    #[error("mail to address literals is not carried")]
+    #[error("mail to address literals is not accepted")]
     RecipientLiteral,
-    #[error("a message may have {0} bytes at most")]
+    #[error("message exceeds the limit of {}", ByteSize(*.0).in_words())]
     TooLarge(u64),
     #[error("the message has {0} From fields")]
     FromFields(usize),
-    #[error("the header is ended by a line that is no field")]
+    #[error("the header contains a line that is not a field")]
     Header,
     #[error("too many hops")]
     Hops,
-    #[error("NUL is not allowed")]
+    #[error("NUL byte not allowed")]
     Nul,
-    #[error("the queue refused it: {0}")]
+    #[error("the queue refused the message: {0}")]
     Invalid(String),
 
-    #[error("who may send is not known yet")]
+    #[error("directory not loaded yet, try again later")]
     NoDirectory,
-    #[error("too much mail is waiting")]
+    #[error("too many messages in progress, try again later")]
     Busy,
-    #[error("the message cannot be stored just now")]
+    #[error("cannot store the message now, try again later")]
     Unavailable,
-    #[error("it is not known whether the message was stored")]
+    #[error("the queue did not answer: the message may have been stored")]
     Unknown,
-    #[error("the queue's disk is full")]
+    #[error("queue storage full, try again later")]
     StorageFull,
 }
 
@@ -73,7 +73,7 @@ impl From<SubmitError> for Refusal {
 }
 
 impl Refusal {
-    /// The SMTP reply: the house's choice where the standards leave one.
+    /// Returns the SMTP reply.
     pub(crate) fn reply(&self) -> Reply {
         let (code, subject, detail) = match self {
             Self::NoIdentity => (530, 7, 0),
@@ -93,7 +93,7 @@ impl Refusal {
         Reply::new(code, subject, detail, self.to_string())
     }
 
-    /// The gRPC status, as the comment of the service's definition promises it.
+    /// Returns the gRPC status that submission.proto documents.
     pub(crate) fn status(&self) -> Status {
         let message = match self.field() {
             Some(field) => format!("{field}: {self}"),
@@ -133,7 +133,7 @@ impl Refusal {
         }
     }
 
-    /// The label in metrics.
+    /// Returns the label in metrics.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::NoIdentity => "identity",

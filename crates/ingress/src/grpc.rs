@@ -1,4 +1,4 @@
-//! Submission over gRPC, as `postroad/submission/v1/submission.proto` promises it.
+//! Submission over gRPC: implements `postroad/submission/v1/submission.proto`.
 
 use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -28,23 +28,22 @@ use crate::{
     auth::{Authenticator, Identity, Verdict},
     content,
     error::Refusal,
-    intake::{Incoming, Intake},
-    metrics::Way,
+    submission::{Incoming, SubmissionHandler},
 };
 
-/// How long the queue may take to say where a message stands.
+/// How long the queue may take to answer a status query.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The service; a cheap handle.
+/// The submission service; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Submissions {
-    pub(crate) intake: Arc<Intake>,
+pub(crate) struct GrpcService {
+    pub(crate) handler: Arc<SubmissionHandler>,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) calls: LeaderCalls,
     pub(crate) ledger_groups: u16,
 }
 
-/// Who calls, and in which trace.
+/// The caller and its trace.
 #[derive(Clone)]
 struct Caller {
     identity: Identity,
@@ -52,35 +51,35 @@ struct Caller {
     traceparent: String,
 }
 
-/// What an address or content that the client sent is refused for.
-enum Refused {
+/// Why a request is refused.
+enum RequestError {
     Policy(Refusal),
-    /// A field that is not what it must be.
+    /// A field is missing or malformed.
     Field(String),
 }
 
-impl From<Refusal> for Refused {
+impl From<Refusal> for RequestError {
     fn from(refusal: Refusal) -> Self {
         Self::Policy(refusal)
     }
 }
 
-impl From<Refused> for Status {
-    fn from(refused: Refused) -> Self {
+impl From<RequestError> for Status {
+    fn from(refused: RequestError) -> Self {
         match refused {
-            Refused::Policy(refusal) => refusal.status(),
-            Refused::Field(message) => Self::invalid_argument(message),
+            RequestError::Policy(refusal) => refusal.status(),
+            RequestError::Field(message) => Self::invalid_argument(message),
         }
     }
 }
 
 #[tonic::async_trait]
-impl SubmissionService for Submissions {
+impl SubmissionService for GrpcService {
     type SubmitStreamStream = Pin<Box<dyn Stream<Item = Result<SubmitStreamResponse, Status>> + Send>>;
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
         let caller = self.caller(&request)?;
-        let id = self.take(&caller, request.into_inner()).await?;
+        let id = self.accept(&caller, request.into_inner()).await?;
         Ok(Response::new(SubmitResponse { message_id: id.to_string() }))
     }
 
@@ -90,7 +89,7 @@ impl SubmissionService for Submissions {
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
         let caller = Arc::new(self.caller(&request)?);
         let service = self.clone();
-        // The client's half ends with an error when the connection breaks; there is nobody to be answered then.
+        // A broken connection ends the stream; nobody is left to answer.
         let items = stream::unfold(request.into_inner(), |mut items| async move {
             let item = items.message().await.ok().flatten()?;
             Some((item, items))
@@ -98,19 +97,19 @@ impl SubmissionService for Submissions {
         let answers = items
             .map(move |item| {
                 let (service, caller) = (service.clone(), Arc::clone(&caller));
-                async move { Ok(service.take_item(&caller, item).await) }
+                async move { Ok(service.accept_item(&caller, item).await) }
             })
-            .buffer_unordered(self.intake.config.stream_items_max);
+            .buffer_unordered(self.handler.config.stream_items_max);
         Ok(Response::new(Box::pin(answers)))
     }
 
     async fn get_message(&self, request: Request<GetMessageRequest>) -> Result<Response<Message>, Status> {
         let caller = self.caller(&request)?;
-        let tenant = self.intake.tenant(&caller.identity).map_err(|refusal| refusal.status())?;
+        let tenant = self.handler.tenant(&caller.identity).map_err(|refusal| refusal.status())?;
         let text = request.into_inner().message_id;
         let id: MessageId =
             text.parse().map_err(|error| Status::invalid_argument(format!("message_id: {error}")))?;
-        // An id of a group that does not exist was not given by this cluster.
+        // An id with an unknown group does not come from this cluster.
         if !(1..=self.ledger_groups).contains(&id.group().0) {
             return Err(Status::not_found("no such message"));
         }
@@ -127,13 +126,15 @@ impl SubmissionService for Submissions {
             Ok(answer) => Ok(Response::new(view::message(id, answer.into_inner()))),
             Err(CallError::Refused { code: Code::NotFound, .. }) => Err(Status::not_found("no such message")),
             Err(error @ CallError::Refused { .. }) => Err(Status::internal(error.to_string())),
-            Err(CallError::Unavailable { .. }) => Err(Status::unavailable("the queue does not answer")),
+            Err(CallError::Unavailable { .. }) => {
+                Err(Status::unavailable("the queue does not answer, try again later"))
+            }
         }
     }
 }
 
-impl Submissions {
-    /// Checks the key that the client sent: `authorization: Bearer KEY`.
+impl GrpcService {
+    /// Authenticates the caller by its API key: `authorization: Bearer KEY`.
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let client = peer_info(request).and_then(|peer| client_ip(&peer.address));
         let header = |name| metadata(request.metadata(), name);
@@ -142,24 +143,24 @@ impl Submissions {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, key)| key.trim());
         let Some(key) = key else { return Err(Status::unauthenticated("an API key is required")) };
-        // A client without an address of its own is in no network.
-        let place = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        let identity = match self.authenticator.api_key(key, place) {
-            Verdict::Good(identity) => identity,
-            Verdict::Wrong => return Err(Status::unauthenticated("the API key is not valid")),
-            Verdict::Untold => return Err(Refusal::NoDirectory.status()),
+        // A client without an IP address is in no network.
+        let address = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let identity = match self.authenticator.api_key(key, address) {
+            Verdict::Valid(identity) => identity,
+            Verdict::Invalid => return Err(Status::unauthenticated("invalid API key")),
+            Verdict::Unavailable => return Err(Refusal::NoDirectory.status()),
         };
         let traceparent =
             header("traceparent").filter(|text| trace::is_traceparent(text)).unwrap_or_default();
         Ok(Caller { identity, client, traceparent: traceparent.to_owned() })
     }
 
-    async fn take_item(&self, caller: &Caller, item: SubmitStreamRequest) -> SubmitStreamResponse {
-        let taken = match item.request {
-            Some(request) => self.take(caller, request).await,
-            None => Err(Refused::Field("request: is missing".to_owned())),
+    async fn accept_item(&self, caller: &Caller, item: SubmitStreamRequest) -> SubmitStreamResponse {
+        let accepted = match item.request {
+            Some(request) => self.accept(caller, request).await,
+            None => Err(RequestError::Field("request: missing".to_owned())),
         };
-        let result = match taken {
+        let result = match accepted {
             Ok(id) => StreamResult::Accepted(SubmitResponse { message_id: id.to_string() }),
             Err(refused) => {
                 let status = Status::from(refused);
@@ -172,37 +173,37 @@ impl Submissions {
         SubmitStreamResponse { sequence: item.sequence, result: Some(result) }
     }
 
-    async fn take(&self, caller: &Caller, request: SubmitRequest) -> Result<MessageId, Refused> {
+    async fn accept(&self, caller: &Caller, request: SubmitRequest) -> Result<MessageId, RequestError> {
         match self.read(caller, request) {
-            Ok(incoming) => Ok(self.intake.take(Way::Grpc, incoming).await?),
+            Ok(incoming) => Ok(self.handler.accept(incoming).await?),
             Err(refused) => {
-                if let Refused::Policy(refusal) = &refused {
-                    self.intake.metrics.note_refused(refusal);
+                if let RequestError::Policy(refusal) = &refused {
+                    self.handler.metrics.note_refused(refusal);
                 }
                 Err(refused)
             }
         }
     }
 
-    /// Reads and checks what SMTP's session checks command by command.
-    fn read<'a>(&self, caller: &'a Caller, request: SubmitRequest) -> Result<Incoming<'a>, Refused> {
-        let tenant = self.intake.tenant(&caller.identity)?;
-        let envelope = request.envelope.ok_or_else(|| Refused::Field("envelope: is missing".to_owned()))?;
+    /// Parses and checks a request, like an SMTP session does command by command.
+    fn read<'a>(&self, caller: &'a Caller, request: SubmitRequest) -> Result<Incoming<'a>, RequestError> {
+        let tenant = self.handler.tenant(&caller.identity)?;
+        let envelope = request.envelope.ok_or_else(|| RequestError::Field("envelope: missing".to_owned()))?;
         let sender = match envelope.sender.as_str() {
             "" => None,
             text => Some(address("envelope.sender", text)?),
         };
-        self.intake.check_sender(&tenant, sender.as_ref(), request.content.len() as u64)?;
-        let limit = self.intake.config.recipients_max;
+        self.handler.check_sender(&tenant, sender.as_ref(), request.content.len() as u64)?;
+        let limit = self.handler.config.recipients_max;
         if envelope.recipients.is_empty() || envelope.recipients.len() > limit {
-            return Err(Refused::Field(format!("envelope.recipients: expected 1 to {limit}")));
+            return Err(RequestError::Field(format!("envelope.recipients: expected 1 to {limit}")));
         }
         let recipients: Vec<Address> = envelope
             .recipients
             .iter()
             .enumerate()
-            .map(|(place, text)| recipient(place, text))
-            .collect::<Result<_, Refused>>()?;
+            .map(|(index, text)| recipient(index, text))
+            .collect::<Result<_, RequestError>>()?;
         Ok(Incoming {
             identity: &caller.identity,
             sender,
@@ -218,23 +219,23 @@ impl Submissions {
     }
 }
 
-fn recipient(place: usize, text: &str) -> Result<Address, Refused> {
-    let address = address(&format!("envelope.recipients[{place}]"), text)?;
+fn recipient(index: usize, text: &str) -> Result<Address, RequestError> {
+    let address = address(&format!("envelope.recipients[{index}]"), text)?;
     match address.host() {
         Host::Domain(_) => Ok(address),
         Host::Literal(_) => Err(Refusal::RecipientLiteral.into()),
     }
 }
 
-fn address(field: &str, text: &str) -> Result<Address, Refused> {
-    Address::parse(text).map_err(|error| Refused::Field(format!("{field}: {error}")))
+fn address(field: &str, text: &str) -> Result<Address, RequestError> {
+    Address::parse(text).map_err(|error| RequestError::Field(format!("{field}: {error}")))
 }
 
 fn metadata<'a>(metadata: &'a MetadataMap, name: &str) -> Option<&'a str> {
     metadata.get(name)?.to_str().ok()
 }
 
-/// The address without its port.
+/// Returns the IP address of `address:port`.
 fn client_ip(address: &str) -> Option<IpAddr> {
     let address: std::net::SocketAddr = address.parse().ok()?;
     Some(address.ip().to_canonical())

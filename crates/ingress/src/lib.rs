@@ -1,7 +1,7 @@
-//! The ingress role: takes mail in over SMTP and gRPC, and says yes when it is safe.
+//! The ingress role: accepts mail over SMTP and gRPC, and acknowledges it when it is durable.
 //!
-//! It keeps nothing but caches: who may send comes from the directory, and a message is the queue's before its client
-//! hears of it. Where mail goes and when is decided elsewhere; ingress only names the receiver's site.
+//! It has no state but caches: permissions come from the directory, and the queue has stored a message
+//! before the client gets 250 or OK. Ingress does not route or schedule mail; it only looks up the site of each recipient.
 
 pub mod config;
 pub mod error;
@@ -9,11 +9,11 @@ pub mod metrics;
 pub mod service;
 
 mod auth;
+mod author;
 mod content;
-mod from;
 mod grpc;
-mod intake;
 mod policy;
+mod submission;
 
 pub use config::{IngressConfig, ListenerService, SmtpListener};
 pub use error::StartError;

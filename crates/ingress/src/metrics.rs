@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
+use postroad_smtp::headers::Protocol;
 use postroad_telemetry::Metric;
 
 use crate::error::Refusal;
@@ -33,13 +34,6 @@ pub const CATALOGUE: &[Metric] = &[
     ),
     Metric::gauge("postroad_ingress_in_flight_bytes", "Bytes of messages that wait for their commit", &[]),
 ];
-
-/// How a message came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    Smtp,
-    Grpc,
-}
 
 /// Handles of the metrics above.
 #[derive(Debug)]
@@ -75,10 +69,10 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn note_accepted(&self, way: Way, recipients: usize, bytes: u64, took: Duration) {
-        match way {
-            Way::Smtp => self.smtp.increment(1),
-            Way::Grpc => self.grpc.increment(1),
+    pub(crate) fn note_accepted(&self, protocol: Protocol, recipients: usize, bytes: u64, took: Duration) {
+        match protocol {
+            Protocol::Smtp { .. } => self.smtp.increment(1),
+            Protocol::Grpc => self.grpc.increment(1),
         }
         self.recipients.increment(recipients as u64);
         self.bytes.record(bytes as f64);

@@ -1,4 +1,4 @@
-//! What SMTP clients may do: the answers to a session's questions.
+//! The policy of SMTP sessions: answers their questions.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -14,14 +14,13 @@ use crate::{
     ListenerService,
     auth::{Authenticator, Identity, Verdict},
     error::Refusal,
-    intake::{Incoming, Intake},
-    metrics::Way,
+    submission::{Incoming, SubmissionHandler},
 };
 
 /// The policy of one listener.
 pub(crate) struct SmtpPolicy {
     pub(crate) service: ListenerService,
-    pub(crate) intake: Arc<Intake>,
+    pub(crate) handler: Arc<SubmissionHandler>,
     pub(crate) authenticator: Arc<Authenticator>,
 }
 
@@ -42,10 +41,15 @@ impl Policy for SmtpPolicy {
     }
 
     fn accepting(&self) -> Result<(), Reply> {
-        if self.intake.is_accepting() {
+        if self.handler.is_accepting() {
             return Ok(());
         }
-        Err(Reply::new(421, 3, 2, format!("{} cannot store mail just now", self.intake.config.hostname)))
+        Err(Reply::new(
+            421,
+            3,
+            2,
+            format!("{} cannot store mail now, try again later", self.handler.config.hostname),
+        ))
     }
 }
 
@@ -55,16 +59,16 @@ impl SmtpPolicy {
         session: &Session<'_, Identity>,
         credentials: Credentials,
     ) -> Answer<Identity> {
-        // Nobody acts for anybody else here (RFC 4616 2).
-        let for_itself =
+        // Proxy authorization (RFC 4616 2) is not supported.
+        let acts_for_itself =
             credentials.authorization.is_empty() || credentials.authorization == credentials.login;
         let client = session.client.ip().to_canonical();
         match self.authenticator.login(&credentials.login, credentials.secret, client).await {
-            Verdict::Good(identity) if for_itself => Answer::Identity(identity),
-            Verdict::Good(_) | Verdict::Wrong => {
+            Verdict::Valid(identity) if acts_for_itself => Answer::Identity(identity),
+            Verdict::Valid(_) | Verdict::Invalid => {
                 Answer::Reply(Reply::new(535, 7, 8, "authentication credentials invalid"))
             }
-            Verdict::Untold => Answer::Reply(Reply::new(454, 7, 0, "temporary authentication failure")),
+            Verdict::Unavailable => Answer::Reply(Reply::new(454, 7, 0, "temporary authentication failure")),
         }
     }
 
@@ -72,7 +76,7 @@ impl SmtpPolicy {
         match decided {
             Ok(()) => Answer::Yes,
             Err(refusal) => {
-                self.intake.metrics.note_refused(&refusal);
+                self.handler.metrics.note_refused(&refusal);
                 Answer::Reply(refusal.reply())
             }
         }
@@ -81,13 +85,13 @@ impl SmtpPolicy {
     fn sender(&self, session: &Session<'_, Identity>, mail: &Mail) -> Result<(), Refusal> {
         let Some(identity) = session.identity else {
             return match self.service {
-                // Strangers may say who they are; their recipients are what counts.
+                // Any sender; policy decides on the recipients.
                 ListenerService::Relay => Ok(()),
                 ListenerService::Submission => Err(Refusal::NoIdentity),
             };
         };
-        let tenant = self.intake.tenant(identity)?;
-        self.intake.check_sender(&tenant, mail.sender.as_ref(), mail.size)
+        let tenant = self.handler.tenant(identity)?;
+        self.handler.check_sender(&tenant, mail.sender.as_ref(), mail.size)
     }
 
     fn recipient(&self, session: &Session<'_, Identity>, recipient: &Address) -> Result<(), Refusal> {
@@ -120,7 +124,7 @@ impl SmtpPolicy {
             tls: session.tls.map_or("", |tls| &tls.0),
             traceparent: "",
         };
-        match self.intake.take(Way::Smtp, incoming).await {
+        match self.handler.accept(incoming).await {
             Ok(id) => Reply::new(250, 0, 0, format!("accepted {id}")),
             Err(refusal) => refusal.reply(),
         }

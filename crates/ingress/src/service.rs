@@ -1,4 +1,4 @@
-//! The role: its listeners, what they share, and the end.
+//! The ingress role: opens its listeners, serves clients and shuts down.
 
 use std::{
     net::SocketAddr,
@@ -22,26 +22,26 @@ use tonic_health::server::HealthReporter;
 use crate::{
     IngressConfig, SmtpListener, StartError,
     auth::Authenticator,
-    grpc::{self, Submissions},
-    intake::Intake,
+    grpc::{self, GrpcService},
     metrics::{CATALOGUE, Metrics},
     policy::SmtpPolicy,
+    submission::SubmissionHandler,
 };
 
-/// What the role is given by the process it runs in.
+/// What the process provides to the role.
 #[derive(Debug)]
 pub struct IngressDeps {
-    /// Which node it is.
+    /// The id of this node.
     pub node: NodeId,
-    /// The connections to all queue nodes.
+    /// Channels to all queue nodes.
     pub endpoints: Endpoints,
     /// The number of ledger groups in the cluster.
     pub ledger_groups: u16,
-    /// Whom to ask for the sites of recipients.
+    /// Looks up the sites of recipients.
     pub resolver: Resolver,
-    /// The certificate of the listeners.
+    /// The certificate of the listeners, if any.
     pub tls: Option<ServerTls>,
-    /// Where readiness is told.
+    /// Receives the readiness of the role.
     pub health: Health,
 }
 
@@ -54,12 +54,12 @@ pub struct Ingress {
     smtp_addresses: Vec<SocketAddr>,
     grpc: Option<TcpListener>,
     grpc_address: Option<SocketAddr>,
-    intake: Arc<Intake>,
+    handler: Arc<SubmissionHandler>,
     authenticator: Arc<Authenticator>,
     calls: LeaderCalls,
     ledger_groups: u16,
     ready: Component,
-    /// What the intake stands on; ends after the last client.
+    /// Background tasks that must outlive the last client.
     background: Background,
 }
 
@@ -69,7 +69,7 @@ struct Background {
     _submitter: JoinSet<()>,
 }
 
-/// How often readiness is looked at.
+/// How often readiness is checked.
 const READINESS_EVERY: Duration = Duration::from_millis(100);
 
 impl std::fmt::Debug for Ingress {
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Ingress {
 }
 
 impl Ingress {
-    /// Opens the ports; clients are served once it runs.
+    /// Opens the ports. [`Ingress::run`] serves the clients.
     ///
     /// # Errors
     /// A port cannot be opened, or a listener that needs a certificate has none.
@@ -109,7 +109,7 @@ impl Ingress {
         let metrics = Arc::new(Metrics::new());
         let authenticator = Arc::new(Authenticator::new(directory.subscribe(), Arc::clone(&metrics)));
         let view = directory.subscribe();
-        let intake = Intake::new(Arc::clone(&config), metrics, view, submitter, deps.resolver);
+        let handler = SubmissionHandler::new(Arc::clone(&config), metrics, view, submitter, deps.resolver);
         Ok(Self {
             config,
             node: deps.node,
@@ -118,7 +118,7 @@ impl Ingress {
             smtp_addresses,
             grpc: grpc.map(|(listener, _)| listener),
             grpc_address,
-            intake: Arc::new(intake),
+            handler: Arc::new(handler),
             authenticator,
             calls: LeaderCalls::new(&deps.endpoints, &leaders.subscribe()),
             ledger_groups: deps.ledger_groups,
@@ -127,48 +127,48 @@ impl Ingress {
         })
     }
 
-    /// Returns where SMTP is spoken, in the order of the configuration, with the ports that were given.
+    /// Returns the SMTP addresses in the order of the configuration, with the actual ports.
     #[must_use]
     pub fn smtp_addresses(&self) -> &[SocketAddr] {
         &self.smtp_addresses
     }
 
-    /// Returns where gRPC is spoken.
+    /// Returns the gRPC address, with the actual port.
     #[must_use]
     pub fn grpc_address(&self) -> Option<SocketAddr> {
         self.grpc_address
     }
 
-    /// Serves clients until `shutdown`, and then those who are sending until they are done or the time for that is over.
+    /// Serves clients until `shutdown`; then waits for clients that are sending, within the drain timeout.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        tracing::info!(node = %self.node, smtp = ?self.smtp_addresses, grpc = ?self.grpc_address, "ingress serves");
+        tracing::info!(node = %self.node, smtp = ?self.smtp_addresses, grpc = ?self.grpc_address, "ingress started");
         let reporter = HealthReporter::new();
         let mut serving = JoinSet::new();
         for (listener, socket) in std::mem::take(&mut self.smtp) {
             let policy = SmtpPolicy {
                 service: listener.service,
-                intake: Arc::clone(&self.intake),
+                handler: Arc::clone(&self.handler),
                 authenticator: Arc::clone(&self.authenticator),
             };
             let config = self.listener_config(&listener);
             serving.spawn(serve(socket, config, Arc::new(policy), shutdown.clone()));
         }
         if let Some(socket) = self.grpc.take() {
-            let submissions = Submissions {
-                intake: Arc::clone(&self.intake),
+            let service = GrpcService {
+                handler: Arc::clone(&self.handler),
                 authenticator: Arc::clone(&self.authenticator),
                 calls: self.calls.clone(),
                 ledger_groups: self.ledger_groups,
             };
             let tls = self.tls.as_ref().filter(|_| !self.config.grpc_plaintext);
             let listener = public::listen(socket, tls);
-            serving.spawn(grpc::serve(listener, submissions, reporter.clone(), shutdown.clone()));
+            serving.spawn(grpc::serve(listener, service, reporter.clone(), shutdown.clone()));
         }
-        let (intake, patience) = (Arc::clone(&self.intake), self.config.submit_timeout());
-        serving.spawn(tell_readiness(intake, self.ready, reporter, patience, shutdown));
+        let (handler, submit_timeout) = (Arc::clone(&self.handler), self.config.submit_timeout());
+        serving.spawn(report_readiness(handler, self.ready, reporter, submit_timeout, shutdown));
         while serving.join_next().await.is_some() {}
         drop(self.background);
-        tracing::info!(node = %self.node, "ingress has stopped");
+        tracing::info!(node = %self.node, "ingress stopped");
     }
 
     fn listener_config(&self, listener: &SmtpListener) -> ListenerConfig {
@@ -222,27 +222,27 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartErr
     Ok((listener, bound))
 }
 
-/// Tells readiness until `shutdown`; new clients are sent away only when mail could not be stored for some time.
-async fn tell_readiness(
-    intake: Arc<Intake>,
+/// Reports readiness until `shutdown`. New clients get 421 only when mail could not be stored for the submit timeout.
+async fn report_readiness(
+    handler: Arc<SubmissionHandler>,
     ready: Component,
     reporter: HealthReporter,
-    patience: Duration,
+    submit_timeout: Duration,
     shutdown: CancellationToken,
 ) {
     let mut every = time::interval(READINESS_EVERY);
     let mut last_ready = Instant::now();
-    let mut told = None;
+    let mut reported = None;
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
-        let is_ready = intake.is_ready();
+        let is_ready = handler.is_ready();
         if is_ready {
             last_ready = Instant::now();
         }
-        // An election is shorter than the patience of a client that is submitting already.
-        intake.set_accepting(last_ready.elapsed() < patience);
-        if told != Some(is_ready) {
-            told = Some(is_ready);
-            tracing::info!(ready = is_ready, "readiness of ingress has changed");
+        // An election is shorter than the submit timeout, so clients need not notice it.
+        handler.set_accepting(last_ready.elapsed() < submit_timeout);
+        if reported != Some(is_ready) {
+            reported = Some(is_ready);
+            tracing::info!(ready = is_ready, "ingress readiness changed");
             ready.set_ready(is_ready);
             grpc::report(&reporter, is_ready).await;
         }

@@ -1,4 +1,4 @@
-//! What gRPC clients meet, as the service's definition promises it.
+//! The gRPC service as clients see it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -45,7 +45,7 @@ fn check(answer: Result<impl std::fmt::Debug, Status>, code: Code, part: &str) {
 }
 
 #[tokio::test]
-async fn ok_means_that_the_queue_has_it() {
+async fn ok_means_that_the_queue_has_stored_the_message() {
     let rig = Rig::start().await;
     let mut client = client(&rig).await;
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -57,16 +57,16 @@ async fn ok_means_that_the_queue_has_it() {
     let (submission, stored) = rig.last();
     assert_eq!(message_id(&submission), id);
     let date = id.at().civil().to_rfc5322();
-    let by_hand = format!(
+    let expected = format!(
         "Received: by mx.test with gRPC id {id};\r\n\t{date}\r\n\
          Message-ID: <{id}@mx.test>\r\nDate: {date}\r\n\
          From: a@shop.example\r\nSubject: Hello\r\n\r\nhi\r\n"
     );
-    assert_eq!(stored, by_hand);
+    assert_eq!(stored, expected);
     assert_eq!((submission.subject.as_str(), submission.traceparent.as_str()), ("Hello", traceparent));
     assert_eq!(submission.origin, "key shop-key from 127.0.0.1");
 
-    // Where it stands is asked of the queue, and told to its own tenant only.
+    // The status comes from the queue, and only the message's tenant may see it.
     let ask = || GetMessageRequest { message_id: id.to_string() };
     let message = client.get_message(with_key("shop-key", ask())).await.unwrap().into_inner();
     assert_eq!((message.sender.as_str(), message.size_bytes), ("a@shop.example", submission.size_bytes));
@@ -100,7 +100,7 @@ async fn s_310_a_key_is_required() {
 }
 
 #[tokio::test]
-async fn what_is_refused_names_its_field() {
+async fn a_refusal_names_the_field() {
     let rig = Rig::start().await;
     let mut client = client(&rig).await;
     let bcc_only = "Subject: x\n\nhi";
@@ -148,7 +148,7 @@ async fn what_is_refused_names_its_field() {
 }
 
 #[tokio::test]
-async fn s_201_the_limit_is_the_limit_here_too() {
+async fn s_201_the_size_limit_applies_to_grpc() {
     let rig = Rig::start().await;
     let mut client = client(&rig).await;
     let limit = usize::try_from(MESSAGE_SIZE_MAX).unwrap();
@@ -158,12 +158,12 @@ async fn s_201_the_limit_is_the_limit_here_too() {
     assert_eq!(rig.last().0.chunks, 5);
     content.push(b'x');
     let over = client.submit(with_key("any-key", request("", &["b@b.example"], content))).await;
-    check(over, Code::ResourceExhausted, "bytes");
+    check(over, Code::ResourceExhausted, "3 MiB");
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn s_034_what_cannot_be_stored_is_unavailable() {
+async fn s_034_a_message_that_cannot_be_stored_is_unavailable() {
     let rig = Rig::start().await;
     let mut client = client(&rig).await;
     let message = || with_key("shop-key", request("a@shop.example", &["b@b.example"], CONTENT));
@@ -178,7 +178,7 @@ async fn s_034_what_cannot_be_stored_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_stream_answers_every_item_by_itself() {
+async fn a_stream_answers_every_item_separately() {
     let rig = Rig::start().await;
     let mut client = client(&rig).await;
     let items = (1..=600).map(|sequence| {

@@ -1,4 +1,4 @@
-//! What SMTP clients meet: who may send what, and when they hear yes.
+//! The SMTP service as clients see it: who may send what, and when they get 250.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -15,7 +15,7 @@ use support::{
 const CONTENT: &str = "From: anna@a.example\r\nDate: then\r\nMessage-ID: <x@y>\r\n\r\nhi\r\n";
 
 #[tokio::test]
-async fn s_044_a_message_is_with_the_queue_when_its_client_hears_yes() {
+async fn s_044_the_queue_has_stored_the_message_when_the_client_gets_250() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
     let content = "From: Anna <anna@a.example>\r\nSubject: Hello\r\n there\r\nBcc: secret@b.example\r\n\r\nhi\r\n..dot\r\n";
@@ -26,23 +26,23 @@ async fn s_044_a_message_is_with_the_queue_when_its_client_hears_yes() {
     let id = message_id(&submission);
     assert_eq!(reply, format!("250 2.0.0 accepted {id}\r\n"));
     let date = id.at().civil().to_rfc5322();
-    // S-044, S-041, S-042 by their bytes; the dot of transport is gone.
-    let by_hand = format!(
+    // S-044, S-041 and S-042 byte for byte, with dot-stuffing removed.
+    let expected = format!(
         "Received: from client.test ([127.0.0.1]) by mx.test\r\n\
          \twith ESMTPSA (TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n\tid {id}; {date}\r\n\
          Message-ID: <{id}@mx.test>\r\nDate: {date}\r\n\
          From: Anna <anna@a.example>\r\nSubject: Hello\r\n there\r\n\r\nhi\r\n.dot\r\n"
     );
-    assert_eq!(stored, by_hand);
+    assert_eq!(stored, expected);
     assert_eq!(submission.size_bytes, stored.len() as u64);
     assert_eq!(submission.sender.as_deref(), Some("anna@a.example"));
-    let told: Vec<(&str, &str)> = submission
+    let stored_recipients: Vec<(&str, &str)> = submission
         .recipients
         .iter()
         .map(|recipient| (recipient.address.as_str(), recipient.site.as_str()))
         .collect();
     let sites = ["b.example", "route:10.0.0.1:2525", "b.example"];
-    assert_eq!(told, recipients.into_iter().zip(sites).collect::<Vec<_>>());
+    assert_eq!(stored_recipients, recipients.into_iter().zip(sites).collect::<Vec<_>>());
     assert_eq!(
         (submission.subject.as_str(), submission.origin.as_str()),
         ("Hello there", "login anna from 127.0.0.1")
@@ -54,7 +54,7 @@ async fn s_044_a_message_is_with_the_queue_when_its_client_hears_yes() {
 }
 
 #[tokio::test]
-async fn s_034_what_cannot_be_stored_is_not_accepted() {
+async fn s_034_a_message_that_cannot_be_stored_is_not_accepted() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
     for (status, reply) in [
@@ -73,16 +73,16 @@ async fn s_034_what_cannot_be_stored_is_not_accepted() {
 }
 
 #[tokio::test]
-async fn s_034_clients_are_sent_away_when_no_leader_is_known_for_long() {
+async fn s_034_new_clients_get_421_after_a_long_time_without_a_leader() {
     let rig = Rig::start().await;
     rig.queue.leading.send_replace(false);
     eventually("unready", || !rig.health.is_ready()).await;
-    // The time that a client would wait for its message's commit has not passed: it is greeted.
+    // Within the submit timeout clients are still greeted.
     drop(Smtp::connect(rig.submission).await);
     let refused = async {
         loop {
-            let mut client = Smtp::silent(tokio::net::TcpStream::connect(rig.submission).await.unwrap());
-            if client.hear("").await.starts_with("421 4.3.2") {
+            let mut client = Smtp::on_stream(tokio::net::TcpStream::connect(rig.submission).await.unwrap());
+            if client.read_reply("").await.starts_with("421 4.3.2") {
                 return;
             }
         }
@@ -95,36 +95,36 @@ async fn s_034_clients_are_sent_away_when_no_leader_is_known_for_long() {
 }
 
 #[tokio::test]
-async fn s_035_an_unknown_outcome_is_neither_yes_nor_a_second_message() {
+async fn s_035_an_unknown_outcome_gets_451_and_is_stored_once() {
     let rig = Rig::start().await;
     rig.queue.mode.send_replace(Mode::Silence);
     let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
     client.mail("a@a.example", &["b@b.example"], CONTENT, "451 4.3.0").await;
-    // It was kept once, however often it was proposed.
+    // Stored once, however often it was proposed.
     assert_eq!(rig.queue.accepted().len(), 1);
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn s_039_strangers_neither_submit_nor_relay() {
+async fn s_039_unauthenticated_clients_can_neither_submit_nor_relay() {
     let rig = Rig::start().await;
     let mut client = Smtp::connect(rig.submission).await;
-    client.say("EHLO x.y", "250").await;
-    client.say("MAIL FROM:<a@a.example>", "530 5.7.0").await;
+    client.command("EHLO x.y", "250").await;
+    client.command("MAIL FROM:<a@a.example>", "530 5.7.0").await;
     let mut client = Smtp::connect(rig.relay).await;
-    client.say("EHLO x.y", "250").await;
-    client.say("MAIL FROM:<a@a.example>", "250 2.1.0").await;
-    client.say("RCPT TO:<b@b.example>", "550 5.7.1").await;
-    client.say("DATA", "554 5.5.1").await;
+    client.command("EHLO x.y", "250").await;
+    client.command("MAIL FROM:<a@a.example>", "250 2.1.0").await;
+    client.command("RCPT TO:<b@b.example>", "550 5.7.1").await;
+    client.command("DATA", "554 5.5.1").await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn s_305_a_network_is_an_identity_for_those_in_it() {
+async fn s_305_a_network_credential_identifies_clients_in_it() {
     let rig = Rig::start().await;
     for address in [rig.submission, rig.relay] {
         let mut client = Smtp::connect_from([127, 0, 0, 9], address).await;
-        client.say("EHLO x.y", "250").await;
+        client.command("EHLO x.y", "250").await;
         client.mail("a@a.example", &["b@b.example"], CONTENT, "250 2.0.0").await;
     }
     assert_eq!(rig.last().0.origin, "network trusted from 127.0.0.9");
@@ -135,10 +135,10 @@ async fn s_305_a_network_is_an_identity_for_those_in_it() {
 async fn s_012_and_s_040_senders_must_belong_to_the_tenant() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "sam", "secret").await;
-    let named = client.say("MAIL FROM:<a@evil.example>", "550 5.7.1").await;
+    let named = client.command("MAIL FROM:<a@evil.example>", "550 5.7.1").await;
     assert!(named.contains("`evil.example`"), "{named}");
     for sender in ["", "a@sub.shop.example", "a@[192.0.2.1]"] {
-        client.say(&format!("MAIL FROM:<{sender}>"), "550 5.7.1").await;
+        client.command(&format!("MAIL FROM:<{sender}>"), "550 5.7.1").await;
     }
     let forged = "From: boss@evil.example\r\n\r\nhi\r\n";
     let named = client.mail("a@shop.example", &["b@b.example"], forged, "550 5.7.1").await;
@@ -153,18 +153,18 @@ async fn s_012_and_s_040_senders_must_belong_to_the_tenant() {
 }
 
 #[tokio::test]
-async fn d_020_address_literals_are_no_recipients() {
+async fn d_020_address_literals_are_refused_as_recipients() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
-    client.say("MAIL FROM:<a@a.example>", "250 2.1.0").await;
+    client.command("MAIL FROM:<a@a.example>", "250 2.1.0").await;
     for recipient in ["b@[192.0.2.1]", "b@[IPv6:2001:db8::1]"] {
-        client.say(&format!("RCPT TO:<{recipient}>"), "550 5.7.1").await;
+        client.command(&format!("RCPT TO:<{recipient}>"), "550 5.7.1").await;
     }
-    client.say("RCPT TO:<b@b.example>", "250 2.1.5").await;
+    client.command("RCPT TO:<b@b.example>", "250 2.1.5").await;
     rig.stop().await;
 }
 
-/// A message of exactly so many bytes.
+/// A message of exactly `bytes` bytes.
 fn content_of(bytes: u64, from: &str) -> String {
     let mut content = format!("From: {from}\r\nDate: then\r\nMessage-ID: <x@y>\r\n\r\n");
     while (content.len() as u64) + 80 < bytes {
@@ -178,23 +178,23 @@ fn content_of(bytes: u64, from: &str) -> String {
 }
 
 #[tokio::test]
-async fn s_201_the_limit_is_the_limit() {
+async fn s_201_the_size_limit_is_exact() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
     let (fits, over) = (MESSAGE_SIZE_MAX, MESSAGE_SIZE_MAX + 1);
-    client.say(&format!("MAIL FROM:<a@a.example> SIZE={over}"), "552 5.3.4").await;
+    client.command(&format!("MAIL FROM:<a@a.example> SIZE={over}"), "552 5.3.4").await;
     let content = content_of(fits, "a@a.example");
     client.mail("a@a.example", &["b@b.example"], &content, "250 2.0.0").await;
-    // More than an entry of the log holds: it went ahead in chunks, and nothing of it was lost.
+    // Larger than a log entry: it was sent in chunks, completely.
     let (submission, stored) = rig.last();
     assert!(submission.chunks == 5 && rig.queue.chunks() == 5, "{} chunks", submission.chunks);
     assert!(stored.ends_with(&content) && stored.len() as u64 == submission.size_bytes);
     let content = content_of(over, "a@a.example");
     client.mail("a@a.example", &["b@b.example"], &content, "552 5.3.4").await;
 
-    // A tenant may have a smaller bound.
+    // A tenant may have a smaller limit.
     let mut client = Smtp::login(rig.implicit, "sam", "secret").await;
-    client.say("MAIL FROM:<a@shop.example> SIZE=2001", "552 5.3.4").await;
+    client.command("MAIL FROM:<a@shop.example> SIZE=2001", "552 5.3.4").await;
     for (bytes, reply) in [(2000, "250 2.0.0"), (2001, "552 5.3.4")] {
         let content = content_of(bytes, "a@shop.example");
         client.mail("a@shop.example", &["b@b.example"], &content, reply).await;
@@ -203,31 +203,31 @@ async fn s_201_the_limit_is_the_limit() {
 }
 
 #[tokio::test]
-async fn s_301_secrets_are_not_taken_in_the_clear() {
+async fn s_301_auth_is_refused_without_tls() {
     let rig = Rig::start().await;
     let mut client = Smtp::connect(rig.submission).await;
-    let capabilities = client.say("EHLO x.y", "250").await;
+    let capabilities = client.command("EHLO x.y", "250").await;
     assert!(capabilities.contains("STARTTLS") && !capabilities.contains("AUTH"));
-    client.say(&auth_plain("anna", "secret"), "538 5.7.11").await;
+    client.command(&auth_plain("anna", "secret"), "538 5.7.11").await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn s_302_whoever_is_wrong_hears_the_same() {
+async fn s_302_all_wrong_credentials_get_the_same_reply() {
     let rig = Rig::start().await;
-    let mut told = Vec::new();
+    let mut replies = Vec::new();
     for (login, password) in
         [("anna", "wrong"), ("nobody", "secret"), ("far", "secret"), ("anna", "any-key "), ("any-key", "")]
     {
         let mut client = Smtp::secure(rig.implicit).await;
-        told.push(client.say(&auth_plain(login, password), "535 5.7.8").await);
+        replies.push(client.command(&auth_plain(login, password), "535 5.7.8").await);
     }
-    told.dedup();
-    assert_eq!(told.len(), 1, "{told:?}");
-    // Acting for somebody else is wrong too, whoever it is.
+    replies.dedup();
+    assert_eq!(replies.len(), 1, "{replies:?}");
+    // Acting for another identity is refused too.
     let mut client = Smtp::secure(rig.implicit).await;
-    client.say(&format!("AUTH PLAIN {}", base64("sam\0anna\0secret")), "535 5.7.8").await;
-    client.say(&format!("AUTH PLAIN {}", base64("anna\0anna\0secret")), "235 2.7.0").await;
+    client.command(&format!("AUTH PLAIN {}", base64("sam\0anna\0secret")), "535 5.7.8").await;
+    client.command(&format!("AUTH PLAIN {}", base64("anna\0anna\0secret")), "235 2.7.0").await;
     rig.stop().await;
 }
 
@@ -235,78 +235,78 @@ async fn s_302_whoever_is_wrong_hears_the_same() {
 async fn s_302_plain_and_login_with_and_without_an_initial_response() {
     let rig = Rig::start().await;
     let mut client = Smtp::secure(rig.implicit).await;
-    client.say("AUTH PLAIN", "334 ").await;
-    client.say(&base64("\0anna\0secret"), "235 2.7.0").await;
+    client.command("AUTH PLAIN", "334 ").await;
+    client.command(&base64("\0anna\0secret"), "235 2.7.0").await;
     // S-303.
-    client.say(&auth_plain("anna", "secret"), "503 5.5.1").await;
+    client.command(&auth_plain("anna", "secret"), "503 5.5.1").await;
     let mut client = Smtp::secure(rig.implicit).await;
-    client.say("AUTH LOGIN", "334 ").await;
-    client.say("*", "501 5.7.0").await;
-    client.say(&format!("AUTH LOGIN {}", base64("anna")), "334 ").await;
-    client.say(&base64("secret"), "235 2.7.0").await;
+    client.command("AUTH LOGIN", "334 ").await;
+    client.command("*", "501 5.7.0").await;
+    client.command(&format!("AUTH LOGIN {}", base64("anna")), "334 ").await;
+    client.command(&base64("secret"), "235 2.7.0").await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn s_302_nobody_is_wrong_before_the_directory_is_known() {
+async fn s_302_auth_fails_temporarily_before_the_directory_is_loaded() {
     let rig = Rig::unready(FakeQueue::new(Vec::new())).await;
     let mut client = Smtp::secure(rig.implicit).await;
-    client.say(&auth_plain("anna", "secret"), "454 4.7.0").await;
+    client.command(&auth_plain("anna", "secret"), "454 4.7.0").await;
     assert_eq!(rig.health.waiting(), ["ingress"]);
     directory().iter().for_each(|command| rig.queue.apply(command));
     eventually("ready", || rig.health.is_ready()).await;
-    client.say(&auth_plain("anna", "secret"), "235 2.7.0").await;
+    client.command(&auth_plain("anna", "secret"), "235 2.7.0").await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn s_310_a_withdrawn_credential_counts_no_longer() {
+async fn s_310_a_removed_credential_is_refused() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "whatever", "any-key").await;
     client.mail("a@a.example", &["b@b.example"], CONTENT, "250 2.0.0").await;
     let key = ItemName::new(Kind::Credential, "any-key");
     rig.queue.apply(&Command::Change(vec![Change::Remove(key)]));
-    let withdrawn = async {
+    let refused = async {
         loop {
             client.send("MAIL FROM:<a@a.example>\r\nRSET\r\n").await;
-            let told = client.hear("").await;
-            client.hear("250 ").await;
-            if told.starts_with("530 5.7.0") {
+            let reply = client.read_reply("").await;
+            client.read_reply("250 ").await;
+            if reply.starts_with("530 5.7.0") {
                 return;
             }
         }
     };
-    tokio::time::timeout(support::PATIENCE, withdrawn).await.expect("withdrawn");
+    tokio::time::timeout(support::PATIENCE, refused).await.expect("refused");
     let mut client = Smtp::secure(rig.implicit).await;
-    client.say(&auth_plain("whatever", "any-key"), "535 5.7.8").await;
+    client.command(&auth_plain("whatever", "any-key"), "535 5.7.8").await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_message_under_way_may_end_when_the_node_stops() {
+async fn a_message_in_progress_may_finish_when_the_node_stops() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
-    client.say("MAIL FROM:<a@a.example>", "250 2.1.0").await;
-    client.say("RCPT TO:<b@b.example>", "250 2.1.5").await;
-    client.say("DATA", "354 ").await;
+    client.command("MAIL FROM:<a@a.example>", "250 2.1.0").await;
+    client.command("RCPT TO:<b@b.example>", "250 2.1.5").await;
+    client.command("DATA", "354 ").await;
     client.send("From: a@a.example\r\n").await;
     rig.shutdown.cancel();
     eventually("unready", || !rig.health.is_ready()).await;
-    let reply = client.say("\r\nhi\r\n.", "250 2.0.0 accepted ").await;
+    let reply = client.command("\r\nhi\r\n.", "250 2.0.0 accepted ").await;
     let id: MessageId = reply.trim_end().rsplit(' ').next().unwrap().parse().unwrap();
     assert_eq!(message_id(&rig.last().0), id);
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn s_210_smtputf8_is_asked_of_the_next_hop_only_where_it_is_needed() {
+async fn s_210_smtputf8_is_required_of_the_next_hop_only_when_needed() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
     for (header, needed) in [("From: a@a.example", false), ("From: \"\u{e9}\" <a@a.example>", true)] {
-        client.say("MAIL FROM:<a@a.example> SMTPUTF8 BODY=8BITMIME", "250 2.1.0").await;
-        client.say("RCPT TO:<b@b.example>", "250 2.1.5").await;
-        client.say("DATA", "354 ").await;
-        client.say(&format!("{header}\r\n\r\n\u{e9}\r\n."), "250 2.0.0").await;
+        client.command("MAIL FROM:<a@a.example> SMTPUTF8 BODY=8BITMIME", "250 2.1.0").await;
+        client.command("RCPT TO:<b@b.example>", "250 2.1.5").await;
+        client.command("DATA", "354 ").await;
+        client.command(&format!("{header}\r\n\r\n\u{e9}\r\n."), "250 2.0.0").await;
         let submission = rig.last().0;
         assert_eq!((submission.smtputf8, submission.eight_bit), (needed, true), "{header}");
     }

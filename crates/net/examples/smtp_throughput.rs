@@ -1,9 +1,9 @@
-//! What the SMTP drivers cost: messages of 8 KiB over reused connections, to a policy that says yes.
+//! Measures SMTP client and server: messages of 8 KiB over reused connections, to a policy that accepts all.
 //!
 //! `cargo run --release -p postroad-net --example smtp_throughput -- [CONNECTIONS] [MESSAGES]`
 //!
-//! The server is a process of its own, so that its CPU time is its own too.
-//! Clients come in two kinds: our `Connection`, which sends MAIL, RCPT and DATA at once,
+//! The server is a separate process, so that its CPU time can be measured.
+//! There are two clients: our `Connection`, which pipelines MAIL, RCPT and DATA,
 //! and one that waits for every reply, as most applications do.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people at a terminal")]
 
@@ -27,15 +27,15 @@ use postroad_net::{
     },
 };
 use postroad_smtp::{
-    client::{ClientConfig, Fate, Timeouts, TlsUse, Transaction},
+    client::{ClientConfig, RecipientResult, Timeouts, TlsUse, Transaction},
     server::{Answer, Question},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-struct Yes;
+struct AcceptAll;
 
-impl Policy for Yes {
+impl Policy for AcceptAll {
     type Identity = ();
 
     fn network_identity(&self, _: IpAddr) -> Option<()> {
@@ -55,7 +55,7 @@ fn main() {
     if arguments.first().is_some_and(|first| first == "serve") {
         return runtime().block_on(serve_until_stdin_closes());
     }
-    let number = |place: usize, default| arguments.get(place).map_or(default, |text| text.parse().unwrap());
+    let number = |index: usize, default| arguments.get(index).map_or(default, |text| text.parse().unwrap());
     let (connections, messages): (usize, usize) = (number(0, 50), number(1, 100_000));
     let each = messages / connections;
     measure("pipelined", connections * each, |address| {
@@ -75,7 +75,8 @@ async fn serve_until_stdin_closes() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(serve(listener, ListenerConfig::default(), Arc::new(Yes), shutdown.clone()));
+    let serving =
+        tokio::spawn(serve(listener, ListenerConfig::default(), Arc::new(AcceptAll), shutdown.clone()));
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();
     shutdown.cancel();
     serving.await.unwrap();
@@ -143,7 +144,10 @@ async fn open(address: SocketAddr) -> Connection {
 
 async fn deliver(connection: &mut Connection, transaction: Transaction) {
     let delivery = connection.deliver(transaction, pending()).await;
-    assert!(matches!(&delivery.fates[..], [Fate::Reply(_, reply)] if reply.code == 250), "{delivery:?}");
+    assert!(
+        matches!(&delivery.results[..], [RecipientResult::Reply(_, reply)] if reply.code == 250),
+        "{delivery:?}"
+    );
 }
 
 async fn pipelined(address: SocketAddr, connections: usize, each: usize) {
@@ -188,7 +192,7 @@ fn lockstep_client(address: SocketAddr, each: usize) {
     let mut body = content().concat();
     body.extend_from_slice(b".\r\n");
     let mut line = String::new();
-    let mut hear = |code: &str| loop {
+    let mut expect_reply = |code: &str| loop {
         line.clear();
         replies.read_line(&mut line).unwrap();
         assert!(line.starts_with(code), "{line}");
@@ -196,9 +200,9 @@ fn lockstep_client(address: SocketAddr, each: usize) {
             return;
         }
     };
-    hear("220");
+    expect_reply("220");
     stream.write_all(b"EHLO load.example\r\n").unwrap();
-    hear("250");
+    expect_reply("250");
     for _ in 0..each {
         let steps: [(&[u8], &str); 4] = [
             (b"MAIL FROM:<a@b.example>\r\n", "250"),
@@ -208,7 +212,7 @@ fn lockstep_client(address: SocketAddr, each: usize) {
         ];
         for (bytes, code) in steps {
             stream.write_all(bytes).unwrap();
-            hear(code);
+            expect_reply(code);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Accepting connections without ever ending or spinning.
+//! Accepts connections; survives errors without spinning.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,14 +9,14 @@ use tokio::{
 
 use crate::metrics;
 
-/// How long to wait before accepting again when there was no descriptor or no memory for a connection.
+/// How long to wait after accepting failed, as for lack of file descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts the next connection.
 ///
-/// A connection that broke before it was accepted is skipped.
-/// Without a free descriptor the kernel keeps clients waiting, so trying again at once would only burn the CPU.
-/// Dropping what this returns loses no connection.
+/// Skips connections that broke before they were accepted.
+/// Without a free file descriptor, clients wait in the kernel; an immediate retry would only burn CPU.
+/// Dropping the future loses no connection.
 pub async fn next_connection(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {

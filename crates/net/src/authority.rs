@@ -1,4 +1,4 @@
-//! The authority of a cluster: it names nodes, and nobody else is let in.
+//! The certificate authority (CA) of a cluster, which issues the certificates of its nodes.
 
 use std::{
     fs::OpenOptions,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// Clocks of a cluster differ.
+/// Certificates are backdated because clocks differ.
 const BACKDATED: Duration = DAY;
 const AUTHORITY_VALID: Duration = DAY.saturating_mul(3653);
 const NODE_VALID: Duration = DAY.saturating_mul(365);
@@ -28,22 +28,22 @@ const NODE_VALID: Duration = DAY.saturating_mul(365);
 /// Why a certificate could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// The certificate or key of the authority cannot be read.
-    #[error("not the certificate and key of a cluster's authority")]
+    /// The certificate or key of the CA is unusable.
+    #[error("not the certificate and key of a cluster CA")]
     NotAnAuthority(#[source] TlsError),
-    /// A name is not one, or the system has no randomness.
-    #[error("cannot make a certificate")]
+    /// A name is invalid, or the system has no randomness.
+    #[error("cannot create certificate")]
     Make(#[from] rcgen::Error),
 }
 
-/// The certificate of the authority, and its key, with which it makes those of nodes.
+/// The certificate and key of a cluster's CA.
 pub struct ClusterAuthority {
     cluster: ClusterId,
     certificate_pem: String,
     key: KeyPair,
 }
 
-/// A certificate for a node, with its key.
+/// The certificate and key of a node.
 pub struct NodeCertificate {
     /// The certificate.
     pub certificate_pem: String,
@@ -52,7 +52,7 @@ pub struct NodeCertificate {
 }
 
 impl ClusterAuthority {
-    /// Makes an authority for a cluster, valid for ten years.
+    /// Generates the CA of a cluster, valid for ten years.
     ///
     /// # Errors
     /// The system has no randomness.
@@ -64,7 +64,7 @@ impl ClusterAuthority {
         Ok(Self { cluster, certificate_pem, key })
     }
 
-    /// Takes up an authority that was generated before.
+    /// Loads a CA that was generated before.
     ///
     /// # Errors
     /// The PEM is not what [`ClusterAuthority::certificate_pem`] and [`ClusterAuthority::key_pem`] returned.
@@ -77,10 +77,10 @@ impl ClusterAuthority {
         Ok(Self { cluster, certificate_pem: certificate_pem.to_owned(), key })
     }
 
-    /// Makes the certificate of a node, valid for a year; `names` are DNS names and IP addresses for tools that look at those.
+    /// Issues the certificate of a node, valid for a year. `names` are DNS names and IP addresses for other tools; nodes ignore them.
     ///
     /// # Errors
-    /// One of `names` is no name.
+    /// One of `names` is invalid.
     pub fn issue(
         &self,
         role: Role,
@@ -90,10 +90,10 @@ impl ClusterAuthority {
         self.issue_until(role, node, names, SystemTime::now() + NODE_VALID)
     }
 
-    /// Makes the certificate of a node, valid until `end`.
+    /// Issues the certificate of a node, valid until `end`.
     ///
     /// # Errors
-    /// One of `names` is no name.
+    /// One of `names` is invalid.
     pub fn issue_until(
         &self,
         role: Role,
@@ -122,13 +122,13 @@ impl ClusterAuthority {
         self.cluster
     }
 
-    /// Returns the certificate, which every node needs.
+    /// Returns the CA certificate, which every node needs.
     #[must_use]
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
 
-    /// Returns the key, which no node needs.
+    /// Returns the CA key. No node needs it; keep it offline.
     #[must_use]
     pub fn key_pem(&self) -> String {
         self.key.serialize_pem()
@@ -136,7 +136,7 @@ impl ClusterAuthority {
 }
 
 impl NodeCertificate {
-    /// Writes both to new files, the key readable by its owner only.
+    /// Writes both to new files; only the owner can read the key.
     ///
     /// # Errors
     /// A file exists already or cannot be written.
@@ -158,7 +158,7 @@ impl std::fmt::Debug for NodeCertificate {
     }
 }
 
-/// Writes a new file that everybody may read.
+/// Writes a new file that everyone can read.
 ///
 /// # Errors
 /// The file exists already or cannot be written.
@@ -166,7 +166,7 @@ pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
     write_new(path, content, 0o644)
 }
 
-/// Writes a new file that only its owner may read.
+/// Writes a new file that only the owner can read.
 ///
 /// # Errors
 /// The file exists already or cannot be written.
@@ -180,7 +180,7 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-/// What an authority's certificate says; an issuer is recognised by this and its key.
+/// The parameters of the CA certificate, from which the issuer is rebuilt.
 fn authority_params(cluster: ClusterId) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.subject_alt_names = vec![SanType::URI(name_of_authority(cluster).try_into()?)];

@@ -1,4 +1,4 @@
-//! Connecting to the world: from the right source, in time, and never to what must not be reached from here.
+//! Outgoing connections: source address, timeout, and the check against forbidden addresses.
 
 use std::{
     io,
@@ -18,58 +18,58 @@ pub use guard::{Denied, Guard};
 
 use crate::metrics;
 
-/// A peer that is gone is noticed even where nothing is being waited for.
+/// TCP keepalive, to detect dead peers on idle connections.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
-/// Why there is no connection.
+/// Why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address is not to be reached from here.
+    /// The target address is forbidden.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// The source is of another address family than the target.
-    #[error("the source `{from}` cannot reach an address such as `{to}`")]
+    /// The source and the target are of different address families.
+    #[error("source `{from}` and target `{to}` are of different address families")]
     Family {
-        /// Where from.
+        /// The source address.
         from: IpAddr,
-        /// Where to.
+        /// The target address.
         to: IpAddr,
     },
-    /// This node has no socket for it, or the source is not one of its addresses.
+    /// No socket is available, or the source is not an address of this node.
     #[error("cannot use the source address")]
     Source(#[source] io::Error),
     /// The peer did not answer in time.
-    #[error("no answer within {}", humane(*.0))]
+    #[error("timed out after {}", in_seconds(*.0))]
     TimedOut(Duration),
-    /// The peer refused, or cannot be reached.
+    /// The peer refused the connection or is unreachable.
     #[error("cannot connect")]
     Failed(#[source] io::Error),
 }
 
 impl ConnectError {
-    /// Returns true when this node and not the peer is the reason; such an error says nothing about the peer.
+    /// Returns true when this node, not the peer, is at fault.
     #[must_use]
     pub fn is_local(&self) -> bool {
         matches!(self, Self::Family { .. } | Self::Source(_))
     }
 
-    /// Returns true when trying again later can help.
+    /// Returns true when a retry can help.
     #[must_use]
     pub fn may_retry(&self) -> bool {
         !matches!(self, Self::Denied(_) | Self::Family { .. })
     }
 }
 
-fn humane(limit: Duration) -> String {
+fn in_seconds(limit: Duration) -> String {
     format!("`{}` s", limit.as_secs_f32())
 }
 
-/// Connects to an address that came from outside, as out of DNS.
+/// Connects to an untrusted address, such as one from DNS.
 ///
-/// What is checked is the very address that is then connected to, so nothing resolved twice can differ.
+/// Takes an address, not a name, so the address that is checked is the address that is connected to.
 ///
 /// # Errors
-/// The address is denied, the source cannot be used, or the peer does not answer within `limit`.
+/// The address is denied, the source is unusable, or the peer does not answer within `limit`.
 pub async fn connect(
     guard: &Guard,
     to: SocketAddr,
@@ -80,10 +80,10 @@ pub async fn connect(
     connect_trusted(to, from, limit).await
 }
 
-/// Connects to an address that the operator named: anything is allowed.
+/// Connects to an address that the operator configured, without a check.
 ///
 /// # Errors
-/// The source cannot be used, or the peer does not answer within `limit`.
+/// The source is unusable, or the peer does not answer within `limit`.
 pub async fn connect_trusted(
     to: SocketAddr,
     from: Option<IpAddr>,

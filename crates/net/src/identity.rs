@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection between nodes, and what it may ask for.
+//! The identity of the peer on a connection between nodes, and which requests it may send.
 
 use std::{fmt, str::FromStr};
 
@@ -10,18 +10,18 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-/// What a node does, and therefore may ask others for.
+/// The role of a node, which decides what it may request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Takes mail in.
+    /// Accepts mail from clients.
     Ingress,
-    /// Keeps it.
+    /// Stores mail durably.
     Queue,
-    /// Carries it out.
+    /// Delivers mail.
     Outbound,
-    /// Keeps the history.
+    /// Keeps the history and serves the console.
     Control,
-    /// A person with the command line.
+    /// An operator with the command line.
     Operator,
 }
 
@@ -34,7 +34,7 @@ impl Role {
         (Self::Operator, "operator"),
     ];
 
-    /// Returns the role's name as certificates and commands write it.
+    /// Returns the name of the role in certificates and commands.
     #[must_use]
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(role, _)| *role == self).map_or("", |(_, name)| name)
@@ -59,28 +59,28 @@ impl FromStr for Role {
     }
 }
 
-/// The identity a node's certificate carries, as the URI `postroad://cluster/ID/role/ROLE/node/N`.
+/// The identity in a node's certificate, as the URI `postroad://cluster/ID/role/ROLE/node/N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerIdentity {
     /// The cluster the node belongs to.
     pub cluster: ClusterId,
-    /// What it does.
+    /// The role of the node.
     pub role: Role,
-    /// Which node it is.
+    /// The id of the node.
     pub node: NodeId,
 }
 
-/// Why a certificate says nothing about a node.
+/// Why a certificate carries no identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// The certificate cannot be read.
-    #[error("the certificate cannot be read")]
+    /// The certificate is not valid X.509.
+    #[error("the certificate is not valid X.509")]
     Certificate,
-    /// It has no such URI, or more than one.
-    #[error("the certificate has not exactly one `postroad:` name")]
+    /// The certificate has no `postroad:` URI, or more than one.
+    #[error("the certificate must have exactly one `postroad:` URI")]
     NotOne,
     /// The URI is not an identity.
-    #[error("the name is no identity of a node")]
+    #[error("the `postroad:` URI is not a node identity")]
     Malformed,
 }
 
@@ -111,28 +111,28 @@ impl FromStr for PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// Reads the identity out of a certificate; says nothing about whether the certificate is to be believed.
+    /// Reads the identity from a certificate. Does not verify the certificate.
     ///
     /// # Errors
     /// The certificate carries no identity, or more than one.
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
-        the_name_in(certificate)?.parse()
+        postroad_uri(certificate)?.parse()
     }
 }
 
-/// Reads the cluster out of the certificate of its authority, named `postroad://cluster/ID`.
+/// Reads the cluster id from a CA certificate, named `postroad://cluster/ID`.
 pub(crate) fn cluster_of_authority(certificate: &CertificateDer<'_>) -> Result<ClusterId, IdentityError> {
-    let name = the_name_in(certificate)?;
+    let name = postroad_uri(certificate)?;
     let id = name.strip_prefix(SCHEME).and_then(|path| path.strip_prefix("cluster/"));
     id.and_then(|id| id.parse().ok()).ok_or(IdentityError::Malformed)
 }
 
-/// Returns the name of an authority, which [`cluster_of_authority`] reads.
+/// Returns the URI in the CA certificate of a cluster.
 pub(crate) fn name_of_authority(cluster: ClusterId) -> String {
     format!("{SCHEME}cluster/{cluster}")
 }
 
-fn the_name_in(certificate: &CertificateDer<'_>) -> Result<String, IdentityError> {
+fn postroad_uri(certificate: &CertificateDer<'_>) -> Result<String, IdentityError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| IdentityError::Certificate)?;
     let mut names = parsed.extensions().iter().flat_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectAlternativeName(names) => names.general_names.as_slice(),
@@ -150,7 +150,7 @@ fn the_name_in(certificate: &CertificateDer<'_>) -> Result<String, IdentityError
     }
 }
 
-/// Whom a channel is meant to reach; anybody else is hung up on.
+/// The peer that a channel must reach; the connection to any other peer is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expect {
     /// The role the peer must have.
@@ -172,41 +172,41 @@ impl Expect {
         Self { role, node: Some(node) }
     }
 
-    /// Returns true when `peer` is who is expected.
+    /// Returns true when `peer` is the expected one.
     #[must_use]
     pub fn is_met_by(&self, peer: &PeerIdentity) -> bool {
         self.role == peer.role && self.node.is_none_or(|node| node == peer.node)
     }
 }
 
-/// What is known of the peer of a connection; every request that came over it carries this.
+/// The peer of a connection, attached to each of its requests.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
-    /// Who the peer has proved to be; nothing over plain TCP, memory pipes and public listeners.
+    /// The identity in the peer's certificate; `None` over plain TCP, memory pipes and public listeners.
     pub identity: Option<PeerIdentity>,
-    /// Where it is: an address, or `memory`.
+    /// The peer's address, or `memory`.
     pub address: String,
 }
 
 impl PeerInfo {
     /// Checks that the peer has one of `roles`.
     ///
-    /// A peer without an identity passes: it came in where the operator has chosen to trust the network.
-    /// Public listeners must not serve what is meant for nodes.
+    /// A peer without an identity passes: the operator has chosen to trust that network.
+    /// Public listeners must not serve requests of nodes.
     ///
     /// # Errors
     /// The peer has another role.
     pub fn require(&self, roles: &[Role]) -> Result<(), Status> {
         match &self.identity {
             Some(peer) if !roles.contains(&peer.role) => {
-                Err(Status::permission_denied(format!("not a request for the role `{}`", peer.role)))
+                Err(Status::permission_denied(format!("the role `{}` may not send this request", peer.role)))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// Returns what is known of the peer that sent a request.
+/// Returns the peer that sent a request.
 #[must_use]
 pub fn peer_info<T>(request: &Request<T>) -> Option<&PeerInfo> {
     request.extensions().get()
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn c_171_an_identity_reads_as_it_is_written() {
+    fn c_171_an_identity_round_trips_as_text() {
         let identity = PeerIdentity { cluster: ClusterId(7), role: Role::Outbound, node: NodeId(12) };
         assert_eq!(identity.to_string(), "postroad://cluster/7/role/outbound/node/12");
         assert_eq!(identity.to_string().parse(), Ok(identity));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn c_171_a_role_is_let_in_where_it_is_listed() {
+    fn c_171_only_listed_roles_are_admitted() {
         let info = |role| PeerInfo {
             identity: Some(PeerIdentity { cluster: ClusterId(1), role, node: NodeId(1) }),
             address: "memory".to_owned(),

@@ -1,7 +1,7 @@
-//! Listeners, TLS, the drivers of SMTP sessions, the guarded connector and the transport between nodes.
+//! Listeners, TLS, SMTP connections, outgoing connections and the transport between nodes.
 //!
-//! This is the one door to rustls and to sockets that carry mail.
-//! What is said on a connection is decided elsewhere: by the sessions of `smtp` and by the roles.
+//! Only this crate uses rustls and sockets that carry mail.
+//! It does not decide what is sent: the sessions of `smtp` and the roles do.
 
 pub mod accept;
 pub mod authority;
@@ -13,9 +13,9 @@ pub mod smtp;
 pub mod tls;
 pub mod transport;
 
-mod alarm;
 #[cfg(test)]
 mod testing;
+mod timer;
 
 pub use authority::{AuthorityError, ClusterAuthority, NodeCertificate};
 pub use connect::{ConnectError, Denied, Guard};

@@ -1,4 +1,4 @@
-//! gRPC for the world: listeners that ask for no certificate.
+//! Public gRPC listeners, which require no client certificate.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use tonic::transport::Server;
 
 use crate::{tls::ServerTls, transport::NodeListener};
 
-/// Listens for gRPC clients, over TLS where a certificate is given; none of them has an identity.
+/// Listens for gRPC clients, over TLS if a certificate is given. These peers have no identity.
 #[must_use]
 pub fn listen(listener: TcpListener, tls: Option<&ServerTls>) -> NodeListener {
     NodeListener::public(listener, tls.map(|tls| tls.acceptor(&[b"h2"])))
 }
 
-/// Returns a server with bounds for clients that are not ours.
+/// Returns a server with limits for untrusted clients.
 #[must_use]
 pub fn server_builder() -> Server {
     Server::builder()

@@ -1,4 +1,4 @@
-//! The drivers of SMTP sessions: they move bytes, keep time, and open TLS; what is said the sessions decide.
+//! Runs SMTP sessions on connections: moves bytes, enforces timeouts and does TLS handshakes.
 
 pub mod client;
 pub mod server;

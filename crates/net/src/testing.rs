@@ -1,4 +1,4 @@
-//! What the tests of this crate share: a peer that says exactly what it is told, and a recorder one can read.
+//! Shared by the tests of this crate: a scripted peer, and a metrics recorder that can be read.
 
 use std::{
     collections::BTreeMap,
@@ -23,14 +23,14 @@ use tokio::{
     time,
 };
 
-/// Whatever a test waits for comes within this, or never.
+/// How long a test waits for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
-/// One end of a connection, in the hands of a test.
+/// One end of a connection, driven by a test.
 pub(crate) struct Raw<S = TcpStream> {
     pub(crate) stream: S,
     buffer: BytesMut,
@@ -57,24 +57,24 @@ impl<S: ByteStream> Raw<S> {
         self.stream.flush().await.unwrap();
     }
 
-    /// Reads up to and with `end`; what came before the peer closed if it does not come.
+    /// Reads up to and including `end`, or until the peer closes.
     pub(crate) async fn until(&mut self, end: &str) -> String {
         let reading = async {
             loop {
-                let place = self.buffer.windows(end.len()).position(|window| window == end.as_bytes());
-                if let Some(place) = place {
-                    return self.buffer.split_to(place + end.len());
+                let position = self.buffer.windows(end.len()).position(|window| window == end.as_bytes());
+                if let Some(position) = position {
+                    return self.buffer.split_to(position + end.len());
                 }
                 if self.stream.read_buf(&mut self.buffer).await.unwrap_or(0) == 0 {
                     return self.buffer.split();
                 }
             }
         };
-        let bytes = time::timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("no {end:?} came"));
+        let bytes = time::timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("{end:?} not received"));
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Reads one reply with all of its lines; empty when the peer has closed.
+    /// Reads one reply with all its lines; empty when the peer has closed.
     pub(crate) async fn reply(&mut self) -> String {
         let mut reply = String::new();
         loop {
@@ -89,11 +89,11 @@ impl<S: ByteStream> Raw<S> {
 
     pub(crate) async fn expect(&mut self, start: &str) -> String {
         let reply = self.reply().await;
-        assert!(reply.starts_with(start), "expected {start:?}, came {reply:?}");
+        assert!(reply.starts_with(start), "expected {start:?}, received {reply:?}");
         reply
     }
 
-    /// Says something and checks the reply.
+    /// Sends bytes and checks the reply.
     pub(crate) async fn ask(&mut self, bytes: impl AsRef<[u8]>, start: &str) -> String {
         self.send(bytes).await;
         self.expect(start).await
@@ -101,12 +101,12 @@ impl<S: ByteStream> Raw<S> {
 
     /// Checks that nothing follows.
     pub(crate) async fn expect_end(&mut self) {
-        let rest = self.until("no peer says this").await;
+        let rest = self.until("never sent").await;
         assert_eq!(rest, "", "nothing should follow");
     }
 }
 
-/// Starts a peer that does what `script` says with the one connection made to it; returns our end.
+/// Starts a peer that runs `script` on one connection; returns our end of it.
 pub(crate) async fn peer<F>(script: impl FnOnce(Raw) -> F + Send + 'static) -> (TcpStream, JoinHandle<()>)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -118,7 +118,7 @@ where
     (stream, tokio::spawn(script(Raw::new(theirs))))
 }
 
-/// Runs an ignored test of this binary in a process that may open 40 descriptors.
+/// Runs an ignored test of this binary in a process limited to 40 file descriptors.
 pub(crate) fn run_with_few_descriptors(test: &str) {
     let status = Command::new("sh")
         .args(["-c", "ulimit -n 40 && exec \"$0\" --ignored --exact \"$1\""])
@@ -136,10 +136,10 @@ pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
             time::sleep(Duration::from_millis(2)).await;
         }
     };
-    time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("never came true: {what}"));
+    time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("timed out waiting: {what}"));
 }
 
-/// Counters that can be read, for tests whose runtime has one thread.
+/// Readable counters, for tests on a single-threaded runtime.
 #[derive(Clone, Default)]
 pub(crate) struct Counters(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>);
 

@@ -1,15 +1,14 @@
-//! TLS as listeners and clients use it: keys from PEM, reloaded without a restart.
+//! TLS of listeners and clients: certificates and keys from PEM, reloaded without a restart.
 //!
-//! One crypto provider, named explicitly, so that no process-wide default decides.
+//! The crypto provider is set explicitly and does not depend on a process-wide default.
 
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tokio::time;
 
 mod client;
 mod raw;
@@ -19,26 +18,26 @@ pub use client::ClientTls;
 pub use raw::Handshaker;
 pub use server::ServerTls;
 
-/// Why TLS cannot be had; all of them are faults of this node's configuration.
+/// Why TLS cannot be set up; always a fault of this node's configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
     #[error("cannot read `{0}`")]
     Read(PathBuf, #[source] std::io::Error),
-    /// There is no certificate in the PEM, or what is there is none.
-    #[error("not a certificate in PEM")]
+    /// The PEM has no valid certificate.
+    #[error("no valid certificate in the PEM file")]
     Certificate,
-    /// There is no private key in the PEM, or what is there is none.
-    #[error("not a private key in PEM")]
+    /// The PEM has no valid private key.
+    #[error("no valid private key in the PEM file")]
     Key,
-    /// Certificate and key do not fit together, or rustls does not take them.
-    #[error("the certificate cannot be used")]
+    /// Certificate and key do not match, or rustls does not support them.
+    #[error("certificate unusable")]
     Unusable(#[source] rustls::Error),
-    /// The certificate does not say which node it is for.
+    /// The certificate has no node identity.
     #[error(transparent)]
     Identity(#[from] crate::identity::IdentityError),
-    /// A certificate could not be made.
-    #[error("cannot make a certificate")]
+    /// A certificate could not be created.
+    #[error("cannot create certificate")]
     Make(#[source] rcgen::Error),
 }
 
@@ -48,11 +47,11 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// Reads a chain and its key; both must belong together.
+/// Parses a certificate chain and its key, which must match.
 pub(crate) fn certified_key(certificate_pem: &[u8], key_pem: &[u8]) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(certificate_pem)?;
     let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| TlsError::Key)?;
-    // This also checks that they fit: files that are being replaced may be seen half-way.
+    // This also checks that they match: during a renewal only one of the files may be new.
     CertifiedKey::from_der(chain, key, &provider()).map_err(TlsError::Unusable)
 }
 
@@ -63,28 +62,4 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, T
 
 pub(crate) fn read(path: &PathBuf) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|error| TlsError::Read(path.clone(), error))
-}
-
-/// Calls `reload` every so often until `shutdown` is over.
-///
-/// What cannot be loaded is logged, and what was loaded before stays in use.
-pub async fn keep_fresh(
-    reload: impl Fn() -> Result<bool, TlsError>,
-    every: Duration,
-    shutdown: impl Future<Output = ()>,
-) {
-    tokio::pin!(shutdown);
-    loop {
-        tokio::select! {
-            () = &mut shutdown => return,
-            () = time::sleep(every) => {}
-        }
-        match reload() {
-            Ok(true) => tracing::info!("certificate reloaded"),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "certificate not reloaded")
-            }
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! The transport between nodes: memory pipes, plain TCP, or mutual TLS, and HTTP/2 over each of them.
 //!
-//! A node says where it listens and whom it wants to reach; which kind of transport it is decides the binary.
+//! Nodes give addresses and expected peers; the binary chooses the kind of transport.
 
 use std::{io, time::Duration};
 
@@ -29,28 +29,28 @@ use crate::identity::Expect;
 pub enum Transport {
     /// Pipes within one process.
     Memory(MemoryNet),
-    /// TCP in the clear, for loopback and networks the operator trusts: nobody proves who he is.
+    /// Plain TCP without authentication, for loopback and trusted networks.
     Plain,
-    /// TLS with certificates on both ends.
+    /// Mutual TLS.
     Mutual(NodeTls),
 }
 
-/// Windows large enough that a stream of mail is not paced by round trips.
+/// Flow-control windows large enough that round trips do not limit a stream of mail.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const FRAME_BYTES_MAX: u32 = 1 << 20;
 const STREAMS_MAX: u32 = 1024;
-/// A peer that vanished without a word is noticed after both of these together.
+/// A dead peer is detected after both of these together.
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PONG_WITHIN: Duration = Duration::from_secs(5);
-/// For the connection and its handshake.
+/// For the TCP connection and the TLS handshake together.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 impl Transport {
-    /// Listens at an address: `host:port`, or any name over memory pipes.
+    /// Listens on an address: `host:port`, or any name for memory pipes.
     ///
     /// # Errors
-    /// The address is taken, or not one of this machine.
+    /// The address is in use, or not an address of this machine.
     pub async fn bind(&self, address: &str) -> io::Result<NodeListener> {
         match self {
             Self::Memory(net) => Ok(NodeListener::memory(net.bind(address)?)),
@@ -59,9 +59,9 @@ impl Transport {
         }
     }
 
-    /// Returns a channel to whoever is expected at an address.
+    /// Returns a channel to the expected peer at an address.
     ///
-    /// It connects when it is first used, and again when it broke; calls in between fail as `UNAVAILABLE`.
+    /// It connects on first use and reconnects after a failure; meanwhile calls fail with `UNAVAILABLE`.
     #[must_use]
     pub fn channel(&self, address: &str, expect: Expect) -> Channel {
         let (transport, address) = (self.clone(), address.to_owned());
@@ -81,7 +81,7 @@ impl Transport {
     }
 }
 
-/// The connector knows the address; what stands here goes into `:authority` only.
+/// The connector knows the address; this URI only fills `:authority`.
 fn endpoint() -> Endpoint {
     Endpoint::from_static("http://postroad")
         .connect_timeout(CONNECT_WITHIN)

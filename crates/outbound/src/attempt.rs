@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use postroad_core::{Outcome, OutcomeKind, SourceId, Timestamp};
-use postroad_smtp::client::{Fate, Transaction};
+use postroad_smtp::client::{RecipientResult, Transaction};
 
 use crate::{
     fate,
@@ -49,7 +49,13 @@ impl Attempt {
     }
 
     /// Reports the recipients of a transaction, but for those at the places `left`, which stay open.
-    pub(crate) fn settle(&mut self, fates: &[Fate], left: &[usize], remote: &Arc<str>, tls: &Arc<str>) {
+    pub(crate) fn settle(
+        &mut self,
+        fates: &[RecipientResult],
+        left: &[usize],
+        remote: &Arc<str>,
+        tls: &Arc<str>,
+    ) {
         let recipients = std::mem::take(&mut self.open);
         let outcomes = fate::outcomes_of(fates);
         for (place, (recipient, outcome)) in recipients.into_iter().zip(outcomes).enumerate() {

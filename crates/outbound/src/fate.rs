@@ -2,7 +2,7 @@
 
 use postroad_core::{BounceClass, Outcome, OutcomeKind, Reply};
 use postroad_dns::DnsError;
-use postroad_smtp::client::{Ended, Extension, Fate, Lost, Phase};
+use postroad_smtp::client::{Ended, Extension, Lost, Phase, RecipientResult};
 
 use crate::{classify::classify, lane::Signal};
 
@@ -11,27 +11,27 @@ use OutcomeKind as K;
 
 /// Returns the outcome of a recipient from what became of it in a transaction.
 #[must_use]
-pub fn outcome_of(fate: &Fate) -> Outcome {
+pub fn outcome_of(fate: &RecipientResult) -> Outcome {
     match fate {
-        Fate::Reply(phase, reply) => classify(*phase, reply),
-        Fate::NotSent(lost) => not_sent(*lost),
+        RecipientResult::Reply(phase, reply) => classify(*phase, reply),
+        RecipientResult::NotSent(lost) => not_sent(*lost),
         // D-034: the dot was sent and no reply was read; the receiver may have it.
-        Fate::Unknown(lost) => Outcome::new(
+        RecipientResult::Unknown(lost) => Outcome::new(
             K::Unknown,
             Some(class_of(*lost)),
             0,
             &format!("after the final dot: {}", text_of(*lost)),
         ),
-        Fate::Unsupported(Extension::Smtputf8) => Outcome::new(
+        RecipientResult::Unsupported(Extension::Smtputf8) => Outcome::new(
             K::Hard,
             Some(C::Other),
             0,
             "5.6.7 the receiver takes no internationalized addresses",
         ),
-        Fate::Unsupported(Extension::EightBitMime) => {
+        RecipientResult::Unsupported(Extension::EightBitMime) => {
             Outcome::new(K::Hard, Some(C::Other), 0, "5.6.3 the receiver takes no 8-bit content")
         }
-        Fate::BareNewline => {
+        RecipientResult::BareNewline => {
             Outcome::new(K::Hard, Some(C::Other), 0, "5.6.0 the content has a line end that is not CRLF")
         }
     }
@@ -41,10 +41,10 @@ pub fn outcome_of(fate: &Fate) -> Outcome {
 ///
 /// Where none was taken, 452 is not about their number unless it says so: the receiver has no room.
 #[must_use]
-pub fn outcomes_of(fates: &[Fate]) -> Vec<Outcome> {
-    let says_so = |fate: &Fate| matches!(fate, Fate::Reply(_, reply) if reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3)));
+pub fn outcomes_of(fates: &[RecipientResult]) -> Vec<Outcome> {
+    let says_so = |fate: &RecipientResult| matches!(fate, RecipientResult::Reply(_, reply) if reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3)));
     let none_taken = !fates.iter().any(is_taken);
-    let outcome = |fate: &Fate| {
+    let outcome = |fate: &RecipientResult| {
         let outcome = outcome_of(fate);
         if none_taken && outcome.class == Some(C::TooManyRecipients) && !says_so(fate) {
             return Outcome { class: Some(C::Quota), ..outcome };
@@ -55,8 +55,8 @@ pub fn outcomes_of(fates: &[Fate]) -> Vec<Outcome> {
 }
 
 /// The server answered 2xx to this recipient.
-fn is_taken(fate: &Fate) -> bool {
-    !matches!(fate, Fate::Reply(Phase::Recipient | Phase::Mail, _) | Fate::NotSent(_))
+fn is_taken(fate: &RecipientResult) -> bool {
+    !matches!(fate, RecipientResult::Reply(Phase::Recipient | Phase::Mail, _) | RecipientResult::NotSent(_))
 }
 
 /// Returns the outcome of an attempt whose session ended before a transaction.
@@ -84,24 +84,26 @@ pub fn outcome_of_dns(error: &DnsError) -> Outcome {
 
 /// Returns what the replies and losses of a transaction say about the site.
 #[must_use]
-pub fn signal_of(fates: &[Fate]) -> Signal {
+pub fn signal_of(fates: &[RecipientResult]) -> Signal {
     let mut signal = Signal::Served;
     for fate in fates {
         match fate {
-            Fate::Reply(phase, reply) if asks_to_slow_down(*phase, reply) => {
+            RecipientResult::Reply(phase, reply) if asks_to_slow_down(*phase, reply) => {
                 return Signal::Refused(reply.to_string().into());
             }
-            Fate::Reply(phase, reply) if is_congestion(*phase, reply) => {
+            RecipientResult::Reply(phase, reply) if is_congestion(*phase, reply) => {
                 signal = Signal::Failed(reply.to_string().into());
             }
             // What we broke off ourselves says nothing about the site.
-            Fate::NotSent(Lost::Withdrawn) | Fate::Unknown(Lost::Withdrawn) => {
+            RecipientResult::NotSent(Lost::Aborted) | RecipientResult::Unknown(Lost::Aborted) => {
                 if signal == Signal::Served {
                     signal = Signal::Silent;
                 }
             }
-            Fate::NotSent(lost) | Fate::Unknown(lost) => signal = Signal::Failed(text_of(*lost).into()),
-            Fate::Reply(..) | Fate::Unsupported(_) | Fate::BareNewline => {}
+            RecipientResult::NotSent(lost) | RecipientResult::Unknown(lost) => {
+                signal = Signal::Failed(text_of(*lost).into())
+            }
+            RecipientResult::Reply(..) | RecipientResult::Unsupported(_) | RecipientResult::BareNewline => {}
         }
     }
     signal
@@ -129,9 +131,9 @@ pub fn is_tls_failure(ended: &Ended) -> bool {
 /// Returns the places of recipients that the server had no room for beside others: they go in a transaction of their own
 /// (D-035, RFC 5321 4.5.3.1.10). Where it took none, it is not the number of recipients that troubles it.
 #[must_use]
-pub fn left_over(fates: &[Fate]) -> Vec<usize> {
-    let too_many = |fate: &Fate| {
-        matches!(fate, Fate::Reply(Phase::Recipient, _))
+pub fn left_over(fates: &[RecipientResult]) -> Vec<usize> {
+    let too_many = |fate: &RecipientResult| {
+        matches!(fate, RecipientResult::Reply(Phase::Recipient, _))
             && outcome_of(fate).class == Some(C::TooManyRecipients)
     };
     if !fates.iter().any(is_taken) {
@@ -154,7 +156,7 @@ fn is_congestion(phase: Phase, reply: &Reply) -> bool {
 fn not_sent(lost: Lost) -> Outcome {
     let kind = match lost {
         Lost::Protocol(_) => K::SiteSoft,
-        Lost::Withdrawn => K::Internal,
+        Lost::Aborted => K::Internal,
         Lost::Closed | Lost::TimedOut(_) => K::Soft,
     };
     Outcome::new(kind, Some(class_of(lost)), 0, &text_of(lost))
@@ -162,7 +164,7 @@ fn not_sent(lost: Lost) -> Outcome {
 
 fn class_of(lost: Lost) -> C {
     match lost {
-        Lost::Closed | Lost::Withdrawn => C::Connection,
+        Lost::Closed | Lost::Aborted => C::Connection,
         Lost::TimedOut(_) => C::Timeout,
         Lost::Protocol(_) => C::Protocol,
     }
@@ -173,7 +175,7 @@ fn text_of(lost: Lost) -> String {
         Lost::Closed => "4.4.2 the connection was closed".to_owned(),
         Lost::TimedOut(phase) => format!("4.4.2 no answer in time {}", words_of(phase)),
         Lost::Protocol(_) => "4.5.0 the receiver sent something that is no reply".to_owned(),
-        Lost::Withdrawn => "4.4.2 broken off: the source was given up".to_owned(),
+        Lost::Aborted => "4.4.2 broken off: the source was given up".to_owned(),
     }
 }
 
@@ -195,29 +197,29 @@ mod tests {
 
     use super::*;
 
-    fn reply(phase: Phase, code: u16, text: &'static str) -> Fate {
-        Fate::Reply(phase, Reply::plain(code, text))
+    fn reply(phase: Phase, code: u16, text: &'static str) -> RecipientResult {
+        RecipientResult::Reply(phase, Reply::plain(code, text))
     }
 
-    fn enhanced(phase: Phase, code: u16, subject: u16, detail: u16) -> Fate {
-        Fate::Reply(phase, Reply::new(code, subject, detail, "said so"))
+    fn enhanced(phase: Phase, code: u16, subject: u16, detail: u16) -> RecipientResult {
+        RecipientResult::Reply(phase, Reply::new(code, subject, detail, "said so"))
     }
 
     #[test]
     fn d_034_what_is_lost_after_the_dot_is_unknown() {
-        let check = |fate: Fate, kind, class| {
+        let check = |fate: RecipientResult, kind, class| {
             let outcome = outcome_of(&fate);
             assert_eq!((outcome.kind, outcome.class), (kind, Some(class)), "{fate:?}");
         };
-        check(Fate::Unknown(Lost::Closed), K::Unknown, C::Connection);
-        check(Fate::Unknown(Lost::TimedOut(Phase::Message)), K::Unknown, C::Timeout);
-        check(Fate::NotSent(Lost::Closed), K::Soft, C::Connection);
-        check(Fate::NotSent(Lost::TimedOut(Phase::Data)), K::Soft, C::Timeout);
-        check(Fate::NotSent(Lost::Protocol(ReplyError::Malformed)), K::SiteSoft, C::Protocol);
-        check(Fate::Unknown(Lost::Withdrawn), K::Unknown, C::Connection);
-        check(Fate::NotSent(Lost::Withdrawn), K::Internal, C::Connection);
-        check(Fate::BareNewline, K::Hard, C::Other);
-        check(Fate::Unsupported(Extension::Smtputf8), K::Hard, C::Other);
+        check(RecipientResult::Unknown(Lost::Closed), K::Unknown, C::Connection);
+        check(RecipientResult::Unknown(Lost::TimedOut(Phase::Message)), K::Unknown, C::Timeout);
+        check(RecipientResult::NotSent(Lost::Closed), K::Soft, C::Connection);
+        check(RecipientResult::NotSent(Lost::TimedOut(Phase::Data)), K::Soft, C::Timeout);
+        check(RecipientResult::NotSent(Lost::Protocol(ReplyError::Malformed)), K::SiteSoft, C::Protocol);
+        check(RecipientResult::Unknown(Lost::Aborted), K::Unknown, C::Connection);
+        check(RecipientResult::NotSent(Lost::Aborted), K::Internal, C::Connection);
+        check(RecipientResult::BareNewline, K::Hard, C::Other);
+        check(RecipientResult::Unsupported(Extension::Smtputf8), K::Hard, C::Other);
     }
 
     #[test]
@@ -236,13 +238,13 @@ mod tests {
 
     #[test]
     fn d_036_the_site_is_told_from_the_message() {
-        let refused = |fates: &[Fate]| matches!(signal_of(fates), Signal::Refused(_));
-        let failed = |fates: &[Fate]| matches!(signal_of(fates), Signal::Failed(_));
+        let refused = |fates: &[RecipientResult]| matches!(signal_of(fates), Signal::Refused(_));
+        let failed = |fates: &[RecipientResult]| matches!(signal_of(fates), Signal::Failed(_));
         assert!(refused(&[reply(Phase::Mail, 421, "busy")]));
         assert!(refused(&[enhanced(Phase::Mail, 451, 7, 0)]));
         assert!(refused(&[reply(Phase::Message, 250, "ok"), reply(Phase::Recipient, 421, "enough")]));
         assert!(failed(&[enhanced(Phase::Recipient, 450, 2, 1)]));
-        assert!(failed(&[Fate::Unknown(Lost::Closed)]));
+        assert!(failed(&[RecipientResult::Unknown(Lost::Closed)]));
         for served in [
             reply(Phase::Message, 250, "ok"),
             enhanced(Phase::Recipient, 550, 1, 1),
@@ -254,8 +256,8 @@ mod tests {
         }
         assert_eq!(signal_of(&[reply(Phase::Message, 250, "ok")]), Signal::Served);
         assert_eq!(signal_of(&[enhanced(Phase::Recipient, 451, 7, 1)]), Signal::Served);
-        assert_eq!(signal_of(&[Fate::NotSent(Lost::Withdrawn)]), Signal::Silent);
-        assert!(refused(&[Fate::Unknown(Lost::Withdrawn), reply(Phase::Recipient, 421, "enough")]));
+        assert_eq!(signal_of(&[RecipientResult::NotSent(Lost::Aborted)]), Signal::Silent);
+        assert!(refused(&[RecipientResult::Unknown(Lost::Aborted), reply(Phase::Recipient, 421, "enough")]));
     }
 
     #[test]
@@ -272,7 +274,7 @@ mod tests {
 
     #[test]
     fn d_035_a_receiver_without_room_is_told_from_too_many_recipients() {
-        let check = |fates: &[Fate], place: usize, class| {
+        let check = |fates: &[RecipientResult], place: usize, class| {
             let outcome = &outcomes_of(fates)[place];
             assert_eq!((outcome.kind, outcome.class), (K::Soft, Some(class)), "{fates:?}");
         };

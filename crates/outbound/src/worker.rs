@@ -299,7 +299,7 @@ impl Worker {
             if delivery.stale {
                 return Sent::Stale;
             }
-            if delivery.withheld {
+            if delivery.not_started {
                 self.open = None;
                 attempt.give_back();
                 return Sent::Settled(result);
@@ -309,15 +309,15 @@ impl Worker {
             }
             open.messages += 1;
             let usable = open.connection.is_usable() && open.messages < messages_max;
-            let mut left = if usable { fate::left_over(&delivery.fates) } else { Vec::new() };
+            let mut left = if usable { fate::left_over(&delivery.results) } else { Vec::new() };
             if !left.is_empty() {
                 charged = self.cell.with(|lane| lane.charge(Instant::now()));
             }
             if !charged {
                 left.clear();
             }
-            attempt.settle(&delivery.fates, &left, &open.remote, &open.tls);
-            result = worse(result, fate::signal_of(&delivery.fates));
+            attempt.settle(&delivery.results, &left, &open.remote, &open.tls);
+            result = worse(result, fate::signal_of(&delivery.results));
             if !usable {
                 self.say_goodbye().await;
             }

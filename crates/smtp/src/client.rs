@@ -1,8 +1,8 @@
-//! The client's side of a session: transactions in, commands and outcomes out.
+//! The client side of an SMTP session: transactions in, commands and results out.
 //!
-//! Like the server's session it never waits: it consumes replies, collects what is to be sent,
-//! and says what it needs next. What it tells of each recipient is exact, also when the connection breaks:
-//! before the final dot nothing was delivered, after it nobody knows.
+//! Like the server session it never waits: it consumes replies, buffers output and returns what it needs next.
+//! Every recipient gets an exact result, even when the connection breaks:
+//! before the final dot it is not delivered, after it the result is unknown.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use postroad_core::{Address, Reply};
 
 use crate::{
-    data::stuff,
+    data::dot_stuff,
     reply::{ReplyError, ReplyReader},
 };
 
@@ -21,44 +21,44 @@ mod tests;
 
 use argument::CommandLine;
 
-/// How a session is to go.
+/// The settings of a session.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Our name: the one the source's address resolves to.
+    /// Our EHLO name, to which the source's address resolves.
     pub helo: postroad_core::Domain,
     /// Whether to use TLS.
     pub tls: TlsUse,
-    /// How long each phase may take.
+    /// The timeout of each phase.
     pub timeouts: Timeouts,
 }
 
 /// Whether to use STARTTLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsUse {
-    /// Not even when it is offered.
+    /// Do not use STARTTLS.
     Never,
-    /// When it is offered.
+    /// Use STARTTLS when the server offers it.
     Opportunistic,
-    /// Always; a server that does not offer it is not used.
+    /// End the session when the server does not offer STARTTLS.
     Required,
 }
 
-/// Bounds of waiting, for each phase of its own. RFC 5321 4.5.3.2 gives the lowest values that are safe.
+/// Timeouts of each phase. RFC 5321 4.5.3.2 gives minimum values.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
     /// For the greeting.
     pub greeting: Duration,
     /// For the reply to EHLO or HELO.
     pub hello: Duration,
-    /// For the reply to STARTTLS, and for the handshake.
+    /// For the reply to STARTTLS, and again for the handshake.
     pub start_tls: Duration,
     /// For each reply to MAIL and RCPT.
     pub envelope: Duration,
     /// For the reply to DATA.
     pub data: Duration,
-    /// For any progress while the message is written.
+    /// For progress while the message is written.
     pub write: Duration,
-    /// For the reply to the final dot: giving up early makes duplicates.
+    /// For the reply to the final dot. Giving up early causes duplicates.
     pub message: Duration,
     /// For the reply to RSET.
     pub reset: Duration,
@@ -83,9 +83,9 @@ impl Default for Timeouts {
     }
 }
 
-/// One message for some recipients.
+/// One message and its recipients.
 ///
-/// Addresses have been parsed, so none can bring a line end into a command (S-403):
+/// Addresses are parsed values, so none can inject a line end into a command (S-403):
 /// ```compile_fail,E0308
 /// fn inject(transaction: &mut postroad_smtp::client::Transaction) {
 ///     transaction.recipients = vec!["a@b.example>\r\nRCPT TO:<c@d.example"];
@@ -97,15 +97,15 @@ pub struct Transaction {
     pub sender: Option<Address>,
     /// At least one.
     pub recipients: Vec<Address>,
-    /// Header and body, in parts that are not joined.
+    /// Header and body, in parts.
     pub content: Vec<Bytes>,
-    /// An address or a header needs SMTPUTF8.
+    /// An address or the header needs SMTPUTF8.
     pub smtputf8: bool,
-    /// The content holds bytes above 127.
+    /// The content has bytes above 127.
     pub eight_bit: bool,
 }
 
-/// Where in a session something happened.
+/// The phase of a session in which something happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The greeting.
@@ -127,47 +127,47 @@ pub enum Phase {
 /// What the session needs next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Bytes, before the deadline, after what is in [`ClientSession::take_output`] has been sent.
+    /// Send [`ClientSession::take_output`], then read bytes before the deadline.
     Read(Instant),
-    /// TLS: [`ClientSession::tls_established`]. No byte may be buffered.
+    /// Do a TLS handshake and call [`ClientSession::tls_established`]. The input must be empty.
     StartTls,
-    /// Nothing: a transaction may be started, or the session ended with [`ClientSession::quit`].
+    /// Start a transaction, or end the session with [`ClientSession::quit`].
     Idle,
-    /// The fate of each recipient of the transaction, in its order. The session may go on.
-    Done(Vec<Fate>),
-    /// The connection is of no use any more.
+    /// The transaction ended with one result per recipient, in order. The session may continue.
+    Done(Vec<RecipientResult>),
+    /// The session is over; close the connection.
     Ended(Ended),
 }
 
-/// What became of one recipient.
+/// The result of a transaction for one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// The server's reply decided, in this phase; delivered only by a 2xx to the message.
+pub enum RecipientResult {
+    /// The server replied in this phase. Only a 2xx to the message means delivered.
     Reply(Phase, Reply),
     /// The connection was lost before the final dot: not delivered.
     NotSent(Lost),
     /// The connection was lost after the final dot: perhaps delivered.
     Unknown(Lost),
-    /// The server lacks an extension without which the message cannot be sent as it is.
+    /// The server lacks an extension that the message needs.
     Unsupported(Extension),
-    /// The content has a bare CR or LF: it never leaves.
+    /// The content has a bare CR or LF and is never sent.
     BareNewline,
 }
 
 /// How a connection was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// The server closed it, or it broke.
+    /// The server closed the connection, or it broke.
     Closed,
-    /// A deadline passed in this phase.
+    /// The server did not answer in time in this phase.
     TimedOut(Phase),
-    /// The server sent something that is no reply.
+    /// The server sent an invalid reply.
     Protocol(ReplyError),
-    /// We broke it off ourselves.
-    Withdrawn,
+    /// Our side aborted the transaction.
+    Aborted,
 }
 
-/// An extension a message can need.
+/// An SMTP extension that a message can need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extension {
     /// RFC 6531.
@@ -181,9 +181,9 @@ pub enum Extension {
 pub enum Ended {
     /// After QUIT.
     Quit,
-    /// The server refused to talk to us, with this reply in this phase.
+    /// The server refused the session with this reply in this phase.
     Refused(Phase, Reply),
-    /// TLS is required and not offered.
+    /// TLS is required and the server does not offer it.
     NoTls,
     /// The connection was lost in this phase.
     Lost(Phase, Lost),
@@ -191,7 +191,7 @@ pub enum Ended {
     Idle,
 }
 
-/// What the server said it can do; forgotten when TLS begins.
+/// The extensions that the server announced. EHLO inside TLS announces them again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// RFC 2920.
@@ -202,7 +202,7 @@ pub struct Capabilities {
     pub smtputf8: bool,
     /// RFC 3207.
     pub start_tls: bool,
-    /// RFC 1870: announced; `Some(0)` without a limit.
+    /// RFC 1870: the announced limit; `Some(0)` without a limit.
     pub size: Option<u64>,
 }
 
@@ -227,32 +227,32 @@ enum State {
     StartTls,
     Handshake,
     Idle,
-    Envelope(Box<Running>),
-    Message(Box<Running>),
+    Envelope(Box<ActiveTransaction>),
+    Message(Box<ActiveTransaction>),
     Resetting,
     Quitting,
     Ended(Ended),
 }
 
-/// A transaction under way.
+/// The transaction in progress.
 #[derive(Debug)]
-struct Running {
+struct ActiveTransaction {
     transaction: Transaction,
-    /// The content as it goes over the wire.
+    /// The content in wire form.
     wire: Vec<Bytes>,
-    /// What the replies said so far, by recipient.
-    fates: Vec<Option<Fate>>,
-    /// Commands that are sent and not answered, by the next to be.
+    /// Results known so far, by recipient.
+    results: Vec<Option<RecipientResult>>,
+    /// The command that the next reply answers.
     expected: Expected,
-    /// MAIL, RCPT and DATA went out together.
+    /// MAIL, RCPT and DATA were sent together.
     pipelined: bool,
-    /// Some reply has come.
+    /// The server has sent at least one reply.
     answered: bool,
-    /// The reply to DATA was not 354: no content is wanted.
+    /// The reply to DATA was not 354: send no content.
     data_refused: bool,
 }
 
-/// The command whose reply comes next.
+/// The command that the next reply answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     Mail,
@@ -261,7 +261,7 @@ enum Expected {
 }
 
 impl ClientSession {
-    /// Makes a session on a connection that has just been made.
+    /// Makes a session on a new connection.
     #[must_use]
     pub fn new(config: ClientConfig, now: Instant) -> Self {
         Self {
@@ -276,52 +276,52 @@ impl ClientSession {
         }
     }
 
-    /// Goes on as far as `input` allows; consumes from its front.
+    /// Consumes from the front of `input` and returns what the session needs next.
     pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Output {
         loop {
             match &self.state {
                 State::Ended(ended) => return Output::Ended(ended.clone()),
                 State::Handshake => return Output::StartTls,
-                // Nothing may come unasked but a farewell.
+                // While idle, the server may send only a farewell such as 421.
                 State::Idle if input.is_empty() => return Output::Idle,
                 _ => {}
             }
             match self.reader.read(input) {
                 Ok(Some(reply)) => {
-                    if let Some(fates) = self.handle(now, reply, input) {
-                        return Output::Done(fates);
+                    if let Some(results) = self.handle(now, reply, input) {
+                        return Output::Done(results);
                     }
                 }
                 Ok(None) => return Output::Read(self.deadline),
                 Err(error) => {
-                    if let Some(fates) = self.lose(Lost::Protocol(error)) {
-                        return Output::Done(fates);
+                    if let Some(results) = self.end_session(Lost::Protocol(error)) {
+                        return Output::Done(results);
                     }
                 }
             }
         }
     }
 
-    /// Takes what is to be sent, in order; empty when there is nothing.
+    /// Takes the buffered output, in order, possibly none.
     pub fn take_output(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.output)
     }
 
-    /// Starts a transaction on an idle session; returns the fates at once where nothing needs to be sent.
+    /// Starts a transaction on an idle session; returns results at once if the message cannot be sent.
     ///
     /// # Panics
     /// The session is not idle, or there is no recipient.
-    pub fn start(&mut self, now: Instant, transaction: Transaction) -> Option<Vec<Fate>> {
+    pub fn start(&mut self, now: Instant, transaction: Transaction) -> Option<Vec<RecipientResult>> {
         assert!(matches!(self.state, State::Idle), "a transaction starts on an idle session");
         assert!(!transaction.recipients.is_empty(), "a transaction has a recipient");
-        let all = |fate: Fate| Some(vec![fate; transaction.recipients.len()]);
+        let all = |result: RecipientResult| Some(vec![result; transaction.recipients.len()]);
         if transaction.smtputf8 && !self.capabilities.smtputf8 {
-            return all(Fate::Unsupported(Extension::Smtputf8));
+            return all(RecipientResult::Unsupported(Extension::Smtputf8));
         }
         if transaction.eight_bit && !self.capabilities.eight_bit_mime {
-            return all(Fate::Unsupported(Extension::EightBitMime));
+            return all(RecipientResult::Unsupported(Extension::EightBitMime));
         }
-        let Ok(wire) = stuff(&transaction.content) else { return all(Fate::BareNewline) };
+        let Ok(wire) = dot_stuff(&transaction.content) else { return all(RecipientResult::BareNewline) };
         let mut lines = CommandLine::mail(&transaction, &self.capabilities);
         let pipelined = self.capabilities.pipelining;
         if pipelined {
@@ -330,9 +330,9 @@ impl ClientSession {
         }
         self.output.push(lines.finish());
         self.deadline = now + self.config.timeouts.envelope;
-        self.state = State::Envelope(Box::new(Running {
+        self.state = State::Envelope(Box::new(ActiveTransaction {
             wire,
-            fates: vec![None; transaction.recipients.len()],
+            results: vec![None; transaction.recipients.len()],
             expected: Expected::Mail,
             pipelined,
             answered: false,
@@ -342,28 +342,30 @@ impl ClientSession {
         None
     }
 
-    /// TLS is there: what the server said before counts no longer (RFC 3207 4.2).
+    /// The handshake is done; the session starts again with EHLO (RFC 3207 4.2).
     pub fn tls_established(&mut self, now: Instant) {
         self.tls = true;
-        self.say_hello(now);
+        self.send_ehlo(now);
     }
 
-    /// The connection was closed or broke, or the deadline passed; returns the fates of a transaction under way.
-    pub fn lost(&mut self, timed_out: bool) -> Option<Vec<Fate>> {
+    /// The connection was lost or the deadline passed; returns the results of a transaction in progress.
+    pub fn connection_lost(&mut self, timed_out: bool) -> Option<Vec<RecipientResult>> {
         let lost = if timed_out { Lost::TimedOut(self.phase()) } else { Lost::Closed };
-        self.lose(lost)
+        self.end_session(lost)
     }
 
-    /// Nothing more may be said; returns the fates of a transaction under way.
+    /// Aborts the session; returns the results of a transaction in progress.
     ///
-    /// They take for sent what has been taken from [`ClientSession::take_output`].
-    pub fn withdraw(&mut self) -> Option<Vec<Fate>> {
+    /// Output already taken with [`ClientSession::take_output`] counts as sent.
+    pub fn abort(&mut self) -> Option<Vec<RecipientResult>> {
         let unsaid = !self.take_output().is_empty();
-        let ended = Ended::Lost(self.phase(), Lost::Withdrawn);
+        let ended = Ended::Lost(self.phase(), Lost::Aborted);
         match std::mem::replace(&mut self.state, State::Ended(ended)) {
-            State::Message(running) if !unsaid => Some(running.finish(&Fate::Unknown(Lost::Withdrawn))),
-            State::Envelope(running) | State::Message(running) => {
-                Some(running.finish(&Fate::NotSent(Lost::Withdrawn)))
+            State::Message(active) if !unsaid => {
+                Some(active.finish(&RecipientResult::Unknown(Lost::Aborted)))
+            }
+            State::Envelope(active) | State::Message(active) => {
+                Some(active.finish(&RecipientResult::NotSent(Lost::Aborted)))
             }
             State::Ended(ended) => {
                 self.state = State::Ended(ended);
@@ -373,7 +375,7 @@ impl ClientSession {
         }
     }
 
-    /// Says goodbye to an idle server.
+    /// Sends QUIT if the session is idle.
     pub fn quit(&mut self, now: Instant) {
         if matches!(self.state, State::Idle) {
             self.output.push(Bytes::from_static(b"QUIT\r\n"));
@@ -382,20 +384,20 @@ impl ClientSession {
         }
     }
 
-    /// Returns how many transactions have been finished.
+    /// Returns the number of finished transactions.
     #[must_use]
     pub fn transactions(&self) -> u32 {
         self.transactions
     }
 
-    /// Returns true when the server has answered nothing of the transaction under way:
-    /// on a session used before, its connection had gone stale and the message may be sent on another at once.
+    /// Returns true when the server has not answered any command of the transaction in progress.
+    /// On a reused connection that means it was stale, and the message may be sent on another at once.
     #[must_use]
     pub fn is_unanswered(&self) -> bool {
-        matches!(&self.state, State::Envelope(running) if !running.answered)
+        matches!(&self.state, State::Envelope(active) if !active.answered)
     }
 
-    /// Returns what the server can do.
+    /// Returns the extensions that the server announced.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
         self.capabilities
@@ -406,7 +408,7 @@ impl ClientSession {
             State::Greeting => Phase::Greeting,
             State::Ehlo | State::Helo => Phase::Hello,
             State::StartTls | State::Handshake => Phase::StartTls,
-            State::Envelope(running) => match running.expected {
+            State::Envelope(active) => match active.expected {
                 Expected::Mail => Phase::Mail,
                 Expected::Recipient(_) => Phase::Recipient,
                 Expected::Data => Phase::Data,
@@ -416,13 +418,13 @@ impl ClientSession {
         }
     }
 
-    /// Ends the session; returns the fates of a transaction under way.
-    fn lose(&mut self, lost: Lost) -> Option<Vec<Fate>> {
+    /// Ends the session; returns the results of a transaction in progress.
+    fn end_session(&mut self, lost: Lost) -> Option<Vec<RecipientResult>> {
         let phase = self.phase();
         let ended = Ended::Lost(phase, lost);
         match std::mem::replace(&mut self.state, State::Ended(ended)) {
-            State::Envelope(running) => Some(running.finish(&Fate::NotSent(lost))),
-            State::Message(running) => Some(running.finish(&Fate::Unknown(lost))),
+            State::Envelope(active) => Some(active.finish(&RecipientResult::NotSent(lost))),
+            State::Message(active) => Some(active.finish(&RecipientResult::Unknown(lost))),
             State::Quitting => {
                 self.state = State::Ended(Ended::Quit);
                 None
@@ -439,42 +441,42 @@ impl ClientSession {
         }
     }
 
-    fn handle(&mut self, now: Instant, reply: Reply, input: &BytesMut) -> Option<Vec<Fate>> {
+    fn handle(&mut self, now: Instant, reply: Reply, input: &BytesMut) -> Option<Vec<RecipientResult>> {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Greeting if reply.code == 220 => self.say_hello(now),
+            State::Greeting if reply.code == 220 => self.send_ehlo(now),
             State::Greeting => self.refuse(Phase::Greeting, reply),
             State::Ehlo => self.after_ehlo(now, reply),
             State::Helo if reply.code == 250 => self.become_idle(),
             State::Helo => self.refuse(Phase::Hello, reply),
             State::StartTls => self.after_start_tls(reply, input),
-            State::Envelope(running) => return self.after_envelope(now, running, reply),
-            State::Message(mut running) => {
-                // The connection may go, the reply to the dot has been given.
+            State::Envelope(active) => return self.after_envelope(now, active, reply),
+            State::Message(mut active) => {
+                // The reply to the final dot decides; losing the connection now changes nothing.
                 self.after_transaction(now, reply.code, true);
-                running.decide_open(&Fate::Reply(Phase::Message, reply));
-                return Some(running.finish(&Fate::NotSent(Lost::Closed)));
+                active.set_undecided(&RecipientResult::Reply(Phase::Message, reply));
+                return Some(active.finish(&RecipientResult::NotSent(Lost::Closed)));
             }
             State::Resetting if reply.is_positive() => self.state = State::Idle,
             State::Quitting => self.state = State::Ended(Ended::Quit),
-            // An unasked reply is a farewell, whatever its code.
+            // An unexpected reply is a farewell, whatever its code.
             State::Idle | State::Resetting => self.state = State::Ended(Ended::Idle),
-            State::Handshake => unreachable!("no reply is read while the handshake is due"),
+            State::Handshake => unreachable!("no reply is read before the handshake"),
             State::Ended(ended) => self.state = State::Ended(ended),
         }
         None
     }
 
-    fn say_hello(&mut self, now: Instant) {
+    fn send_ehlo(&mut self, now: Instant) {
         self.capabilities = Capabilities::default();
-        self.output.push(CommandLine::hello("EHLO", &self.config.helo));
+        self.output.push(CommandLine::ehlo("EHLO", &self.config.helo));
         self.deadline = now + self.config.timeouts.hello;
         self.state = State::Ehlo;
     }
 
     fn after_ehlo(&mut self, now: Instant, reply: Reply) {
-        // D-038: a server that does not know EHLO is asked with HELO, but never after TLS has been used.
+        // D-038: fall back to HELO when the server refuses EHLO, but never inside TLS.
         if reply.is_permanent() && !self.tls && self.config.tls != TlsUse::Required {
-            self.output.push(CommandLine::hello("HELO", &self.config.helo));
+            self.output.push(CommandLine::ehlo("HELO", &self.config.helo));
             self.deadline = now + self.config.timeouts.hello;
             self.state = State::Helo;
             return;
@@ -498,7 +500,7 @@ impl ClientSession {
         if reply.code != 220 {
             return self.refuse(Phase::StartTls, reply);
         }
-        // S-402: an byte that came before the handshake is not the server's.
+        // S-402: a byte received before the handshake may have been injected.
         self.state = if input.is_empty() {
             State::Handshake
         } else {
@@ -514,50 +516,55 @@ impl ClientSession {
         self.state = State::Ended(Ended::Refused(phase, reply));
     }
 
-    /// Takes the reply to MAIL, RCPT or DATA.
-    fn after_envelope(&mut self, now: Instant, mut running: Box<Running>, reply: Reply) -> Option<Vec<Fate>> {
-        running.answered = true;
+    /// Handles the reply to MAIL, RCPT or DATA.
+    fn after_envelope(
+        &mut self,
+        now: Instant,
+        mut active: Box<ActiveTransaction>,
+        reply: Reply,
+    ) -> Option<Vec<RecipientResult>> {
+        active.answered = true;
         if reply.code == 421 {
-            let phase = running.phase();
-            running.decide_open(&Fate::Reply(phase, reply));
+            let phase = active.phase();
+            active.set_undecided(&RecipientResult::Reply(phase, reply));
             self.state = State::Ended(Ended::Idle);
             self.transactions += 1;
-            return Some(running.finish(&Fate::NotSent(Lost::Closed)));
+            return Some(active.finish(&RecipientResult::NotSent(Lost::Closed)));
         }
-        running.take_envelope_reply(reply);
-        match running.next_expected() {
+        active.record_envelope_reply(reply);
+        match active.next_expected() {
             Next::Reply(expected) => {
-                running.expected = expected;
-                if !running.pipelined {
-                    self.output.push(running.command(expected));
+                active.expected = expected;
+                if !active.pipelined {
+                    self.output.push(active.command(expected));
                 }
                 let timeouts = &self.config.timeouts;
                 self.deadline =
                     now + if expected == Expected::Data { timeouts.data } else { timeouts.envelope };
-                self.state = State::Envelope(running);
+                self.state = State::Envelope(active);
                 None
             }
             Next::Content => {
-                self.output.append(&mut running.wire);
+                self.output.append(&mut active.wire);
                 self.deadline = now + self.config.timeouts.message;
-                self.state = State::Message(running);
+                self.state = State::Message(active);
                 None
             }
             Next::EmptyContent => {
-                // RFC 2920 3.1: the server said 354 though it took no recipient; an empty message gets us out.
+                // RFC 2920 3.1: 354 although no recipient was accepted; an empty message ends DATA.
                 self.output.push(Bytes::from_static(b".\r\n"));
                 self.deadline = now + self.config.timeouts.message;
-                self.state = State::Message(running);
+                self.state = State::Message(active);
                 None
             }
             Next::Done => {
                 self.after_transaction(now, 250, false);
-                Some(running.finish(&Fate::NotSent(Lost::Closed)))
+                Some(active.finish(&RecipientResult::NotSent(Lost::Closed)))
             }
         }
     }
 
-    /// Makes the session ready for the next transaction; one that failed half-way is reset (D-032).
+    /// Prepares the session for the next transaction; sends RSET after a failed one (D-032).
     fn after_transaction(&mut self, now: Instant, code: u16, complete: bool) {
         self.transactions += 1;
         if code == 421 {
@@ -579,7 +586,7 @@ enum Next {
     Done,
 }
 
-impl Running {
+impl ActiveTransaction {
     fn phase(&self) -> Phase {
         match self.expected {
             Expected::Mail => Phase::Mail,
@@ -588,60 +595,60 @@ impl Running {
         }
     }
 
-    fn take_envelope_reply(&mut self, reply: Reply) {
+    fn record_envelope_reply(&mut self, reply: Reply) {
         let positive = reply.code / 100 == 2;
         match self.expected {
-            Expected::Mail if !positive => self.decide_open(&Fate::Reply(Phase::Mail, reply)),
-            Expected::Recipient(place) if !positive && self.fates[place].is_none() => {
-                self.fates[place] = Some(Fate::Reply(Phase::Recipient, reply));
+            Expected::Mail if !positive => self.set_undecided(&RecipientResult::Reply(Phase::Mail, reply)),
+            Expected::Recipient(index) if !positive && self.results[index].is_none() => {
+                self.results[index] = Some(RecipientResult::Reply(Phase::Recipient, reply));
             }
             Expected::Mail | Expected::Recipient(_) => {}
             Expected::Data if reply.code == 354 => {}
             Expected::Data => {
                 self.data_refused = true;
-                self.decide_open(&Fate::Reply(Phase::Data, reply));
+                self.set_undecided(&RecipientResult::Reply(Phase::Data, reply));
             }
         }
     }
 
-    /// What follows the reply that has just been taken.
+    /// Returns the next step after the reply that was just recorded.
     fn next_expected(&self) -> Next {
-        let any_open = self.fates.iter().any(Option::is_none);
+        let any_undecided = self.results.iter().any(Option::is_none);
         match self.expected {
-            // Commands that are out already are answered, whatever became of those before.
-            Expected::Mail if self.pipelined || any_open => Next::Reply(Expected::Recipient(0)),
-            Expected::Recipient(place) if place + 1 < self.fates.len() => {
-                Next::Reply(Expected::Recipient(place + 1))
+            // Pipelined commands are answered even when an earlier one failed.
+            Expected::Mail if self.pipelined || any_undecided => Next::Reply(Expected::Recipient(0)),
+            Expected::Recipient(index) if index + 1 < self.results.len() => {
+                Next::Reply(Expected::Recipient(index + 1))
             }
-            Expected::Recipient(_) if self.pipelined || any_open => Next::Reply(Expected::Data),
+            Expected::Recipient(_) if self.pipelined || any_undecided => Next::Reply(Expected::Data),
             Expected::Mail | Expected::Recipient(_) => Next::Done,
-            Expected::Data if any_open => Next::Content,
+            Expected::Data if any_undecided => Next::Content,
             Expected::Data if self.data_refused => Next::Done,
             Expected::Data => Next::EmptyContent,
         }
     }
 
-    fn decide_open(&mut self, fate: &Fate) {
-        self.fates.iter_mut().filter(|known| known.is_none()).for_each(|open| *open = Some(fate.clone()));
+    fn set_undecided(&mut self, result: &RecipientResult) {
+        self.results.iter_mut().filter(|known| known.is_none()).for_each(|open| *open = Some(result.clone()));
     }
 
     fn command(&self, expected: Expected) -> Bytes {
         let mut line = CommandLine::default();
         match expected {
-            Expected::Recipient(place) => line.recipient(&self.transaction.recipients[place]),
+            Expected::Recipient(index) => line.recipient(&self.transaction.recipients[index]),
             Expected::Data => line.data(),
             Expected::Mail => unreachable!("MAIL is sent when the transaction starts"),
         }
         line.finish()
     }
 
-    fn finish(self, open: &Fate) -> Vec<Fate> {
-        self.fates.into_iter().map(|fate| fate.unwrap_or_else(|| open.clone())).collect()
+    fn finish(self, open: &RecipientResult) -> Vec<RecipientResult> {
+        self.results.into_iter().map(|result| result.unwrap_or_else(|| open.clone())).collect()
     }
 }
 
 impl Capabilities {
-    /// Reads the text of a reply to EHLO; what is not known is skipped.
+    /// Parses the text of a reply to EHLO; ignores unknown keywords.
     fn parse(text: &str) -> Self {
         let mut capabilities = Self::default();
         for line in text.lines().skip(1) {

@@ -1,6 +1,6 @@
-//! Commands as a client writes them (RFC 5321 4.1.1 and the extensions we announce).
+//! Parses command lines (RFC 5321 4.1.1 and the extensions we announce).
 //!
-//! A line is parsed once, here; what comes out is valid, and what does not parse says which reply it deserves.
+//! A parsed command is valid; a parse error determines the reply.
 
 use postroad_core::{Address, Domain, address::parse_literal};
 use zeroize::Zeroizing;
@@ -8,36 +8,36 @@ use zeroize::Zeroizing;
 /// One command line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
-    /// EHLO with the client's name for itself.
+    /// EHLO with the client's name.
     Ehlo(Box<str>),
-    /// HELO with the client's name for itself.
+    /// HELO with the client's name.
     Helo(Box<str>),
-    /// MAIL: a transaction begins.
+    /// MAIL: begins a transaction.
     Mail(Box<Mail>),
-    /// RCPT: one more recipient.
+    /// RCPT: adds a recipient.
     Recipient {
         /// The mailbox.
         address: Address,
-        /// There was a space before the path.
+        /// The client sent a space before the path.
         stray_space: bool,
     },
     /// DATA: the message follows.
     Data,
-    /// RSET: the transaction is forgotten.
+    /// RSET: discards the transaction.
     Reset,
-    /// NOOP, with anything behind it.
+    /// NOOP, with any argument.
     Noop,
     /// QUIT.
     Quit,
-    /// VRFY, with anything behind it.
+    /// VRFY, with any argument.
     Verify,
     /// STARTTLS.
     StartTls,
-    /// AUTH with a mechanism and perhaps an initial response.
+    /// AUTH with a mechanism and an optional initial response.
     Auth {
         /// In upper case.
         mechanism: Box<str>,
-        /// Base 64, `=` for an empty one.
+        /// Base64; `=` for an empty response.
         initial: Option<Zeroizing<Box<str>>>,
     },
 }
@@ -47,42 +47,42 @@ pub enum Command {
 pub struct Mail {
     /// The reverse path; `None` for `<>`.
     pub sender: Option<Address>,
-    /// SIZE: the bytes the client expects to send; 0 says nothing.
+    /// SIZE: the number of bytes the client announces; 0 when it announces none.
     pub size: u64,
     /// BODY=8BITMIME.
     pub eight_bit: bool,
     /// SMTPUTF8.
     pub smtputf8: bool,
-    /// There was a space before the path, which RFC 5321 does not allow and old clients send.
+    /// The client sent a space before the path: RFC 5321 forbids it, old clients do it.
     pub stray_space: bool,
 }
 
-/// Why a line is not a command that can be carried out.
+/// Why a command line is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandError {
-    /// Not a command we know.
+    /// Unknown command.
     Unknown,
-    /// A command of the standards that we do not offer.
+    /// A standard command that we do not implement.
     NotImplemented,
-    /// The line is the beginning of another protocol: somebody is being made to talk to us.
+    /// The line begins another protocol, such as HTTP sent by a misused browser.
     OtherProtocol,
     /// The line is not UTF-8.
     NotUtf8,
-    /// An argument is missing, too much, or not what it must be.
+    /// An argument is missing, unexpected or malformed.
     Syntax,
-    /// The address of MAIL is not one.
+    /// The address of MAIL is invalid.
     SenderAddress,
-    /// The address of RCPT is not one.
+    /// The address of RCPT is invalid.
     RecipientAddress,
-    /// A parameter of MAIL or RCPT is not one we know.
+    /// Unknown parameter of MAIL or RCPT.
     UnknownParameter,
-    /// An address needs SMTPUTF8, and MAIL did not say so.
+    /// An address needs SMTPUTF8, and MAIL did not request it.
     NeedsSmtputf8,
 }
 
 use CommandError as E;
 
-/// First words of protocols that browsers and worms can be made to speak to a mail port.
+/// First bytes of protocols that browsers or worms can be tricked into sending to a mail port.
 const OTHER_PROTOCOLS: &[&[u8]] =
     &[b"GET ", b"POST ", b"PUT ", b"HEAD ", b"CONNECT ", b"OPTIONS ", b"SSH-", b"\x16\x03"];
 
@@ -90,7 +90,7 @@ impl Command {
     /// Parses a line without its CRLF.
     ///
     /// # Errors
-    /// The line is not a command we carry out; the error says which reply it deserves.
+    /// The line is not a valid command; the error determines the reply.
     pub fn parse(line: &[u8]) -> Result<Self, CommandError> {
         if OTHER_PROTOCOLS
             .iter()
@@ -133,7 +133,7 @@ fn bare(argument: Option<&str>, command: Command) -> Result<Command, CommandErro
 
 /// A domain or an address literal (RFC 5321 4.1.1.1).
 ///
-/// Underscores are let through: machines named by people have them, and the name decides nothing.
+/// Underscores are accepted: real host names have them, and nothing depends on the name.
 fn helo_name(argument: Option<&str>) -> Result<Box<str>, CommandError> {
     let name = argument.ok_or(E::Syntax)?;
     let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -147,7 +147,7 @@ fn helo_name(argument: Option<&str>) -> Result<Box<str>, CommandError> {
     if valid { Ok(name.into()) } else { Err(E::Syntax) }
 }
 
-/// Cuts `<path>` and what follows from the argument of MAIL or RCPT; tells whether a space stood before it.
+/// Splits the argument of MAIL or RCPT into the path, the parameters, and whether a space preceded the path.
 fn cut_path<'a>(argument: Option<&'a str>, keyword: &str) -> Result<(&'a str, &'a str, bool), CommandError> {
     let argument = argument.ok_or(E::Syntax)?;
     let rest = match argument.get(..keyword.len()) {
@@ -164,7 +164,7 @@ fn cut_path<'a>(argument: Option<&'a str>, keyword: &str) -> Result<(&'a str, &'
     Ok((&inner[..end], after, path.len() != rest.len()))
 }
 
-/// Finds the `>` that ends a path: one inside a quoted local part does not.
+/// Finds the `>` that ends a path, skipping quoted local parts.
 fn path_end(inner: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     inner.bytes().position(|byte| {
@@ -179,13 +179,13 @@ fn path_end(inner: &str) -> Option<usize> {
     })
 }
 
-/// Strips a source route (RFC 5321 appendix C: it is to be ignored).
+/// Strips a source route, which RFC 5321 appendix C says to ignore.
 fn without_route(path: &str) -> Option<&str> {
     let Some(route) = path.strip_prefix('@') else { return Some(path) };
     let (hops, address) = route.split_once(':')?;
     let mut hops = hops.split(',').enumerate();
-    let valid = hops.all(|(place, hop)| {
-        let domain = if place == 0 { Some(hop) } else { hop.strip_prefix('@') };
+    let valid = hops.all(|(position, hop)| {
+        let domain = if position == 0 { Some(hop) } else { hop.strip_prefix('@') };
         domain.is_some_and(|domain| Domain::parse(domain).is_ok())
     });
     valid.then_some(address)
@@ -226,7 +226,7 @@ impl Mail {
             ("BODY", Some(value)) if value.eq_ignore_ascii_case("7BIT") => {}
             ("BODY", Some(value)) if value.eq_ignore_ascii_case("8BITMIME") => self.eight_bit = true,
             ("SMTPUTF8", None) => self.smtputf8 = true,
-            // RFC 4954 5: whoever relays for others may name them; we do not act on it.
+            // RFC 4954 5: names the original submitter; we parse and ignore it.
             ("AUTH", Some(value)) if is_xtext(value) => {}
             ("SIZE" | "BODY" | "SMTPUTF8" | "AUTH", _) => return Err(E::Syntax),
             _ => return Err(E::UnknownParameter),
@@ -242,9 +242,9 @@ fn is_number(value: &str) -> bool {
 /// RFC 3461 4: printable ASCII with `+` and `=` only as `+XX`.
 fn is_xtext(value: &str) -> bool {
     let bytes = value.as_bytes();
-    let valid = |(place, byte): (usize, &u8)| match byte {
+    let valid = |(position, byte): (usize, &u8)| match byte {
         b'+' => {
-            let hex = bytes.get(place + 1..place + 3);
+            let hex = bytes.get(position + 1..position + 3);
             hex.is_some_and(|hex| {
                 hex.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F')) && hex != b"00"
             })
@@ -274,7 +274,7 @@ fn parse_auth(argument: Option<&str>) -> Result<Command, CommandError> {
         Some((mechanism, initial)) => (mechanism, Some(Zeroizing::new(initial.trim().into()))),
         None => (argument, None),
     };
-    // RFC 4422 3.1: up to 20 of these.
+    // RFC 4422 3.1: up to 20 characters.
     let valid =
         mechanism.len() <= 20 && mechanism.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     if valid {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_apart() {
+    fn each_error_has_its_own_kind() {
         check("EHLO", E::Syntax);
         check("EHLO a b", E::Syntax);
         check("EHLO [1.2.3]", E::Syntax);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_the_field_are_taken_as_helo() {
+    fn helo_names_of_real_clients_are_accepted() {
         for name in [
             "mail.example.org",
             "[192.0.2.1]",
@@ -367,12 +367,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn z_01_any_line_parses_or_not_but_never_panics(line in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn z_01_parsing_a_line_never_panics(line in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Command::parse(&line);
         }
 
         #[test]
-        fn z_01_arguments_hold_no_control_characters(
+        fn z_01_arguments_contain_no_control_characters(
             verb in prop_oneof![Just("MAIL FROM:"), Just("RCPT TO:"), Just("EHLO ")], rest in "[<>@a.\"\\\\ \\x00-\\x1f=:]{0,30}"
         ) {
             let clean = |text: &str| !text.chars().any(char::is_control);

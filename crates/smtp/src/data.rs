@@ -1,64 +1,64 @@
 //! The content of a message on the wire: dot-stuffed lines up to CRLF "." CRLF (RFC 5321 4.5.2).
 //!
-//! End of data is recognised on the raw bytes CR LF "." CR LF and on nothing else (RFC 5321 2.3.8, 4.1.1.4).
-//! A bare CR or LF is remembered, so that the message is refused after its true end: servers that took one for a line end
-//! could be made to see two messages where others saw one.
+//! Only the raw bytes CR LF "." CR LF end the data (RFC 5321 2.3.8, 4.1.1.4).
+//! A message with a bare CR or LF is refused after its true end: servers that treat one as a line end
+//! see two messages where others see one (SMTP smuggling).
 
 use bytes::{Bytes, BytesMut};
 
-/// Removes dot-stuffing from bytes in any segmentation, keeping at most a given size.
+/// Removes dot-stuffing, whatever the segmentation, and keeps at most a given size.
 #[derive(Debug)]
 pub struct DataDecoder {
     content: BytesMut,
-    /// Bytes of the content so far, kept or not.
+    /// Bytes of content so far, including discarded ones.
     size: u64,
     size_max: u64,
-    at: At,
+    line: LineState,
     bare_newline: bool,
     nul: bool,
 }
 
-/// Where the decoder is in a line; what it names has been consumed and not yet put out.
+/// Where the decoder is in a line. The named bytes are consumed and not yet written to the content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum LineState {
     LineStart,
     /// A dot at the start of a line.
     Dot,
-    /// A dot at the start of a line, and CR.
+    /// A dot at the start of a line, then CR.
     DotCr,
     InLine,
-    /// CR within a line.
+    /// A CR within a line.
     Cr,
 }
 
-/// A decoded message, or why it cannot be one. Of several reasons the first in this order is told.
+/// A decoded message, or why it is refused. `TooLarge` wins over `BareNewline`, that over `Nul`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded {
-    /// The content, with the dots of the transport removed.
+    /// The content, with dot-stuffing removed.
     Content(Bytes),
-    /// There is a CR without LF or an LF without CR.
+    /// The content has a CR without LF or an LF without CR.
     BareNewline,
-    /// There is a NUL.
+    /// The content has a NUL.
     Nul,
-    /// It is larger than allowed; nothing of it was kept past that.
+    /// The content exceeds the limit; it was discarded.
     TooLarge,
 }
 
 impl DataDecoder {
-    /// Makes a decoder for one message of at most `size_max` bytes, dots of the transport and the end not counted.
+    /// Makes a decoder for one message of at most `size_max` bytes, not counting stuffed dots and the end of data.
     #[must_use]
     pub fn new(size_max: u64, expected: usize) -> Self {
         Self {
             content: BytesMut::with_capacity(expected),
             size: 0,
             size_max,
-            at: At::LineStart,
+            line: LineState::LineStart,
             bare_newline: false,
             nul: false,
         }
     }
 
-    /// Consumes from `input` up to the end of the message; true when it was reached, the rest being commands.
+    /// Consumes `input` up to the end of data; returns true when it was reached. The remaining bytes are commands.
     pub fn decode(&mut self, input: &mut BytesMut) -> bool {
         let mut rest = &input[..];
         let ended = self.consume(&mut rest);
@@ -70,29 +70,29 @@ impl DataDecoder {
 
     fn consume(&mut self, rest: &mut &[u8]) -> bool {
         while let Some(&byte) = rest.first() {
-            match (self.at, byte) {
-                (At::LineStart, b'.') => self.at = At::Dot,
-                (At::Dot, b'\r') => self.at = At::DotCr,
-                (At::DotCr, b'\n') => {
+            match (self.line, byte) {
+                (LineState::LineStart, b'.') => self.line = LineState::Dot,
+                (LineState::Dot, b'\r') => self.line = LineState::DotCr,
+                (LineState::DotCr, b'\n') => {
                     *rest = &rest[1..];
                     return true;
                 }
-                (At::Cr, b'\n') => {
+                (LineState::Cr, b'\n') => {
                     self.put(b"\r\n");
-                    self.at = At::LineStart;
+                    self.line = LineState::LineStart;
                 }
-                // A CR that no LF follows is data, and a reason to refuse the message.
-                (At::DotCr | At::Cr, _) => {
+                // A CR without LF is data, and the message will be refused.
+                (LineState::DotCr | LineState::Cr, _) => {
                     self.bare_newline = true;
                     self.put(b"\r");
-                    self.at = At::InLine;
+                    self.line = LineState::InLine;
                     continue;
                 }
-                (At::LineStart | At::Dot, _) => {
-                    self.at = At::InLine;
+                (LineState::LineStart | LineState::Dot, _) => {
+                    self.line = LineState::InLine;
                     continue;
                 }
-                (At::InLine, _) => {
+                (LineState::InLine, _) => {
                     self.consume_line(rest);
                     continue;
                 }
@@ -102,7 +102,7 @@ impl DataDecoder {
         false
     }
 
-    /// Consumes up to and with the next CR, LF or NUL.
+    /// Consumes up to and including the next CR, LF or NUL.
     fn consume_line(&mut self, rest: &mut &[u8]) {
         let Some(end) = memchr::memchr3(b'\r', b'\n', 0, rest) else {
             self.put(rest);
@@ -112,7 +112,7 @@ impl DataDecoder {
         match rest[end] {
             b'\r' => {
                 self.put(&rest[..end]);
-                self.at = At::Cr;
+                self.line = LineState::Cr;
             }
             b'\n' => {
                 self.put(&rest[..=end]);
@@ -135,7 +135,7 @@ impl DataDecoder {
         }
     }
 
-    /// Returns the bytes of the content so far, kept or not.
+    /// Returns the bytes of content so far, including discarded ones.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
@@ -156,13 +156,13 @@ impl DataDecoder {
     }
 }
 
-/// A CR without LF or an LF without CR: such content never leaves.
+/// The content has a CR without LF or an LF without CR: it is never sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BareNewline;
 
 impl std::fmt::Display for BareNewline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the content has a bare CR or LF")
+        f.write_str("the message has a bare CR or LF")
     }
 }
 
@@ -172,34 +172,34 @@ const DOT: Bytes = Bytes::from_static(b".");
 const END: Bytes = Bytes::from_static(b".\r\n");
 const END_AFTER_OPEN_LINE: Bytes = Bytes::from_static(b"\r\n.\r\n");
 
-/// Returns `parts` as they go over the wire: dots stuffed, a missing last CRLF added, the end behind.
+/// Returns the wire form of `parts`: dot-stuffed, with a missing final CRLF added, followed by the end of data.
 ///
-/// The parts are one content; they are sliced where a dot goes in and not copied.
+/// The parts form one message; they are sliced where a dot is inserted, not copied.
 ///
 /// # Errors
 /// The content has a bare CR or LF.
-pub fn stuff(parts: &[Bytes]) -> Result<Vec<Bytes>, BareNewline> {
+pub fn dot_stuff(parts: &[Bytes]) -> Result<Vec<Bytes>, BareNewline> {
     let mut out = Vec::with_capacity(parts.len() + 1);
-    // What the bytes before this place were: the start of a line, CR, or anything else.
+    // What precedes `position`: the start of a line, a CR, or neither.
     let (mut line_start, mut after_cr) = (true, false);
     for part in parts {
         let mut from = 0;
-        let mut place = 0;
-        while place < part.len() {
-            if after_cr && part[place] != b'\n' {
+        let mut position = 0;
+        while position < part.len() {
+            if after_cr && part[position] != b'\n' {
                 return Err(BareNewline);
             }
-            if line_start && part[place] == b'.' {
-                out.push(part.slice(from..place));
+            if line_start && part[position] == b'.' {
+                out.push(part.slice(from..position));
                 out.push(DOT);
-                from = place;
+                from = position;
             }
-            let Some(newline) = memchr::memchr2(b'\r', b'\n', &part[place..]) else {
+            let Some(newline) = memchr::memchr2(b'\r', b'\n', &part[position..]) else {
                 (line_start, after_cr) = (false, false);
                 break;
             };
-            place += newline + 1;
-            if part[place - 1] == b'\r' {
+            position += newline + 1;
+            if part[position - 1] == b'\r' {
                 (line_start, after_cr) = (false, true);
             } else if after_cr && newline == 0 {
                 (line_start, after_cr) = (true, false);
@@ -223,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    /// Decodes `wire` in pieces of `piece` bytes; returns the message and what follows it.
+    /// Decodes `wire` in pieces of `piece` bytes; returns the message and the bytes after it.
     fn decode(wire: &[u8], piece: usize, size_max: u64) -> Option<(Decoded, Vec<u8>)> {
         let mut decoder = DataDecoder::new(size_max, 0);
         let mut buffer = BytesMut::new();
@@ -234,12 +234,12 @@ mod tests {
                 rest.extend(wire.chunks(piece).skip(number + 1).flatten());
                 return Some((decoder.finish(), rest));
             }
-            assert!(buffer.is_empty(), "what is no end is consumed");
+            assert!(buffer.is_empty(), "all bytes before the end are consumed");
         }
         None
     }
 
-    /// The rule of RFC 5321 4.5.2 written down naively: find the end, then unstuff line by line.
+    /// A naive implementation of RFC 5321 4.5.2: find the end, then unstuff line by line.
     fn naive(wire: &[u8]) -> Option<(Decoded, Vec<u8>)> {
         let end = if wire.starts_with(b".\r\n") {
             0
@@ -249,23 +249,23 @@ mod tests {
         let rest = wire[end + 3..].to_vec();
         let mut content = Vec::new();
         let mut line_start = true;
-        for (place, byte) in wire[..end].iter().enumerate() {
+        for (position, byte) in wire[..end].iter().enumerate() {
             if !(line_start && *byte == b'.') {
                 content.push(*byte);
             }
-            line_start = *byte == b'\n' && place > 0 && wire[place - 1] == b'\r';
+            line_start = *byte == b'\n' && position > 0 && wire[position - 1] == b'\r';
         }
         let text = content.clone();
-        let bare = (0..text.len()).any(|place| match text[place] {
-            b'\r' => text.get(place + 1) != Some(&b'\n'),
-            b'\n' => place == 0 || text[place - 1] != b'\r',
+        let bare = (0..text.len()).any(|position| match text[position] {
+            b'\r' => text.get(position + 1) != Some(&b'\n'),
+            b'\n' => position == 0 || text[position - 1] != b'\r',
             _ => false,
         });
-        // Unstuffing cannot join a CR and an LF that a dot kept apart: the raw bytes decide.
+        // A CR and an LF with a stuffed dot between them are bare in the raw bytes, and the raw bytes decide.
         let raw = &wire[..end];
-        let raw_bare = (0..raw.len()).any(|place| match raw[place] {
-            b'\r' => raw.get(place + 1) != Some(&b'\n'),
-            b'\n' => place == 0 || raw[place - 1] != b'\r',
+        let raw_bare = (0..raw.len()).any(|position| match raw[position] {
+            b'\r' => raw.get(position + 1) != Some(&b'\n'),
+            b'\n' => position == 0 || raw[position - 1] != b'\r',
             _ => false,
         });
         let decoded = if bare || raw_bare {
@@ -296,22 +296,22 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
         #[test]
-        fn z_02_decoding_does_not_depend_on_segments_and_equals_the_naive_rule(wire in wire_bytes(), piece in 1_usize..9) {
+        fn z_02_decoding_equals_the_naive_rule_in_any_segmentation(wire in wire_bytes(), piece in 1_usize..9) {
             let whole = decode(&wire, wire.len().max(1), u64::MAX);
             prop_assert_eq!(&decode(&wire, piece, u64::MAX), &whole);
             prop_assert_eq!(whole, naive(&wire));
         }
 
         #[test]
-        fn s_110_what_is_stuffed_is_what_is_read(
+        fn s_110_dot_stuffing_round_trips(
             lines in prop::collection::vec("[.a]{0,4}", 0..20), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4)
         ) {
             let content = Bytes::from(lines.iter().map(|line| format!("{line}\r\n")).collect::<String>());
-            let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(content.len() + 1)).collect();
-            places.extend([0, content.len()]);
-            places.sort_unstable();
-            let parts: Vec<Bytes> = places.windows(2).map(|pair| content.slice(pair[0]..pair[1])).collect();
-            let wire = stuff(&parts).unwrap().concat();
+            let mut positions: Vec<usize> = cuts.iter().map(|cut| cut.index(content.len() + 1)).collect();
+            positions.extend([0, content.len()]);
+            positions.sort_unstable();
+            let parts: Vec<Bytes> = positions.windows(2).map(|pair| content.slice(pair[0]..pair[1])).collect();
+            let wire = dot_stuff(&parts).unwrap().concat();
             prop_assert_eq!(decode(&wire, 3, u64::MAX), Some((Decoded::Content(content), Vec::new())));
         }
     }
@@ -345,12 +345,12 @@ mod tests {
             let decoded = decode(wire.as_bytes(), 2, u64::MAX).unwrap().0;
             assert!(matches!(decoded, Decoded::Content(_)), "{hidden:?}");
         }
-        // The second of S-105: a real end whose line before ended in CR CR LF.
+        // The second case of S-105: a real end after a line that ended in CR CR LF.
         assert_eq!(decode(b"a\r\r\n.\r\n", 1, u64::MAX), Some((Decoded::BareNewline, Vec::new())));
     }
 
     #[test]
-    fn s_107_the_end_is_found_at_every_split() {
+    fn s_107_the_end_of_data_is_found_at_every_split() {
         let wire = b"a\r\n.\r\nQUIT\r\n";
         for piece in 1..=wire.len() {
             let expected = Some((Decoded::Content(Bytes::from_static(b"a\r\n")), b"QUIT\r\n".to_vec()));
@@ -359,28 +359,28 @@ mod tests {
     }
 
     #[test]
-    fn s_201_exactly_the_limit_passes_and_one_byte_more_does_not() {
+    fn s_201_a_message_of_the_limit_is_accepted_and_one_byte_more_is_refused() {
         let content = |decoded| matches!(decoded, Some((Decoded::Content(_), _)));
-        // Stuffed dots and the end do not count.
+        // Stuffed dots and the end of data do not count.
         let wire = b"..a\r\n..b\r\n.\r\n";
         assert!(content(decode(wire, 1, 8)));
         assert_eq!(decode(wire, 1, 7), Some((Decoded::TooLarge, Vec::new())));
     }
 
     #[test]
-    fn s_112_bare_newlines_never_leave() {
+    fn s_112_bare_newlines_are_never_sent() {
         for content in ["a\n", "a\r", "a\rb\r\n", "\n", "a\r\r\n", "a\r\n\n"] {
             for cut in 0..=content.len() {
                 let parts = [Bytes::from(content[..cut].to_owned()), Bytes::from(content[cut..].to_owned())];
-                assert_eq!(stuff(&parts), Err(BareNewline), "{content:?} cut at {cut}");
+                assert_eq!(dot_stuff(&parts), Err(BareNewline), "{content:?} cut at {cut}");
             }
         }
     }
 
     #[test]
-    fn a_missing_last_line_end_is_added() {
-        assert_eq!(stuff(&[Bytes::from_static(b"a")]).unwrap().concat(), b"a\r\n.\r\n");
-        assert_eq!(stuff(&[]).unwrap().concat(), b".\r\n");
-        assert_eq!(stuff(&[Bytes::from_static(b".")]).unwrap().concat(), b"..\r\n.\r\n");
+    fn a_missing_final_crlf_is_added() {
+        assert_eq!(dot_stuff(&[Bytes::from_static(b"a")]).unwrap().concat(), b"a\r\n.\r\n");
+        assert_eq!(dot_stuff(&[]).unwrap().concat(), b".\r\n");
+        assert_eq!(dot_stuff(&[Bytes::from_static(b".")]).unwrap().concat(), b"..\r\n.\r\n");
     }
 }

@@ -1,39 +1,39 @@
-//! The header of a message as far as transport must look at it, and the fields transport adds.
+//! Reads the header fields that transport needs, and writes the fields that transport adds.
 
 use std::net::IpAddr;
 
 use postroad_core::{MessageId, Timestamp};
 
-/// What transport needs to know of a message's header.
+/// The facts about a message's header that transport needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderSummary<'a> {
-    /// Bytes of the header with the CRLF of its last field, without the empty line.
+    /// Bytes of the header, including the CRLF of its last field but not the empty line.
     pub len: usize,
-    /// `Received` fields: one for each hop behind it.
+    /// Number of `Received` fields, one for each hop.
     pub received: usize,
-    /// `From` fields.
+    /// Number of `From` fields.
     pub from: usize,
-    /// There is a `Date` field.
+    /// The header has a `Date` field.
     pub date: bool,
-    /// There is a `Message-ID` field.
+    /// The header has a `Message-ID` field.
     pub message_id: bool,
-    /// The value of the first `Subject` field, folded as it came.
+    /// The value of the first `Subject` field, still folded.
     pub subject: &'a [u8],
-    /// Where each `Bcc` field stands, with its folded lines and last CRLF.
+    /// The range of each `Bcc` field, including folded lines and the final CRLF.
     pub bcc: Vec<std::ops::Range<usize>>,
-    /// The header is ended by a line that is neither a field nor empty.
+    /// The header ends with a line that is neither a field nor empty.
     pub ended_by_text: bool,
 }
 
-/// Reads the header of `content` field by field.
+/// Summarises the header of `content`.
 ///
 /// A field is a name of printable ASCII without colon, a colon, and lines that continue it with a space or tab (RFC 5322 2.2).
 #[must_use]
 pub fn summarise(content: &[u8]) -> HeaderSummary<'_> {
     let mut summary = HeaderSummary::default();
-    let mut place = 0;
-    while place < content.len() {
-        let field = &content[place..];
+    let mut position = 0;
+    while position < content.len() {
+        let field = &content[position..];
         if field.starts_with(b"\r\n") {
             return summary;
         }
@@ -42,9 +42,9 @@ pub fn summarise(content: &[u8]) -> HeaderSummary<'_> {
             return summary;
         };
         let len = field_len(field);
-        summary.note(&field[..colon], &field[colon + 1..len], place..place + len);
-        place += len;
-        summary.len = place;
+        summary.note(&field[..colon], &field[colon + 1..len], position..position + len);
+        position += len;
+        summary.len = position;
     }
     summary
 }
@@ -65,57 +65,57 @@ impl<'a> HeaderSummary<'a> {
     }
 }
 
-/// The length of the name a field begins with, if it begins with one.
+/// Returns the position of the colon after a field name, or `None` when `field` does not begin with a name.
 fn field_name_len(field: &[u8]) -> Option<usize> {
-    let colon = memchr::memchr2(b':', b'\n', field).filter(|place| field[*place] == b':')?;
-    // Old mailers put white space before the colon (RFC 5322 4.5).
+    let colon = memchr::memchr2(b':', b'\n', field).filter(|position| field[*position] == b':')?;
+    // Old mailers write white space before the colon (RFC 5322 4.5).
     let name = field[..colon].trim_ascii_end();
     (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(colon)
 }
 
-/// The length of a field with the lines that continue it.
+/// Returns the length of a field, including its folded lines.
 fn field_len(field: &[u8]) -> usize {
-    let mut place = 0;
-    while let Some(end) = memchr::memchr(b'\n', &field[place..]) {
-        place += end + 1;
-        if !matches!(field.get(place), Some(b' ' | b'\t')) {
-            return place;
+    let mut position = 0;
+    while let Some(end) = memchr::memchr(b'\n', &field[position..]) {
+        position += end + 1;
+        if !matches!(field.get(position), Some(b' ' | b'\t')) {
+            return position;
         }
     }
     field.len()
 }
 
-/// What a `Received` field tells of the hop that ends here (RFC 5321 4.4).
+/// The data of a `Received` field (RFC 5321 4.4).
 #[derive(Clone, Debug)]
 pub struct Hop<'a> {
-    /// What the client called itself, `None` when it is not to be told.
+    /// The client's EHLO name; `None` to leave it out.
     pub helo: Option<&'a str>,
-    /// The client's address, `None` when it is not to be told.
+    /// The client's address; `None` to leave it out.
     pub client: Option<IpAddr>,
     /// Our name.
     pub by: &'a str,
-    /// The protocol's name (RFC 3848, RFC 6531 4.3).
+    /// The protocol (RFC 3848, RFC 6531 4.3).
     pub with: Protocol,
-    /// TLS version and cipher, empty for plaintext.
+    /// TLS version and cipher; empty for plaintext.
     pub tls: &'a str,
-    /// The message.
+    /// The message id.
     pub id: MessageId,
-    /// When it was received.
+    /// When the message was received.
     pub at: Timestamp,
 }
 
-/// How a message came in.
+/// The protocol a message was received with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// SMTP, with what was used of it.
+    /// SMTP, with the extensions in use.
     Smtp {
-        /// EHLO was said.
+        /// The client sent EHLO, not HELO.
         extended: bool,
-        /// Over TLS.
+        /// The connection uses TLS.
         tls: bool,
-        /// After AUTH.
+        /// The client is authenticated.
         authenticated: bool,
-        /// The transaction asked for SMTPUTF8.
+        /// The client requested SMTPUTF8.
         smtputf8: bool,
     },
     /// gRPC.
@@ -135,7 +135,7 @@ impl Protocol {
     }
 }
 
-/// Writes the `Received` field of a hop, folded so that no line is longer than 78 bytes where its words allow.
+/// Returns the `Received` field of a hop, folded at 78 bytes where possible.
 #[must_use]
 pub fn received_field(hop: &Hop<'_>) -> String {
     let mut words = Vec::new();
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_read_field_by_field() {
+    fn a_header_is_summarised() {
         let content = b"Received: from a\r\n\tby b\r\nFROM : x@y.z\r\nBcc: a@b.c,\r\n d@e.f\r\nSubject:  hello\r\n world\r\nDate: now\r\n\r\nFrom: body";
         let summary = summarise(content);
         assert_eq!((summary.received, summary.from, summary.date, summary.message_id), (1, 1, true, false));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn s_111_a_line_that_is_no_field_ends_the_header_wrongly() {
+    fn s_111_a_header_that_ends_with_text_is_detected() {
         for content in [
             "From: a@b.c\r\nhello\r\n\r\n",
             "hello",
@@ -237,14 +237,14 @@ mod tests {
             \twith ESMTPSA (TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n\
             \tid 01M85FM9W0000G000000000007; Tue, 24 Nov 2026 00:34:56 +0000\r\n";
         assert_eq!(field, expected);
-        // S-044: the client stays unnamed where the tenant wants it so.
+        // S-044: the client can be left out.
         let hidden = received_field(&Hop { helo: None, client: None, ..hop });
         assert!(hidden.starts_with("Received: by mail.example.org with ESMTPSA"));
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_summarised(content in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), any::<u8>()], 0..200)) {
+        fn summarising_any_bytes_never_panics(content in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), any::<u8>()], 0..200)) {
             let summary = summarise(&content);
             prop_assert!(summary.len <= content.len());
             for range in summary.bcc {

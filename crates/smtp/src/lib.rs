@@ -1,4 +1,4 @@
-//! SMTP as values: codecs and sessions without I/O or a clock.
+//! SMTP codecs and sessions, without I/O and without a clock.
 
 pub mod client;
 pub mod command;

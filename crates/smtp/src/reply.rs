@@ -1,9 +1,9 @@
-//! Replies as a server sends them, read with bounds (RFC 5321 4.2).
+//! Reads the replies of a server, within limits (RFC 5321 4.2).
 
 use bytes::BytesMut;
 use postroad_core::{Reply, reply::EnhancedCode};
 
-/// RFC 5321 4.5.3.1.5 has 512; servers of the field send more.
+/// RFC 5321 4.5.3.1.5 allows 512; real servers send more.
 const LINE_BYTES_MAX: usize = 4 << 10;
 const REPLY_BYTES_MAX: usize = 64 << 10;
 const LINES_MAX: usize = 100;
@@ -11,9 +11,9 @@ const LINES_MAX: usize = 100;
 /// Why bytes are not a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyError {
-    /// A line, or the lines together, are longer than any server needs.
+    /// A line or the whole reply exceeds our limit.
     TooLong,
-    /// A line has no code, or another one than the line before.
+    /// A line has no code, or a different code than the line before.
     Malformed,
 }
 
@@ -28,7 +28,7 @@ impl std::fmt::Display for ReplyError {
 
 impl std::error::Error for ReplyError {}
 
-/// Puts the lines of one reply together.
+/// Assembles the lines of one reply.
 #[derive(Debug, Default)]
 pub struct ReplyReader {
     code: Option<u16>,
@@ -39,26 +39,26 @@ pub struct ReplyReader {
 }
 
 impl ReplyReader {
-    /// Consumes lines from the front of `input`; returns the reply when its last line is there.
+    /// Consumes lines from the front of `input`; returns the reply once its last line has arrived.
     ///
-    /// Text is made harmless: bytes that are not UTF-8 and control characters become replacement characters and spaces.
+    /// Invalid UTF-8 becomes replacement characters; control characters become spaces.
     ///
     /// # Errors
-    /// The bytes are not a reply; the connection cannot be used any more.
+    /// The bytes are not a reply; the connection must be closed.
     pub fn read(&mut self, input: &mut BytesMut) -> Result<Option<Reply>, ReplyError> {
         while let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(LINE_BYTES_MAX)]) {
             let line = input.split_to(end + 1);
-            if self.take_line(line.trim_ascii_end())? {
+            if self.add_line(line.trim_ascii_end())? {
                 let reader = std::mem::take(self);
-                let code = reader.code.expect("a line was taken");
+                let code = reader.code.expect("a line was added");
                 return Ok(Some(Reply { code, enhanced: reader.enhanced, text: reader.text.into() }));
             }
         }
         if input.len() >= LINE_BYTES_MAX { Err(ReplyError::TooLong) } else { Ok(None) }
     }
 
-    /// Takes one line; true for the last of a reply.
-    fn take_line(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
+    /// Adds one line; returns true for the last line of a reply.
+    fn add_line(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
         self.bytes += line.len() + 2;
         self.lines += 1;
         if self.bytes > REPLY_BYTES_MAX || self.lines > LINES_MAX {
@@ -75,14 +75,14 @@ impl ReplyReader {
             Some(_) => return Err(ReplyError::Malformed),
         };
         let text = String::from_utf8_lossy(rest.get(1..).unwrap_or(&[]));
-        self.take_text(code, &text);
+        self.add_text(code, &text);
         self.code = Some(code);
         Ok(last)
     }
 
-    fn take_text(&mut self, code: u16, text: &str) {
+    fn add_text(&mut self, code: u16, text: &str) {
         let parsed = EnhancedCode::parse_prefix(text);
-        // A code of another class is a part of the text that happens to look like one.
+        // An enhanced code of another class than the reply code is treated as text.
         let enhanced = parsed.filter(|(enhanced, _)| u16::from(enhanced.class) == code / 100);
         let text = enhanced.map_or(text, |(_, len)| text[len..].trim_start());
         if self.code.is_none() {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn d_037_replies_of_the_field_are_read() {
+    fn d_037_replies_of_real_servers_are_parsed() {
         assert_eq!(read("250 ok\r\n"), reply(250, None, "ok"));
         assert_eq!(read("250\r\n"), reply(250, None, ""));
         assert_eq!(read("250 ok\n"), reply(250, None, "ok"));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn d_037_what_is_no_reply_is_an_error_and_bounded() {
+    fn d_037_invalid_and_overlong_replies_are_errors() {
         for bytes in ["hello\r\n", "25\r\n", "\r\n", "250-a\r\n251 b\r\n", "650 a\r\n", "250_a\r\n"] {
             assert_eq!(read(bytes), Err(ReplyError::Malformed), "{bytes:?}");
         }
@@ -140,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn z_06_any_bytes_in_any_segments_are_read_alike(bytes in "(250[ -](5\\.1\\.1 )?[a-z\\x00]{0,5}\r?\n|.{0,4}){0,6}", piece in 1_usize..7) {
+        fn z_06_replies_parse_the_same_in_any_segmentation(bytes in "(250[ -](5\\.1\\.1 )?[a-z\\x00]{0,5}\r?\n|.{0,4}){0,6}", piece in 1_usize..7) {
             let mut whole = BytesMut::from(bytes.as_str());
             let expected = ReplyReader::default().read(&mut whole);
             let (mut reader, mut buffer, mut seen) = (ReplyReader::default(), BytesMut::new(), Ok(None));

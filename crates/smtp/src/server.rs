@@ -1,10 +1,10 @@
-//! The server's side of a session: commands in, replies and questions out.
+//! The server side of an SMTP session: commands in, replies and policy questions out.
 //!
-//! The session never waits. It consumes what it can of the bytes it is given, puts replies into a buffer,
-//! and stops where it needs something: more bytes, the answer to a question, TLS, or nothing any more.
+//! The session never waits. It consumes input, buffers replies, and returns what it needs next:
+//! more bytes, the answer to a question, TLS, or the end of the connection.
 //! The same session serves listeners, tests and the fuzzer.
 //!
-//! Where several codes are legal, the one given here is the house's choice, and tests hold us to it.
+//! Where the RFCs allow several reply codes, tests fix our choice.
 
 use std::{
     net::IpAddr,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use postroad_core::{Address, Reply};
+use postroad_core::{Address, ByteSize, Reply};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -26,24 +26,24 @@ mod auth;
 
 pub use auth::{Credentials, Mechanism};
 
-/// What a listener offers and tolerates.
+/// What a listener offers and accepts.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Our name, in the greeting and in replies to EHLO.
+    /// Our name in the greeting and in replies to EHLO.
     pub hostname: Box<str>,
-    /// Who may send: anybody to our domains, or those who logged in to anywhere.
+    /// Who may send to whom: submission or relay.
     pub service: Service,
-    /// Bytes of a message, the dots of transport not counted; 0 for no limit.
+    /// Largest message in bytes, without dot-stuffing; 0 for no limit.
     pub message_size_max: u64,
-    /// Recipients of one transaction; RFC 5321 4.5.3.1.8 asks for at least 100.
+    /// Most recipients of one transaction; RFC 5321 4.5.3.1.8 requires at least 100.
     pub recipients_max: usize,
-    /// STARTTLS can be had.
+    /// The listener has a certificate: STARTTLS is offered.
     pub tls_available: bool,
-    /// A space between `FROM:` and the path is an error, as RFC 5321 has it.
+    /// Refuse a space between `FROM:` and the path, as RFC 5321 demands.
     pub strict_syntax: bool,
-    /// How long the client may take for one command, however slowly it sends it.
+    /// How long the client may take for one command, counted from the end of the previous one.
     pub command_timeout: Duration,
-    /// How long a message may take altogether.
+    /// How long the client may take to send a message.
     pub data_timeout: Duration,
 }
 
@@ -63,69 +63,69 @@ impl Default for ServerConfig {
     }
 }
 
-/// What a listener is for.
+/// Who may use a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// Mail of our own users, to anywhere: MAIL needs an identity (RFC 6409).
+    /// `submission`: clients log in, or are in a trusted network, and may send to any domain (RFC 6409).
     Submission,
-    /// Mail of others, to us: policy decides on each recipient.
+    /// `relay`: clients need no login; policy decides on each recipient.
     Relay,
 }
 
 /// RFC 5321 4.5.3.1.4: a command line with its CRLF, before any extension is in use.
 const LINE_BYTES_PLAIN: usize = 512;
-/// The same after EHLO: extensions add parameters.
+/// The limit after EHLO: extensions add parameters.
 const LINE_BYTES_EXTENDED: usize = 4096;
 /// RFC 4954 4: an AUTH response.
 const LINE_BYTES_AUTH: usize = 12_288;
-/// An over-long line is discarded up to here, and then the connection is closed.
+/// How much of an overlong line is discarded before the connection is closed.
 const DISCARD_BYTES_MAX: usize = 64 << 10;
 const ERRORS_MAX: u32 = 20;
 const JUNK_MAX: u32 = 100;
 const AUTH_FAILURES_MAX: u32 = 3;
-/// RFC 5321 6.3 asks for at least 100 before a loop is assumed; hops in one organisation are far fewer, and so say Postfix and we.
+/// RFC 5321 6.3 asks for at least 100 `Received` fields before a loop is assumed; like Postfix we allow 50.
 const HOPS_MAX: usize = 50;
 
-/// Who is at the other end.
+/// The client of a session.
 #[derive(Clone, Debug)]
 pub struct Peer<I> {
     /// The client's address.
     pub ip: IpAddr,
-    /// TLS was there from the first byte.
+    /// The TLS of a connection that began with TLS.
     pub tls: Option<TlsInfo>,
-    /// The network the client comes from is a credential; a login may still name another.
+    /// The identity of the client's network, if that is a credential. A later login replaces it.
     pub identity: Option<I>,
 }
 
-/// The TLS of a connection, in words for people: version and cipher.
+/// TLS version and cipher of a connection, as `TLSv1.3 TLS_AES_128_GCM_SHA256`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsInfo(pub Box<str>);
 
 /// What the session needs next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// More bytes, before the deadline; what is in [`ServerSession::take_replies`] goes out first.
+    /// Send [`ServerSession::take_replies`], then read more bytes before the deadline.
     Read(Instant),
-    /// An answer, with [`ServerSession::answer`].
+    /// Answer the question with [`ServerSession::answer`].
     Ask(Question),
-    /// TLS, once the replies are out: [`ServerSession::tls_established`]. No byte may stay buffered.
+    /// Send the replies, do a TLS handshake and call [`ServerSession::tls_established`]. The input must be empty.
     StartTls,
-    /// Nothing any more: send the replies, and close so that they arrive whatever the client still sends.
+    /// Send the replies and close; keep reading for a while, so that the client receives them.
     Close,
-    /// Nothing any more, and the client has said so too: send the replies and close.
+    /// The client sent QUIT: send the replies and close.
     Quit,
 }
 
-/// What policy decides.
+/// A question to the policy.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Are these credentials good?
+    /// Are these credentials valid?
     Authenticate(Credentials),
     /// May this client send with this reverse path?
     Sender(Mail),
     /// May this client send to this recipient?
     Recipient(Address),
-    /// The message is complete: take it. The reply is what the client gets, so it must be true.
+    /// Store this complete message. The client gets the reply, so a 250 means that it is stored.
     Message(Box<Message>),
 }
 
@@ -134,30 +134,30 @@ pub enum Question {
 pub struct Message {
     /// The arguments of MAIL.
     pub mail: Mail,
-    /// The recipients policy agreed to, in order.
+    /// The recipients that policy accepted, in order.
     pub recipients: Vec<Address>,
-    /// Header and body, dots of transport removed.
+    /// Header and body, with dot-stuffing removed.
     pub content: Bytes,
 }
 
-/// Policy's answer.
+/// The answer of the policy.
 #[derive(Clone, Debug)]
 pub enum Answer<I> {
-    /// Yes, to a sender or a recipient.
+    /// Accepts a sender or a recipient.
     Yes,
-    /// The credentials are those of this identity.
+    /// The credentials are valid and belong to this identity.
     Identity(I),
-    /// This is the reply; a positive one only to a message.
+    /// Send this reply. It may be positive only for a message.
     Reply(Reply),
 }
 
-/// One session, from the greeting to the end.
+/// One session, from the greeting to the close.
 #[derive(Debug)]
 pub struct ServerSession<I> {
     config: Arc<ServerConfig>,
     peer: Peer<I>,
     hello: Option<Hello>,
-    /// AUTH has succeeded: there is no second one (RFC 4954 4).
+    /// AUTH has succeeded: a second AUTH is refused (RFC 4954 4).
     logged_in: bool,
     state: State,
     replies: BytesMut,
@@ -174,33 +174,33 @@ struct Hello {
     extended: bool,
 }
 
-/// Where the session is; each state holds what is valid in it and nothing else.
+/// The state of the session, with the data that is valid in it.
 #[derive(Debug)]
 enum State {
-    /// The greeting has not been given.
+    /// The greeting has not been sent.
     New,
     /// No transaction.
     Ready,
     /// MAIL was accepted.
     Transaction(Envelope),
-    /// The message is coming in.
+    /// The client is sending the message.
     Data { envelope: Envelope, decoder: DataDecoder, until: Instant },
-    /// A response to AUTH is expected.
+    /// The client must respond to an AUTH challenge.
     Auth(auth::Exchange),
-    /// An over-long line is being discarded; so many bytes of it are gone.
+    /// An overlong line is being discarded.
     Discarding { discarded: usize, then: Box<State> },
-    /// A question is open.
-    Asked(Asked),
-    /// STARTTLS was accepted.
+    /// The policy has not answered yet.
+    AwaitingAnswer(PendingQuestion),
+    /// STARTTLS was accepted; the handshake is due.
     StartingTls,
-    /// Nothing follows.
+    /// The session is over.
     Closed,
-    /// Nothing follows, and the client knows.
+    /// The session is over after QUIT.
     Quit,
 }
 
 #[derive(Debug)]
-enum Asked {
+enum PendingQuestion {
     Credentials,
     Sender(Mail),
     Recipient(Envelope, Address),
@@ -214,7 +214,7 @@ struct Envelope {
 }
 
 impl<I> ServerSession<I> {
-    /// Makes a session with a client that has just connected; TLS that is there from the start is in `peer`.
+    /// Makes a session with a client that has just connected.
     #[must_use]
     pub fn new(config: Arc<ServerConfig>, peer: Peer<I>, now: Instant) -> Self {
         Self {
@@ -232,7 +232,7 @@ impl<I> ServerSession<I> {
         }
     }
 
-    /// Goes on as far as `input` allows; consumes from its front.
+    /// Consumes from the front of `input` and returns what the session needs next.
     pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Output {
         loop {
             match std::mem::replace(&mut self.state, State::Closed) {
@@ -244,9 +244,9 @@ impl<I> ServerSession<I> {
                     self.state = State::StartingTls;
                     return Output::StartTls;
                 }
-                State::Asked(asked) => {
-                    self.state = State::Asked(asked);
-                    // The driver polls again only after it has answered.
+                State::AwaitingAnswer(question) => {
+                    self.state = State::AwaitingAnswer(question);
+                    // The driver does not poll before it has answered.
                     return Output::Read(self.deadline);
                 }
                 State::Data { envelope, decoder, until } => {
@@ -273,53 +273,53 @@ impl<I> ServerSession<I> {
         }
     }
 
-    /// Takes what is to be sent; empty when there is nothing.
+    /// Takes the buffered replies, possibly none.
     pub fn take_replies(&mut self) -> Bytes {
         self.replies.split().freeze()
     }
 
-    /// Answers the question that [`ServerSession::poll`] asked.
+    /// Answers the question that [`ServerSession::poll`] returned.
     ///
     /// # Panics
-    /// No question is open, or the answer is not one to this question.
+    /// No question is open, or the answer does not fit the question.
     pub fn answer(&mut self, now: Instant, answer: Answer<I>) {
-        let State::Asked(asked) = std::mem::replace(&mut self.state, State::Ready) else {
+        let State::AwaitingAnswer(question) = std::mem::replace(&mut self.state, State::Ready) else {
             panic!("an answer without a question");
         };
         self.deadline = now + self.config.command_timeout;
-        match (asked, answer) {
-            (Asked::Credentials, Answer::Identity(identity)) => {
+        match (question, answer) {
+            (PendingQuestion::Credentials, Answer::Identity(identity)) => {
                 self.peer.identity = Some(identity);
                 self.logged_in = true;
                 self.reply(&Reply::new(235, 7, 0, "authentication successful"));
             }
-            (Asked::Credentials, Answer::Reply(reply)) => self.refuse_credentials(&reply),
-            (Asked::Sender(mail), Answer::Yes) => {
+            (PendingQuestion::Credentials, Answer::Reply(reply)) => self.refuse_credentials(&reply),
+            (PendingQuestion::Sender(mail), Answer::Yes) => {
                 self.reply(&Reply::new(250, 1, 0, "sender ok"));
                 self.state = State::Transaction(Envelope { mail, recipients: Vec::new() });
             }
-            (Asked::Sender(_), Answer::Reply(reply)) => self.reply(&reply),
-            (Asked::Recipient(mut envelope, address), Answer::Yes) => {
+            (PendingQuestion::Sender(_), Answer::Reply(reply)) => self.reply(&reply),
+            (PendingQuestion::Recipient(mut envelope, address), Answer::Yes) => {
                 self.reply(&Reply::new(250, 1, 5, "recipient ok"));
                 envelope.recipients.push(address);
                 self.state = State::Transaction(envelope);
             }
-            (Asked::Recipient(envelope, _), Answer::Reply(reply)) => {
+            (PendingQuestion::Recipient(envelope, _), Answer::Reply(reply)) => {
                 self.reply(&reply);
                 self.state = State::Transaction(envelope);
             }
-            (Asked::Message, Answer::Reply(reply)) => {
+            (PendingQuestion::Message, Answer::Reply(reply)) => {
                 if reply.is_positive() {
                     self.junk = 0;
                 }
                 self.reply(&reply);
             }
-            (asked, _) => panic!("not an answer to {asked:?}"),
+            (question, _) => panic!("not an answer to {question:?}"),
         }
         self.close_after_421();
     }
 
-    /// TLS is there; everything said before is forgotten (RFC 3207 4.2).
+    /// The handshake is done; the session starts again (RFC 3207 4.2).
     pub fn tls_established(&mut self, now: Instant, tls: TlsInfo) {
         self.peer.tls = Some(tls);
         self.hello = None;
@@ -333,11 +333,11 @@ impl<I> ServerSession<I> {
         self.state = State::Closed;
     }
 
-    /// The server shuts down: an idle session ends here; one that is receiving a message is told so after it.
+    /// The server shuts down: an idle session ends now, one that is receiving a message ends after it.
     ///
     /// Returns true when the session has ended.
     pub fn shut_down(&mut self) -> bool {
-        let busy = matches!(self.state, State::Data { .. } | State::Asked(Asked::Message));
+        let busy = matches!(self.state, State::Data { .. } | State::AwaitingAnswer(PendingQuestion::Message));
         if !busy {
             self.reply(&Reply::new(421, 3, 2, format!("{} shutting down", self.config.hostname)));
             self.state = State::Closed;
@@ -345,7 +345,7 @@ impl<I> ServerSession<I> {
         !busy
     }
 
-    /// Returns who the client is, once that is known.
+    /// Returns the identity of the client, if it is known.
     #[must_use]
     pub fn identity(&self) -> Option<&I> {
         self.peer.identity.as_ref()
@@ -357,52 +357,52 @@ impl<I> ServerSession<I> {
         self.peer.ip
     }
 
-    /// Returns what the client called itself, empty before it did.
+    /// Returns the EHLO or HELO name of the client, empty before that.
     #[must_use]
     pub fn helo(&self) -> &str {
         self.hello.as_ref().map_or("", |hello| &hello.name)
     }
 
-    /// Returns true when the client said EHLO.
+    /// Returns true when the client sent EHLO.
     #[must_use]
     pub fn is_extended(&self) -> bool {
         self.hello.as_ref().is_some_and(|hello| hello.extended)
     }
 
-    /// Returns the TLS of the connection.
+    /// Returns the TLS of the connection, if any.
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.peer.tls.as_ref()
     }
 
-    /// Returns how often a space was forgiven that RFC 5321 does not allow.
+    /// Returns how many forbidden spaces before a path were accepted.
     #[must_use]
     pub fn stray_spaces(&self) -> u32 {
         self.stray_spaces
     }
 
-    /// Whoever speaks before the greeting does not speak SMTP.
+    /// Sends the greeting, or refuses a client that sent something before it.
     fn greet(&mut self, input: &BytesMut) {
         if input.is_empty() {
             self.reply(&Reply::plain(220, format!("{} ESMTP Postroad", self.config.hostname)));
             self.state = State::Ready;
         } else if input.starts_with(b"\x16\x03") {
-            self.reply(&Reply::new(221, 7, 0, "this is SMTP without TLS"));
+            self.reply(&Reply::new(221, 7, 0, "this port expects plaintext SMTP"));
         } else {
-            self.reply(&Reply::new(554, 5, 0, "protocol synchronization"));
+            self.reply(&Reply::new(554, 5, 0, "SMTP synchronization error: wait for the greeting"));
         }
     }
 
-    /// Cuts the next line without its CRLF; otherwise what is needed for it, or nothing when the state has changed.
+    /// Takes the next line without its CRLF. The error is what the session needs first, or `None` when the state changed.
     fn next_line(
         &mut self,
         now: Instant,
         state: State,
         input: &mut BytesMut,
     ) -> Result<Bytes, Option<Output>> {
-        // S-007: a TLS client waits for an answer to its hello, which need not hold the end of a line.
+        // S-007: a TLS client waits for the answer to its hello, which may lack a line end.
         if input.starts_with(b"\x16\x03") {
-            self.reply(&Reply::new(221, 7, 0, "this is SMTP without TLS"));
+            self.reply(&Reply::new(221, 7, 0, "this port expects plaintext SMTP"));
             return Err(None);
         }
         let bytes_max = self.line_bytes_max(&state);
@@ -410,7 +410,7 @@ impl<I> ServerSession<I> {
             let line = input.split_to(end + 1);
             self.deadline = now + self.config.command_timeout;
             let Some(line) = line.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r')) else {
-                // No way to tell where the client believes its lines to end.
+                // We cannot know where the client thinks its lines end.
                 self.reply(&Reply::new(521, 5, 2, "bare CR/LF not allowed"));
                 return Err(None);
             };
@@ -421,7 +421,7 @@ impl<I> ServerSession<I> {
             self.state = State::Discarding { discarded: 0, then: Box::new(state) };
             return Err(None);
         }
-        // The time for a command runs from the end of the one before, however slowly its bytes come.
+        // The deadline counts from the end of the previous command; single bytes do not extend it.
         self.state = state;
         Err(Some(Output::Read(self.deadline)))
     }
@@ -434,7 +434,7 @@ impl<I> ServerSession<I> {
         }
     }
 
-    /// Drops an over-long line up to its end, keeping nothing of it.
+    /// Discards an overlong line up to its end.
     fn discard(&mut self, discarded: usize, then: Box<State>, input: &mut BytesMut) -> Option<Output> {
         let end = memchr::memchr(b'\n', input).map(|end| end + 1);
         let dropped = input.split_to(end.unwrap_or(input.len())).len();
@@ -443,11 +443,11 @@ impl<I> ServerSession<I> {
             let was_auth = matches!(*then, State::Auth(_));
             self.state = if was_auth { State::Ready } else { *then };
             let detail = if was_auth { 6 } else { 2 };
-            self.fault(&Reply::new(500, 5, detail, "Line too long"));
+            self.error_reply(&Reply::new(500, 5, detail, "line too long"));
             return None;
         }
         if discarded > DISCARD_BYTES_MAX {
-            self.reply(&Reply::new(421, 7, 0, "Line too long"));
+            self.reply(&Reply::new(421, 7, 0, "line too long"));
             return None;
         }
         self.state = State::Discarding { discarded, then };
@@ -458,7 +458,7 @@ impl<I> ServerSession<I> {
         if matches!(self.state, State::Auth(_)) {
             return self.continue_auth(line);
         }
-        // A long AUTH line is checked against its own bound, every other against the smaller one already.
+        // `next_line` has applied the limit of the state.
         match Command::parse(line) {
             Ok(command) => self.handle(now, command, input),
             Err(error) => {
@@ -482,9 +482,12 @@ impl<I> ServerSession<I> {
                 self.junk_reply(&Reply::new(250, 0, 0, "ok"));
             }
             Command::Noop => self.junk_reply(&Reply::new(250, 0, 0, "ok")),
-            Command::Verify => {
-                self.junk_reply(&Reply::new(252, 0, 0, "send some mail, and it will be tried"))
-            }
+            Command::Verify => self.junk_reply(&Reply::new(
+                252,
+                0,
+                0,
+                "cannot VRFY user, but will accept message and attempt delivery",
+            )),
             Command::Quit => {
                 self.reply(&Reply::new(221, 0, 0, "bye"));
                 self.state = State::Quit;
@@ -523,24 +526,29 @@ impl<I> ServerSession<I> {
     fn mail(&mut self, mail: Mail) -> Option<Question> {
         let limit = self.config.message_size_max;
         let refusal = if self.hello.is_none() {
-            Some(Reply::new(503, 5, 1, "say EHLO first"))
+            Some(Reply::new(503, 5, 1, "send EHLO first"))
         } else if matches!(self.state, State::Transaction(_)) {
-            Some(Reply::new(503, 5, 1, "nested MAIL"))
+            Some(Reply::new(503, 5, 1, "nested MAIL command"))
         } else if self.config.service == Service::Submission && self.peer.identity.is_none() {
             Some(Reply::new(530, 7, 0, "authentication required"))
         } else if mail.stray_space && self.config.strict_syntax {
-            Some(Reply::new(501, 5, 4, "no space is allowed before the path"))
+            Some(Reply::new(501, 5, 4, "space before the address not allowed"))
         } else if limit != 0 && mail.size > limit {
-            Some(Reply::new(552, 3, 4, format!("a message may have {limit} bytes at most")))
+            Some(Reply::new(
+                552,
+                3,
+                4,
+                format!("message exceeds the limit of {}", ByteSize(limit).in_words()),
+            ))
         } else {
             None
         };
         if let Some(refusal) = refusal {
-            self.fault(&refusal);
+            self.error_reply(&refusal);
             return None;
         }
         self.stray_spaces += u32::from(mail.stray_space);
-        self.state = State::Asked(Asked::Sender(mail.clone()));
+        self.state = State::AwaitingAnswer(PendingQuestion::Sender(mail.clone()));
         Some(Question::Sender(mail))
     }
 
@@ -549,56 +557,56 @@ impl<I> ServerSession<I> {
             State::Transaction(envelope) => envelope,
             other => {
                 self.state = other;
-                self.fault(&Reply::new(503, 5, 1, "MAIL first"));
+                self.error_reply(&Reply::new(503, 5, 1, "need MAIL command"));
                 return None;
             }
         };
         let refusal = if stray_space && self.config.strict_syntax {
-            Some(Reply::new(501, 5, 4, "no space is allowed before the path"))
+            Some(Reply::new(501, 5, 4, "space before the address not allowed"))
         } else if !envelope.mail.smtputf8 && !address.is_ascii() {
-            Some(Reply::new(553, 6, 7, "the address needs SMTPUTF8"))
+            Some(Reply::new(553, 6, 7, "address requires SMTPUTF8"))
         } else {
             None
         };
         if let Some(refusal) = refusal {
             self.state = State::Transaction(envelope);
-            self.fault(&refusal);
+            self.error_reply(&refusal);
             return None;
         }
         if envelope.recipients.len() >= self.config.recipients_max {
-            // RFC 5321 4.5.3.1.10: the transaction stays good for those before.
+            // RFC 5321 4.5.3.1.10: the recipients before it stay valid.
             self.state = State::Transaction(envelope);
             self.reply(&Reply::new(452, 5, 3, "too many recipients"));
             return None;
         }
         self.stray_spaces += u32::from(stray_space);
-        self.state = State::Asked(Asked::Recipient(envelope, address.clone()));
+        self.state = State::AwaitingAnswer(PendingQuestion::Recipient(envelope, address.clone()));
         Some(Question::Recipient(address))
     }
 
     fn data(&mut self, now: Instant) {
         match std::mem::replace(&mut self.state, State::Ready) {
             State::Transaction(envelope) if !envelope.recipients.is_empty() => {
-                self.reply(&Reply::plain(354, "end with CRLF.CRLF"));
+                self.reply(&Reply::plain(354, "end data with <CR><LF>.<CR><LF>"));
                 let limit = self.config.message_size_max;
                 let size_max = if limit == 0 { u64::MAX } else { limit };
-                // What the client announces is a hint: it reserves no more than a small message needs.
+                // The announced size is a hint and reserves at most 64 KiB.
                 let expected = usize::try_from(envelope.mail.size.min(64 << 10)).unwrap_or(0).max(4 << 10);
                 let decoder = DataDecoder::new(size_max, expected);
                 self.state = State::Data { envelope, decoder, until: now + self.config.data_timeout };
             }
             State::Transaction(envelope) => {
                 self.state = State::Transaction(envelope);
-                self.fault(&Reply::new(554, 5, 1, "no valid recipients"));
+                self.error_reply(&Reply::new(554, 5, 1, "no valid recipients"));
             }
             other => {
                 self.state = other;
-                self.fault(&Reply::new(503, 5, 1, "MAIL first"));
+                self.error_reply(&Reply::new(503, 5, 1, "need MAIL command"));
             }
         }
     }
 
-    /// Takes in the message; asks for its fate when it is complete and good.
+    /// Receives the message; when it is complete and valid, asks policy to store it.
     fn receive(
         &mut self,
         envelope: Envelope,
@@ -622,7 +630,7 @@ impl<I> ServerSession<I> {
             self.reply(&refusal);
             return None;
         }
-        self.state = State::Asked(Asked::Message);
+        self.state = State::AwaitingAnswer(PendingQuestion::Message);
         let Envelope { mail, recipients } = envelope;
         Some(Output::Ask(Question::Message(Box::new(Message { mail, recipients, content }))))
     }
@@ -636,24 +644,24 @@ impl<I> ServerSession<I> {
             return None;
         }
         match (header.ended_by_text, header.from) {
-            (true, _) => Some(Reply::new(554, 6, 0, "the header is ended by a line that is no field")),
-            (false, 0) => Some(Reply::new(554, 6, 0, "the message has no From")),
+            (true, _) => Some(Reply::new(554, 6, 0, "header contains a line that is not a field")),
+            (false, 0) => Some(Reply::new(554, 6, 0, "message has no From field")),
             (false, 1) => None,
-            (false, _) => Some(Reply::new(554, 6, 0, "the message has more than one From")),
+            (false, _) => Some(Reply::new(554, 6, 0, "message has more than one From field")),
         }
     }
 
     fn start_tls(&mut self, input: &BytesMut) {
         if self.peer.tls.is_some() {
-            self.fault(&Reply::new(503, 5, 1, "TLS is there already"));
+            self.error_reply(&Reply::new(503, 5, 1, "TLS already active"));
         } else if !self.config.tls_available {
-            self.fault(&Reply::new(454, 7, 0, "TLS is not available"));
+            self.error_reply(&Reply::new(454, 7, 0, "TLS not available"));
         } else if input.is_empty() {
             self.reply(&Reply::new(220, 0, 0, "go ahead"));
             self.state = State::StartingTls;
         } else {
-            // What was sent before TLS must not be taken for what comes after it (CVE-2011-0411).
-            self.reply(&Reply::new(554, 5, 0, "nothing may follow STARTTLS in the clear"));
+            // Commands sent in the clear must not run inside TLS (CVE-2011-0411).
+            self.reply(&Reply::new(554, 5, 0, "no pipelining after STARTTLS"));
             self.state = State::Closed;
         }
     }
@@ -661,47 +669,47 @@ impl<I> ServerSession<I> {
     fn refuse_command(&mut self, error: CommandError) {
         let reply = match error {
             CommandError::Unknown => Reply::new(500, 5, 1, "unknown command"),
-            CommandError::NotImplemented => Reply::new(502, 5, 1, "not implemented"),
-            CommandError::NotUtf8 => Reply::new(501, 5, 2, "not UTF-8"),
-            CommandError::Syntax => Reply::new(501, 5, 4, "syntax error in the arguments"),
+            CommandError::NotImplemented => Reply::new(502, 5, 1, "command not implemented"),
+            CommandError::NotUtf8 => Reply::new(501, 5, 2, "command is not valid UTF-8"),
+            CommandError::Syntax => Reply::new(501, 5, 4, "syntax error in arguments"),
             CommandError::SenderAddress => Reply::new(501, 1, 7, "bad sender address"),
             CommandError::RecipientAddress => Reply::new(501, 1, 3, "bad recipient address"),
             CommandError::UnknownParameter => Reply::new(555, 5, 4, "unknown parameter"),
-            CommandError::NeedsSmtputf8 => Reply::new(553, 6, 7, "the address needs SMTPUTF8"),
+            CommandError::NeedsSmtputf8 => Reply::new(553, 6, 7, "address requires SMTPUTF8"),
             CommandError::OtherProtocol => {
-                self.reply(&Reply::new(221, 7, 0, "this is SMTP"));
+                self.reply(&Reply::new(221, 7, 0, "this is an SMTP server"));
                 self.state = State::Closed;
                 return;
             }
         };
-        self.fault(&reply);
+        self.error_reply(&reply);
     }
 
-    /// Replies to a client that did something wrong; one that does so often is sent away.
-    fn fault(&mut self, reply: &Reply) {
+    /// Replies to an error of the client; disconnects after too many.
+    fn error_reply(&mut self, reply: &Reply) {
         self.reply(reply);
         self.errors += 1;
         if self.errors > ERRORS_MAX {
-            self.send_away();
+            self.close_with_421();
         }
     }
 
-    /// Replies to a command that brings no mail; one that sends only those is sent away.
+    /// Replies to a command that sends no mail; disconnects after too many in a row.
     fn junk_reply(&mut self, reply: &Reply) {
         self.reply(reply);
         self.junk += 1;
         if self.junk > JUNK_MAX {
-            self.send_away();
+            self.close_with_421();
         }
     }
 
-    fn send_away(&mut self) {
+    fn close_with_421(&mut self) {
         self.reply(&Reply::new(421, 7, 0, "Too many errors"));
         self.state = State::Closed;
     }
 
     fn close_after_421(&mut self) {
-        // The reply that policy gave may have been the last word.
+        // The policy may have answered with 421, which ends the session.
         let last_line = self.replies.rsplitn(3, |byte| *byte == b'\n').nth(1).unwrap_or(&[]);
         if last_line.starts_with(b"421") {
             self.state = State::Closed;
@@ -715,13 +723,15 @@ impl<I> ServerSession<I> {
 
 fn refusal_of(refused: &Decoded, limit: u64) -> Reply {
     match refused {
-        Decoded::TooLarge => Reply::new(552, 3, 4, format!("a message may have {limit} bytes at most")),
+        Decoded::TooLarge => {
+            Reply::new(552, 3, 4, format!("message exceeds the limit of {}", ByteSize(limit).in_words()))
+        }
         Decoded::BareNewline => Reply::new(550, 5, 2, "bare CR/LF not allowed"),
-        Decoded::Nul | Decoded::Content(_) => Reply::new(554, 6, 0, "NUL is not allowed"),
+        Decoded::Nul | Decoded::Content(_) => Reply::new(554, 6, 0, "NUL byte not allowed"),
     }
 }
 
-/// Writes a reply as RFC 5321 4.2.1 has it, the enhanced code on every line (RFC 2034 4).
+/// Writes a reply (RFC 5321 4.2.1) with the enhanced code on every line (RFC 2034 4).
 pub fn write_reply(out: &mut BytesMut, reply: &Reply) {
     let mut lines = reply.text.split('\n').peekable();
     while let Some(line) = lines.next() {
@@ -742,36 +752,36 @@ impl<I> ServerSession<I> {
         input: &BytesMut,
     ) -> Option<Question> {
         let refusal = if self.hello.is_none() {
-            Some(Reply::new(503, 5, 1, "say EHLO first"))
+            Some(Reply::new(503, 5, 1, "send EHLO first"))
         } else if self.peer.tls.is_none() {
             Some(Reply::new(538, 7, 11, "encryption required for the requested authentication mechanism"))
         } else if self.logged_in || matches!(self.state, State::Transaction(_)) {
-            Some(Reply::new(503, 5, 1, "not now"))
+            Some(Reply::new(503, 5, 1, "AUTH not permitted now"))
         } else {
             None
         };
         if let Some(refusal) = refusal {
-            self.fault(&refusal);
+            self.error_reply(&refusal);
             return None;
         }
-        // RFC 4954 4: AUTH is the last command of a group.
+        // RFC 4954 4: AUTH must be the last command of a pipelined group.
         if !input.is_empty() {
-            self.reply(&Reply::new(554, 5, 0, "nothing may follow AUTH before its reply"));
+            self.reply(&Reply::new(554, 5, 0, "no pipelining after AUTH"));
             self.state = State::Closed;
             return None;
         }
         let step = auth::Exchange::start(mechanism, initial.as_ref().map(|initial| &***initial));
-        self.take_auth_step(step)
+        self.handle_auth_step(step)
     }
 
     fn continue_auth(&mut self, line: &[u8]) -> Option<Question> {
         let State::Auth(exchange) = std::mem::replace(&mut self.state, State::Ready) else {
-            unreachable!("the caller has seen the state");
+            unreachable!("the caller has checked the state");
         };
-        self.take_auth_step(exchange.respond(line))
+        self.handle_auth_step(exchange.respond(line))
     }
 
-    fn take_auth_step(&mut self, step: auth::Step) -> Option<Question> {
+    fn handle_auth_step(&mut self, step: auth::Step) -> Option<Question> {
         match step {
             auth::Step::Challenge(text, exchange) => {
                 self.reply(&Reply::plain(334, text));
@@ -779,11 +789,11 @@ impl<I> ServerSession<I> {
                 None
             }
             auth::Step::Done(credentials) => {
-                self.state = State::Asked(Asked::Credentials);
+                self.state = State::AwaitingAnswer(PendingQuestion::Credentials);
                 Some(Question::Authenticate(credentials))
             }
             auth::Step::Refused(reply) => {
-                self.fault(&reply);
+                self.error_reply(&reply);
                 None
             }
         }
@@ -791,7 +801,7 @@ impl<I> ServerSession<I> {
 
     fn refuse_credentials(&mut self, reply: &Reply) {
         self.reply(reply);
-        // A backend that is down is not the client's failure.
+        // A temporary failure of our side is not counted against the client.
         self.auth_failures += u32::from(reply.is_permanent());
         if self.auth_failures >= AUTH_FAILURES_MAX {
             self.reply(&Reply::new(421, 7, 0, "Too many authentication failures"));
@@ -804,7 +814,7 @@ impl<I> ServerSession<I> {
 mod tests {
     use super::*;
 
-    /// Runs a session of a trusted client to the end of `input` and returns what it was told.
+    /// Runs a session of a trusted client to the end of `input` and returns the replies.
     fn run(input: &str) -> String {
         let now = Instant::now();
         let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: None, identity: Some(()) };
@@ -825,14 +835,14 @@ mod tests {
     }
 
     fn check(input: &str, expected: &[&str]) {
-        let told = run(input);
-        let codes: Vec<&str> = told.lines().filter(|line| line.as_bytes().get(3) == Some(&b' ')).collect();
+        let replies = run(input);
+        let codes: Vec<&str> = replies.lines().filter(|line| line.as_bytes().get(3) == Some(&b' ')).collect();
         let starts = codes.len() == expected.len()
             && codes.iter().zip(expected).all(|(line, start)| line.starts_with(start));
-        assert!(starts, "{input:?} gives {told}");
+        assert!(starts, "{input:?} gives {replies}");
     }
 
-    /// A network that is trusted says who may send; a login says as whom, once.
+    /// A trusted network permits sending; a login, allowed once, replaces that identity.
     #[test]
     fn s_303_a_client_of_a_trusted_network_may_still_log_in_once() {
         let now = Instant::now();
@@ -841,17 +851,17 @@ mod tests {
         let mut session = ServerSession::new(Arc::new(ServerConfig::default()), peer, now);
         let mut buffer = BytesMut::new();
         session.poll(now, &mut buffer);
-        let mut say = |line: &str| {
+        let mut send = |line: &str| {
             buffer.extend_from_slice(line.as_bytes());
             if let Output::Ask(Question::Authenticate(_)) = session.poll(now, &mut buffer) {
                 session.answer(now, Answer::Identity("login"));
             }
             String::from_utf8(session.take_replies().to_vec()).unwrap()
         };
-        assert!(say("EHLO client.example\r\n").contains("AUTH PLAIN LOGIN"));
-        assert!(say("AUTH PLAIN AGFiYwBkZWY=\r\n").starts_with("235"));
-        assert!(!say("EHLO client.example\r\n").contains("AUTH"));
-        assert!(say("AUTH PLAIN AGFiYwBkZWY=\r\n").starts_with("503 5.5.1"));
+        assert!(send("EHLO client.example\r\n").contains("AUTH PLAIN LOGIN"));
+        assert!(send("AUTH PLAIN AGFiYwBkZWY=\r\n").starts_with("235"));
+        assert!(!send("EHLO client.example\r\n").contains("AUTH"));
+        assert!(send("AUTH PLAIN AGFiYwBkZWY=\r\n").starts_with("503 5.5.1"));
         assert_eq!(session.identity(), Some(&"login"));
     }
 
@@ -863,7 +873,7 @@ mod tests {
     }
 
     #[test]
-    fn s_007_a_tls_hello_is_answered_at_once() {
+    fn s_007_a_tls_hello_on_a_plaintext_port_is_refused_at_once() {
         check("\x16\x03\x01 and no end of a line", &["220 ", "221 2.7.0"]);
         check("NOOP\r\n\x16\x03\x01\n", &["220 ", "250 ", "221 2.7.0"]);
     }

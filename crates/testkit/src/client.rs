@@ -8,7 +8,7 @@ use postroad_net::{ClientTls, smtp::client::Connection};
 use postroad_proto::submission::{
     Envelope, SubmitRequest, SubmitResponse, submission_service_client::SubmissionServiceClient,
 };
-use postroad_smtp::client::{ClientConfig, Fate, Phase, Timeouts, TlsUse, Transaction};
+use postroad_smtp::client::{ClientConfig, Phase, RecipientResult, Timeouts, TlsUse, Transaction};
 use tokio::net::TcpStream;
 use tonic::{Code, Request, Response, Status, transport::Channel};
 
@@ -50,7 +50,7 @@ pub async fn submit(server: SocketAddr, sender: &str, recipients: &[&str], conte
     };
     let delivery = connection.deliver(transaction, pending()).await;
     connection.quit().await;
-    judge(recipients, &delivery.fates)
+    judge(recipients, &delivery.results)
 }
 
 /// Hands over one message by gRPC over a connection of its own, in the clear.
@@ -90,12 +90,12 @@ fn judge_grpc(recipients: &[&str], answer: Result<SubmitResponse, Status>) -> Su
 /// A server of ours that takes longer has hung.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn judge(recipients: &[&str], fates: &[Fate]) -> Submitted {
+fn judge(recipients: &[&str], fates: &[RecipientResult]) -> Submitted {
     match fates.first() {
-        Some(Fate::Reply(Phase::Message, reply)) if reply.code == 250 => {
+        Some(RecipientResult::Reply(Phase::Message, reply)) if reply.code == 250 => {
             acknowledged(recipients, reply.text.split(' ').find_map(|word| word.parse().ok()))
         }
-        Some(Fate::Reply(_, reply)) => Submitted::Refused(reply.code),
+        Some(RecipientResult::Reply(_, reply)) => Submitted::Refused(reply.code),
         _ => Submitted::Unknown,
     }
 }

@@ -1,4 +1,4 @@
-//! A name server that says what it was told to say, over UDP and TCP on one loopback port.
+//! A name server with scripted answers, over UDP and TCP on one loopback port.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -15,24 +15,24 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What is said to a question.
+/// The answer to a query.
 #[derive(Clone)]
 pub(crate) enum Answer {
     Records(Vec<Record>),
-    Fails(ResponseCode),
-    Nothing,
+    Failure(ResponseCode),
+    NoReply,
 }
 
 pub(crate) type Zone = HashMap<(&'static str, RecordType), Answer>;
 
-/// Runs until it is dropped.
+/// A name server that runs until it is dropped.
 pub(crate) struct FakeDns {
     pub(crate) address: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
 impl FakeDns {
-    /// A name that is not in the zone does not exist; one that is there for another type has no data.
+    /// Starts the server. Names outside the zone get NXDOMAIN; names with other record types only get an empty answer.
     pub(crate) async fn start(zone: Zone) -> Self {
         let zone = Arc::new(zone);
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -65,11 +65,11 @@ async fn serve_tcp(listener: TcpListener, zone: Arc<Zone>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let zone = Arc::clone(&zone);
-        connections.spawn(async move { converse(stream, &zone).await.ok() });
+        connections.spawn(async move { serve_connection(stream, &zone).await.ok() });
     }
 }
 
-async fn converse(mut stream: TcpStream, zone: &Zone) -> std::io::Result<()> {
+async fn serve_connection(mut stream: TcpStream, zone: &Zone) -> std::io::Result<()> {
     loop {
         let len = stream.read_u16().await?;
         let mut question = vec![0; usize::from(len)];
@@ -84,8 +84,8 @@ async fn converse(mut stream: TcpStream, zone: &Zone) -> std::io::Result<()> {
 fn respond(question: &[u8], zone: &Zone) -> Option<Message> {
     let request = Message::from_vec(question).unwrap();
     let query = request.queries[0].clone();
-    let asked = query.name().to_ascii().to_lowercase();
-    let name = asked.trim_end_matches('.');
+    let query_name = query.name().to_ascii().to_lowercase();
+    let name = query_name.trim_end_matches('.');
     let mut response = Message::response(request.metadata.id, request.metadata.op_code);
     response.metadata.recursion_available = true;
     response.add_query(query.clone());
@@ -100,8 +100,8 @@ fn respond(question: &[u8], zone: &Zone) -> Option<Message> {
                 response.add_answer(record);
             }
         }
-        Some(Answer::Fails(code)) => response.metadata.response_code = *code,
-        Some(Answer::Nothing) => return None,
+        Some(Answer::Failure(code)) => response.metadata.response_code = *code,
+        Some(Answer::NoReply) => return None,
         None if zone.keys().any(|key| known(&key)) => {}
         None => response.metadata.response_code = ResponseCode::NXDomain,
     }
@@ -118,7 +118,7 @@ fn record(owner: Option<&str>, data: RData) -> Record {
     Record::from_rdata(owner.map_or_else(Name::root, name), 60, data)
 }
 
-/// MX records, the root as the empty name.
+/// MX records; an empty host is the root.
 pub(crate) fn mx(hosts: &[(u16, &str)]) -> Answer {
     let record = |(preference, host): &(u16, &str)| record(None, RData::MX(MX::new(*preference, name(host))));
     Answer::Records(hosts.iter().map(record).collect())
@@ -134,7 +134,7 @@ pub(crate) fn aaaa(address: &str) -> Answer {
     Answer::Records(vec![record(None, RData::AAAA(AAAA(address.parse().unwrap())))])
 }
 
-/// A chain of aliases from the name that was asked for, ended by an address.
+/// A chain of CNAMEs from the query name to an address.
 pub(crate) fn alias(hops: &[&str], address: [u8; 4]) -> Answer {
     let mut records = Vec::new();
     let mut owner = None;

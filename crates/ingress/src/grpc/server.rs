@@ -13,21 +13,21 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-use super::Submissions;
+use super::GrpcService;
 
-/// An address with its tag and length, as protobuf has it.
+/// An encoded recipient: protobuf tag, length and address.
 const RECIPIENT_BYTES_MAX: usize = 260;
-/// Everything else of a request.
+/// Room for the other fields of a request.
 const ENVELOPE_BYTES_MAX: usize = 4 << 10;
 
-/// Serves clients until `shutdown`; calls that are under way may then end within the time for draining.
+/// Serves clients until `shutdown`; calls in progress may finish within the drain timeout.
 pub(crate) async fn serve(
     listener: NodeListener,
-    submissions: Submissions,
+    service: GrpcService,
     reporter: HealthReporter,
     shutdown: CancellationToken,
 ) {
-    let config = &submissions.intake.config;
+    let config = &service.handler.config;
     let limit = config.drain_timeout();
     let content_bytes_max = usize::try_from(config.message_size_max).unwrap_or(usize::MAX);
     let request_bytes_max = content_bytes_max
@@ -37,9 +37,9 @@ pub(crate) async fn serve(
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .with_service_name(SERVICE_NAME)
         .build_v1()
-        .expect("the descriptors were written by our own build");
+        .expect("our build generated the descriptors");
     let server = public::server_builder()
-        .add_service(SubmissionServiceServer::new(submissions).max_decoding_message_size(request_bytes_max))
+        .add_service(SubmissionServiceServer::new(service).max_decoding_message_size(request_bytes_max))
         .add_service(HealthServer::new(HealthService::from_health_reporter(reporter)))
         .add_service(reflection)
         .serve_with_incoming_shutdown(listener, shutdown.clone().cancelled_owned());
@@ -50,17 +50,17 @@ pub(crate) async fn serve(
     tokio::select! {
         ended = server => {
             if let Err(error) = ended {
-                tracing::error!(%error, "gRPC is not served any more");
+                tracing::error!(%error, "gRPC listener failed");
             }
         }
-        () = late => tracing::warn!("gRPC calls cut off: the time for draining is over"),
+        () = late => tracing::warn!("drain timeout passed: open gRPC calls cut off"),
     }
 }
 
-/// Tells clients of the health service whether mail can be taken.
+/// Sets the status that the gRPC health service reports.
 pub(crate) async fn report(reporter: &HealthReporter, ready: bool) {
     let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-    // The empty name stands for the server as a whole.
+    // The empty name means the whole server.
     for service in ["", SERVICE_NAME] {
         reporter.set_service_status(service, status).await;
     }

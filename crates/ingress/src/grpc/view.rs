@@ -1,4 +1,4 @@
-//! What the queue says of a message, in the words of the submission service.
+//! Converts the queue's view of a message to the messages of the submission service.
 
 use postroad_core::MessageId;
 use postroad_proto::{
@@ -45,7 +45,7 @@ fn state(found: queue::DeliveryState) -> DeliveryState {
     }
 }
 
-/// None for 0, which says nothing.
+/// Returns `None` for 0, which means unset.
 fn time(millis: u64) -> Option<prost_types::Timestamp> {
     let seconds = i64::try_from(millis / 1000).ok()?;
     let nanos = i32::try_from(millis % 1000 * 1_000_000).ok()?;

@@ -1,6 +1,6 @@
-//! A cluster of one pretended queue node, reached over a memory pipe, and an ingress in front of it.
+//! A fake queue node, reached over a memory pipe, and an ingress in front of it.
 
-#![allow(dead_code, unused_imports, reason = "every test uses its part of it")]
+#![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,12 +26,12 @@ pub(crate) mod smtp;
 pub(crate) use queue::{FakeQueue, Mode};
 pub(crate) use smtp::Smtp;
 
-/// How long anything may take.
+/// How long a test waits for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// The bytes of a message that the listeners take.
+/// The size limit of the listeners.
 pub(crate) const MESSAGE_SIZE_MAX: u64 = 3 << 20;
 
-/// An ingress that runs.
+/// A running ingress and its queue.
 pub(crate) struct Rig {
     pub(crate) queue: Arc<FakeQueue>,
     pub(crate) submission: SocketAddr,
@@ -44,14 +44,14 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Everything is up and ready.
+    /// Starts an ingress and waits until it is ready.
     pub(crate) async fn start() -> Self {
         let rig = Self::unready(FakeQueue::new(directory())).await;
         eventually("ready", || rig.health.is_ready()).await;
         rig
     }
 
-    /// The queue is as it is given.
+    /// Starts an ingress with this queue, without waiting.
     pub(crate) async fn unready(queue: Arc<FakeQueue>) -> Self {
         let net = MemoryNet::new();
         let transport = Transport::Memory(net);
@@ -63,7 +63,7 @@ impl Rig {
             node: NodeId(7),
             endpoints: Endpoints::from([(NodeId(1), channel)]),
             ledger_groups: 1,
-            // Nobody answers there: a recipient's domain is its site.
+            // No server there, so every domain is its own site.
             resolver: Resolver::at(([127, 0, 0, 1], 9).into()),
             tls: Some(ServerTls::self_signed(&["mx.test".to_owned()]).unwrap()),
             health: health.clone(),
@@ -77,7 +77,7 @@ impl Rig {
         Self { queue, submission, relay, implicit, grpc, health, shutdown, running }
     }
 
-    /// The last message the queue has, with its content joined.
+    /// Returns the last message that the queue accepted, with its content joined.
     pub(crate) fn last(&self) -> (Submission, String) {
         let submission = self.queue.accepted().last().cloned().expect("a message was accepted");
         let content = submission.content.concat();
@@ -118,7 +118,7 @@ fn config() -> IngressConfig {
 /// Two tenants: `any` may send as anybody, `shop` only as shop.example and with small messages.
 pub(crate) fn directory() -> Vec<Command> {
     let networks = |text: &str| vec![text.parse::<IpNet>().unwrap()];
-    // Cheap ones: nobody attacks a test.
+    // Cheap parameters, to keep tests fast.
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(64, 1, 1, None).unwrap());
     let login = |login: &str, password: &str| Secret::Login {
         login: login.into(),

@@ -1,4 +1,4 @@
-//! A queue node that keeps what it is given and answers as it is told to.
+//! A fake queue node that keeps submissions and answers as configured.
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
@@ -33,7 +33,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) enum Mode {
     Accept,
     Answer(SubmitStatus),
-    /// Kept, and not answered.
+    /// Keeps submissions and does not answer.
     Silence,
 }
 
@@ -62,7 +62,7 @@ impl FakeQueue {
         self.directory.send_modify(|directory| assert!(directory.apply(command).is_ok()));
     }
 
-    /// Messages that were kept, whatever was answered; contents that were staged are put together.
+    /// Returns the messages it kept, whatever it answered, with chunks joined.
     pub(crate) fn accepted(&self) -> Vec<Submission> {
         self.accepted.borrow().clone()
     }
@@ -71,7 +71,7 @@ impl FakeQueue {
         self.chunks.borrow().len()
     }
 
-    /// Keeps a submission and says what to answer, if anything.
+    /// Keeps a submission and returns the answer, if any.
     fn take(&self, mut submission: Submission) -> Option<SubmitResult> {
         let sequence = submission.sequence;
         let result =
@@ -90,8 +90,8 @@ impl FakeQueue {
                 let chunk = self.chunks.borrow()[&(submission.message_id.clone(), number)].clone();
                 submission.content.push(chunk.into());
             }
-            let again = |kept: &Submission| kept.message_id == submission.message_id;
-            if !self.accepted.borrow().iter().any(again) {
+            let is_duplicate = |kept: &Submission| kept.message_id == submission.message_id;
+            if !self.accepted.borrow().iter().any(is_duplicate) {
                 self.accepted.send_modify(|accepted| accepted.push(submission));
             }
         }
@@ -107,22 +107,22 @@ pub(crate) async fn serve(listener: NodeListener, queue: Arc<FakeQueue>) {
     served.await.unwrap();
 }
 
-/// A stream of what a watched value says now and after every change.
+/// Streams `items_of` the watched value, now and after every change.
 fn follow<T, U: Send + 'static>(
     receiver: watch::Receiver<T>,
-    say: impl Fn(&T) -> Vec<U> + Send + Sync + Copy + 'static,
+    items_of: impl Fn(&T) -> Vec<U> + Send + Sync + Copy + 'static,
 ) -> Answers<U>
 where
     T: Send + Sync + 'static,
 {
-    let said = stream::unfold((receiver, true), move |(mut receiver, first)| async move {
+    let items = stream::unfold((receiver, true), move |(mut receiver, first)| async move {
         if !first {
             receiver.changed().await.ok()?;
         }
-        let items = say(&receiver.borrow_and_update());
+        let items = items_of(&receiver.borrow_and_update());
         Some((stream::iter(items.into_iter().map(Ok)), (receiver, false)))
     });
-    Box::pin(said.flatten())
+    Box::pin(items.flatten())
 }
 
 #[tonic::async_trait]
@@ -134,19 +134,19 @@ impl QueueService for FakeQueue {
     type EventsStream = Answers<EventBatch>;
 
     async fn leaders(&self, _: Request<LeadersRequest>) -> Result<Response<Answers<LeaderView>>, Status> {
-        let say = |leading: &bool| {
+        let items_of = |leading: &bool| {
             let leader = u64::from(*leading);
             let groups = [0, 1].map(|group| GroupLeader { group, term: 1, leader });
             vec![LeaderView { node: 1, groups: groups.to_vec() }]
         };
-        Ok(Response::new(follow(self.leading.subscribe(), say)))
+        Ok(Response::new(follow(self.leading.subscribe(), items_of)))
     }
 
     async fn submit(
         &self,
         request: Request<Streaming<SubmitBatch>>,
     ) -> Result<Response<Answers<SubmitResults>>, Status> {
-        // The trait gives no handle of our own; what is shared is.
+        // The stream must own its data: clone the shared parts.
         let queue = Self {
             mode: self.mode.clone(),
             leading: self.leading.clone(),
@@ -192,30 +192,30 @@ impl QueueService for FakeQueue {
         &self,
         _: Request<Streaming<OutboundFrame>>,
     ) -> Result<Response<Answers<QueueFrame>>, Status> {
-        Err(Status::unimplemented("ingress does not ask this"))
+        Err(Status::unimplemented("not called by ingress"))
     }
 
     async fn content(&self, _: Request<ContentRequest>) -> Result<Response<Answers<ContentPart>>, Status> {
-        Err(Status::unimplemented("ingress does not ask this"))
+        Err(Status::unimplemented("not called by ingress"))
     }
 
     async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Answers<EventBatch>>, Status> {
-        Err(Status::unimplemented("ingress does not ask this"))
+        Err(Status::unimplemented("not called by ingress"))
     }
 
     async fn consume(&self, _: Request<ConsumeRequest>) -> Result<Response<ConsumeResponse>, Status> {
-        Err(Status::unimplemented("ingress does not ask this"))
+        Err(Status::unimplemented("not called by ingress"))
     }
 
     async fn change_message(
         &self,
         _: Request<ChangeMessageRequest>,
     ) -> Result<Response<ChangeMessageResponse>, Status> {
-        Err(Status::unimplemented("ingress does not ask this"))
+        Err(Status::unimplemented("not called by ingress"))
     }
 
     async fn summary(&self, _: Request<SummaryRequest>) -> Result<Response<SummaryResponse>, Status> {
-        Err(Status::unimplemented("ingress does not ask this"))
+        Err(Status::unimplemented("not called by ingress"))
     }
 }
 
@@ -224,27 +224,27 @@ impl DirectoryService for FakeQueue {
     type WatchStream = Answers<Update>;
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Answers<Update>>, Status> {
-        // A directory that nothing was put into stands for a node that has not caught up.
-        let say = |directory: &Directory| match directory.revision() == Directory::new().revision() {
+        // An empty directory means a node that has not caught up.
+        let items_of = |directory: &Directory| match directory.revision() == Directory::new().revision() {
             true => Vec::new(),
             false => update_frames(&directory.everything()),
         };
-        Ok(Response::new(follow(self.directory.subscribe(), say)))
+        Ok(Response::new(follow(self.directory.subscribe(), items_of)))
     }
 
     async fn apply(&self, _: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
-        Err(Status::unimplemented("ingress does not ask this"))
+        Err(Status::unimplemented("not called by ingress"))
     }
 
     async fn claim(&self, _: Request<ClaimRequest>) -> Result<Response<ClaimResponse>, Status> {
-        Err(Status::unimplemented("ingress does not ask this"))
+        Err(Status::unimplemented("not called by ingress"))
     }
 
     async fn renew(&self, _: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
-        Err(Status::unimplemented("ingress does not ask this"))
+        Err(Status::unimplemented("not called by ingress"))
     }
 
     async fn release(&self, _: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
-        Err(Status::unimplemented("ingress does not ask this"))
+        Err(Status::unimplemented("not called by ingress"))
     }
 }

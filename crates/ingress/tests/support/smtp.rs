@@ -1,4 +1,4 @@
-//! An SMTP client that says what it is told to say.
+//! A scripted SMTP client.
 
 use std::net::SocketAddr;
 
@@ -21,47 +21,47 @@ pub(crate) struct Smtp {
 }
 
 impl Smtp {
-    /// Connects and hears the greeting.
+    /// Connects and reads the greeting.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let mut client = Self::silent(TcpStream::connect(address).await.unwrap());
-        client.hear("220 ").await;
+        let mut client = Self::on_stream(TcpStream::connect(address).await.unwrap());
+        client.read_reply("220 ").await;
         client
     }
 
-    /// The same from an address of loopback.
+    /// Connects from this loopback address and reads the greeting.
     pub(crate) async fn connect_from(from: [u8; 4], address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((from, 0).into()).unwrap();
-        let mut client = Self::silent(socket.connect(address).await.unwrap());
-        client.hear("220 ").await;
+        let mut client = Self::on_stream(socket.connect(address).await.unwrap());
+        client.read_reply("220 ").await;
         client
     }
 
-    /// Connects over TLS and says EHLO.
+    /// Connects over TLS and sends EHLO.
     pub(crate) async fn secure(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         let stream = ClientTls::opportunistic().connect(stream, "mx.test").await.unwrap();
-        let mut client = Self::silent(Box::pin(stream));
-        client.hear("220 ").await;
-        client.say("EHLO client.test", "250").await;
+        let mut client = Self::on_stream(Box::pin(stream));
+        client.read_reply("220 ").await;
+        client.command("EHLO client.test", "250").await;
         client
     }
 
-    /// The same, logged in.
+    /// Connects over TLS and logs in.
     pub(crate) async fn login(address: SocketAddr, login: &str, password: &str) -> Self {
         let mut client = Self::secure(address).await;
-        client.say(&auth_plain(login, password), "235 2.7.0").await;
+        client.command(&auth_plain(login, password), "235 2.7.0").await;
         client
     }
 
-    pub(crate) fn silent(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+    pub(crate) fn on_stream(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self { stream: Box::new(stream), buffer: Vec::new() }
     }
 
-    /// Sends a line, hears the reply, which must begin so, and returns it.
-    pub(crate) async fn say(&mut self, line: &str, expected: &str) -> String {
+    /// Sends a line and returns the reply, which must begin with `expected`.
+    pub(crate) async fn command(&mut self, line: &str, expected: &str) -> String {
         self.send(&format!("{line}\r\n")).await;
-        self.hear(expected).await
+        self.read_reply(expected).await
     }
 
     pub(crate) async fn send(&mut self, bytes: &str) {
@@ -69,16 +69,17 @@ impl Smtp {
         self.stream.flush().await.unwrap();
     }
 
-    /// Hears a whole reply, of which the last line must begin so.
-    pub(crate) async fn hear(&mut self, expected: &str) -> String {
-        let mut told = String::new();
+    /// Returns the next reply, whose last line must begin with `expected`.
+    pub(crate) async fn read_reply(&mut self, expected: &str) -> String {
+        let mut reply = String::new();
         loop {
-            let line =
-                timeout(PATIENCE, self.line()).await.unwrap_or_else(|_| panic!("no {expected} after {told}"));
-            told.push_str(&line);
+            let line = timeout(PATIENCE, self.line())
+                .await
+                .unwrap_or_else(|_| panic!("no {expected} after {reply}"));
+            reply.push_str(&line);
             if line.len() < 4 || line.as_bytes()[3] == b' ' {
-                assert!(line.starts_with(expected), "expected {expected}, got {told}");
-                return told;
+                assert!(line.starts_with(expected), "expected {expected}, got {reply}");
+                return reply;
             }
         }
     }
@@ -93,7 +94,7 @@ impl Smtp {
         }
     }
 
-    /// Goes through a transaction; the reply to the content must begin so.
+    /// Runs a transaction and returns the reply to the message, which must begin with `expected`.
     pub(crate) async fn mail(
         &mut self,
         sender: &str,
@@ -101,13 +102,13 @@ impl Smtp {
         content: &str,
         expected: &str,
     ) -> String {
-        self.say(&format!("MAIL FROM:<{sender}>"), "250 2.1.0").await;
+        self.command(&format!("MAIL FROM:<{sender}>"), "250 2.1.0").await;
         for recipient in recipients {
-            self.say(&format!("RCPT TO:<{recipient}>"), "250 2.1.5").await;
+            self.command(&format!("RCPT TO:<{recipient}>"), "250 2.1.5").await;
         }
-        self.say("DATA", "354 ").await;
+        self.command("DATA", "354 ").await;
         self.send(content).await;
-        self.say(".", expected).await
+        self.command(".", expected).await
     }
 }
 

@@ -1,20 +1,20 @@
-//! Addresses that must not be reached because somebody else said so.
+//! Forbids connections to special-purpose addresses.
 //!
-//! A name in DNS may point anywhere: at this machine, at its neighbours, at the metadata service of a cloud.
+//! DNS records of strangers can point at this machine, its private network, or a cloud's metadata service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The address is of special purpose, and nobody allowed it.
+/// The address is a special-purpose address that the operator has not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the address `{0}` is not to be reached from here")]
+#[error("connections to special-purpose address `{0}` are not allowed")]
 pub struct Denied(pub IpAddr);
 
-/// What may be reached: the public Internet, and what the operator allows besides.
+/// The addresses we may connect to: the public Internet and the networks that the operator allows.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    /// Networks that may be reached although they are of special purpose.
+    /// Special-purpose networks that are allowed.
     pub allow: Vec<IpNet>,
 }
 
@@ -37,17 +37,17 @@ const DENIED_V4: &[Ipv4Net] = &[
     v4([240, 0, 0, 0], 4),
 ];
 
-/// The same for IPv6; what carries an IPv4 address and is not judged by it is denied as a whole.
+/// The same for IPv6, including formats that embed an IPv4 address and are not unwrapped below.
 const DENIED_V6: &[Ipv6Net] = &[
     // Unspecified, loopback, and IPv4-compatible addresses.
     v6([0; 8], 96),
-    // NAT64 within one site: where the IPv4 address stands in it, only that site knows.
+    // Local-use NAT64: the position of the embedded IPv4 address is unknown.
     v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
     v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64),
     // Teredo and the other protocol assignments.
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
     v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
-    // 6to4; RFC 7526 has ended it.
+    // 6to4, deprecated by RFC 7526.
     v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16),
     v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
     v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16),
@@ -71,11 +71,11 @@ impl Guard {
     /// Checks an address that is about to be connected to.
     ///
     /// # Errors
-    /// It is of special purpose and in none of the networks allowed.
+    /// It is a special-purpose address in no allowed network.
     pub fn check(&self, address: IpAddr) -> Result<(), Denied> {
-        let reached = reached(address);
-        let allowed = |net: &IpNet| net.contains(&address) || net.contains(&reached);
-        if !is_special(reached) || self.allow.iter().any(allowed) { Ok(()) } else { Err(Denied(address)) }
+        let target = unwrap_ipv4(address);
+        let allowed = |net: &IpNet| net.contains(&address) || net.contains(&target);
+        if !is_special(target) || self.allow.iter().any(allowed) { Ok(()) } else { Err(Denied(address)) }
     }
 }
 
@@ -86,14 +86,14 @@ fn is_special(address: IpAddr) -> bool {
     }
 }
 
-/// The address at which packets arrive in the end: IPv4-mapped addresses and those of NAT64 carry it.
-fn reached(address: IpAddr) -> IpAddr {
+/// Returns the embedded IPv4 address of IPv4-mapped and NAT64 addresses, otherwise the address itself.
+fn unwrap_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     if let Some(v4) = v6.to_ipv4_mapped() {
         return v4.into();
     }
     match v6.segments() {
-        // RFC 6052 2.1: the well-known prefix; a network without IPv4 reaches everything through it.
+        // RFC 6052 2.1: the well-known prefix, through which IPv6-only networks reach IPv4.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
             let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
             Ipv4Addr::new(a, b, c, d).into()
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn c_110_addresses_that_are_denied() {
+    fn c_110_special_purpose_addresses_are_denied() {
         for address in [
             "0.0.0.0",
             "10.1.2.3",
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn c_110_the_public_internet_may_be_reached() {
+    fn c_110_public_addresses_are_allowed() {
         for address in [
             "1.1.1.1",
             "9.255.255.255",
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn d_015_what_the_operator_allows_may_be_reached_however_it_is_written() {
+    fn d_015_allowed_networks_include_embedded_ipv4_addresses() {
         let guard = Guard { allow: vec!["127.0.0.0/8".parse().unwrap(), "fd00:1::/32".parse().unwrap()] };
         for address in ["127.0.0.1", "::ffff:127.0.0.1", "64:ff9b::127.0.0.1", "fd00:1::5"] {
             assert!(allows(&guard, address), "{address}");

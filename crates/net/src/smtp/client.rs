@@ -1,4 +1,4 @@
-//! Sending over one connection to a mail server.
+//! Sends mail over one connection to a server.
 
 use std::{
     future::{pending, poll_fn},
@@ -10,7 +10,8 @@ use std::{
 use bytes::BytesMut;
 use futures::FutureExt;
 use postroad_smtp::client::{
-    Capabilities, ClientConfig, ClientSession, Ended, Fate, Lost, Output, Phase, Timeouts, Transaction,
+    Capabilities, ClientConfig, ClientSession, Ended, Lost, Output, Phase, RecipientResult, Timeouts,
+    Transaction,
 };
 use rustls_pki_types::ServerName;
 use tokio::{
@@ -27,66 +28,66 @@ mod tests;
 
 use parts::{Parts, SLICES_MAX};
 
-use super::stream::{Stream, describe};
-use crate::{alarm::Alarm, tls::ClientTls};
+use super::stream::{Stream, tls_info};
+use crate::{timer::DeadlineTimer, tls::ClientTls};
 
 /// Replies are short; EHLO has the longest.
 const READ_BYTES: usize = 1 << 10;
-/// Slower than this a message is not being taken (Postfix's `smtp_min_data_rate`).
+/// A server that reads slower than this is given up (like Postfix's `smtp_min_data_rate`).
 const BYTES_PER_SECOND_MIN: u64 = 500;
-/// For what a server said before it broke the connection.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long to wait for a reply that the server sent before it closed the connection.
+const FINAL_REPLY_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A session with a server, over one connection.
 ///
-/// Dropping it closes the connection without a goodbye.
+/// Dropping it closes the connection without QUIT.
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
     session: ClientSession,
     input: BytesMut,
-    alarm: Alarm,
+    timer: DeadlineTimer,
     timeouts: Timeouts,
     tls: Box<str>,
     usable: bool,
-    /// The connection was closed before the server answered anything of the transaction.
+    /// The connection was closed before the server answered any command of the transaction.
     unanswered: bool,
-    /// Some byte of the transaction was handed over.
-    said: bool,
-    /// The transaction was broken off: nothing more may be said here.
-    withdrawn: bool,
+    /// At least one byte of the transaction was written to the socket.
+    sent_any: bool,
+    /// The transaction was aborted: nothing more may be sent on this connection.
+    aborted: bool,
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// The fate of each recipient, in the order of the transaction.
-    pub fates: Vec<Fate>,
-    /// A connection used before was closed before anything of this transaction was answered:
-    /// it had gone stale, which says nothing about the message; it may go out on another one at once.
+    /// One result per recipient, in order.
+    pub results: Vec<RecipientResult>,
+    /// A reused connection was closed before any command of this transaction was answered.
+    /// It was stale; the message may be sent on another connection at once.
     pub stale: bool,
-    /// It was to be broken off before an byte of it was said: the server knows nothing of it.
-    pub withheld: bool,
+    /// The transaction was aborted before any byte was sent: the server does not know of it.
+    pub not_started: bool,
 }
 
-/// Why bytes were not moved.
+/// Why a read or a write did not complete.
 ///
-/// A write that ends so has not handed over the last of its bytes, which are what ends a message:
-/// with TLS the rest of a record is kept here, and what came of it before is of no use to the server.
+/// After an interrupted write the server does not have the end of the message:
+/// with TLS it cannot decrypt an incomplete record.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stuck {
+enum Interrupted {
     Closed,
     TimedOut,
-    /// Nothing more may be said.
-    Withdrawn,
+    /// The transaction was aborted.
+    Aborted,
 }
 
 impl Connection {
-    /// Opens a session: the greeting, EHLO, and TLS as `config` wants it, with `server_name` as the server's name there.
+    /// Opens a session: greeting, EHLO and, as `config` demands, STARTTLS with `server_name`.
     ///
     /// # Errors
-    /// The server refused, was lost, or cannot do what is required.
-    /// A handshake that failed is `Ended::Lost` in `Phase::StartTls`.
+    /// The server refused, the connection was lost, or required TLS is not offered.
+    /// A failed handshake is `Ended::Lost` in `Phase::StartTls`.
     pub async fn open(
         stream: TcpStream,
         config: ClientConfig,
@@ -98,13 +99,13 @@ impl Connection {
             stream: Stream::Plain(stream),
             session: ClientSession::new(config, Instant::now()),
             input: BytesMut::new(),
-            alarm: Alarm::default(),
+            timer: DeadlineTimer::default(),
             timeouts,
             tls: "".into(),
             usable: true,
             unanswered: false,
-            said: false,
-            withdrawn: false,
+            sent_any: false,
+            aborted: false,
         };
         loop {
             match connection.drive(pin!(pending())).await {
@@ -116,62 +117,63 @@ impl Connection {
         }
     }
 
-    /// Sends one message; the fates are exact, also when the connection breaks.
+    /// Sends one message. The results are exact, even when the connection breaks.
     ///
-    /// `until` is polled right before each time bytes are handed over, so that it may look at a clock there:
-    /// once it is ready nothing more is said, above all not the end of the message,
-    /// and the fates tell how far it was. It is not polled again.
+    /// `until` aborts the transaction: it is polled immediately before each write, so it may check a clock.
+    /// Once it is ready nothing more is sent, in particular not the end of the message,
+    /// and the results say how far the transaction got. It is not polled again.
     ///
-    /// Dropping the future leaves what became of the message unknown, and the connection unusable.
+    /// Dropping the future leaves the results unknown and the connection unusable.
     pub async fn deliver(&mut self, transaction: Transaction, until: impl Future<Output = ()>) -> Delivery {
         let recipients = transaction.recipients.len();
         let reused = self.session.transactions() > 0;
         let mut until = pin!(until);
-        self.said = false;
-        if let Err(lost) = self.is_ready(until.as_mut()).await {
+        self.sent_any = false;
+        if let Err(lost) = self.check_ready(until.as_mut()).await {
             self.usable = false;
-            let withheld = lost == Lost::Withdrawn;
-            let fates = vec![Fate::NotSent(lost); recipients];
-            return Delivery { fates, stale: reused && !withheld, withheld };
+            let not_started = lost == Lost::Aborted;
+            let results = vec![RecipientResult::NotSent(lost); recipients];
+            return Delivery { results, stale: reused && !not_started, not_started };
         }
-        if let Some(fates) = self.session.start(Instant::now(), transaction) {
-            return Delivery { fates, stale: false, withheld: false };
+        if let Some(results) = self.session.start(Instant::now(), transaction) {
+            return Delivery { results, stale: false, not_started: false };
         }
         self.usable = false;
-        let Output::Done(fates) = self.drive(until).await else {
-            unreachable!("a transaction ends with the fates of its recipients");
+        let Output::Done(results) = self.drive(until).await else {
+            unreachable!("a transaction ends with results");
         };
         let stale = reused && self.unanswered;
-        let withheld = !self.said && fates.iter().all(|fate| *fate == Fate::NotSent(Lost::Withdrawn));
-        self.usable = !self.withdrawn && self.goes_on().await;
-        Delivery { fates, stale, withheld }
+        let not_started =
+            !self.sent_any && results.iter().all(|result| *result == RecipientResult::NotSent(Lost::Aborted));
+        self.usable = !self.aborted && self.finish_transaction().await;
+        Delivery { results, stale, not_started }
     }
 
-    /// Returns true when another transaction may be tried.
+    /// Returns true when the connection can be reused.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.usable
     }
 
-    /// Returns version and cipher of the TLS, as `TLSv1.3 TLS_AES_128_GCM_SHA256`; empty without TLS.
+    /// Returns TLS version and cipher, as `TLSv1.3 TLS_AES_128_GCM_SHA256`; empty without TLS.
     #[must_use]
     pub fn tls(&self) -> &str {
         &self.tls
     }
 
-    /// Returns what the server said it can do.
+    /// Returns the extensions that the server announced.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
         self.session.capabilities()
     }
 
-    /// Returns how many transactions have been finished.
+    /// Returns the number of finished transactions.
     #[must_use]
     pub fn transactions(&self) -> u32 {
         self.session.transactions()
     }
 
-    /// Says goodbye and closes, within the time for QUIT.
+    /// Sends QUIT and closes, within the QUIT timeout.
     pub async fn quit(mut self) {
         let limit = self.timeouts.quit;
         self.session.quit(Instant::now());
@@ -179,151 +181,153 @@ impl Connection {
             self.drive(pin!(pending())).await;
             self.stream.shutdown().await
         };
-        // The connection is closed either way; nobody waits longer for a goodbye.
+        // The connection is closed either way.
         let _ = time::timeout(limit, goodbye).await;
     }
 
-    /// Hears what came while nobody listened: a farewell, or the reply to RSET.
-    async fn is_ready(&mut self, until: Pin<&mut impl Future<Output = ()>>) -> Result<(), Lost> {
+    /// Reads what the server sent since the last transaction: a farewell, or the reply to RSET.
+    async fn check_ready(&mut self, until: Pin<&mut impl Future<Output = ()>>) -> Result<(), Lost> {
         if !self.usable {
             return Err(Lost::Closed);
         }
-        if !self.hear() {
-            self.session.lost(false);
+        if !self.read_available() {
+            self.session.connection_lost(false);
         }
         match self.drive(until).await {
             Output::Idle => Ok(()),
-            Output::Ended(Ended::Lost(_, Lost::Withdrawn)) => Err(Lost::Withdrawn),
+            Output::Ended(Ended::Lost(_, Lost::Aborted)) => Err(Lost::Aborted),
             _ => Err(Lost::Closed),
         }
     }
 
-    /// Takes in what has come, without waiting; false when nothing will come any more.
-    fn hear(&mut self) -> bool {
+    /// Reads available bytes without waiting; returns false when the server has closed the connection.
+    fn read_available(&mut self) -> bool {
         self.input.reserve(READ_BYTES);
         matches!(self.stream.read_buf(&mut self.input).now_or_never(), None | Some(Ok(1..)))
     }
 
-    /// Sends RSET where one is due, without waiting for its reply; false when the session is over.
-    async fn goes_on(&mut self) -> bool {
+    /// Sends RSET if needed, without waiting for its reply; returns false when the session is over.
+    async fn finish_transaction(&mut self) -> bool {
         let written = self.write(pin!(pending())).await.is_ok();
         written && !matches!(self.session.poll(Instant::now(), &mut self.input), Output::Ended(_))
     }
 
-    /// Moves bytes until the session needs something else, or until nothing more may be said.
+    /// Reads and writes until the session needs something else, or until the transaction is aborted.
     async fn drive(&mut self, mut until: Pin<&mut impl Future<Output = ()>>) -> Output {
         self.unanswered = false;
         let mut broken = None;
         loop {
             let deadline = match self.session.poll(Instant::now(), &mut self.input) {
                 Output::Read(deadline) => deadline,
-                Output::Done(fates) => return Output::Done(as_written(fates, broken.is_some())),
+                Output::Done(results) => {
+                    return Output::Done(correct_for_incomplete_write(results, broken.is_some()));
+                }
                 output => return output,
             };
-            if let Err(stuck) = self.write(until.as_mut()).await {
-                broken = Some(stuck);
+            if let Err(interrupted) = self.write(until.as_mut()).await {
+                broken = Some(interrupted);
             }
-            let stuck = match broken {
+            let interrupted = match broken {
                 None => self.read(deadline, until.as_mut()).await.err(),
-                Some(Stuck::Withdrawn) => broken,
-                Some(stuck) => {
-                    let last_words = deadline.min(Instant::now() + LAST_WORDS);
-                    self.read(last_words, until.as_mut()).await.err().map(|_| stuck)
+                Some(Interrupted::Aborted) => broken,
+                Some(interrupted) => {
+                    let final_deadline = deadline.min(Instant::now() + FINAL_REPLY_TIMEOUT);
+                    self.read(final_deadline, until.as_mut()).await.err().map(|_| interrupted)
                 }
             };
-            let Some(stuck) = stuck else { continue };
-            if stuck == Stuck::Withdrawn {
-                return self.withdraw(broken.is_some());
+            let Some(interrupted) = interrupted else { continue };
+            if interrupted == Interrupted::Aborted {
+                return self.abort(broken.is_some());
             }
-            let timed_out = stuck == Stuck::TimedOut;
+            let timed_out = interrupted == Interrupted::TimedOut;
             self.unanswered = !timed_out && self.session.is_unanswered();
-            if let Some(fates) = self.session.lost(timed_out) {
-                return Output::Done(as_written(fates, broken.is_some()));
+            if let Some(results) = self.session.connection_lost(timed_out) {
+                return Output::Done(correct_for_incomplete_write(results, broken.is_some()));
             }
         }
     }
 
-    /// Says nothing more; a reply that has come already still counts.
-    fn withdraw(&mut self, incomplete: bool) -> Output {
-        self.withdrawn = true;
-        if self.said {
-            // What the system holds of it must not go out later, when another may use the source.
+    /// Aborts the transaction; a reply that has already arrived still counts.
+    fn abort(&mut self, incomplete: bool) -> Output {
+        self.aborted = true;
+        if self.sent_any {
+            // The kernel must not send buffered bytes later, when another node may own the source.
             self.stream.discard_on_close();
-            self.hear();
+            self.read_available();
         }
-        let fates = match self.session.poll(Instant::now(), &mut self.input) {
-            Output::Done(fates) => Some(fates),
-            _ => self.session.withdraw(),
+        let results = match self.session.poll(Instant::now(), &mut self.input) {
+            Output::Done(results) => Some(results),
+            _ => self.session.abort(),
         };
-        match fates {
-            Some(fates) => Output::Done(as_written(fates, incomplete)),
+        match results {
+            Some(results) => Output::Done(correct_for_incomplete_write(results, incomplete)),
             None => self.session.poll(Instant::now(), &mut self.input),
         }
     }
 
-    /// Writes all that the session has to say, without joining it.
-    async fn write(&mut self, mut until: Pin<&mut impl Future<Output = ()>>) -> Result<(), Stuck> {
+    /// Writes the output of the session without copying it.
+    async fn write(&mut self, mut until: Pin<&mut impl Future<Output = ()>>) -> Result<(), Interrupted> {
         let output = self.session.take_output();
         if output.is_empty() {
             return Ok(());
         }
         let mut parts = Parts::new(output);
-        let whole = Instant::now() + self.timeouts.write + slowest(parts.bytes());
+        let total_deadline = Instant::now() + self.timeouts.write + transfer_time_max(parts.bytes());
         while !parts.is_empty() {
-            let deadline = whole.min(Instant::now() + self.timeouts.write);
+            let deadline = total_deadline.min(Instant::now() + self.timeouts.write);
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = parts.fill(&mut slices);
             let stream = &mut self.stream;
             let writing =
                 poll_fn(|context| Pin::new(&mut *stream).poll_write_vectored(context, &slices[..count]));
-            let written = self.alarm.bound(deadline, unless(until.as_mut(), writing)).await;
-            match written.ok_or(Stuck::TimedOut)?? {
+            let written = self.timer.timeout_at(deadline, abortable(until.as_mut(), writing)).await;
+            match written.ok_or(Interrupted::TimedOut)?? {
                 Ok(written @ 1..) => {
-                    self.said = true;
+                    self.sent_any = true;
                     parts.advance(written);
                 }
-                Ok(0) | Err(_) => return Err(Stuck::Closed),
+                Ok(0) | Err(_) => return Err(Interrupted::Closed),
             }
         }
-        if !self.stream.holds_back() {
-            // The system has all of it: from here on nobody may say that it was not sent.
+        if !self.stream.has_unflushed_tls() {
+            // The kernel has all bytes: from here on the message may have been sent.
             return Ok(());
         }
-        let deadline = whole.min(Instant::now() + self.timeouts.write);
-        let flushed = self.alarm.bound(deadline, unless(until, self.stream.flush())).await;
-        flushed.ok_or(Stuck::TimedOut)??.map_err(|_| Stuck::Closed)
+        let deadline = total_deadline.min(Instant::now() + self.timeouts.write);
+        let flushed = self.timer.timeout_at(deadline, abortable(until, self.stream.flush())).await;
+        flushed.ok_or(Interrupted::TimedOut)??.map_err(|_| Interrupted::Closed)
     }
 
     async fn read(
         &mut self,
         deadline: Instant,
         until: Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<(), Stuck> {
+    ) -> Result<(), Interrupted> {
         self.input.reserve(READ_BYTES);
-        let reading = unless(until, self.stream.read_buf(&mut self.input));
-        match self.alarm.bound(deadline, reading).await.ok_or(Stuck::TimedOut)?? {
+        let reading = abortable(until, self.stream.read_buf(&mut self.input));
+        match self.timer.timeout_at(deadline, reading).await.ok_or(Interrupted::TimedOut)?? {
             Ok(1..) => Ok(()),
-            Ok(0) | Err(_) => Err(Stuck::Closed),
+            Ok(0) | Err(_) => Err(Interrupted::Closed),
         }
     }
 
     async fn handshake(&mut self, tls: &ClientTls, server_name: &str) {
-        match self.secure(tls, server_name).await {
+        match self.start_tls(tls, server_name).await {
             Some(Ok(stream)) => {
-                self.tls = describe(stream.get_ref().1).0;
+                self.tls = tls_info(stream.get_ref().1).0;
                 self.stream = Stream::Tls(Box::new(TlsStream::Client(stream)));
                 self.session.tls_established(Instant::now());
             }
             failed => {
                 if let Some(Err(error)) = &failed {
-                    tracing::debug!(%error, server = server_name, "handshake failed");
+                    tracing::debug!(%error, server = server_name, "TLS handshake with a server failed");
                 }
-                self.session.lost(failed.is_none());
+                self.session.connection_lost(failed.is_none());
             }
         }
     }
 
-    async fn secure(
+    async fn start_tls(
         &mut self,
         tls: &ClientTls,
         server_name: &str,
@@ -333,42 +337,44 @@ impl Connection {
         };
         let name = match (ServerName::try_from(server_name), socket.peer_addr()) {
             (Ok(name), _) => name.to_owned(),
-            // Names that TLS cannot carry exist in MX records; without checking the name none is needed.
+            // Some MX names are not valid TLS server names; without verification none is needed.
             (Err(_), Ok(address)) if !tls.is_verified() => ServerName::IpAddress(address.ip().into()),
             (Err(_), _) => return Some(Err(io::ErrorKind::InvalidInput.into())),
         };
         let deadline = Instant::now() + self.timeouts.start_tls;
         let connecting = Box::pin(tls.connector().connect(name, socket));
-        self.alarm.bound(deadline, connecting).await
+        self.timer.timeout_at(deadline, connecting).await
     }
 }
 
-/// How long a message of so many bytes may take at the least rate that is borne.
-fn slowest(bytes: u64) -> Duration {
+/// Returns how long a message of this size may take at the minimum rate.
+fn transfer_time_max(bytes: u64) -> Duration {
     Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
 }
 
-/// Does one thing, unless `until` is ready right before, each time it is tried.
-async fn unless<T>(
+/// Polls `operation`, checking `until` immediately before each poll.
+async fn abortable<T>(
     until: Pin<&mut impl Future<Output = ()>>,
-    thing: impl Future<Output = T>,
-) -> Result<T, Stuck> {
+    operation: impl Future<Output = T>,
+) -> Result<T, Interrupted> {
     tokio::select! {
         biased;
-        () = until => Err(Stuck::Withdrawn),
-        done = thing => Ok(done),
+        () = until => Err(Interrupted::Aborted),
+        done = operation => Ok(done),
     }
 }
 
-/// Corrects fates for a message whose end was never handed over: whatever the server said, it cannot have it.
-fn as_written(fates: Vec<Fate>, incomplete: bool) -> Vec<Fate> {
+/// Corrects results for a message whose end was never written: whatever the server replied, it cannot have the message.
+fn correct_for_incomplete_write(results: Vec<RecipientResult>, incomplete: bool) -> Vec<RecipientResult> {
     if !incomplete {
-        return fates;
+        return results;
     }
-    let correct = |fate| match fate {
-        Fate::Unknown(lost) => Fate::NotSent(lost),
-        Fate::Reply(Phase::Message, reply) if reply.is_positive() => Fate::NotSent(Lost::Closed),
-        fate => fate,
+    let correct = |result| match result {
+        RecipientResult::Unknown(lost) => RecipientResult::NotSent(lost),
+        RecipientResult::Reply(Phase::Message, reply) if reply.is_positive() => {
+            RecipientResult::NotSent(Lost::Closed)
+        }
+        result => result,
     };
-    fates.into_iter().map(correct).collect()
+    results.into_iter().map(correct).collect()
 }

@@ -1,8 +1,8 @@
-//! Serving SMTP clients on one listener.
+//! Serves SMTP clients on one listener.
 //!
-//! Every connection is a task of its own and ends with the listener.
-//! On shutdown the idle ones are told to come back, those that are sending a message may finish it,
-//! and after the time for draining whoever is left is cut off.
+//! Every connection is a task that the listener waits for.
+//! On shutdown idle connections get 421 and are closed, those that are sending a message may finish it,
+//! and connections that are still open after the drain timeout are cut off.
 
 use std::{
     future::Future,
@@ -28,47 +28,47 @@ mod connection;
 #[cfg(test)]
 mod tests;
 
-use admission::{Admission, Full, Permit};
+use admission::{Admission, LimitHit, Permit};
 use connection::Connection;
 
 use crate::{accept::next_connection, metrics, tls::ServerTls};
 
-/// What policy may know of a session when it answers a question.
+/// The session data that a policy sees.
 #[derive(Debug)]
 pub struct Session<'a, I> {
     /// The client's address.
     pub client: SocketAddr,
-    /// What it calls itself; empty before it did.
+    /// The client's EHLO or HELO name; empty before that.
     pub helo: &'a str,
-    /// It said EHLO and not HELO.
+    /// The client sent EHLO, not HELO.
     pub extended: bool,
-    /// The TLS of the connection.
+    /// The TLS of the connection, if any.
     pub tls: Option<&'a TlsInfo>,
-    /// Who it is, once that is known.
+    /// The identity of the client, if known.
     pub identity: Option<&'a I>,
 }
 
-/// What the role behind a listener decides.
+/// The decisions of the role behind a listener.
 pub trait Policy: Send + Sync + 'static {
-    /// Who a client is.
+    /// The identity of an authenticated client.
     type Identity: Clone + Send + Sync + 'static;
 
-    /// Returns who every client at this address is, where the address alone says it.
+    /// Returns the identity of a client by its address alone, if its network is a credential.
     fn network_identity(&self, client: IpAddr) -> Option<Self::Identity>;
 
-    /// Answers a question; a positive answer to a message must be true when it is given.
+    /// Answers a question. A positive reply to a message means that it is stored.
     ///
-    /// The future is dropped when the time for draining is over.
+    /// The future is dropped when the drain timeout has passed.
     fn decide(
         &self,
         session: Session<'_, Self::Identity>,
         question: Question,
     ) -> impl Future<Output = Answer<Self::Identity>> + Send;
 
-    /// Says whether mail can be taken at all; the reply is given instead of the greeting.
+    /// Checks whether this node can accept mail at all.
     ///
     /// # Errors
-    /// Not now, with a reply of code 421.
+    /// The node cannot accept mail now; the reply, a 421, is sent instead of the greeting.
     fn accepting(&self) -> Result<(), Reply> {
         Ok(())
     }
@@ -77,23 +77,23 @@ pub trait Policy: Send + Sync + 'static {
 /// One listener.
 #[derive(Clone, Debug)]
 pub struct ListenerConfig {
-    /// Its name in metrics and logs.
+    /// The name in metrics and logs.
     pub name: Box<str>,
-    /// What it offers; whether TLS can be had follows from `tls`.
+    /// The settings of sessions; `tls` decides whether TLS is offered.
     pub server: ServerConfig,
-    /// Its certificate.
+    /// The certificate, if any.
     pub tls: Option<ServerTls>,
-    /// TLS begins with the connection (RFC 8314) instead of with STARTTLS; needs `tls`.
+    /// Connections begin with TLS (RFC 8314) instead of STARTTLS; needs `tls`.
     pub implicit_tls: bool,
-    /// Connections at once; more are sent away.
+    /// Concurrent connections; more get 421.
     pub connections_max: usize,
-    /// Connections at once from one network: an address of IPv4, a /64 of IPv6.
+    /// Concurrent connections from one network: an IPv4 address or an IPv6 /64.
     pub connections_per_network_max: usize,
-    /// For the whole handshake.
+    /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,
-    /// For sessions that are busy when the node shuts down.
+    /// How long sessions that are receiving a message may continue after shutdown.
     pub drain_timeout: Duration,
-    /// How long to listen for a client that speaks before it is greeted; with zero only what is there already counts.
+    /// How long to wait before the greeting for clients that speak too early; with zero, only bytes already received count.
     pub greeting_delay: Duration,
 }
 
@@ -113,7 +113,7 @@ impl Default for ListenerConfig {
     }
 }
 
-/// What the connections of a listener share.
+/// Shared by the connections of a listener.
 struct Listener<P> {
     server: Arc<ServerConfig>,
     acceptor: Option<TlsAcceptor>,
@@ -125,16 +125,16 @@ struct Listener<P> {
     shutdown: CancellationToken,
 }
 
-/// Serves clients until `shutdown`, and then until the last connection has ended.
+/// Serves clients until `shutdown`, then waits for the open connections.
 pub async fn serve<P: Policy>(
     listener: TcpListener,
     config: ListenerConfig,
     policy: Arc<P>,
     shutdown: CancellationToken,
 ) {
-    // Its connections inherit it; a system where they do not makes replies late and nothing worse.
+    // Accepted connections inherit it; if not, replies are only slower.
     if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(true) {
-        tracing::warn!(%error, "replies may be late: TCP_NODELAY cannot be set");
+        tracing::warn!(%error, "cannot set TCP_NODELAY: replies may be slow");
     }
     let admission = Admission::new(config.connections_max, config.connections_per_network_max);
     let drain_timeout = config.drain_timeout;
@@ -146,17 +146,17 @@ pub async fn serve<P: Policy>(
             (stream, client) = next_connection(&listener) => {
                 match admission.admit(client.ip()) {
                     Ok(permit) => drop(connections.spawn(run(Arc::clone(&shared), stream, client, permit))),
-                    Err(full) => shared.refuse(&stream, full),
+                    Err(limit) => shared.refuse(&stream, limit),
                 }
                 shared.metrics.open.set(admission.open() as f64);
             }
             Some(ended) = connections.join_next() => {
-                note_end(ended);
+                log_panic(ended);
                 shared.metrics.open.set(admission.open() as f64);
             }
         }
     }
-    // Nobody new: the kernel refuses from here on.
+    // From here on the kernel refuses new connections.
     drop(listener);
     drain(&shared, connections, drain_timeout).await;
     shared.metrics.open.set(0.0);
@@ -167,23 +167,23 @@ async fn run<P: Policy>(shared: Arc<Listener<P>>, stream: TcpStream, client: Soc
     drop(permit);
 }
 
-fn note_end(ended: Result<(), tokio::task::JoinError>) {
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        // The connection is lost and nothing else; the client has no answer and may try again.
-        tracing::error!(%error, "an SMTP connection panicked");
+        // Only this connection is lost; the client got no reply and will retry.
+        tracing::error!(%error, "SMTP connection panicked");
     }
 }
 
 async fn drain<P>(shared: &Listener<P>, mut connections: JoinSet<()>, limit: Duration) {
     let all_ended = async {
         while let Some(ended) = connections.join_next().await {
-            note_end(ended);
+            log_panic(ended);
         }
     };
     if time::timeout(limit, all_ended).await.is_err() {
-        tracing::warn!(connections = connections.len(), "connections cut off: the time for draining is over");
+        tracing::warn!(connections = connections.len(), "drain timeout passed: open connections cut off");
         shared.metrics.cut.increment(connections.len() as u64);
         connections.shutdown().await;
     }
@@ -205,11 +205,13 @@ impl<P> Listener<P> {
         }
     }
 
-    /// Sends a client away; a socket that was just accepted has room for one line.
-    fn refuse(&self, stream: &TcpStream, full: Full) {
-        let (subject, detail, text, counter) = match full {
-            Full::Total => (3, 2, "too many connections", &self.metrics.refused_total),
-            Full::Network => (7, 0, "too many connections from your network", &self.metrics.refused_network),
+    /// Refuses a client with 421; the buffer of a new socket has room for one line.
+    fn refuse(&self, stream: &TcpStream, limit: LimitHit) {
+        let (subject, detail, text, counter) = match limit {
+            LimitHit::Total => (3, 2, "too many connections", &self.metrics.refused_total),
+            LimitHit::Network => {
+                (7, 0, "too many connections from your network", &self.metrics.refused_network)
+            }
         };
         counter.increment(1);
         if self.implicit_tls {
@@ -217,7 +219,7 @@ impl<P> Listener<P> {
         }
         let mut line = bytes::BytesMut::new();
         write_reply(&mut line, &Reply::new(421, subject, detail, format!("{} {text}", self.server.hostname)));
-        // Who cannot be told is sent away all the same.
+        // The connection is closed either way.
         let _ = SockRef::from(stream).send(&line);
     }
 }

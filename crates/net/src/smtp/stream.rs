@@ -1,4 +1,4 @@
-//! One SMTP connection: in the clear, then perhaps over TLS.
+//! The byte stream of an SMTP connection: plaintext or TLS.
 
 use std::{
     io::{self, IoSlice},
@@ -21,23 +21,23 @@ use tokio_rustls::TlsStream;
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    /// The socket has been taken out for a handshake, which owns it until it succeeds.
-    Taken,
+    /// A TLS handshake owns the socket.
+    Handshaking,
 }
 
 impl Stream {
-    /// Takes the socket out for a handshake; what has been read from it and not used must be nothing (S-401, S-402).
-    pub(super) fn take_socket(&mut self, unused: &[u8]) -> Option<TcpStream> {
-        assert!(unused.is_empty(), "no byte that came in the clear may be used after the handshake");
-        match std::mem::replace(self, Self::Taken) {
+    /// Takes the socket for a TLS handshake. `unprocessed` plaintext must be empty (S-401, S-402).
+    pub(super) fn take_socket(&mut self, unprocessed: &[u8]) -> Option<TcpStream> {
+        assert!(unprocessed.is_empty(), "plaintext must not be used after the handshake");
+        match std::mem::replace(self, Self::Handshaking) {
             Self::Plain(socket) => Some(socket),
-            Self::Tls(_) | Self::Taken => None,
+            Self::Tls(_) | Self::Handshaking => None,
         }
     }
 
-    /// Hands over what the system has room for and returns how much that was; nothing of it over TLS.
+    /// Sends as much as the socket buffer has room for and returns how much; 0 over TLS.
     ///
-    /// The runtime learns only a turn later that a new socket can be written to; the system knows at once.
+    /// The runtime needs another poll to learn that a new socket is writable; the kernel knows at once.
     pub(super) fn send_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
         let Self::Plain(socket) = self else { return Ok(0) };
         match SockRef::from(socket).send(bytes) {
@@ -46,29 +46,29 @@ impl Stream {
         }
     }
 
-    /// Ends a connection on which the peer sends nothing more: with TLS its end is said, the rest is left to the system.
+    /// Ends a connection after the peer has finished: sends `close_notify` over TLS; the kernel does the rest.
     pub(super) async fn finish(&mut self) -> io::Result<()> {
         match self {
-            Self::Plain(_) | Self::Taken => Ok(()),
+            Self::Plain(_) | Self::Handshaking => Ok(()),
             Self::Tls(stream) => stream.shutdown().await,
         }
     }
 
-    /// Returns true when the peer is known to send nothing more; asks the runtime and not the kernel.
+    /// Returns true when the runtime knows that the peer has closed its side. Makes no system call.
     pub(super) fn peer_has_finished(&self) -> bool {
         let Some(socket) = self.socket() else { return true };
         let ready = socket.ready(Interest::READABLE).now_or_never();
         ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
-    /// Returns true while bytes that were written are kept here and not by the system: part of a TLS record.
-    pub(super) fn holds_back(&self) -> bool {
+    /// Returns true while part of a TLS record is buffered here and not yet in the kernel.
+    pub(super) fn has_unflushed_tls(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.get_ref().1.wants_write())
     }
 
-    /// Has the kernel throw away what it has not sent yet when the connection is closed, and reset it.
+    /// Makes closing reset the connection and discard what the kernel has not sent yet.
     pub(super) fn discard_on_close(&self) {
-        // A socket that refuses this is gone already.
+        // Fails only on a socket that is closed already.
         let _ = self.socket().map(TcpStream::set_zero_linger);
     }
 
@@ -76,13 +76,13 @@ impl Stream {
         match self {
             Self::Plain(socket) => Some(socket),
             Self::Tls(stream) => Some(stream.get_ref().0),
-            Self::Taken => None,
+            Self::Handshaking => None,
         }
     }
 }
 
-/// Says version and cipher in words, as `TLSv1.3 TLS_AES_128_GCM_SHA256`.
-pub(super) fn describe(tls: &CommonState) -> TlsInfo {
+/// Returns version and cipher, as `TLSv1.3 TLS_AES_128_GCM_SHA256`.
+pub(super) fn tls_info(tls: &CommonState) -> TlsInfo {
     let version = match tls.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -92,7 +92,7 @@ pub(super) fn describe(tls: &CommonState) -> TlsInfo {
     TlsInfo(format!("{version} {}", suite.replace("TLS13_", "TLS_")).into())
 }
 
-/// Calls a method of the stream, whichever it is.
+/// Calls a method of the current stream.
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
@@ -101,7 +101,7 @@ macro_rules! each {
                 let $stream = tls.as_mut();
                 $call
             }
-            Stream::Taken => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Stream::Handshaking => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     };
 }

@@ -1,4 +1,4 @@
-//! How outbound SMTP wants its TLS.
+//! TLS policies for connections to other mail servers.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{TlsError, certificates, provider};
 
 /// The TLS policy of connections to other mail servers.
 ///
-/// Sessions are taken up again only under the same policy: clones share what they remember, others do not.
+/// TLS sessions are resumed only under the same policy: clones share a session cache.
 #[derive(Clone)]
 pub struct ClientTls {
     connector: TlsConnector,
@@ -22,7 +22,7 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// Makes a policy that takes any certificate: better than none where none would do (RFC 7435).
+    /// Accepts any certificate: encryption without authentication (RFC 7435).
     #[must_use]
     pub fn opportunistic() -> Self {
         let verifier = Arc::new(AnyCertificate { provider: provider() });
@@ -30,16 +30,16 @@ impl ClientTls {
         Self::new(config.with_no_client_auth(), false)
     }
 
-    /// Makes a policy that takes a certificate for the server's name by an authority browsers trust.
+    /// Requires a certificate for the server's name from a CA that browsers trust.
     #[must_use]
     pub fn verified() -> Self {
         Self::with_roots(RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()))
     }
 
-    /// Makes a policy that takes a certificate for the server's name by one of these authorities.
+    /// Requires a certificate for the server's name from one of these CAs.
     ///
     /// # Errors
-    /// The PEM holds no certificate that can be an authority's.
+    /// The PEM has no usable CA certificate.
     pub fn trusting(authorities_pem: &[u8]) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         for authority in certificates(authorities_pem)? {
@@ -56,7 +56,7 @@ impl ClientTls {
         Self { connector: TlsConnector::from(Arc::new(config)), verified }
     }
 
-    /// Returns true when the server has to prove its name.
+    /// Returns true when the server's name is verified.
     #[must_use]
     pub fn is_verified(&self) -> bool {
         self.verified
@@ -79,7 +79,7 @@ fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
         .expect("the provider has both versions")
 }
 
-/// Believes every certificate, but not that a peer has a key which it does not use.
+/// Accepts any certificate, but verifies that the peer has its private key.
 #[derive(Debug)]
 struct AnyCertificate {
     provider: Arc<CryptoProvider>,

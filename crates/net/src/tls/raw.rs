@@ -1,4 +1,4 @@
-//! TLS under a protocol that this crate does not drive, as receivers and clients of tests speak it.
+//! TLS streams for protocols that this crate does not implement, such as test clients and sinks.
 
 use std::io;
 
@@ -11,12 +11,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{ClientTls, ServerTls};
 
-/// Does the server's side of handshakes for one listener.
+/// Does the server side of handshakes for one listener.
 #[derive(Clone)]
 pub struct Handshaker(TlsAcceptor);
 
 impl ServerTls {
-    /// Returns what does the handshakes of one listener.
+    /// Returns the handshaker of one listener.
     #[must_use]
     pub fn handshaker(&self) -> Handshaker {
         Handshaker(self.acceptor(&[]))
@@ -24,10 +24,10 @@ impl ServerTls {
 }
 
 impl Handshaker {
-    /// Does one handshake. Nothing of the stream may have been read that came in the clear and was not used.
+    /// Does one handshake. The caller must not hold unprocessed plaintext from the stream.
     ///
     /// # Errors
-    /// The client cannot or does not want to speak TLS as we do.
+    /// The handshake failed.
     pub async fn accept(
         &self,
         stream: TcpStream,
@@ -43,10 +43,10 @@ impl std::fmt::Debug for Handshaker {
 }
 
 impl ClientTls {
-    /// Does the client's side of a handshake with a server of this name.
+    /// Does the client side of a handshake with a server of this name.
     ///
     /// # Errors
-    /// The name is none, or the server cannot speak TLS as this policy wants it.
+    /// The name is invalid, or the handshake failed.
     pub async fn connect(
         &self,
         stream: TcpStream,

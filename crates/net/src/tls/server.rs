@@ -15,9 +15,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{TlsError, certified_key, provider, read};
 
-/// A certificate that listeners present, to clients that name a host and to those that do not.
+/// The certificate that listeners present, whatever server name the client sends (SNI).
 ///
-/// It is replaced while connections go on: those that are open keep what they have.
+/// A reload affects new connections only.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
     current: Arc<Current>,
@@ -27,7 +27,7 @@ pub struct ServerTls {
 #[derive(Debug)]
 struct Current(ArcSwap<CertifiedKey>);
 
-/// Where the certificate comes from, and what was last loaded from there.
+/// The files of the certificate, and their last loaded content.
 #[derive(Debug)]
 struct Source {
     certificate: PathBuf,
@@ -36,10 +36,10 @@ struct Source {
 }
 
 impl ServerTls {
-    /// Loads a chain and its key from files in PEM.
+    /// Loads a certificate chain and its key from PEM files.
     ///
     /// # Errors
-    /// A file cannot be read, or certificate and key cannot be used together.
+    /// A file cannot be read, or certificate and key do not match or are unusable.
     pub fn from_files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self, TlsError> {
         let (certificate, key) = (certificate.into(), key.into());
         let loaded = (read(&certificate)?, read(&key)?);
@@ -48,29 +48,29 @@ impl ServerTls {
         Ok(tls)
     }
 
-    /// Takes a chain and its key as PEM; there is nothing to reload it from.
+    /// Uses a certificate chain and its key in PEM; they cannot be reloaded.
     ///
     /// # Errors
-    /// Certificate and key cannot be used together.
+    /// Certificate and key do not match or are unusable.
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let current = Current(ArcSwap::from_pointee(certified_key(certificate, key)?));
         Ok(Self { current: Arc::new(current), source: None })
     }
 
-    /// Makes a certificate that nobody vouches for: enough against those who only listen.
+    /// Generates a self-signed certificate: protects against eavesdropping only.
     ///
     /// # Errors
-    /// A name is not one, or the system has no randomness.
+    /// A name is invalid, or the system has no randomness.
     pub fn self_signed(names: &[String]) -> Result<Self, TlsError> {
         let SelfSigned { cert, signing_key } =
             rcgen::generate_simple_self_signed(names).map_err(TlsError::Make)?;
         Self::from_pem(cert.pem().as_bytes(), signing_key.serialize_pem().as_bytes())
     }
 
-    /// Loads the files again; true when there was something new. On an error what was there stays in use.
+    /// Reloads the files; returns true when they changed. On an error the old certificate stays in use.
     ///
     /// # Errors
-    /// A file cannot be read, or certificate and key cannot be used together.
+    /// A file cannot be read, or certificate and key do not match or are unusable.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let Some(source) = &self.source else { return Ok(false) };
         let found = (read(&source.certificate)?, read(&source.key)?);
@@ -85,9 +85,9 @@ impl ServerTls {
 
     /// Returns an acceptor for one listener.
     ///
-    /// Each has tickets of its own: a session of one listener cannot be taken up at another (S-405).
+    /// Each has its own ticket keys: a session of one listener cannot be resumed at another (S-405).
     pub(crate) fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
-        // TLS 1.2 and 1.3; rustls knows no older one, and no renegotiation.
+        // TLS 1.2 and 1.3; rustls supports no older version and no renegotiation.
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("the provider has both versions")

@@ -1,4 +1,4 @@
-//! Where connections of nodes and of gRPC clients come in.
+//! Accepts connections of nodes and of gRPC clients.
 
 use std::{
     io,
@@ -21,13 +21,13 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{NodeStream, NodeTls, memory::MemoryListener};
 use crate::{accept::next_connection, metrics};
 
-/// Connections whose handshake is under way; more wait in the kernel.
+/// Concurrent handshakes; more connections wait in the kernel.
 const HANDSHAKES_MAX: usize = 256;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
-/// Connections that HTTP/2 has not taken up yet.
+/// Connections that wait for the HTTP/2 server.
 const READY_MAX: usize = 64;
 
-/// A stream of connections, for tonic's `serve_with_incoming`; it never fails, and ends never.
+/// A stream of connections for tonic's `serve_with_incoming`. It never fails and never ends.
 #[derive(Debug)]
 pub struct NodeListener {
     local_addr: String,
@@ -35,9 +35,9 @@ pub struct NodeListener {
     _accepting: Option<AbortOnDropHandle<()>>,
 }
 
-/// What becomes of a TCP connection before it is handed on.
+/// The handshake of a new TCP connection.
 #[derive(Clone)]
-enum Greeter {
+enum Handshake {
     Plain,
     Public(TlsAcceptor),
     Mutual(NodeTls),
@@ -49,25 +49,25 @@ impl NodeListener {
     }
 
     pub(super) fn plain(listener: TcpListener) -> Self {
-        Self::tcp(listener, Greeter::Plain)
+        Self::tcp(listener, Handshake::Plain)
     }
 
     pub(super) fn mutual(listener: TcpListener, tls: NodeTls) -> Self {
-        Self::tcp(listener, Greeter::Mutual(tls))
+        Self::tcp(listener, Handshake::Mutual(tls))
     }
 
     pub(crate) fn public(listener: TcpListener, acceptor: Option<TlsAcceptor>) -> Self {
-        Self::tcp(listener, acceptor.map_or(Greeter::Plain, Greeter::Public))
+        Self::tcp(listener, acceptor.map_or(Handshake::Plain, Handshake::Public))
     }
 
-    fn tcp(listener: TcpListener, greeter: Greeter) -> Self {
+    fn tcp(listener: TcpListener, handshake: Handshake) -> Self {
         let local_addr = listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
         let (ready, incoming) = mpsc::channel(READY_MAX);
-        let accepting = tokio::spawn(accept(listener, greeter, ready));
+        let accepting = tokio::spawn(accept(listener, handshake, ready));
         Self { local_addr, incoming, _accepting: Some(AbortOnDropHandle::new(accepting)) }
     }
 
-    /// Returns the address that others can connect to, with the port that was given.
+    /// Returns the address we listen on, with the actual port.
     #[must_use]
     pub fn local_addr(&self) -> &str {
         &self.local_addr
@@ -82,21 +82,21 @@ impl Stream for NodeListener {
     }
 }
 
-/// Accepts for ever; dropping this also ends the handshakes.
-async fn accept(listener: TcpListener, greeter: Greeter, ready: mpsc::Sender<NodeStream>) {
+/// Accepts connections forever. Dropping the future also ends the handshakes.
+async fn accept(listener: TcpListener, handshake: Handshake, ready: mpsc::Sender<NodeStream>) {
     let mut handshakes = JoinSet::new();
     loop {
         tokio::select! {
             (stream, address) = next_connection(&listener), if handshakes.len() < HANDSHAKES_MAX => {
-                let (greeter, ready) = (greeter.clone(), ready.clone());
+                let (handshake, ready) = (handshake.clone(), ready.clone());
                 handshakes.spawn(async move {
-                    let greeted = time::timeout(HANDSHAKE_WITHIN, greeter.greet(stream, address));
-                    match greeted.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                        // When nobody takes it any more the server has ended.
+                    let accepted = time::timeout(HANDSHAKE_WITHIN, handshake.accept(stream, address));
+                    match accepted.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                        // A closed channel means that the server has ended.
                         Ok(stream) => drop(ready.send(stream).await),
                         Err(error) => {
                             metrics::node_handshake_failed("accept");
-                            tracing::info!(%error, peer = %address, "handshake failed");
+                            tracing::info!(%error, peer = %address, "TLS handshake of a node failed");
                         }
                     }
                 });
@@ -106,8 +106,8 @@ async fn accept(listener: TcpListener, greeter: Greeter, ready: mpsc::Sender<Nod
     }
 }
 
-impl Greeter {
-    async fn greet(&self, stream: TcpStream, address: SocketAddr) -> io::Result<NodeStream> {
+impl Handshake {
+    async fn accept(&self, stream: TcpStream, address: SocketAddr) -> io::Result<NodeStream> {
         stream.set_nodelay(true)?;
         match self {
             Self::Plain => Ok(NodeStream::tcp(stream, address.to_string())),

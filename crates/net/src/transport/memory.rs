@@ -1,4 +1,4 @@
-//! Pipes within one process, under names.
+//! Named pipes within one process.
 
 use std::{
     collections::BTreeMap,
@@ -11,12 +11,12 @@ use tokio::{io::duplex, sync::mpsc};
 
 use super::NodeStream;
 
-/// Bytes that can be under way in each direction of a pipe.
+/// Buffer of each direction of a pipe.
 const PIPE_BYTES: usize = 256 << 10;
 /// Connections not yet accepted.
 const BACKLOG: usize = 64;
 
-/// The named listeners of one process; clones see the same ones.
+/// The named listeners of one process; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryNet {
     listeners: Arc<Mutex<BTreeMap<Box<str>, mpsc::Sender<NodeStream>>>>,
@@ -48,7 +48,7 @@ impl MemoryNet {
     /// Connects to the listener of this name.
     ///
     /// # Errors
-    /// Nobody listens.
+    /// No listener has this name.
     pub async fn connect(&self, name: &str) -> io::Result<NodeStream> {
         let listener = self.listeners.lock().get(name).cloned();
         let refused = || io::Error::from(ErrorKind::ConnectionRefused);

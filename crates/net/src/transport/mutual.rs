@@ -1,4 +1,4 @@
-//! TLS between nodes: each end shows a certificate of the cluster's authority that names it.
+//! Mutual TLS between nodes, with certificates from the cluster's CA that carry the node's identity.
 
 use std::{
     io::{self, ErrorKind},
@@ -29,9 +29,9 @@ use crate::{
 
 mod verify;
 
-use verify::{ClientOfCluster, ServerOfCluster};
+use verify::{ClusterClientVerifier, ClusterServerVerifier};
 
-/// The certificate of this node and the authority it trusts; clones are reloaded together.
+/// The certificate of this node and the CA it trusts; clones are reloaded together.
 #[derive(Clone, Debug)]
 pub struct NodeTls {
     current: Arc<ArcSwap<Keys>>,
@@ -40,7 +40,7 @@ pub struct NodeTls {
 
 #[derive(Debug)]
 struct Source {
-    /// Authority, certificate, key.
+    /// CA, certificate, key.
     paths: [PathBuf; 3],
     loaded: Mutex<[Vec<u8>; 3]>,
 }
@@ -54,10 +54,10 @@ struct Keys {
 }
 
 impl NodeTls {
-    /// Loads the authority's certificate, this node's certificate and its key from files in PEM.
+    /// Loads the CA certificate, this node's certificate and its key from PEM files.
     ///
     /// # Errors
-    /// A file cannot be read or used, or the certificate does not name a node.
+    /// A file is unreadable or unusable, or the certificate has no node identity.
     pub fn from_files(
         authority: impl Into<PathBuf>,
         certificate: impl Into<PathBuf>,
@@ -70,19 +70,19 @@ impl NodeTls {
         Ok(tls)
     }
 
-    /// Takes the authority's certificate, this node's certificate and its key as PEM; there is nothing to reload them from.
+    /// Uses the CA certificate, this node's certificate and its key in PEM; they cannot be reloaded.
     ///
     /// # Errors
-    /// They cannot be used, or the certificate does not name a node.
+    /// They are unusable, or the certificate has no node identity.
     pub fn from_pem(authority: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let keys = Keys::new(authority, certificate, key)?;
         Ok(Self { current: Arc::new(ArcSwap::from_pointee(keys)), source: None })
     }
 
-    /// Loads the files again; true when there was something new. On an error what was there stays in use.
+    /// Reloads the files; returns true when they changed. On an error the old ones stay in use.
     ///
     /// # Errors
-    /// As of [`NodeTls::from_files`].
+    /// As for [`NodeTls::from_files`].
     pub fn reload(&self) -> Result<bool, TlsError> {
         let Some(source) = &self.source else { return Ok(false) };
         let found = read_all(&source.paths)?;
@@ -95,7 +95,7 @@ impl NodeTls {
         Ok(true)
     }
 
-    /// Returns who this node is.
+    /// Returns the identity of this node.
     #[must_use]
     pub fn identity(&self) -> PeerIdentity {
         self.current.load().identity
@@ -113,11 +113,11 @@ impl NodeTls {
         stream.set_nodelay(true)?;
         let config = self.current.load().client(expect).map_err(io::Error::other)?;
         let connector = TlsConnector::from(Arc::new(config));
-        // Nodes are known by their certificates, not by what they are called in DNS; this name is never looked at.
-        let name = ServerName::try_from("postroad").expect("a label is a name");
+        // Nodes are identified by their certificate, not by a DNS name; this name is ignored.
+        let name = ServerName::try_from("postroad").expect("a single label is a valid name");
         let stream = connector.connect(name, stream).await.inspect_err(|error| {
             metrics::node_handshake_failed("connect");
-            tracing::warn!(%error, peer = address, "handshake failed");
+            tracing::warn!(%error, peer = address, "TLS handshake with a node failed");
         })?;
         let identity = identity_of(stream.get_ref().1.peer_certificates())?;
         Ok(NodeStream::tls(TlsStream::Client(stream), Some(identity), address.to_owned()))
@@ -149,7 +149,7 @@ impl Keys {
 
     fn client(&self, expect: Expect) -> Result<ClientConfig, TlsError> {
         let verifier: Arc<dyn ServerCertVerifier> =
-            Arc::new(ServerOfCluster::new(Arc::clone(&self.roots), self.identity.cluster, expect));
+            Arc::new(ClusterServerVerifier::new(Arc::clone(&self.roots), self.identity.cluster, expect));
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(TlsError::Unusable)?
@@ -170,14 +170,14 @@ fn server(
     let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider())
         .build()
         .map_err(|error| TlsError::Unusable(rustls::Error::General(error.to_string())))?;
-    let verifier: Arc<dyn ClientCertVerifier> = Arc::new(ClientOfCluster::new(chain, identity.cluster));
+    let verifier: Arc<dyn ClientCertVerifier> = Arc::new(ClusterClientVerifier::new(chain, identity.cluster));
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Unusable)?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone())));
     config.alpn_protocols = vec![b"h2".to_vec()];
-    // Every connection proves its end's identity anew.
+    // No resumption: every connection verifies the peer's certificate.
     config.send_tls13_tickets = 0;
     Ok(config)
 }

@@ -1,4 +1,4 @@
-//! One connection of whatever transport, as HTTP/2 sees it.
+//! A connection of any transport, as the HTTP/2 stack uses it.
 
 use std::{
     io::{self, IoSlice},
@@ -49,7 +49,7 @@ impl NodeStream {
         Ok(Self::tcp(stream, address.to_owned()))
     }
 
-    /// Returns what is known of the peer.
+    /// Returns the peer.
     #[must_use]
     pub fn peer(&self) -> &PeerInfo {
         &self.peer
@@ -64,7 +64,7 @@ impl Connected for NodeStream {
     }
 }
 
-/// Calls a method of the pipe, whichever it is.
+/// Calls a method of the current pipe.
 macro_rules! each {
     ($self:ident, $pipe:ident => $call:expr) => {
         match &mut $self.get_mut().pipe {

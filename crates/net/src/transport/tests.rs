@@ -31,7 +31,7 @@ fn with(authority: &ClusterAuthority, certificate: &NodeCertificate) -> NodeTls 
         .unwrap()
 }
 
-/// Connects and sends a word each way; returns whom the server saw.
+/// Connects and sends a word each way; returns the client's identity as the server saw it.
 async fn talk(server: &Transport, client: &Transport, expect: Expect) -> io::Result<Option<(Role, u64)>> {
     let mut listener = server.bind("127.0.0.1:0").await?;
     let address = listener.local_addr().to_owned();
@@ -47,13 +47,13 @@ async fn talk(server: &Transport, client: &Transport, expect: Expect) -> io::Res
     stream.write_all(b"word").await?;
     stream.flush().await?;
     let mut word = [0; 4];
-    let heard = tokio::time::timeout(PATIENCE, stream.read_exact(&mut word)).await;
-    match heard.expect("there is an answer or an end") {
+    let received = tokio::time::timeout(PATIENCE, stream.read_exact(&mut word)).await;
+    match received.expect("an answer or the end of the connection") {
         Ok(_) if word == *b"word" => Ok(serving.await.unwrap()),
-        heard => {
+        received => {
             serving.abort();
-            // An alert is not the word either.
-            heard.and(Err(io::ErrorKind::InvalidData.into()))
+            // A TLS alert is a failure too.
+            received.and(Err(io::ErrorKind::InvalidData.into()))
         }
     }
 }
@@ -72,7 +72,7 @@ async fn every_transport_carries_bytes_both_ways() {
 }
 
 #[tokio::test]
-async fn c_171_a_server_of_another_role_or_node_is_hung_up_on() {
+async fn c_171_a_connection_to_a_server_of_another_role_or_node_is_closed() {
     let authority = ClusterAuthority::generate(CLUSTER).unwrap();
     let queue = Transport::Mutual(node(&authority, Role::Queue, 1));
     let outbound = Transport::Mutual(node(&authority, Role::Outbound, 9));
@@ -88,13 +88,13 @@ async fn r_26_a_node_of_another_cluster_or_authority_is_refused_on_either_end() 
     let other = ClusterAuthority::generate(ClusterId(8)).unwrap();
     let transport = |tls| Transport::Mutual(tls);
     let expect = Expect::any(Role::Queue);
-    for stranger in [&namesake, &other] {
-        let (queue, ingress) = (node(&ours, Role::Queue, 1), node(stranger, Role::Ingress, 2));
+    for other_ca in [&namesake, &other] {
+        let (queue, ingress) = (node(&ours, Role::Queue, 1), node(other_ca, Role::Ingress, 2));
         assert!(talk(&transport(queue), &transport(ingress), expect).await.is_err());
-        let (queue, ingress) = (node(stranger, Role::Queue, 1), node(&ours, Role::Ingress, 2));
+        let (queue, ingress) = (node(other_ca, Role::Queue, 1), node(&ours, Role::Ingress, 2));
         assert!(talk(&transport(queue), &transport(ingress), expect).await.is_err());
     }
-    // One authority that serves two clusters, as a company's own might.
+    // A node that trusts the CAs of two clusters.
     let both = format!("{}{}", ours.certificate_pem(), other.certificate_pem());
     let trusting_both = |authority: &ClusterAuthority, role, number| {
         let certificate = authority.issue(role, NodeId(number), &[]).unwrap();
@@ -139,12 +139,12 @@ async fn c_171_plaintext_and_a_client_without_a_certificate_are_refused() {
     if let Ok(mut stream) = connected {
         assert!(stream.read_u8().await.is_err(), "the server has closed");
     }
-    let nobody = tokio::time::timeout(Duration::from_millis(100), listener.next()).await;
-    assert!(nobody.is_err(), "no connection without an identity gets through");
+    let accepted = tokio::time::timeout(Duration::from_millis(100), listener.next()).await;
+    assert!(accepted.is_err(), "no connection without an identity is accepted");
 }
 
 #[tokio::test]
-async fn c_172_a_connection_that_says_nothing_does_not_hold_up_others() {
+async fn c_172_a_silent_connection_does_not_delay_others() {
     let authority = ClusterAuthority::generate(CLUSTER).unwrap();
     let queue = Transport::Mutual(node(&authority, Role::Queue, 1));
     let mut listener = queue.bind("127.0.0.1:0").await.unwrap();
@@ -181,7 +181,7 @@ async fn s_407_a_renewed_certificate_is_used_for_new_connections() {
 }
 
 #[tokio::test]
-async fn an_authority_goes_on_from_its_files() {
+async fn a_ca_can_be_loaded_from_its_files() {
     use std::os::unix::fs::PermissionsExt;
 
     let authority = ClusterAuthority::generate(CLUSTER).unwrap();
@@ -199,11 +199,14 @@ async fn an_authority_goes_on_from_its_files() {
     let key = folder.path().join("node.key");
     certificate.write(&folder.path().join("node.pem"), &key).unwrap();
     assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(certificate.write(&folder.path().join("other.pem"), &key).is_err(), "no key is overwritten");
+    assert!(
+        certificate.write(&folder.path().join("other.pem"), &key).is_err(),
+        "an existing key is not overwritten"
+    );
 }
 
 #[tokio::test]
-async fn memory_names_are_free_again_when_their_listener_is_gone() {
+async fn a_memory_name_can_be_reused_after_its_listener_is_dropped() {
     let net = Transport::Memory(MemoryNet::new());
     let expect = Expect::any(Role::Queue);
     assert!(net.connect("queue-1", expect).await.is_err());

@@ -1,18 +1,18 @@
-//! Command lines: only what has been parsed before can be written into one.
+//! Writes command lines from parsed values only.
 //!
-//! There is no way in for a `&str`, so an argument cannot bring a line end with it.
+//! No function takes a `&str` argument, so an argument cannot contain a line end.
 
 use bytes::{Bytes, BytesMut};
 use postroad_core::{Address, Domain};
 
 use super::{Capabilities, Transaction};
 
-/// Lines that go out together.
+/// Command lines that are sent together.
 #[derive(Default)]
 pub(super) struct CommandLine(BytesMut);
 
 impl CommandLine {
-    pub(super) fn hello(verb: &'static str, name: &Domain) -> Bytes {
+    pub(super) fn ehlo(verb: &'static str, name: &Domain) -> Bytes {
         Bytes::from(format!("{verb} {name}\r\n"))
     }
 

@@ -1,4 +1,4 @@
-//! The session without a connection, and what it tells when it is broken off.
+//! The session without a connection, and its results when it is aborted.
 
 use super::*;
 
@@ -6,14 +6,14 @@ const MAIL: &str = "MAIL FROM:<a@b.example>\r\n";
 const RCPT: &str = "RCPT TO:<c@d.example>\r\n";
 const CONTENT: &str = "hi\r\n.\r\n";
 
-/// A session that is played by hand.
-struct Played {
+/// A session driven by hand.
+struct Driver {
     session: ClientSession,
     input: BytesMut,
     now: Instant,
 }
 
-impl Played {
+impl Driver {
     /// Opens a session with a server that announces `extensions`, and starts a transaction.
     fn start(extensions: &str, recipients: &[&str]) -> Self {
         let now = Instant::now();
@@ -22,10 +22,10 @@ impl Played {
             tls: TlsUse::Never,
             timeouts: Timeouts::default(),
         };
-        let mut played = Self { session: ClientSession::new(config, now), input: BytesMut::new(), now };
-        played.hear("220 s.example\r\n");
-        assert_eq!(played.said(), "EHLO c.example\r\n");
-        assert_eq!(played.hear(&format!("250-s.example\r\n250 {extensions}\r\n")), Output::Idle);
+        let mut driver = Self { session: ClientSession::new(config, now), input: BytesMut::new(), now };
+        driver.receive("220 s.example\r\n");
+        assert_eq!(driver.sent(), "EHLO c.example\r\n");
+        assert_eq!(driver.receive(&format!("250-s.example\r\n250 {extensions}\r\n")), Output::Idle);
         let transaction = Transaction {
             sender: Some(Address::parse("a@b.example").unwrap()),
             recipients: recipients.iter().map(|text| Address::parse(text).unwrap()).collect(),
@@ -33,36 +33,36 @@ impl Played {
             smtputf8: false,
             eight_bit: false,
         };
-        assert_eq!(played.session.start(now, transaction), None);
-        played
+        assert_eq!(driver.session.start(now, transaction), None);
+        driver
     }
 
-    fn hear(&mut self, bytes: &str) -> Output {
+    fn receive(&mut self, bytes: &str) -> Output {
         self.input.extend_from_slice(bytes.as_bytes());
         self.session.poll(self.now, &mut self.input)
     }
 
-    fn said(&mut self) -> String {
+    fn sent(&mut self) -> String {
         String::from_utf8(self.session.take_output().concat()).unwrap()
     }
 }
 
-/// Plays what the client says and hears in turn, breaks off, and checks the fate of the one recipient.
-fn check(extensions: &str, dialogue: &[(&str, &str)], expected: &Fate) {
-    let mut played = Played::start(extensions, &["c@d.example"]);
-    for (says, hears) in dialogue {
-        assert_eq!(played.said(), *says);
-        assert!(matches!(played.hear(hears), Output::Read(_)), "{hears:?}");
+/// Plays a dialogue of client commands and server replies, aborts, and checks the result of the one recipient.
+fn check(extensions: &str, dialogue: &[(&str, &str)], expected: &RecipientResult) {
+    let mut driver = Driver::start(extensions, &["c@d.example"]);
+    for (sends, receives) in dialogue {
+        assert_eq!(driver.sent(), *sends);
+        assert!(matches!(driver.receive(receives), Output::Read(_)), "{receives:?}");
     }
-    assert_eq!(played.session.withdraw().as_deref(), Some(std::slice::from_ref(expected)), "{dialogue:?}");
-    assert_eq!(played.said(), "", "nothing more is said");
-    assert!(matches!(played.hear(""), Output::Ended(Ended::Lost(_, Lost::Withdrawn))));
-    assert_eq!(played.session.withdraw(), None);
+    assert_eq!(driver.session.abort().as_deref(), Some(std::slice::from_ref(expected)), "{dialogue:?}");
+    assert_eq!(driver.sent(), "", "nothing more is sent");
+    assert!(matches!(driver.receive(""), Output::Ended(Ended::Lost(_, Lost::Aborted))));
+    assert_eq!(driver.session.abort(), None);
 }
 
 #[test]
-fn r_31_a_transaction_that_is_broken_off_before_the_dot_was_not_sent() {
-    let not_sent = Fate::NotSent(Lost::Withdrawn);
+fn r_31_a_transaction_aborted_before_the_final_dot_is_not_sent() {
+    let not_sent = RecipientResult::NotSent(Lost::Aborted);
     let turns = [(MAIL, "250 ok\r\n"), (RCPT, "250 ok\r\n"), ("DATA\r\n", "354 go\r\n")];
     for turn in 0..=turns.len() {
         check("HELP", &turns[..turn], &not_sent);
@@ -75,30 +75,30 @@ fn r_31_a_transaction_that_is_broken_off_before_the_dot_was_not_sent() {
 }
 
 #[test]
-fn r_31_a_transaction_that_is_broken_off_after_the_dot_is_unknown() {
+fn r_31_a_transaction_aborted_after_the_final_dot_is_unknown() {
     let turns =
         [(MAIL, "250 ok\r\n"), (RCPT, "250 ok\r\n"), ("DATA\r\n", "354 go\r\n"), (CONTENT, "250-half a")];
-    check("HELP", &turns, &Fate::Unknown(Lost::Withdrawn));
+    check("HELP", &turns, &RecipientResult::Unknown(Lost::Aborted));
 }
 
 #[test]
-fn r_31_what_was_replied_before_a_transaction_is_broken_off_still_counts() {
-    let mut played = Played::start("PIPELINING", &["c@d.example", "e@f.example"]);
-    played.said();
-    played.hear("250 ok\r\n550 5.1.1 nobody\r\n");
-    let refused = Fate::Reply(Phase::Recipient, Reply::new(550, 1, 1, "nobody"));
-    assert_eq!(played.session.withdraw(), Some(vec![refused, Fate::NotSent(Lost::Withdrawn)]));
+fn r_31_replies_before_the_abort_still_count() {
+    let mut driver = Driver::start("PIPELINING", &["c@d.example", "e@f.example"]);
+    driver.sent();
+    driver.receive("250 ok\r\n550 5.1.1 nobody\r\n");
+    let refused = RecipientResult::Reply(Phase::Recipient, Reply::new(550, 1, 1, "nobody"));
+    assert_eq!(driver.session.abort(), Some(vec![refused, RecipientResult::NotSent(Lost::Aborted)]));
 }
 
 #[test]
-fn a_session_without_a_transaction_is_broken_off_too() {
+fn a_session_without_a_transaction_can_be_aborted() {
     let config = ClientConfig {
         helo: postroad_core::Domain::parse("c.example").unwrap(),
         tls: TlsUse::Never,
         timeouts: Timeouts::default(),
     };
     let mut session = ClientSession::new(config, Instant::now());
-    assert_eq!(session.withdraw(), None);
-    let ended = Ended::Lost(Phase::Greeting, Lost::Withdrawn);
+    assert_eq!(session.abort(), None);
+    let ended = Ended::Lost(Phase::Greeting, Lost::Aborted);
     assert_eq!(session.poll(Instant::now(), &mut BytesMut::new()), Output::Ended(ended));
 }

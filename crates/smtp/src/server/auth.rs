@@ -1,26 +1,26 @@
-//! AUTH PLAIN (RFC 4616) and LOGIN: from base 64 to credentials.
+//! AUTH PLAIN (RFC 4616) and LOGIN: decodes base64 into credentials.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use postroad_core::Reply;
 use zeroize::Zeroizing;
 
-/// How the client authenticates.
+/// The SASL mechanism of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
     /// RFC 4616.
     Plain,
-    /// What many clients still speak; described in draft-murchison-sasl-login.
+    /// Obsolete and still common; described in draft-murchison-sasl-login.
     Login,
 }
 
-/// What the client says it is, and its secret, which is wiped when dropped.
+/// The credentials of a client. The secret is wiped when dropped.
 #[derive(PartialEq, Eq)]
 pub struct Credentials {
-    /// How they came.
+    /// The mechanism they came with.
     pub mechanism: Mechanism,
-    /// Whom the client wants to act for; empty for itself.
+    /// The authorization identity the client requests; empty for its own.
     pub authorization: Box<str>,
-    /// The login.
+    /// The login name.
     pub login: Box<str>,
     /// The password.
     pub secret: Zeroizing<Box<str>>,
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// An exchange that waits for a response.
+/// An exchange that waits for the client's response.
 #[derive(Debug)]
 pub(super) enum Exchange {
     Plain,
@@ -44,13 +44,13 @@ pub(super) enum Exchange {
 }
 
 pub(super) enum Step {
-    /// Send this challenge (already in base 64) and go on.
+    /// Send this base64 challenge and continue.
     Challenge(&'static str, Exchange),
     Done(Credentials),
     Refused(Reply),
 }
 
-/// `Username:` and `Password:`.
+/// `Username:` and `Password:` in base64.
 const LOGIN_NAME: &str = "VXNlcm5hbWU6";
 const LOGIN_SECRET: &str = "UGFzc3dvcmQ6";
 
@@ -62,8 +62,8 @@ impl Exchange {
             _ => return Step::Refused(Reply::new(504, 5, 4, "mechanism not supported")),
         };
         match initial {
-            // RFC 4954 4: `=` is a response of no bytes.
-            Some("=") => exchange.take(Zeroizing::new(String::new())),
+            // RFC 4954 4: `=` is an empty response.
+            Some("=") => exchange.accept(Zeroizing::new(String::new())),
             Some(initial) => exchange.respond(initial.as_bytes()),
             None => Step::Challenge(challenge, exchange),
         }
@@ -75,12 +75,12 @@ impl Exchange {
         }
         let decoded = STANDARD.decode(line).ok().map(Zeroizing::new);
         match decoded.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()) {
-            Some(text) => self.take(Zeroizing::new(text)),
-            None => Step::Refused(Reply::new(501, 5, 2, "bad base 64")),
+            Some(text) => self.accept(Zeroizing::new(text)),
+            None => Step::Refused(Reply::new(501, 5, 2, "invalid base64")),
         }
     }
 
-    fn take(self, text: Zeroizing<String>) -> Step {
+    fn accept(self, text: Zeroizing<String>) -> Step {
         match self {
             Self::Plain => plain(&text),
             Self::LoginName => Step::Challenge(LOGIN_SECRET, Self::LoginSecret(text.as_str().into())),
@@ -104,6 +104,6 @@ fn plain(text: &str) -> Step {
             login: login.into(),
             secret: Zeroizing::new(secret.into()),
         }),
-        _ => Step::Refused(Reply::new(501, 5, 2, "malformed response")),
+        _ => Step::Refused(Reply::new(501, 5, 2, "malformed AUTH PLAIN response")),
     }
 }

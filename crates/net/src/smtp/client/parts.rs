@@ -1,17 +1,17 @@
-//! Bytes in parts, on their way out without being joined.
+//! Parts of a message, written without joining them.
 
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
-/// More parts than this go out with the next write.
+/// The most parts of one write.
 pub(super) const SLICES_MAX: usize = 64;
 
-/// What is left to write.
+/// The parts that remain to be written.
 #[derive(Debug)]
 pub(super) struct Parts {
     parts: Vec<Bytes>,
-    /// Those before are written.
+    /// Parts before this one are written.
     first: usize,
 }
 
@@ -31,7 +31,7 @@ impl Parts {
         self.parts[self.first..].iter().map(|part| part.len() as u64).sum()
     }
 
-    /// Fills `slices` from the front; returns how many.
+    /// Fills `slices` from the front; returns the number of filled slices.
     pub(super) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         let left = &self.parts[self.first..];
         for (slice, part) in slices.iter_mut().zip(left) {
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_written_in_any_steps() {
+    fn parts_survive_partial_writes() {
         for step in 1..20 {
             let texts = ["", "a", "", "bcd", "efghijk", ""];
             let mut parts =

@@ -8,8 +8,8 @@ use postroad_smtp::reply::ReplyError;
 use super::*;
 use crate::testing::{Raw, peer, run_with_few_descriptors};
 
-mod against_ours;
-mod broken_off;
+mod aborted;
+mod with_our_server;
 
 const ALL: [Phase; 6] =
     [Phase::Greeting, Phase::Hello, Phase::Mail, Phase::Recipient, Phase::Data, Phase::Message];
@@ -47,7 +47,7 @@ fn large() -> Bytes {
     Bytes::from(format!("{}\r\n", "x".repeat(998)).repeat(20_000))
 }
 
-/// What a server says where all goes well.
+/// The replies of a well-behaved server.
 fn good_reply(phase: Phase) -> &'static str {
     match phase {
         Phase::Greeting => "220 s.example\r\n",
@@ -57,7 +57,7 @@ fn good_reply(phase: Phase) -> &'static str {
     }
 }
 
-/// Plays a good server up to the point where `phase` is to be answered.
+/// Plays a well-behaved server up to the command of `phase`, which is left unanswered.
 async fn play_until(server: &mut Raw, phase: Phase) {
     for each in ALL {
         match each {
@@ -72,15 +72,19 @@ async fn play_until(server: &mut Raw, phase: Phase) {
     }
 }
 
-/// What a session came to.
+/// The end of a session.
 #[derive(Debug, PartialEq)]
-enum Came {
+enum SessionResult {
     NotOpen(Ended),
-    Fate(Fate),
+    Recipient(RecipientResult),
 }
 
-/// Lets a server misbehave in `phase`; returns what the client makes of it.
-async fn came<F>(phase: Phase, limit: Duration, misbehave: impl FnOnce(Raw) -> F + Send + 'static) -> Came
+/// Lets a server misbehave in `phase`; returns the result on the client side.
+async fn session_with<F>(
+    phase: Phase,
+    limit: Duration,
+    misbehave: impl FnOnce(Raw) -> F + Send + 'static,
+) -> SessionResult
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -90,46 +94,46 @@ where
     })
     .await;
     let opened = Connection::open(stream, config(limit), &ClientTls::opportunistic(), "s.example").await;
-    let came = match opened {
-        Err(ended) => Came::NotOpen(ended),
+    let result = match opened {
+        Err(ended) => SessionResult::NotOpen(ended),
         Ok(mut connection) => {
             let delivery = connection.deliver(message(), pending()).await;
             assert!(!delivery.stale, "nothing is stale on a new connection");
             assert!(phase == Phase::Message || !connection.is_usable(), "{phase:?}");
-            let [fate] = <[Fate; 1]>::try_from(delivery.fates).unwrap();
-            Came::Fate(fate)
+            let [result] = <[RecipientResult; 1]>::try_from(delivery.results).unwrap();
+            SessionResult::Recipient(result)
         }
     };
     server.abort();
-    came
+    result
 }
 
-fn lost(phase: Phase, lost: Lost) -> Came {
+fn lost(phase: Phase, lost: Lost) -> SessionResult {
     match phase {
-        Phase::Greeting | Phase::Hello => Came::NotOpen(Ended::Lost(phase, lost)),
-        Phase::Message => Came::Fate(Fate::Unknown(lost)),
-        _ => Came::Fate(Fate::NotSent(lost)),
+        Phase::Greeting | Phase::Hello => SessionResult::NotOpen(Ended::Lost(phase, lost)),
+        Phase::Message => SessionResult::Recipient(RecipientResult::Unknown(lost)),
+        _ => SessionResult::Recipient(RecipientResult::NotSent(lost)),
     }
 }
 
 #[tokio::test]
-async fn d_001_a_stall_in_any_phase_ends_at_its_deadline() {
+async fn d_001_a_silent_server_times_out_in_every_phase() {
     for phase in ALL {
         let start = Instant::now();
-        let came = came(phase, HASTY, |server| async move {
+        let result = session_with(phase, HASTY, |server| async move {
             tokio::time::sleep(PATIENT).await;
             drop(server);
         })
         .await;
-        assert_eq!(came, lost(phase, Lost::TimedOut(phase)));
+        assert_eq!(result, lost(phase, Lost::TimedOut(phase)));
         assert!(start.elapsed() < HASTY * 8, "{phase:?} took {:?}", start.elapsed());
     }
 }
 
 #[tokio::test]
-async fn d_002_a_reply_that_drips_does_not_move_its_deadline() {
+async fn d_002_a_reply_sent_byte_by_byte_does_not_extend_its_deadline() {
     for phase in ALL {
-        let came = came(phase, HASTY, |mut server| async move {
+        let result = session_with(phase, HASTY, |mut server| async move {
             loop {
                 if server.stream.write_all(b"2").await.is_err() {
                     return;
@@ -138,12 +142,12 @@ async fn d_002_a_reply_that_drips_does_not_move_its_deadline() {
             }
         })
         .await;
-        assert_eq!(came, lost(phase, Lost::TimedOut(phase)));
+        assert_eq!(result, lost(phase, Lost::TimedOut(phase)));
     }
 }
 
 #[tokio::test]
-async fn d_003_a_server_that_reads_nothing_of_a_message_is_given_up() {
+async fn d_003_a_server_that_does_not_read_the_message_times_out() {
     let (stream, server) = peer(|mut server| async move {
         play_until(&mut server, Phase::Data).await;
         server.send("354 go\r\n").await;
@@ -156,39 +160,39 @@ async fn d_003_a_server_that_reads_nothing_of_a_message_is_given_up() {
     connection.timeouts.write = HASTY;
     let transaction = Transaction { content: vec![body], ..message() };
     let delivery = connection.deliver(transaction, pending()).await;
-    assert_eq!(delivery.fates, [Fate::NotSent(Lost::TimedOut(Phase::Message))]);
+    assert_eq!(delivery.results, [RecipientResult::NotSent(Lost::TimedOut(Phase::Message))]);
     server.abort();
 }
 
 #[tokio::test]
-async fn d_032_a_421_in_any_phase_is_told_and_ends_the_session() {
+async fn d_032_a_421_in_any_phase_is_reported_and_ends_the_session() {
     for phase in ALL {
-        let came = came(phase, PATIENT, |mut server| async move {
+        let result = session_with(phase, PATIENT, |mut server| async move {
             server.send("421 4.3.2 not now\r\n").await;
         })
         .await;
         let reply = Reply::new(421, 3, 2, "not now");
         let expected = match phase {
-            Phase::Greeting | Phase::Hello => Came::NotOpen(Ended::Refused(phase, reply)),
-            _ => Came::Fate(Fate::Reply(phase, reply)),
+            Phase::Greeting | Phase::Hello => SessionResult::NotOpen(Ended::Refused(phase, reply)),
+            _ => SessionResult::Recipient(RecipientResult::Reply(phase, reply)),
         };
-        assert_eq!(came, expected);
+        assert_eq!(result, expected);
     }
 }
 
 #[tokio::test]
-async fn d_034_a_close_before_a_reply_is_lost_or_unknown() {
+async fn d_034_a_close_before_a_reply_is_not_sent_or_unknown() {
     for phase in ALL {
-        let came = came(phase, PATIENT, |server| async move { drop(server) }).await;
-        assert_eq!(came, lost(phase, Lost::Closed));
+        let result = session_with(phase, PATIENT, |server| async move { drop(server) }).await;
+        assert_eq!(result, lost(phase, Lost::Closed));
     }
 }
 
 #[tokio::test]
-async fn d_043_a_reset_before_a_reply_is_lost_or_unknown() {
+async fn d_043_a_reset_before_a_reply_is_not_sent_or_unknown() {
     for phase in ALL {
-        let came = came(phase, PATIENT, |server| async move { server.reset() }).await;
-        assert_eq!(came, lost(phase, Lost::Closed));
+        let result = session_with(phase, PATIENT, |server| async move { server.reset() }).await;
+        assert_eq!(result, lost(phase, Lost::Closed));
     }
 }
 
@@ -197,7 +201,7 @@ async fn d_043_a_server_that_closes_its_half_after_the_greeting_is_lost() {
     let (stream, server) = peer(|mut server| async move {
         server.send("220 s.example\r\n").await;
         server.stream.shutdown().await.unwrap();
-        server.until("no client says this").await;
+        server.until("never sent").await;
     })
     .await;
     let opened = Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await;
@@ -206,20 +210,20 @@ async fn d_043_a_server_that_closes_its_half_after_the_greeting_is_lost() {
 }
 
 #[test]
-fn d_043_no_end_of_a_connection_leaves_a_descriptor_behind() {
-    run_with_few_descriptors("smtp::client::tests::the_child_whose_connections_end_badly");
+fn d_043_failed_connections_leak_no_file_descriptors() {
+    run_with_few_descriptors("smtp::client::tests::child_process_with_failing_connections");
 }
 
 #[tokio::test]
 #[ignore = "run by the test above, with few descriptors"]
-async fn the_child_whose_connections_end_badly() {
+async fn child_process_with_failing_connections() {
     for _ in 0..20 {
         for phase in ALL {
-            came(phase, PATIENT, |server| async move { drop(server) }).await;
-            came(phase, PATIENT, |server| async move { server.reset() }).await;
-            came(phase, PATIENT, |mut server| async move {
+            session_with(phase, PATIENT, |server| async move { drop(server) }).await;
+            session_with(phase, PATIENT, |server| async move { server.reset() }).await;
+            session_with(phase, PATIENT, |mut server| async move {
                 let _ = server.stream.shutdown().await;
-                server.until("no client says this").await;
+                server.until("never sent").await;
             })
             .await;
         }
@@ -229,7 +233,7 @@ async fn the_child_whose_connections_end_badly() {
 #[tokio::test]
 async fn d_034_a_close_or_reset_after_the_250_is_delivered() {
     for with_reset in [false, true] {
-        let came = came(Phase::Message, PATIENT, move |mut server| async move {
+        let result = session_with(Phase::Message, PATIENT, move |mut server| async move {
             server.send("250 2.0.0 queued\r\n").await;
             if with_reset {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -237,12 +241,15 @@ async fn d_034_a_close_or_reset_after_the_250_is_delivered() {
             }
         })
         .await;
-        assert_eq!(came, Came::Fate(Fate::Reply(Phase::Message, Reply::new(250, 0, 0, "queued"))));
+        assert_eq!(
+            result,
+            SessionResult::Recipient(RecipientResult::Reply(Phase::Message, Reply::new(250, 0, 0, "queued")))
+        );
     }
 }
 
 #[tokio::test]
-async fn d_034_a_message_whose_end_was_not_written_is_not_sent_whatever_the_server_says() {
+async fn d_034_a_message_not_written_to_its_end_is_not_sent_even_after_a_250() {
     let (stream, server) = peer(|mut server| async move {
         play_until(&mut server, Phase::Data).await;
         server.send("354 go\r\n").await;
@@ -255,7 +262,7 @@ async fn d_034_a_message_whose_end_was_not_written_is_not_sent_whatever_the_serv
         Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await.unwrap();
     let content = vec![Bytes::from_static(b"From: a@b.example\r\n\r\n"), large()];
     let delivery = connection.deliver(Transaction { content, ..message() }, pending()).await;
-    assert_eq!(delivery.fates, [Fate::NotSent(Lost::Closed)]);
+    assert_eq!(delivery.results, [RecipientResult::NotSent(Lost::Closed)]);
     server.await.unwrap();
 }
 
@@ -283,25 +290,31 @@ async fn d_032_a_refused_transaction_is_reset_before_the_next() {
     let nobody = Reply::new(550, 1, 1, "nobody");
     assert_eq!(
         refused,
-        Delivery { fates: vec![Fate::Reply(Phase::Recipient, nobody)], stale: false, withheld: false }
+        Delivery {
+            results: vec![RecipientResult::Reply(Phase::Recipient, nobody)],
+            stale: false,
+            not_started: false
+        }
     );
     assert!(connection.is_usable());
     let taken = connection.deliver(message(), pending()).await;
-    assert!(matches!(&taken.fates[..], [Fate::Reply(Phase::Message, reply)] if reply.code == 250));
+    assert!(
+        matches!(&taken.results[..], [RecipientResult::Reply(Phase::Message, reply)] if reply.code == 250)
+    );
     assert_eq!(connection.transactions(), 2);
     connection.quit().await;
     server.await.unwrap();
 }
 
 #[tokio::test]
-async fn d_031_a_connection_closed_while_idle_is_stale_and_the_message_is_not() {
+async fn d_031_a_connection_closed_while_idle_is_stale_and_the_message_may_be_sent_elsewhere() {
     for farewell in ["", "421 4.4.2 idle too long\r\n"] {
         for at_once in [true, false] {
             let (stream, server) = peer(move |mut server| async move {
                 play_until(&mut server, Phase::Message).await;
                 server.send("250 2.0.0 queued\r\n").await;
                 if !at_once {
-                    // The close crosses with the next MAIL.
+                    // The close crosses the next MAIL.
                     server.until("\r\n").await;
                 }
                 if at_once {
@@ -320,7 +333,11 @@ async fn d_031_a_connection_closed_while_idle_is_stale_and_the_message_is_not() 
             let delivery = connection.deliver(message(), pending()).await;
             assert_eq!(
                 delivery,
-                Delivery { fates: vec![Fate::NotSent(Lost::Closed)], stale: true, withheld: false }
+                Delivery {
+                    results: vec![RecipientResult::NotSent(Lost::Closed)],
+                    stale: true,
+                    not_started: false
+                }
             );
             assert!(!connection.is_usable());
         }
@@ -328,7 +345,7 @@ async fn d_031_a_connection_closed_while_idle_is_stale_and_the_message_is_not() 
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_costs_no_round_trip() {
+async fn a_message_that_the_server_does_not_support_costs_no_round_trip() {
     let (stream, server) = peer(|mut server| async move {
         play_until(&mut server, Phase::Hello).await;
         server.send(good_reply(Phase::Hello)).await;
@@ -338,11 +355,11 @@ async fn what_cannot_be_sent_costs_no_round_trip() {
     let mut connection =
         Connection::open(stream, config(HASTY), &ClientTls::opportunistic(), "s.example").await.unwrap();
     let delivery = connection.deliver(Transaction { smtputf8: true, ..message() }, pending()).await;
-    assert_eq!(delivery.fates, [Fate::Unsupported(Extension::Smtputf8)]);
+    assert_eq!(delivery.results, [RecipientResult::Unsupported(Extension::Smtputf8)]);
     assert!(connection.is_usable());
     let start = Instant::now();
     connection.quit().await;
-    assert!(start.elapsed() < PATIENT / 2, "a goodbye waits for nobody");
+    assert!(start.elapsed() < PATIENT / 2, "QUIT has a short timeout");
     server.await.unwrap();
 }
 
@@ -354,7 +371,7 @@ async fn s_402_bytes_between_the_220_and_the_handshake_end_the_connection() {
         server.send("250-s.example\r\n250 STARTTLS\r\n").await;
         server.until("\r\n").await;
         server.send("220 go\r\n250-s.example\r\n250 SMTPUTF8\r\n").await;
-        assert_eq!(server.until("no client says this").await, "", "no handshake begins");
+        assert_eq!(server.until("never sent").await, "", "the client sends no TLS hello");
     })
     .await;
     let opened = Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await;
@@ -373,7 +390,7 @@ async fn s_402_bytes_in_the_clear_instead_of_a_handshake_end_the_connection() {
         server.send("220 go\r\n").await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         server.send("250-s.example\r\n250 SMTPUTF8\r\n").await;
-        server.until("no client says this").await;
+        server.until("never sent").await;
     })
     .await;
     let opened = Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example").await;
@@ -382,7 +399,7 @@ async fn s_402_bytes_in_the_clear_instead_of_a_handshake_end_the_connection() {
 }
 
 #[tokio::test]
-async fn d_001_a_handshake_that_stalls_ends_at_its_deadline() {
+async fn d_001_a_silent_server_times_out_during_the_handshake() {
     let (stream, server) = peer(|mut server| async move {
         server.send("220 s.example\r\n").await;
         server.until("\r\n").await;

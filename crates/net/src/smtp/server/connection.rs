@@ -1,4 +1,4 @@
-//! One SMTP client: bytes to its session, replies back, questions to policy.
+//! One SMTP client: feeds bytes to its session, sends replies, and asks the policy.
 
 use std::{
     future::poll_fn,
@@ -25,16 +25,16 @@ use tokio_util::{io::poll_read_buf, sync::WaitForCancellationFutureOwned};
 
 use super::{Listener, Policy, Session};
 use crate::{
-    alarm::Alarm,
-    smtp::stream::{Stream, describe},
+    smtp::stream::{Stream, tls_info},
+    timer::DeadlineTimer,
 };
 
-/// One read takes a usual message; of a client that sends more, more is taken at once.
+/// A typical message fits one read. A client that fills it gets the larger size.
 const READ_BYTES: usize = 16 << 10;
 const READ_BYTES_BULK: usize = 64 << 10;
-/// With less room than this a read would cut a usual message in two.
+/// With less room than this a read would split a typical message.
 const ROOM_BYTES_MIN: usize = 10 << 10;
-/// After the last reply: the client may not yet have read it, and would lose it if what it still sends were answered with RST.
+/// How long to read after the last reply: closing with unread input sends RST, which can destroy the reply.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 64 << 10;
 
@@ -43,19 +43,19 @@ pub(super) struct Connection<P: Policy> {
     client: SocketAddr,
     stream: Stream,
     input: BytesMut,
-    alarm: Alarm,
+    timer: DeadlineTimer,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     draining: bool,
-    /// The last read filled all the room there was.
+    /// The last read filled the buffer.
     bulk: bool,
-    /// A message was taken, and nothing shows yet that the client knows.
-    unread_yes: bool,
+    /// A message was accepted, and the client has sent nothing since that shows it received the 250.
+    unconfirmed_250: bool,
 }
 
-/// What a session waited for.
+/// What ended a wait for input.
 enum Event {
     Bytes,
-    /// The client sends nothing any more.
+    /// The client closed its side.
     End,
     TimedOut,
     ShutDown,
@@ -67,21 +67,21 @@ impl<P: Policy> Connection<P> {
         Self {
             shared,
             client,
-            stream: Stream::Taken,
+            stream: Stream::Handshaking,
             input: BytesMut::new(),
-            alarm: Alarm::default(),
+            timer: DeadlineTimer::default(),
             shutdown,
             draining: false,
             bulk: false,
-            unread_yes: false,
+            unconfirmed_250: false,
         }
     }
 
-    /// Serves the client to the end.
+    /// Serves the client until the connection ends.
     pub(super) async fn run(mut self, socket: TcpStream) {
         self.shared.metrics.connections.increment(1);
         if let Err(error) = self.serve(socket).await {
-            tracing::debug!(%error, client = %self.client, "connection lost");
+            tracing::debug!(%error, client = %self.client, "SMTP connection lost");
         }
     }
 
@@ -96,16 +96,16 @@ impl<P: Policy> Connection<P> {
             self.shared.metrics.refused_policy.increment(1);
             return self.refuse(&refusal).await;
         }
-        if !self.hear_early_talk().await? {
+        if !self.check_early_talker().await? {
             return Ok(());
         }
         let ip = self.client.ip().to_canonical();
         let peer = Peer { ip, tls, identity: self.shared.policy.network_identity(ip) };
         let mut session = ServerSession::new(Arc::clone(&self.shared.server), peer, Instant::now());
-        self.converse(&mut session).await
+        self.run_session(&mut session).await
     }
 
-    async fn converse(&mut self, session: &mut ServerSession<P::Identity>) -> io::Result<()> {
+    async fn run_session(&mut self, session: &mut ServerSession<P::Identity>) -> io::Result<()> {
         loop {
             match session.poll(Instant::now(), &mut self.input) {
                 Output::Ask(question) => self.answer(session, question).await,
@@ -130,10 +130,10 @@ impl<P: Policy> Connection<P> {
                     let tls = self.handshake(socket).await?;
                     session.tls_established(Instant::now(), tls);
                 }
-                // A yes that goes out together with the farewell must arrive, whatever else the client has sent.
-                Output::Quit if !self.unread_yes => {
+                // An unconfirmed 250 may be sent together with the 221: then close slowly so that both arrive.
+                Output::Quit if !self.unconfirmed_250 => {
                     self.send_replies(session).await?;
-                    return self.say_the_end().await;
+                    return self.close_after_quit().await;
                 }
                 Output::Close | Output::Quit => {
                     self.send_replies(session).await?;
@@ -144,29 +144,29 @@ impl<P: Policy> Connection<P> {
     }
 
     async fn answer(&mut self, session: &mut ServerSession<P::Identity>, question: Question) {
-        let of_message = matches!(question, Question::Message(_));
-        let asked = Session {
+        let is_message = matches!(question, Question::Message(_));
+        let session_view = Session {
             client: self.client,
             helo: session.helo(),
             extended: session.is_extended(),
             tls: session.tls(),
             identity: session.identity(),
         };
-        let answer = self.shared.policy.decide(asked, question).await;
-        if of_message && matches!(&answer, Answer::Reply(reply) if reply.is_positive()) {
-            self.unread_yes = true;
+        let answer = self.shared.policy.decide(session_view, question).await;
+        if is_message && matches!(&answer, Answer::Reply(reply) if reply.is_positive()) {
+            self.unconfirmed_250 = true;
             if self.stream.peer_has_finished() {
-                self.note_ack_undelivered();
+                self.count_undelivered_ack();
             }
         }
         session.answer(Instant::now(), answer);
     }
 
-    /// S-037: the message is taken, once; that the client will send it again is for it to decide.
-    fn note_ack_undelivered(&mut self) {
-        if std::mem::take(&mut self.unread_yes) {
+    /// S-037: the message was accepted once; the client may send it again.
+    fn count_undelivered_ack(&mut self) {
+        if std::mem::take(&mut self.unconfirmed_250) {
             self.shared.metrics.ack_undelivered.increment(1);
-            tracing::info!(client = %self.client, "ack_undelivered: the client left before it was told");
+            tracing::info!(client = %self.client, "ack_undelivered: client disconnected before it received the 250; it may send the message again");
         }
     }
 
@@ -177,7 +177,7 @@ impl<P: Policy> Connection<P> {
         }
         let sent = self.send(&replies).await;
         if sent.is_err() {
-            self.note_ack_undelivered();
+            self.count_undelivered_ack();
         }
         sent
     }
@@ -193,10 +193,10 @@ impl<P: Policy> Connection<P> {
             stream.write_all(&bytes[sent..]).await?;
             stream.flush().await
         };
-        self.alarm.bound(deadline, sending).await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+        self.timer.timeout_at(deadline, sending).await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits for bytes, and for shutdown unless that has come.
+    /// Waits for bytes, or for shutdown unless the connection is draining already.
     async fn receive(&mut self, deadline: Instant) -> io::Result<Event> {
         self.make_room();
         let Self { stream, input, shutdown, draining, .. } = self;
@@ -211,14 +211,14 @@ impl<P: Policy> Connection<P> {
             }
             Poll::Pending
         });
-        let event = self.alarm.bound(deadline, next).await.unwrap_or(Ok(Event::TimedOut));
+        let event = self.timer.timeout_at(deadline, next).await.unwrap_or(Ok(Event::TimedOut));
         match &event {
             Ok(Event::Bytes) => {
-                self.unread_yes = false;
+                self.unconfirmed_250 = false;
                 self.bulk = self.input.len() == self.input.capacity();
                 self.shared.metrics.received.increment((self.input.len() - before) as u64);
             }
-            Err(_) => self.note_ack_undelivered(),
+            Err(_) => self.count_undelivered_ack(),
             Ok(_) => {}
         }
         event
@@ -229,23 +229,23 @@ impl<P: Policy> Connection<P> {
         if self.bulk {
             self.input.reserve(READ_BYTES_BULK);
         } else if self.input.is_empty() && room > READ_BYTES {
-            // A large message has gone by; thousands may be idle.
+            // Shrink after a large message: thousands of connections may be idle.
             self.input = BytesMut::with_capacity(READ_BYTES);
         } else if room < ROOM_BYTES_MIN {
             self.input.reserve(READ_BYTES);
         }
     }
 
-    /// Takes in what a client said before it was greeted (S-002); false when it has gone already.
-    async fn hear_early_talk(&mut self) -> io::Result<bool> {
+    /// Reads what the client sent before the greeting (S-002); returns false when it has disconnected.
+    async fn check_early_talker(&mut self) -> io::Result<bool> {
         self.make_room();
         let delay = self.shared.greeting_delay;
         if !delay.is_zero() {
             let reading = self.stream.read_buf(&mut self.input);
-            return Ok(self.alarm.bound(Instant::now() + delay, reading).await.transpose()? != Some(0));
+            return Ok(self.timer.timeout_at(Instant::now() + delay, reading).await.transpose()? != Some(0));
         }
         let read = match &mut self.stream {
-            // The runtime has not looked at this socket yet, so the kernel is asked.
+            // The runtime has not polled this socket yet, so ask the kernel.
             Stream::Plain(socket) => {
                 let mut early = [0; 256];
                 let read = io::Read::read(&mut &*SockRef::from(&*socket), &mut early);
@@ -271,9 +271,9 @@ impl<P: Policy> Connection<P> {
         };
         let stream = accepted.inspect_err(|error| {
             self.shared.metrics.handshakes_failed.increment(1);
-            tracing::debug!(%error, client = %self.client, "handshake failed");
+            tracing::debug!(%error, client = %self.client, "TLS handshake of an SMTP client failed");
         })?;
-        let tls = describe(stream.get_ref().1);
+        let tls = tls_info(stream.get_ref().1);
         self.stream = Stream::Tls(Box::new(TlsStream::Server(stream)));
         Ok(tls)
     }
@@ -285,15 +285,15 @@ impl<P: Policy> Connection<P> {
         self.close().await
     }
 
-    /// Closes a connection that the client has done with.
-    async fn say_the_end(&mut self) -> io::Result<()> {
-        let Self { stream, alarm, .. } = self;
-        alarm.bound(Instant::now() + LINGER, stream.finish()).await.unwrap_or(Ok(()))
+    /// Closes the connection after QUIT.
+    async fn close_after_quit(&mut self) -> io::Result<()> {
+        let Self { stream, timer, .. } = self;
+        timer.timeout_at(Instant::now() + LINGER, stream.finish()).await.unwrap_or(Ok(()))
     }
 
-    /// Closes so that the last reply arrives: says that nothing follows, and lets the client finish.
+    /// Closes so that the last reply arrives: shuts down our side and reads until the client closes.
     async fn close(&mut self) -> io::Result<()> {
-        let Self { stream, input, alarm, .. } = self;
+        let Self { stream, input, timer, .. } = self;
         let closing = async {
             stream.shutdown().await?;
             let mut left = LINGER_BYTES_MAX;
@@ -307,6 +307,6 @@ impl<P: Policy> Connection<P> {
                 }
             }
         };
-        alarm.bound(Instant::now() + LINGER, closing).await.unwrap_or(Ok(()))
+        timer.timeout_at(Instant::now() + LINGER, closing).await.unwrap_or(Ok(()))
     }
 }

@@ -13,17 +13,17 @@ use crate::testing::{Counters, PATIENCE, Raw, wait_until};
 mod descriptors;
 mod tls;
 
-/// Says yes to everything, and keeps the messages.
-struct Yes {
+/// Accepts everything, and keeps the messages.
+struct AcceptAll {
     messages: Mutex<Vec<Message>>,
-    /// Messages that have been asked about.
+    /// Number of messages that the policy was asked about.
     asked: AtomicUsize,
-    /// One permit per answer to a message.
+    /// One permit for each answer to a message.
     answers: Semaphore,
     refuses: bool,
 }
 
-impl Policy for Yes {
+impl Policy for AcceptAll {
     type Identity = &'static str;
 
     fn network_identity(&self, _: IpAddr) -> Option<&'static str> {
@@ -35,7 +35,7 @@ impl Policy for Yes {
             Question::Message(message) => {
                 self.asked.fetch_add(1, Ordering::Relaxed);
                 self.answers.acquire().await.unwrap().forget();
-                assert!(!message.content.starts_with(b"From: panic"), "asked for by the test");
+                assert!(!message.content.starts_with(b"From: panic"), "a panic that the test provokes");
                 self.messages.lock().push(*message);
                 Answer::Reply(Reply::new(250, 0, 0, "queued"))
             }
@@ -49,7 +49,7 @@ impl Policy for Yes {
     }
 }
 
-impl Yes {
+impl AcceptAll {
     fn new(answers: usize) -> Self {
         Self {
             messages: Mutex::default(),
@@ -62,17 +62,17 @@ impl Yes {
 
 struct Server {
     address: SocketAddr,
-    policy: Arc<Yes>,
+    policy: Arc<AcceptAll>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
 }
 
 impl Server {
     async fn start(config: ListenerConfig) -> Self {
-        Self::with_policy(config, Yes::new(1000)).await
+        Self::with_policy(config, AcceptAll::new(1000)).await
     }
 
-    async fn with_policy(config: ListenerConfig, policy: Yes) -> Self {
+    async fn with_policy(config: ListenerConfig, policy: AcceptAll) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (policy, shutdown) = (Arc::new(policy), CancellationToken::new());
@@ -80,7 +80,7 @@ impl Server {
         Self { address, policy, shutdown, serving }
     }
 
-    /// Connects and hears the greeting.
+    /// Connects and reads the greeting.
     async fn greeted(&self) -> Raw {
         let mut client = Raw::connect(self.address).await;
         client.expect("220 localhost ESMTP").await;
@@ -115,7 +115,7 @@ fn quick() -> ListenerConfig {
 }
 
 #[tokio::test]
-async fn messages_are_taken_one_after_the_other() {
+async fn messages_are_accepted_one_after_another() {
     let server = Server::start(ListenerConfig::default()).await;
     let mut client = server.greeted().await;
     for number in 1..=3 {
@@ -131,7 +131,7 @@ async fn messages_are_taken_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn a_large_message_is_taken_and_its_buffer_given_back() {
+async fn a_large_message_is_accepted_and_the_next_small_one_too() {
     let server = Server::start(ListenerConfig::default()).await;
     let mut client = server.greeted().await;
     begin_message(&mut client).await;
@@ -144,12 +144,12 @@ async fn a_large_message_is_taken_and_its_buffer_given_back() {
 }
 
 #[tokio::test]
-async fn s_002_a_client_that_speaks_first_is_sent_away() {
+async fn s_002_a_client_that_speaks_before_the_greeting_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = Raw::connect(listener.local_addr().unwrap()).await;
     client.send("EHLO spam.example\r\n").await;
     let shutdown = CancellationToken::new();
-    let serving = serve(listener, ListenerConfig::default(), Arc::new(Yes::new(1)), shutdown.clone());
+    let serving = serve(listener, ListenerConfig::default(), Arc::new(AcceptAll::new(1)), shutdown.clone());
     let serving = tokio::spawn(serving);
     client.expect("554 5.5.0").await;
     client.expect_end().await;
@@ -158,7 +158,7 @@ async fn s_002_a_client_that_speaks_first_is_sent_away() {
 }
 
 #[tokio::test]
-async fn s_002_a_listener_may_listen_for_a_while_before_it_greets() {
+async fn s_002_a_greeting_delay_catches_clients_that_speak_early() {
     let config = ListenerConfig { greeting_delay: Duration::from_millis(200), ..ListenerConfig::default() };
     let server = Server::start(config).await;
     let mut hasty = Raw::connect(server.address).await;
@@ -171,7 +171,7 @@ async fn s_002_a_listener_may_listen_for_a_while_before_it_greets() {
 }
 
 #[tokio::test]
-async fn s_007_other_protocols_are_sent_away_at_once() {
+async fn s_007_other_protocols_are_refused_at_once() {
     let server = Server::start(ListenerConfig::default()).await;
     let hello = b"\x16\x03\x01\x00\xf8\x01\x00\x00\xf4\x03\x03no line ends here";
     let others: [&[u8]; 4] =
@@ -185,7 +185,7 @@ async fn s_007_other_protocols_are_sent_away_at_once() {
 }
 
 #[tokio::test]
-async fn s_031_an_idle_client_is_told_and_closed() {
+async fn s_031_an_idle_client_gets_421_and_is_closed() {
     let server = Server::start(quick()).await;
     let mut client = server.greeted().await;
     client.expect("421 4.4.2").await;
@@ -194,7 +194,7 @@ async fn s_031_an_idle_client_is_told_and_closed() {
 }
 
 #[tokio::test]
-async fn c_220_a_command_that_comes_byte_by_byte_does_not_move_its_deadline() {
+async fn c_220_a_command_sent_byte_by_byte_does_not_extend_its_deadline() {
     let server = Server::start(quick()).await;
     let client = server.greeted().await;
     let (mut reading, mut writing) = tokio::io::split(client.stream);
@@ -203,16 +203,16 @@ async fn c_220_a_command_that_comes_byte_by_byte_does_not_move_its_deadline() {
             time::sleep(Duration::from_millis(20)).await;
         }
     });
-    let mut told = String::new();
-    let hearing = tokio::io::AsyncReadExt::read_to_string(&mut reading, &mut told);
+    let mut replies = String::new();
+    let hearing = tokio::io::AsyncReadExt::read_to_string(&mut reading, &mut replies);
     let _ = time::timeout(PATIENCE, hearing).await.expect("the connection is closed");
-    assert!(told.starts_with("421 4.4.2"), "{told}");
+    assert!(replies.starts_with("421 4.4.2"), "{replies}");
     dripping.await.unwrap();
     server.stop().await;
 }
 
 #[tokio::test]
-async fn s_032_on_shutdown_idle_sessions_are_told_and_a_message_may_finish() {
+async fn s_032_on_shutdown_idle_sessions_get_421_and_a_message_may_finish() {
     let server = Server::start(ListenerConfig::default()).await;
     let mut idle = server.greeted().await;
     let mut busy = server.greeted().await;
@@ -229,9 +229,9 @@ async fn s_032_on_shutdown_idle_sessions_are_told_and_a_message_may_finish() {
 }
 
 #[tokio::test]
-async fn s_032_who_does_not_finish_in_time_is_cut_off() {
+async fn s_032_connections_still_open_after_the_drain_timeout_are_cut_off() {
     let config = ListenerConfig { drain_timeout: Duration::from_millis(200), ..ListenerConfig::default() };
-    let server = Server::with_policy(config, Yes::new(0)).await;
+    let server = Server::with_policy(config, AcceptAll::new(0)).await;
     let mut sending = server.greeted().await;
     begin_message(&mut sending).await;
     let mut waiting = server.greeted().await;
@@ -241,12 +241,12 @@ async fn s_032_who_does_not_finish_in_time_is_cut_off() {
     wait_until("policy is asked", || policy.asked.load(Ordering::Relaxed) == 1).await;
     server.stop().await;
     sending.expect_end().await;
-    // The answer never came: the client may not believe that the message was taken.
+    // No 250 without an answer of the policy.
     waiting.expect_end().await;
 }
 
 #[tokio::test]
-async fn s_033_at_a_cap_clients_are_told_and_closed() {
+async fn s_033_clients_over_a_limit_get_421_and_are_closed() {
     let config =
         ListenerConfig { connections_max: 3, connections_per_network_max: 2, ..ListenerConfig::default() };
     let server = Server::start(config).await;
@@ -270,8 +270,8 @@ async fn s_033_at_a_cap_clients_are_told_and_closed() {
 }
 
 #[tokio::test]
-async fn s_034_a_node_that_can_take_no_mail_says_so_instead_of_greeting() {
-    let policy = Yes { refuses: true, ..Yes::new(0) };
+async fn s_034_a_node_that_cannot_store_mail_sends_421_instead_of_the_greeting() {
+    let policy = AcceptAll { refuses: true, ..AcceptAll::new(0) };
     let server = Server::with_policy(ListenerConfig::default(), policy).await;
     let mut client = Raw::connect(server.address).await;
     client.expect("421 4.3.2 the queue has no leader").await;
@@ -280,7 +280,7 @@ async fn s_034_a_node_that_can_take_no_mail_says_so_instead_of_greeting() {
 }
 
 #[tokio::test]
-async fn s_036_nothing_is_done_after_quit() {
+async fn s_036_commands_after_quit_are_ignored() {
     let server = Server::start(ListenerConfig::default()).await;
     let mut client = server.greeted().await;
     client.ask(format!("QUIT\r\n{ENVELOPE}QUIT\r\n"), "221 ").await;
@@ -289,10 +289,10 @@ async fn s_036_nothing_is_done_after_quit() {
 }
 
 #[tokio::test]
-async fn s_037_a_client_that_left_before_the_250_has_its_message_taken_once() {
+async fn s_037_a_client_that_left_before_the_250_has_its_message_accepted_once() {
     let counters = Counters::default();
     let _recording = ::metrics::set_default_local_recorder(&counters);
-    let server = Server::with_policy(ListenerConfig::default(), Yes::new(0)).await;
+    let server = Server::with_policy(ListenerConfig::default(), AcceptAll::new(0)).await;
     let mut client = server.greeted().await;
     begin_message(&mut client).await;
     client.send(format!("{CONTENT}.\r\n")).await;
@@ -307,7 +307,7 @@ async fn s_037_a_client_that_left_before_the_250_has_its_message_taken_once() {
 }
 
 #[tokio::test]
-async fn s_038_of_a_client_that_leaves_within_a_message_nothing_is_kept() {
+async fn s_038_nothing_is_kept_when_a_client_leaves_within_a_message() {
     let server = Server::start(ListenerConfig::default()).await;
     for ends_with_reset in [false, true] {
         let mut client = server.greeted().await;
@@ -323,25 +323,25 @@ async fn s_038_of_a_client_that_leaves_within_a_message_nothing_is_kept() {
 }
 
 #[tokio::test]
-async fn s_107_the_end_of_data_is_found_wherever_segments_split_it() {
+async fn s_107_the_end_of_data_is_found_in_any_segmentation() {
     let server = Server::start(ListenerConfig::default()).await;
     let mut client = server.greeted().await;
     client.stream.set_nodelay(true).unwrap();
-    split_at_every_place(&server, &mut client).await;
+    split_at_every_position(&server, &mut client).await;
     server.stop().await;
 }
 
-async fn split_at_every_place<S: crate::testing::ByteStream>(server: &Server, client: &mut Raw<S>) {
+async fn split_at_every_position<S: crate::testing::ByteStream>(server: &Server, client: &mut Raw<S>) {
     let before = server.messages();
     let text = format!("{CONTENT}.\r\n");
-    let places: Vec<usize> = (text.len() - 5..text.len()).collect();
-    for place in &places {
+    let positions: Vec<usize> = (text.len() - 5..text.len()).collect();
+    for position in &positions {
         begin_message(client).await;
-        client.send(&text[..*place]).await;
+        client.send(&text[..*position]).await;
         time::sleep(Duration::from_millis(5)).await;
-        client.ask(&text[*place..], "250 2.0.0").await;
+        client.ask(&text[*position..], "250 2.0.0").await;
     }
-    assert_eq!(server.messages() - before, places.len());
+    assert_eq!(server.messages() - before, positions.len());
 }
 
 #[tokio::test]

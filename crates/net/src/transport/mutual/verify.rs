@@ -1,4 +1,4 @@
-//! Whether a certificate is that of a node of this cluster.
+//! Verifies that a certificate belongs to a node of this cluster.
 
 use std::{fmt, sync::Arc};
 
@@ -23,12 +23,12 @@ use crate::{
     tls::provider,
 };
 
-/// A certificate that is good, of somebody else.
+/// The certificate is valid but belongs to another peer.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-enum Stranger {
-    #[error("the peer is of cluster `{0}`")]
+enum WrongPeer {
+    #[error("the peer belongs to another cluster, `{0}`")]
     Cluster(ClusterId),
-    #[error("the peer is `{0}`")]
+    #[error("connected to the wrong node: `{0}`")]
     Node(PeerIdentity),
 }
 
@@ -38,23 +38,23 @@ fn refused(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 
 fn member(certificate: &CertificateDer<'_>, cluster: ClusterId) -> Result<PeerIdentity, Error> {
     let peer = PeerIdentity::of_certificate(certificate).map_err(refused)?;
-    if peer.cluster == cluster { Ok(peer) } else { Err(refused(Stranger::Cluster(peer.cluster))) }
+    if peer.cluster == cluster { Ok(peer) } else { Err(refused(WrongPeer::Cluster(peer.cluster))) }
 }
 
-/// Lets in nodes of this cluster; which of them may ask for what is checked with each request.
+/// Accepts all nodes of this cluster; roles are checked for each request.
 #[derive(Debug)]
-pub(super) struct ClientOfCluster {
+pub(super) struct ClusterClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
     cluster: ClusterId,
 }
 
-impl ClientOfCluster {
+impl ClusterClientVerifier {
     pub(super) fn new(chain: Arc<dyn ClientCertVerifier>, cluster: ClusterId) -> Self {
         Self { chain, cluster }
     }
 }
 
-impl ClientCertVerifier for ClientOfCluster {
+impl ClientCertVerifier for ClusterClientVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.chain.root_hint_subjects()
     }
@@ -93,29 +93,29 @@ impl ClientCertVerifier for ClientOfCluster {
     }
 }
 
-/// Takes the expected node of this cluster for the right one, wherever it was found.
-pub(super) struct ServerOfCluster {
+/// Accepts only the expected node of this cluster, at whatever address it was found.
+pub(super) struct ClusterServerVerifier {
     roots: Arc<RootCertStore>,
     cluster: ClusterId,
     expect: Expect,
 }
 
-impl ServerOfCluster {
+impl ClusterServerVerifier {
     pub(super) fn new(roots: Arc<RootCertStore>, cluster: ClusterId, expect: Expect) -> Self {
         Self { roots, cluster, expect }
     }
 }
 
-impl fmt::Debug for ServerOfCluster {
+impl fmt::Debug for ClusterServerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerOfCluster")
+        f.debug_struct("ClusterServerVerifier")
             .field("cluster", &self.cluster)
             .field("expect", &self.expect)
             .finish_non_exhaustive()
     }
 }
 
-impl ServerCertVerifier for ServerOfCluster {
+impl ServerCertVerifier for ClusterServerVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -131,7 +131,7 @@ impl ServerCertVerifier for ServerOfCluster {
         if self.expect.is_met_by(&peer) {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(refused(Stranger::Node(peer)))
+            Err(refused(WrongPeer::Node(peer)))
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     tls::{ClientTls, ServerTls},
 };
 
-/// Answers every request with who sent it.
+/// Answers every request with the sender's identity.
 #[derive(Clone)]
 struct Mirror;
 
@@ -49,7 +49,7 @@ async fn serve(listener: NodeListener) {
     server_builder().add_service(Mirror).serve_with_incoming(listener).await.unwrap();
 }
 
-/// Asks who we are; the answer, or nothing when there is none.
+/// Asks the server which identity it sees.
 async fn ask(channel: &Channel) -> Result<String, Error> {
     let request =
         http::Request::builder().uri("http://postroad/test.Mirror/Ask").body(Body::empty()).unwrap();
@@ -79,7 +79,7 @@ async fn c_171_requests_carry_who_sent_them() {
 }
 
 #[tokio::test]
-async fn a_channel_connects_again_when_its_server_is_back() {
+async fn a_channel_reconnects_when_its_server_is_back() {
     let net = Transport::Memory(MemoryNet::new());
     let channel = net.channel("queue-1", Expect::any(Role::Queue));
     for _ in 0..3 {
@@ -97,7 +97,7 @@ async fn a_channel_connects_again_when_its_server_is_back() {
 }
 
 #[tokio::test]
-async fn r_12_a_peer_that_vanished_without_a_word_is_noticed() {
+async fn r_12_a_dead_peer_is_detected() {
     let net = Transport::Memory(MemoryNet::new());
     let mut listener = net.bind("queue-1").await.unwrap();
     let channel = net.channel("queue-1", Expect::any(Role::Queue));

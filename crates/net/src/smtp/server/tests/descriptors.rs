@@ -1,4 +1,4 @@
-//! A process that has run out of descriptors, in a process of its own.
+//! Running out of file descriptors, tested in a child process.
 
 use std::{
     fs::File,
@@ -8,10 +8,10 @@ use std::{
 use super::*;
 use crate::testing::run_with_few_descriptors;
 
-const CHILD: &str = "smtp::server::tests::descriptors::the_child_that_runs_out_of_descriptors";
+const CHILD: &str = "smtp::server::tests::descriptors::child_process_without_file_descriptors";
 
 #[test]
-fn s_033_without_descriptors_nothing_spins_and_service_comes_back() {
+fn s_033_without_file_descriptors_accepting_does_not_spin_and_recovers() {
     run_with_few_descriptors(CHILD);
 }
 
@@ -26,10 +26,10 @@ fn cpu_ticks(stat: &mut File) -> u64 {
 
 #[tokio::test]
 #[ignore = "run by the test above, with few descriptors"]
-async fn the_child_that_runs_out_of_descriptors() {
+async fn child_process_without_file_descriptors() {
     let server = Server::start(ListenerConfig::default()).await;
     let mut stat = File::open("/proc/self/stat").unwrap();
-    // The kernel takes connections into the backlog whether or not they can be accepted.
+    // The kernel queues connections in the backlog even when we cannot accept them.
     let mut clients = Vec::new();
     while let Ok(client) = std::net::TcpStream::connect(server.address) {
         client.set_nonblocking(true).unwrap();
@@ -40,12 +40,12 @@ async fn the_child_that_runs_out_of_descriptors() {
     let before = cpu_ticks(&mut stat);
     time::sleep(Duration::from_secs(1)).await;
     let used = cpu_ticks(&mut stat) - before;
-    assert!(used < 20, "{used} ticks of a second were spent on waiting for descriptors");
+    assert!(used < 20, "waiting for file descriptors used {used} ticks of CPU in a second");
     clients.clear();
-    let mut told = String::new();
-    while !told.starts_with("220 ") {
+    let mut reply = String::new();
+    while !reply.starts_with("220 ") {
         time::sleep(Duration::from_millis(10)).await;
-        told = Raw::connect(server.address).await.reply().await;
+        reply = Raw::connect(server.address).await.reply().await;
     }
     server.stop().await;
 }

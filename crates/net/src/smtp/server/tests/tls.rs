@@ -28,7 +28,7 @@ async fn handshake(stream: TcpStream, tls: &ClientTls) -> RawTls {
 }
 
 impl Server {
-    /// Connects and speaks STARTTLS.
+    /// Connects and does STARTTLS.
     async fn secured(&self) -> RawTls {
         let mut client = self.greeted().await;
         client.ask("EHLO c.example\r\n", "250-").await;
@@ -38,23 +38,23 @@ impl Server {
 }
 
 #[tokio::test]
-async fn s_401_commands_behind_starttls_are_never_carried_out() {
+async fn s_401_commands_pipelined_after_starttls_are_never_executed() {
     let server = Server::start(config()).await;
     let injected = "RSET\r\nMAIL FROM:<evil@b.example>\r\n";
     for start_tls in ["STARTTLS\r\n", "starttls\r\n", "STARTTLS \r\n"] {
         let mut client = server.greeted().await;
         client.ask("EHLO c.example\r\n", "250-").await;
         client.send(format!("{start_tls}{injected}")).await;
-        let told = client.until("no peer says this").await;
-        let refused = told.starts_with("554 5.5.0") || told.starts_with("50");
-        assert!(refused && !told.contains("250 2.1.0"), "{start_tls:?} gives {told:?}");
-        assert!(told.lines().count() == 1 || !told.contains("220 "), "{start_tls:?} gives {told:?}");
+        let replies = client.until("never sent").await;
+        let refused = replies.starts_with("554 5.5.0") || replies.starts_with("50");
+        assert!(refused && !replies.contains("250 2.1.0"), "{start_tls:?} gives {replies:?}");
+        assert!(replies.lines().count() == 1 || !replies.contains("220 "), "{start_tls:?} gives {replies:?}");
     }
     server.stop().await;
 }
 
 #[tokio::test]
-async fn s_401_a_line_that_another_parser_could_read_as_starttls_ends_the_session() {
+async fn s_401_starttls_ended_by_a_bare_lf_ends_the_session() {
     let server = Server::start(config()).await;
     let mut client = server.greeted().await;
     client.ask("EHLO c.example\r\n", "250-").await;
@@ -64,19 +64,19 @@ async fn s_401_a_line_that_another_parser_could_read_as_starttls_ends_the_sessio
 }
 
 #[tokio::test]
-async fn s_401_what_comes_in_the_clear_after_starttls_is_not_taken_for_tls() {
+async fn s_401_plaintext_after_starttls_is_not_executed() {
     let server = Server::start(config()).await;
     let mut client = server.greeted().await;
     client.ask("EHLO c.example\r\n", "250-").await;
     client.ask("STARTTLS\r\n", "220 2.0.0").await;
     client.send("RSET\r\nMAIL FROM:<evil@b.example>\r\n").await;
-    let told = client.until("no peer says this").await;
-    assert!(!told.contains("250"), "{told:?}");
+    let replies = client.until("never sent").await;
+    assert!(!replies.contains("250"), "{replies:?}");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn s_403_what_was_said_before_tls_is_forgotten() {
+async fn s_403_starttls_resets_the_session() {
     let server = Server::start(config()).await;
     let mut client = server.greeted().await;
     let before = client.ask("EHLO c.example\r\n", "250-").await;
@@ -94,7 +94,7 @@ async fn s_403_what_was_said_before_tls_is_forgotten() {
 }
 
 #[tokio::test]
-async fn s_404_starttls_with_an_argument_twice_or_without_a_certificate() {
+async fn s_404_starttls_with_an_argument_twice_or_without_a_certificate_is_refused() {
     let server = Server::start(config()).await;
     let mut client = server.greeted().await;
     client.ask("EHLO c.example\r\nSTARTTLS now\r\n", "250-").await;
@@ -144,7 +144,7 @@ async fn s_405_a_session_of_one_listener_is_not_resumed_at_another() {
 }
 
 #[tokio::test]
-async fn s_406_a_client_hello_in_many_pieces_is_understood() {
+async fn s_406_a_fragmented_client_hello_is_accepted() {
     let server = Server::start(implicit()).await;
     let tls = ClientTls::opportunistic();
     let mut config = ClientConfig::clone(tls.connector().config());
@@ -160,7 +160,7 @@ async fn s_406_a_client_hello_in_many_pieces_is_understood() {
 }
 
 #[tokio::test]
-async fn s_406_half_a_handshake_and_none_end_at_the_deadline() {
+async fn s_406_an_incomplete_handshake_times_out() {
     let config = ListenerConfig { handshake_timeout: Duration::from_millis(200), ..implicit() };
     let server = Server::start(config).await;
     let pieces: [&[u8]; 4] = [
@@ -181,7 +181,7 @@ async fn s_406_half_a_handshake_and_none_end_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn s_407_a_new_certificate_is_shown_to_new_connections_only() {
+async fn s_407_a_renewed_certificate_is_used_for_new_connections_only() {
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
     let first = write_certificate(&certificate, &key);
@@ -198,7 +198,7 @@ async fn s_407_a_new_certificate_is_shown_to_new_connections_only() {
     assert_eq!(shown(&new), second);
     old.ask("EHLO c.example\r\n", "250-").await;
 
-    // Half of a replacement: what was good stays.
+    // Certificate and key do not match: the old pair stays in use.
     let (_, other_key) = make_certificate();
     std::fs::write(&key, other_key).unwrap();
     assert!(tls.reload().is_err());
@@ -223,7 +223,7 @@ fn shown(client: &RawTls) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn s_002_a_client_that_speaks_first_within_tls_is_sent_away() {
+async fn s_002_a_client_that_speaks_before_the_greeting_over_tls_is_refused() {
     let server =
         Server::start(ListenerConfig { greeting_delay: Duration::from_millis(100), ..implicit() }).await;
     let mut client =
@@ -234,30 +234,30 @@ async fn s_002_a_client_that_speaks_first_within_tls_is_sent_away() {
 }
 
 #[tokio::test]
-async fn s_107_the_end_of_data_is_found_wherever_records_split_it() {
+async fn s_107_the_end_of_data_is_found_in_any_split_of_tls_records() {
     let server = Server::start(config()).await;
     let mut client = server.secured().await;
-    split_at_every_place(&server, &mut client).await;
+    split_at_every_position(&server, &mut client).await;
     server.stop().await;
 }
 
 #[tokio::test]
-async fn s_301_a_login_is_taken_over_tls_only() {
+async fn s_301_auth_is_refused_without_tls() {
     let server = Server::start(config()).await;
     let mut client = server.greeted().await;
-    let told = client.ask("EHLO c.example\r\n", "250-").await;
-    assert!(!told.contains("AUTH"));
+    let replies = client.ask("EHLO c.example\r\n", "250-").await;
+    assert!(!replies.contains("AUTH"));
     client.ask("AUTH PLAIN AGEAYg==\r\n", "538 5.7.11").await;
     server.stop().await;
 }
 
-/// Without a `close_notify` the client could not tell our end from somebody else's.
+/// Without `close_notify` the client cannot distinguish our close from an attack.
 #[tokio::test]
-async fn s_036_the_end_after_quit_is_said_within_tls() {
+async fn s_036_close_notify_is_sent_after_quit() {
     let server = Server::start(config()).await;
     let mut client = server.secured().await;
     client.ask("QUIT\r\n", "221 2.0.0").await;
     let read = time::timeout(PATIENCE, client.stream.read(&mut [0; 8])).await.expect("the server closes");
-    assert_eq!(read.expect("the end was said"), 0);
+    assert_eq!(read.expect("close_notify was received"), 0);
     server.stop().await;
 }

@@ -1,4 +1,4 @@
-//! One timer per connection that is moved only when it must be.
+//! One timer per connection, reset as rarely as possible.
 
 use std::{
     future::Future,
@@ -9,19 +9,19 @@ use std::{
 
 use tokio::time::{Sleep, sleep_until};
 
-/// A deadline for whatever a connection waits for.
+/// The timer of a connection's deadlines.
 ///
-/// Deadlines of a session move with every command, nearly always to a later time.
-/// The timer stays where it is until it rings, and only then is it set to what has become of the deadline:
+/// Every command sets a new deadline, nearly always a later one.
+/// The timer is reset only when it fires or when the deadline moves to an earlier time,
 /// so a busy connection touches the runtime's timer wheel once in minutes.
 #[derive(Debug, Default)]
-pub(crate) struct Alarm {
+pub(crate) struct DeadlineTimer {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl Alarm {
-    /// Waits for `future`, until `deadline` at most; dropping what this returns drops `future`.
-    pub(crate) async fn bound<F: Future>(&mut self, deadline: Instant, future: F) -> Option<F::Output> {
+impl DeadlineTimer {
+    /// Waits for `future` until `deadline`; returns `None` after that.
+    pub(crate) async fn timeout_at<F: Future>(&mut self, deadline: Instant, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         std::future::poll_fn(|context| {
             if let Poll::Ready(output) = future.as_mut().poll(context) {
@@ -51,13 +51,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn deadlines_hold_whether_they_move_forth_or_back() {
-        let mut alarm = Alarm::default();
+    async fn deadlines_may_move_to_a_later_or_an_earlier_time() {
+        let mut timer = DeadlineTimer::default();
         let millis = Duration::from_millis;
         for wait in [millis(30), millis(10), millis(60), millis(0)] {
             let start = Instant::now();
-            assert_eq!(alarm.bound(start + millis(3_600_000), async { 7 }).await, Some(7));
-            assert_eq!(alarm.bound(start + wait, pending::<()>()).await, None);
+            assert_eq!(timer.timeout_at(start + millis(3_600_000), async { 7 }).await, Some(7));
+            assert_eq!(timer.timeout_at(start + wait, pending::<()>()).await, None);
             assert!(start.elapsed() >= wait);
             assert!(start.elapsed() < wait + millis(2_000));
         }

@@ -13,11 +13,11 @@ use crate::{
     tls::ServerTls,
 };
 
-/// Takes every message, and notes the TLS it came over.
+/// Accepts every message, and records its TLS.
 #[derive(Default)]
-struct Taken(Mutex<Vec<(Bytes, Option<String>)>>);
+struct Accepted(Mutex<Vec<(Bytes, Option<String>)>>);
 
-impl Policy for Taken {
+impl Policy for Accepted {
     type Identity = ();
 
     fn network_identity(&self, _: IpAddr) -> Option<()> {
@@ -32,7 +32,7 @@ impl Policy for Taken {
     }
 }
 
-/// Sends messages over one connection; returns what came of each, and what the server took.
+/// Sends messages over one connection; returns the messages that the server accepted.
 async fn send(
     tls: Option<ServerTls>,
     policy: &ClientTls,
@@ -40,10 +40,10 @@ async fn send(
 ) -> Result<Vec<(Bytes, Option<String>)>, Ended> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (taken, shutdown) = (Arc::new(Taken::default()), CancellationToken::new());
+    let (accepted, shutdown) = (Arc::new(Accepted::default()), CancellationToken::new());
     let mut listening = ListenerConfig { tls, ..ListenerConfig::default() };
     listening.server.message_size_max = 0;
-    let serving = tokio::spawn(serve(listener, listening, Arc::clone(&taken), shutdown.clone()));
+    let serving = tokio::spawn(serve(listener, listening, Arc::clone(&accepted), shutdown.clone()));
     let stream = TcpStream::connect(address).await.unwrap();
     let opened = Connection::open(stream, config(PATIENT), policy, "localhost").await;
     let outcome = match opened {
@@ -54,7 +54,7 @@ async fn send(
                     .deliver(Transaction { content: content.clone(), ..message() }, pending())
                     .await;
                 assert!(
-                    matches!(&delivery.fates[..], [Fate::Reply(Phase::Message, reply)] if reply.code == 250)
+                    matches!(&delivery.results[..], [RecipientResult::Reply(Phase::Message, reply)] if reply.code == 250)
                 );
             }
             assert!(connection.capabilities().pipelining && connection.capabilities().size.is_some());
@@ -65,7 +65,7 @@ async fn send(
     };
     shutdown.cancel();
     serving.await.unwrap();
-    outcome.map(|()| std::mem::take(&mut *taken.0.lock()))
+    outcome.map(|()| std::mem::take(&mut *accepted.0.lock()))
 }
 
 fn contents() -> Vec<Vec<Bytes>> {
@@ -80,9 +80,9 @@ async fn contents_arrive_unchanged_in_the_clear_and_over_tls() {
     let sent = contents();
     for tls in [None, Some(ServerTls::self_signed(&["localhost".to_owned()]).unwrap())] {
         let secured = tls.is_some();
-        let taken = send(tls, &ClientTls::opportunistic(), &sent).await.unwrap();
-        assert_eq!(taken.len(), sent.len());
-        for ((content, tls), parts) in taken.iter().zip(&sent) {
+        let accepted = send(tls, &ClientTls::opportunistic(), &sent).await.unwrap();
+        assert_eq!(accepted.len(), sent.len());
+        for ((content, tls), parts) in accepted.iter().zip(&sent) {
             assert_eq!(*content, parts.concat());
             let version = tls.as_deref().map(|tls| tls.starts_with("TLSv1.3 TLS_"));
             assert_eq!(version, secured.then_some(true), "{tls:?}");
@@ -91,7 +91,7 @@ async fn contents_arrive_unchanged_in_the_clear_and_over_tls() {
 }
 
 #[tokio::test]
-async fn s_403_a_name_nobody_vouches_for_is_refused_where_it_is_verified() {
+async fn s_403_an_untrusted_certificate_is_refused_when_verified() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());

@@ -1,7 +1,7 @@
-//! Which domains a message claims to come from: the mailboxes of `From`, `Sender` and their `Resent-` twins.
+//! Checks the authors of a message: the mailboxes of `From`, `Sender`, `Resent-From` and `Resent-Sender`.
 //!
-//! Strict on purpose: what this does not understand is refused for tenants that are bound to domains,
-//! so that no two readers can see different authors (RFC 5322 3.4, without groups, routes and obsolete forms).
+//! Strict on purpose: tenants that are limited to domains may not send ambiguous fields,
+//! so that no two readers see different authors (RFC 5322 3.4, without groups, routes and obsolete forms).
 
 use postroad_core::{Address, Domain, Host};
 use postroad_directory::SenderDomains;
@@ -11,7 +11,7 @@ use crate::error::Refusal;
 /// Fields that name an author.
 const FIELDS: [&str; 4] = ["From", "Sender", "Resent-From", "Resent-Sender"];
 
-/// Checks that every author the header names belongs to the tenant.
+/// Checks that the tenant may send as every author in the header.
 pub(crate) fn check(header: &[u8], domains: &SenderDomains) -> Result<(), Refusal> {
     if *domains == SenderDomains::Any {
         return Ok(());
@@ -28,7 +28,7 @@ pub(crate) fn check(header: &[u8], domains: &SenderDomains) -> Result<(), Refusa
     Ok(())
 }
 
-/// Checks one domain of the envelope.
+/// Checks that the tenant may send with this envelope sender.
 pub(crate) fn check_envelope(sender: Option<&Address>, domains: &SenderDomains) -> Result<(), Refusal> {
     let domain: Domain = match sender.map(Address::host) {
         None if *domains == SenderDomains::Any => return Ok(()),
@@ -39,7 +39,7 @@ pub(crate) fn check_envelope(sender: Option<&Address>, domains: &SenderDomains) 
     if domains.allows(&domain) { Ok(()) } else { Err(Refusal::Sender(domain)) }
 }
 
-/// The values of the fields that name authors, folded as they came.
+/// Returns the values of the author fields, still folded.
 fn author_fields(header: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = header;
     std::iter::from_fn(move || {
@@ -56,14 +56,15 @@ fn author_fields(header: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The length of a field with the lines that continue it.
+/// Returns the length of a field, including its folded lines.
 fn field_len(field: &[u8]) -> usize {
-    let starts =
-        |place: &usize| field[*place] == b'\n' && !matches!(field.get(place + 1), Some(b' ' | b'\t'));
+    let starts = |position: &usize| {
+        field[*position] == b'\n' && !matches!(field.get(position + 1), Some(b' ' | b'\t'))
+    };
     (0..field.len()).find(starts).map_or(field.len(), |end| end + 1)
 }
 
-/// Reads a list of mailboxes; `None` for an empty list and for everything that is not plainly one.
+/// Parses a list of mailboxes; returns `None` for an empty list and for anything ambiguous.
 fn mailboxes(value: &[u8]) -> Option<Vec<Address>> {
     let text = std::str::from_utf8(value).ok()?;
     let mut found = Vec::new();
@@ -71,13 +72,13 @@ fn mailboxes(value: &[u8]) -> Option<Vec<Address>> {
     let mut characters = text.chars();
     while let Some(character) = characters.next() {
         match character {
-            '"' => mailbox.take_quoted(&mut characters)?,
+            '"' => mailbox.push_quoted(&mut characters)?,
             '(' => skip_comment(&mut characters)?,
             ',' if mailbox.angle != Angle::Open => found.push(std::mem::take(&mut mailbox).finish()?),
             '<' => mailbox.open()?,
             '>' => mailbox.close()?,
             ' ' | '\t' | '\r' | '\n' => mailbox.space(),
-            // Groups, routes and lists of old; and backslashes outside quotes.
+            // Groups, routes and obsolete lists, and backslashes outside quotes.
             ':' | ';' | '\\' | ')' if !mailbox.in_literal() => return None,
             other => mailbox.push(other)?,
         }
@@ -94,12 +95,12 @@ enum Angle {
     Closed,
 }
 
-/// One mailbox while it is being read.
+/// A mailbox being parsed.
 #[derive(Default)]
 struct Mailbox {
-    /// Outside angle brackets: an address, or a display name.
+    /// The text outside angle brackets: an address or a display name.
     outside: String,
-    /// Words outside were apart: a display name.
+    /// `outside` has several words, so it is a display name.
     spaced: bool,
     gap: bool,
     inside: String,
@@ -124,7 +125,7 @@ impl Mailbox {
         if self.gap && self.angle == Angle::None && !self.outside.is_empty() {
             self.spaced = true;
         }
-        // White space inside an address is an obsolete form.
+        // White space inside an address is obsolete syntax.
         if self.gap && self.angle == Angle::Open && !self.inside.is_empty() {
             return None;
         }
@@ -133,7 +134,7 @@ impl Mailbox {
         Some(())
     }
 
-    fn take_quoted(&mut self, characters: &mut std::str::Chars<'_>) -> Option<()> {
+    fn push_quoted(&mut self, characters: &mut std::str::Chars<'_>) -> Option<()> {
         self.push('"')?;
         loop {
             let character = characters.next()?;
@@ -172,7 +173,7 @@ impl Mailbox {
     }
 }
 
-/// Skips the rest of a comment, which may hold others.
+/// Skips the rest of a comment, which may be nested.
 fn skip_comment(characters: &mut std::str::Chars<'_>) -> Option<()> {
     let mut depth = 1;
     while depth > 0 {
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn mailboxes_are_read_as_everybody_reads_them() {
+    fn unambiguous_mailboxes_are_parsed() {
         for (value, expected) in [
             (" a@b.c\r\n", "a@b.c"),
             ("<a@b.c>", "a@b.c"),
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn c_200_what_could_be_read_in_two_ways_is_refused() {
+    fn c_200_ambiguous_author_fields_are_refused() {
         for value in [
             "",
             ",",
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn s_012_the_null_sender_is_for_those_who_may_send_as_anybody() {
+    fn s_012_the_null_sender_needs_a_tenant_that_may_send_from_any_domain() {
         let ours = SenderDomains::Only([Domain::parse("b.c").unwrap()].into());
         assert_eq!(check_envelope(None, &ours), Err(Refusal::NullSender));
         assert_eq!(check_envelope(None, &SenderDomains::Any), Ok(()));

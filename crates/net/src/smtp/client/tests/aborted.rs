@@ -1,4 +1,4 @@
-//! Transactions that are broken off: how far each was, and that nothing more is said.
+//! Aborted transactions: their results, and that nothing more is sent.
 
 use std::{
     future::poll_fn,
@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{testing::ByteStream, tls::ServerTls};
 
-const WITHDRAWN: Lost = Lost::Withdrawn;
+const ABORTED: Lost = Lost::Aborted;
 
-/// Opens a connection whose server does what `script` says once it may be used.
+/// Opens a connection to a server that runs `script` after EHLO.
 async fn open<F>(script: impl FnOnce(Raw) -> F + Send + 'static) -> (Connection, tokio::task::JoinHandle<()>)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -31,8 +31,8 @@ where
     (opened.unwrap(), server)
 }
 
-/// Takes commands, answering all before `phase` well.
-async fn take_commands(server: &mut Raw, phase: Phase) {
+/// Reads commands up to that of `phase`, and accepts all before it.
+async fn accept_commands_before(server: &mut Raw, phase: Phase) {
     for each in [Phase::Mail, Phase::Recipient, Phase::Data, Phase::Message] {
         server.until(if each == Phase::Message { "\r\n.\r\n" } else { "\r\n" }).await;
         if each == phase {
@@ -42,32 +42,35 @@ async fn take_commands(server: &mut Raw, phase: Phase) {
     }
 }
 
-/// Reads until the client is gone, and checks that it did not finish the message.
+/// Reads until the client has closed, and checks that it did not finish the message.
 async fn expect_no_end(mut stream: impl ByteStream) {
     let mut rest = Vec::new();
-    // A reset is as good an end as any.
+    // A reset is fine too.
     let _ = stream.read_to_end(&mut rest).await;
     assert!(!rest.ends_with(b"\r\n.\r\n"), "the end of the message was sent");
 }
 
-/// Ready once the flag is set, and never a reason to be polled: who asks learns it, and nobody else.
+/// Ready once the flag is set. Never wakes its task: only a poll learns of it.
 fn when(flag: &AtomicBool) -> impl Future<Output = ()> {
     poll_fn(|_| if flag.load(Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending })
 }
 
 #[tokio::test]
-async fn r_31_before_mail_nothing_is_said_at_all() {
+async fn r_31_a_transaction_aborted_before_mail_sends_nothing() {
     let (mut connection, server) = open(|mut server| async move { server.expect_end().await }).await;
     let delivery = connection.deliver(message(), async {}).await;
-    assert_eq!(delivery, Delivery { fates: vec![Fate::NotSent(WITHDRAWN)], stale: false, withheld: true });
+    assert_eq!(
+        delivery,
+        Delivery { results: vec![RecipientResult::NotSent(ABORTED)], stale: false, not_started: true }
+    );
     assert!(!connection.is_usable());
     drop(connection);
     server.await.unwrap();
 }
 
-/// Whoever has the end of a message may have taken it, at whatever point it was broken off.
+/// A server that has the end of a message may have accepted it, at whatever point we abort.
 #[tokio::test]
-async fn r_31_no_message_is_called_unsent_whose_end_was_handed_over() {
+async fn r_31_a_message_whose_end_was_sent_is_never_reported_as_not_sent() {
     for polls in 0.. {
         let end_seen = Arc::new(AtomicBool::new(false));
         let seen = end_seen.clone();
@@ -89,23 +92,23 @@ async fn r_31_no_message_is_called_unsent_whose_end_was_handed_over() {
             left -= 1;
             if left < 0 { Poll::Ready(()) } else { Poll::Pending }
         });
-        let Delivery { fates, .. } = connection.deliver(message(), until).await;
+        let Delivery { results, .. } = connection.deliver(message(), until).await;
         drop(connection);
         server.await.unwrap();
-        let is_unsent = matches!(fates[..], [Fate::NotSent(_)]);
-        assert!(!is_unsent || !end_seen.load(Ordering::SeqCst), "{polls} polls: {fates:?}");
-        if matches!(&fates[..], [Fate::Reply(Phase::Message, reply)] if reply.is_positive()) {
+        let is_unsent = matches!(results[..], [RecipientResult::NotSent(_)]);
+        assert!(!is_unsent || !end_seen.load(Ordering::SeqCst), "{polls} polls: {results:?}");
+        if matches!(&results[..], [RecipientResult::Reply(Phase::Message, reply)] if reply.is_positive()) {
             return;
         }
     }
 }
 
 #[tokio::test]
-async fn r_31_the_reply_to_a_reset_is_not_waited_for() {
+async fn r_31_an_abort_does_not_wait_for_the_reply_to_rset() {
     let reset = CancellationToken::new();
     let seen = reset.clone();
     let (mut connection, server) = open(move |mut server| async move {
-        take_commands(&mut server, Phase::Mail).await;
+        accept_commands_before(&mut server, Phase::Mail).await;
         server.send("550 5.7.1 no\r\n").await;
         assert_eq!(server.until("\r\n").await, "RSET\r\n");
         seen.cancel();
@@ -115,25 +118,36 @@ async fn r_31_the_reply_to_a_reset_is_not_waited_for() {
     connection.deliver(message(), pending()).await;
     assert!(connection.is_usable());
     let delivery = connection.deliver(message(), reset.cancelled()).await;
-    assert_eq!(delivery, Delivery { fates: vec![Fate::NotSent(WITHDRAWN)], stale: false, withheld: true });
+    assert_eq!(
+        delivery,
+        Delivery { results: vec![RecipientResult::NotSent(ABORTED)], stale: false, not_started: true }
+    );
     drop(connection);
     server.await.unwrap();
 }
 
 #[tokio::test]
-async fn r_31_a_wait_for_any_reply_is_broken_off_at_once() {
+async fn r_31_an_abort_ends_a_wait_for_any_reply_at_once() {
     for phase in [Phase::Mail, Phase::Recipient, Phase::Data, Phase::Message] {
         let over = CancellationToken::new();
         let seen = over.clone();
         let (mut connection, server) = open(move |mut server| async move {
-            take_commands(&mut server, phase).await;
+            accept_commands_before(&mut server, phase).await;
             seen.cancel();
-            server.until("no client says this").await;
+            server.until("never sent").await;
         })
         .await;
         let delivery = connection.deliver(message(), over.cancelled()).await;
-        let fate = if phase == Phase::Message { Fate::Unknown(WITHDRAWN) } else { Fate::NotSent(WITHDRAWN) };
-        assert_eq!(delivery, Delivery { fates: vec![fate], stale: false, withheld: false }, "{phase:?}");
+        let result = if phase == Phase::Message {
+            RecipientResult::Unknown(ABORTED)
+        } else {
+            RecipientResult::NotSent(ABORTED)
+        };
+        assert_eq!(
+            delivery,
+            Delivery { results: vec![result], stale: false, not_started: false },
+            "{phase:?}"
+        );
         assert!(!connection.is_usable());
         drop(connection);
         server.await.unwrap();
@@ -141,39 +155,39 @@ async fn r_31_a_wait_for_any_reply_is_broken_off_at_once() {
 }
 
 #[tokio::test]
-async fn r_31_it_is_asked_again_right_before_the_message_is_written() {
+async fn r_31_the_abort_is_checked_immediately_before_the_message_is_written() {
     let over = Arc::new(AtomicBool::new(false));
     let set = over.clone();
     let (mut connection, server) = open(move |mut server| async move {
-        take_commands(&mut server, Phase::Data).await;
+        accept_commands_before(&mut server, Phase::Data).await;
         // Nothing wakes the client but the reply itself.
         set.store(true, Ordering::SeqCst);
         server.send(good_reply(Phase::Data)).await;
-        let rest = server.until("no client says this").await;
+        let rest = server.until("never sent").await;
         assert_eq!(rest, "", "the message was sent");
     })
     .await;
     let delivery = connection.deliver(message(), when(&over)).await;
-    assert_eq!(delivery.fates, [Fate::NotSent(WITHDRAWN)]);
-    assert!(!delivery.withheld);
+    assert_eq!(delivery.results, [RecipientResult::NotSent(ABORTED)]);
+    assert!(!delivery.not_started);
     drop(connection);
     server.await.unwrap();
 }
 
 #[tokio::test]
-async fn r_31_a_message_whose_rest_waits_for_a_slow_reader_is_not_finished() {
+async fn r_31_an_aborted_message_is_not_finished_for_a_slow_reader() {
     for woken in [true, false] {
         let (over, token) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let (set, cancel) = (over.clone(), token.clone());
         let (mut connection, server) = open(move |mut server| async move {
-            take_commands(&mut server, Phase::Data).await;
+            accept_commands_before(&mut server, Phase::Data).await;
             server.send(good_reply(Phase::Data)).await;
             server.until("xxx").await;
             set.store(true, Ordering::SeqCst);
             if woken {
                 cancel.cancel();
             }
-            // It reads on, which wakes a client that waits for room.
+            // Reading on wakes a client that waits for buffer space.
             expect_no_end(server.stream).await;
         })
         .await;
@@ -185,14 +199,14 @@ async fn r_31_a_message_whose_rest_waits_for_a_slow_reader_is_not_finished() {
         };
         let transaction = Transaction { content: vec![large()], ..message() };
         let delivery = connection.deliver(transaction, until).await;
-        assert_eq!(delivery.fates, [Fate::NotSent(WITHDRAWN)]);
+        assert_eq!(delivery.results, [RecipientResult::NotSent(ABORTED)]);
         drop(connection);
         server.await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn r_31_the_rest_of_a_tls_record_is_not_the_end_of_a_message() {
+async fn r_31_an_aborted_message_over_tls_is_not_finished() {
     let tls = ServerTls::self_signed(&["s.example".to_owned()]).unwrap();
     let over = CancellationToken::new();
     let cancel = over.clone();
@@ -216,25 +230,25 @@ async fn r_31_the_rest_of_a_tls_record_is_not_the_end_of_a_message() {
     let mut connection = opened.unwrap();
     let transaction = Transaction { content: vec![large()], ..message() };
     let delivery = connection.deliver(transaction, over.cancelled()).await;
-    assert_eq!(delivery.fates, [Fate::NotSent(WITHDRAWN)]);
+    assert_eq!(delivery.results, [RecipientResult::NotSent(ABORTED)]);
     drop(connection);
     server.await.unwrap();
 }
 
 #[tokio::test]
-async fn r_31_a_reply_to_the_message_that_has_come_counts() {
+async fn r_31_a_reply_that_arrived_before_the_abort_counts() {
     let over = Arc::new(AtomicBool::new(false));
     let set = over.clone();
     let (mut connection, server) = open(move |mut server| async move {
-        take_commands(&mut server, Phase::Message).await;
-        // On one thread, the client sees both or neither.
+        accept_commands_before(&mut server, Phase::Message).await;
+        // The runtime has one thread, so the client sees both or neither.
         server.send("250 2.0.0 queued\r\n").await;
         set.store(true, Ordering::SeqCst);
-        server.until("no client says this").await;
+        server.until("never sent").await;
     })
     .await;
     let delivery = connection.deliver(message(), when(&over)).await;
-    assert_eq!(delivery.fates, [Fate::Reply(Phase::Message, Reply::new(250, 0, 0, "queued"))]);
+    assert_eq!(delivery.results, [RecipientResult::Reply(Phase::Message, Reply::new(250, 0, 0, "queued"))]);
     drop(connection);
     server.await.unwrap();
 }

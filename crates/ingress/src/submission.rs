@@ -1,4 +1,4 @@
-//! The way of one message from a client that is known to the queue: SMTP and gRPC meet here.
+//! Submits a message of an authenticated client to the queue; shared by SMTP and gRPC.
 
 use std::{
     collections::HashMap,
@@ -24,21 +24,21 @@ use tokio::sync::watch;
 use crate::{
     IngressConfig,
     auth::Identity,
+    author,
     content::{self, Completed},
     error::Refusal,
-    from,
-    metrics::{Metrics, Way},
+    metrics::Metrics,
 };
 
-/// What a log entry holds; a larger message is handed over in chunks before it is submitted.
+/// The most content of one log entry; larger messages are sent to the queue in chunks first.
 const CHUNK_BYTES_MAX: usize = 768 << 10;
-/// Chunks of one message on their way at a time.
+/// Concurrent chunks of one message.
 const CHUNKS_AT_ONCE: usize = 4;
-/// Domains of one message whose sites are asked for at a time.
+/// Concurrent site lookups of one message.
 const SITES_AT_ONCE: usize = 64;
 
-/// Takes messages from clients that are known.
-pub(crate) struct Intake {
+/// Accepts messages of authenticated clients.
+pub(crate) struct SubmissionHandler {
     pub(crate) config: Arc<IngressConfig>,
     pub(crate) metrics: Arc<Metrics>,
     directory: watch::Receiver<Arc<View>>,
@@ -48,25 +48,25 @@ pub(crate) struct Intake {
     accepting: AtomicBool,
 }
 
-/// A message as it came, from a client that may send it.
+/// A received message and its client.
 #[derive(Debug)]
 pub(crate) struct Incoming<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) sender: Option<Address>,
-    /// At least one.
+    /// Never empty.
     pub(crate) recipients: Vec<Address>,
     pub(crate) content: Bytes,
-    /// The client asked for SMTPUTF8.
+    /// The client requested SMTPUTF8.
     pub(crate) smtputf8: bool,
     pub(crate) client: Option<IpAddr>,
     pub(crate) helo: &'a str,
     pub(crate) with: Protocol,
     pub(crate) tls: &'a str,
-    /// Of the trace it belongs to, empty when the client told of none.
+    /// The trace context of the client; empty without one.
     pub(crate) traceparent: &'a str,
 }
 
-impl Intake {
+impl SubmissionHandler {
     pub(crate) fn new(
         config: Arc<IngressConfig>,
         metrics: Arc<Metrics>,
@@ -85,17 +85,17 @@ impl Intake {
         }
     }
 
-    /// The directory as it is; revision 0 when nothing is known yet.
+    /// Returns the current directory; its revision is 0 until it is loaded.
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.directory.borrow())
     }
 
-    /// Returns true when the directory was seen and some ledger has a leader.
+    /// Returns true when the directory is loaded and at least one ledger has a leader.
     pub(crate) fn is_ready(&self) -> bool {
         self.directory.borrow().revision() > 0 && self.submitter.is_ready()
     }
 
-    /// Says whether new clients are worth greeting.
+    /// Sets whether new SMTP clients are greeted or get 421.
     pub(crate) fn set_accepting(&self, accepting: bool) {
         self.accepting.store(accepting, Ordering::Relaxed);
     }
@@ -104,12 +104,12 @@ impl Intake {
         self.accepting.load(Ordering::Relaxed)
     }
 
-    /// Returns the tenant of a client, whose credential may have been withdrawn since it was checked.
+    /// Returns the tenant of a client, unless its credential was removed since it authenticated.
     pub(crate) fn tenant(&self, identity: &Identity) -> Result<Arc<Tenant>, Refusal> {
         identity.tenant(&self.view()).ok_or(Refusal::NoIdentity)
     }
 
-    /// Checks who the envelope says the message is from.
+    /// Checks the envelope sender and the announced size.
     pub(crate) fn check_sender(
         &self,
         tenant: &Tenant,
@@ -117,7 +117,7 @@ impl Intake {
         announced_bytes: u64,
     ) -> Result<(), Refusal> {
         self.check_size(tenant, announced_bytes)?;
-        from::check_envelope(sender, &tenant.domains)
+        author::check_envelope(sender, &tenant.domains)
     }
 
     fn check_size(&self, tenant: &Tenant, bytes: u64) -> Result<(), Refusal> {
@@ -125,18 +125,18 @@ impl Intake {
         if bytes > limit { Err(Refusal::TooLarge(limit)) } else { Ok(()) }
     }
 
-    /// Takes a message: with the id it returns, a majority of disks holds it.
-    pub(crate) async fn take(&self, way: Way, incoming: Incoming<'_>) -> Result<MessageId, Refusal> {
+    /// Accepts a message. When it returns the id, a majority of queue nodes has synced the message.
+    pub(crate) async fn accept(&self, incoming: Incoming<'_>) -> Result<MessageId, Refusal> {
         let started = Instant::now();
-        let recipients = incoming.recipients.len();
+        let (protocol, recipients) = (incoming.with, incoming.recipients.len());
         let span = trace::span("ingress.submit", incoming.traceparent);
         let own = trace::traceparent_of(&span);
         let traceparent = if own.is_empty() { incoming.traceparent.to_owned() } else { own };
-        let taken = Box::pin(self.submit(incoming, traceparent)).await;
+        let accepted = Box::pin(self.submit(incoming, traceparent)).await;
         drop(span);
-        match &taken {
+        match &accepted {
             Ok((id, bytes)) => {
-                self.metrics.note_accepted(way, recipients, *bytes, started.elapsed());
+                self.metrics.note_accepted(protocol, recipients, *bytes, started.elapsed());
                 tracing::debug!(message_id = %id, recipients, bytes, "message accepted");
             }
             Err(refusal) => {
@@ -144,7 +144,7 @@ impl Intake {
                 tracing::debug!(%refusal, "message refused");
             }
         }
-        taken.map(|(id, _)| id)
+        accepted.map(|(id, _)| id)
     }
 
     async fn submit(&self, incoming: Incoming<'_>, traceparent: String) -> Result<(MessageId, u64), Refusal> {
@@ -152,7 +152,7 @@ impl Intake {
         let tenant = incoming.identity.tenant(&view).ok_or(Refusal::NoIdentity)?;
         self.check_size(&tenant, incoming.content.len() as u64)?;
         let header = content::check(&incoming.content)?;
-        from::check(&incoming.content[..header.len], &tenant.domains)?;
+        author::check(&incoming.content[..header.len], &tenant.domains)?;
 
         let random: u64 = rand::random();
         let group = self.submitter.pick_group(rand::random()).ok_or(Refusal::Unavailable)?;
@@ -176,7 +176,7 @@ impl Intake {
             traceparent,
             ..Submission::default()
         };
-        self.hand_over(id, envelope, completed).await?;
+        self.send_to_queue(id, envelope, completed).await?;
         Ok((id, bytes))
     }
 
@@ -193,7 +193,7 @@ impl Intake {
         }
     }
 
-    async fn hand_over(
+    async fn send_to_queue(
         &self,
         id: MessageId,
         mut submission: Submission,
@@ -203,14 +203,19 @@ impl Intake {
         if completed.bytes <= CHUNK_BYTES_MAX as u64 {
             submission.content = completed.parts;
         } else {
-            submission.chunks = self.stage(id, &submission.message_id, completed.parts).await?;
+            submission.chunks = self.send_chunks(id, &submission.message_id, completed.parts).await?;
         }
-        // Durable before anybody is told: the answer comes after a majority has synced.
+        // The queue answers after a majority has synced; only then does the client get 250 or OK.
         Ok(self.submitter.submit(id, submission).await?)
     }
 
-    /// Hands over the content of a large message, and returns in how many chunks.
-    async fn stage(&self, id: MessageId, message_id: &Bytes, parts: Vec<Bytes>) -> Result<u32, Refusal> {
+    /// Sends the content of a large message; returns the number of chunks.
+    async fn send_chunks(
+        &self,
+        id: MessageId,
+        message_id: &Bytes,
+        parts: Vec<Bytes>,
+    ) -> Result<u32, Refusal> {
         let chunks = chunks(parts);
         let count = u32::try_from(chunks.len()).map_err(|_| Refusal::TooLarge(u64::from(u32::MAX)))?;
         stream::iter((0..count).zip(chunks))
@@ -225,27 +230,27 @@ impl Intake {
         Ok(count)
     }
 
-    /// Names the site of every recipient, in order.
+    /// Returns the site of every recipient, in order.
     async fn sites(&self, view: &View, recipients: &[Address]) -> Vec<Box<str>> {
         let limit = self.config.site_timeout();
         if let [recipient] = recipients {
             return vec![self.site(view, recipient.domain(), limit).await];
         }
-        let mut places = HashMap::new();
+        let mut indexes = HashMap::new();
         let mut domains = Vec::new();
-        let place_of: Vec<usize> = recipients
+        let index_of: Vec<usize> = recipients
             .iter()
             .map(|recipient| {
                 let domain = recipient.domain();
-                *places.entry(domain.clone()).or_insert_with(|| {
+                *indexes.entry(domain.clone()).or_insert_with(|| {
                     domains.push(domain);
                     domains.len() - 1
                 })
             })
             .collect();
-        // A message to many domains waits for all of them little longer than for one.
+        // All lookups together may take at most twice as long as one.
         let deadline = Instant::now() + 2 * limit;
-        let told: Vec<Box<str>> = stream::iter(domains)
+        let site_names: Vec<Box<str>> = stream::iter(domains)
             .map(|domain| {
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.site(view, domain, limit.min(left))
@@ -253,10 +258,10 @@ impl Intake {
             .buffered(SITES_AT_ONCE)
             .collect()
             .await;
-        place_of.into_iter().map(|place| told[place].clone()).collect()
+        index_of.into_iter().map(|index| site_names[index].clone()).collect()
     }
 
-    /// A route's site comes first: its mail never sees the MX.
+    /// Returns the site of a domain. A configured route has its own site, whatever the MX.
     async fn site(&self, view: &View, domain: Option<Domain>, limit: Duration) -> Box<str> {
         let Some(domain) = domain else { return "literal".into() };
         match view.route(&domain) {
@@ -265,25 +270,25 @@ impl Intake {
         }
     }
 
-    /// Counts bytes until the guard is dropped.
+    /// Reserves bytes of the limit until the guard is dropped.
     fn reserve(&self, bytes: u64) -> Result<Reserved<'_>, Refusal> {
         let before = self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let reserved = Reserved { intake: self, bytes };
+        let reserved = Reserved { handler: self, bytes };
         self.metrics.in_flight.increment(bytes as f64);
         if before + bytes > self.config.in_flight_bytes_max { Err(Refusal::Busy) } else { Ok(reserved) }
     }
 }
 
-/// Bytes that wait for their commit.
+/// Reserved bytes of a message that waits for its commit.
 struct Reserved<'a> {
-    intake: &'a Intake,
+    handler: &'a SubmissionHandler,
     bytes: u64,
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.intake.in_flight_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.intake.metrics.in_flight.decrement(self.bytes as f64);
+        self.handler.in_flight_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.handler.metrics.in_flight.decrement(self.bytes as f64);
     }
 }
 
@@ -297,13 +302,13 @@ fn recipients(addresses: &[Address], sites: Vec<Box<str>>, pool: u32) -> Vec<Rec
     addresses.iter().zip(sites).map(recipient).collect()
 }
 
-/// What the next hop needs, whatever this client asked for (RFC 6531 3.1).
+/// Returns whether the next hop needs SMTPUTF8, whatever this client requested (RFC 6531 3.1).
 fn needs_smtputf8(incoming: &Incoming<'_>, completed: &Completed) -> bool {
     let mut addresses = incoming.recipients.iter().chain(&incoming.sender);
     addresses.any(|address| !address.is_ascii()) || (incoming.smtputf8 && completed.header_eight_bit)
 }
 
-/// Cuts parts so that each chunk is full but the last; bytes are shared, not copied.
+/// Splits parts into full chunks and a last smaller one; slices, does not copy.
 fn chunks(parts: Vec<Bytes>) -> Vec<Vec<Bytes>> {
     let mut chunks = vec![Vec::new()];
     let mut room = CHUNK_BYTES_MAX;
@@ -333,8 +338,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_are_full_but_the_last_and_lose_nothing() {
-        let bytes: Bytes = (0..2 * CHUNK_BYTES_MAX + 10).map(|place| place as u8).collect::<Vec<u8>>().into();
+    fn all_chunks_but_the_last_are_full() {
+        let bytes: Bytes = (0..2 * CHUNK_BYTES_MAX + 10).map(|index| index as u8).collect::<Vec<u8>>().into();
         for cuts in [vec![0], vec![5], vec![CHUNK_BYTES_MAX - 1, CHUNK_BYTES_MAX], vec![2 * CHUNK_BYTES_MAX]]
         {
             let mut rest = bytes.clone();
