@@ -9,9 +9,9 @@ use postroad_core::{Outcome, OutcomeKind, SourceId, Timestamp};
 use postroad_smtp::client::{Fate, Transaction};
 
 use crate::{
-    fate,
     job::{self, Attempted, Job, JobRecipient},
     metrics::OutboundMetrics,
+    result,
 };
 
 /// A job under way.
@@ -51,7 +51,7 @@ impl Attempt {
     /// Reports the recipients of a transaction, but for those at the places `left`, which stay open.
     pub(crate) fn settle(&mut self, fates: &[Fate], left: &[usize], remote: &Arc<str>, tls: &Arc<str>) {
         let recipients = std::mem::take(&mut self.open);
-        let outcomes = fate::outcomes_of(fates);
+        let outcomes = result::outcomes_of(fates);
         for (place, (recipient, outcome)) in recipients.into_iter().zip(outcomes).enumerate() {
             if left.contains(&place) {
                 self.open.push(recipient);

@@ -10,7 +10,7 @@ use postroad_core::{Address, Epoch, MessageId, Outcome, SourceId, Timestamp};
 use postroad_proto::queue::{AttemptId, Report};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::desk::Desk;
+use crate::group_attempts::Desk;
 
 /// One message, and those of its recipients that go out from one source to one site.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ use postroad_directory::LaneLimits;
 use postroad_storage::Cache;
 
 use crate::{
-    held::LaneName,
     lease::BootTime,
+    pending_attempts::LaneName,
     rate::{RateLimiter, WindowRecord},
 };
 

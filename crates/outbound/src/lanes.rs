@@ -20,16 +20,16 @@ use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    held::LaneName,
+    context::Workshop,
     job::Job,
     journal::Journal,
     lane::{Call, Lane, LaneConfig, Next, Signal, window_of},
     metrics::OutboundMetrics,
+    pending_attempts::LaneName,
     worker,
-    workshop::Workshop,
 };
 
-mod time;
+mod timers;
 
 /// The lanes of this process.
 #[derive(Debug)]

@@ -19,18 +19,18 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::OutboundConfig,
     content::ContentSource,
-    desk::Desk,
+    context::Workshop,
     error::StartError,
     feedback::FeedbackConfig,
+    group_attempts::Desk,
     incarnation::Incarnation,
     journal::Journal,
     lane::LaneConfig,
     lanes::Lanes,
-    leaving::Leaving,
     metrics::OutboundMetrics,
     ownership::{Ownership, watch_lease},
+    release::Leaving,
     session::Session,
-    workshop::Workshop,
 };
 
 /// What an outbound node is given.

@@ -22,11 +22,11 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::Streaming;
 
 use crate::{
-    desk::Desk,
-    held::LISTED_PER_FRAME_MAX,
-    intake::{FRAMES_AHEAD_MAX, Intake, TooFarAhead},
+    assignments::{FRAMES_AHEAD_MAX, Intake, TooFarAhead},
+    context::Workshop,
+    group_attempts::Desk,
     lanes::Lanes,
-    workshop::Workshop,
+    pending_attempts::LISTED_PER_FRAME_MAX,
 };
 
 /// Everything a session needs.
@@ -147,7 +147,7 @@ impl Session {
         let mut client = QueueServiceClient::new(channel)
             .max_decoding_message_size(FRAME_BYTES_MAX)
             .max_encoding_message_size(FRAME_BYTES_MAX);
-        let held = self.desk.with(crate::held::Held::begin_session);
+        let held = self.desk.with(crate::pending_attempts::Held::begin_session);
         let (first, pages) = pages(held, LISTED_PER_FRAME_MAX);
         let within = OPEN_WITHIN + PAGE_WITHIN * u32::try_from(pages.len()).unwrap_or(u32::MAX);
         let hello = Hello {
@@ -280,7 +280,7 @@ impl Writer<'_> {
         loop {
             // Workers that have an answer can still come along.
             tokio::task::yield_now().await;
-            while let Some(reports) = self.desk.with(crate::held::Held::next_reports) {
+            while let Some(reports) = self.desk.with(crate::pending_attempts::Held::next_reports) {
                 if self.send(outbound_frame::Frame::Reports(reports)).await.is_err() {
                     return Ended::Stream;
                 }
@@ -325,7 +325,7 @@ impl Writer<'_> {
 
     /// Tells of attempts given back. Their lanes' windows have been stated, so they do not come back at once.
     async fn answer(&self) -> Result<(), ()> {
-        let mut answers = self.desk.with(crate::held::Held::take_answers);
+        let mut answers = self.desk.with(crate::pending_attempts::Held::take_answers);
         while !answers.is_empty() {
             let rest = answers.split_off(answers.len().min(ANSWERS_PER_FRAME_MAX));
             self.send(outbound_frame::Frame::Recalls(RecallAnswers { answers })).await?;

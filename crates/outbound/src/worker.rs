@@ -19,18 +19,18 @@ use tracing::Instrument as _;
 use crate::{
     attempt::Attempt,
     content::Content,
-    fate,
+    context::Workshop,
     job::{Attempted, Job},
     lane::{Lane, Next, Signal},
     lanes::{Cell, Lanes},
     permit::{given_up, while_permitted},
     plan::{Rules, Target, plan},
-    workshop::Workshop,
+    result,
 };
 
-mod open;
+mod connection;
 
-use open::{Failure, Open};
+use connection::{Failure, Open};
 
 /// How long an answer of the DNS is trusted without asking the resolver's cache.
 const PLAN_FOR: Duration = Duration::from_secs(30);
@@ -210,7 +210,7 @@ impl Worker {
         let source = going.source.address;
         if let Some(route) = view.route(&going.domain) {
             let found = self.workshop.resolver.addresses(&route.host).await;
-            let addresses = found.map_err(|error| Box::new(fate::outcome_of_dns(&error)))?;
+            let addresses = found.map_err(|error| Box::new(result::outcome_of_dns(&error)))?;
             let of_family =
                 addresses.iter().filter(|address| source.is_none_or(|s| s.is_ipv4() == address.is_ipv4()));
             let target = |address: &IpAddr| Target {
@@ -221,7 +221,7 @@ impl Worker {
             return Ok(of_family.take(self.workshop.config.addresses_max).map(target).collect());
         }
         let found = self.workshop.resolver.mail_hosts(&going.domain).await;
-        let hosts = found.map_err(|error| Box::new(fate::outcome_of_dns(&error)))?;
+        let hosts = found.map_err(|error| Box::new(result::outcome_of_dns(&error)))?;
         let rules = Rules {
             port: self.workshop.config.smtp_port,
             source,
@@ -309,7 +309,7 @@ impl Worker {
             }
             open.messages += 1;
             let usable = open.connection.is_usable() && open.messages < messages_max;
-            let mut left = if usable { fate::left_over(&delivery.fates) } else { Vec::new() };
+            let mut left = if usable { result::left_over(&delivery.fates) } else { Vec::new() };
             if !left.is_empty() {
                 charged = self.cell.with(|lane| lane.charge(Instant::now()));
             }
@@ -317,7 +317,7 @@ impl Worker {
                 left.clear();
             }
             attempt.settle(&delivery.fates, &left, &open.remote, &open.tls);
-            result = worse(result, fate::signal_of(&delivery.fates));
+            result = worse(result, result::signal_of(&delivery.fates));
             if !usable {
                 self.say_goodbye().await;
             }

@@ -4,7 +4,7 @@ use postroad_core::{Address, Epoch, GroupId};
 use postroad_directory::Rate;
 
 use super::*;
-use crate::{desk::Desk, job::JobRecipient};
+use crate::{group_attempts::Desk, job::JobRecipient};
 
 const SECOND: Duration = Duration::from_secs(1);
 

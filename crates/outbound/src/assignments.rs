@@ -15,11 +15,11 @@ use postroad_proto::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
-    desk::Desk,
-    held::{LaneName, Offered},
+    context::Workshop,
+    group_attempts::Desk,
     job::{Job, JobRecipient},
     lanes::Lanes,
-    workshop::Workshop,
+    pending_attempts::{LaneName, Offered},
 };
 
 /// RFC 5321 4.5.3.1.8: a server takes at least this many recipients in one transaction.

@@ -11,7 +11,7 @@ use postroad_net::{ConnectError, connect, smtp::client::Connection};
 use postroad_smtp::client::{ClientConfig, Ended, TlsUse};
 
 use super::{Use, Worker};
-use crate::{fate, job::Attempted, lane::Signal, metrics::OutboundMetrics, plan::Target};
+use crate::{job::Attempted, lane::Signal, metrics::OutboundMetrics, plan::Target, result};
 
 /// A connection and what it may be used for.
 pub(super) struct Open {
@@ -66,7 +66,7 @@ impl Worker {
             Ok(connection) => return Ok(self.opened(connection, target, going, remote)),
             Err(ended) => ended,
         };
-        let ended = if fate::is_tls_failure(&ended) {
+        let ended = if result::is_tls_failure(&ended) {
             match self.open_with(target, going, TlsUse::Never, sessions).await? {
                 Ok(connection) => return Ok(self.opened(connection, target, going, remote)),
                 Err(ended) => ended,
@@ -74,9 +74,9 @@ impl Worker {
         } else {
             ended
         };
-        let outcome = fate::outcome_of_session(&ended);
+        let outcome = result::outcome_of_session(&ended);
         let attempted = Attempted { outcome, remote, tls: "".into() };
-        Err(Failure { attempted, signal: fate::signal_of_session(&ended) })
+        Err(Failure { attempted, signal: result::signal_of_session(&ended) })
     }
 
     async fn open_with(

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Cell, Lanes, State};
-use crate::{held::LaneName, workshop::Workshop};
+use crate::{context::Workshop, pending_attempts::LaneName};
 
 impl Lanes {
     /// Sets the lane's timer, unless it rings early enough.

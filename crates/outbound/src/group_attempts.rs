@@ -7,7 +7,7 @@ use postroad_core::{Epoch, GroupId, SourceId};
 use postroad_proto::queue::{AttemptId, Report};
 use tokio::sync::Notify;
 
-use crate::held::Held;
+use crate::pending_attempts::Held;
 
 /// What is held for one group, and a bell for its session.
 #[derive(Debug)]
