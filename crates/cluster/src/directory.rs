@@ -55,7 +55,7 @@ pub struct Renewed {
     /// Sources that others are to have: the node ends what is under way with them, and releases them.
     ///
     /// Each with the epoch under which it is asked for; one that is owned under another is not meant.
-    pub let_go: Vec<(SourceId, Epoch)>,
+    pub release: Vec<(SourceId, Epoch)>,
 }
 
 impl DirectoryClient {
@@ -127,7 +127,7 @@ impl DirectoryClient {
         Ok(Renewed {
             revision: response.revision,
             lease: Duration::from_millis(response.lease_millis),
-            let_go: response.let_go.iter().map(|own| (SourceId(own.source), Epoch(own.epoch))).collect(),
+            release: response.release.iter().map(|own| (SourceId(own.source), Epoch(own.epoch))).collect(),
         })
     }
 

@@ -74,7 +74,7 @@ impl DirectoryService for Fake {
             Ok(Response::new(RenewResponse {
                 revision: 7,
                 lease_millis: 10_000,
-                let_go: vec![OwnedSource { source: 3, epoch: 5 }],
+                release: vec![OwnedSource { source: 3, epoch: 5 }],
             })),
             Err,
         )
@@ -194,7 +194,7 @@ async fn what_is_asked_arrives_and_what_is_answered_comes_back() {
     let claim = client.claim(NodeId(9), 1, None, SECOND).await.unwrap();
     assert_eq!(claim, postroad_cluster::Claim::Wait(Duration::from_millis(250)));
     client.release(NodeId(9), 1, SECOND).await.unwrap();
-    let asked = client.renew(NodeId(9), 1, SECOND).await.unwrap().let_go;
+    let asked = client.renew(NodeId(9), 1, SECOND).await.unwrap().release;
     assert_eq!(asked, [(SourceId(3), Epoch(5))]);
     client.release_source(NodeId(9), 1, asked[0], SECOND).await.unwrap();
     let released: Vec<_> =

@@ -39,7 +39,7 @@ pub enum Command {
         incarnation: u64,
     },
     /// This run of a node has let go of a source and goes on with the others.
-    LetGo {
+    ReleaseSource {
         /// The source.
         source: SourceId,
         /// The node.

@@ -114,7 +114,7 @@ impl Directory {
             Command::Revoke { node, incarnation } => {
                 Ok(self.revoke(Owner { node: *node, incarnation: *incarnation }))
             }
-            Command::LetGo { source, node, incarnation, epoch } => {
+            Command::ReleaseSource { source, node, incarnation, epoch } => {
                 let left = (*source, *epoch, Some(Owner { node: *node, incarnation: *incarnation }));
                 let own = |held: &&Arc<Source>| (held.id, held.epoch, held.owner) == left;
                 let own = self.sources().find(own).map(|source| hand_over(source, None));

@@ -1,4 +1,4 @@
-//! The accounts of one group, shared by its session and by everyone who works for it.
+//! The pending attempts of one group, shared by its session and the workers of its jobs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,77 +7,82 @@ use postroad_core::{Epoch, GroupId, SourceId};
 use postroad_proto::queue::{AttemptId, Report};
 use tokio::sync::Notify;
 
-use crate::pending_attempts::Held;
+use crate::pending_attempts::PendingAttempts;
 
-/// What is held for one group, and a bell for its session.
+/// The pending attempts of one group; changes notify its session.
 #[derive(Debug)]
-pub struct Desk {
+pub struct GroupAttempts {
     /// The group.
     pub group: GroupId,
-    held: Mutex<Held>,
-    bell: Notify,
-    /// Sessions whose assignments wait for room.
-    short_of_room: AtomicUsize,
+    pending: Mutex<PendingAttempts>,
+    changed: Notify,
+    /// Sessions whose assignments wait for the content budget.
+    waiting_for_budget: AtomicUsize,
 }
 
-/// Assignments wait for room until this is dropped.
+/// Assignments wait for the content budget until this is dropped.
 #[derive(Debug)]
-pub struct ShortOfRoom<'a>(&'a Desk);
+pub struct WaitingForBudget<'a>(&'a GroupAttempts);
 
-impl Drop for ShortOfRoom<'_> {
+impl Drop for WaitingForBudget<'_> {
     fn drop(&mut self) {
-        self.0.short_of_room.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting_for_budget.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Desk {
-    /// Opens the accounts of a group.
+impl GroupAttempts {
+    /// Makes an empty set for a group.
     #[must_use]
     pub fn new(group: GroupId) -> Self {
-        Self { group, held: Mutex::default(), bell: Notify::new(), short_of_room: AtomicUsize::new(0) }
+        Self {
+            group,
+            pending: Mutex::default(),
+            changed: Notify::new(),
+            waiting_for_budget: AtomicUsize::new(0),
+        }
     }
 
-    /// Looks into the accounts, or changes them.
-    pub fn with<T>(&self, change: impl FnOnce(&mut Held) -> T) -> T {
-        change(&mut self.held.lock())
+    /// Reads or changes the pending attempts.
+    pub fn with<T>(&self, change: impl FnOnce(&mut PendingAttempts) -> T) -> T {
+        change(&mut self.pending.lock())
     }
 
-    /// Takes an outcome and rings.
+    /// Records an outcome and notifies the session.
     pub fn finish(&self, report: Report) {
-        self.held.lock().finish(report);
-        self.bell.notify_one();
+        self.pending.lock().finish(report);
+        self.changed.notify_one();
     }
 
-    /// Gives an attempt back and rings.
+    /// Gives an attempt back and notifies the session.
     pub fn give_back(&self, id: AttemptId, source: SourceId) {
-        self.held.lock().give_back(&id, source);
-        self.bell.notify_one();
+        self.pending.lock().give_back(&id, source);
+        self.changed.notify_one();
     }
 
-    /// Says that assignments have come which nobody can look at before there is room for their content.
+    /// Marks that received assignments wait for the content budget, unread.
     #[must_use]
-    pub fn short_of_room(&self) -> ShortOfRoom<'_> {
-        self.short_of_room.fetch_add(1, Ordering::Relaxed);
-        ShortOfRoom(self)
+    pub fn waiting_for_budget(&self) -> WaitingForBudget<'_> {
+        self.waiting_for_budget.fetch_add(1, Ordering::Relaxed);
+        WaitingForBudget(self)
     }
 
-    /// Returns true while something of a source may be here that the queue is to hear of.
+    /// Returns true while this group may have attempts of a source whose end is not reported.
     ///
-    /// While assignments wait for room, that may be anybody's: behind them the leader has more, in the order
-    /// in which they were assigned.
+    /// Assignments that wait for the content budget may be of any source, as may those that the leader sends after them.
     #[must_use]
-    pub fn may_owe(&self, source: SourceId, epoch: Epoch) -> bool {
-        self.short_of_room.load(Ordering::Relaxed) > 0 || self.with(|held| held.owes(source, epoch))
+    pub fn may_have_unreported(&self, source: SourceId, epoch: Epoch) -> bool {
+        self.waiting_for_budget.load(Ordering::Relaxed) > 0
+            || self.with(|pending| pending.has_unreported(source, epoch))
     }
 
-    /// Tells the session to look.
-    pub fn ring(&self) {
-        self.bell.notify_one();
+    /// Wakes the session.
+    pub fn notify(&self) {
+        self.changed.notify_one();
     }
 
-    /// Waits until something is to be sent.
-    pub async fn rung(&self) {
-        self.bell.notified().await;
+    /// Waits until there may be something to send.
+    pub async fn notified(&self) {
+        self.changed.notified().await;
     }
 }
 
@@ -86,15 +91,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn anything_may_be_owed_while_assignments_wait_for_room() {
-        let desk = Desk::new(GroupId(1));
-        let owes = || desk.may_owe(SourceId(1), Epoch(1));
-        assert!(!owes());
-        let (one, other) = (desk.short_of_room(), desk.short_of_room());
-        assert!(owes());
+    fn every_source_may_have_unreported_attempts_while_assignments_wait_for_the_budget() {
+        let attempts = GroupAttempts::new(GroupId(1));
+        let has_unreported = || attempts.may_have_unreported(SourceId(1), Epoch(1));
+        assert!(!has_unreported());
+        let (one, other) = (attempts.waiting_for_budget(), attempts.waiting_for_budget());
+        assert!(has_unreported());
         drop(one);
-        assert!(owes());
+        assert!(has_unreported());
         drop(other);
-        assert!(!owes());
+        assert!(!has_unreported());
     }
 }

@@ -1,7 +1,7 @@
 //! The outbound role: takes assignments, delivers them by SMTP, reports every outcome.
 //!
-//! What is decided stands in plain values: [`lane`], [`pending_attempts`], [`lease`], [`rate`], [`feedback`], [`plan`], [`classify`].
-//! The rest moves bytes and frames.
+//! Decisions are plain values: [`lane`], [`pending_attempts`], [`lease`], [`rate`], [`feedback`], [`plan`], [`classify`].
+//! The other modules do the I/O.
 
 pub mod config;
 pub mod error;

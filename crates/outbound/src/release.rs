@@ -1,7 +1,7 @@
-//! Lets go of sources that others are to have: ends what is under way, reports it, and releases them.
+//! Releases sources that the directory wants to give to other nodes: stops them, reports their attempts, releases them.
 //!
-//! A source that is being left is not used again under its epoch, whatever becomes of the release:
-//! nobody can tell whether one that was not answered has been committed.
+//! A source that is being released is not used again under its epoch, even if the release fails:
+//! a release without an answer may have been committed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,90 +9,91 @@ use postroad_cluster::DirectoryClient;
 use postroad_core::{Epoch, NodeId, SourceId};
 use tokio::{sync::watch, time};
 
-use crate::{lanes::Lanes, service::Desks};
+use crate::{lanes::Lanes, service::AttemptsByGroup};
 
 /// Releases sources when the directory asks for them.
-pub(crate) struct Leaving {
+pub(crate) struct SourceReleases {
     pub(crate) node: NodeId,
     pub(crate) directory: DirectoryClient,
     pub(crate) lanes: Arc<Lanes>,
-    pub(crate) desks: Desks,
-    /// The run whose claim stands.
-    pub(crate) tenure: watch::Receiver<Option<u64>>,
-    /// What the directory has asked for with the last renewal.
-    pub(crate) asked: watch::Receiver<Vec<(SourceId, Epoch)>>,
-    /// How long transactions may go on.
+    pub(crate) by_group: AttemptsByGroup,
+    /// The incarnation whose claim was granted; `None` without one.
+    pub(crate) claimed_incarnation: watch::Receiver<Option<u64>>,
+    /// The sources that the directory asked to release in its last answer to a renewal.
+    pub(crate) to_release: watch::Receiver<Vec<(SourceId, Epoch)>>,
+    /// How long transactions may take to finish.
     pub(crate) drain: Duration,
 }
 
-/// How often it is looked whether all has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// What the leaders assigned before they heard of the closed windows comes within this, or ends as unknown.
+/// How often to check whether all has ended.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
+/// How long to wait for assignments that leaders sent before they received the closed windows; later ones end as unknown.
 const LAST_ARRIVALS: Duration = Duration::from_millis(500);
-/// How long outcomes may take to be committed, and what waits for room may take to be looked at.
+/// How long outcomes may take to be committed, including those of assignments that wait for the content budget.
 const REPORT_WITHIN: Duration = Duration::from_secs(30);
-/// How long to ask before the next try, and how long to wait for it.
+/// How long one request may take, and the pause before the next.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
-const RELEASE_AGAIN_AFTER: Duration = Duration::from_millis(200);
+const RELEASE_RETRY_AFTER: Duration = Duration::from_millis(200);
 
-impl Leaving {
+impl SourceReleases {
     /// Runs until dropped.
     pub(crate) async fn run(mut self) {
         loop {
-            let asked = self.asked.borrow_and_update().clone();
-            let run = *self.tenure.borrow();
-            if let Some(run) = run {
-                for (source, epoch) in asked {
-                    self.let_go(run, source, epoch).await;
+            let to_release = self.to_release.borrow_and_update().clone();
+            let incarnation = *self.claimed_incarnation.borrow();
+            if let Some(incarnation) = incarnation {
+                for (source, epoch) in to_release {
+                    self.release(incarnation, source, epoch).await;
                 }
             }
-            if self.asked.changed().await.is_err() {
-                // The role is being stopped, and releases everything.
+            if self.to_release.changed().await.is_err() {
+                // The role is stopping, and releases all sources itself.
                 return std::future::pending().await;
             }
         }
     }
 
-    async fn let_go(&self, run: u64, source: SourceId, epoch: Epoch) {
-        if !self.lanes.leave(source, epoch) {
+    async fn release(&self, incarnation: u64, source: SourceId, epoch: Epoch) {
+        if !self.lanes.stop_source(source, epoch) {
             return;
         }
-        tracing::info!(%source, "a source is left to another node");
-        if time::timeout(self.drain, self.unused(source, epoch)).await.is_err() {
-            tracing::warn!(%source, "transactions were broken off at the drain bound");
+        tracing::info!(%source, "releasing source to another node");
+        if time::timeout(self.drain, self.wait_unused(source, epoch)).await.is_err() {
+            tracing::warn!(%source, "aborting transactions that did not finish within the drain time");
         }
-        self.lanes.abandon(source, epoch);
-        self.unused(source, epoch).await;
-        if time::timeout(REPORT_WITHIN, self.reported(source, epoch)).await.is_err() {
-            tracing::warn!(%source, "not all of it was heard of and committed: attempts may end as unknown");
+        self.lanes.abort_source(source, epoch);
+        self.wait_unused(source, epoch).await;
+        if time::timeout(REPORT_WITHIN, self.wait_reported(source, epoch)).await.is_err() {
+            tracing::warn!(%source, "source released with unconfirmed attempts: they may end as unknown");
         }
-        while *self.tenure.borrow() == Some(run) {
-            match self.directory.release_source(self.node, run, (source, epoch), RELEASE_WITHIN).await {
+        while *self.claimed_incarnation.borrow() == Some(incarnation) {
+            match self.directory.release_source(self.node, incarnation, (source, epoch), RELEASE_WITHIN).await
+            {
                 Ok(()) => return tracing::info!(%source, "source released"),
                 Err(error) => tracing::warn!(%source, %error, "source not released"),
             }
-            time::sleep(RELEASE_AGAIN_AFTER).await;
+            time::sleep(RELEASE_RETRY_AFTER).await;
         }
     }
 
-    async fn unused(&self, source: SourceId, epoch: Epoch) {
+    async fn wait_unused(&self, source: SourceId, epoch: Epoch) {
         while self.lanes.is_used(source, epoch) {
-            time::sleep(LOOK_EVERY).await;
+            time::sleep(CHECK_EVERY).await;
         }
     }
 
-    /// Waits until nothing of a source is owed, and nothing more has come for a while.
-    async fn reported(&self, source: SourceId, epoch: Epoch) {
+    /// Waits until all attempts of a source are reported, and no more have arrived for [`LAST_ARRIVALS`].
+    async fn wait_reported(&self, source: SourceId, epoch: Epoch) {
         let mut since = time::Instant::now();
         while since.elapsed() < LAST_ARRIVALS {
-            if self.may_owe(source, epoch) {
+            if self.may_have_unreported(source, epoch) {
                 since = time::Instant::now();
             }
-            time::sleep(LOOK_EVERY).await;
+            time::sleep(CHECK_EVERY).await;
         }
     }
 
-    fn may_owe(&self, source: SourceId, epoch: Epoch) -> bool {
-        self.desks.lock().values().any(|desk| desk.may_owe(source, epoch))
+    fn may_have_unreported(&self, source: SourceId, epoch: Epoch) -> bool {
+        self.by_group.lock().values().any(|attempts| attempts.may_have_unreported(source, epoch))
     }
 }

@@ -134,7 +134,7 @@ impl From<&Command> for wire::command::Command {
             Command::Revoke { node, incarnation } => {
                 Self::Revoke(wire::Revoke { node: node.0, incarnation: *incarnation })
             }
-            Command::LetGo { source, node, incarnation, epoch } => Self::LetGo(wire::LetGo {
+            Command::ReleaseSource { source, node, incarnation, epoch } => Self::ReleaseSource(wire::ReleaseSource {
                 source: source.0,
                 node: node.0,
                 incarnation: *incarnation,
@@ -163,11 +163,11 @@ impl TryFrom<wire::command::Command> for Command {
             Wire::Revoke(revoke) => {
                 Self::Revoke { node: NodeId(revoke.node), incarnation: revoke.incarnation }
             }
-            Wire::LetGo(let_go) => Self::LetGo {
-                source: SourceId(let_go.source),
-                node: NodeId(let_go.node),
-                incarnation: let_go.incarnation,
-                epoch: Epoch(let_go.epoch),
+            Wire::ReleaseSource(release) => Self::ReleaseSource {
+                source: SourceId(release.source),
+                node: NodeId(release.node),
+                incarnation: release.incarnation,
+                epoch: Epoch(release.epoch),
             },
         })
     }

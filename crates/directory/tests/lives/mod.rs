@@ -96,7 +96,7 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => (node(), 1..4_u64).prop_map(|(node, incarnation)| Command::Revoke { node, incarnation }),
         4 => (1..8_u32, node(), 1..4_u64, 1..4_u64).prop_map(|(source, node, incarnation, epoch)| {
-            Command::LetGo { source: SourceId(source), node, incarnation, epoch: Epoch(epoch) }
+            Command::ReleaseSource { source: SourceId(source), node, incarnation, epoch: Epoch(epoch) }
         }),
     ]
 }

@@ -60,7 +60,7 @@ impl Model {
                 self.nodes.retain(|known, latest| (*known, *latest) != (*node, *incarnation));
                 true
             }
-            Command::LetGo { source, node, incarnation, epoch } => {
+            Command::ReleaseSource { source, node, incarnation, epoch } => {
                 if let Some(name) = self.sources.get(&source.0).cloned()
                     && self.owners.get(&name) == Some(&(*node, *incarnation))
                     && self.epoch(&name) == *epoch

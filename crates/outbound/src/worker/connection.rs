@@ -1,4 +1,4 @@
-//! Opening a connection to one target, with TLS where it can be had.
+//! Opens a connection to one target, with TLS if the receiver offers it.
 
 use std::{
     sync::Arc,
@@ -10,16 +10,16 @@ use postroad_directory::Source;
 use postroad_net::{ConnectError, connect, smtp::client::Connection};
 use postroad_smtp::client::{ClientConfig, Ended, TlsUse};
 
-use super::{Use, Worker};
-use crate::{job::Attempted, lane::Signal, metrics::OutboundMetrics, plan::Target, result};
+use super::{AttemptContext, Worker};
+use crate::{job::AttemptResult, lane::Signal, metrics::OutboundMetrics, plan::Target, result};
 
-/// A connection and what it may be used for.
-pub(super) struct Open {
+/// An open session with a target.
+pub(super) struct OpenConnection {
     pub(super) connection: Connection,
     pub(super) target: Target,
-    /// As it was when the connection was made.
+    /// As it was when the connection was opened.
     pub(super) source: Arc<Source>,
-    /// Mail for this domain goes to this target, as the DNS said then.
+    /// DNS named this target for this domain at this time.
     pub(super) planned: (Domain, Instant),
     pub(super) remote: Arc<str>,
     pub(super) tls: Arc<str>,
@@ -27,7 +27,7 @@ pub(super) struct Open {
     _counted: Counted,
 }
 
-/// Counts an open session while it lives.
+/// Counts an open session until dropped.
 struct Counted(Arc<OutboundMetrics>);
 
 impl Drop for Counted {
@@ -36,14 +36,14 @@ impl Drop for Counted {
     }
 }
 
-/// Why a target gave no session.
-pub(super) struct Failure {
-    pub(super) attempted: Attempted,
+/// Why no session could be opened with a target.
+pub(super) struct SessionFailure {
+    pub(super) result: AttemptResult,
     pub(super) signal: Signal,
 }
 
-impl Open {
-    /// Closes the connection, with QUIT where the server still listens.
+impl OpenConnection {
+    /// Closes the connection, with QUIT if the server still reads.
     pub(super) async fn quit(self) {
         let Self { connection, _counted, .. } = self;
         if connection.is_usable() {
@@ -53,76 +53,84 @@ impl Open {
 }
 
 impl Worker {
-    /// Opens a session with one target; when TLS fails there, once more without (D-039).
+    /// Opens a session with one target; if TLS fails, once more without (D-039).
     pub(super) async fn open(
         &self,
         target: &Target,
-        going: &Use,
+        attempt_context: &AttemptContext,
         sessions: &mut usize,
-    ) -> Result<Open, Failure> {
+    ) -> Result<OpenConnection, SessionFailure> {
         *sessions += 1;
         let remote: Arc<str> = target.remote().into();
-        let ended = match self.open_with(target, going, TlsUse::Opportunistic, sessions).await? {
-            Ok(connection) => return Ok(self.opened(connection, target, going, remote)),
+        let ended = match self.open_with(target, attempt_context, TlsUse::Opportunistic, sessions).await? {
+            Ok(connection) => return Ok(self.opened(connection, target, attempt_context, remote)),
             Err(ended) => ended,
         };
         let ended = if result::is_tls_failure(&ended) {
-            match self.open_with(target, going, TlsUse::Never, sessions).await? {
-                Ok(connection) => return Ok(self.opened(connection, target, going, remote)),
+            match self.open_with(target, attempt_context, TlsUse::Never, sessions).await? {
+                Ok(connection) => return Ok(self.opened(connection, target, attempt_context, remote)),
                 Err(ended) => ended,
             }
         } else {
             ended
         };
         let outcome = result::outcome_of_session(&ended);
-        let attempted = Attempted { outcome, remote, tls: "".into() };
-        Err(Failure { attempted, signal: result::signal_of_session(&ended) })
+        let result = AttemptResult { outcome, remote, tls: "".into() };
+        Err(SessionFailure { result, signal: result::signal_of_session(&ended) })
     }
 
     async fn open_with(
         &self,
         target: &Target,
-        going: &Use,
+        attempt_context: &AttemptContext,
         tls: TlsUse,
         sessions: &mut usize,
-    ) -> Result<Result<Connection, Ended>, Failure> {
-        let workshop = &self.workshop;
-        let (from, limit) = (going.source.address, Duration::from_secs(workshop.config.connect_secs));
+    ) -> Result<Result<Connection, Ended>, SessionFailure> {
+        let context = &self.context;
+        let (from, limit) =
+            (attempt_context.source.address, Duration::from_secs(context.config.connect_secs));
         let connected = if target.trusted {
             connect::connect_trusted(target.address, from, limit).await
         } else {
-            connect::connect(&workshop.guard, target.address, from, limit).await
+            connect::connect(&context.guard, target.address, from, limit).await
         };
         let stream = match connected {
             Ok(stream) => stream,
             Err(error) => {
-                workshop.metrics.not_connected.increment(1);
-                // No session was begun.
+                context.metrics.not_connected.increment(1);
+                // No session was started.
                 *sessions = sessions.saturating_sub(1);
                 return Err(not_connected(&error, target));
             }
         };
-        workshop.metrics.connected.increment(1);
-        let config = ClientConfig { helo: going.source.helo.clone(), tls, timeouts: workshop.timeouts };
-        Ok(Connection::open(stream, config, &workshop.tls, &target.host).await)
+        context.metrics.connected.increment(1);
+        let config =
+            ClientConfig { helo: attempt_context.source.helo.clone(), tls, timeouts: context.timeouts };
+        Ok(Connection::open(stream, config, &context.tls, &target.host).await)
     }
 
-    fn opened(&self, connection: Connection, target: &Target, going: &Use, remote: Arc<str>) -> Open {
-        self.workshop.metrics.connections_open.increment(1.0);
-        Open {
+    fn opened(
+        &self,
+        connection: Connection,
+        target: &Target,
+        attempt_context: &AttemptContext,
+        remote: Arc<str>,
+    ) -> OpenConnection {
+        self.context.metrics.connections_open.increment(1.0);
+        OpenConnection {
             tls: connection.tls().into(),
             connection,
             target: target.clone(),
-            source: going.source.clone(),
-            planned: (going.domain.clone(), Instant::now()),
+            source: attempt_context.source.clone(),
+            planned: (attempt_context.domain.clone(), Instant::now()),
             remote,
             messages: 0,
-            _counted: Counted(self.workshop.metrics.clone()),
+            _counted: Counted(self.context.metrics.clone()),
         }
     }
 }
 
-fn not_connected(error: &ConnectError, target: &Target) -> Failure {
+fn not_connected(error: &ConnectError, target: &Target) -> SessionFailure {
     let (kind, class) = match error {
         ConnectError::Denied(_) => (OutcomeKind::Hard, BounceClass::BadDomain),
         ConnectError::TimedOut(_) => (OutcomeKind::Soft, BounceClass::Timeout),
@@ -132,6 +140,6 @@ fn not_connected(error: &ConnectError, target: &Target) -> Failure {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     let text = format!("4.4.1 {error}{cause}");
     let outcome = Outcome::new(kind, Some(class), 0, &text);
-    let attempted = Attempted { outcome, remote: target.remote().into(), tls: "".into() };
-    Failure { attempted, signal: Signal::Failed(text.into()) }
+    let result = AttemptResult { outcome, remote: target.remote().into(), tls: "".into() };
+    SessionFailure { result, signal: Signal::Failed(text.into()) }
 }

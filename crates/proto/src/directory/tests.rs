@@ -119,7 +119,7 @@ fn commands() -> Vec<Command> {
         Command::Claim { node, incarnation },
         Command::Grant { source: SourceId(5), node, incarnation },
         Command::Revoke { node, incarnation },
-        Command::LetGo { source: SourceId(5), node, incarnation, epoch: Epoch(3) },
+        Command::ReleaseSource { source: SourceId(5), node, incarnation, epoch: Epoch(3) },
     ]
 }
 
@@ -142,7 +142,7 @@ fn commands_come_back_as_they_went() {
 fn an_entry_of_the_first_version_can_still_be_read() {
     let mut entry = Entry { commands: commands(), term: Some(7) };
     // What came later is not in it.
-    entry.commands.retain(|command| !matches!(command, Command::LetGo { .. }));
+    entry.commands.retain(|command| !matches!(command, Command::ReleaseSource { .. }));
     assert_eq!(Entry::decode(Bytes::from_static(include_bytes!("entry-v1.bin"))), Ok(entry));
 }
 

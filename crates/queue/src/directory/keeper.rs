@@ -110,6 +110,6 @@ fn note(command: &Command) {
             metrics::decision("grant");
             tracing::info!(%source, %node, incarnation, "a source gets an owner");
         }
-        Command::Change(_) | Command::Claim { .. } | Command::LetGo { .. } => {}
+        Command::Change(_) | Command::Claim { .. } | Command::ReleaseSource { .. } => {}
     }
 }

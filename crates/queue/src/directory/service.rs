@@ -129,7 +129,7 @@ impl DirectoryService for DirectoryApi {
         }
         let own = |(source, epoch): (SourceId, Epoch)| OwnedSource { source: source.0, epoch: epoch.0 };
         let let_go = let_go.into_iter().map(own).collect();
-        Ok(Response::new(RenewResponse { revision, lease_millis: millis(self.times.lease), let_go }))
+        Ok(Response::new(RenewResponse { revision, lease_millis: millis(self.times.lease), release: let_go }))
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
@@ -139,7 +139,7 @@ impl DirectoryService for DirectoryApi {
         let commands = if sources.is_empty() {
             vec![Command::Revoke { node: run.node, incarnation }]
         } else {
-            let let_go = |own: &OwnedSource| Command::LetGo {
+            let let_go = |own: &OwnedSource| Command::ReleaseSource {
                 source: SourceId(own.source),
                 node: run.node,
                 incarnation,

@@ -108,7 +108,7 @@ impl World {
     /// A release arrives, for the first time or once more.
     fn release(&mut self, run: Owner, (source, epoch): (SourceId, Epoch)) {
         let (node, incarnation) = (run.node, run.incarnation);
-        self.directory.apply(&Command::LetGo { source, node, incarnation, epoch }).unwrap();
+        self.directory.apply(&Command::ReleaseSource { source, node, incarnation, epoch }).unwrap();
     }
 
     /// How many sources each of the nodes owns.
