@@ -44,7 +44,7 @@ pub(crate) struct Moment {
     wall: u64,
 }
 
-/// Epochs between two owners of ours with no other node in between: another owner takes at least four,
+/// The most epochs between two of this node without another owner: with one, at least four pass,
 /// since the source is revoked here, granted there, revoked there and granted here.
 const OWN_EPOCHS_MAX: u64 = 3;
 

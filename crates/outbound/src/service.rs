@@ -115,7 +115,7 @@ impl Outbound {
         tokio::select! {
             () = shutdown.cancelled() => {}
             // It ends by itself only when the data directory fails: then no mail may be sent.
-            Some(ended) = owning.join_next() => tracing::error!(?ended, "stopping: cannot keep the claim on sources"),
+            Some(ended) = owning.join_next() => tracing::error!(?ended, "outbound stops: cannot keep the claim on its sources"),
             Some(ended) = tasks.join_next() => panic!("a task of the outbound role ended: {ended:?}"),
         }
         running.drain().await;

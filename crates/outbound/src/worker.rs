@@ -1,7 +1,7 @@
 //! A worker of a lane: delivers its jobs one after the other, over at most one connection at a time.
 //!
-//! The connection is kept for the next job within the bounds of D-030: same source, host, port and TLS,
-//! and a server that can do what the message needs.
+//! The connection is kept for the next job under the conditions of D-030: same source, host, port and TLS,
+//! and a server with the extensions that the message needs.
 
 use std::{
     net::IpAddr,
@@ -86,7 +86,7 @@ struct AttemptContext {
     domain: Domain,
 }
 
-/// How a transaction went.
+/// How a transaction ended.
 enum TransactionEnd {
     /// All recipients are reported or given back.
     Done(Signal),
@@ -239,7 +239,7 @@ impl Worker {
         plan(&hosts, &rules)
     }
 
-    /// Tries one address after the other until one gives a session.
+    /// Tries one address after the other until a session is open.
     async fn try_targets(
         &mut self,
         attempt: &mut Attempt,
