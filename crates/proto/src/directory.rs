@@ -134,12 +134,14 @@ impl From<&Command> for wire::command::Command {
             Command::Revoke { node, incarnation } => {
                 Self::Revoke(wire::Revoke { node: node.0, incarnation: *incarnation })
             }
-            Command::ReleaseSource { source, node, incarnation, epoch } => Self::ReleaseSource(wire::ReleaseSource {
-                source: source.0,
-                node: node.0,
-                incarnation: *incarnation,
-                epoch: epoch.0,
-            }),
+            Command::ReleaseSource { source, node, incarnation, epoch } => {
+                Self::ReleaseSource(wire::ReleaseSource {
+                    source: source.0,
+                    node: node.0,
+                    incarnation: *incarnation,
+                    epoch: epoch.0,
+                })
+            }
         }
     }
 }
