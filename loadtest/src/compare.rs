@@ -1,4 +1,4 @@
-//! Ourselves beside another server: the same source, the same sink, the same disk, in turn.
+//! Postroad and another server in turn: the same source, sink and disk.
 
 mod postfix;
 mod postroad;
@@ -12,43 +12,43 @@ use postroad_testkit::{Sink, SinkConfig};
 
 use round::{Measured, Source};
 
-/// Whom to run beside us.
+/// The server to compare with.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Compare {
-    /// Postfix, as Debian packages it; needs root, as Postfix does
+    /// Compare with Debian's Postfix; needs root, as Postfix does
     Postfix(PostfixArgs),
 }
 
 /// Flags of `compare postfix`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PostfixArgs {
-    /// Messages in each run
+    /// Messages per run
     #[arg(long, default_value_t = 10_000)]
     messages: u64,
     /// Bytes of the body of each message
     #[arg(long, default_value_t = 8192)]
     size: usize,
-    /// Connections at one time
+    /// Concurrent connections
     #[arg(long, default_value_t = 50)]
     connections: usize,
-    /// How often each is run, in turn
+    /// Runs of each server, in turn
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Send many messages on a connection instead of one
+    /// Send many messages per connection instead of one
     #[arg(long)]
     reuse: bool,
-    /// The release binary of ours; without it only Postfix and the ceiling are run
+    /// The release binary of Postroad; without it only Postfix and the ceiling are measured
     #[arg(long, value_name = "FILE")]
     postroad: Option<PathBuf>,
-    /// Where both keep their data, in a directory that is removed afterwards
+    /// Where to create the data directories; they are removed afterwards
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     data: PathBuf,
-    /// How long one run may take
+    /// Time limit of one run
     #[arg(long, value_name = "SECS", default_value_t = 300)]
     limit_secs: u64,
 }
 
-/// A Postfix that accepts fewer than this on a machine like ours was disturbed by something else.
+/// If Postfix accepts fewer messages per second than this, something else used the machine.
 const POSTFIX_ACCEPTS_AT_LEAST: f64 = 350.0;
 
 pub(crate) async fn run(compare: Compare) -> anyhow::Result<()> {
@@ -56,7 +56,7 @@ pub(crate) async fn run(compare: Compare) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new()
         .prefix("postroad-compare-")
         .tempdir_in(&arguments.data)
-        .with_context(|| format!("cannot make a directory in `{}`", arguments.data.display()))?;
+        .with_context(|| format!("cannot create a directory in `{}`", arguments.data.display()))?;
     let source = Source {
         messages: arguments.messages,
         size: arguments.size,
@@ -86,7 +86,7 @@ pub(crate) async fn run(compare: Compare) -> anyhow::Result<()> {
 
 #[derive(Debug, Default)]
 struct Results {
-    /// Messages a second from smtp-source to smtp-sink alone.
+    /// Messages per second from smtp-source directly to smtp-sink.
     ceiling: Vec<f64>,
     postfix: Vec<Measured>,
     postroad: Vec<Measured>,
@@ -95,7 +95,7 @@ struct Results {
 impl Results {
     fn print(&self, arguments: &PostfixArgs) -> anyhow::Result<()> {
         let PostfixArgs { messages, size, connections, reuse, .. } = arguments;
-        let connection = if *reuse { "many messages on a connection" } else { "one message on a connection" };
+        let connection = if *reuse { "many messages per connection" } else { "one message per connection" };
         println!(
             "{messages} messages of {size} bytes, {connections} connections, {connection}, {} cores",
             cores()
@@ -117,7 +117,9 @@ impl Results {
         }
         let slow = self.postfix.iter().filter(|m| m.accepted_per_s < POSTFIX_ACCEPTS_AT_LEAST).count();
         if slow > 0 {
-            println!("disturbed: in {slow} runs Postfix accepted fewer than {POSTFIX_ACCEPTS_AT_LEAST}/s");
+            println!(
+                "disturbed: Postfix accepted fewer than {POSTFIX_ACCEPTS_AT_LEAST}/s in {slow} runs; something else used the machine"
+            );
         }
         let all = self.postfix.iter().chain(&self.postroad);
         ensure!(all.clone().all(|m| m.lost == 0), "{} messages were lost", all.map(|m| m.lost).sum::<u64>());
@@ -142,26 +144,26 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The median of some runs, and how far they lie apart.
+/// The median of some runs, with minimum and maximum.
 #[derive(Debug)]
 struct Spread {
     median: f64,
-    least: f64,
-    most: f64,
+    min: f64,
+    max: f64,
 }
 
 impl Spread {
     fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let at = |place: usize| sorted.get(place).copied().unwrap_or(0.0);
+        let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);
         let middle = sorted.len() / 2;
         let median = if sorted.len().is_multiple_of(2) {
             f64::midpoint(at(middle.wrapping_sub(1)), at(middle))
         } else {
             at(middle)
         };
-        Self { median, least: at(0), most: at(sorted.len().wrapping_sub(1)) }
+        Self { median, min: at(0), max: at(sorted.len().wrapping_sub(1)) }
     }
 
     fn of_all(runs: &[Measured], value: impl Fn(&Measured) -> f64) -> Self {
@@ -171,7 +173,7 @@ impl Spread {
 
 impl std::fmt::Display for Spread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.0} ({:.0} to {:.0})", self.median, self.least, self.most)
+        write!(f, "{:.0} ({:.0} to {:.0})", self.median, self.min, self.max)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, io, time::Duration};
 
-/// Linux gives times in ticks of 10 ms to user space, on every architecture (`USER_HZ`).
+/// Linux reports CPU times in ticks of 10 ms, on every architecture (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
 
 /// Measures CPU time from its start.
@@ -22,9 +22,9 @@ impl CpuMeter {
     }
 }
 
-/// User and system time of the process, of its children that have ended, and of those that run.
+/// User and system time of the process, of its ended children, and of its running descendants.
 fn cpu_time(pid: u32) -> io::Result<Duration> {
-    let own = stat(pid).ok_or_else(|| io::Error::other(format!("there is no process `{pid}`")))?;
+    let own = stat(pid).ok_or_else(|| io::Error::other(format!("no process `{pid}`")))?;
     let mut ticks = own.ticks;
     let mut parents = vec![pid];
     let processes: Vec<(u32, Stat)> = fs::read_dir("/proc")?
@@ -49,7 +49,7 @@ fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// proc(5): the name in parentheses may hold anything; behind it state, ppid, and as 14th to 17th field the times.
+/// proc(5): the name in parentheses may contain anything; after it come state, ppid, and the times as fields 14 to 17.
 fn parse_stat(text: &str) -> Option<Stat> {
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let number = |place: usize| fields.get(place)?.parse::<u32>().ok();

@@ -1,7 +1,7 @@
-//! `postroad dev --cluster` under load, while the leader of every group is killed and started again in turn.
+//! `postroad dev --cluster` under load, while the leader of every group in turn is killed and started again.
 //!
-//! What every acknowledgement says of its group is taken from the id that it carries, so gaps are measured where they
-//! are felt: at the client. What was acknowledged is held against the sink, and second copies against the record.
+//! The group of an acknowledgement is read from its message id, so gaps are measured as the client sees them.
+//! Acknowledged messages are compared with the sink's copies, and duplicates with control's record.
 
 mod report;
 
@@ -38,7 +38,7 @@ use report::{Report, Run};
 /// The groups of `dev --cluster`: the directory, and a ledger for each queue node.
 const GROUPS: [GroupId; 4] = [GroupId::DIRECTORY, GroupId(1), GroupId(2), GroupId(3)];
 
-/// A group that has not accepted mail for so long never will.
+/// How long a group may take to accept mail again.
 const ACCEPTS_WITHIN: Duration = Duration::from_secs(180);
 
 const SENDER: &str = "load@example.test";
@@ -47,16 +47,16 @@ const RECIPIENT: &str = "load@sink.test";
 /// Flags of `failover`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct FailoverArgs {
-    /// The release binary of ours
+    /// The release binary of Postroad
     #[arg(long, value_name = "FILE")]
     postroad: PathBuf,
-    /// How many messages at least; more are sent until the last kill is over
+    /// Number of messages; more are sent if the last kill takes longer
     #[arg(long, default_value_t = 100_000)]
     messages: u64,
-    /// Messages a second, half of them over SMTP and half over gRPC
+    /// Messages per second, half of them over SMTP and half over gRPC
     #[arg(long, default_value_t = 1000.0, value_parser = positive)]
     rate: f64,
-    /// How often the leader of each group is killed
+    /// Kills of each group's leader
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     kills: u16,
     /// Bytes of each message, header included
@@ -64,13 +64,13 @@ pub(crate) struct FailoverArgs {
     size: usize,
     #[command(flatten)]
     clients: ClientArgs,
-    /// Where the cluster keeps its data, in a directory that is removed unless something is wrong
+    /// Where to create the data directory; it is removed unless the run fails
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     data: PathBuf,
-    /// How long without any delivery until what is missing counts as lost
+    /// After this long without a delivery, missing messages count as lost
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     patience_secs: u64,
-    /// Write the report here too, as JSON
+    /// Also write the report to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -80,36 +80,36 @@ fn positive(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "expected a number above zero".to_owned())
 }
 
-/// Runs until everything is judged, or it is interrupted.
+/// Runs until the result is known, or until interrupted.
 ///
 /// # Errors
-/// Something acknowledged is lost, something was taken twice, a second copy is not explained, a process ended that was
-/// not killed, or the run could not be made.
+/// An acknowledged message is lost, a message was accepted twice, a duplicate is unexplained, a process ended that was
+/// not killed, or the run failed.
 pub(crate) async fn run(arguments: FailoverArgs) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new()
         .prefix("postroad-failover-")
         .tempdir_in(&arguments.data)
-        .with_context(|| format!("cannot make a directory in `{}`", arguments.data.display()))?;
-    let judged = tokio::select! {
-        judged = start_and_measure(&arguments, dir.path().join("data")) => judged,
+        .with_context(|| format!("cannot create a directory in `{}`", arguments.data.display()))?;
+    let result = tokio::select! {
+        result = start_and_measure(&arguments, dir.path().join("data")) => result,
         interrupted = interrupted() => return interrupted.and(Err(anyhow!("interrupted"))),
     };
-    if judged.is_err() {
-        eprintln!("data and logs are kept in {}", dir.keep().display());
+    if result.is_err() {
+        eprintln!("kept data and logs in {}", dir.keep().display());
     }
-    judged
+    result
 }
 
 /// Dropping this stops the cluster.
 async fn start_and_measure(arguments: &FailoverArgs, data: PathBuf) -> anyhow::Result<()> {
     let sink = Sink::start(SinkConfig::default()).await?;
-    eprintln!("postroad dev --cluster starts");
+    eprintln!("starting postroad dev --cluster");
     let mut cluster = DevCluster::start(&arguments.postroad, &data, sink.address()).await?;
-    let judged = measure(arguments, &mut cluster, &sink).await;
-    all_of([judged, cluster.stop().await, sink.stop().await.map_err(Into::into)])
+    let result = measure(arguments, &mut cluster, &sink).await;
+    all_of([result, cluster.stop().await, sink.stop().await.map_err(Into::into)])
 }
 
-/// Returns every error, so that none hides another.
+/// Returns all errors together.
 fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
     let mut errors: Vec<anyhow::Error> = results.into_iter().filter_map(Result::err).collect();
     match errors.len() {
@@ -117,7 +117,7 @@ fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Resu
         1 => Err(errors.remove(0)),
         number => {
             let errors: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
-            bail!("{number} things are wrong:\n{}", errors.join("\n"))
+            bail!("{number} errors:\n{}", errors.join("\n"))
         }
     }
 }
@@ -136,11 +136,11 @@ async fn measure(arguments: &FailoverArgs, cluster: &mut DevCluster, sink: &Sink
     let (tally, started) = (load.tally.clone(), load.started);
     let mut leaders = Leaders { cluster, tally: &tally };
     let mut kills = Vec::new();
-    // Whatever goes wrong on the way, what was acknowledged is judged, and all that is wrong is told.
+    // After an error, acknowledged messages are still checked, and all errors are returned.
     let killed = kill_in_turn(arguments, &mut leaders, &load, sink, &mut kills).await;
     let sent = load.finish().await;
     let ended = Instant::now();
-    eprintln!("waiting for deliveries and for the record");
+    eprintln!("waiting for deliveries and for control's record");
     let accepted = tally.accepted();
     let acknowledged = accepted
         .iter()
@@ -148,24 +148,24 @@ async fn measure(arguments: &FailoverArgs, cluster: &mut DevCluster, sink: &Sink
     let acknowledged: Vec<Acknowledged> = acknowledged.collect();
     let patience = Duration::from_secs(arguments.patience_secs);
     let (findings, explained) =
-        Findings::gather(&acknowledged, &sink.ledger(), leaders.cluster.control(), patience).await;
+        Findings::collect(&acknowledged, &sink.ledger(), leaders.cluster.control(), patience).await;
     let running = leaders.cluster.require_running();
-    let names = |place| leaders.cluster.name(place).to_owned();
+    let names = |index| leaders.cluster.name(index).to_owned();
     let run = Run { started, ended, kills: &kills, findings: &findings };
     let report = Report::new(arguments, &tally, &run, names);
     println!("{report}");
     let written = arguments.json.as_ref().map_or(Ok(()), |path| write_json(path, &report));
     let named = require_ids(accepted.len(), acknowledged.len());
-    let explained = explained.context("second copies cannot be explained");
+    let explained = explained.context("cannot explain duplicates");
     all_of([killed, sent, explained, running, named, report.require_nothing_wrong(), written])
 }
 
 fn require_ids(accepted: usize, with_id: usize) -> anyhow::Result<()> {
-    ensure!(accepted == with_id, "{} answers said yes without an id", accepted - with_id);
+    ensure!(accepted == with_id, "{} messages were accepted without an id", accepted - with_id);
     Ok(())
 }
 
-/// Kills the leaders of all groups in turn, spread over the time that the messages take at least.
+/// Kills the leaders of all groups in turn, spread over the shortest time that the messages take.
 async fn kill_in_turn(
     arguments: &FailoverArgs,
     leaders: &mut Leaders<'_>,
@@ -179,11 +179,11 @@ async fn kill_in_turn(
     for (number, group) in (1..).zip(&groups) {
         tokio::time::sleep_until((load.started + spacing * number).into()).await;
         let loss = tokio::time::timeout(ACCEPTS_WITHIN, lose_leader(leaders, *group)).await;
-        let loss = loss.unwrap_or_else(|_| Err(anyhow!("group `{group}` does not accept")));
+        let loss = loss.unwrap_or_else(|_| Err(anyhow!("group `{group}` does not accept mail again")));
         let loss = loss.with_context(|| format!("kill {number}"))?;
-        let name = leaders.cluster.name(loss.place).to_owned();
+        let name = leaders.cluster.name(loss.index).to_owned();
         let kill = loss.start_again(leaders).await;
-        let kill = kill.with_context(|| format!("kill {number}: `{name}` does not come back"))?;
+        let kill = kill.with_context(|| format!("kill {number}: `{name}` did not start again"))?;
         eprintln!(
             "{:4.0} s: {} accepted, {} delivered; kill {number} of {}: {} leading {}, accepted again after {:.2} s, \
              ready after {:.2} s",
@@ -201,7 +201,7 @@ async fn kill_in_turn(
     Ok(())
 }
 
-/// Who is killed, and what is acknowledged meanwhile.
+/// The cluster whose leaders are killed, and the acknowledgements of its load.
 struct Leaders<'a> {
     cluster: &'a mut DevCluster,
     tally: &'a Tally,
@@ -214,12 +214,12 @@ impl Queues for Leaders<'_> {
         self.cluster.leader(group).await
     }
 
-    async fn kill(&mut self, place: usize) -> anyhow::Result<()> {
-        self.cluster.kill(place).await
+    async fn kill(&mut self, index: usize) -> anyhow::Result<()> {
+        self.cluster.kill(index).await
     }
 
-    async fn start_again(&mut self, place: usize) -> anyhow::Result<()> {
-        self.cluster.start_again(place).await
+    async fn start_again(&mut self, index: usize) -> anyhow::Result<()> {
+        self.cluster.start_again(index).await
     }
 
     fn acknowledged(&self, group: GroupId) -> u64 {
@@ -227,7 +227,7 @@ impl Queues for Leaders<'_> {
     }
 }
 
-/// Mail over both protocols to both ingress nodes, which goes on until it is finished.
+/// Load over both protocols to both ingress nodes, until [`Load::finish`].
 struct Load {
     tally: Arc<Tally>,
     started: Instant,
@@ -261,7 +261,7 @@ impl Load {
         Self { tally, started: Instant::now(), plans, clients }
     }
 
-    /// Sends what was planned at least, and waits for the last answer.
+    /// Sends the planned messages if some are left, and waits for the last answer.
     async fn finish(mut self) -> anyhow::Result<()> {
         self.plans.iter().for_each(|plan| plan.finish());
         let mut result = Ok(());
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_a_kill_is_none() {
+    fn a_run_has_at_least_one_kill() {
         let check = |kills: &str, expected: Option<u16>| {
             let parsed = Cli::try_parse_from(["failover", "--postroad", "postroad", "--kills", kills]);
             assert_eq!(parsed.ok().map(|cli| cli.arguments.kills), expected, "{kills}");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_twice_fails_the_run_and_what_nobody_acknowledged_does_not() {
+    fn a_message_accepted_twice_fails_the_run_and_an_unacknowledged_one_does_not() {
         let cli = Cli::try_parse_from(["failover", "--postroad", "postroad"]).unwrap();
         let check = |findings: &Findings, figures: &str, good: bool| {
             let started = Instant::now();
@@ -309,25 +309,26 @@ mod tests {
             assert_eq!(report.require_nothing_wrong().is_ok(), good, "{report}");
         };
         let ids = [1, 2].map(MessageId::from_u128);
-        check(&Findings::default(), "0 taken twice, 0 unacknowledged", true);
+        check(&Findings::default(), "0 accepted twice, 0 unacknowledged", true);
         let findings = Findings { unacknowledged: 3, ..Findings::default() };
-        check(&findings, "0 taken twice, 3 unacknowledged", true);
-        let findings = Findings { taken_twice: vec![ids.into()], unacknowledged: 1, ..Findings::default() };
-        check(&findings, "1 taken twice, 1 unacknowledged", false);
+        check(&findings, "0 accepted twice, 3 unacknowledged", true);
+        let findings =
+            Findings { accepted_twice: vec![ids.into()], unacknowledged: 1, ..Findings::default() };
+        check(&findings, "1 accepted twice, 1 unacknowledged", false);
         let findings = Findings { lost: vec![(ids[0], RECIPIENT.into())], ..Findings::default() };
         check(&findings, "1 lost, 0 extra copies", false);
     }
 
     #[test]
-    fn no_error_hides_another() {
+    fn all_errors_are_returned() {
         let check = |errors: &[Option<&'static str>], expected: &str| {
             let results = errors.iter().map(|error| error.map_or(Ok(()), |error| Err(anyhow!(error))));
-            let told = all_of(results).map_or_else(|error| format!("{error:#}"), |()| String::new());
-            assert_eq!(told, expected);
+            let text = all_of(results).map_or_else(|error| format!("{error:#}"), |()| String::new());
+            assert_eq!(text, expected);
         };
         check(&[], "");
         check(&[None, None], "");
         check(&[None, Some("a"), None], "a");
-        check(&[Some("a"), None, Some("b")], "2 things are wrong:\na\nb");
+        check(&[Some("a"), None, Some("b")], "2 errors:\na\nb");
     }
 }

@@ -1,7 +1,7 @@
-//! Load from outside: an open-loop generator over SMTP and gRPC, and Postfix beside us.
+//! Load tests: an open-loop generator over SMTP and gRPC, failover under load, and a comparison with Postfix.
 //!
-//! Latencies count from the time at which a message was due, not from when a connection had time for it:
-//! a server that stalls is charged for every message that it made wait.
+//! Latencies count from the time at which a message was due, not from when a connection was free:
+//! the delay of a stalled server counts for every message that had to wait.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that reports to people")]
 
@@ -23,7 +23,7 @@ use postroad_testkit::{Sink, SinkConfig};
 
 use crate::{cpu::CpuMeter, message::MessageMaker, plan::Plan, report::Tally, tracker::Tracker};
 
-/// Sends mail to a server as fast as it is told, and says what became of it.
+/// Sends mail to a server at a given rate, and reports what was accepted, delivered and lost.
 #[derive(Debug, Parser)]
 #[command(name = "postroad-loadtest")]
 struct Cli {
@@ -39,7 +39,7 @@ enum Command {
     Grpc(LoadArgs),
     /// Run `postroad dev --cluster` and kill the leader of every group under load
     Failover(failover::FailoverArgs),
-    /// Run ourselves beside another server, in turn, against the same sink
+    /// Run Postroad and another server in turn, against the same sink
     #[command(subcommand)]
     Compare(compare::Compare),
 }
@@ -50,7 +50,7 @@ struct LoadArgs {
     /// The server
     #[arg(long, value_name = "HOST:PORT")]
     target: String,
-    /// How many messages
+    /// Number of messages
     #[arg(long, default_value_t = 10_000)]
     messages: u64,
     /// Bytes of each message, header included
@@ -58,42 +58,42 @@ struct LoadArgs {
     size: usize,
     #[command(flatten)]
     clients: ClientArgs,
-    /// Messages a second; without it as fast as the connections allow
+    /// Messages per second; without it as fast as the connections allow
     #[arg(long)]
     rate: Option<f64>,
-    /// The reverse path
+    /// The envelope sender
     #[arg(long, default_value = "load@example.test")]
     sender: String,
-    /// The recipient
+    /// The envelope recipient
     #[arg(long, default_value = "load@sink.test")]
     recipient: String,
-    /// Write the report here too, as JSON
+    /// Also write the report to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// The ledger that a sink writes: deliveries are counted in it
+    /// Count deliveries in the ledger file of a running sink
     #[arg(long, value_name = "FILE", conflicts_with = "sink")]
     sink_ledger: Option<PathBuf>,
-    /// Run a sink at this address and count deliveries in it
+    /// Run a sink at this address and count its deliveries
     #[arg(long, value_name = "ADDRESS")]
     sink: Option<SocketAddr>,
-    /// How long without any delivery until what is missing counts as lost
+    /// After this long without a delivery, missing messages count as lost
     #[arg(long, value_name = "SECS", default_value_t = 30)]
     patience_secs: u64,
-    /// The server's process: its CPU time, and that of its children, is reported
+    /// Report the CPU time of this process and its children
     #[arg(long)]
     pid: Option<u32>,
 }
 
-/// How a server is spoken to.
+/// Flags for the connections to the server.
 #[derive(Args, Clone, Debug)]
 struct ClientArgs {
-    /// Connections at one time
+    /// Concurrent connections
     #[arg(long, default_value_t = 50)]
     connections: usize,
-    /// Messages on one SMTP connection before it is replaced; 0 for any number
+    /// Messages per SMTP connection; 0 for any number
     #[arg(long, default_value_t = 0)]
     messages_per_connection: u64,
-    /// Messages of one gRPC stream that wait for their answer
+    /// Unanswered messages per gRPC stream
     #[arg(long, default_value_t = 64)]
     in_flight: usize,
     /// The API key for gRPC

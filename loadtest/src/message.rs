@@ -1,4 +1,4 @@
-//! The messages of a run: alike but for a token that names each.
+//! The messages of a run: equal except for a token that identifies each.
 
 use std::{
     fmt::Write,
@@ -36,12 +36,12 @@ impl MessageMaker {
         }
     }
 
-    /// Returns what the tokens of this run begin with.
+    /// Returns the random number with which the tokens of this run begin.
     pub(crate) fn run(&self) -> u32 {
         self.run
     }
 
-    /// Puts message `index` into `out`, header and body, without the end of data.
+    /// Appends message `index` to `out`, header and body, without the final dot.
     pub(crate) fn write(&self, index: u64, out: &mut Vec<u8>) {
         let mut header = String::with_capacity(512);
         let Self { sender, recipient, run, date, .. } = self;
@@ -51,18 +51,18 @@ impl MessageMaker {
              Message-ID: <{index}.{run:08x}@load.test>\r\nSubject: load {index}\r\n\r\n",
             token(*run, index)
         );
-        // The token must not be the first field, where the sink does not look for it.
+        // The sink does not find the token in the first field.
         let header = format!("MIME-Version: 1.0\r\n{header}");
         let body_len = self.size.saturating_sub(header.len()).max(2);
         out.extend_from_slice(header.as_bytes());
         out.extend_from_slice(&self.lines[..body_len.min(self.lines.len()) - 2]);
         out.extend_from_slice(b"\r\n");
-        mend_last_line(out);
+        fix_last_line(out);
     }
 }
 
-/// The cut may have left CR before the last CRLF.
-fn mend_last_line(out: &mut [u8]) {
+/// Cutting the body may have left a CR before the last CRLF.
+fn fix_last_line(out: &mut [u8]) {
     let cr = out.len().wrapping_sub(3);
     if let Some(byte) = out.get_mut(cr).filter(|byte| **byte == b'\r') {
         *byte = b'.';
@@ -73,7 +73,7 @@ fn token(run: u32, index: u64) -> String {
     format!("{run:08x}-{index}")
 }
 
-/// Returns the number of the message whose token this is, if it is of this run.
+/// Returns the index of the message with this token, if it belongs to this run.
 pub(crate) fn index_of(token: &str, run: u32) -> Option<u64> {
     let (of, index) = token.split_once('-')?;
     (u32::from_str_radix(of, 16) == Ok(run)).then(|| index.parse().ok()).flatten()

@@ -9,18 +9,18 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Plan {
     messages: u64,
-    /// The time from one message to the next; zero for as fast as it goes.
+    /// The time from one message to the next; zero for as fast as possible.
     interval: Duration,
     next: AtomicU64,
-    /// More are due than `messages`, until [`Plan::finish`].
-    goes_on: AtomicBool,
+    /// More messages than planned are due, until [`Plan::finish`].
+    is_open_ended: AtomicBool,
     pub(crate) started: Instant,
     pub(crate) started_at: SystemTime,
 }
 
 /// One message that is due.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Turn {
+pub(crate) struct DueMessage {
     pub(crate) index: u64,
     pub(crate) due: Instant,
 }
@@ -34,34 +34,34 @@ impl Plan {
             messages,
             interval,
             next: AtomicU64::new(0),
-            goes_on: AtomicBool::new(false),
+            is_open_ended: AtomicBool::new(false),
             started: Instant::now(),
             started_at: SystemTime::now(),
         }
     }
 
-    /// Makes a plan of `messages` or more, which goes on until [`Plan::finish`].
+    /// Makes a plan of at least `messages`, which continues until [`Plan::finish`].
     pub(crate) fn at_least(messages: u64, rate: f64) -> Self {
-        Self { goes_on: AtomicBool::new(true), ..Self::new(messages, Some(rate)) }
+        Self { is_open_ended: AtomicBool::new(true), ..Self::new(messages, Some(rate)) }
     }
 
-    /// Lets no more messages be due than were planned at least.
+    /// Ends the plan once at least the planned messages are due.
     pub(crate) fn finish(&self) {
-        self.goes_on.store(false, Ordering::Relaxed);
+        self.is_open_ended.store(false, Ordering::Relaxed);
     }
 
-    /// Waits until the next message is due; `None` when all have been taken.
-    pub(crate) async fn next(&self) -> Option<Turn> {
+    /// Waits until the next message is due; `None` at the end of the plan.
+    pub(crate) async fn next(&self) -> Option<DueMessage> {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
-        if index >= self.messages && !self.goes_on.load(Ordering::Relaxed) {
+        if index >= self.messages && !self.is_open_ended.load(Ordering::Relaxed) {
             return None;
         }
         if self.interval.is_zero() {
-            return Some(Turn { index, due: Instant::now() });
+            return Some(DueMessage { index, due: Instant::now() });
         }
         let due = self.started + self.interval.mul_f64(index as f64);
         tokio::time::sleep_until(due.into()).await;
-        Some(Turn { index, due })
+        Some(DueMessage { index, due })
     }
 }
 
@@ -70,21 +70,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn messages_are_due_at_the_rate_whoever_takes_them() {
+    async fn messages_are_due_at_the_rate() {
         let plan = Plan::new(3, Some(100.0));
         let mut offsets = Vec::new();
-        while let Some(turn) = plan.next().await {
-            assert!(Instant::now() >= turn.due);
-            offsets.push((turn.due - plan.started).as_millis());
+        while let Some(due_message) = plan.next().await {
+            assert!(Instant::now() >= due_message.due);
+            offsets.push((due_message.due - plan.started).as_millis());
         }
         assert_eq!(offsets, [0, 10, 20]);
     }
 
     #[tokio::test]
-    async fn a_plan_that_goes_on_ends_when_it_is_finished() {
+    async fn an_open_ended_plan_ends_when_it_is_finished() {
         let plan = Plan::at_least(1, 1000.0);
         for index in 0..3 {
-            assert_eq!(plan.next().await.map(|turn| turn.index), Some(index));
+            assert_eq!(plan.next().await.map(|due_message| due_message.index), Some(index));
         }
         plan.finish();
         assert!(plan.next().await.is_none());

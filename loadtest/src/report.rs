@@ -1,4 +1,4 @@
-//! What a run came to.
+//! The results of a load run.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::{
     LoadArgs,
-    plan::{Plan, Turn},
+    plan::{DueMessage, Plan},
     tracker::Tracker,
 };
 
@@ -46,16 +46,16 @@ struct Inner {
     refusal: Option<String>,
 }
 
-/// A message that the server said is safe.
+/// A message that the server acknowledged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Accepted {
     pub(crate) index: u64,
     pub(crate) at: Instant,
-    /// What the answer carried, when the server is one of ours.
+    /// The id in the answer, if the server is Postroad.
     pub(crate) id: Option<MessageId>,
 }
 
-/// How long messages took to be accepted, from when they were due.
+/// Times until messages were accepted, from when they were due.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Latencies {
     pub(crate) p50_ms: f64,
@@ -64,12 +64,12 @@ pub(crate) struct Latencies {
     pub(crate) max_ms: f64,
 }
 
-/// What became of the messages of a run.
+/// The answers to the messages of a run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Answers {
     pub(crate) accepted: u64,
     pub(crate) refused: u64,
-    /// The connection ended before an answer: these may have been taken or not.
+    /// The connection ended before an answer: the server may have accepted these or not.
     pub(crate) unanswered: u64,
     pub(crate) first_refusal: Option<String>,
     pub(crate) accepted_per_s: f64,
@@ -95,28 +95,28 @@ impl Tally {
         }
     }
 
-    /// The server said yes; `id` is what it calls the message, if it told.
-    pub(crate) fn accept(&self, turn: Turn, id: Option<MessageId>) {
+    /// Counts an accepted message; `id` is the one in the answer, if any.
+    pub(crate) fn count_accepted(&self, due_message: DueMessage, id: Option<MessageId>) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let mut inner = self.inner.lock();
-        // Under the lock, so that what was accepted is in order.
+        // Read under the lock, so that `accepted` is in order.
         let now = Instant::now();
-        let micros = u64::try_from(now.duration_since(turn.due).as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(now.duration_since(due_message.due).as_micros()).unwrap_or(u64::MAX);
         inner.latencies.saturating_record(micros.max(1));
-        inner.accepted.push(Accepted { index: turn.index, at: now, id });
+        inner.accepted.push(Accepted { index: due_message.index, at: now, id });
         if let Some(id) = id {
             *inner.by_group.entry(id.group()).or_default() += 1;
         }
     }
 
-    /// The server said no.
-    pub(crate) fn refuse(&self, reply: &str) {
+    /// Counts a refused message.
+    pub(crate) fn count_refused(&self, reply: &str) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         self.inner.lock().refusal.get_or_insert_with(|| reply.to_owned());
     }
 
-    /// The connection ended before an answer: the message may have been taken or not.
-    pub(crate) fn leave_unanswered(&self) {
+    /// Counts a message whose connection ended before an answer: it may have been accepted or not.
+    pub(crate) fn count_unanswered(&self) {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -124,7 +124,7 @@ impl Tally {
         self.finished.store(true, Ordering::Relaxed);
     }
 
-    /// Returns what was accepted, in the order of the answers.
+    /// Returns the accepted messages, in the order of the answers.
     pub(crate) fn accepted(&self) -> Vec<Accepted> {
         self.inner.lock().accepted.clone()
     }
@@ -133,12 +133,12 @@ impl Tally {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Returns how many messages were accepted whose answer named `group`.
+    /// Returns how many accepted messages have an id of `group`.
     pub(crate) fn accepted_of(&self, group: GroupId) -> u64 {
         self.inner.lock().by_group.get(&group).copied().unwrap_or(0)
     }
 
-    /// Returns what the answers of a run that began at `started` came to.
+    /// Returns the results of a run that began at `started`.
     pub(crate) fn answers(&self, started: Instant) -> Answers {
         let inner = self.inner.lock();
         let accepted = inner.accepted.len() as u64;
@@ -183,7 +183,7 @@ pub(crate) async fn show_progress(tally: Arc<Tally>, ledger: Option<Ledger>) {
     }
 }
 
-/// The report of a run; what was not measured is absent.
+/// The report of a run; values that were not measured are absent.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     target: String,
@@ -229,7 +229,7 @@ impl Report {
     }
 }
 
-/// Writes a report for programs.
+/// Writes a report as JSON.
 pub(crate) fn write_json(path: &Path, report: &impl Serialize) -> anyhow::Result<()> {
     let json = serde_json::to_vec_pretty(report)?;
     std::fs::write(path, json).with_context(|| format!("cannot write `{}`", path.display()))
@@ -263,7 +263,7 @@ impl Answers {
         self.first_refusal.iter().try_for_each(|refusal| writeln!(f, "first refusal    {refusal}"))
     }
 
-    /// The last line, without its end.
+    /// Writes the last line, without a line ending.
     pub(crate) fn write_latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Latencies { p50_ms, p95_ms, p99_ms, max_ms } = self.latencies;
         write!(

@@ -12,11 +12,11 @@ use tokio::{
 use crate::{
     ClientArgs,
     message::MessageMaker,
-    plan::{Plan, Turn},
+    plan::{DueMessage, Plan},
     report::Tally,
 };
 
-/// No reply of a server is longer than this.
+/// The longest reply of a server.
 const REPLY_BYTES_MAX: usize = 16 << 10;
 
 pub(crate) async fn run(
@@ -30,7 +30,7 @@ pub(crate) async fn run(
     for _ in 0..clients.connections.max(1) {
         let sender = Sender {
             target: target.to_owned(),
-            most: clients.messages_per_connection,
+            messages_max: clients.messages_per_connection,
             maker: maker.clone(),
             connection: None,
         };
@@ -43,15 +43,15 @@ pub(crate) async fn run(
 }
 
 async fn send_all(mut sender: Sender, plan: Arc<Plan>, tally: Arc<Tally>) {
-    while let Some(turn) = plan.next().await {
-        match sender.send(turn).await {
-            Ok(Answer::Taken(id)) => tally.accept(turn, id),
+    while let Some(due_message) = plan.next().await {
+        match sender.send(due_message).await {
+            Ok(Answer::Accepted(id)) => tally.count_accepted(due_message, id),
             Ok(Answer::Refused(reply)) => {
-                tally.refuse(&reply);
+                tally.count_refused(&reply);
                 sender.connection = None;
             }
             Err(_) => {
-                tally.leave_unanswered();
+                tally.count_unanswered();
                 sender.connection = None;
             }
         }
@@ -64,13 +64,13 @@ async fn send_all(mut sender: Sender, plan: Arc<Plan>, tally: Arc<Tally>) {
 
 enum Answer {
     /// With the id in the reply, if there is one.
-    Taken(Option<MessageId>),
+    Accepted(Option<MessageId>),
     Refused(String),
 }
 
 struct Sender {
     target: String,
-    most: u64,
+    messages_max: u64,
     maker: MessageMaker,
     connection: Option<Connection>,
 }
@@ -83,8 +83,9 @@ struct Connection {
 }
 
 impl Sender {
-    async fn send(&mut self, turn: Turn) -> io::Result<Answer> {
-        let used_up = |connection: &Connection| self.most > 0 && connection.messages >= self.most;
+    async fn send(&mut self, due_message: DueMessage) -> io::Result<Answer> {
+        let used_up =
+            |connection: &Connection| self.messages_max > 0 && connection.messages >= self.messages_max;
         if let Some(mut old) = self.connection.take_if(|connection| used_up(connection)) {
             old.stream.write_all(b"QUIT\r\n").await?;
             old.reply().await?;
@@ -96,7 +97,7 @@ impl Sender {
                 Err(reply) => return Ok(Answer::Refused(reply)),
             },
         };
-        connection.send(turn.index, &self.maker).await
+        connection.send(due_message.index, &self.maker).await
     }
 }
 
@@ -133,7 +134,7 @@ impl Connection {
         if !reply.starts_with("250") {
             return Ok(Answer::Refused(reply));
         }
-        Ok(Answer::Taken(reply.split(' ').find_map(|word| word.parse().ok())))
+        Ok(Answer::Accepted(reply.split(' ').find_map(|word| word.parse().ok())))
     }
 
     /// Reads one reply and returns its last line.

@@ -1,4 +1,4 @@
-//! Follows deliveries at the sink: which messages of the run arrived, how often and when.
+//! Tracks deliveries at the sink: which messages of the run arrived, how often and when.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use postroad_testkit::{
 
 use crate::{message::index_of, report::Accepted};
 
-/// How often the sink is asked.
+/// How often the sink is read.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Deliveries of one run.
@@ -31,7 +31,7 @@ pub(crate) struct Tracker {
 #[derive(Debug)]
 enum Source {
     Sink(Ledger),
-    /// A file that grows; a last line that is not whole waits for its rest.
+    /// A growing file; an incomplete last line is completed by a later read.
     File {
         reader: BufReader<File>,
         rest: String,
@@ -49,11 +49,11 @@ impl Tracker {
         Ok(Self { source, run, copies: HashMap::new(), last: None })
     }
 
-    /// Waits until all of `expected` have arrived, or nothing has for `patience`.
+    /// Waits until all of `expected` have arrived, or none has for `patience`.
     pub(crate) async fn wait_for(&mut self, expected: &[Accepted], patience: Duration) -> io::Result<()> {
         let (mut seen, mut since) = (0, Instant::now());
         loop {
-            self.look()?;
+            self.read()?;
             let arrived = self.copies.len();
             if self.lost(expected) == 0 || since.elapsed() > patience {
                 return Ok(());
@@ -70,7 +70,7 @@ impl Tracker {
         expected.iter().filter(|accepted| !self.copies.contains_key(&accepted.index)).count() as u64
     }
 
-    /// Returns how many copies came after the first of their message.
+    /// Returns how many copies arrived beyond the first of each message.
     pub(crate) fn duplicates(&self) -> u64 {
         self.copies.values().map(|copies| u64::from(copies - 1)).sum()
     }
@@ -80,12 +80,12 @@ impl Tracker {
         (self.copies.len() as u64, self.last)
     }
 
-    fn look(&mut self) -> io::Result<()> {
+    fn read(&mut self) -> io::Result<()> {
         match &mut self.source {
             Source::Sink(ledger) => {
                 let records = ledger.records();
                 self.copies.clear();
-                records.iter().for_each(|record| self.note(record));
+                records.iter().for_each(|record| self.count(record));
             }
             Source::File { reader, rest } => {
                 let mut records = Vec::new();
@@ -93,13 +93,13 @@ impl Tracker {
                     let line = std::mem::take(rest);
                     records.extend(parse_record(line.trim_end()));
                 }
-                records.iter().for_each(|record| self.note(record));
+                records.iter().for_each(|record| self.count(record));
             }
         }
         Ok(())
     }
 
-    fn note(&mut self, record: &Record) {
+    fn count(&mut self, record: &Record) {
         let index = record.token.as_deref().and_then(|token| index_of(token, self.run));
         if let Some(index) = index {
             *self.copies.entry(index).or_default() += 1;

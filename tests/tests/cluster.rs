@@ -160,7 +160,7 @@ async fn start_with(script: Script, settings: BTreeMap<Role, String>) -> (Sink, 
 /// Waits until nothing is missing, and judges.
 async fn judge(sink: &Sink, cluster: &Cluster, acknowledged: &[Acknowledged]) {
     let control = cluster.control().expect("the cluster has control");
-    let findings = Findings::settle(acknowledged, &sink.ledger(), control, PATIENCE).await;
+    let findings = Findings::wait_until_explained(acknowledged, &sink.ledger(), control, PATIENCE).await;
     if let Err(error) = findings.and_then(|findings| findings.require_exactly_once()) {
         panic!("{error:#}\n{}", cluster.logs());
     }

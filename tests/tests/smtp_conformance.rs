@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use postroad_testkit::{
     dev::Dev,
-    dialogue::{Bare, Dialogue, Listener, Live, Outcome, play},
+    dialogue::{BareSession, Dialogue, Listener, LiveSession, Outcome, play},
 };
 
 fn folder() -> PathBuf {
@@ -24,9 +24,9 @@ fn check(name: &str) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     runtime.block_on(async {
-        let mut bare = Bare::new(&dialogue.settings);
+        let mut bare = BareSession::new(&dialogue.settings);
         match play(&dialogue, &mut bare).await {
-            Ok(outcome) => assert_eq!(outcome, Outcome::Kept),
+            Ok(outcome) => assert_eq!(outcome, Outcome::Passed),
             Err(error) => panic!("the session as a value: {error}"),
         }
         if dialogue.settings.bare_only {
@@ -35,7 +35,7 @@ fn check(name: &str) {
         let listener = Listener::start(&dialogue.settings).await.expect("loopback has a free port");
         let mut live = listener.connect(&dialogue.settings).await.expect("the listener listens");
         match play(&dialogue, &mut live).await {
-            Ok(outcome) => assert_eq!(outcome, Outcome::Kept),
+            Ok(outcome) => assert_eq!(outcome, Outcome::Passed),
             Err(error) => panic!("a listener: {error}"),
         }
     });
@@ -174,10 +174,10 @@ async fn the_program_answers_as_its_listener_does() {
     let mut broken = Vec::new();
     for name in DIALOGUES {
         let dialogue = dialogue(name);
-        if !dialogue.settings.are_usual() {
+        if !dialogue.settings.are_default() {
             continue;
         }
-        let mut live = Live::connect(dev.smtp()).await.expect("the program listens");
+        let mut live = LiveSession::connect(dev.smtp()).await.expect("the program listens");
         if let Err(error) = play(&dialogue, &mut live).await {
             broken.push(error.to_string());
         }

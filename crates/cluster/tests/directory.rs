@@ -166,8 +166,7 @@ async fn nodes_that_name_each_other_are_asked_until_the_election_is_over() {
 async fn a_refusal_is_returned_at_once() {
     let nodes = Nodes::start().await;
     nodes.answer(1, [Status::failed_precondition("no lease")]);
-    let refused =
-        CallError::Refused { code: Code::FailedPrecondition, message: "no lease".to_owned() };
+    let refused = CallError::Refused { code: Code::FailedPrecondition, message: "no lease".to_owned() };
     assert_eq!(nodes.renew(5 * SECOND).await, Err(refused));
     assert_eq!(nodes.renewals(), [1, 0, 0]);
 }

@@ -1,8 +1,8 @@
-//! What one message costs an outbound node: 8 KiB each, one lane of 20 connections, from a played queue to a fast receiver.
+//! The CPU cost of a message in an outbound node: 8 KiB each, one lane of 20 connections, from a fake queue to a fast receiver.
 //!
 //! `cargo run --release -p postroad-outbound --example throughput -- [MESSAGES]`
 //!
-//! The node runs on threads of its own, so that its CPU time can be told from that of queue and receiver.
+//! The node runs on its own threads, so that its CPU time can be separated from that of queue and receiver.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people at a terminal")]
 
 #[path = "../tests/outbound/node.rs"]
@@ -27,8 +27,8 @@ use tokio::{
 
 const NODE_THREADS: &str = "node-under-test";
 const FRAME_MESSAGES: u128 = 64;
-/// What the node's window for the lane lets be under way.
-const UNDER_WAY_MAX: u128 = 500;
+/// The node's window for the lane.
+const IN_PROGRESS_MAX: u128 = 500;
 
 fn main() {
     let messages: u128 = std::env::args().nth(1).map_or(50_000, |count| count.parse().unwrap());
@@ -50,7 +50,7 @@ async fn run(messages: u128, node_runtime: &Runtime) {
     let frames = node.queue.until("all reports", all).await;
     let (cpu, elapsed) = (cpu_seconds() - cpu, started.elapsed().as_secs_f64());
     println!(
-        "{messages} messages in {elapsed:.2} s: {:.0}/s, {:.1} µs of CPU each, {:.1} reports in a frame, {} taken",
+        "{messages} messages in {elapsed:.2} s: {:.0}/s, {:.1} µs of CPU each, {:.1} reports in a frame, {} received",
         messages as f64 / elapsed,
         cpu / messages as f64 * 1e6,
         messages as f64 / frames as f64,
@@ -67,7 +67,7 @@ async fn feed(node: &node::Node, messages: u128) {
     };
     let mut sent = 0;
     while sent < messages {
-        while sent + FRAME_MESSAGES > node.queue.seen(|seen| seen.reports.len()) as u128 + UNDER_WAY_MAX {
+        while sent + FRAME_MESSAGES > node.queue.seen(|seen| seen.reports.len()) as u128 + IN_PROGRESS_MAX {
             time::sleep(Duration::from_micros(200)).await;
         }
         let next = messages.min(sent + FRAME_MESSAGES);

@@ -1,6 +1,6 @@
-//! One attempt at the recipients of a job: what is still open, and the reports of what is decided.
+//! One attempt at the recipients of a job: which recipients are open, and the reports of the others.
 //!
-//! Whatever becomes of the code that runs it, each recipient is reported or given back exactly once.
+//! Each recipient is reported or given back exactly once, even if the worker panics.
 
 use std::{sync::Arc, time::Instant};
 
@@ -9,12 +9,12 @@ use postroad_core::{Outcome, OutcomeKind, SourceId, Timestamp};
 use postroad_smtp::client::{RecipientResult, Transaction};
 
 use crate::{
-    fate,
-    job::{self, Attempted, Job, JobRecipient},
+    job::{self, AttemptResult, Job, JobRecipient},
     metrics::OutboundMetrics,
+    result,
 };
 
-/// A job under way.
+/// A job in progress.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) job: Job,
@@ -48,54 +48,55 @@ impl Attempt {
         }
     }
 
-    /// Reports the recipients of a transaction, but for those at the places `left`, which stay open.
-    pub(crate) fn settle(
+    /// Reports the recipients of a transaction, except those at the positions `keep_open`.
+    pub(crate) fn report_results(
         &mut self,
-        fates: &[RecipientResult],
-        left: &[usize],
+        results: &[RecipientResult],
+        keep_open: &[usize],
         remote: &Arc<str>,
         tls: &Arc<str>,
     ) {
         let recipients = std::mem::take(&mut self.open);
-        let outcomes = fate::outcomes_of(fates);
-        for (place, (recipient, outcome)) in recipients.into_iter().zip(outcomes).enumerate() {
-            if left.contains(&place) {
+        let outcomes = result::outcomes_of(results);
+        for (index, (recipient, outcome)) in recipients.into_iter().zip(outcomes).enumerate() {
+            if keep_open.contains(&index) {
                 self.open.push(recipient);
             } else {
-                let attempted = Attempted { outcome, remote: remote.clone(), tls: tls.clone() };
-                self.report(&recipient, &attempted);
+                let result = AttemptResult { outcome, remote: remote.clone(), tls: tls.clone() };
+                self.report(&recipient, &result);
             }
         }
     }
 
-    /// Reports all that is open.
-    pub(crate) fn settle_all(&mut self, attempted: &Attempted) {
+    /// Reports the same result for all open recipients.
+    pub(crate) fn report_all(&mut self, result: &AttemptResult) {
         for recipient in std::mem::take(&mut self.open) {
-            self.report(&recipient, attempted);
+            self.report(&recipient, result);
         }
     }
 
-    /// Gives back all that is open: nothing of it has been sent.
+    /// Gives all open recipients back to the queue: nothing was sent for them.
     pub(crate) fn give_back(&mut self) {
         self.metrics.given_back.increment(1);
         for recipient in std::mem::take(&mut self.open) {
-            self.job.desk.give_back(self.job.attempt_id(&recipient), self.source);
+            self.job.attempts.give_back(self.job.attempt_id(&recipient), self.source);
         }
     }
 
-    fn report(&self, recipient: &JobRecipient, attempted: &Attempted) {
-        self.metrics.attempted(attempted.outcome.kind);
+    fn report(&self, recipient: &JobRecipient, result: &AttemptResult) {
+        self.metrics.attempted(result.outcome.kind);
         self.metrics.attempt_seconds.record(self.started.elapsed().as_secs_f64());
-        self.job.report(recipient, self.source, self.started_at, attempted);
+        self.job.report(recipient, self.source, self.started_at, result);
     }
 }
 
 impl Drop for Attempt {
-    /// A worker that failed half-way cannot say how far it was.
+    /// A worker that panicked cannot say what it had sent.
     fn drop(&mut self) {
         if !self.open.is_empty() {
-            let outcome = Outcome::new(OutcomeKind::Unknown, None, 0, "the attempt was cut short");
-            self.settle_all(&Attempted::alone(outcome));
+            let outcome =
+                Outcome::new(OutcomeKind::Unknown, None, 0, "the delivery worker stopped during the attempt");
+            self.report_all(&AttemptResult::without_remote(outcome));
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tonic::Status;
 
-/// Where content comes from, and how much of it there may be at a time.
+/// Where content is fetched from, and how much may be in memory.
 #[derive(Debug)]
 pub(crate) struct ContentSource {
     endpoints: Endpoints,
@@ -21,7 +21,7 @@ pub(crate) struct ContentSource {
     budget_bytes: u32,
 }
 
-/// The content of one message, and the room it takes.
+/// The content of one message, and its part of the budget.
 #[derive(Debug)]
 pub(crate) struct Content {
     /// Header and body, in parts that are not joined.
@@ -30,16 +30,16 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Content that came with its assignment, and takes its room there.
+    /// Content that came with its assignment, which holds its part of the budget.
     #[must_use]
     pub(crate) fn whole(content: Bytes) -> Self {
         Self { parts: vec![content], _budget: None }
     }
 }
 
-/// How often a leader is asked before the message goes back to the queue.
+/// How often the content is requested before the message is given back to the queue.
 const TRIES: usize = 3;
-const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// The longest wait for any one part.
 const PART_WITHIN: Duration = Duration::from_secs(30);
 
@@ -60,24 +60,24 @@ impl ContentSource {
         }
     }
 
-    /// Fetches the content of a message of about `size` bytes once there is room for it.
+    /// Fetches the content of a message of about `size` bytes once the budget has room for it.
     ///
     /// # Errors
-    /// The leader did not give it, also when asked again.
+    /// Every request to the leader failed.
     pub(crate) async fn fetch(
         &self,
         group: GroupId,
         message: MessageId,
         size: u64,
     ) -> Result<Content, Status> {
-        // One that is larger than all the room there is goes alone.
-        let room = u32::try_from(size).unwrap_or(u32::MAX).min(self.budget_bytes);
-        let room = self.budget.clone().acquire_many_owned(room).await;
-        let budget = room.map_err(|_| Status::cancelled("the process stops"))?;
+        // A message larger than the whole budget takes all of it.
+        let permits = u32::try_from(size).unwrap_or(u32::MAX).min(self.budget_bytes);
+        let budget = self.budget.clone().acquire_many_owned(permits).await;
+        let budget = budget.map_err(|_| Status::cancelled("the process is stopping"))?;
         let mut last = Status::unavailable("no leader is known");
         for attempt in 0..TRIES {
             if attempt > 0 {
-                time::sleep(TRY_AGAIN_AFTER).await;
+                time::sleep(RETRY_AFTER).await;
             }
             match self.try_fetch(group, message).await {
                 Ok(parts) => return Ok(Content { parts, _budget: Some(budget) }),
@@ -94,13 +94,13 @@ impl ContentSource {
         let mut client =
             QueueServiceClient::new(channel).max_decoding_message_size(postroad_cluster::FRAME_BYTES_MAX);
         let message_id = Bytes::copy_from_slice(&message.as_u128().to_be_bytes());
-        let late = |_| Status::deadline_exceeded("the content did not come");
+        let late = |_| Status::deadline_exceeded("timed out waiting for the message content");
         let opened = time::timeout(PART_WITHIN, client.content(ContentRequest { message_id }));
         let mut stream = opened.await.map_err(late)??.into_inner();
         let mut parts = Vec::new();
         while let Some(part) = time::timeout(PART_WITHIN, stream.message()).await.map_err(late)?? {
             parts.push(part.data);
         }
-        if parts.is_empty() { Err(Status::data_loss("the content is empty")) } else { Ok(parts) }
+        if parts.is_empty() { Err(Status::data_loss("the message content is empty")) } else { Ok(parts) }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-/// Why an outbound node does not start. All of it is local; nothing was claimed or sent.
+/// Why an outbound node does not start. All causes are local; nothing was claimed or sent.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration contradicts itself.
@@ -16,26 +16,26 @@ pub enum StartError {
     /// The data directory cannot be read or written.
     #[error("cannot use the data directory `{directory}`")]
     DataDirectory {
-        /// Which one.
+        /// The directory.
         directory: PathBuf,
-        /// What the system said.
+        /// The cause.
         #[source]
         error: io::Error,
     },
-    /// Another process runs on the data directory.
+    /// Another process uses the data directory.
     #[error("another process uses the data directory `{0}`")]
     Locked(PathBuf),
-    /// The file that names the earlier run of this node holds something else.
-    #[error("`{0}` does not hold the incarnation of this node")]
+    /// The file with the previous incarnation of this node is malformed.
+    #[error("`{0}` does not contain the incarnation of this node")]
     Incarnation(PathBuf),
     /// The data directory belongs to another node.
     #[error("`{directory}` is the data directory of node `{found}`, not of node `{node}`")]
     OtherNode {
-        /// Which one.
+        /// The directory.
         directory: PathBuf,
-        /// Whose it is.
+        /// The node in its incarnation file.
         found: u64,
-        /// Who we are.
+        /// This node.
         node: u64,
     },
 }

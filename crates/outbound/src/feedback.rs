@@ -1,9 +1,8 @@
-//! How many connections a lane uses: one more when a round of deliveries went well, one fewer when sessions fail.
+//! How many connections a lane uses: one more after a round of successes, one fewer when sessions fail.
 //!
 //! This is Postfix's scheduler feedback (SCHEDULER_README): with N connections a success counts for 1/N of a connection,
-//! and so does a failure; when N failures in a row had no success between them, the site counts as dead.
-//! A site that is dead, or asks to slow down, is left alone for a time that doubles,
-//! and what is learned again afterwards is learned step by step.
+//! and so does a failure; after N failures in a row without a success, the site counts as dead.
+//! A lane whose site is dead, or asks to slow down, pauses for a time that doubles; afterwards it starts with one connection.
 
 use std::time::Duration;
 
@@ -18,22 +17,22 @@ pub struct FeedbackConfig {
     pub pause_max: Duration,
 }
 
-/// The concurrency of one lane as its site's behaviour has it.
+/// The concurrency of one lane, adapted to its site's behaviour.
 #[derive(Clone, Debug)]
 pub struct Feedback {
     config: FeedbackConfig,
-    /// Connections that may be used, between 1 and whatever the limit is.
+    /// Connections that may be used, between 1 and the limit.
     level: f64,
     /// Failures since the last success.
     failures: u32,
-    /// Connections that were used when they began.
+    /// Connections in use at the first of these failures.
     round: u32,
-    /// Pauses in a row; what was pausing is forgotten one pause for each round that goes well.
+    /// Pauses in a row; each successful round takes one off.
     pauses: u32,
 }
 
 impl Feedback {
-    /// Starts with no experience.
+    /// Starts at the initial concurrency.
     #[must_use]
     pub fn new(config: FeedbackConfig) -> Self {
         Self { level: f64::from(config.initial.max(1)), failures: 0, round: 1, pauses: 0, config }
@@ -45,13 +44,13 @@ impl Feedback {
         limit.min(self.whole_level())
     }
 
-    /// Returns true from a pause on until a whole round of deliveries went well.
+    /// Returns true after a pause until enough rounds succeeded.
     #[must_use]
     pub fn is_recovering(&self) -> bool {
         self.pauses > 0
     }
 
-    /// The site took part in a transaction.
+    /// The site answered a transaction.
     pub fn succeeded(&mut self, limit: u32) {
         self.failures = 0;
         let before = self.whole_level();
@@ -61,7 +60,7 @@ impl Feedback {
         }
     }
 
-    /// No session could be had, or one broke; returns how long to pause when the site counts as dead.
+    /// A session could not be opened, or broke; returns how long to pause when the site counts as dead.
     pub fn failed(&mut self, limit: u32) -> Option<Duration> {
         let used = self.connections(limit).max(1);
         if self.failures == 0 {
@@ -72,12 +71,12 @@ impl Feedback {
         (self.failures >= self.round).then(|| self.pause())
     }
 
-    /// The site asked to slow down, or is dead: returns how long to leave it alone.
+    /// The site asked to slow down, or is dead: returns how long to pause.
     pub fn pause(&mut self) -> Duration {
         let doublings = self.pauses.min(16);
         self.pauses = self.pauses.saturating_add(1);
         self.failures = 0;
-        // Whoever comes back after a pause comes alone.
+        // After a pause the lane starts with one connection.
         self.level = 1.0;
         self.config.pause_first.saturating_mul(1 << doublings).min(self.config.pause_max)
     }
@@ -99,7 +98,7 @@ mod tests {
     };
 
     #[test]
-    fn d_062_each_round_that_goes_well_adds_one_connection() {
+    fn d_062_each_successful_round_adds_one_connection() {
         let mut feedback = Feedback::new(CONFIG);
         for expected in 5..20 {
             assert_eq!(feedback.connections(20), expected);
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_in_between_keeps_a_site_alive() {
+    fn a_site_with_successes_between_failures_is_not_dead() {
         let mut feedback = Feedback::new(CONFIG);
         for _ in 0..100 {
             assert_eq!(feedback.failed(20), None);
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn d_061_pauses_double_to_their_bound_and_are_forgotten_step_by_step() {
+    fn d_061_pauses_double_up_to_the_maximum_and_shrink_with_each_successful_round() {
         let mut feedback = Feedback::new(CONFIG);
         let pauses: Vec<u64> = (0..7).map(|_| feedback.pause().as_secs()).collect();
         assert_eq!(pauses, [30, 60, 120, 240, 480, 600, 600]);

@@ -1,6 +1,6 @@
-//! Which run of this node we are, and which one was before: kept in the data directory, which one process locks.
+//! This process's incarnation and the one before it, kept in the data directory, which the process locks.
 //!
-//! Whoever holds the lock knows that the run written down there is over, and may say so to the directory.
+//! The lock proves that the recorded incarnation has ended, so a claim may say that it replaces it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::error::StartError;
 
-/// A run of this node: its data directory stays locked as long as this lives.
+/// The incarnation of this node; its data directory stays locked until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Incarnation {
     directory: PathBuf,
@@ -27,13 +27,13 @@ const LOCK: &str = "lock";
 const FILE: &str = "incarnation";
 
 impl Incarnation {
-    /// Locks the data directory, reads which run was before and writes down which one is now, synced.
+    /// Locks the data directory, reads the previous incarnation and writes `number` as the new one, synced.
     ///
-    /// `draw` must be random: it keeps runs apart.
+    /// `number` must be random, so that it differs from all earlier ones.
     ///
     /// # Errors
     /// The directory cannot be used, or another process uses it.
-    pub(crate) fn begin(directory: &Path, node: NodeId, draw: u64) -> Result<Self, StartError> {
+    pub(crate) fn begin(directory: &Path, node: NodeId, number: u64) -> Result<Self, StartError> {
         let failed = |error| StartError::DataDirectory { directory: directory.to_owned(), error };
         fs::create_dir_all(directory).map_err(failed)?;
         let lock = OpenOptions::new()
@@ -50,33 +50,34 @@ impl Incarnation {
         let before = read(directory, node)?;
         let mut incarnation =
             Self { directory: directory.to_owned(), node, _lock: lock, current: 0, replaces: before };
-        incarnation.write(draw)?;
+        incarnation.write(number)?;
         Ok(incarnation)
     }
 
-    /// Begins anew within this process: what the run before had begun is over. Returns once that is on disk.
+    /// Begins another incarnation in the same process, after everything of the current one was aborted.
+    /// Returns after it was synced.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(crate) fn renew(&mut self, draw: u64) -> Result<(), StartError> {
+    pub(crate) fn begin_next(&mut self, number: u64) -> Result<(), StartError> {
         self.replaces = Some(self.current);
-        self.write(draw)
+        self.write(number)
     }
 
-    /// Returns which run this is.
+    /// Returns the current incarnation.
     #[must_use]
     pub(crate) fn current(&self) -> u64 {
         self.current
     }
 
-    /// Returns the run that is certainly over.
+    /// Returns the previous incarnation, which has certainly ended.
     #[must_use]
     pub(crate) fn replaces(&self) -> Option<u64> {
         self.replaces
     }
 
-    fn write(&mut self, draw: u64) -> Result<(), StartError> {
-        let text = format!("{} {draw}\n", self.node);
+    fn write(&mut self, number: u64) -> Result<(), StartError> {
+        let text = format!("{} {number}\n", self.node);
         let replace = || -> io::Result<()> {
             let (path, temporary) = (self.directory.join(FILE), self.directory.join("incarnation.new"));
             let mut file = File::create(&temporary)?;
@@ -86,12 +87,12 @@ impl Incarnation {
             File::open(&self.directory)?.sync_all()
         };
         replace().map_err(|error| StartError::DataDirectory { directory: self.directory.clone(), error })?;
-        self.current = draw;
+        self.current = number;
         Ok(())
     }
 }
 
-/// Reads `NODE INCARNATION`; `None` when there has been no run.
+/// Reads `NODE INCARNATION`; `None` when there is no file.
 fn read(directory: &Path, node: NodeId) -> Result<Option<u64>, StartError> {
     let path = directory.join(FILE);
     let mut text = String::new();
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_run_knows_the_one_before() {
+    fn each_incarnation_knows_the_previous_one() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("outbound");
         let first = Incarnation::begin(&directory, NodeId(4), 11).unwrap();
@@ -126,14 +127,14 @@ mod tests {
         drop(first);
         let mut second = Incarnation::begin(&directory, NodeId(4), 22).unwrap();
         assert_eq!((second.current(), second.replaces()), (22, Some(11)));
-        second.renew(33).unwrap();
+        second.begin_next(33).unwrap();
         assert_eq!((second.current(), second.replaces()), (33, Some(22)));
         drop(second);
         assert_eq!(Incarnation::begin(&directory, NodeId(4), 44).unwrap().replaces(), Some(33));
     }
 
     #[test]
-    fn one_process_at_a_time_and_one_node_for_ever() {
+    fn a_data_directory_serves_one_process_and_one_node() {
         let home = tempfile::tempdir().unwrap();
         let first = Incarnation::begin(home.path(), NodeId(4), 11).unwrap();
         assert!(matches!(Incarnation::begin(home.path(), NodeId(4), 22), Err(StartError::Locked(_))));
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_holds_something_else_stops_the_start() {
+    fn a_malformed_incarnation_file_stops_the_start() {
         for content in [&b""[..], b"4", b"4 x\n", b"4 5 6\n", b"\xff\xfe 4\n"] {
             let home = tempfile::tempdir().unwrap();
             fs::write(home.path().join(FILE), content).unwrap();

@@ -1,4 +1,4 @@
-//! The unit a lane works on: one message for some recipients, and how their attempts are reported.
+//! What a lane sends: one message for some recipients, and the reports of their attempts.
 
 use std::{
     sync::Arc,
@@ -10,34 +10,34 @@ use postroad_core::{Address, Epoch, MessageId, Outcome, SourceId, Timestamp};
 use postroad_proto::queue::{AttemptId, Report};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::desk::Desk;
+use crate::group_attempts::GroupAttempts;
 
-/// One message, and those of its recipients that go out from one source to one site.
+/// One message, and those of its recipients that are sent from one source to one site.
 #[derive(Debug)]
 pub struct Job {
-    /// Where its attempts are accounted for.
-    pub desk: Arc<Desk>,
+    /// The pending attempts of its group.
+    pub attempts: Arc<GroupAttempts>,
     /// The message.
     pub message: MessageId,
-    /// The fence of the assignment.
+    /// The epoch of the source under which it was assigned.
     pub epoch: Epoch,
     /// The reverse path.
     pub sender: Option<Address>,
     /// At least one while the job waits.
     pub recipients: Vec<JobRecipient>,
-    /// An address needs SMTPUTF8.
+    /// The receiver must support SMTPUTF8.
     pub smtputf8: bool,
     /// The content holds bytes above 127.
     pub eight_bit: bool,
     /// Bytes of the content.
     pub size: u64,
-    /// Header and body; `None` when it is to be fetched.
+    /// Header and body; `None` when they must be fetched.
     pub content: Option<Bytes>,
     /// W3C traceparent, empty without a trace.
     pub traceparent: String,
-    /// When it came.
+    /// When it was received.
     pub received: Instant,
-    /// The part of the content budget it takes.
+    /// Its part of the content budget.
     pub budget: Option<Arc<OwnedSemaphorePermit>>,
 }
 
@@ -52,27 +52,27 @@ pub struct JobRecipient {
     pub address: Address,
 }
 
-/// How an attempt ended, before it is put into words for the queue.
+/// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempted {
-    /// How it ended.
+pub struct AttemptResult {
+    /// The outcome.
     pub outcome: Outcome,
-    /// Host, address and port that answered, empty where none did.
+    /// Host, address and port of the receiver, empty without a connection.
     pub remote: Arc<str>,
     /// TLS version and cipher, empty for plaintext.
     pub tls: Arc<str>,
 }
 
-impl Attempted {
-    /// An attempt that ended before anybody answered.
+impl AttemptResult {
+    /// The result of an attempt that ended without a connection.
     #[must_use]
-    pub fn alone(outcome: Outcome) -> Self {
+    pub fn without_remote(outcome: Outcome) -> Self {
         Self { outcome, remote: "".into(), tls: "".into() }
     }
 }
 
 impl Job {
-    /// Returns the wire's name of one recipient's attempt.
+    /// Returns the id of one recipient's attempt in the protocol.
     #[must_use]
     pub fn attempt_id(&self, recipient: &JobRecipient) -> AttemptId {
         AttemptId {
@@ -83,17 +83,17 @@ impl Job {
         }
     }
 
-    /// Reports how one recipient's attempt ended; it is kept and sent again until the queue has committed it.
+    /// Reports one recipient's result; the report is sent until the queue has committed it.
     pub fn report(
         &self,
         recipient: &JobRecipient,
         source: SourceId,
         started_at: Timestamp,
-        attempted: &Attempted,
+        result: &AttemptResult,
     ) {
-        let Attempted { outcome, remote, tls } = attempted;
+        let AttemptResult { outcome, remote, tls } = result;
         let ended_at = now().max(started_at);
-        self.desk.finish(Report {
+        self.attempts.finish(Report {
             attempt: Some(self.attempt_id(recipient)),
             source: source.0,
             kind: u32::from(outcome.kind.code()),
@@ -107,22 +107,22 @@ impl Job {
         });
     }
 
-    /// Moves the content out of the frame it came in.
-    pub fn unpin(&mut self) {
+    /// Copies the content, so that the frame in which it came can be freed.
+    pub fn copy_content(&mut self) {
         if let Some(content) = &mut self.content {
             *content = Bytes::copy_from_slice(content);
         }
     }
 
-    /// Gives every recipient back: not started, and it will not be.
+    /// Gives all recipients back to the queue; none was started.
     pub fn give_back(self, source: SourceId) {
         for recipient in &self.recipients {
-            self.desk.give_back(self.attempt_id(recipient), source);
+            self.attempts.give_back(self.attempt_id(recipient), source);
         }
     }
 }
 
-/// Returns the time of day, for reports; nothing is decided by it.
+/// Returns the wall-clock time, for reports only.
 #[must_use]
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

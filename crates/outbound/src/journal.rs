@@ -1,6 +1,6 @@
-//! What lanes with rates have sent, kept beyond the process, so that a restart need not count their windows as used up.
+//! The lane journal: what lanes with rates have sent, on disk, so that a restart need not count their rates as used up.
 //!
-//! The journal may be lost or old at any time: a lane then starts with windows that are used up, which is always right.
+//! The journal may be lost or outdated: a lane then starts with its rates used up, which is always safe.
 //! It is written every second and, completely, at a clean stop.
 
 use std::{
@@ -17,35 +17,35 @@ use postroad_directory::LaneLimits;
 use postroad_storage::Cache;
 
 use crate::{
-    held::LaneName,
     lease::BootTime,
+    pending_attempts::LaneName,
     rate::{RateLimiter, WindowRecord},
 };
 
-/// What one lane had sent when it was written down.
+/// What one lane had sent when the record was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LaneRecord {
     /// The epoch the lane was used under.
     pub(crate) epoch: Epoch,
-    /// Nothing was sent afterwards.
+    /// Nothing was sent after the record.
     pub(crate) complete: bool,
     pub(crate) at: Moment,
     pub(crate) windows: Vec<WindowRecord>,
 }
 
-/// A moment that another process can tell the distance of.
+/// A point in time that a later process can compare with its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
-    /// Which start of the machine, 0 if that cannot be told.
+    /// The boot id of the machine, 0 if unknown.
     boot: u128,
-    /// Milliseconds since then.
+    /// Milliseconds since boot.
     since_boot: u64,
     /// Milliseconds of the wall clock.
     wall: u64,
 }
 
-/// A source changes hands by at least four epochs when another node had it in between:
-/// it is taken from us, given to the other, taken from that and given to us.
+/// The most epochs between two of this node without another owner: with one, at least four pass,
+/// since the source is revoked here, granted there, revoked there and granted here.
 const OWN_EPOCHS_MAX: u64 = 3;
 
 /// Lanes that are remembered.
@@ -55,9 +55,9 @@ const LANES_MAX: usize = 100_000;
 #[derive(Debug)]
 pub(crate) struct Journal {
     cache: Cache,
-    /// What earlier runs wrote down, and what this one has closed.
+    /// Records of earlier incarnations, and of lanes that this one has closed.
     known: Mutex<HashMap<LaneName, LaneRecord>>,
-    /// Lanes that have sent since they were written down.
+    /// Lanes that have sent since their last record.
     changed: Mutex<HashSet<LaneName>>,
     boot: u128,
 }
@@ -72,7 +72,7 @@ impl Journal {
         Self { cache, known: Mutex::new(known), changed: Mutex::default(), boot: boot_id() }
     }
 
-    /// Returns the rates of a lane that this process begins to use under `epoch`, having got its source at `since`.
+    /// Returns the rates of a lane that this process begins to use under `epoch`, owning its source since `since`.
     pub(crate) fn rates(
         &self,
         name: &LaneName,
@@ -81,7 +81,7 @@ impl Journal {
         since: Instant,
     ) -> RateLimiter {
         let limits = limits.rates.iter().map(|rate| (rate.messages, rate.per));
-        // Under its first epoch nobody has used the source before.
+        // Under its first epoch the source was not used before.
         if epoch.0 <= 1 {
             return RateLimiter::new(since, limits);
         }
@@ -89,30 +89,30 @@ impl Journal {
         let record =
             known.get(name).filter(|record| epoch.0.saturating_sub(record.epoch.0) <= OWN_EPOCHS_MAX);
         let Some(record) = record else { return RateLimiter::spent(since, limits) };
-        // Whoever wrote it sent nothing after we got the source, however late we come to ask.
+        // The writer of the record sent nothing after `since`, even if this lane starts much later.
         let passed = self.moment().since(record.at).saturating_sub(since.elapsed());
         RateLimiter::restored(since, limits, &record.windows, passed, record.complete)
     }
 
-    /// A lane has sent.
-    pub(crate) fn note(&self, name: &LaneName) {
+    /// A lane has sent a message.
+    pub(crate) fn mark_changed(&self, name: &LaneName) {
         let mut changed = self.changed.lock();
         if !changed.contains(name) {
             changed.insert(name.clone());
         }
     }
 
-    /// Takes the lanes that have sent since they were written down.
+    /// Takes the lanes that have sent since their last record.
     pub(crate) fn take_changed(&self) -> HashSet<LaneName> {
         std::mem::take(&mut self.changed.lock())
     }
 
-    /// Makes a record of what a lane's windows hold now.
+    /// Makes a record of what a lane's rates have counted.
     pub(crate) fn record(&self, epoch: Epoch, complete: bool, windows: Vec<WindowRecord>) -> LaneRecord {
         LaneRecord { epoch, complete, at: self.moment(), windows }
     }
 
-    /// Remembers records; those of a run that goes on are for the next run only.
+    /// Writes records.
     pub(crate) fn write(&self, records: &[(LaneName, LaneRecord)]) {
         let mut known = self.known.lock();
         for (name, record) in records {
@@ -123,14 +123,14 @@ impl Journal {
         }
     }
 
-    /// Forgets a lane that holds nothing any more.
+    /// Removes the record of a lane whose rates have no counts left.
     pub(crate) fn forget(&self, name: &LaneName) {
         if self.known.lock().remove(name).is_some() {
             self.cache.remove(&encode_name(name));
         }
     }
 
-    /// Hands what was written to the operating system; blocks.
+    /// Flushes the records to the operating system; blocks.
     pub(crate) fn flush(&self) {
         self.cache.flush();
     }
@@ -144,7 +144,7 @@ impl Journal {
 impl Moment {
     /// Returns how long ago `earlier` was, at least.
     ///
-    /// The wall clock is asked only where the machine was started anew; one that goes back tells of no time at all.
+    /// The wall clock is used only after a reboot; if it was set back, the result is zero.
     fn since(self, earlier: Self) -> Duration {
         let passed = if self.boot != 0 && self.boot == earlier.boot {
             self.since_boot.saturating_sub(earlier.since_boot)
@@ -175,7 +175,7 @@ impl LaneRecord {
         out
     }
 
-    /// Reads a record; `None` for one of another version or that was damaged.
+    /// Reads a record; `None` when it is damaged or of another version.
     fn decode(mut bytes: &[u8]) -> Option<Self> {
         let [VERSION, complete] = take(&mut bytes)? else { return None };
         let epoch = Epoch(u64::from_be_bytes(take(&mut bytes)?));
@@ -213,7 +213,7 @@ fn decode_name(mut key: &[u8]) -> Option<LaneName> {
     Some(LaneName { source, site })
 }
 
-/// Returns which start of the machine this is, 0 where the system does not tell.
+/// Returns the boot id of the machine, 0 if unknown.
 fn boot_id() -> u128 {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_read_as_they_were_written() {
+    fn records_survive_encoding() {
         let windows = vec![
             WindowRecord { slot: Duration::from_secs(1), counts: vec![(0, 7), (60, u32::MAX)] },
             WindowRecord { slot: Duration::from_secs(1440), counts: Vec::new() },
@@ -256,7 +256,7 @@ mod tests {
         let bytes = record.encode();
         assert_eq!(LaneRecord::decode(&bytes), Some(record));
         for end in 0..bytes.len() {
-            // A record that was cut between windows reads as one with fewer windows, never as other counts.
+            // A record cut between windows decodes to fewer windows, never to other counts.
             if let Some(cut) = LaneRecord::decode(&bytes[..end]) {
                 assert!(cut.windows.len() < 2);
             }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_restart_goes_on_and_anything_else_starts_used_up() {
+    fn a_clean_restart_keeps_the_counts_and_any_other_starts_used_up() {
         let home = tempfile::tempdir().unwrap();
         let journal = Journal::open(home.path());
         assert_eq!(ready_in(&journal, 1), Duration::ZERO);
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(ready_in(&journal, 7), Duration::ZERO);
         // Another node had the source in between.
         assert!(ready_in(&journal, 9) >= MINUTE);
-        // The process died: what it sent after the record is not known.
+        // The process died: what it sent after the record is unknown.
         journal.write(&[(name(), journal.record(Epoch(5), false, windows))]);
         assert!(ready_in(&journal, 6) >= MINUTE);
         journal.forget(&name());
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_told_by_the_machine_and_only_after_its_restart_by_the_wall() {
+    fn time_is_measured_since_boot_and_by_the_wall_clock_after_a_reboot() {
         let moment = |boot, since_boot, wall| Moment { boot, since_boot, wall };
         let check = |now: Moment, earlier: Moment, expected| {
             assert_eq!(now.since(earlier), Duration::from_millis(expected));

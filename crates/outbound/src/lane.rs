@@ -1,12 +1,11 @@
 //! One lane: the jobs from one source to one site, and whether the next may start.
 //!
-//! A pure value: workers ask [`Lane::next`] and tell how it went with [`Lane::ended`]; the clock is theirs.
-//! A worker has at most one connection, so the number of workers is what the cap on connections caps.
+//! A pure value: workers call [`Lane::next`] for their next step and report how it went with [`Lane::ended`];
+//! they pass the time. A worker has at most one connection, so the connection limit is a limit on workers.
 //!
-//! A lane that pauses holds no jobs: they are given back at once, its window is closed, and they wait in the queue.
-//! There another source of the pool may take them, their expiry is watched, and no attempt is counted
-//! that nobody made. Reporting them as failed instead would cost a commit and an event for each,
-//! and would let their retry schedules run ahead of the site.
+//! A paused lane holds no jobs: they are given back at once, its window is closed, and they wait in the queue.
+//! There another source of the pool may send them, and they can expire. Reporting them as failed instead would count
+//! an attempt that was not made, cost a commit and an event each, and advance their retry schedules.
 
 use std::{
     collections::VecDeque,
@@ -39,14 +38,14 @@ pub struct LaneConfig {
 /// The window of a lane that is about to recover from a pause.
 const RECOVERY_WINDOW: u32 = 10;
 
-/// A job that waits longer than this gets memory of its own: until then it shares the frame it came in,
-/// and in a slow lane every job might keep another frame from being freed.
-const UNPIN_AFTER: Duration = Duration::from_secs(2);
+/// A job that waits longer than this gets its own copy of its content: until then it shares the frame in which it came,
+/// and in a slow lane every job might keep another frame in memory.
+const COPY_AFTER: Duration = Duration::from_secs(2);
 
-/// How long a lane is remembered that nobody uses.
-const REMEMBER_FOR: Duration = Duration::from_secs(600);
+/// How long an unused lane is remembered.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
 
-/// How long an address family is avoided that did not work where the other one did (D-016).
+/// How long IPv6 is avoided after it failed where IPv4 worked (D-016).
 const AVOID_FOR: Duration = Duration::from_secs(600);
 
 /// The state of one lane.
@@ -57,15 +56,15 @@ pub struct Lane {
     rates: RateLimiter,
     feedback: Feedback,
     jobs: VecDeque<Job>,
-    /// So many jobs at the front hold on to no more memory than their own content.
-    unpinned: usize,
-    /// Workers, which have or may get a connection each.
+    /// How many jobs at the front have their own copy of their content.
+    copied: usize,
+    /// Workers; each has or may open a connection.
     workers: u32,
-    /// Workers that are closing their connection to go.
-    leaving: u32,
-    /// Workers that have been called and have not come.
-    called: u32,
-    /// Workers that wait for a job or for a rate.
+    /// Workers that are closing their connection to exit.
+    exiting: u32,
+    /// Workers that were created and have not started.
+    starting: u32,
+    /// Workers that wait for a job or for the rate limit.
     idle: u32,
     pause: Option<Pause>,
     closed: bool,
@@ -73,47 +72,47 @@ pub struct Lane {
     ipv6_avoided_until: Option<Instant>,
 }
 
-/// Why a lane does nothing, and for how long.
+/// Why a lane is paused, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pause {
-    /// When it is tried again.
+    /// When it ends.
     pub until: Instant,
-    /// What the site said or what went wrong.
+    /// The site's reply, or the error.
     pub reason: Box<str>,
 }
 
-/// What a worker is to do.
+/// The next step of a worker.
 #[derive(Debug)]
 pub enum Next {
-    /// This; the lane's rates have been charged.
+    /// Send this job; it counts in the lane's rates.
     Start(Box<Job>),
-    /// Wait to be woken, or until then.
+    /// Wait to be woken, or until this time.
     Wait(Option<Instant>),
-    /// Close the connection and go.
-    Leave,
+    /// Close the connection and exit.
+    Exit,
 }
 
-/// Who is to be told that there is work.
+/// Which worker to wake for the next job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// Nobody.
-    Nobody,
-    /// A worker that waits.
+pub enum Wake {
+    /// None.
+    None,
+    /// One that waits.
     Idle,
-    /// A new worker: it has been counted.
+    /// A new one; the lane has counted it.
     New,
 }
 
 /// What an attempt says about the site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// It took part, whatever it said about the recipients.
+    /// It answered, whether it accepted the recipients or not.
     Served,
-    /// No session could be had, or it broke.
+    /// A session could not be opened, or broke.
     Failed(Box<str>),
-    /// It asked this source to slow down or to go away.
+    /// It asked this source to slow down, or refused it.
     Refused(Box<str>),
-    /// Nothing.
+    /// It says nothing about the site.
     Silent,
 }
 
@@ -127,10 +126,10 @@ impl Lane {
             feedback: Feedback::new(config.feedback),
             config,
             jobs: VecDeque::new(),
-            unpinned: 0,
+            copied: 0,
             workers: 0,
-            leaving: 0,
-            called: 0,
+            exiting: 0,
+            starting: 0,
             idle: 0,
             pause: None,
             closed: false,
@@ -139,50 +138,50 @@ impl Lane {
         }
     }
 
-    /// Takes a job.
+    /// Adds a job; returns which worker to wake.
     ///
     /// # Errors
-    /// The lane is paused or closed: the job is to be given back.
-    pub fn push(&mut self, now: Instant, job: Job) -> Result<Call, Box<Job>> {
+    /// The lane is paused or closed: the caller must give the job back.
+    pub fn push(&mut self, now: Instant, job: Job) -> Result<Wake, Box<Job>> {
         if self.closed || self.is_paused(now) {
             return Err(Box::new(job));
         }
         self.jobs.push_back(job);
-        Ok(self.call(now))
+        Ok(self.wake(now))
     }
 
-    /// Returns who is to be told that there is work, and counts a new worker.
-    pub fn call(&mut self, now: Instant) -> Call {
-        let uncalled = self.jobs.len() > self.called as usize;
-        if !uncalled || self.closed || self.is_paused(now) {
-            return Call::Nobody;
+    /// Returns which worker to wake; a new one is counted.
+    pub fn wake(&mut self, now: Instant) -> Wake {
+        let unclaimed = self.jobs.len() > self.starting as usize;
+        if !unclaimed || self.closed || self.is_paused(now) {
+            return Wake::None;
         }
         let may_start = self.rates.ready_at(now).is_some_and(|at| at <= now);
         if !may_start && self.workers > 0 {
-            // One worker waits for the rates to allow the next.
-            return Call::Nobody;
+            // One worker already waits for the rates to allow the next job.
+            return Wake::None;
         }
         if self.idle > 0 {
-            return Call::Idle;
+            return Wake::Idle;
         }
         if self.workers >= self.workers_max() {
-            return Call::Nobody;
+            return Wake::None;
         }
         self.workers += 1;
-        self.called += 1;
-        Call::New
+        self.starting += 1;
+        Wake::New
     }
 
-    /// A worker that was called has come.
-    pub fn arrived(&mut self) {
-        self.called -= 1;
+    /// A new worker has started.
+    pub fn worker_started(&mut self) {
+        self.starting -= 1;
     }
 
-    /// Decides what a worker does next. One that waited says so with [`Lane::woken`] before it asks again,
-    /// and one that is to leave says [`Lane::left`] when its connection is closed.
+    /// Decides the next step of a worker. After [`Next::Wait`] the worker calls [`Lane::worker_woken`] first,
+    /// after [`Next::Exit`] it closes its connection and calls [`Lane::worker_exited`].
     pub fn next(&mut self, now: Instant) -> Next {
-        if self.closed || self.is_paused(now) || self.workers - self.leaving > self.workers_max() {
-            return self.leave();
+        if self.closed || self.is_paused(now) || self.workers - self.exiting > self.workers_max() {
+            return self.begin_exit();
         }
         if self.jobs.is_empty() {
             self.idle += 1;
@@ -191,13 +190,13 @@ impl Lane {
         match self.rates.ready_at(now) {
             Some(at) if at <= now => {
                 let Some(job) = self.jobs.pop_front() else { return Next::Wait(None) };
-                self.unpinned = self.unpinned.saturating_sub(1);
+                self.copied = self.copied.saturating_sub(1);
                 self.rates.take(now);
                 self.last_used = now;
                 Next::Start(Box::new(job))
             }
-            // One is enough to wait for a time that is far.
-            at if self.idle > 0 && at.is_none_or(|at| at > now + self.config.idle) => self.leave(),
+            // For a distant time one waiting worker is enough.
+            at if self.idle > 0 && at.is_none_or(|at| at > now + self.config.idle) => self.begin_exit(),
             at => {
                 self.idle += 1;
                 Next::Wait(at)
@@ -206,39 +205,39 @@ impl Lane {
     }
 
     /// A worker has stopped waiting.
-    pub fn woken(&mut self) {
+    pub fn worker_woken(&mut self) {
         self.idle -= 1;
     }
 
-    /// A worker has waited long enough and would go; false when there is work after all.
-    pub fn may_leave(&mut self) -> bool {
+    /// A worker has been idle for too long; returns false when there is a job after all, otherwise the worker exits.
+    pub fn try_exit(&mut self) -> bool {
         if self.jobs.is_empty() {
-            self.leave();
+            self.begin_exit();
         }
         self.jobs.is_empty()
     }
 
-    /// A worker that was to leave has gone.
-    pub fn left(&mut self) {
+    /// A worker that was to exit has closed its connection.
+    pub fn worker_exited(&mut self) {
         self.workers -= 1;
-        self.leaving -= 1;
+        self.exiting -= 1;
     }
 
-    /// A worker goes, though it was not told to.
-    pub fn leave(&mut self) -> Next {
-        self.leaving += 1;
-        Next::Leave
+    /// A worker is about to exit.
+    pub fn begin_exit(&mut self) -> Next {
+        self.exiting += 1;
+        Next::Exit
     }
 
-    /// A closed lane is to be used again; what was counted stays counted.
+    /// Opens a closed lane again; its rates keep their counts.
     pub fn reopen(&mut self) {
         self.closed = false;
     }
 
-    /// An attempt has ended; returns the jobs that are to be given back, if the lane pauses.
+    /// An attempt has ended; returns the jobs to give back, if the lane pauses.
     pub fn ended(&mut self, now: Instant, signal: Signal) -> Vec<Job> {
         let limit = self.limits.connections_max;
-        // Whoever was under way when the pause began has nothing to add.
+        // Attempts that were in progress when the pause began do not prolong it.
         let pause = match signal {
             _ if self.is_paused(now) => None,
             Signal::Silent => None,
@@ -254,8 +253,8 @@ impl Lane {
         self.take(self.jobs.len())
     }
 
-    /// Charges the rates for another transaction of the same job; false when it must not be now.
-    pub fn charge(&mut self, now: Instant) -> bool {
+    /// Counts another transaction of the same job in the rates; false when they do not allow it now.
+    pub fn try_count_transaction(&mut self, now: Instant) -> bool {
         let may_start = self.rates.ready_at(now).is_some_and(|at| at <= now) && !self.is_paused(now);
         if may_start {
             self.rates.take(now);
@@ -264,57 +263,56 @@ impl Lane {
     }
 
     fn take(&mut self, count: usize) -> Vec<Job> {
-        self.unpinned = self.unpinned.saturating_sub(count);
+        self.copied = self.copied.saturating_sub(count);
         self.jobs.drain(..count).collect()
     }
 
-    /// Takes a recipient of a job that waits out of it; false when it has started.
+    /// Removes a recipient from a waiting job; false when no waiting job has it.
     pub fn recall(&mut self, message: MessageId, recipient: u32, attempt: u32) -> bool {
-        let the_one = |job: &Job, place: usize| {
-            let found = &job.recipients[place];
+        let is_it = |job: &Job, index: usize| {
+            let found = &job.recipients[index];
             job.message == message && found.number == recipient && found.attempt == attempt
         };
         for at in 0..self.jobs.len() {
             let Some(job) = self.jobs.get_mut(at) else { break };
-            let Some(place) = (0..job.recipients.len()).find(|place| the_one(job, *place)) else { continue };
-            job.recipients.remove(place);
+            let Some(index) = (0..job.recipients.len()).find(|index| is_it(job, *index)) else { continue };
+            job.recipients.remove(index);
             if job.recipients.is_empty() {
                 self.jobs.remove(at);
-                self.unpinned -= usize::from(at < self.unpinned);
+                self.copied -= usize::from(at < self.copied);
             }
             return true;
         }
         false
     }
 
-    /// Does what is due: ends a pause and returns the jobs that have waited too long.
+    /// Ends a pause that is over, and returns the jobs that have waited too long, to be given back.
     ///
-    /// Given back, they go to the head of the queue again, where it is seen that their message has expired.
+    /// In the queue they can expire.
     pub fn tick(&mut self, now: Instant) -> Vec<Job> {
         if self.pause.as_ref().is_some_and(|pause| pause.until <= now) {
             self.pause = None;
         }
         let overdue = |job: &Job| job.received + self.config.wait_max <= now;
         let overdue = self.take(self.jobs.iter().take_while(|job| overdue(job)).count());
-        while let Some(job) = self.jobs.get_mut(self.unpinned).filter(|job| job.received + UNPIN_AFTER <= now)
-        {
-            job.unpin();
-            self.unpinned += 1;
+        while let Some(job) = self.jobs.get_mut(self.copied).filter(|job| job.received + COPY_AFTER <= now) {
+            job.copy_content();
+            self.copied += 1;
         }
         overdue
     }
 
-    /// Returns when [`Lane::tick`] has something to do.
+    /// Returns when [`Lane::tick`] must be called next.
     #[must_use]
     pub fn next_tick(&self) -> Option<Instant> {
         let overdue = self.jobs.front().map(|job| job.received + self.config.wait_max);
-        let pinned = self.jobs.get(self.unpinned).map(|job| job.received + UNPIN_AFTER);
+        let shared = self.jobs.get(self.copied).map(|job| job.received + COPY_AFTER);
         let pause = self.pause.as_ref().map(|pause| pause.until);
-        let first = [overdue, pinned, pause].into_iter().flatten().min();
+        let first = [overdue, shared, pause].into_iter().flatten().min();
         first.or_else(|| self.forgettable_at())
     }
 
-    /// Returns true when nothing would be lost with this lane.
+    /// Returns true when the lane has no state worth keeping.
     #[must_use]
     pub fn is_forgettable(&self, now: Instant) -> bool {
         self.forgettable_at().is_some_and(|at| at <= now) && self.pause.is_none()
@@ -322,12 +320,12 @@ impl Lane {
 
     fn forgettable_at(&self) -> Option<Instant> {
         let longest = self.limits.rates.iter().map(|rate| rate.per).max().unwrap_or_default();
-        // A window frees in steps of a sixtieth.
-        let at = self.last_used + REMEMBER_FOR.max(longest + longest / 60);
+        // A window is counted in slots of a sixtieth.
+        let at = self.last_used + FORGET_AFTER.max(longest + longest / 60);
         (self.workers == 0 && self.jobs.is_empty()).then_some(at)
     }
 
-    /// Stops for good; returns the jobs that are to be given back.
+    /// Closes the lane; returns the jobs to give back.
     pub fn close(&mut self) -> Vec<Job> {
         self.closed = true;
         self.take(self.jobs.len())
@@ -345,7 +343,7 @@ impl Lane {
         !self.limits.rates.is_empty()
     }
 
-    /// Takes over other caps; what was counted stays counted.
+    /// Changes the limits; the rates keep their counts.
     pub fn set_limits(&mut self, limits: LaneLimits) {
         if limits.rates != self.limits.rates {
             self.rates.set_limits(rates(&limits));
@@ -375,9 +373,9 @@ impl Lane {
         self.pause.as_ref()
     }
 
-    /// Returns true while a worker has or may get a connection.
+    /// Returns true while a worker has or may open a connection.
     #[must_use]
-    pub fn is_used(&self) -> bool {
+    pub fn has_workers(&self) -> bool {
         self.workers > 0
     }
 
@@ -399,7 +397,7 @@ impl Lane {
         self.ipv6_avoided_until.is_some_and(|until| until > now)
     }
 
-    /// IPv4 worked where IPv6 did not.
+    /// IPv4 worked where IPv6 failed.
     pub fn avoid_ipv6(&mut self, now: Instant) {
         self.ipv6_avoided_until = Some(now + AVOID_FOR);
     }
@@ -413,15 +411,15 @@ impl Lane {
     }
 }
 
-/// Returns the window of a lane in good order: no more than its rates let through while a job may wait.
+/// Returns the window of an open lane: no more than its rates allow while a job may wait.
 #[must_use]
 pub fn window_of(limits: &LaneLimits, wait_max: Duration) -> u32 {
-    let through = |rate: &postroad_directory::Rate| {
+    let allowed = |rate: &postroad_directory::Rate| {
         let waits = wait_max.as_nanos() / rate.per.as_nanos().max(1);
-        // Within one period all of it may go at once.
+        // Within one period all messages may go at once.
         u32::try_from(u128::from(rate.messages) * waits.max(1)).unwrap_or(u32::MAX)
     };
-    let by_rates = limits.rates.iter().map(through).min().unwrap_or(u32::MAX);
+    let by_rates = limits.rates.iter().map(allowed).min().unwrap_or(u32::MAX);
     let by_connections = if limits.connections_max == 0 { 0 } else { u32::MAX };
     limits.window.min(by_rates).min(by_connections)
 }

@@ -1,6 +1,6 @@
-//! All lanes of the sources this process owns: finds them, calls their workers, and keeps their time.
+//! All lanes of the sources that this process owns: finds them, starts their workers and runs their timers.
 //!
-//! What a lane does is decided in [`crate::lane`]; here are only the locks, the timers and the bells.
+//! [`crate::lane`] decides what a lane does; this module has the locks, timers and notifications.
 //! Locks are taken in this order: the map of sources, one lane, the timers.
 
 use std::{
@@ -20,27 +20,27 @@ use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    held::LaneName,
+    context::DeliveryContext,
     job::Job,
     journal::Journal,
-    lane::{Call, Lane, LaneConfig, Next, Signal, window_of},
+    lane::{Lane, LaneConfig, Next, Signal, Wake, window_of},
     metrics::OutboundMetrics,
+    pending_attempts::LaneName,
     worker,
-    workshop::Workshop,
 };
 
-mod time;
+mod timers;
 
 /// The lanes of this process.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     config: LaneConfig,
-    sources: Mutex<HashMap<SourceId, Owned>>,
+    sources: Mutex<HashMap<SourceId, OwnedSource>>,
     timers: Mutex<BTreeSet<(Instant, LaneId)>>,
     timer_moved: Notify,
     next_id: AtomicU64,
     draining: AtomicBool,
-    /// Counts up whenever windows are to be stated anew.
+    /// Counts up whenever the windows must be sent again.
     windows_changed: watch::Sender<u64>,
     workers: TaskTracker,
     journal: Journal,
@@ -49,25 +49,25 @@ pub(crate) struct Lanes {
 
 type LaneId = (u64, SourceId, Arc<str>);
 
-/// A source in this process's hands.
+/// A source that this process owns.
 #[derive(Debug)]
-struct Owned {
+struct OwnedSource {
     source: Arc<Source>,
-    /// Since when.
+    /// Since when it is owned.
     since: Instant,
     default_window: u32,
-    /// The windows of sites that have limits of their own.
+    /// The windows of sites with their own limits.
     site_windows: BTreeMap<Arc<str>, u32>,
-    /// False while the lease is over, and once it is left.
+    /// False without a lease, and once its release has begun.
     open: bool,
-    /// Others are to have it: under this epoch it is not used again.
-    left: bool,
-    lanes: HashMap<Arc<str>, Arc<Cell>>,
+    /// It is being released: it is not used again under this epoch.
+    releasing: bool,
+    lanes: HashMap<Arc<str>, Arc<LaneHandle>>,
 }
 
-/// One lane and what its workers need.
+/// One lane, shared by its workers.
 #[derive(Debug)]
-pub(crate) struct Cell {
+pub(crate) struct LaneHandle {
     id: u64,
     /// The source's number.
     pub(crate) source: SourceId,
@@ -81,9 +81,9 @@ pub(crate) struct Cell {
 struct State {
     lane: Lane,
     source: Arc<Source>,
-    /// Cancelled when the source must not be used any more.
+    /// Cancelled when the source may no longer be used.
     abort: CancellationToken,
-    /// When its timer rings.
+    /// When its timer fires.
     timer: Option<Instant>,
 }
 
@@ -105,29 +105,29 @@ impl Lanes {
         }
     }
 
-    /// Takes over which sources are owned, under which epochs and limits.
+    /// Sets which sources are owned, under which epochs and limits.
     ///
-    /// What was under way with a source that is not owned any more is aborted, and what waited is given back.
+    /// For a source that is no longer owned, attempts in progress are aborted and waiting jobs given back.
     pub(crate) fn set_sources(&self, view: &View, owned: &[Arc<Source>]) {
         let mut sources = self.sources.lock();
-        let kept = |id: &SourceId, before: &Owned| {
+        let kept = |id: &SourceId, before: &OwnedSource| {
             owned.iter().any(|source| source.id == *id && source.epoch == before.source.epoch)
         };
         for (_, before) in sources.extract_if(|id, before| !kept(id, before)) {
             self.close(&before);
         }
-        // A process that is about to stop begins nothing.
-        let taken = if self.draining.load(Ordering::Relaxed) { &[][..] } else { owned };
-        for source in taken {
-            let owned = sources.entry(source.id).or_insert_with(|| Owned::new(source.clone()));
+        // A draining process starts nothing.
+        let usable = if self.draining.load(Ordering::Relaxed) { &[][..] } else { owned };
+        for source in usable {
+            let owned = sources.entry(source.id).or_insert_with(|| OwnedSource::new(source.clone()));
             owned.source = source.clone();
             owned.default_window = window_of(&view.lane_limits(source.id, ""), self.config.wait_max);
             let window = |site| window_of(&view.lane_limits(source.id, site), self.config.wait_max);
             owned.site_windows = limited_sites(view).map(|site| (site.clone(), window(site))).collect();
-            let reopened = !owned.left && !std::mem::replace(&mut owned.open, true);
-            for cell in owned.lanes.values() {
-                let limits = view.lane_limits(source.id, &cell.site);
-                self.take_over(cell, source, limits, reopened);
+            let reopened = !owned.releasing && !std::mem::replace(&mut owned.open, true);
+            for handle in owned.lanes.values() {
+                let limits = view.lane_limits(source.id, &handle.site);
+                self.update_lane(handle, source, limits, reopened);
             }
         }
         self.count_lanes(&sources);
@@ -135,40 +135,40 @@ impl Lanes {
         self.windows_changed();
     }
 
-    fn take_over(&self, cell: &Cell, source: &Arc<Source>, limits: LaneLimits, reopened: bool) {
-        let mut state = cell.state.lock();
+    fn update_lane(&self, handle: &LaneHandle, source: &Arc<Source>, limits: LaneLimits, reopened: bool) {
+        let mut state = handle.state.lock();
         state.source = source.clone();
         state.lane.set_limits(limits);
         if reopened {
-            // Nobody had the source meanwhile: what was counted still counts.
+            // No other node had the source meanwhile: the rates keep their counts.
             state.lane.reopen();
             state.abort = CancellationToken::new();
         }
-        self.keep_time(cell, &mut state);
-        // A worker that waits for a rate looks again.
-        cell.wake.notify_waiters();
+        self.set_timer(handle, &mut state);
+        // The rates may have changed for a waiting worker.
+        handle.wake.notify_waiters();
     }
 
-    fn add_lane(&self, view: &View, owned: &mut Owned, site: &Arc<str>) -> Arc<Cell> {
+    fn add_lane(&self, view: &View, owned: &mut OwnedSource, site: &Arc<str>) -> Arc<LaneHandle> {
         let limits = view.lane_limits(owned.source.id, site);
         let name = LaneName { source: owned.source.id, site: site.clone() };
         let rates = self.journal.rates(&name, &limits, owned.source.epoch, owned.since);
         let lane = Lane::new(self.config, limits, rates, Instant::now());
         let state =
             State { lane, source: owned.source.clone(), abort: CancellationToken::new(), timer: None };
-        let cell = Arc::new(Cell {
+        let handle = Arc::new(LaneHandle {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             source: owned.source.id,
             site: site.clone(),
             state: Mutex::new(state),
             wake: Notify::new(),
         });
-        self.keep_time(&cell, &mut cell.state.lock());
-        owned.lanes.insert(site.clone(), cell.clone());
-        cell
+        self.set_timer(&handle, &mut handle.state.lock());
+        owned.lanes.insert(site.clone(), handle.clone());
+        handle
     }
 
-    /// Stops using every source for now: the lease is over, or the process stops.
+    /// Aborts all attempts and stops using every source: the lease has ended, or the process stops.
     pub(crate) fn suspend(&self) {
         let mut sources = self.sources.lock();
         for owned in sources.values_mut() {
@@ -179,34 +179,34 @@ impl Lanes {
         self.windows_changed();
     }
 
-    /// Gives back what waits and lets what is under way go on: the process is about to stop.
+    /// Gives back waiting jobs and lets transactions finish: the process is about to stop.
     pub(crate) fn drain(&self) {
         let mut sources = self.sources.lock();
         self.draining.store(true, Ordering::Relaxed);
-        sources.values_mut().for_each(|owned| self.begin_nothing(owned));
+        sources.values_mut().for_each(|owned| self.stop_starting(owned));
         drop(sources);
         self.windows_changed();
     }
 
-    /// Gives back what waits for a source and lets what is under way go on: others are to have it.
+    /// Gives back waiting jobs of a source and lets its transactions finish: it is about to be released.
     ///
-    /// Returns false when it is not owned under this epoch, or is being left already.
-    pub(crate) fn leave(&self, source: SourceId, epoch: Epoch) -> bool {
+    /// Returns false when it is not owned under this epoch, or is being released already.
+    pub(crate) fn stop_source(&self, source: SourceId, epoch: Epoch) -> bool {
         let mut sources = self.sources.lock();
-        let owned = sources.get_mut(&source).filter(|owned| owned.source.epoch == epoch && !owned.left);
+        let owned = sources.get_mut(&source).filter(|owned| owned.source.epoch == epoch && !owned.releasing);
         let Some(owned) = owned else { return false };
-        owned.left = true;
-        self.begin_nothing(owned);
+        owned.releasing = true;
+        self.stop_starting(owned);
         drop(sources);
         self.windows_changed();
         true
     }
 
-    /// Breaks off what is under way with a source that is left, and writes down what was sent from it.
-    pub(crate) fn abandon(&self, source: SourceId, epoch: Epoch) {
+    /// Aborts the transactions of a source that is being released, and writes its lanes to the journal.
+    pub(crate) fn abort_source(&self, source: SourceId, epoch: Epoch) {
         let sources = self.sources.lock();
-        let left = |owned: &&Owned| owned.source.epoch == epoch && owned.left;
-        if let Some(owned) = sources.get(&source).filter(left) {
+        let is_it = |owned: &&OwnedSource| owned.source.epoch == epoch && owned.releasing;
+        if let Some(owned) = sources.get(&source).filter(is_it) {
             self.close(owned);
         }
     }
@@ -215,85 +215,90 @@ impl Lanes {
     pub(crate) fn is_used(&self, source: SourceId, epoch: Epoch) -> bool {
         let sources = self.sources.lock();
         let owned = sources.get(&source).filter(|owned| owned.source.epoch == epoch);
-        owned.is_some_and(|owned| owned.lanes.values().any(|cell| cell.with(|lane| lane.is_used())))
+        owned.is_some_and(|owned| owned.lanes.values().any(|handle| handle.with(|lane| lane.has_workers())))
     }
 
-    fn begin_nothing(&self, owned: &mut Owned) {
+    fn stop_starting(&self, owned: &mut OwnedSource) {
         owned.open = false;
-        for cell in owned.lanes.values() {
-            let back = cell.state.lock().lane.close();
-            cell.wake.notify_waiters();
-            self.give_back(cell, back);
+        for handle in owned.lanes.values() {
+            let back = handle.state.lock().lane.close();
+            handle.wake.notify_waiters();
+            self.give_back(handle, back);
         }
     }
 
-    fn close(&self, owned: &Owned) {
-        for cell in owned.lanes.values() {
+    fn close(&self, owned: &OwnedSource) {
+        for handle in owned.lanes.values() {
             let back = {
-                let mut state = cell.state.lock();
+                let mut state = handle.state.lock();
                 state.abort.cancel();
                 state.lane.close()
             };
-            self.write_down(std::slice::from_ref(cell), true);
-            cell.wake.notify_waiters();
-            self.give_back(cell, back);
+            self.write_journal(std::slice::from_ref(handle), true);
+            handle.wake.notify_waiters();
+            self.give_back(handle, back);
         }
     }
 
-    fn give_back(&self, cell: &Cell, jobs: Vec<Job>) {
+    fn give_back(&self, handle: &LaneHandle, jobs: Vec<Job>) {
         self.metrics.given_back.increment(jobs.len() as u64);
-        jobs.into_iter().for_each(|job| job.give_back(cell.source));
+        jobs.into_iter().for_each(|job| job.give_back(handle.source));
     }
 
-    /// Puts a job into its lane; one whose source is not owned under its epoch, or whose lane is paused, is given back.
-    pub(crate) fn push(self: &Arc<Self>, workshop: &Arc<Workshop>, name: &LaneName, job: Job) {
-        let Some(cell) = self.find_or_add(workshop, name, job.epoch) else {
+    /// Adds a job to its lane; gives it back when its source is not owned under its epoch, or its lane is paused.
+    pub(crate) fn push(self: &Arc<Self>, context: &Arc<DeliveryContext>, name: &LaneName, job: Job) {
+        let Some(handle) = self.find_or_add(context, name, job.epoch) else {
             self.metrics.given_back.increment(1);
             return job.give_back(name.source);
         };
         let pushed = {
-            let mut state = cell.state.lock();
+            let mut state = handle.state.lock();
             let pushed = state.lane.push(Instant::now(), job);
-            self.keep_time(&cell, &mut state);
+            self.set_timer(&handle, &mut state);
             pushed
         };
         match pushed {
-            Ok(call) => self.call(workshop, &cell, call),
-            Err(job) => self.give_back(&cell, vec![*job]),
+            Ok(wake) => self.wake(context, &handle, wake),
+            Err(job) => self.give_back(&handle, vec![*job]),
         }
     }
 
-    fn find_or_add(&self, workshop: &Workshop, name: &LaneName, epoch: Epoch) -> Option<Arc<Cell>> {
+    fn find_or_add(
+        &self,
+        context: &DeliveryContext,
+        name: &LaneName,
+        epoch: Epoch,
+    ) -> Option<Arc<LaneHandle>> {
         let mut sources = self.sources.lock();
         let owned =
             sources.get_mut(&name.source).filter(|owned| owned.open && owned.source.epoch == epoch)?;
-        if let Some(cell) = owned.lanes.get(&name.site) {
-            return Some(cell.clone());
+        if let Some(handle) = owned.lanes.get(&name.site) {
+            return Some(handle.clone());
         }
-        let cell = self.add_lane(&workshop.view(), owned, &name.site);
+        let handle = self.add_lane(&context.view(), owned, &name.site);
         self.count_lanes(&sources);
-        Some(cell)
+        Some(handle)
     }
 
-    fn call(self: &Arc<Self>, workshop: &Arc<Workshop>, cell: &Arc<Cell>, call: Call) {
-        match call {
-            Call::Nobody => {}
-            Call::Idle => cell.wake.notify_one(),
-            Call::New => {
-                let run = worker::run(self.clone(), workshop.clone(), cell.clone());
-                // Boxed: the future of a session is large, and a task is moved into its place.
+    fn wake(self: &Arc<Self>, context: &Arc<DeliveryContext>, handle: &Arc<LaneHandle>, wake: Wake) {
+        match wake {
+            Wake::None => {}
+            Wake::Idle => handle.wake.notify_one(),
+            Wake::New => {
+                let run = worker::run(self.clone(), context.clone(), handle.clone());
+                // Boxed: the future of a session is large, and spawning moves it.
                 self.workers.spawn(Box::pin(run));
             }
         }
     }
 
-    /// Tells the lane how an attempt went.
-    pub(crate) fn ended(&self, cell: &Cell, signal: Signal) {
+    /// Reports the signal of an attempt to its lane.
+    pub(crate) fn ended(&self, handle: &LaneHandle, signal: Signal) {
         let (back, paused) = {
-            let mut state = cell.state.lock();
+            let mut state = handle.state.lock();
             let (paused_before, window) = (state.lane.pause().is_some(), state.lane.window(Instant::now()));
             let back = state.lane.ended(Instant::now(), signal);
-            self.keep_time(cell, &mut state);
+            self.set_timer(handle, &mut state);
             if state.lane.window(Instant::now()) != window {
                 self.windows_changed();
             }
@@ -302,59 +307,60 @@ impl Lanes {
         let Some(pause) = paused else { return };
         self.metrics.pauses.increment(1);
         let seconds = pause.until.saturating_duration_since(Instant::now()).as_secs();
-        tracing::info!(source = %cell.source, site = %cell.site, seconds, reason = %pause.reason, "lane paused");
-        cell.wake.notify_waiters();
-        self.give_back(cell, back);
+        tracing::info!(source = %handle.source, site = %handle.site, seconds, reason = %pause.reason, "lane paused");
+        handle.wake.notify_waiters();
+        self.give_back(handle, back);
     }
 
-    /// Asks for the next step of a worker, and calls another one when there is more to do than it can.
-    pub(crate) fn next(self: &Arc<Self>, workshop: &Arc<Workshop>, cell: &Arc<Cell>) -> Next {
+    /// Returns the next step of a worker, and wakes another one when more jobs wait.
+    pub(crate) fn next(self: &Arc<Self>, context: &Arc<DeliveryContext>, handle: &Arc<LaneHandle>) -> Next {
         let now = Instant::now();
-        let (next, call) = {
-            let mut state = cell.state.lock();
+        let (next, wake) = {
+            let mut state = handle.state.lock();
             let next = state.lane.next(now);
             let starts = matches!(next, Next::Start(_));
             if starts && state.lane.has_rates() {
-                self.journal.note(&cell.name());
+                self.journal.mark_changed(&handle.name());
             }
-            (next, if starts { state.lane.call(now) } else { Call::Nobody })
+            (next, if starts { state.lane.wake(now) } else { Wake::None })
         };
-        self.call(workshop, cell, call);
+        self.wake(context, handle, wake);
         next
     }
 
-    /// A worker has gone; another one is called when work has come meanwhile.
-    pub(crate) fn left(self: &Arc<Self>, workshop: &Arc<Workshop>, cell: &Arc<Cell>) {
-        let call = {
-            let mut state = cell.state.lock();
-            state.lane.left();
-            self.keep_time(cell, &mut state);
-            state.lane.call(Instant::now())
+    /// A worker has exited; starts another one when jobs have arrived meanwhile.
+    pub(crate) fn worker_exited(self: &Arc<Self>, context: &Arc<DeliveryContext>, handle: &Arc<LaneHandle>) {
+        let wake = {
+            let mut state = handle.state.lock();
+            state.lane.worker_exited();
+            self.set_timer(handle, &mut state);
+            state.lane.wake(Instant::now())
         };
-        self.call(workshop, cell, call);
+        self.wake(context, handle, wake);
     }
 
-    /// Takes a recipient out of a job that has not started; false when it has, or is not here.
+    /// Removes a recipient from a waiting job; false when its job has started, or is not here.
     #[must_use]
     pub(crate) fn recall(&self, name: &LaneName, message: MessageId, recipient: u32, attempt: u32) -> bool {
-        self.find(name).is_some_and(|cell| cell.state.lock().lane.recall(message, recipient, attempt))
+        self.find(name).is_some_and(|handle| handle.state.lock().lane.recall(message, recipient, attempt))
     }
 
-    fn find(&self, name: &LaneName) -> Option<Arc<Cell>> {
+    fn find(&self, name: &LaneName) -> Option<Arc<LaneHandle>> {
         let sources = self.sources.lock();
         sources.get(&name.source).and_then(|owned| owned.lanes.get(&name.site)).cloned()
     }
 
-    /// Returns the windows of every source, as shares of one in `groups`.
+    /// Returns the windows of every source, divided by the number of `groups`.
     #[must_use]
     pub(crate) fn windows(&self, groups: u32) -> Vec<SourceWindows> {
         let now = Instant::now();
         let share = |window: u32| window.div_ceil(groups.max(1));
-        let of_source = |owned: &Owned| {
+        let of_source = |owned: &OwnedSource| {
             let default = if owned.open { owned.default_window } else { 0 };
-            let site = |cell: &Arc<Cell>| {
-                let window = cell.state.lock().lane.window(now);
-                (window != default).then(|| SiteWindow { site: cell.site.to_string(), window: share(window) })
+            let site = |handle: &Arc<LaneHandle>| {
+                let window = handle.state.lock().lane.window(now);
+                (window != default)
+                    .then(|| SiteWindow { site: handle.site.to_string(), window: share(window) })
             };
             let unused = owned.site_windows.iter().filter(|(site, _)| !owned.lanes.contains_key(*site));
             let limited = unused.filter(|(_, window)| **window != default && owned.open);
@@ -370,7 +376,7 @@ impl Lanes {
         self.sources.lock().values().map(of_source).collect()
     }
 
-    /// Returns a receiver that sees when windows are to be stated anew.
+    /// Returns a receiver that sees when the windows must be sent again.
     #[must_use]
     pub(crate) fn windows_watch(&self) -> watch::Receiver<u64> {
         self.windows_changed.subscribe()
@@ -380,19 +386,19 @@ impl Lanes {
         self.windows_changed.send_modify(|version| *version += 1);
     }
 
-    /// Waits until every worker has gone; no lane may be open any more.
+    /// Waits until every worker has exited; all lanes must be closed.
     pub(crate) async fn finished(&self) {
         self.workers.close();
         self.workers.wait().await;
     }
 
-    fn count_lanes(&self, sources: &HashMap<SourceId, Owned>) {
+    fn count_lanes(&self, sources: &HashMap<SourceId, OwnedSource>) {
         let lanes: usize = sources.values().map(|owned| owned.lanes.len()).sum();
         self.metrics.lanes.set(lanes as f64);
     }
 }
 
-impl Owned {
+impl OwnedSource {
     fn new(source: Arc<Source>) -> Self {
         Self {
             source,
@@ -400,29 +406,29 @@ impl Owned {
             default_window: 0,
             site_windows: BTreeMap::new(),
             open: true,
-            left: false,
+            releasing: false,
             lanes: HashMap::new(),
         }
     }
 }
 
-impl Cell {
+impl LaneHandle {
     fn name(&self) -> LaneName {
         LaneName { source: self.source, site: self.site.clone() }
     }
 
-    /// Waits to be woken.
-    pub(crate) async fn woken(&self) {
+    /// Waits to be notified.
+    pub(crate) async fn notified(&self) {
         self.wake.notified().await;
     }
 
-    /// Returns the source as it is now, and what is cancelled when it must not be used any more.
+    /// Returns the current source, and the token that is cancelled when it may no longer be used.
     pub(crate) fn source(&self) -> (Arc<Source>, CancellationToken) {
         let state = self.state.lock();
         (state.source.clone(), state.abort.clone())
     }
 
-    /// Looks at the lane, or changes it.
+    /// Reads or changes the lane.
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Lane) -> T) -> T {
         change(&mut self.state.lock().lane)
     }

@@ -1,8 +1,8 @@
-//! How long this process may use its sources without hearing from the directory again.
+//! How long this process may use its sources without another renewal from the directory.
 //!
 //! The lease counts from before its renewal was sent, on a clock that also runs while the machine sleeps,
-//! and ends earlier here than at the directory: by the drift the clocks may have and by a margin for what is under way.
-//! After its end nothing is connected, no MAIL is sent and no final dot.
+//! and ends earlier here than at the directory: by the possible clock drift and by a margin for steps in progress.
+//! After its end no connection is opened, and no MAIL and no final dot is sent.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
-/// Time since the machine was started, sleep included.
+/// Time since the machine booted, sleep included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(Duration);
 
@@ -21,27 +21,27 @@ impl BootTime {
     /// Reads the clock.
     #[must_use]
     pub fn now() -> Self {
-        // CLOCK_MONOTONIC stands still while the machine sleeps, and others' leases do not.
+        // CLOCK_MONOTONIC stops while the machine sleeps; the directory's clock does not.
         let now = clock_gettime(ClockId::Boottime);
         let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
         Self(Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0)))
     }
 
-    /// Returns the time since the machine was started.
+    /// Returns the time since the machine booted.
     #[must_use]
     pub fn since_boot(self) -> Duration {
         self.0
     }
 }
 
-/// What directory and owner have agreed on.
+/// The durations of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {
-    /// How long a renewal counts at the directory.
+    /// How long the directory honours a renewal.
     pub length: Duration,
     /// How far the clocks may drift apart in that time.
     pub drift: Duration,
-    /// What the owner stops earlier by.
+    /// How much earlier the owner stops.
     pub margin: Duration,
 }
 
@@ -56,7 +56,7 @@ impl Default for LeaseTerms {
 }
 
 impl LeaseTerms {
-    /// Returns how long after a renewal was sent the owner may go on.
+    /// Returns how long after sending a renewal the owner may use its sources.
     #[must_use]
     pub fn usable(&self) -> Duration {
         self.length.saturating_sub(self.drift).saturating_sub(self.margin)
@@ -77,13 +77,13 @@ pub struct LeaseClock {
 }
 
 impl LeaseClock {
-    /// A renewal sent at `sent` was granted; an answer that overtook a later one changes nothing.
+    /// A renewal sent at `sent` was granted; the answer to an earlier renewal does not shorten the lease.
     pub fn renewed(&mut self, sent: BootTime, terms: &LeaseTerms) {
         let ends = BootTime(sent.0 + terms.usable());
         self.ends = Some(self.ends.map_or(ends, |known| known.max(ends)));
     }
 
-    /// The directory said no: nothing may be used from now on.
+    /// The directory refused: no source may be used from now on.
     pub fn revoked(&mut self) {
         self.ends = None;
     }
@@ -95,33 +95,33 @@ impl LeaseClock {
     }
 }
 
-/// The lease as everyone who sends mail asks for it.
+/// The lease, shared by all workers.
 #[derive(Debug)]
 pub struct Lease {
     clock: Mutex<LeaseClock>,
-    /// End of the lease in microseconds of boot time, 0 for none: asked before every MAIL and every final dot.
+    /// End of the lease in microseconds of boot time, 0 for none: read before every MAIL and every final dot.
     ends_micros: AtomicU64,
-    held: watch::Sender<bool>,
+    valid: watch::Sender<bool>,
 }
 
 impl Default for Lease {
     fn default() -> Self {
-        Self { clock: Mutex::default(), ends_micros: AtomicU64::new(0), held: watch::channel(false).0 }
+        Self { clock: Mutex::default(), ends_micros: AtomicU64::new(0), valid: watch::channel(false).0 }
     }
 }
 
 impl Lease {
     /// Returns true while sources may be used.
     #[must_use]
-    pub fn holds(&self) -> bool {
+    pub fn is_valid(&self) -> bool {
         let now = u64::try_from(BootTime::now().0.as_micros()).unwrap_or(u64::MAX);
         now < self.ends_micros.load(Ordering::Acquire)
     }
 
-    /// Returns a receiver that sees the lease end and begin; [`Lease::holds`] knows sooner.
+    /// Returns a receiver that sees the lease end and begin; [`Lease::is_valid`] sees it sooner.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<bool> {
-        self.held.subscribe()
+        self.valid.subscribe()
     }
 
     /// Returns how much is left.
@@ -136,18 +136,18 @@ impl Lease {
         self.publish();
     }
 
-    /// The directory said no.
+    /// The directory refused.
     pub fn revoked(&self) {
         self.clock.lock().revoked();
         self.publish();
     }
 
-    /// Tells the watchers when the lease is over; returns how long to wait before looking again.
+    /// Notifies the watchers if the lease has ended; returns how long to wait until the next check.
     ///
-    /// Timers stand still while the machine sleeps, so one must not wait for the whole of the lease.
+    /// Timers stop while the machine sleeps, so this waits in short steps.
     pub fn check(&self) -> Duration {
-        const LOOK_AGAIN: Duration = Duration::from_millis(200);
-        self.publish().map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN))
+        const CHECK_AGAIN: Duration = Duration::from_millis(200);
+        self.publish().map_or(CHECK_AGAIN, |left| left.min(CHECK_AGAIN))
     }
 
     fn publish(&self) -> Option<Duration> {
@@ -155,7 +155,7 @@ impl Lease {
         let micros = clock.ends.map_or(0, |ends| u64::try_from(ends.0.as_micros()).unwrap_or(u64::MAX));
         self.ends_micros.store(micros, Ordering::Release);
         let left = clock.remaining(BootTime::now());
-        self.held.send_if_modified(|held| std::mem::replace(held, left.is_some()) != left.is_some());
+        self.valid.send_if_modified(|valid| std::mem::replace(valid, left.is_some()) != left.is_some());
         left
     }
 }
@@ -174,14 +174,14 @@ mod tests {
         let mut clock = LeaseClock::default();
         assert_eq!(clock.remaining(at(0)), None);
         clock.renewed(at(1_000), &terms);
-        // The answer took four seconds: they are gone.
+        // The answer took four seconds: they count.
         assert_eq!(clock.remaining(at(5_000)), Some(Duration::from_secs(4)));
         assert_eq!(clock.remaining(at(8_999)), Some(Duration::from_millis(1)));
         assert_eq!(clock.remaining(at(9_000)), None);
     }
 
     #[test]
-    fn an_answer_that_was_overtaken_does_not_shorten_the_lease() {
+    fn a_late_answer_does_not_shorten_the_lease() {
         let terms = LeaseTerms::default();
         let mut clock = LeaseClock::default();
         clock.renewed(at(4_000), &terms);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn terms_that_leave_nothing_give_no_lease() {
+    fn a_lease_no_longer_than_drift_and_margin_is_none() {
         let second = Duration::from_secs(1);
         let terms = LeaseTerms { length: second, drift: second, margin: second };
         let mut clock = LeaseClock::default();
@@ -201,16 +201,16 @@ mod tests {
     }
 
     #[test]
-    fn watchers_see_the_lease_end_and_begin() {
+    fn watchers_see_the_lease_begin_and_end() {
         let lease = Lease::default();
         let mut watch = lease.watch();
-        assert!(!lease.holds() && !*watch.borrow_and_update());
+        assert!(!lease.is_valid() && !*watch.borrow_and_update());
         lease.renewed(BootTime::now(), &LeaseTerms::default());
-        assert!(lease.holds() && watch.has_changed().unwrap() && *watch.borrow_and_update());
+        assert!(lease.is_valid() && watch.has_changed().unwrap() && *watch.borrow_and_update());
         lease.check();
         lease.renewed(BootTime::now(), &LeaseTerms::default());
         assert!(!watch.has_changed().unwrap());
         lease.revoked();
-        assert!(!lease.holds() && watch.has_changed().unwrap());
+        assert!(!lease.is_valid() && watch.has_changed().unwrap());
     }
 }

@@ -1,7 +1,7 @@
 //! The outbound role: takes assignments, delivers them by SMTP, reports every outcome.
 //!
-//! What is decided stands in plain values: [`lane`], [`held`], [`lease`], [`rate`], [`feedback`], [`plan`], [`classify`].
-//! The rest moves bytes and frames.
+//! Decisions are plain values: [`lane`], [`pending_attempts`], [`lease`], [`rate`], [`feedback`], [`plan`], [`classify`].
+//! The other modules do the I/O.
 
 pub mod config;
 pub mod error;
@@ -9,28 +9,28 @@ pub mod metrics;
 pub mod service;
 
 pub mod classify;
-pub mod desk;
-pub mod fate;
 pub mod feedback;
-pub mod held;
+pub mod group_attempts;
 pub mod job;
 pub mod lane;
 pub mod lease;
+pub mod pending_attempts;
 pub mod plan;
 pub mod rate;
+pub mod result;
 
+mod assignments;
 mod attempt;
 mod content;
+mod context;
 mod incarnation;
-mod intake;
 mod journal;
 mod lanes;
-mod leaving;
 mod ownership;
 mod permit;
+mod release;
 mod session;
 mod worker;
-mod workshop;
 
 pub use config::OutboundConfig;
 pub use error::StartError;

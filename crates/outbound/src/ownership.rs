@@ -1,4 +1,4 @@
-//! Claims this node's sources when it starts, and keeps the lease on them.
+//! Claims this node's sources, and renews the lease on them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,69 +15,69 @@ use crate::{
     metrics::OutboundMetrics,
 };
 
-/// Speaks for this node at the directory.
+/// Makes the claim of this node at the directory.
 #[derive(Debug)]
 pub(crate) struct Ownership {
     /// The node.
     pub(crate) node: NodeId,
-    /// Which run of it.
+    /// Its incarnation.
     pub(crate) incarnation: Incarnation,
-    /// The directory's leader.
+    /// Calls the directory's leader.
     pub(crate) directory: DirectoryClient,
-    /// What the directory grants.
+    /// The lease that the directory grants.
     pub(crate) lease: Arc<Lease>,
-    /// The run whose claim stands.
-    pub(crate) tenure: watch::Sender<Option<u64>>,
-    /// What the directory has asked for with the last renewal.
-    pub(crate) asked: watch::Sender<Vec<(SourceId, Epoch)>>,
+    /// The incarnation whose claim was granted; `None` without one.
+    pub(crate) claimed_incarnation: watch::Sender<Option<u64>>,
+    /// The sources that the directory asked to release in its last answer to a renewal.
+    pub(crate) to_release: watch::Sender<Vec<(SourceId, Epoch)>>,
 }
 
-/// How long after a renewal that failed the next one is tried.
-const RENEW_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// The pause before the next renewal after a failed one.
+const RENEW_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// How long to ask before the next try.
+/// How long one request may take.
 const CLAIM_WITHIN: Duration = Duration::from_secs(5);
-/// The longest wait for a claim that does not stand yet; the directory may tell a shorter one.
-const CLAIM_AGAIN_AFTER_MAX: Duration = Duration::from_secs(5);
+/// The longest pause before the next claim; the directory may ask for a shorter one.
+const CLAIM_RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why renewing ended.
-enum Renewing {
+enum RenewalEnd {
     /// The node stops.
     Stopped,
-    /// Another run of this node has claimed, or the directory took this one for dead.
+    /// The directory has revoked this incarnation: another one has claimed, or the lease had ended.
     Superseded,
 }
 
 impl Ownership {
-    /// Claims and renews until `stop`, then lets go of everything.
+    /// Claims and renews until `stop`, then releases all sources.
     ///
     /// # Errors
-    /// A new run had to begin and could not be written down: nothing may be used any more.
+    /// A new incarnation had to begin and could not be written: no source may be used.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), StartError> {
         loop {
             let Some(terms) = self.claim(&stop).await else { return Ok(()) };
             match self.renew(terms, &stop).await {
-                Renewing::Stopped => break,
-                Renewing::Superseded => {}
+                RenewalEnd::Stopped => break,
+                RenewalEnd::Superseded => {}
             }
             self.lease.revoked();
-            self.tenure.send_replace(None);
-            // Everything of this run is aborted; the next one starts from nothing.
-            self.incarnation.renew(rand::random())?;
+            self.claimed_incarnation.send_replace(None);
+            // All attempts of this incarnation are aborted; the next one starts empty.
+            self.incarnation.begin_next(rand::random())?;
         }
         self.lease.revoked();
         let released = self.directory.release(self.node, self.incarnation.current(), RELEASE_WITHIN).await;
         match released {
             Ok(()) => tracing::info!(node = %self.node, "sources released"),
             Err(error) => {
-                tracing::warn!(%error, "sources not released: others get them when the lease is over")
+                tracing::warn!(%error, "cannot release the sources: other nodes get them when the lease has ended")
             }
         }
         Ok(())
     }
 
-    /// Claims until it stands; `None` when the node stops first.
+    /// Claims until the claim is granted; `None` when the node stops first.
     async fn claim(&self, stop: &CancellationToken) -> Option<LeaseTerms> {
         let (current, replaces) = (self.incarnation.current(), self.incarnation.replaces());
         loop {
@@ -91,20 +91,20 @@ impl Ownership {
                 Ok(Claim::InForce { lease, revision }) => {
                     let terms = LeaseTerms { length: lease, ..LeaseTerms::default() };
                     self.lease.renewed(sent, &terms);
-                    self.tenure.send_replace(Some(current));
+                    self.claimed_incarnation.send_replace(Some(current));
                     tracing::info!(node = %self.node, incarnation = current, revision, "claim granted");
                     return Some(terms);
                 }
                 Ok(Claim::Wait(wait)) => {
-                    tracing::info!(node = %self.node, ?wait, "an earlier run of this node may be alive");
-                    wait.min(CLAIM_AGAIN_AFTER_MAX)
+                    tracing::info!(node = %self.node, ?wait, "claim must wait: an earlier incarnation of this node may still be running");
+                    wait.min(CLAIM_RETRY_AFTER_MAX)
                 }
                 Err(CallError::Refused { code, message }) => {
                     tracing::error!(node = %self.node, %code, message, "claim refused");
-                    CLAIM_AGAIN_AFTER_MAX
+                    CLAIM_RETRY_AFTER_MAX
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "claim not answered");
+                    tracing::debug!(%error, "claim failed");
                     Duration::ZERO
                 }
             };
@@ -115,13 +115,13 @@ impl Ownership {
         }
     }
 
-    /// Renews every third of the lease. A renewal that fails is tried again at once: the lease runs on meanwhile.
-    async fn renew(&self, mut terms: LeaseTerms, stop: &CancellationToken) -> Renewing {
+    /// Renews every third of the lease. A failed renewal is retried soon, while the lease still runs.
+    async fn renew(&self, mut terms: LeaseTerms, stop: &CancellationToken) -> RenewalEnd {
         let node = self.node;
         let mut pause = terms.renew_after();
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Renewing::Stopped,
+                () = stop.cancelled() => return RenewalEnd::Stopped,
                 () = time::sleep(pause) => {}
             }
             pause = terms.renew_after();
@@ -131,30 +131,30 @@ impl Ownership {
                 Ok(renewed) => {
                     terms.length = renewed.lease;
                     self.lease.renewed(sent, &terms);
-                    self.asked.send_replace(renewed.to_release);
+                    self.to_release.send_replace(renewed.to_release);
                 }
                 Err(CallError::Refused { code: Code::FailedPrecondition, message }) => {
-                    tracing::error!(%node, message, "the directory has given this node's sources up");
-                    return Renewing::Superseded;
+                    tracing::error!(%node, message, "the directory has revoked this node's sources");
+                    return RenewalEnd::Superseded;
                 }
                 Err(error) => {
-                    tracing::warn!(%node, %error, "lease not renewed");
-                    pause = RENEW_AGAIN_AFTER;
+                    tracing::warn!(%node, %error, "cannot renew the lease");
+                    pause = RENEW_RETRY_AFTER;
                 }
             }
         }
     }
 }
 
-/// Tells everyone when the lease ends; runs until dropped.
+/// Notifies the watchers when the lease ends; runs until dropped.
 pub(crate) async fn watch_lease(lease: Arc<Lease>, metrics: Arc<OutboundMetrics>) {
-    let mut held = lease.watch();
+    let mut valid = lease.watch();
     loop {
         time::sleep(lease.check()).await;
         metrics.lease_remaining.set(lease.remaining().unwrap_or_default().as_secs_f64());
-        if held.has_changed().unwrap_or(false) && !*held.borrow_and_update() {
+        if valid.has_changed().unwrap_or(false) && !*valid.borrow_and_update() {
             metrics.lease_ends.increment(1);
-            tracing::error!("the lease is over: nothing is sent until the directory answers");
+            tracing::error!("the lease has ended: no mail is sent until the directory renews it");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Runs what needs a source only as long as the source may be used.
+//! Runs a future only while the source may be used.
 
 use std::{
     future::{Future, poll_fn},
@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lease::Lease;
 
-/// Waits until a source may not be used any more.
+/// Waits until the source may no longer be used: the lease has ended or `abort` is cancelled.
 ///
-/// The lease is looked at whenever this is polled, however long ago that was before: whoever asks right before a step,
-/// as a transaction does before MAIL and before the final dot, learns what holds at that moment.
-pub(crate) async fn given_up(lease: &Lease, abort: &CancellationToken) {
+/// Every poll checks the lease. A transaction polls this before MAIL and before the final dot,
+/// so neither is sent after the end of the lease.
+pub(crate) async fn source_lost(lease: &Lease, abort: &CancellationToken) {
     let mut aborted = pin!(abort.cancelled());
     poll_fn(|context| {
-        if aborted.as_mut().poll(context).is_ready() || !lease.holds() {
+        if aborted.as_mut().poll(context).is_ready() || !lease.is_valid() {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -33,7 +33,7 @@ pub(crate) async fn while_permitted<F: Future>(
 ) -> Option<F::Output> {
     tokio::select! {
         biased;
-        () = given_up(lease, abort) => None,
+        () = source_lost(lease, abort) => None,
         output = future => Some(output),
     }
 }
@@ -46,14 +46,14 @@ mod tests {
     use crate::lease::{BootTime, LeaseTerms};
 
     #[tokio::test]
-    async fn r_31_nothing_goes_on_after_the_lease() {
+    async fn r_31_no_step_runs_after_the_end_of_the_lease() {
         let (lease, abort) = (Lease::default(), CancellationToken::new());
         assert_eq!(while_permitted(&lease, &abort, async { 7 }).await, None);
         let millis = Duration::from_millis;
         let terms = LeaseTerms { length: millis(50), drift: millis(0), margin: millis(0) };
         lease.renewed(BootTime::now(), &terms);
         assert_eq!(while_permitted(&lease, &abort, async { 7 }).await, Some(7));
-        // The machine slept: the lease is over when the next step is due, before any timer says so.
+        // The machine slept: the lease has ended before the next step, and no timer has fired.
         let step = async {
             tokio::task::yield_now().await;
             std::thread::sleep(millis(60));
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_abort_is_heard_at_once() {
+    async fn an_abort_ends_the_future_at_once() {
         let (lease, abort) = (Lease::default(), CancellationToken::new());
         lease.renewed(BootTime::now(), &LeaseTerms::default());
         let cancel = abort.clone();

@@ -1,4 +1,4 @@
-//! Which addresses an attempt tries, in which order: from the answer of the DNS, or from the operator's route.
+//! Which addresses an attempt tries, in which order, from the mail hosts that DNS gave.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,23 +9,23 @@ use postroad_net::Guard;
 /// Where a connection goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The name of the host, for TLS and for the record.
+    /// The name of the host, for TLS and for reports.
     pub host: Box<str>,
     /// Its address and port.
     pub address: SocketAddr,
-    /// The operator named it: the guard does not apply.
+    /// The operator configured it in a route: the guard does not apply.
     pub trusted: bool,
 }
 
 impl Target {
-    /// Returns it as reports name it.
+    /// Returns `host [address]:port`, as in reports.
     #[must_use]
     pub fn remote(&self) -> String {
         format!("{} [{}]:{}", self.host, self.address.ip(), self.address.port())
     }
 }
 
-/// What an attempt may use.
+/// Restrictions on the addresses of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     /// The port of mail hosts.
@@ -34,9 +34,9 @@ pub struct Rules<'a> {
     pub source: Option<IpAddr>,
     /// Addresses that lead back to us.
     pub own: &'a [IpAddr],
-    /// What must not be connected to.
+    /// Refuses forbidden networks.
     pub guard: &'a Guard,
-    /// IPv6 did not work at this site where IPv4 did.
+    /// IPv6 recently failed at this site where IPv4 worked.
     pub avoid_ipv6: bool,
     /// How many addresses to try.
     pub addresses_max: usize,
@@ -45,9 +45,9 @@ pub struct Rules<'a> {
 /// Chooses the addresses to try, best first.
 ///
 /// # Errors
-/// There is none; the outcome says why.
+/// No address can be used; the outcome says why.
 pub fn plan(hosts: &MailHosts, rules: &Rules<'_>) -> Result<Vec<Target>, Box<Outcome>> {
-    // D-014, RFC 5321 5.1: hosts that are no better than ourselves would send it back.
+    // D-014, RFC 5321 5.1: hosts of our own preference or worse would send the message back to us.
     let is_own = |address: &IpAddr| rules.own.contains(address);
     let own_preference =
         hosts.hosts.iter().filter(|host| host.addresses.iter().any(is_own)).map(|host| host.preference).min();
@@ -80,29 +80,25 @@ pub fn plan(hosts: &MailHosts, rules: &Rules<'_>) -> Result<Vec<Target>, Box<Out
     if !targets.is_empty() {
         Ok(targets)
     } else if denied {
-        Err(refused(
-            OutcomeKind::Hard,
-            BounceClass::BadDomain,
-            "5.4.4 no mail host has an address mail may be sent to",
-        ))
+        Err(refused(OutcomeKind::Hard, BounceClass::BadDomain, "5.4.4 no mail host has a public address"))
     } else if other_family {
-        let text = "4.4.4 no mail host has an address of the source's family";
+        let text = "4.4.4 no mail host has an address of the source's family (IPv4 or IPv6)";
         Err(refused(OutcomeKind::Soft, BounceClass::Connection, text))
     } else {
         Err(refused(OutcomeKind::Soft, BounceClass::Dns, "4.4.3 no mail host has an address"))
     }
 }
 
-/// Turns addresses of both families into turns, IPv6 first, so that a bound on their number leaves both.
+/// Alternates IPv6 and IPv4 addresses, IPv6 first, so that a limit on their number keeps both.
 fn alternate(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let (v6, v4): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|address| address.is_ipv6());
     let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
-    let mut turns = Vec::with_capacity(addresses.len());
-    while turns.len() < addresses.len() {
-        turns.extend(v6.next());
-        turns.extend(v4.next());
+    let mut alternating = Vec::with_capacity(addresses.len());
+    while alternating.len() < addresses.len() {
+        alternating.extend(v6.next());
+        alternating.extend(v4.next());
     }
-    turns
+    alternating
 }
 
 fn refused(kind: OutcomeKind, class: BounceClass, text: &str) -> Box<Outcome> {
@@ -143,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn d_010_by_preference_and_at_most_so_many() {
+    fn d_010_addresses_are_tried_by_preference_up_to_the_limit() {
         let guard = Guard::default();
         let two = hosts(&[
             ("a.example", 10, &["203.0.112.1", "203.0.112.2"]),
@@ -155,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn d_014_hosts_no_better_than_ourselves_are_not_used() {
+    fn d_014_hosts_of_our_own_preference_or_worse_are_not_used() {
         let guard = Guard::default();
         let own = ["203.0.112.2".parse().unwrap()];
         let three = [

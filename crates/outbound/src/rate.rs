@@ -1,29 +1,29 @@
 //! Rate limits that hold in every window, not only on average.
 //!
-//! A token bucket with a burst as large as its limit lets twice the limit through in an unlucky window.
-//! Receivers count in windows, so we do too: the events of the last window are kept in sixty slots,
-//! and one more is counted than a window needs, so that no interval of its length ever holds more than the limit.
+//! A token bucket with a burst as large as its limit allows twice the limit in some windows.
+//! Receivers count in windows, so we do too: the events of the last window are counted in sixty slots,
+//! plus one slot more, so that no interval of the window's length ever holds more than the limit.
 
 use std::time::{Duration, Instant};
 
 const SLOTS: u64 = 60;
 
-/// The slot that a limiter is made in has this number, so that those before it have one too.
+/// The number of the slot in which a limiter is created; earlier slots have lower numbers.
 const FIRST: u64 = SLOTS + 1;
 
-/// At most `limit` events in any interval of `length`; a full window frees in steps of a sixtieth.
+/// At most `limit` events in any interval of sixty slots; a full window frees one slot at a time.
 #[derive(Clone, Debug)]
 struct Window {
     limit: u64,
     slot: Duration,
-    /// Events per slot; the slot of number `n` is at `n % len`.
+    /// Events per slot; slot `n` is at index `n % len`.
     counts: [u32; SLOTS as usize + 1],
     /// Number of the newest slot that holds counts.
     newest: u64,
     total: u64,
 }
 
-/// What one window of a limiter has counted, to be kept beyond the process.
+/// What one window of a limiter has counted, for the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WindowRecord {
     /// The length of a slot, a sixtieth of the window.
@@ -32,7 +32,7 @@ pub struct WindowRecord {
     pub counts: Vec<(u8, u32)>,
 }
 
-/// The rates of one lane: every one of them holds.
+/// The rates of one lane; all of them apply.
 #[derive(Clone, Debug)]
 pub struct RateLimiter {
     origin: Instant,
@@ -40,17 +40,16 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Makes a limiter from `(limit, window)` pairs; a limit of 0 lets nothing through. None of them means no limit.
+    /// Makes a limiter from `(limit, window)` pairs; a limit of 0 allows nothing, no pairs mean no limit.
     ///
-    /// Nothing counts as sent: this is for a source that nobody used before. Anyone else's starts [`RateLimiter::spent`].
+    /// Nothing counts as sent: only for a source that was never used before. Otherwise use [`RateLimiter::spent`].
     #[must_use]
     pub fn new(now: Instant, limits: impl IntoIterator<Item = (u64, Duration)>) -> Self {
         let windows = limits.into_iter().map(|(limit, length)| Window::new(limit, length)).collect();
         Self { origin: now, windows }
     }
 
-    /// Makes a limiter whose windows are used up: whoever used the source before may have sent all they let through,
-    /// up to this moment.
+    /// Makes a limiter whose windows are used up: the previous owner of the source may have sent up to the limits.
     #[must_use]
     pub fn spent(now: Instant, limits: impl IntoIterator<Item = (u64, Duration)>) -> Self {
         let mut limiter = Self::new(now, limits);
@@ -60,10 +59,10 @@ impl RateLimiter {
         limiter
     }
 
-    /// Makes a limiter that goes on from what an earlier one recorded `since` ago.
+    /// Makes a limiter with the counts that an earlier one recorded `since` ago.
     ///
-    /// With `complete`, nothing was counted after the record was made. Otherwise whatever its windows have left may have
-    /// been used up to this moment, as in windows of which nothing is recorded.
+    /// With `complete`, nothing was sent after the record was made. Otherwise the rest of each window counts as used up,
+    /// as do windows without a record.
     #[must_use]
     pub fn restored(
         now: Instant,
@@ -85,14 +84,14 @@ impl RateLimiter {
         limiter
     }
 
-    /// Returns what the windows hold at `now`.
+    /// Returns the counts of the windows at `now`.
     #[must_use]
     pub fn record(&self, now: Instant) -> Vec<WindowRecord> {
         let elapsed = now.saturating_duration_since(self.origin);
         self.windows.iter().map(|window| window.record(elapsed)).collect()
     }
 
-    /// Changes the limits and keeps what was counted in windows of equal length.
+    /// Changes the limits and keeps the counts of windows of equal length.
     pub fn set_limits(&mut self, limits: impl IntoIterator<Item = (u64, Duration)>) {
         let old = std::mem::take(&mut self.windows);
         for (limit, length) in limits {
@@ -113,7 +112,7 @@ impl RateLimiter {
         Some(now + (wait_until - elapsed))
     }
 
-    /// Counts an event at `now`; the caller has asked [`RateLimiter::ready_at`].
+    /// Counts an event at `now`; [`RateLimiter::ready_at`] must have allowed it.
     pub fn take(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.origin);
         for window in &mut self.windows {
@@ -133,7 +132,7 @@ impl Window {
         number.saturating_add(FIRST)
     }
 
-    /// Counts all that the limit leaves, now.
+    /// Uses up the window now.
     fn fill(&mut self) {
         let left = u32::try_from(self.limit.saturating_sub(self.total)).unwrap_or(u32::MAX);
         self.counts[(self.newest % (SLOTS + 1)) as usize] += left;
@@ -149,25 +148,25 @@ impl Window {
         WindowRecord { slot: self.slot, counts }
     }
 
-    /// Takes over a record: an event a slots back when it was made is no younger now than a and the slots passed since.
+    /// Adds the counts of a record, each older now by the slots that have passed since it was made.
     fn restore(&mut self, record: &WindowRecord, since: Duration) {
         let passed = u64::try_from(since.as_nanos() / self.slot.as_nanos()).unwrap_or(u64::MAX);
         for (age, count) in &record.counts {
             let age = passed.saturating_add(u64::from(*age));
             if age <= SLOTS {
-                let place = ((self.newest - age) % (SLOTS + 1)) as usize;
-                self.counts[place] = self.counts[place].saturating_add(*count);
+                let index = ((self.newest - age) % (SLOTS + 1)) as usize;
+                self.counts[index] = self.counts[index].saturating_add(*count);
                 self.total += u64::from(*count);
             }
         }
     }
 
-    /// Forgets the slots that a window ending in slot `number` no longer reaches.
+    /// Clears the slots that lie before a window ending in slot `number`.
     fn advance(&mut self, number: u64) {
         let steps = number.saturating_sub(self.newest).min(SLOTS + 1);
         for step in 1..=steps {
-            let place = ((self.newest + step) % (SLOTS + 1)) as usize;
-            self.total -= u64::from(std::mem::take(&mut self.counts[place]));
+            let index = ((self.newest + step) % (SLOTS + 1)) as usize;
+            self.total -= u64::from(std::mem::take(&mut self.counts[index]));
         }
         self.newest = self.newest.max(number);
     }
@@ -178,7 +177,7 @@ impl Window {
         }
         let (mut total, mut ready) = (self.total, elapsed);
         for slot in self.newest.saturating_sub(SLOTS)..=self.newest {
-            // A slot counts until the whole of it lies more than a window back.
+            // A slot counts until all of it is older than the window.
             let free_at = self.start_of(slot + SLOTS + 1);
             if free_at > elapsed {
                 if total < self.limit {
@@ -198,8 +197,8 @@ impl Window {
 
     fn take(&mut self, elapsed: Duration) {
         self.advance(self.number(elapsed));
-        let place = (self.newest % (SLOTS + 1)) as usize;
-        self.counts[place] = self.counts[place].saturating_add(1);
+        let index = (self.newest % (SLOTS + 1)) as usize;
+        self.counts[index] = self.counts[index].saturating_add(1);
         self.total += 1;
     }
 }
@@ -210,7 +209,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Takes as often as allowed for `length`; returns when each event happened.
+    /// Takes as often as allowed for `length`; returns the time of each event.
     fn run(limiter: &mut RateLimiter, start: Instant, length: Duration) -> Vec<Duration> {
         let mut times = Vec::new();
         let mut now = start;
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn every_limit_holds_at_once() {
+    fn all_limits_apply_together() {
         let start = Instant::now();
         let mut limiter = RateLimiter::new(start, [(10, SECOND), (100, 60 * SECOND)]);
         let times = run(&mut limiter, start, 120 * SECOND);
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_limit_remembers_what_was_sent() {
+    fn a_lowered_limit_keeps_the_counts() {
         let start = Instant::now();
         let mut limiter = RateLimiter::new(start, [(100, SECOND)]);
         for _ in 0..50 {
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_over_a_change_of_owner() {
+    fn limits_hold_across_a_change_of_owner() {
         let start = Instant::now();
         let limits = [(10, SECOND), (100, 60 * SECOND)];
         let mut before = RateLimiter::new(start, limits);
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_gone_on_from_and_limits_hold_over_it() {
+    fn limits_hold_across_a_restart_with_a_record() {
         let start = Instant::now();
         let limits = [(10, SECOND), (100, 60 * SECOND)];
         for (pause, complete) in [(0, true), (5, true), (5, false), (3600, true), (3600, false)] {
@@ -299,7 +298,7 @@ mod tests {
             match (complete, pause.as_secs()) {
                 (true, 5..) => assert!(first < SECOND, "there is room: {first:?}"),
                 (true, _) => assert!(first < 2 * SECOND, "{first:?}"),
-                // Nothing is known of the time after the record but what fell out of the window since.
+                // What was sent after the record is unknown: the rest of the window counts as used up.
                 (false, 5) => assert!(first > 40 * SECOND && first < 60 * SECOND, "{first:?}"),
                 (false, _) => assert!(first > 60 * SECOND, "{first:?}"),
             }
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_and_a_limit_of_nothing() {
+    fn no_limit_allows_everything_and_zero_allows_nothing() {
         let now = Instant::now();
         assert_eq!(RateLimiter::new(now, []).ready_at(now), Some(now));
         assert_eq!(RateLimiter::new(now, [(0, SECOND)]).ready_at(now), None);

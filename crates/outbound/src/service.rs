@@ -1,4 +1,4 @@
-//! The role: owns every task, and stops them in order.
+//! The role: owns all tasks, and stops them in order.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,38 +19,38 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::OutboundConfig,
     content::ContentSource,
-    desk::Desk,
+    context::DeliveryContext,
     error::StartError,
     feedback::FeedbackConfig,
+    group_attempts::GroupAttempts,
     incarnation::Incarnation,
     journal::Journal,
     lane::LaneConfig,
     lanes::Lanes,
-    leaving::Leaving,
     metrics::OutboundMetrics,
     ownership::{Ownership, watch_lease},
+    release::SourceReleases,
     session::Session,
-    workshop::Workshop,
 };
 
-/// What an outbound node is given.
+/// What an outbound node needs from its host process.
 #[derive(Debug)]
 pub struct OutboundDeps {
-    /// Who this node is; never used by another data directory.
+    /// The id of this node; it belongs to one data directory.
     pub node: NodeId,
     /// The queue nodes.
     pub endpoints: Endpoints,
     /// Finds mail hosts.
     pub resolver: Resolver,
-    /// Keeps connections away from where they must not go.
+    /// Refuses connections to forbidden networks.
     pub guard: Guard,
-    /// How TLS is done with receivers.
+    /// TLS with receivers.
     pub tls: ClientTls,
-    /// Where readiness is told.
+    /// Where readiness is reported.
     pub health: Health,
 }
 
-/// An outbound node that holds its data directory and has claimed nothing yet.
+/// An outbound node that has locked its data directory and not claimed any source yet.
 #[derive(Debug)]
 pub struct Outbound {
     config: OutboundConfig,
@@ -58,16 +58,17 @@ pub struct Outbound {
     incarnation: Incarnation,
 }
 
-pub(crate) type Desks = Arc<Mutex<BTreeMap<GroupId, Arc<Desk>>>>;
+/// The pending attempts of each group.
+pub(crate) type AttemptsByGroup = Arc<Mutex<BTreeMap<GroupId, Arc<GroupAttempts>>>>;
 
 /// How long outcomes may take to be committed when the process stops.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 
 impl Outbound {
-    /// Locks the data directory and writes down that a new run begins.
+    /// Locks the data directory and writes a new incarnation.
     ///
     /// # Errors
-    /// The configuration contradicts itself, or the data directory cannot be used or is in use.
+    /// The configuration is invalid, or the data directory cannot be used or is in use.
     pub fn start(config: OutboundConfig, deps: OutboundDeps) -> Result<Self, StartError> {
         if let Some((key, expected)) = config.problems().into_iter().next() {
             return Err(StartError::Config { key, expected });
@@ -78,7 +79,7 @@ impl Outbound {
 
     /// Claims this node's sources and delivers what is assigned to it, until `shutdown`.
     ///
-    /// Then no transaction begins, those under way may end within the drain bound, outcomes are reported,
+    /// Then no new transaction starts, running ones may finish within the drain time, outcomes are reported,
     /// and the sources are released.
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { config, deps, incarnation } = self;
@@ -87,34 +88,34 @@ impl Outbound {
         let running = Running::new(config, deps, &leader_watch, &directory_watch);
         let mut tasks = JoinSet::new();
         let release = CancellationToken::new();
-        let (tenure, _) = watch::channel(None);
-        let (asked, watch_asked) = watch::channel(Vec::new());
+        let (claimed_incarnation, _) = watch::channel(None);
+        let (to_release, watch_to_release) = watch::channel(Vec::new());
         let directory = DirectoryClient::new(&running.endpoints, &running.leaders);
-        let leaving = Leaving {
+        let releases = SourceReleases {
             node: running.node,
             directory: directory.clone(),
             lanes: running.lanes.clone(),
-            desks: running.desks.clone(),
-            tenure: tenure.subscribe(),
-            asked: watch_asked,
-            drain: Duration::from_secs(running.workshop.config.drain_secs),
+            by_group: running.by_group.clone(),
+            claimed_incarnation: claimed_incarnation.subscribe(),
+            to_release: watch_to_release,
+            drain: Duration::from_secs(running.context.config.drain_secs),
         };
-        tasks.spawn(leaving.run());
+        tasks.spawn(releases.run());
         let ownership = Ownership {
             node: running.node,
             incarnation,
             directory,
-            lease: running.workshop.lease.clone(),
-            tenure: tenure.clone(),
-            asked,
+            lease: running.context.lease.clone(),
+            claimed_incarnation: claimed_incarnation.clone(),
+            to_release,
         };
         let mut owning = JoinSet::new();
         owning.spawn(ownership.run(release.clone()));
-        running.spawn_tasks(&mut tasks, &tenure);
+        running.spawn_tasks(&mut tasks, &claimed_incarnation);
         tokio::select! {
             () = shutdown.cancelled() => {}
-            // It ends by itself only when the data directory fails: then nothing may be sent any more.
-            Some(ended) = owning.join_next() => tracing::error!(?ended, "the claim on sources was lost"),
+            // It ends by itself only when the data directory fails: then no mail may be sent.
+            Some(ended) = owning.join_next() => tracing::error!(?ended, "outbound stops: cannot keep the claim on its sources"),
             Some(ended) = tasks.join_next() => panic!("a task of the outbound role ended: {ended:?}"),
         }
         running.drain().await;
@@ -130,8 +131,8 @@ struct Running {
     endpoints: Endpoints,
     leaders: watch::Receiver<LeaderTable>,
     lanes: Arc<Lanes>,
-    workshop: Arc<Workshop>,
-    desks: Desks,
+    context: Arc<DeliveryContext>,
+    by_group: AttemptsByGroup,
     health: Health,
 }
 
@@ -155,7 +156,7 @@ impl Running {
             wait_max: seconds(config.wait_max_secs),
             idle: seconds(config.idle_secs),
         };
-        let workshop = Workshop {
+        let context = DeliveryContext {
             timeouts: config.timeouts.timeouts(),
             resolver: deps.resolver,
             guard: deps.guard,
@@ -171,22 +172,22 @@ impl Running {
             endpoints: deps.endpoints,
             leaders,
             lanes: Arc::new(Lanes::new(lane_config, journal, metrics)),
-            workshop: Arc::new(workshop),
-            desks: Desks::default(),
+            context: Arc::new(context),
+            by_group: AttemptsByGroup::default(),
             health: deps.health,
         }
     }
 
-    fn spawn_tasks(&self, tasks: &mut JoinSet<()>, tenure: &watch::Sender<Option<u64>>) {
-        let (lanes, workshop) = (&self.lanes, &self.workshop);
-        tasks.spawn(watch_lease(workshop.lease.clone(), workshop.metrics.clone()));
-        tasks.spawn(lanes.clone().keep_timers(workshop.clone()));
-        tasks.spawn(lanes.clone().keep_journal());
+    fn spawn_tasks(&self, tasks: &mut JoinSet<()>, claimed_incarnation: &watch::Sender<Option<u64>>) {
+        let (lanes, context) = (&self.lanes, &self.context);
+        tasks.spawn(watch_lease(context.lease.clone(), context.metrics.clone()));
+        tasks.spawn(lanes.clone().run_timers(context.clone()));
+        tasks.spawn(lanes.clone().run_journal());
         tasks.spawn(follow_sources(
             self.node,
             lanes.clone(),
-            workshop.clone(),
-            tenure.subscribe(),
+            context.clone(),
+            claimed_incarnation.subscribe(),
             self.health.clone(),
         ));
         let sessions = Sessions {
@@ -194,26 +195,26 @@ impl Running {
             endpoints: self.endpoints.clone(),
             leaders: self.leaders.clone(),
             lanes: lanes.clone(),
-            workshop: workshop.clone(),
-            desks: self.desks.clone(),
-            tenure: tenure.subscribe(),
-            budget: Arc::new(Semaphore::new(workshop.config.content_bytes_max)),
+            context: context.clone(),
+            by_group: self.by_group.clone(),
+            claimed_incarnation: claimed_incarnation.subscribe(),
+            budget: Arc::new(Semaphore::new(context.config.content_bytes_max)),
         };
         tasks.spawn(sessions.run());
     }
 
-    /// Ends what is under way, and reports it.
+    /// Lets transactions finish, and reports their outcomes.
     async fn drain(&self) {
         self.lanes.drain();
-        let bound = Duration::from_secs(self.workshop.config.drain_secs);
+        let bound = Duration::from_secs(self.context.config.drain_secs);
         if time::timeout(bound, self.lanes.finished()).await.is_err() {
-            tracing::warn!("transactions were broken off at the drain bound");
+            tracing::warn!("aborting transactions that did not finish within the drain time");
             self.lanes.suspend();
             self.lanes.finished().await;
         }
         let lanes = self.lanes.clone();
         if tokio::task::spawn_blocking(move || lanes.close_journal()).await.is_err() {
-            tracing::error!("the journal of lanes could not be written");
+            tracing::error!("cannot write the lane journal");
         }
         let flushed = time::timeout(FLUSH_WITHIN, async {
             while !self.is_flushed() {
@@ -221,30 +222,33 @@ impl Running {
             }
         });
         if flushed.await.is_err() {
-            tracing::warn!("some outcomes were not committed: their attempts will end as unknown");
+            tracing::warn!("stopping with unconfirmed outcomes: their attempts will end as unknown");
         }
     }
 
     fn is_flushed(&self) -> bool {
-        self.desks.lock().values().all(|desk| desk.with(|held| held.counts().1 == 0 && !held.has_answers()))
+        self.by_group
+            .lock()
+            .values()
+            .all(|attempts| attempts.with(|pending| pending.counts().1 == 0 && !pending.has_answers()))
     }
 }
 
-/// Takes over what this node owns whenever the directory, the claim or the lease changes; runs until dropped.
+/// Updates the lanes' sources whenever the directory, the claim or the lease changes; runs until dropped.
 async fn follow_sources(
     node: NodeId,
     lanes: Arc<Lanes>,
-    workshop: Arc<Workshop>,
-    mut tenure: watch::Receiver<Option<u64>>,
+    context: Arc<DeliveryContext>,
+    mut claimed_incarnation: watch::Receiver<Option<u64>>,
     health: Health,
 ) {
     let component = health.component("outbound");
-    let (mut directory, mut held) = (workshop.directory.clone(), workshop.lease.watch());
+    let (mut directory, mut lease_valid) = (context.directory.clone(), context.lease.watch());
     loop {
         let view: Arc<View> = directory.borrow_and_update().clone();
-        let incarnation = *tenure.borrow_and_update();
-        held.borrow_and_update();
-        match incarnation.filter(|_| workshop.lease.holds()) {
+        let incarnation = *claimed_incarnation.borrow_and_update();
+        lease_valid.borrow_and_update();
+        match incarnation.filter(|_| context.lease.is_valid()) {
             Some(incarnation) => {
                 let owned: Vec<Arc<Source>> = view.sources_of(node, incarnation).cloned().collect();
                 lanes.set_sources(&view, &owned);
@@ -257,11 +261,11 @@ async fn follow_sources(
         }
         let changed = tokio::select! {
             changed = directory.changed() => changed,
-            changed = tenure.changed() => changed,
-            changed = held.changed() => changed,
+            changed = claimed_incarnation.changed() => changed,
+            changed = lease_valid.changed() => changed,
         };
         if changed.is_err() {
-            // Whoever tells of changes is gone: the role is being stopped.
+            // A sender was dropped: the role is stopping.
             return std::future::pending().await;
         }
     }
@@ -273,29 +277,29 @@ struct Sessions {
     endpoints: Endpoints,
     leaders: watch::Receiver<LeaderTable>,
     lanes: Arc<Lanes>,
-    workshop: Arc<Workshop>,
-    desks: Desks,
-    tenure: watch::Receiver<Option<u64>>,
+    context: Arc<DeliveryContext>,
+    by_group: AttemptsByGroup,
+    claimed_incarnation: watch::Receiver<Option<u64>>,
     budget: Arc<Semaphore>,
 }
 
 impl Sessions {
-    /// Starts a session for every group that gets a leader; runs until dropped.
+    /// Starts a session for every group with a leader; runs until dropped.
     async fn run(mut self) {
         let mut sessions = JoinSet::new();
         let (groups, watch_groups) = watch::channel(0);
         loop {
             let known: Vec<GroupId> = self.leaders.borrow_and_update().keys().copied().collect();
             for group in known.into_iter().filter(|group| *group != GroupId::DIRECTORY) {
-                let mut desks = self.desks.lock();
-                if desks.contains_key(&group) {
+                let mut by_group = self.by_group.lock();
+                if by_group.contains_key(&group) {
                     continue;
                 }
-                let desk = Arc::new(Desk::new(group));
-                desks.insert(group, desk.clone());
-                groups.send_replace(u32::try_from(desks.len()).unwrap_or(u32::MAX));
-                drop(desks);
-                sessions.spawn(Box::pin(self.session(desk, watch_groups.clone()).run()));
+                let attempts = Arc::new(GroupAttempts::new(group));
+                by_group.insert(group, attempts.clone());
+                groups.send_replace(u32::try_from(by_group.len()).unwrap_or(u32::MAX));
+                drop(by_group);
+                sessions.spawn(Box::pin(self.session(attempts, watch_groups.clone()).run()));
             }
             tokio::select! {
                 Ok(()) = self.leaders.changed() => {}
@@ -305,15 +309,15 @@ impl Sessions {
         }
     }
 
-    fn session(&self, desk: Arc<Desk>, groups: watch::Receiver<u32>) -> Session {
+    fn session(&self, attempts: Arc<GroupAttempts>, groups: watch::Receiver<u32>) -> Session {
         Session {
             node: self.node,
-            desk,
+            attempts,
             lanes: self.lanes.clone(),
-            workshop: self.workshop.clone(),
+            context: self.context.clone(),
             endpoints: self.endpoints.clone(),
             leaders: self.leaders.clone(),
-            tenure: self.tenure.clone(),
+            claimed_incarnation: self.claimed_incarnation.clone(),
             budget: self.budget.clone(),
             groups,
             term: 0,

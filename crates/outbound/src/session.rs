@@ -1,6 +1,6 @@
 //! The session with the leader of one group: assignments and recalls in, outcomes and windows out.
 //!
-//! What a session knows, it knows from its [`Desk`]; when it breaks, the next one says what is held and goes on.
+//! All state is in [`GroupAttempts`]: after a break, the next session lists the pending attempts and continues.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -22,26 +22,26 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::Streaming;
 
 use crate::{
-    desk::Desk,
-    held::LISTED_PER_FRAME_MAX,
-    intake::{FRAMES_AHEAD_MAX, Intake, TooFarAhead},
+    assignments::{CREDIT_FRAMES, CreditExceeded, IncomingAssignments},
+    context::DeliveryContext,
+    group_attempts::GroupAttempts,
     lanes::Lanes,
-    workshop::Workshop,
+    pending_attempts::{LISTED_PER_FRAME_MAX, PendingAttempts},
 };
 
 /// Everything a session needs.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) node: NodeId,
-    pub(crate) desk: Arc<Desk>,
+    pub(crate) attempts: Arc<GroupAttempts>,
     pub(crate) lanes: Arc<Lanes>,
-    pub(crate) workshop: Arc<Workshop>,
+    pub(crate) context: Arc<DeliveryContext>,
     pub(crate) endpoints: Endpoints,
     pub(crate) leaders: watch::Receiver<LeaderTable>,
-    /// The run whose claim stands.
-    pub(crate) tenure: watch::Receiver<Option<u64>>,
+    /// The incarnation whose claim was granted; `None` without one.
+    pub(crate) claimed_incarnation: watch::Receiver<Option<u64>>,
     pub(crate) budget: Arc<Semaphore>,
-    /// The number of ledger groups: windows are split over them.
+    /// The number of ledger groups: windows are divided among them.
     pub(crate) groups: watch::Receiver<u32>,
     /// The highest term seen.
     pub(crate) term: u64,
@@ -49,167 +49,167 @@ pub(crate) struct Session {
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+enum SessionEnd {
     #[error("the stream ended")]
     Stream,
     #[error("the leader refused: {0}")]
     Refused(#[from] tonic::Status),
     #[error("the leader of term `{0}` is not the latest")]
     OldTerm(u64),
-    #[error("another node leads, or this run is over")]
+    #[error("another node leads, or this incarnation has ended")]
     Superseded,
-    #[error("the leader does not speak first, or too much")]
+    #[error("the leader violated the protocol")]
     Protocol,
 }
 
-/// How long to wait before the next session is opened.
+/// The pause before the next session is opened.
 const REOPEN_AFTER: Duration = Duration::from_millis(50);
-/// How long a leader may take to begin, and how much longer for each further page of what is held.
+/// How long a leader may take to answer, and how much longer for each further page of pending attempts.
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
 const PAGE_WITHIN: Duration = Duration::from_secs(1);
-/// Windows change in swarms when many sites fail together; each statement names all of them.
+/// The shortest time between two frames of windows: many change together, and each frame has all of them.
 const WINDOWS_GAP: Duration = Duration::from_millis(50);
-/// Windows are stated again even when nothing changed: a leader that heard of a new epoch after us has ignored them.
+/// Windows are sent again without a change: a leader ignores those under an epoch that it does not know yet.
 const WINDOWS_EVERY_MIN: Duration = Duration::from_millis(100);
 const WINDOWS_EVERY_MAX: Duration = Duration::from_secs(5);
 /// Answers to recalls in one frame.
 const ANSWERS_PER_FRAME_MAX: usize = 4096;
 
 impl Session {
-    /// Follows the leader until dropped.
+    /// Keeps a session with the leader until dropped.
     pub(crate) async fn run(mut self) {
         loop {
             let (leader, incarnation) = self.wait_for_leader().await;
             let ended = self.serve(leader, incarnation).await;
-            tracing::debug!(group = %self.desk.group, node = %leader.node, reason = %ended, "work session ended");
+            tracing::debug!(group = %self.attempts.group, node = %leader.node, reason = %ended, "work session ended");
             time::sleep(REOPEN_AFTER).await;
         }
     }
 
     async fn wait_for_leader(&mut self) -> (Leader, u64) {
         loop {
-            let leader = self.leaders.borrow_and_update().get(&self.desk.group).copied();
-            let tenure = *self.tenure.borrow_and_update();
-            if let (Some(leader), Some(incarnation)) = (leader, tenure)
+            let leader = self.leaders.borrow_and_update().get(&self.attempts.group).copied();
+            let claimed_incarnation = *self.claimed_incarnation.borrow_and_update();
+            if let (Some(leader), Some(incarnation)) = (leader, claimed_incarnation)
                 && leader.term >= self.term
             {
                 return (leader, incarnation);
             }
             tokio::select! {
                 Ok(()) = self.leaders.changed() => {}
-                Ok(()) = self.tenure.changed() => {}
+                Ok(()) = self.claimed_incarnation.changed() => {}
                 else => std::future::pending().await,
             }
         }
     }
 
-    async fn serve(&mut self, leader: Leader, incarnation: u64) -> Ended {
+    async fn serve(&mut self, leader: Leader, incarnation: u64) -> SessionEnd {
         match self.open(leader, incarnation).await {
             Ok((outgoing, frames)) => {
-                let (taken, watch_taken) = watch::channel(0);
-                let intake = Intake {
-                    desk: &self.desk,
+                let (admitted, watch_admitted) = watch::channel(0);
+                let incoming = IncomingAssignments {
+                    attempts: &self.attempts,
                     lanes: &self.lanes,
-                    workshop: &self.workshop,
+                    context: &self.context,
                     budget: &self.budget,
                     waiting: Mutex::default(),
                     arrived: Notify::new(),
-                    taken,
+                    admitted,
                 };
                 let writer = Writer {
-                    desk: &self.desk,
+                    attempts: &self.attempts,
                     lanes: &self.lanes,
                     outgoing,
                     windows: self.lanes.windows_watch(),
                     groups: self.groups.clone(),
-                    taken: watch_taken,
+                    admitted: watch_admitted,
                 };
-                let (leaders, tenure) = (self.leaders.clone(), self.tenure.clone());
+                let (leaders, claimed_incarnation) = (self.leaders.clone(), self.claimed_incarnation.clone());
                 let this = &*self;
                 tokio::select! {
-                    ended = this.read(frames, &intake) => ended,
-                    () = intake.run() => Ended::Stream,
+                    ended = this.read(frames, &incoming) => ended,
+                    () = incoming.run() => SessionEnd::Stream,
                     ended = writer.run() => ended,
-                    ended = this.watch(leaders, tenure, incarnation) => ended,
+                    ended = this.watch(leaders, claimed_incarnation, incarnation) => ended,
                 }
             }
             Err(ended) => ended,
         }
     }
 
-    /// Opens the stream and checks that whoever answers leads, in no lower term than was seen.
+    /// Opens the stream and checks that the node leads, in a term no lower than seen before.
     async fn open(
         &mut self,
         leader: Leader,
         incarnation: u64,
-    ) -> Result<(mpsc::Sender<OutboundFrame>, Streaming<postroad_proto::queue::QueueFrame>), Ended> {
-        let channel = self.endpoints.get(&leader.node).cloned().ok_or(Ended::Superseded)?;
+    ) -> Result<(mpsc::Sender<OutboundFrame>, Streaming<postroad_proto::queue::QueueFrame>), SessionEnd> {
+        let channel = self.endpoints.get(&leader.node).cloned().ok_or(SessionEnd::Superseded)?;
         let mut client = QueueServiceClient::new(channel)
             .max_decoding_message_size(FRAME_BYTES_MAX)
             .max_encoding_message_size(FRAME_BYTES_MAX);
-        let held = self.desk.with(crate::held::Held::begin_session);
-        let (first, pages) = pages(held, LISTED_PER_FRAME_MAX);
+        let pending = self.attempts.with(PendingAttempts::begin_session);
+        let (first, pages) = pages(pending, LISTED_PER_FRAME_MAX);
         let within = OPEN_WITHIN + PAGE_WITHIN * u32::try_from(pages.len()).unwrap_or(u32::MAX);
         let hello = Hello {
-            group: u32::from(self.desk.group.0),
+            group: u32::from(self.attempts.group.0),
             node: self.node.0,
             incarnation,
             term: self.term,
             pending: first.attempts,
             windows: Some(Windows { sources: self.lanes.windows(*self.groups.borrow()) }),
             more_pending: first.more,
-            credit_frames: FRAMES_AHEAD_MAX,
+            credit_frames: CREDIT_FRAMES,
         };
         let begin = std::iter::once(outbound_frame::Frame::Hello(hello))
             .chain(pages.into_iter().map(outbound_frame::Frame::Pending));
         let begin = begin.map(|frame| OutboundFrame { frame: Some(frame) });
         let (outgoing, receiver) = mpsc::channel(4);
         let opening = async {
-            let said = tokio_stream::iter(begin).chain(ReceiverStream::new(receiver));
-            let mut frames = client.work(said).await?.into_inner();
+            let outgoing = tokio_stream::iter(begin).chain(ReceiverStream::new(receiver));
+            let mut frames = client.work(outgoing).await?.into_inner();
             let first = frames.message().await?.and_then(|frame| frame.frame);
-            let Some(queue_frame::Frame::Leading(leading)) = first else { return Err(Ended::Protocol) };
+            let Some(queue_frame::Frame::Leading(leading)) = first else { return Err(SessionEnd::Protocol) };
             Ok((leading.term, frames))
         };
-        let (term, frames) = time::timeout(within, opening).await.map_err(|_| Ended::Stream)??;
+        let (term, frames) = time::timeout(within, opening).await.map_err(|_| SessionEnd::Stream)??;
         if term < self.term {
-            return Err(Ended::OldTerm(term));
+            return Err(SessionEnd::OldTerm(term));
         }
         self.term = term;
-        tracing::info!(group = %self.desk.group, node = %leader.node, term, "work session begun");
+        tracing::info!(group = %self.attempts.group, node = %leader.node, term, "work session started");
         Ok((outgoing, frames))
     }
 
-    /// Takes frames until the stream ends; contents that find no room wait aside.
+    /// Reads frames until the stream ends; assignments wait elsewhere for the content budget.
     async fn read(
         &self,
         mut frames: Streaming<postroad_proto::queue::QueueFrame>,
-        intake: &Intake<'_>,
-    ) -> Ended {
+        incoming: &IncomingAssignments<'_>,
+    ) -> SessionEnd {
         loop {
             let frame = match frames.message().await {
                 Ok(Some(frame)) => frame.frame,
-                Ok(None) => return Ended::Stream,
-                Err(status) => return Ended::Refused(status),
+                Ok(None) => return SessionEnd::Stream,
+                Err(status) => return SessionEnd::Refused(status),
             };
             match frame {
-                Some(queue_frame::Frame::Assignments(assignments)) => match intake.put(assignments) {
+                Some(queue_frame::Frame::Assignments(assignments)) => match incoming.push(assignments) {
                     Ok(()) => {}
-                    Err(TooFarAhead) => return Ended::Protocol,
+                    Err(CreditExceeded) => return SessionEnd::Protocol,
                 },
                 Some(queue_frame::Frame::ReportAck(ack)) => {
-                    self.desk.with(|held| held.acknowledged(ack.through));
-                    self.desk.ring();
+                    self.attempts.with(|pending| pending.acknowledged(ack.through));
+                    self.attempts.notify();
                 }
                 Some(queue_frame::Frame::Recalls(recalls)) => {
                     for id in &recalls.attempts {
-                        if !intake.recall(id) {
+                        if !incoming.recall(id) {
                             self.recall(id);
                         }
                     }
-                    self.desk.ring();
+                    self.attempts.notify();
                 }
-                Some(queue_frame::Frame::Leading(_)) => return Ended::Protocol,
+                Some(queue_frame::Frame::Leading(_)) => return SessionEnd::Protocol,
                 // A frame of a newer version.
                 None => {}
             }
@@ -217,115 +217,113 @@ impl Session {
     }
 
     fn recall(&self, id: &AttemptId) {
-        // What is not held, or has ended, needs no answer: it is reported, or was given back.
-        let Some(lane) = self.desk.with(|held| held.lane_of(id)) else { return };
+        // An attempt that is not pending or has an outcome needs no answer: it is reported, or was given back.
+        let Some(lane) = self.attempts.with(|pending| pending.lane_of(id)) else { return };
         let Ok(message) = parse_message_id(&id.message_id) else { return };
-        let taken = self.lanes.recall(&lane, message, id.recipient, id.attempt);
-        self.desk.with(
-            |held| {
-                if taken { held.give_back(id, lane.source) } else { held.keep(id, lane.source) }
-            },
-        );
+        let recalled = self.lanes.recall(&lane, message, id.recipient, id.attempt);
+        self.attempts.with(|pending| {
+            if recalled { pending.give_back(id, lane.source) } else { pending.refuse_recall(id, lane.source) }
+        });
     }
 
-    /// Waits until a higher term has a leader, or until this run is over.
+    /// Waits until a higher term has a leader, or until this incarnation has ended.
     async fn watch(
         &self,
         mut leaders: watch::Receiver<LeaderTable>,
-        mut tenure: watch::Receiver<Option<u64>>,
+        mut claimed_incarnation: watch::Receiver<Option<u64>>,
         incarnation: u64,
-    ) -> Ended {
+    ) -> SessionEnd {
         loop {
-            let known = leaders.borrow_and_update().get(&self.desk.group).copied();
+            let known = leaders.borrow_and_update().get(&self.attempts.group).copied();
             if known.is_some_and(|leader| leader.term > self.term)
-                || *tenure.borrow_and_update() != Some(incarnation)
+                || *claimed_incarnation.borrow_and_update() != Some(incarnation)
             {
-                return Ended::Superseded;
+                return SessionEnd::Superseded;
             }
             tokio::select! {
                 Ok(()) = leaders.changed() => {}
-                Ok(()) = tenure.changed() => {}
-                else => return Ended::Superseded,
+                Ok(()) = claimed_incarnation.changed() => {}
+                else => return SessionEnd::Superseded,
             }
         }
     }
 }
 
-/// Lists what is held: the page that goes with `Hello`, and those that follow it.
-fn pages(mut held: Vec<AttemptId>, per_page: usize) -> (PendingPage, Vec<PendingPage>) {
+/// Splits the pending attempts into pages: the one in `Hello`, and those that follow it.
+fn pages(mut pending: Vec<AttemptId>, per_page: usize) -> (PendingPage, Vec<PendingPage>) {
     let mut pages = VecDeque::new();
-    while held.len() > per_page {
-        let attempts = held.split_off(held.len() - per_page);
+    while pending.len() > per_page {
+        let attempts = pending.split_off(pending.len() - per_page);
         pages.push_front(PendingPage { attempts, more: !pages.is_empty() });
     }
-    let first = PendingPage { attempts: held, more: !pages.is_empty() };
+    let first = PendingPage { attempts: pending, more: !pages.is_empty() };
     (first, pages.into())
 }
 
-/// Says what is to be said: outcomes at once, windows within bounds, and answers after the windows they go with.
+/// Sends outcomes at once, windows at a bounded rate, and recall answers after the windows that belong to them.
 struct Writer<'a> {
-    desk: &'a Desk,
+    attempts: &'a GroupAttempts,
     lanes: &'a Lanes,
     outgoing: mpsc::Sender<OutboundFrame>,
     windows: watch::Receiver<u64>,
     groups: watch::Receiver<u32>,
-    /// How many frames of assignments have found room.
-    taken: watch::Receiver<u64>,
+    /// How many frames of assignments were admitted.
+    admitted: watch::Receiver<u64>,
 }
 
 impl Writer<'_> {
-    async fn run(mut self) -> Ended {
-        let mut stated = Instant::now();
-        let mut state_every = WINDOWS_EVERY_MIN;
+    async fn run(mut self) -> SessionEnd {
+        let mut sent_at = Instant::now();
+        let mut resend_every = WINDOWS_EVERY_MIN;
         loop {
-            // Workers that have an answer can still come along.
+            // Lets workers add their outcomes to the next frame.
             tokio::task::yield_now().await;
-            while let Some(reports) = self.desk.with(crate::held::Held::next_reports) {
+            while let Some(reports) = self.attempts.with(PendingAttempts::next_reports) {
                 if self.send(outbound_frame::Frame::Reports(reports)).await.is_err() {
-                    return Ended::Stream;
+                    return SessionEnd::Stream;
                 }
             }
-            if self.taken.has_changed().unwrap_or(false) {
-                let frames = *self.taken.borrow_and_update();
+            if self.admitted.has_changed().unwrap_or(false) {
+                let frames = *self.admitted.borrow_and_update();
                 if self.send(outbound_frame::Frame::Credit(Credit { frames })).await.is_err() {
-                    return Ended::Stream;
+                    return SessionEnd::Stream;
                 }
             }
             let changed =
                 self.windows.has_changed().unwrap_or(false) || self.groups.has_changed().unwrap_or(false);
-            let due = if changed { WINDOWS_GAP } else { state_every };
-            if stated.elapsed() >= due {
-                state_every =
-                    if changed { WINDOWS_EVERY_MIN } else { (state_every * 2).min(WINDOWS_EVERY_MAX) };
-                stated = Instant::now();
-                if self.state_windows().await.is_err() {
-                    return Ended::Stream;
+            let due = if changed { WINDOWS_GAP } else { resend_every };
+            if sent_at.elapsed() >= due {
+                resend_every =
+                    if changed { WINDOWS_EVERY_MIN } else { (resend_every * 2).min(WINDOWS_EVERY_MAX) };
+                sent_at = Instant::now();
+                if self.send_windows().await.is_err() {
+                    return SessionEnd::Stream;
                 }
-            } else if !changed && self.answer().await.is_err() {
-                return Ended::Stream;
+            } else if !changed && self.send_recall_answers().await.is_err() {
+                return SessionEnd::Stream;
             }
             tokio::select! {
-                () = self.desk.rung() => {}
-                Ok(()) = self.taken.changed() => self.taken.mark_changed(),
-                // What has changed already is waited for by time alone.
+                () = self.attempts.notified() => {}
+                Ok(()) = self.admitted.changed() => self.admitted.mark_changed(),
+                // After a change only the timer is awaited.
                 Ok(()) = self.windows.changed(), if !changed => self.windows.mark_changed(),
                 Ok(()) = self.groups.changed(), if !changed => self.groups.mark_changed(),
-                () = time::sleep_until(stated + due) => {}
+                () = time::sleep_until(sent_at + due) => {}
             }
         }
     }
 
-    async fn state_windows(&mut self) -> Result<(), ()> {
+    async fn send_windows(&mut self) -> Result<(), ()> {
         self.windows.borrow_and_update();
         let groups = *self.groups.borrow_and_update();
         let sources = self.lanes.windows(groups);
         self.send(outbound_frame::Frame::Windows(Windows { sources })).await?;
-        self.answer().await
+        self.send_recall_answers().await
     }
 
-    /// Tells of attempts given back. Their lanes' windows have been stated, so they do not come back at once.
-    async fn answer(&self) -> Result<(), ()> {
-        let mut answers = self.desk.with(crate::held::Held::take_answers);
+    /// Sends the answers about attempts given back. Their lanes' windows were sent before, so they are not assigned again at once.
+    async fn send_recall_answers(&self) -> Result<(), ()> {
+        let mut answers = self.attempts.with(PendingAttempts::take_answers);
         while !answers.is_empty() {
             let rest = answers.split_off(answers.len().min(ANSWERS_PER_FRAME_MAX));
             self.send(outbound_frame::Frame::Recalls(RecallAnswers { answers })).await?;
@@ -344,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_is_listed_once_and_its_last_page_says_so() {
+    fn pages_list_each_attempt_once_and_the_last_says_so() {
         let id = |recipient| AttemptId { recipient, ..AttemptId::default() };
         for count in [0, 1, 9, 10, 11, 20, 95] {
             let all: Vec<AttemptId> = (0..count).map(id).collect();

@@ -1,7 +1,7 @@
-//! A worker of a lane: takes its jobs one after the other, over at most one connection at a time.
+//! A worker of a lane: delivers its jobs one after the other, over at most one connection at a time.
 //!
-//! The connection is kept for the next job within the bounds of D-030: same source, host, port and TLS,
-//! and a server that can do what the message needs.
+//! The connection is kept for the next job under the conditions of D-030: same source, host, port and TLS,
+//! and a server with the extensions that the message needs.
 
 use std::{
     net::IpAddr,
@@ -19,84 +19,85 @@ use tracing::Instrument as _;
 use crate::{
     attempt::Attempt,
     content::Content,
-    fate,
-    job::{Attempted, Job},
+    context::DeliveryContext,
+    job::{AttemptResult, Job},
     lane::{Lane, Next, Signal},
-    lanes::{Cell, Lanes},
-    permit::{given_up, while_permitted},
+    lanes::{LaneHandle, Lanes},
+    permit::{source_lost, while_permitted},
     plan::{Rules, Target, plan},
-    workshop::Workshop,
+    result,
 };
 
-mod open;
+mod connection;
 
-use open::{Failure, Open};
+use connection::{OpenConnection, SessionFailure};
 
-/// How long an answer of the DNS is trusted without asking the resolver's cache.
+/// How long a connection is reused for its domain without another DNS lookup.
 const PLAN_FOR: Duration = Duration::from_secs(30);
 
-/// Works in a lane until there is nothing to do.
-pub(crate) async fn run(lanes: Arc<Lanes>, workshop: Arc<Workshop>, cell: Arc<Cell>) {
-    cell.with(Lane::arrived);
-    let mut place = Place { lanes, workshop, cell, told_to_leave: false };
-    let mut worker = Worker { workshop: place.workshop.clone(), cell: place.cell.clone(), open: None };
+/// Runs a worker of a lane until it has nothing to do.
+pub(crate) async fn run(lanes: Arc<Lanes>, context: Arc<DeliveryContext>, handle: Arc<LaneHandle>) {
+    handle.with(Lane::worker_started);
+    let mut slot = WorkerSlot { lanes, context, handle, exit_counted: false };
+    let mut worker = Worker { context: slot.context.clone(), handle: slot.handle.clone(), open: None };
     loop {
-        match place.lanes.next(&place.workshop, &place.cell) {
+        match slot.lanes.next(&slot.context, &slot.handle) {
             Next::Start(job) => {
                 let signal = worker.work(*job).await;
-                place.lanes.ended(&place.cell, signal);
+                slot.lanes.ended(&slot.handle, signal);
             }
             Next::Wait(until) if worker.wait(until).await => {}
-            Next::Wait(_) | Next::Leave => break,
+            Next::Wait(_) | Next::Exit => break,
         }
     }
-    place.told_to_leave = true;
-    // The place is taken until the connection is closed: the receiver counts it until then.
-    worker.say_goodbye().await;
+    slot.exit_counted = true;
+    // The slot is freed after the connection is closed: the receiver counts the connection until then.
+    worker.close_connection().await;
 }
 
-/// A worker's place in its lane: free again when this is dropped, however that comes about.
-struct Place {
+/// A worker's slot in its lane; dropping this frees it, also after a panic.
+struct WorkerSlot {
     lanes: Arc<Lanes>,
-    workshop: Arc<Workshop>,
-    cell: Arc<Cell>,
-    told_to_leave: bool,
+    context: Arc<DeliveryContext>,
+    handle: Arc<LaneHandle>,
+    /// The lane has decided that the worker exits.
+    exit_counted: bool,
 }
 
-impl Drop for Place {
+impl Drop for WorkerSlot {
     fn drop(&mut self) {
-        if !self.told_to_leave {
-            self.cell.with(|lane| drop(lane.leave()));
+        if !self.exit_counted {
+            self.handle.with(|lane| drop(lane.begin_exit()));
         }
-        self.lanes.left(&self.workshop, &self.cell);
+        self.lanes.worker_exited(&self.context, &self.handle);
     }
 }
 
 struct Worker {
-    workshop: Arc<Workshop>,
-    cell: Arc<Cell>,
-    open: Option<Open>,
+    context: Arc<DeliveryContext>,
+    handle: Arc<LaneHandle>,
+    open: Option<OpenConnection>,
 }
 
-/// What an attempt goes by.
-struct Use {
+/// What one attempt uses: its source, and the domain of its recipients.
+struct AttemptContext {
     source: Arc<Source>,
     abort: CancellationToken,
     domain: Domain,
 }
 
-/// How a transaction went.
-enum Sent {
-    /// The recipients are settled.
-    Settled(Signal),
-    /// The connection had gone stale, and nothing was said (D-031).
+/// How a transaction ended.
+enum TransactionEnd {
+    /// All recipients are reported or given back.
+    Done(Signal),
+    /// The receiver had closed the reused connection before the transaction (D-031).
     Stale,
 }
 
 impl Worker {
-    /// Waits for work; false when there is none and this worker is to leave.
+    /// Waits for a job; false when there is none and the worker exits.
     async fn wait(&mut self, until: Option<Instant>) -> bool {
-        let idle_until = Instant::now() + Duration::from_secs(self.workshop.config.idle_secs);
+        let idle_until = Instant::now() + Duration::from_secs(self.context.config.idle_secs);
         let wake_at = match (until, &self.open) {
             (Some(until), Some(_)) => until.min(idle_until),
             (None, Some(_)) => idle_until,
@@ -105,112 +106,117 @@ impl Worker {
         };
         let woken = tokio::select! {
             biased;
-            () = self.cell.woken() => true,
+            () = self.handle.notified() => true,
             () = time::sleep_until(wake_at.into()) => until.is_some_and(|until| until <= wake_at),
         };
-        let leaves = self.cell.with(|lane| {
-            lane.woken();
-            !woken && until.is_none() && lane.may_leave()
+        let exits = self.handle.with(|lane| {
+            lane.worker_woken();
+            !woken && until.is_none() && lane.try_exit()
         });
-        if !woken && !leaves {
-            self.say_goodbye().await;
+        if !woken && !exits {
+            self.close_connection().await;
         }
-        !leaves
+        !exits
     }
 
     async fn work(&mut self, job: Job) -> Signal {
-        let (source, abort) = self.cell.source();
+        let (source, abort) = self.handle.source();
         let span = trace::span("deliver", &job.traceparent);
-        let metrics = self.workshop.metrics.clone();
-        let mut attempt = Attempt::begin(job, self.cell.source, metrics);
+        let metrics = self.context.metrics.clone();
+        let mut attempt = Attempt::begin(job, self.handle.source, metrics);
         let Some(domain) = attempt.open().first().and_then(|recipient| recipient.address.domain()) else {
             // D-020: submission refuses address literals.
-            let text = "5.1.3 mail for address literals is not sent";
+            let text = "5.1.3 mail to address literals is not supported";
             let outcome = Outcome::new(OutcomeKind::Hard, Some(BounceClass::InvalidRecipient), 0, text);
-            attempt.settle_all(&Attempted::alone(outcome));
+            attempt.report_all(&AttemptResult::without_remote(outcome));
             return Signal::Silent;
         };
-        let going = Use { source, abort, domain };
-        self.deliver(&mut attempt, &going).instrument(span).await
+        let attempt_context = AttemptContext { source, abort, domain };
+        self.deliver(&mut attempt, &attempt_context).instrument(span).await
     }
 
-    async fn deliver(&mut self, attempt: &mut Attempt, going: &Use) -> Signal {
-        let Some(content) = self.content(attempt, going).await else {
+    async fn deliver(&mut self, attempt: &mut Attempt, attempt_context: &AttemptContext) -> Signal {
+        let Some(content) = self.content(attempt, attempt_context).await else {
             attempt.give_back();
             return Signal::Silent;
         };
         let mut targets = None;
-        if !self.is_planned(&going.domain) {
-            match self.targets(going).await {
+        if !self.is_planned(&attempt_context.domain) {
+            match self.targets(attempt_context).await {
                 Ok(found) => targets = Some(found),
-                Err(outcome) => return undeliverable(attempt, *outcome),
+                Err(outcome) => return report_without_session(attempt, *outcome),
             }
         }
-        if self.fits(attempt, going, targets.as_deref()) {
-            if let Sent::Settled(signal) = self.transact(attempt, &content, going).await {
+        if self.can_reuse(attempt, attempt_context, targets.as_deref()) {
+            if let TransactionEnd::Done(signal) = self.transact(attempt, &content, attempt_context).await {
                 return signal;
             }
             self.open = None;
         }
-        self.say_goodbye().await;
+        self.close_connection().await;
         let targets = match targets {
             Some(targets) => targets,
-            None => match self.targets(going).await {
+            None => match self.targets(attempt_context).await {
                 Ok(targets) => targets,
-                Err(outcome) => return undeliverable(attempt, *outcome),
+                Err(outcome) => return report_without_session(attempt, *outcome),
             },
         };
-        self.try_targets(attempt, &targets, &content, going).await
+        self.try_targets(attempt, &targets, &content, attempt_context).await
     }
 
-    /// Returns the content; `None` when it cannot be had.
-    async fn content(&self, attempt: &mut Attempt, going: &Use) -> Option<Content> {
+    /// Returns the content; `None` when it cannot be fetched.
+    async fn content(&self, attempt: &mut Attempt, attempt_context: &AttemptContext) -> Option<Content> {
         if let Some(content) = attempt.job.content.take() {
             return Some(Content::whole(content));
         }
-        let (group, message) = (attempt.job.desk.group, attempt.job.message);
-        let fetch = self.workshop.content.fetch(group, message, attempt.job.size);
-        match while_permitted(&self.workshop.lease, &going.abort, fetch).await? {
+        let (group, message) = (attempt.job.attempts.group, attempt.job.message);
+        let fetch = self.context.content.fetch(group, message, attempt.job.size);
+        match while_permitted(&self.context.lease, &attempt_context.abort, fetch).await? {
             Ok(content) => Some(content),
             Err(status) => {
-                tracing::warn!(%message, %status, "the content of a large message could not be fetched");
+                tracing::warn!(%message, %status, "cannot fetch the content of a large message");
                 None
             }
         }
     }
 
-    /// Returns true when the connection was made for this domain, and not long ago.
+    /// Returns true when the connection was opened for this domain, and recently.
     fn is_planned(&self, domain: &Domain) -> bool {
         self.open
             .as_ref()
             .is_some_and(|open| open.planned.0 == *domain && open.planned.1.elapsed() < PLAN_FOR)
     }
 
-    /// Returns true when the connection may carry this job (D-030); `targets` are those of its domain, if they were asked for.
-    fn fits(&mut self, attempt: &Attempt, going: &Use, targets: Option<&[Target]>) -> bool {
-        let messages_max = self.cell.with(|lane| lane.messages_per_connection());
+    /// Returns true when the connection may be used for this job (D-030); `targets` are those of its domain, if looked up.
+    fn can_reuse(
+        &mut self,
+        attempt: &Attempt,
+        attempt_context: &AttemptContext,
+        targets: Option<&[Target]>,
+    ) -> bool {
+        let messages_max = self.handle.with(|lane| lane.messages_per_connection());
         let Some(open) = &mut self.open else { return false };
-        let same_source =
-            (open.source.address, &open.source.helo) == (going.source.address, &going.source.helo);
+        let same_source = (open.source.address, &open.source.helo)
+            == (attempt_context.source.address, &attempt_context.source.helo);
         let can_utf8 = !attempt.job.smtputf8 || open.connection.capabilities().smtputf8;
-        let on_the_way = targets.is_none_or(|targets| targets.contains(&open.target));
-        let fits = same_source
+        let same_destination = targets.is_none_or(|targets| targets.contains(&open.target));
+        let can_reuse = same_source
             && can_utf8
-            && on_the_way
+            && same_destination
             && open.messages < messages_max
             && open.connection.is_usable();
-        if fits && targets.is_some() {
-            open.planned = (going.domain.clone(), Instant::now());
+        if can_reuse && targets.is_some() {
+            open.planned = (attempt_context.domain.clone(), Instant::now());
         }
-        fits
+        can_reuse
     }
 
-    async fn targets(&self, going: &Use) -> Result<Vec<Target>, Box<Outcome>> {
-        let view = self.workshop.view();
-        let source = going.source.address;
-        if let Some(route) = view.route(&going.domain) {
-            let found = self.workshop.resolver.addresses(&route.host).await;
-            let addresses = found.map_err(|error| Box::new(fate::outcome_of_dns(&error)))?;
+    async fn targets(&self, attempt_context: &AttemptContext) -> Result<Vec<Target>, Box<Outcome>> {
+        let view = self.context.view();
+        let source = attempt_context.source.address;
+        if let Some(route) = view.route(&attempt_context.domain) {
+            let found = self.context.resolver.addresses(&route.host).await;
+            let addresses = found.map_err(|error| Box::new(result::outcome_of_dns(&error)))?;
             let of_family =
                 addresses.iter().filter(|address| source.is_none_or(|s| s.is_ipv4() == address.is_ipv4()));
             let target = |address: &IpAddr| Target {
@@ -218,51 +224,51 @@ impl Worker {
                 address: (*address, route.port).into(),
                 trusted: true,
             };
-            return Ok(of_family.take(self.workshop.config.addresses_max).map(target).collect());
+            return Ok(of_family.take(self.context.config.addresses_max).map(target).collect());
         }
-        let found = self.workshop.resolver.mail_hosts(&going.domain).await;
-        let hosts = found.map_err(|error| Box::new(fate::outcome_of_dns(&error)))?;
+        let found = self.context.resolver.mail_hosts(&attempt_context.domain).await;
+        let hosts = found.map_err(|error| Box::new(result::outcome_of_dns(&error)))?;
         let rules = Rules {
-            port: self.workshop.config.smtp_port,
+            port: self.context.config.smtp_port,
             source,
-            own: &self.workshop.own_addresses(),
-            guard: &self.workshop.guard,
-            avoid_ipv6: self.cell.with(|lane| lane.avoids_ipv6(Instant::now())),
-            addresses_max: self.workshop.config.addresses_max,
+            own: &self.context.own_addresses(),
+            guard: &self.context.guard,
+            avoid_ipv6: self.handle.with(|lane| lane.avoids_ipv6(Instant::now())),
+            addresses_max: self.context.config.addresses_max,
         };
         plan(&hosts, &rules)
     }
 
-    /// Tries one address after the other until one gives a session.
+    /// Tries one address after the other until a session is open.
     async fn try_targets(
         &mut self,
         attempt: &mut Attempt,
         targets: &[Target],
         content: &Content,
-        going: &Use,
+        attempt_context: &AttemptContext,
     ) -> Signal {
-        let mut failure: Option<Failure> = None;
+        let mut failure: Option<SessionFailure> = None;
         let (mut sessions, mut ipv6_failed) = (0, false);
         for target in targets {
-            if sessions >= self.workshop.config.sessions_max {
+            if sessions >= self.context.config.sessions_max {
                 break;
             }
-            let opened = self.open(target, going, &mut sessions);
-            let lease = self.workshop.lease.clone();
-            match while_permitted(&lease, &going.abort, opened).await {
+            let opened = self.open(target, attempt_context, &mut sessions);
+            let lease = self.context.lease.clone();
+            match while_permitted(&lease, &attempt_context.abort, opened).await {
                 None => {
                     attempt.give_back();
                     return Signal::Silent;
                 }
                 Some(Ok(open)) => {
                     if ipv6_failed && target.address.is_ipv4() {
-                        self.cell.with(|lane| lane.avoid_ipv6(Instant::now()));
+                        self.handle.with(|lane| lane.avoid_ipv6(Instant::now()));
                     }
                     self.open = Some(open);
-                    return match self.transact(attempt, content, going).await {
-                        Sent::Settled(signal) => signal,
-                        // It was closed between two transactions: those who were left over have not been tried.
-                        Sent::Stale => {
+                    return match self.transact(attempt, content, attempt_context).await {
+                        TransactionEnd::Done(signal) => signal,
+                        // Closed between two transactions: the open recipients have not been tried.
+                        TransactionEnd::Stale => {
                             attempt.give_back();
                             Signal::Silent
                         }
@@ -270,76 +276,82 @@ impl Worker {
                 }
                 Some(Err(failed)) => {
                     ipv6_failed |= target.address.is_ipv6();
-                    // What a server said is worth more than that another could not be reached.
-                    if failed.attempted.outcome.code != 0 || failure.is_none() {
+                    // A reply of a server tells more than a failed connection.
+                    if failed.result.outcome.code != 0 || failure.is_none() {
                         failure = Some(failed);
                     }
                 }
             }
         }
-        let Some(Failure { attempted, signal }) = failure else {
-            let text = "4.4.4 the route has no address of the source's family";
+        let Some(SessionFailure { result, signal }) = failure else {
+            let text = "4.4.4 the route has no address of the source's family (IPv4 or IPv6)";
             let outcome = Outcome::new(OutcomeKind::Soft, Some(BounceClass::Connection), 0, text);
-            return undeliverable(attempt, outcome);
+            return report_without_session(attempt, outcome);
         };
-        attempt.settle_all(&attempted);
+        attempt.report_all(&result);
         signal
     }
 
-    /// Sends the message, and again for those who were too many in one transaction (D-035).
-    async fn transact(&mut self, attempt: &mut Attempt, content: &Content, going: &Use) -> Sent {
-        let messages_max = self.cell.with(|lane| lane.messages_per_connection());
+    /// Sends the message, and again to recipients that were too many for one transaction (D-035).
+    async fn transact(
+        &mut self,
+        attempt: &mut Attempt,
+        content: &Content,
+        attempt_context: &AttemptContext,
+    ) -> TransactionEnd {
+        let messages_max = self.handle.with(|lane| lane.messages_per_connection());
         let mut result = Signal::Silent;
-        let mut charged = true;
+        let mut allowed = true;
         loop {
-            let Some(open) = &mut self.open else { return Sent::Settled(result) };
+            let Some(open) = &mut self.open else { return TransactionEnd::Done(result) };
             let transaction = attempt.transaction(&content.parts);
-            let until = given_up(&self.workshop.lease, &going.abort);
+            let until = source_lost(&self.context.lease, &attempt_context.abort);
             let delivery = open.connection.deliver(transaction, until).await;
             if delivery.stale {
-                return Sent::Stale;
+                return TransactionEnd::Stale;
             }
             if delivery.not_started {
                 self.open = None;
                 attempt.give_back();
-                return Sent::Settled(result);
+                return TransactionEnd::Done(result);
             }
             if open.messages > 0 {
-                self.workshop.metrics.reused.increment(1);
+                self.context.metrics.reused.increment(1);
             }
             open.messages += 1;
             let usable = open.connection.is_usable() && open.messages < messages_max;
-            let mut left = if usable { fate::left_over(&delivery.results) } else { Vec::new() };
-            if !left.is_empty() {
-                charged = self.cell.with(|lane| lane.charge(Instant::now()));
+            let mut next_recipients =
+                if usable { result::over_recipient_limit(&delivery.results) } else { Vec::new() };
+            if !next_recipients.is_empty() {
+                allowed = self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
             }
-            if !charged {
-                left.clear();
+            if !allowed {
+                next_recipients.clear();
             }
-            attempt.settle(&delivery.results, &left, &open.remote, &open.tls);
-            result = worse(result, fate::signal_of(&delivery.results));
+            attempt.report_results(&delivery.results, &next_recipients, &open.remote, &open.tls);
+            result = worse(result, result::signal_of(&delivery.results));
             if !usable {
-                self.say_goodbye().await;
+                self.close_connection().await;
             }
-            if left.is_empty() {
-                return Sent::Settled(result);
+            if next_recipients.is_empty() {
+                return TransactionEnd::Done(result);
             }
         }
     }
 
-    async fn say_goodbye(&mut self) {
+    async fn close_connection(&mut self) {
         if let Some(open) = self.open.take() {
             open.quit().await;
         }
     }
 }
 
-fn undeliverable(attempt: &mut Attempt, outcome: Outcome) -> Signal {
-    attempt.settle_all(&Attempted::alone(outcome));
+fn report_without_session(attempt: &mut Attempt, outcome: Outcome) -> Signal {
+    attempt.report_all(&AttemptResult::without_remote(outcome));
     Signal::Silent
 }
 
-/// Of two signals of one attempt, the one the lane must hear.
+/// Returns the more serious of two signals of one attempt.
 fn worse(one: Signal, other: Signal) -> Signal {
     let rank = |signal: &Signal| match signal {
         Signal::Refused(_) => 3,

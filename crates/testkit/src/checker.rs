@@ -1,4 +1,4 @@
-//! Judges a run: what was acknowledged against what the sink took, and what the record says of the rest.
+//! Checks a run: compares acknowledged messages with the sink's copies, and explains duplicates from control's record.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,12 +15,12 @@ use crate::{
     sink::{Copies, Ledger},
 };
 
-/// How often what is missing is looked for again.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// So long without a copy means that none is on its way.
+/// How often to check again.
+const CHECK_EVERY: Duration = Duration::from_millis(200);
+/// After this long without a new copy, no more are expected.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// A message that a client was told is safe.
+/// A message that the server acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
     /// The id that came with the 250.
@@ -29,21 +29,21 @@ pub struct Acknowledged {
     pub recipients: Vec<Box<str>>,
 }
 
-/// One message for one recipient that came more than once.
+/// One message for one recipient that the sink received more than once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Duplicate {
     /// The message.
     pub id: MessageId,
     /// The recipient.
     pub recipient: Box<str>,
-    /// How often it came.
+    /// How many copies the sink received.
     pub copies: usize,
-    /// How many attempts of the record ended `unknown`; each may have left a copy behind.
+    /// How many attempts in the record ended `unknown`; each may have delivered a copy.
     pub unknown_attempts: usize,
 }
 
 impl Duplicate {
-    /// Returns true when the record accounts for every copy.
+    /// Returns true when the record explains every copy.
     #[must_use]
     pub fn is_explained(&self) -> bool {
         self.copies <= self.unknown_attempts + 1
@@ -53,18 +53,19 @@ impl Duplicate {
 /// What is wrong with a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Acknowledged and never taken by the sink.
+    /// Acknowledged, and not at the sink.
     pub lost: Vec<(MessageId, Box<str>)>,
-    /// Taken more than once.
+    /// At the sink more than once.
     pub duplicates: Vec<Duplicate>,
-    /// Taken, though nobody was told that it is safe: allowed, since a client may not hear the answer.
+    /// At the sink, and not acknowledged: allowed, since the acknowledgement may be lost.
     pub unacknowledged: usize,
-    /// One token each: sent once, and at the sink under all these ids. The record of neither shows it.
-    pub taken_twice: Vec<BTreeSet<MessageId>>,
+    /// Messages accepted more than once: each was sent once, and is at the sink under all these ids.
+    /// Control's record cannot show this.
+    pub accepted_twice: Vec<BTreeSet<MessageId>>,
 }
 
 impl Findings {
-    /// Compares what was acknowledged with what was taken.
+    /// Compares the acknowledged messages with the sink's copies.
     #[must_use]
     pub fn new(acknowledged: &[Acknowledged], copies: &Copies) -> Self {
         let mut findings = Self::default();
@@ -76,7 +77,7 @@ impl Findings {
         }
         findings.lost = expected.keys().filter(|key| !copies.contains_key(key)).cloned().collect();
         findings.unacknowledged = copies.keys().filter(|key| !expected.contains_key(key)).count();
-        findings.taken_twice = taken_twice(copies);
+        findings.accepted_twice = accepted_twice(copies);
         let several = copies.iter().filter(|(_, records)| records.len() > 1);
         findings.duplicates = several
             .map(|((id, recipient), records)| Duplicate {
@@ -89,23 +90,23 @@ impl Findings {
         findings
     }
 
-    /// Waits until the sink has all that was acknowledged, and until control's record, which follows a moment behind,
-    /// explains every duplicate; what is missing for `patience` is missing.
+    /// Waits until the sink has all acknowledged messages, and until control's record, which lags a little,
+    /// explains every duplicate; gives up after `patience` without progress.
     ///
     /// # Errors
-    /// Control does not answer, or does not know a message.
-    pub async fn settle(
+    /// Control does not answer, or has no record of a message.
+    pub async fn wait_until_explained(
         acknowledged: &[Acknowledged],
         sink: &Ledger,
         control: SocketAddr,
         patience: Duration,
     ) -> anyhow::Result<Self> {
-        let (findings, explained) = Self::gather(acknowledged, sink, control, patience).await;
+        let (findings, explained) = Self::collect(acknowledged, sink, control, patience).await;
         explained.map(|()| findings)
     }
 
-    /// Waits as [`Findings::settle`] does; returns what was found also when control could not explain it.
-    pub async fn gather(
+    /// Waits as [`Findings::wait_until_explained`] does; returns the findings even if control does not answer.
+    pub async fn collect(
         acknowledged: &[Acknowledged],
         sink: &Ledger,
         control: SocketAddr,
@@ -115,10 +116,10 @@ impl Findings {
         while !Self::new(acknowledged, &sink.copies()).lost.is_empty()
             && sink.wait_for_count(count + 1, patience).await
         {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_EVERY).await;
             count = sink.count();
         }
-        // A copy that is on its way counts too.
+        // Copies that are still being delivered count too.
         while sink.wait_for_count(sink.count() + 1, QUIET).await {}
         let mut findings = Self::new(acknowledged, &sink.copies());
         let end = Instant::now() + patience;
@@ -128,14 +129,14 @@ impl Findings {
             if all || Instant::now() > end {
                 return (findings, explained);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_EVERY).await;
         }
     }
 
     /// Asks control's API for the record of each duplicate.
     ///
     /// # Errors
-    /// Control does not answer, or does not know a message.
+    /// Control does not answer, or has no record of a message.
     pub async fn explain(&mut self, control: SocketAddr) -> anyhow::Result<()> {
         for duplicate in &mut self.duplicates {
             let record = record(control, duplicate.id).await?;
@@ -147,23 +148,23 @@ impl Findings {
         Ok(())
     }
 
-    /// Fails unless nothing is lost, nothing was taken twice, and every duplicate is explained.
+    /// Fails if a message is lost or was accepted twice, or a duplicate is unexplained.
     ///
     /// # Errors
-    /// Something is lost, was taken twice, or came twice without a reason.
+    /// The count and the first of each.
     pub fn require_exactly_once(&self) -> anyhow::Result<()> {
         ensure!(self.lost.is_empty(), "{} lost, the first {:?}", self.lost.len(), self.lost[0]);
-        let twice = &self.taken_twice;
-        ensure!(twice.is_empty(), "{} taken twice, the first as {:?}", twice.len(), twice[0]);
+        let twice = &self.accepted_twice;
+        ensure!(twice.is_empty(), "{} accepted twice, the first as {:?}", twice.len(), twice[0]);
         let unexplained: Vec<_> =
             self.duplicates.iter().filter(|duplicate| !duplicate.is_explained()).collect();
-        ensure!(unexplained.is_empty(), "{} duplicates without a reason: {unexplained:?}", unexplained.len());
+        ensure!(unexplained.is_empty(), "{} unexplained duplicates: {unexplained:?}", unexplained.len());
         Ok(())
     }
 }
 
-/// Returns the ids of each token that is at the sink under more than one.
-fn taken_twice(copies: &Copies) -> Vec<BTreeSet<MessageId>> {
+/// Returns the ids of each token that is at the sink under more than one id.
+fn accepted_twice(copies: &Copies) -> Vec<BTreeSet<MessageId>> {
     let mut ids = BTreeMap::<&str, BTreeSet<MessageId>>::new();
     for ((id, _), records) in copies {
         for token in records.iter().filter_map(|record| record.token.as_deref()) {
@@ -173,7 +174,7 @@ fn taken_twice(copies: &Copies) -> Vec<BTreeSet<MessageId>> {
     ids.into_values().filter(|ids| ids.len() > 1).collect()
 }
 
-/// What control's API tells of a message, as far as it is needed here.
+/// The part of control's record of a message that is needed here.
 #[derive(Clone, Debug, Deserialize)]
 pub struct MessageRecord {
     /// Its recipients.
@@ -185,21 +186,21 @@ pub struct MessageRecord {
 pub struct DeliveryRecord {
     /// The recipient.
     pub address: String,
-    /// Where it stands: `delivered`, `waiting` and so on.
+    /// Its state: `delivered`, `deferred` and so on.
     pub state: String,
-    /// What happened, in order.
+    /// Its events, in order.
     pub timeline: Vec<StepRecord>,
 }
 
-/// One thing that happened.
+/// One event of a delivery.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StepRecord {
-    /// How an attempt ended, for one.
+    /// The outcome, if the event is an attempt.
     pub outcome: Option<String>,
 }
 
 impl DeliveryRecord {
-    /// Returns how many attempts ended without anybody knowing how.
+    /// Returns how many attempts ended `unknown`.
     #[must_use]
     pub fn unknown_attempts(&self) -> usize {
         self.timeline.iter().filter(|step| step.outcome.as_deref() == Some("unknown")).count()
@@ -209,11 +210,11 @@ impl DeliveryRecord {
 /// Returns control's record of a message.
 ///
 /// # Errors
-/// Control does not answer, or does not know the message.
+/// Control does not answer, or has no record of the message.
 pub async fn record(control: SocketAddr, id: MessageId) -> anyhow::Result<MessageRecord> {
     let (status, body) = http_get(control, &format!("/api/v1/messages/{id}")).await?;
     ensure!(status == 200, "control answers {status} for `{id}`");
-    serde_json::from_slice(&body).with_context(|| format!("control's record of `{id}` cannot be read"))
+    serde_json::from_slice(&body).with_context(|| format!("malformed record of `{id}`"))
 }
 
 #[cfg(test)]
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_or_came_twice_is_found() {
+    fn lost_and_duplicate_messages_are_found() {
         let id = MessageId::from_u128;
         let mut copies = Copies::new();
         for (number, recipient, times) in [(1, "a@x.test", 1), (1, "b@x.test", 2), (9, "z@x.test", 1)] {
@@ -263,11 +264,11 @@ mod tests {
     }
 
     #[test]
-    fn one_token_under_two_ids_was_taken_twice() {
+    fn one_token_under_two_ids_was_accepted_twice() {
         #[track_caller]
-        fn check(taken: &[(u128, &str, &str)], expected: &[&[u128]]) {
+        fn check(received: &[(u128, &str, &str)], expected: &[&[u128]]) {
             let mut copies = Copies::new();
-            for (number, recipient, token) in taken {
+            for (number, recipient, token) in received {
                 let id = MessageId::from_u128(*number);
                 let record = Record { token: Some((*token).into()), ..copy(id, recipient) };
                 copies.entry((id, (*recipient).into())).or_default().push(record);
@@ -277,7 +278,7 @@ mod tests {
             let message = Acknowledged { id, recipients: vec!["a@x.test".into()] };
             let findings = Findings::new(&[message], &copies);
             let ids = |numbers: &&[u128]| numbers.iter().copied().map(MessageId::from_u128).collect();
-            assert_eq!(findings.taken_twice, expected.iter().map(ids).collect::<Vec<BTreeSet<_>>>());
+            assert_eq!(findings.accepted_twice, expected.iter().map(ids).collect::<Vec<BTreeSet<_>>>());
             assert_eq!(findings.require_exactly_once().is_ok(), expected.is_empty());
         }
         check(&[(1, "a@x.test", "t-1"), (1, "b@x.test", "t-1")], &[]);
@@ -287,17 +288,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_found_is_told_without_control_too() {
+    async fn findings_are_returned_even_without_control() {
         let sink = Sink::start(SinkConfig::default()).await.unwrap();
         let content =
             format!("Received: by x.test with ESMTP id {}\r\n\r\nhello\r\n", MessageId::from_u128(1));
         for _ in 0..2 {
             submit(sink.address(), "a@x.test", &["b@x.test"], &content).await;
         }
-        // A port that nobody listens on any more.
+        // A port without a listener.
         let control = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (findings, explained) =
-            Findings::gather(&[], &sink.ledger(), control, Duration::from_millis(1)).await;
+            Findings::collect(&[], &sink.ledger(), control, Duration::from_millis(1)).await;
         assert_eq!((findings.duplicates.len(), findings.unacknowledged), (1, 1));
         assert!(explained.is_err());
     }

@@ -1,4 +1,4 @@
-//! Sends mail as a test's client: what was acknowledged, refused, or left without an answer.
+//! A client for tests: submits a message and returns whether it was acknowledged, refused, or not answered.
 
 use std::{future::pending, net::SocketAddr, time::Duration};
 
@@ -14,20 +14,20 @@ use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::checker::Acknowledged;
 
-/// What a client knows of its message.
+/// The result of a submission, as the client knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Submitted {
-    /// It was told that the message is safe.
+    /// The server acknowledged the message.
     Acknowledged(Acknowledged),
-    /// It was told no, with this reply.
+    /// The server refused over SMTP, with this reply code.
     Refused(u16),
-    /// It was told no by gRPC, with this code.
+    /// The server refused over gRPC, with this code.
     Rejected(Code),
-    /// It does not know: there may be a message or not.
+    /// No answer: the server may have accepted the message or not.
     Unknown,
 }
 
-/// Sends one message over a connection of its own, in the clear.
+/// Submits one message over its own SMTP connection, without TLS.
 ///
 /// Addresses must be valid: tests are written by us.
 pub async fn submit(server: SocketAddr, sender: &str, recipients: &[&str], content: &str) -> Submitted {
@@ -50,10 +50,10 @@ pub async fn submit(server: SocketAddr, sender: &str, recipients: &[&str], conte
     };
     let delivery = connection.deliver(transaction, pending()).await;
     connection.quit().await;
-    judge(recipients, &delivery.results)
+    smtp_result(recipients, &delivery.results)
 }
 
-/// Hands over one message by gRPC over a connection of its own, in the clear.
+/// Submits one message over its own gRPC connection, without TLS.
 pub async fn submit_grpc(
     server: SocketAddr,
     api_key: &str,
@@ -75,23 +75,23 @@ pub async fn submit_grpc(
         Some(client.submit(request).await)
     };
     let Ok(Some(answer)) = tokio::time::timeout(PATIENCE, answer).await else { return Submitted::Unknown };
-    judge_grpc(recipients, answer.map(Response::into_inner))
+    grpc_result(recipients, answer.map(Response::into_inner))
 }
 
-fn judge_grpc(recipients: &[&str], answer: Result<SubmitResponse, Status>) -> Submitted {
+fn grpc_result(recipients: &[&str], answer: Result<SubmitResponse, Status>) -> Submitted {
     match answer {
         Ok(response) => acknowledged(recipients, response.message_id.parse().ok()),
-        // The connection may have broken after the commit.
+        // The connection may have failed after the commit.
         Err(status) if status.code() == Code::Unavailable => Submitted::Unknown,
         Err(status) => Submitted::Rejected(status.code()),
     }
 }
 
-/// A server of ours that takes longer has hung.
+/// A server that takes longer to answer has hung.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn judge(recipients: &[&str], fates: &[RecipientResult]) -> Submitted {
-    match fates.first() {
+fn smtp_result(recipients: &[&str], results: &[RecipientResult]) -> Submitted {
+    match results.first() {
         Some(RecipientResult::Reply(Phase::Message, reply)) if reply.code == 250 => {
             acknowledged(recipients, reply.text.split(' ').find_map(|word| word.parse().ok()))
         }

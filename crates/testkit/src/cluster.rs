@@ -1,4 +1,4 @@
-//! A whole cluster as real processes with mutual TLS on loopback, whose nodes can be killed one by one.
+//! A cluster of real processes with mutual TLS on loopback, whose nodes can be killed one by one.
 
 use std::{
     collections::BTreeMap,
@@ -19,19 +19,19 @@ use crate::process::{Process, ProcessSpec, free_ports, http_get};
 /// How long a node may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// What clients of a usual cluster show over gRPC.
+/// The API key of the default cluster.
 pub const API_KEY: &str = "test-loopback-only";
 
-/// What a node is.
+/// The role of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Keeps mail durable.
+    /// Stores mail durably.
     Queue,
-    /// Delivers it.
+    /// Delivers mail.
     Outbound,
     /// Keeps the history.
     Control,
-    /// Takes it in.
+    /// Accepts mail.
     Ingress,
 }
 
@@ -45,7 +45,7 @@ impl Role {
         }
     }
 
-    /// Ids of nodes are never shared between roles.
+    /// Node ids are unique across roles.
     fn id_base(self) -> usize {
         match self {
             Self::Queue => 0,
@@ -69,16 +69,16 @@ pub struct ClusterSpec {
     pub outbounds: usize,
     /// Control nodes: 0 or 1.
     pub controls: usize,
-    /// What `postroad apply` is given once the cluster is there.
+    /// The policy for `postroad apply`.
     pub policy: String,
-    /// Settings besides, for each role: sections in TOML.
+    /// Additional settings for each role, in TOML.
     pub settings: BTreeMap<Role, String>,
 }
 
 impl ClusterSpec {
-    /// Describes 3 queue, 2 ingress, 2 outbound nodes and 1 control node, which send everything to one receiver.
+    /// Describes 3 queue, 2 ingress, 2 outbound nodes and 1 control node, which send all mail to one receiver.
     ///
-    /// Everybody on this machine may send, as anybody.
+    /// Any process on this machine may submit, from any sender address.
     #[must_use]
     pub fn usual(binary: &Path, receiver: SocketAddr) -> Self {
         let policy = format!(
@@ -107,15 +107,15 @@ impl ClusterSpec {
 /// A node of the cluster.
 #[derive(Debug)]
 pub struct Node {
-    /// What it is.
+    /// Its role.
     pub role: Role,
     /// Its process.
     pub process: Process,
-    /// Where it speaks SMTP, for ingress.
+    /// The SMTP address of an ingress node.
     pub smtp: SocketAddr,
-    /// Where it speaks gRPC in the clear, for ingress.
+    /// The gRPC address of an ingress node, without TLS.
     pub grpc: SocketAddr,
-    /// Where it serves HTTP, for control.
+    /// The HTTP address of a control node.
     pub http: SocketAddr,
 }
 
@@ -128,7 +128,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a new cluster, starts its nodes and waits until all are ready.
+    /// Creates a cluster, starts its nodes and waits until all are ready.
     ///
     /// # Errors
     /// A command of the binary fails, or a node does not become ready.
@@ -163,28 +163,28 @@ impl Cluster {
         self.nodes.iter_mut().filter(|node| node.role == role).collect()
     }
 
-    /// Returns where each ingress node speaks SMTP.
+    /// Returns the SMTP address of each ingress node.
     #[must_use]
     pub fn smtp(&self) -> Vec<SocketAddr> {
         self.nodes.iter().filter(|node| node.role == Role::Ingress).map(|node| node.smtp).collect()
     }
 
-    /// Returns where each ingress node speaks gRPC.
+    /// Returns the gRPC address of each ingress node.
     #[must_use]
     pub fn grpc(&self) -> Vec<SocketAddr> {
         self.nodes.iter().filter(|node| node.role == Role::Ingress).map(|node| node.grpc).collect()
     }
 
-    /// Returns where control serves HTTP.
+    /// Returns the HTTP address of the control node.
     #[must_use]
     pub fn control(&self) -> Option<SocketAddr> {
         self.nodes.iter().find(|node| node.role == Role::Control).map(|node| node.http)
     }
 
-    /// Waits until every node that runs is ready.
+    /// Waits until every running node is ready.
     ///
     /// # Errors
-    /// One does not become ready.
+    /// A node does not become ready.
     pub async fn wait_all_ready(&mut self) -> anyhow::Result<()> {
         for node in self.nodes.iter_mut().filter(|node| node.process.pid().is_some()) {
             node.process.wait_ready(READY_WITHIN).await?;
@@ -192,11 +192,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Returns the place among the queue nodes of the one that leads a group, as they say.
+    /// Returns the index among the queue nodes of the leader of a group, according to their metrics.
     pub async fn leader(&self, group: GroupId) -> Option<usize> {
         let queues = self.nodes.iter().filter(|node| node.role == Role::Queue).enumerate();
         let running = queues.filter(|(_, node)| node.process.pid().is_some());
-        leader_of(running.map(|(place, node)| (place, node.process.spec().metrics)), group).await
+        leader_of(running.map(|(index, node)| (index, node.process.spec().metrics)), group).await
     }
 
     /// Runs `postroad apply` with a policy.
@@ -211,7 +211,7 @@ impl Cluster {
         self.postroad(&arguments).await.map(drop)
     }
 
-    /// Returns the end of every node's log.
+    /// Returns the last lines of every node's log.
     #[must_use]
     pub fn logs(&self) -> String {
         let log = |node: &Node| format!("== {}\n{}\n", node.process.spec().name, node.process.log_tail());
@@ -236,15 +236,15 @@ impl Cluster {
         let ports = ports.get(..self.spec.queues).context("a cluster has 1, 3 or 5 queue nodes")?;
         let mut arguments: Vec<OsString> =
             ["cluster".into(), "init".into(), "--dir".into(), self.files().into()].into();
-        for (place, port) in ports.iter().enumerate() {
+        for (index, port) in ports.iter().enumerate() {
             arguments.push("--queue".into());
-            arguments.push(format!("{}=127.0.0.1:{port}", place + 1).into());
+            arguments.push(format!("{}=127.0.0.1:{port}", index + 1).into());
         }
         self.postroad(&arguments).await?;
         Ok(ports.to_vec())
     }
 
-    /// Makes the files of a node, fits them to this machine, and starts it.
+    /// Creates the files of a node, adjusts its settings, and starts it.
     async fn start_node(&self, role: Role, number: usize, queue_port: u16) -> anyhow::Result<Node> {
         let name = format!("{}-{}", role.as_str(), number + 1);
         let out = self.dir.path().join(&name);
@@ -302,7 +302,7 @@ fn own_settings(role: Role, queue_port: u16, [metrics, smtp, grpc, http]: [Socke
     format!("[metrics]\nlisten = \"{metrics}\"\n{own}")
 }
 
-/// Puts `from` over `into`, section by section.
+/// Merges `from` into `into`, key by key.
 fn merge(into: &mut Table, from: Table) {
     for (key, value) in from {
         match (into.get_mut(&key), value) {
@@ -312,25 +312,25 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-/// Asks queue nodes at their places who leads a group.
+/// Asks queue nodes, given with their index, who leads a group.
 ///
-/// A leader that was deposed may not know it yet: of several, the one of the highest term leads.
+/// A deposed leader may not know it yet: of several that claim to lead, the one with the highest term leads.
 pub(crate) async fn leader_of(
     nodes: impl Iterator<Item = (usize, SocketAddr)>,
     group: GroupId,
 ) -> Option<usize> {
     let mut leader: Option<(f64, usize)> = None;
-    for (place, metrics) in nodes {
+    for (index, metrics) in nodes {
         let Ok((200, page)) = http_get(metrics, "/metrics").await else { continue };
         let term = leading_term(&String::from_utf8_lossy(&page), group);
         if let Some(term) = term.filter(|term| leader.is_none_or(|(highest, _)| *term > highest)) {
-            leader = Some((term, place));
+            leader = Some((term, index));
         }
     }
-    leader.map(|(_, place)| place)
+    leader.map(|(_, index)| index)
 }
 
-/// Returns the term in which a node leads a group, if its metrics say that it leads.
+/// Returns the term in which a node leads a group; `None` if its metrics say that it does not lead.
 fn leading_term(page: &str, group: GroupId) -> Option<f64> {
     let value = |name| {
         let series = format!("{name}{{group=\"{group}\"}} ");
@@ -346,7 +346,7 @@ mod tests {
 
     use super::*;
 
-    /// Serves one page to whoever asks.
+    /// Serves one page to every request.
     async fn serve(page: String) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -361,19 +361,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_several_that_say_that_they_lead_the_one_of_the_highest_term_does() {
+    async fn of_several_claimed_leaders_the_one_with_the_highest_term_leads() {
         let check = async |nodes: [(u8, u64); 3], expected| {
-            let mut asked = Vec::new();
-            for (place, (leading, term)) in nodes.into_iter().enumerate() {
-                // What another group has is not asked for.
+            let mut nodes_asked = Vec::new();
+            for (index, (leading, term)) in nodes.into_iter().enumerate() {
+                // The metrics of another group do not matter.
                 let page = format!(
                     "postroad_queue_leading{{group=\"12\"}} 1\npostroad_queue_term{{group=\"12\"}} {}\n\
                      postroad_queue_leading{{group=\"1\"}} {leading}\npostroad_queue_term{{group=\"1\"}} {term}\n",
-                    100 - place
+                    100 - index
                 );
-                asked.push((place, serve(page).await));
+                nodes_asked.push((index, serve(page).await));
             }
-            assert_eq!(leader_of(asked.into_iter(), GroupId(1)).await, expected, "{nodes:?}");
+            assert_eq!(leader_of(nodes_asked.into_iter(), GroupId(1)).await, expected, "{nodes:?}");
         };
         check([(0, 7), (1, 7), (0, 7)], Some(1)).await;
         check([(1, 9), (1, 10), (0, 11)], Some(1)).await;

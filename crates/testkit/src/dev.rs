@@ -1,4 +1,4 @@
-//! `postroad dev` as a process under test: one node with everything, on free ports.
+//! `postroad dev` as a process under test: all roles in one process, on free ports.
 
 mod cluster;
 
@@ -27,12 +27,12 @@ pub struct Dev {
 }
 
 impl Dev {
-    /// Starts it with flags besides those for its data and ports, and waits until it is ready.
+    /// Starts it with additional flags, and waits until it is ready.
     ///
     /// # Errors
     /// The binary does not build, or it does not become ready.
     pub async fn start(flags: &[&str]) -> anyhow::Result<Self> {
-        // The first build of a day takes longer than any test should hold up others.
+        // Building the binary may take long; other tests go on meanwhile.
         let binary = tokio::task::spawn_blocking(postroad_binary).await??;
         let dir = tempfile::Builder::new().prefix("postroad-dev-").tempdir()?;
         let ports = free_ports::<6>()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -54,42 +54,42 @@ impl Dev {
         Ok(Self { process, ports, dir })
     }
 
-    /// Returns where it speaks SMTP with STARTTLS.
+    /// Returns its address for SMTP with STARTTLS.
     #[must_use]
     pub fn smtp(&self) -> SocketAddr {
         self.ports[0]
     }
 
-    /// Returns where it speaks SMTP over TLS.
+    /// Returns its address for SMTP over TLS.
     #[must_use]
     pub fn smtps(&self) -> SocketAddr {
         self.ports[1]
     }
 
-    /// Returns where it speaks gRPC.
+    /// Returns its gRPC address.
     #[must_use]
     pub fn grpc(&self) -> SocketAddr {
         self.ports[2]
     }
 
-    /// Returns where the console and the sandbox are.
+    /// Returns its HTTP address, with the console and the sandbox.
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.ports[3]
     }
 
-    /// Returns its process, to be killed and started again.
+    /// Returns its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Returns where it keeps its data.
+    /// Returns the directory of its data and log.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Asks it to end; returns the end of its log.
+    /// Stops it; returns the last lines of its log.
     pub async fn stop(mut self, limit: Duration) -> String {
         let ended = self.process.terminate(limit).await;
         format!("{ended:?}\n{}", self.process.log_tail())

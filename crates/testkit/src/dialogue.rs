@@ -1,24 +1,24 @@
-//! Dialogues: files that say what an SMTP client sends and what it must be answered.
+//! Dialogues: files with the lines that an SMTP client sends and the replies that it must get.
 //!
 //! ```text
 //! # A comment.
 //! @ recipients-max 2         a setting of the server, before the first step
-//! S: 220 *                   a line that must come; `*` stands for anything
-//! C: EHLO client.test        a line that is sent
-//! S: 250...                  a whole reply, of as many lines as it has
-//! C*3: RCPT TO:<r{n}@x.test> a line that is sent three times, numbered from 1
-//! S*3: 250 *                 a line that must come three times
-//! R: a\r\n.\r                bytes that are sent, with escapes: \r \n \t \0 \\ \xNN
+//! S: 220 *                   the client expects a line; `*` matches anything
+//! C: EHLO client.test        the client sends a line
+//! S: 250...                  the client expects a reply with this code, of any number of lines
+//! C*3: RCPT TO:<r{n}@x.test> the client sends a line three times, numbered from 1
+//! S*3: 250 *                 the client expects a line three times
+//! R: a\r\n.\r                the client sends bytes, with escapes: \r \n \t \0 \\ \xNN
 //! --                         what follows goes into another segment
 //! TLS                        the client begins TLS
-//! WAIT 301                   the clock moves on by seconds
+//! WAIT 301                   the clock advances by this many seconds
 //! SHUTDOWN                   the server shuts down
-//! TAKEN a@b.c > d@e.f g@h.i  a message was taken, with this envelope; `<>` for the null sender
-//! NOTHING TAKEN              no message was taken that has not been named
+//! TAKEN a@b.c > d@e.f g@h.i  the server has accepted a message with this envelope; `<>` for the null sender
+//! NOTHING TAKEN              the server has accepted no other message
 //! END                        the server has closed the connection
 //! ```
 //!
-//! Lines and bytes that are sent without a line expected between them go out in one segment.
+//! Lines and bytes without an expected line between them are sent in one segment.
 
 mod bare;
 mod live;
@@ -29,41 +29,41 @@ use std::{
     time::Duration,
 };
 
-pub use bare::Bare;
-pub use live::{Listener, Live};
-pub use play::{Outcome, Peer, TestPolicy, Told, play};
+pub use bare::BareSession;
+pub use live::{Listener, LiveSession};
+pub use play::{AcceptedMessages, Outcome, Peer, TestPolicy, play};
 
-/// A dialogue that was read.
+/// A parsed dialogue.
 #[derive(Clone, Debug)]
 pub struct Dialogue {
-    /// Where it stands.
+    /// Its file.
     pub path: PathBuf,
-    /// What the server must be like.
+    /// The server's settings.
     pub settings: Settings,
-    /// The steps, each with its line.
+    /// The steps, each with its line number.
     pub steps: Vec<(usize, Step)>,
 }
 
-/// What the server must be like for a dialogue; the default is a submission service that trusts the client's network.
+/// The server's settings for a dialogue; the default is a submission service that trusts the client's network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The client is nobody we know until it logs in: `@ anonymous`.
+    /// The client must log in: `@ anonymous`.
     pub anonymous: bool,
-    /// The service takes the mail of others: `@ relay`.
+    /// The service is `relay`: `@ relay`.
     pub relay: bool,
-    /// There is TLS from the start: `@ tls`.
+    /// TLS from the first byte: `@ tls`.
     pub implicit_tls: bool,
-    /// STARTTLS cannot be had: `@ no-starttls`.
+    /// No STARTTLS: `@ no-starttls`.
     pub no_starttls: bool,
-    /// Forgives nothing: `@ strict`.
+    /// Strict syntax: `@ strict`.
     pub strict: bool,
-    /// Bytes of a message: `@ size-max N`.
+    /// The message size limit in bytes: `@ size-max N`.
     pub size_max: Option<u64>,
-    /// Recipients of a transaction: `@ recipients-max N`.
+    /// The recipient limit: `@ recipients-max N`.
     pub recipients_max: Option<usize>,
-    /// Only the session as a value can do this, because it moves the clock: `@ bare-only`.
+    /// Needs a session without a network, because it moves the clock: `@ bare-only`.
     pub bare_only: bool,
-    /// The policy must be that of tests, or the listener patient with whoever speaks first: `@ test-listener`.
+    /// Needs the test policy, or a listener that waits before its greeting: `@ test-listener`.
     pub test_listener: bool,
 }
 
@@ -80,9 +80,9 @@ impl Settings {
         test_listener: false,
     };
 
-    /// Returns true when `postroad dev` behaves so.
+    /// Returns true when the dialogue needs no special settings, so that `postroad dev` can play it.
     #[must_use]
-    pub fn are_usual(&self) -> bool {
+    pub fn are_default(&self) -> bool {
         *self == Self::DEFAULT
     }
 }
@@ -92,27 +92,27 @@ impl Settings {
 pub enum Step {
     /// The client sends bytes.
     Send(Vec<u8>),
-    /// What was to be sent goes out as a segment.
+    /// The client sends the pending bytes as one segment.
     Flush,
-    /// A line must come.
+    /// The client expects a line.
     Line(String),
-    /// A reply with this code must come.
+    /// The client expects a reply with this code.
     Reply(String),
     /// The client begins TLS.
     Tls,
-    /// The clock moves on.
+    /// The clock advances.
     Wait(Duration),
     /// The server shuts down.
     Shutdown,
-    /// A message was taken.
+    /// The server has accepted a message.
     Taken(Envelope),
-    /// No other message was taken.
+    /// The server has accepted no other message.
     NothingTaken,
     /// The server has closed the connection.
     End,
 }
 
-/// The envelope of a message that was taken; the null sender is empty.
+/// The envelope of an accepted message; the null sender is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// The reverse path.
@@ -121,31 +121,31 @@ pub struct Envelope {
     pub recipients: Vec<String>,
 }
 
-/// Why a dialogue could not be read, or was not kept to.
+/// Why a dialogue could not be read, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialogueError {
     /// The file cannot be read.
     #[error("cannot read `{0}`")]
     Read(PathBuf, #[source] std::io::Error),
-    /// A line is none of a dialogue.
+    /// A line is malformed.
     #[error("{path}:{line}: not a step of a dialogue")]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// Its line.
+        /// The line number.
         line: usize,
     },
-    /// The server did something else.
-    #[error("{path}:{line}: {what}\n{told}")]
+    /// The server did not behave as expected.
+    #[error("{path}:{line}: {what}\n{transcript}")]
     Broken {
         /// The file.
         path: PathBuf,
-        /// Its line.
+        /// The line number.
         line: usize,
         /// What was expected and what came.
         what: String,
-        /// What was said until then.
-        told: String,
+        /// The conversation until then.
+        transcript: String,
     },
 }
 
@@ -153,7 +153,7 @@ impl Dialogue {
     /// Reads a dialogue from a file.
     ///
     /// # Errors
-    /// The file cannot be read, or holds a line that is none of a dialogue.
+    /// The file cannot be read, or a line is malformed.
     pub fn read(path: &Path) -> Result<Self, DialogueError> {
         let text =
             std::fs::read_to_string(path).map_err(|error| DialogueError::Read(path.to_owned(), error))?;
@@ -163,22 +163,22 @@ impl Dialogue {
     fn parse(path: &Path, text: &str) -> Result<Self, DialogueError> {
         let mut settings = Settings::DEFAULT;
         let mut steps = Vec::new();
-        for (number, line) in text.lines().enumerate().map(|(place, line)| (place + 1, line)) {
+        for (number, line) in text.lines().enumerate().map(|(index, line)| (index + 1, line)) {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let understood = match line.strip_prefix("@ ") {
-                Some(setting) => take_setting(&mut settings, setting).then(Vec::new),
+            let parsed = match line.strip_prefix("@ ") {
+                Some(setting) => apply_setting(&mut settings, setting).then(Vec::new),
                 None => parse_step(line),
             };
             let malformed = || DialogueError::Malformed { path: path.to_owned(), line: number };
-            steps.extend(understood.ok_or_else(malformed)?.into_iter().map(|step| (number, step)));
+            steps.extend(parsed.ok_or_else(malformed)?.into_iter().map(|step| (number, step)));
         }
         Ok(Self { path: path.to_owned(), settings, steps })
     }
 }
 
-fn take_setting(settings: &mut Settings, setting: &str) -> bool {
+fn apply_setting(settings: &mut Settings, setting: &str) -> bool {
     let (name, value) = setting.split_once(' ').unwrap_or((setting, ""));
     match name {
         "anonymous" => settings.anonymous = true,
@@ -244,19 +244,19 @@ fn parse_envelope(text: &str) -> Option<Envelope> {
 fn unescape(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
-    while let Some(place) = rest.find('\\') {
-        bytes.extend_from_slice(&rest.as_bytes()[..place]);
-        let (byte, len) = match rest.as_bytes().get(place + 1)? {
+    while let Some(index) = rest.find('\\') {
+        bytes.extend_from_slice(&rest.as_bytes()[..index]);
+        let (byte, len) = match rest.as_bytes().get(index + 1)? {
             b'r' => (b'\r', 2),
             b'n' => (b'\n', 2),
             b't' => (b'\t', 2),
             b'0' => (0, 2),
             b'\\' => (b'\\', 2),
-            b'x' => (u8::from_str_radix(rest.get(place + 2..place + 4)?, 16).ok()?, 4),
+            b'x' => (u8::from_str_radix(rest.get(index + 2..index + 4)?, 16).ok()?, 4),
             _ => return None,
         };
         bytes.push(byte);
-        rest = &rest[place + len..];
+        rest = &rest[index + len..];
     }
     bytes.extend_from_slice(rest.as_bytes());
     Some(bytes)
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_read() {
+    fn steps_are_parsed() {
         let send = |text: &str| Step::Send(text.into());
         assert_eq!(steps("C*2: R{n}"), Some(vec![send("R1\r\n"), send("R2\r\n")]));
         assert_eq!(steps(r"R: a\x00\r\\"), Some(vec![send("a\0\r\\")]));

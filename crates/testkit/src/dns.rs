@@ -1,4 +1,4 @@
-//! A DNS server of our own on loopback, UDP and TCP, that answers from a small map or fails as it is told.
+//! A DNS server on loopback, UDP and TCP, that answers from a small map or fails on request.
 
 use std::{
     collections::BTreeMap,
@@ -22,21 +22,21 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Seconds that every answer may be cached.
+/// The TTL of every answer.
 const TTL_SECS: u32 = 1;
 /// CNAME records followed in one answer.
 const ALIASES_MAX: usize = 8;
 /// TCP connections at one time.
 const CONNECTIONS_MAX: usize = 1000;
 
-/// What a name is answered with. Names are lower case without a dot at the end.
+/// The records and failures of names. Names are lower case without a final dot.
 #[derive(Clone, Debug, Default)]
 pub struct Zones {
     records: BTreeMap<Box<str>, Vec<RData>>,
     failures: BTreeMap<Box<str>, Failure>,
-    /// Answers over UDP are cut to nothing, so that TCP is asked.
+    /// Answers over UDP are truncated, so that clients retry over TCP.
     pub truncate: bool,
-    /// Every answer waits so long.
+    /// The delay before every answer.
     pub delay: Duration,
 }
 
@@ -45,16 +45,16 @@ pub struct Zones {
 pub enum Failure {
     /// SERVFAIL.
     Server,
-    /// NXDOMAIN, though the map has the name.
+    /// NXDOMAIN, even if the map has the name.
     NoSuchName,
     /// REFUSED.
     Refused,
-    /// No answer at all.
+    /// No answer.
     Silence,
 }
 
 impl Zones {
-    /// Adds an MX record; an exchange of `.` says that the domain takes no mail.
+    /// Adds an MX record; an exchange of `.` means that the domain accepts no mail.
     #[must_use]
     pub fn mx(self, name: &str, preference: u16, exchange: &str) -> Self {
         self.record(name, RData::MX(MX::new(preference, name_of(exchange))))
@@ -78,7 +78,7 @@ impl Zones {
         self.record(name, RData::CNAME(CNAME(name_of(target))))
     }
 
-    /// Makes every question about a name fail.
+    /// Makes every query for a name fail.
     #[must_use]
     pub fn fail(mut self, name: &str, failure: Failure) -> Self {
         self.failures.insert(name.into(), failure);
@@ -90,7 +90,7 @@ impl Zones {
         self
     }
 
-    /// A name that only has names below it exists.
+    /// Returns true for a name with records, and for a parent of such a name.
     fn exists(&self, name: &str) -> bool {
         let below = format!(".{name}");
         self.records.contains_key(name) || self.records.keys().any(|other| other.ends_with(&below))
@@ -122,7 +122,7 @@ impl Zones {
     }
 }
 
-/// Panics on a name that is none: tests are written by us.
+/// Panics on an invalid name, which only a test could have written.
 fn name_of(text: &str) -> Name {
     let mut name = Name::from_ascii(text).expect("a test names a domain");
     name.set_fqdn(true);
@@ -169,12 +169,12 @@ impl FakeDns {
         self.address
     }
 
-    /// Answers from another map from now on.
+    /// Replaces the map.
     pub fn set_zones(&self, zones: Zones) {
         *self.shared.zones.write() = Arc::new(zones);
     }
 
-    /// Returns how often a question was asked: a name without its last dot and a type, such as `MX`.
+    /// Returns the number of queries for a name without its final dot and a type, such as `MX`.
     #[must_use]
     pub fn asked(&self, name: &str, kind: &str) -> u64 {
         self.shared.asked.lock().get(&(name.to_owned(), kind.to_owned())).copied().unwrap_or(0)
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_are_answered_from_the_map_or_fail_as_told() {
+    async fn names_are_answered_from_the_map_or_fail_on_request() {
         let zones = Zones::default()
             .mx("example.test", 10, "mx.example.test")
             .cname("mx.example.test", "host.test")

@@ -1,39 +1,39 @@
-//! Leaders that die while mail flows: one description for nodes in the test's own process and for real ones.
+//! Kills leaders under load, with nodes in the test's process or with real processes.
 //!
-//! It knows neither what kills a node nor who sends the mail; it sets no limits of time, which whoever waits for it does.
+//! How a node is killed and where the load comes from is up to [`Queues`]; timeouts are up to the caller.
 
 use std::time::{Duration, Instant};
 
 use postroad_core::GroupId;
 
-/// How often a condition is looked at again.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often a condition is checked.
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 
-/// Queue nodes that can be killed under load, and what of that load was acknowledged.
+/// Queue nodes that can be killed under load, and how much of the load was acknowledged.
 pub trait Queues {
-    /// What may go wrong with killing and starting.
+    /// Why killing or starting failed.
     type Error;
 
-    /// Returns the place of the running node that leads `group`, if it is known.
+    /// Returns the index of the running node that leads `group`, if known.
     fn leader(&mut self, group: GroupId) -> impl Future<Output = Option<usize>>;
 
-    /// Kills a node: it is told nothing.
-    fn kill(&mut self, place: usize) -> impl Future<Output = Result<(), Self::Error>>;
+    /// Kills a node without warning.
+    fn kill(&mut self, index: usize) -> impl Future<Output = Result<(), Self::Error>>;
 
-    /// Starts a node that was killed, and waits until it is ready.
-    fn start_again(&mut self, place: usize) -> impl Future<Output = Result<(), Self::Error>>;
+    /// Starts a killed node, and waits until it is ready.
+    fn start_again(&mut self, index: usize) -> impl Future<Output = Result<(), Self::Error>>;
 
-    /// Returns how many messages of `group` were acknowledged; of any group for the directory, which has none.
+    /// Returns how many messages of `group` were acknowledged; for the directory, messages of all groups.
     fn acknowledged(&self, group: GroupId) -> u64;
 }
 
-/// A leader that was killed, and without which its group accepts mail again.
+/// A killed leader whose group accepts mail again under another one.
 #[derive(Clone, Copy, Debug)]
 pub struct Loss {
-    /// The group that it led, perhaps among others.
+    /// The group that it led; it may have led others too.
     pub group: GroupId,
-    /// Its place among the queue nodes.
-    pub place: usize,
+    /// Its index among the queue nodes.
+    pub index: usize,
     /// When it was killed.
     pub at: Instant,
     /// How long until another node led the group.
@@ -42,13 +42,13 @@ pub struct Loss {
     pub accepted_after: Duration,
 }
 
-/// One death of a leader, from which it has come back.
+/// A killed leader that is ready again.
 #[derive(Clone, Copy, Debug)]
 pub struct Kill {
-    /// The group that it led, perhaps among others.
+    /// The group that it led; it may have led others too.
     pub group: GroupId,
-    /// Its place among the queue nodes.
-    pub place: usize,
+    /// Its index among the queue nodes.
+    pub index: usize,
     /// When it was killed.
     pub at: Instant,
     /// How long until another node led the group.
@@ -72,16 +72,16 @@ pub async fn kill_leader<Q: Queues>(queues: &mut Q, group: GroupId) -> Result<Ki
 /// # Errors
 /// The node cannot be killed.
 pub async fn lose_leader<Q: Queues>(queues: &mut Q, group: GroupId) -> Result<Loss, Q::Error> {
-    let place = leader_besides(queues, group, None).await;
+    let index = leader_other_than(queues, group, None).await;
     let at = Instant::now();
-    queues.kill(place).await?;
-    leader_besides(queues, group, Some(place)).await;
+    queues.kill(index).await?;
+    leader_other_than(queues, group, Some(index)).await;
     let led_after = at.elapsed();
     let before = queues.acknowledged(group);
     while queues.acknowledged(group) == before {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_EVERY).await;
     }
-    Ok(Loss { group, place, at, led_after, accepted_after: at.elapsed() })
+    Ok(Loss { group, index, at, led_after, accepted_after: at.elapsed() })
 }
 
 impl Loss {
@@ -90,25 +90,25 @@ impl Loss {
     /// # Errors
     /// The node cannot be started.
     pub async fn start_again<Q: Queues>(self, queues: &mut Q) -> Result<Kill, Q::Error> {
-        let Self { group, place, at, led_after, accepted_after } = self;
-        queues.start_again(place).await?;
-        Ok(Kill { group, place, at, led_after, accepted_after, ready_after: at.elapsed() })
+        let Self { group, index, at, led_after, accepted_after } = self;
+        queues.start_again(index).await?;
+        Ok(Kill { group, index, at, led_after, accepted_after, ready_after: at.elapsed() })
     }
 }
 
-/// What is known of leaders may still be the one that has just died.
-async fn leader_besides<Q: Queues>(queues: &mut Q, group: GroupId, dead: Option<usize>) -> usize {
+/// Waits for a leader other than `dead`: it may still be known as the leader for a moment.
+async fn leader_other_than<Q: Queues>(queues: &mut Q, group: GroupId, dead: Option<usize>) -> usize {
     loop {
-        if let Some(place) = queues.leader(group).await
-            && Some(place) != dead
+        if let Some(index) = queues.leader(group).await
+            && Some(index) != dead
         {
-            return place;
+            return index;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_EVERY).await;
     }
 }
 
-/// Returns the longest time without an acknowledgement from `from` to `until`, also after the last of them.
+/// Returns the longest time without an acknowledgement between `from` and `until`, including the time after the last.
 ///
 /// `times` are in order.
 #[must_use]
@@ -118,10 +118,10 @@ pub fn worst_gap(times: &[Instant], from: Instant, until: Instant) -> Duration {
     longest_gap(times, from, until).max(until.saturating_duration_since(last))
 }
 
-/// Returns the longest time without an acknowledgement of those that end after `from`, and not after `until`.
+/// Returns the longest gap between acknowledgements that ends after `from` and not after `until`.
 ///
-/// So a gap that begins before a kill counts for it as a whole, and one that lasts into the next kill counts for that one,
-/// unless there is no other.
+/// So a gap that begins before a kill counts for it as a whole, and a gap that lasts into the next kill counts for that,
+/// unless there is no other gap.
 /// `times` are in order.
 #[must_use]
 pub fn longest_gap(times: &[Instant], from: Instant, until: Instant) -> Duration {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_counts_for_the_last_kill_that_lies_in_it() {
+    fn a_gap_counts_for_the_last_kill_within_it() {
         #[track_caller]
         fn check(times: &[u64], span: (u64, u64), expected: u64) {
             check_with(longest_gap, times, span, expected);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_falls_silent_before_the_end_has_a_gap_until_then() {
+    fn a_group_without_acknowledgements_at_the_end_has_a_gap_until_the_end() {
         #[track_caller]
         fn check(times: &[u64], span: (u64, u64), expected: u64) {
             check_with(worst_gap, times, span, expected);
@@ -186,12 +186,12 @@ mod tests {
         check(&[], (0, 90), 90);
     }
 
-    /// Three nodes, of which the next one leads when a leader dies, and which accept whenever they are looked at.
+    /// Three nodes: when the leader is killed, the next one leads; every third query sees one more acknowledgement.
     struct Three {
         leader: usize,
         running: [bool; 3],
-        looks: std::cell::Cell<u64>,
-        /// The dead leader is taken for the leader once more.
+        queries: std::cell::Cell<u64>,
+        /// The next query still returns the dead leader.
         stale: bool,
     }
 
@@ -205,29 +205,34 @@ mod tests {
             self.running[self.leader].then_some(self.leader)
         }
 
-        async fn kill(&mut self, place: usize) -> Result<(), String> {
-            self.running[place] = false;
-            self.leader = (place + 1) % 3;
+        async fn kill(&mut self, index: usize) -> Result<(), String> {
+            self.running[index] = false;
+            self.leader = (index + 1) % 3;
             self.stale = true;
             Ok(())
         }
 
-        async fn start_again(&mut self, place: usize) -> Result<(), String> {
-            if std::mem::replace(&mut self.running[place], true) { Err("it runs".into()) } else { Ok(()) }
+        async fn start_again(&mut self, index: usize) -> Result<(), String> {
+            if std::mem::replace(&mut self.running[index], true) {
+                Err("it is running".into())
+            } else {
+                Ok(())
+            }
         }
 
         fn acknowledged(&self, _: GroupId) -> u64 {
-            self.looks.set(self.looks.get() + 1);
-            self.looks.get() / 3
+            self.queries.set(self.queries.get() + 1);
+            self.queries.get() / 3
         }
     }
 
     #[tokio::test]
-    async fn a_leader_that_is_dead_is_not_the_next_one() {
-        let mut three = Three { leader: 1, running: [true; 3], looks: std::cell::Cell::new(0), stale: false };
-        for place in [1, 2, 0] {
+    async fn a_killed_leader_is_not_taken_for_the_next_one() {
+        let mut three =
+            Three { leader: 1, running: [true; 3], queries: std::cell::Cell::new(0), stale: false };
+        for index in [1, 2, 0] {
             let kill = kill_leader(&mut three, GroupId(1)).await.unwrap();
-            assert_eq!(kill.place, place);
+            assert_eq!(kill.index, index);
             assert!(kill.led_after <= kill.accepted_after && kill.accepted_after <= kill.ready_after);
         }
         assert_eq!(three.running, [true; 3]);

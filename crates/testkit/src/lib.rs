@@ -1,4 +1,4 @@
-//! What tests stand on: a receiver with scripted misbehaviour, a fake DNS, a cluster to break.
+//! Tools for tests: a receiver with scripted misbehaviour, a fake DNS, clusters of real processes.
 
 pub mod checker;
 pub mod client;

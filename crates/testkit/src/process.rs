@@ -1,4 +1,4 @@
-//! A process of ours under test: started, killed and started again, and never left behind.
+//! A process under test: started, killed and started again; never left running.
 
 use std::{
     collections::BTreeSet,
@@ -22,8 +22,8 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// How often is looked whether a process is ready.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often to check whether a process is ready.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -34,9 +34,9 @@ pub struct ProcessSpec {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// Where its output goes; appended to.
+    /// The file to which its output is appended.
     pub log: PathBuf,
-    /// Where it serves `/readyz`.
+    /// The address where it serves `/readyz` and `/metrics`.
     pub metrics: SocketAddr,
 }
 
@@ -51,7 +51,7 @@ impl Process {
     /// Starts the process.
     ///
     /// # Errors
-    /// There is no such program, or the log cannot be written.
+    /// The program cannot be started, or the log cannot be written.
     pub fn start(spec: ProcessSpec) -> anyhow::Result<Self> {
         let mut process = Self { spec, child: None };
         process.start_again()?;
@@ -61,10 +61,10 @@ impl Process {
     /// Starts the process again after it has ended.
     ///
     /// # Errors
-    /// It runs, or cannot be started.
+    /// It is running, or cannot be started.
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         let spec = &self.spec;
-        ensure!(self.child.is_none(), "`{}` runs", spec.name);
+        ensure!(self.child.is_none(), "`{}` is running", spec.name);
         let log = File::options().create(true).append(true).open(&spec.log)?;
         let child = Command::new(&spec.program)
             .args(&spec.arguments)
@@ -95,10 +95,10 @@ impl Process {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Waits until `/readyz` says yes.
+    /// Waits until `/readyz` answers 200.
     ///
     /// # Errors
-    /// The process has ended or is not ready in time; the end of its log is told.
+    /// The process has ended or is not ready in time; the error has the last lines of its log.
     pub async fn wait_ready(&mut self, limit: Duration) -> anyhow::Result<()> {
         let ready = async {
             loop {
@@ -108,7 +108,7 @@ impl Process {
                 if !self.is_running() {
                     bail!("`{}` has ended", self.spec.name);
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(CHECK_EVERY).await;
             }
         };
         let ready = tokio::time::timeout(limit, ready).await;
@@ -117,10 +117,10 @@ impl Process {
         ready.with_context(|| format!("its log ends with\n{}", self.log_tail()))
     }
 
-    /// Kills the process as a power cut would: it is told nothing.
+    /// Kills the process with SIGKILL.
     ///
     /// # Errors
-    /// It cannot be waited for.
+    /// Waiting for its end fails.
     pub async fn kill(&mut self) -> io::Result<()> {
         match self.child.take() {
             Some(mut child) => child.kill().await,
@@ -128,12 +128,12 @@ impl Process {
         }
     }
 
-    /// Asks the process to end, and waits for it.
+    /// Sends SIGTERM, and waits until the process has ended.
     ///
     /// # Errors
-    /// It does not end in time; it is killed then.
+    /// It does not end in time; then it is killed.
     pub async fn terminate(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
-        let mut child = self.child.take().with_context(|| format!("`{}` does not run", self.spec.name))?;
+        let mut child = self.child.take().with_context(|| format!("`{}` is not running", self.spec.name))?;
         signal(&child, Signal::TERM)?;
         if let Ok(status) = tokio::time::timeout(limit, child.wait()).await {
             return Ok(status?);
@@ -142,36 +142,36 @@ impl Process {
         bail!("`{}` did not end in time; its log ends with\n{}", self.spec.name, self.log_tail())
     }
 
-    /// Asks the process to end if it runs, and waits on this thread: for what is dropped, and can await nothing.
+    /// Sends SIGTERM if the process is running, and blocks until it has ended: for use in `drop`.
     ///
-    /// It is killed when it does not end in time.
+    /// If it does not end in time, it is killed.
     pub fn terminate_blocking(&mut self, limit: Duration) {
         let Some(mut child) = self.child.take() else { return };
         let end = Instant::now() + limit;
-        // An error means that it has ended.
+        // An error means that it has already ended.
         let _ = signal(&child, Signal::TERM);
         while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(CHECK_EVERY);
         }
     }
 
-    /// Stops the process where it stands, as a machine that hangs does.
+    /// Freezes the process with SIGSTOP, like a machine that hangs.
     ///
     /// # Errors
-    /// It does not run.
+    /// It is not running.
     pub fn freeze(&self) -> anyhow::Result<()> {
-        signal(self.child.as_ref().context("it does not run")?, Signal::STOP)
+        signal(self.child.as_ref().context("the process is not running")?, Signal::STOP)
     }
 
-    /// Lets a frozen process go on.
+    /// Continues a frozen process.
     ///
     /// # Errors
-    /// It does not run.
+    /// It is not running.
     pub fn thaw(&self) -> anyhow::Result<()> {
-        signal(self.child.as_ref().context("it does not run")?, Signal::CONT)
+        signal(self.child.as_ref().context("the process is not running")?, Signal::CONT)
     }
 
-    /// Returns all that the process has written.
+    /// Returns the whole log.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.spec.log).unwrap_or_default()
@@ -189,14 +189,14 @@ impl Process {
 
 fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
     let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    kill_process(id.context("it has ended")?, signal)?;
+    kill_process(id.context("the process has ended")?, signal)?;
     Ok(())
 }
 
-/// Asks an HTTP server for a path; returns the status and the body.
+/// Sends a GET request; returns the status and the body.
 ///
 /// # Errors
-/// Nobody answers, or it is not HTTP.
+/// There is no answer, or it is not HTTP.
 pub async fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, Vec<u8>)> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let answer = async {
@@ -217,52 +217,51 @@ fn parse_answer(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
     Some((status, answer[header_end + 4..].to_vec()))
 }
 
-/// Where ports for servers are looked for: below those that the system gives to outgoing connections.
+/// The range of ports for servers: below the system's range for outgoing connections.
 const PORTS: std::ops::Range<u16> = 20_001..32_000;
-/// Other test processes look at the same time, so each looks at places of its own choice, so often.
+/// Ports are tried at random, since other test processes search at the same time; this many tries.
 const TRIES: usize = 1000;
 
-static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+static RESERVED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
-/// Returns ports of loopback that were free a moment ago; this process is given none of them twice.
+/// Returns free ports of loopback; none is returned twice in this process.
 ///
 /// # Errors
-/// There are none.
+/// No free port was found.
 pub fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
-    let mut given = GIVEN.lock();
+    let mut reserved = RESERVED.lock();
     let mut ports = [0; N];
     for port in &mut ports {
         let mut tries = std::iter::repeat_with(|| rand::rng().random_range(PORTS)).take(TRIES);
-        *port = tries.find(|port| is_free(&given, *port)).ok_or(io::ErrorKind::AddrInUse)?;
-        given.insert(*port);
+        *port = tries.find(|port| is_free(&reserved, *port)).ok_or(io::ErrorKind::AddrInUse)?;
+        reserved.insert(*port);
     }
     Ok(ports)
 }
 
-/// Returns the first of `number` ports of loopback in a row that were free a moment ago; this process is given none of
-/// them twice.
+/// Returns the first of `number` consecutive free ports of loopback; none is returned twice in this process.
 ///
 /// # Errors
-/// There are none.
-pub fn free_ports_in_a_row(number: u16) -> io::Result<u16> {
-    let mut given = GIVEN.lock();
+/// No free ports were found.
+pub fn consecutive_free_ports(number: u16) -> io::Result<u16> {
+    let mut reserved = RESERVED.lock();
     let last = PORTS.end.saturating_sub(number).max(PORTS.start + 1);
     let first = std::iter::repeat_with(|| rand::rng().random_range(PORTS.start..last))
         .take(TRIES)
-        .find(|first| (*first..first + number).all(|port| is_free(&given, port)))
+        .find(|first| (*first..first + number).all(|port| is_free(&reserved, port)))
         .ok_or(io::ErrorKind::AddrInUse)?;
-    given.extend(first..first + number);
+    reserved.extend(first..first + number);
     Ok(first)
 }
 
-fn is_free(given: &BTreeSet<u16>, port: u16) -> bool {
-    !given.contains(&port) && std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+fn is_free(reserved: &BTreeSet<u16>, port: u16) -> bool {
+    !reserved.contains(&port) && std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// Returns the `postroad` binary: the one that `POSTROAD_BINARY` names, or one that is built now, once.
+/// Returns the `postroad` binary named by `POSTROAD_BINARY`; without it, builds one, once.
 ///
 /// # Errors
-/// It does not build.
+/// The build fails.
 pub fn postroad_binary() -> anyhow::Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let binary = BINARY.get_or_init(|| find_binary().map_err(|error| format!("{error:#}")));
@@ -279,10 +278,10 @@ fn find_binary() -> anyhow::Result<PathBuf> {
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .status()
         .context("cannot start cargo")?;
-    ensure!(built.success(), "the binary does not build");
+    ensure!(built.success(), "building the binary failed");
     // A test runs from TARGET/PROFILE/deps.
     let test = std::env::current_exe()?;
-    let target = test.ancestors().nth(3).context("a test is in the target directory")?;
+    let target = test.ancestors().nth(3).context("the test is not in a target directory")?;
     Ok(target.join("debug/postroad"))
 }
 
@@ -291,7 +290,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_process_is_killed_started_again_and_asked_to_end() {
+    async fn a_process_is_killed_restarted_and_terminated() {
         let dir = tempfile::tempdir().unwrap();
         let [port] = free_ports().unwrap();
         let mut process = Process::start(ProcessSpec {
@@ -317,15 +316,15 @@ mod tests {
     }
 
     #[test]
-    fn ports_in_a_row_are_given_once() {
-        let (one, other) = (free_ports_in_a_row(3).unwrap(), free_ports_in_a_row(3).unwrap());
+    fn consecutive_ports_are_returned_once() {
+        let (one, other) = (consecutive_free_ports(3).unwrap(), consecutive_free_ports(3).unwrap());
         assert!(one.abs_diff(other) >= 3);
-        let again = is_free(&GIVEN.lock(), one + 2);
+        let again = is_free(&RESERVED.lock(), one + 2);
         assert!(!again);
     }
 
     #[test]
-    fn an_answer_has_a_status_and_a_body() {
+    fn an_http_answer_has_a_status_and_a_body() {
         assert_eq!(parse_answer(b"HTTP/1.1 503 no\r\nx: y\r\n\r\nbody"), Some((503, b"body".to_vec())));
         assert_eq!(parse_answer(b"hello"), None);
     }

@@ -1,7 +1,7 @@
-//! A receiver of mail that behaves as a script says and writes down what it took.
+//! A mail receiver that behaves as a script says and records every copy that it accepts.
 //!
-//! It is the ceiling of every load run, so the path of a good message is short: one read and one write for the envelope,
-//! one read and one write for the content. It parses no more than the script and the ledger need.
+//! It must be faster than any server under test, so a normal message takes one read and one write for the envelope,
+//! and one of each for the content. It parses no more than the script and the ledger need.
 
 mod content;
 mod ledger;
@@ -30,19 +30,19 @@ pub use ledger::{Copies, Ledger, Record, parse_record, read_records};
 pub use meter::MeterReport;
 pub use script::{Action, Limits, Phase, Rate, Receiver, Rule, Script, ScriptError, Tls};
 
-/// How often what was taken goes to the ledger's file.
+/// How often records are written to the ledger's file.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
-/// Connections at one time; more wait in the backlog of the socket.
+/// Concurrent connections; more wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 20_000;
 
-/// What a sink is started with.
+/// The configuration of a sink.
 #[derive(Clone, Debug)]
 pub struct SinkConfig {
-    /// Where to listen; port 0 for any that is free.
+    /// Where to listen; port 0 for a free one.
     pub address: SocketAddr,
-    /// How to behave.
+    /// Its behaviour.
     pub script: Script,
-    /// Where to write a line for each copy that was taken; records are then not kept in memory.
+    /// A file for one line per accepted copy; records are then not kept in memory.
     pub ledger_file: Option<PathBuf>,
 }
 
@@ -76,7 +76,7 @@ impl Sink {
     /// Listens and serves until [`Sink::stop`], or until it is dropped.
     ///
     /// # Errors
-    /// The address cannot be listened on, or the ledger's file not be opened.
+    /// It cannot listen on the address, or open the ledger's file.
     pub async fn start(config: SinkConfig) -> std::io::Result<Self> {
         let listener = TcpListener::bind(config.address).await?;
         let address = listener.local_addr()?;
@@ -109,24 +109,24 @@ impl Sink {
         self.address
     }
 
-    /// Returns what the sink took; the handle stays good after the sink is gone.
+    /// Returns the accepted copies; the handle outlives the sink.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         self.shared.ledger.clone()
     }
 
-    /// Behaves by another script from the next command on; what it says of TLS and the seed has no effect any more.
+    /// Replaces the script from the next command on, except its TLS mode and seed.
     pub fn set_script(&self, script: Script) {
         *self.shared.script.write() = Arc::new(script);
     }
 
-    /// Returns what was counted for each client and domain that has limits in the script.
+    /// Returns the counts for each client and each domain with limits in the script.
     #[must_use]
     pub fn meters(&self) -> Vec<MeterReport> {
         self.shared.meters.report()
     }
 
-    /// Ends all connections and writes the last records.
+    /// Closes all connections and writes the last records.
     ///
     /// # Errors
     /// The ledger's file cannot be written.
@@ -155,7 +155,7 @@ async fn listen(
             () = shutdown.cancelled() => return,
         };
         let Ok((stream, client)) = accepted else {
-            // Out of file descriptors, most likely: those in use come back.
+            // Most likely out of file descriptors: wait until some are closed.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
@@ -179,7 +179,7 @@ async fn flush(ledger: Ledger, shutdown: CancellationToken) {
             () = shutdown.cancelled() => {}
         }
         if ledger.flush().is_err() {
-            // A ledger with holes would call good mail lost.
+            // With missing records, delivered mail would count as lost.
             std::process::abort();
         }
     }

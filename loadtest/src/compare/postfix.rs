@@ -1,4 +1,4 @@
-//! A private Postfix: our configuration, its own queue, one port of loopback.
+//! A private Postfix instance: our configuration, its own queue, one loopback port.
 
 use std::{
     fs,
@@ -25,19 +25,19 @@ pub(super) struct Postfix {
 }
 
 impl Postfix {
-    /// Starts a Postfix with an empty queue that relays everything to the sink.
+    /// Starts a Postfix with an empty queue that relays all mail to the sink.
     pub(super) async fn start(parent: &Path, sink: SocketAddr) -> anyhow::Result<Self> {
         let dir = parent.join("postfix");
         let port = free_port()?;
         write_configuration(parent, &dir, port, sink.port())
             .context("cannot write Postfix's configuration")?;
         let config = dir.join("etc");
-        // Makes the directories of the queue with the owners they need.
+        // Creates the queue directories with the right owners.
         let checked =
             Command::new("postfix").arg("-c").arg(&config).arg("check").stdin(Stdio::null()).status().await;
         ensure!(
             checked.context("cannot start postfix (Debian package postfix)")?.success(),
-            "postfix check fails"
+            "postfix check failed"
         );
         let mut master = Command::new(MASTER)
             .arg("-c")
@@ -66,13 +66,13 @@ fn write_configuration(parent: &Path, dir: &Path, port: u16, sink_port: u16) -> 
     for name in ["etc", "queue", "data", "log"] {
         fs::create_dir_all(dir.join(name))?;
     }
-    // Postfix's processes give up root and still have to get here.
+    // Postfix's processes drop root privileges and still need access.
     for path in [parent, dir] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     }
     let status = std::process::Command::new("chown").arg("postfix").arg(dir.join("data")).status()?;
     if !status.success() {
-        return Err(std::io::Error::other("cannot give the data directory to the user `postfix`"));
+        return Err(std::io::Error::other("cannot change the owner of the data directory to `postfix`"));
     }
     let fill = |text: &str| {
         text.replace("@DIR@", &dir.to_string_lossy())

@@ -1,4 +1,4 @@
-//! Ourselves: the release binary, durable, with everything routed to the sink.
+//! Postroad: the release binary, durable, with all mail routed to the sink.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ pub(super) struct Postroad {
 }
 
 impl Postroad {
-    /// Starts a `postroad dev` with an empty log that routes everything to the sink.
+    /// Starts `postroad dev` with empty data and all mail routed to the sink.
     pub(super) async fn start(binary: &Path, parent: &Path, sink: SocketAddr) -> anyhow::Result<Self> {
         let dir = parent.join("postroad");
         fs::create_dir_all(&dir)?;

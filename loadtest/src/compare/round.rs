@@ -1,4 +1,4 @@
-//! One run of one server: smtp-source in front, the sink behind.
+//! One run of one server: smtp-source sends to it, and it delivers to the sink.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -25,14 +25,14 @@ pub(super) struct Source {
     pub(super) limit: Duration,
 }
 
-/// A server that listens.
+/// A running server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Server {
     pub(super) port: u16,
     pub(super) pid: u32,
 }
 
-/// What one run came to.
+/// The results of one run.
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     pub(super) accepted_per_s: f64,
@@ -41,7 +41,7 @@ pub(super) struct Measured {
     pub(super) lost: u64,
 }
 
-/// Messages a second from smtp-source to smtp-sink, with nothing between.
+/// Measures messages per second from smtp-source directly to smtp-sink.
 pub(super) async fn ceiling(source: &Source) -> anyhow::Result<f64> {
     let port = free_port()?;
     let mut sink = Command::new("smtp-sink")
@@ -58,17 +58,17 @@ pub(super) async fn ceiling(source: &Source) -> anyhow::Result<f64> {
     Ok(per_second(source.messages, secs))
 }
 
-/// Sends everything to `server` and waits until the sink has it.
+/// Sends all messages to `server` and waits until the sink has them.
 pub(super) async fn through(source: &Source, server: Server, sink: &Sink) -> anyhow::Result<Measured> {
     let ledger = sink.ledger();
-    let had = ledger.count();
+    let before_run = ledger.count();
     let cpu = CpuMeter::start(server.pid)?;
     let before = Instant::now();
     source.run(server.port).await?;
     let accept_secs = before.elapsed().as_secs_f64();
-    ledger.wait_for_count(had + source.messages, source.limit).await;
+    ledger.wait_for_count(before_run + source.messages, source.limit).await;
     let deliver_secs = before.elapsed().as_secs_f64();
-    let arrived = ledger.count() - had;
+    let arrived = ledger.count() - before_run;
     Ok(Measured {
         accepted_per_s: per_second(source.messages, accept_secs),
         delivered_per_s: per_second(arrived, deliver_secs),
@@ -88,20 +88,20 @@ impl Source {
         command.arg(format!("127.0.0.1:{port}")).stdin(Stdio::null()).kill_on_drop(true);
         let status = tokio::time::timeout(self.limit, command.status())
             .await
-            .context("smtp-source takes too long")?
+            .context("smtp-source did not finish in time")?
             .context("cannot start smtp-source (Debian package postfix)")?;
         ensure!(status.success(), "smtp-source ended with {status}");
         Ok(())
     }
 }
 
-/// Returns a port that was free a moment ago.
+/// Returns a free port.
 pub(super) fn free_port() -> anyhow::Result<u16> {
     let [port] = free_ports()?;
     Ok(port)
 }
 
-/// Waits until somebody listens on the port; an error when the process ends before.
+/// Waits until the process listens on the port; fails if it ends before.
 pub(super) async fn wait_for_port(port: u16, process: &mut Child) -> anyhow::Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     for _ in 0..600 {
@@ -113,10 +113,10 @@ pub(super) async fn wait_for_port(port: u16, process: &mut Child) -> anyhow::Res
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    bail!("nobody listens on port {port}")
+    bail!("the server does not listen on port {port}")
 }
 
-/// Asks a process to end, and ends it after a while.
+/// Sends SIGTERM to a process, and kills it if it does not end in time.
 pub(super) async fn terminate(mut process: Child) -> anyhow::Result<()> {
     if let Some(pid) = process.id() {
         Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;

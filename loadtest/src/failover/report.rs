@@ -1,4 +1,4 @@
-//! What a run of kills came to, for people and for programs.
+//! The report of a failover run, as text and as JSON.
 
 use std::{fmt, time::Instant};
 
@@ -26,15 +26,15 @@ pub(super) struct Report {
     kills_per_group: u16,
     #[serde(flatten)]
     answers: Answers,
-    /// Acknowledged, and never at the sink.
+    /// Acknowledged, and not at the sink.
     lost: usize,
-    /// Copies at the sink after the first of their message.
+    /// Copies at the sink beyond the first of each message.
     extra_copies: usize,
-    /// Messages with more copies than attempts that ended `unknown` account for.
+    /// Messages with more copies than their attempts that ended `unknown` explain.
     unexplained: usize,
-    /// Messages that were sent once, and are at the sink under more than one id.
-    taken_twice: usize,
-    /// At the sink, and not acknowledged; what is unanswered may be among them.
+    /// Messages sent once and at the sink under more than one id.
+    accepted_twice: usize,
+    /// At the sink, and not acknowledged; unanswered messages may be among them.
     unacknowledged: usize,
     gap_bar_s: f64,
     groups: Vec<GroupReport>,
@@ -45,11 +45,11 @@ pub(super) struct Report {
 struct GroupReport {
     group: u16,
     kills: Vec<KillReport>,
-    /// Of the whole run, up to its end: a node that dies may lead other groups than the one that it is killed for.
+    /// Over the whole run: a killed node may also lead groups other than the one it is killed for.
     worst_gap_s: f64,
     /// The longest time until another node led.
     worst_led_s: f64,
-    met: bool,
+    within_bar: bool,
 }
 
 /// One kill; times in seconds.
@@ -60,18 +60,18 @@ struct KillReport {
     at_s: f64,
     /// Until another node led the group.
     led_s: f64,
-    /// The longest time between two acknowledgements of the group, from the one before this kill to the last before the
-    /// next; for the directory, which acknowledges none, between two of any group.
+    /// The longest time between two acknowledgements of the group, from the last before this kill to the last before the
+    /// next; for the directory, which acknowledges no mail, between two of any group.
     gap_s: f64,
     /// Until the killed node was ready again.
     ready_s: f64,
 }
 
-/// What happened in a run.
+/// The facts of a run.
 pub(super) struct Run<'a> {
     /// When the load began.
     pub(super) started: Instant,
-    /// When its last message had its answer.
+    /// When its last message was answered.
     pub(super) ended: Instant,
     pub(super) kills: &'a [Kill],
     pub(super) findings: &'a Findings,
@@ -95,7 +95,7 @@ impl Report {
             let times = times_of(group);
             let of_group = kills.iter().zip(&ends).filter(|(kill, _)| kill.group == group);
             let kills = of_group.map(|(kill, end)| KillReport {
-                node: name(kill.place),
+                node: name(kill.index),
                 at_s: kill.at.duration_since(started).as_secs_f64(),
                 led_s: kill.led_after.as_secs_f64(),
                 gap_s: longest_gap(&times, kill.at, *end).as_secs_f64(),
@@ -114,22 +114,22 @@ impl Report {
             lost: findings.lost.len(),
             extra_copies: findings.duplicates.iter().map(|duplicate| duplicate.copies - 1).sum(),
             unexplained: findings.duplicates.iter().filter(|duplicate| !duplicate.is_explained()).count(),
-            taken_twice: findings.taken_twice.len(),
+            accepted_twice: findings.accepted_twice.len(),
             unacknowledged: findings.unacknowledged,
             gap_bar_s: GAP_BAR_SECS,
             groups: groups.into(),
         }
     }
 
-    /// Gaps are figures, and fail nothing.
+    /// Fails the run for wrong results; long gaps do not fail it.
     ///
     /// # Errors
-    /// Something is lost, was taken twice, or came twice without a reason.
+    /// A message is lost, was accepted twice, or has an unexplained duplicate.
     pub(super) fn require_nothing_wrong(&self) -> anyhow::Result<()> {
-        let Self { lost, unexplained, taken_twice, .. } = self;
+        let Self { lost, unexplained, accepted_twice, .. } = self;
         ensure!(
-            [lost, unexplained, taken_twice] == [&0; 3],
-            "{lost} lost, {unexplained} with unexplained copies, {taken_twice} taken twice"
+            [lost, unexplained, accepted_twice] == [&0; 3],
+            "{lost} lost, {unexplained} with unexplained duplicates, {accepted_twice} accepted twice"
         );
         Ok(())
     }
@@ -138,12 +138,12 @@ impl Report {
 impl GroupReport {
     fn new(group: GroupId, worst_gap_s: f64, kills: Vec<KillReport>) -> Self {
         let worst_led_s = kills.iter().map(|kill| kill.led_s).fold(0.0, f64::max);
-        let met = worst_gap_s.max(worst_led_s) <= GAP_BAR_SECS;
-        Self { group: group.0, worst_gap_s, worst_led_s, met, kills }
+        let within_bar = worst_gap_s.max(worst_led_s) <= GAP_BAR_SECS;
+        Self { group: group.0, worst_gap_s, worst_led_s, within_bar, kills }
     }
 }
 
-/// Returns what people call a group.
+/// Returns the name of a group in the report.
 pub(super) fn name_of(group: GroupId) -> String {
     if group == GroupId::DIRECTORY { "the directory".to_owned() } else { format!("group {group}") }
 }
@@ -162,26 +162,26 @@ impl fmt::Display for Report {
         }
         writeln!(f)?;
         for group in &self.groups {
-            let GroupReport { kills, worst_gap_s, worst_led_s, met, .. } = group;
+            let GroupReport { kills, worst_gap_s, worst_led_s, within_bar, .. } = group;
             writeln!(
                 f,
                 "{:<14} {} kills, longest gap {worst_gap_s:.2} s, led by another after {worst_led_s:.2} s at most: {} {:.0} s",
                 name_of(GroupId(group.group)),
                 kills.len(),
-                if *met { "within" } else { "MISSES" },
+                if *within_bar { "within" } else { "MISSES" },
                 self.gap_bar_s,
             )?;
         }
         writeln!(f)?;
         self.answers.write_counts(f)?;
-        let Self { lost, extra_copies, unexplained, taken_twice, unacknowledged, .. } = self;
+        let Self { lost, extra_copies, unexplained, accepted_twice, unacknowledged, .. } = self;
         writeln!(
             f,
-            "at the sink      {lost} lost, {extra_copies} extra copies, {unexplained} messages with unexplained ones"
+            "at the sink      {lost} lost, {extra_copies} extra copies, {unexplained} messages with unexplained copies"
         )?;
         writeln!(
             f,
-            "                 {taken_twice} taken twice, {unacknowledged} unacknowledged (the unanswered may be among them)"
+            "                 {accepted_twice} accepted twice, {unacknowledged} unacknowledged (unanswered messages may be among them)"
         )?;
         self.answers.write_latencies(f)
     }
@@ -202,7 +202,7 @@ mod tests {
                 ready_s: 3.0,
             };
             let group = GroupReport::new(GroupId(1), worst_gap_s, led.iter().map(kill).collect());
-            assert_eq!((group.worst_led_s, group.met), expected);
+            assert_eq!((group.worst_led_s, group.within_bar), expected);
         };
         check(1.5, &[0.5, 0.6, 0.4], (0.6, true));
         check(2.1, &[0.5], (0.5, false));

@@ -4,7 +4,7 @@ use postroad_core::{Address, Epoch, GroupId};
 use postroad_directory::Rate;
 
 use super::*;
-use crate::{desk::Desk, job::JobRecipient};
+use crate::{group_attempts::GroupAttempts, job::JobRecipient};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -29,7 +29,7 @@ fn job(number: u128, received: Instant) -> Job {
     let address = Address::parse("a@example.org").unwrap();
     let recipient = |number| JobRecipient { number, attempt: 1, address: address.clone() };
     Job {
-        desk: Arc::new(Desk::new(GroupId(1))),
+        attempts: Arc::new(GroupAttempts::new(GroupId(1))),
         message: MessageId::from_u128(number),
         epoch: Epoch(1),
         sender: None,
@@ -52,51 +52,51 @@ fn started(next: Next) -> Option<u128> {
 }
 
 #[test]
-fn workers_are_called_for_jobs_up_to_the_concurrency() {
+fn workers_are_created_for_jobs_up_to_the_concurrency() {
     let now = Instant::now();
     let mut lane = lane(now);
-    let calls: Vec<Call> = (0..4).map(|number| lane.push(now, job(number, now)).unwrap()).collect();
-    assert_eq!(calls, [Call::New, Call::New, Call::Nobody, Call::Nobody]);
-    lane.arrived();
-    lane.arrived();
+    let wakes: Vec<Wake> = (0..4).map(|number| lane.push(now, job(number, now)).unwrap()).collect();
+    assert_eq!(wakes, [Wake::New, Wake::New, Wake::None, Wake::None]);
+    lane.worker_started();
+    lane.worker_started();
     assert_eq!((started(lane.next(now)), started(lane.next(now))), (Some(0), Some(1)));
     assert!(lane.ended(now, Signal::Served).is_empty());
     assert!(lane.ended(now, Signal::Served).is_empty());
-    // A round went well: one more may come.
-    assert_eq!(lane.call(now), Call::New);
-    assert_eq!(lane.call(now), Call::Nobody);
+    // A successful round allows one more worker.
+    assert_eq!(lane.wake(now), Wake::New);
+    assert_eq!(lane.wake(now), Wake::None);
 }
 
 #[test]
-fn an_idle_worker_is_woken_before_another_is_called() {
+fn an_idle_worker_is_woken_before_another_is_created() {
     let now = Instant::now();
     let mut lane = lane(now);
-    assert_eq!(lane.push(now, job(0, now)).unwrap(), Call::New);
-    lane.arrived();
+    assert_eq!(lane.push(now, job(0, now)).unwrap(), Wake::New);
+    lane.worker_started();
     assert_eq!(started(lane.next(now)), Some(0));
     assert!(matches!(lane.next(now), Next::Wait(None)));
-    assert_eq!(lane.push(now, job(1, now)).unwrap(), Call::Idle);
-    lane.woken();
+    assert_eq!(lane.push(now, job(1, now)).unwrap(), Wake::Idle);
+    lane.worker_woken();
     assert_eq!(started(lane.next(now)), Some(1));
-    assert!(lane.may_leave());
-    lane.left();
-    assert_eq!(lane.push(now, job(2, now)).unwrap(), Call::New);
+    assert!(lane.try_exit());
+    lane.worker_exited();
+    assert_eq!(lane.push(now, job(2, now)).unwrap(), Wake::New);
 }
 
 #[test]
-fn d_036_a_site_that_refuses_pauses_its_lane_and_gives_back_what_waits() {
+fn d_036_a_refusing_site_pauses_its_lane_and_waiting_jobs_are_given_back() {
     let now = Instant::now();
     let mut lane = lane(now);
     (0..5).for_each(|number| drop(lane.push(now, job(number, now))));
-    lane.arrived();
+    lane.worker_started();
     lane.next(now);
     let back = lane.ended(now, Signal::Refused("421 4.7.0 slow down".into()));
     assert_eq!(back.len(), 4);
     assert_eq!(lane.pause().unwrap().until, now + 30 * SECOND);
     assert_eq!(lane.window(now), 0);
     assert!(lane.push(now, job(9, now)).is_err());
-    assert!(matches!(lane.next(now), Next::Leave));
-    // Others that were under way hear the same; it counts once.
+    assert!(matches!(lane.next(now), Next::Exit));
+    // Attempts in progress get the same reply; it counts once.
     lane.ended(now, Signal::Refused("421 4.7.0 slow down".into()));
     assert_eq!(lane.pause().unwrap().until, now + 30 * SECOND);
     assert_eq!(lane.next_tick(), Some(now + 30 * SECOND));
@@ -108,7 +108,7 @@ fn d_036_a_site_that_refuses_pauses_its_lane_and_gives_back_what_waits() {
 }
 
 #[test]
-fn d_062_a_site_that_cannot_be_reached_is_left_alone_after_a_round() {
+fn d_062_a_lane_pauses_after_a_round_of_failures() {
     let now = Instant::now();
     let mut lane = lane(now);
     lane.ended(now, Signal::Failed("connection refused".into()));
@@ -118,18 +118,18 @@ fn d_062_a_site_that_cannot_be_reached_is_left_alone_after_a_round() {
 }
 
 #[test]
-fn rates_are_charged_per_job_and_one_worker_waits_for_them() {
+fn each_job_counts_in_the_rates_and_one_worker_waits_for_them() {
     let now = Instant::now();
     let mut lane = rated(now, 2, 60 * SECOND);
     (0..4).for_each(|number| drop(lane.push(now, job(number, now))));
-    lane.arrived();
-    lane.arrived();
+    lane.worker_started();
+    lane.worker_started();
     assert_eq!((started(lane.next(now)), started(lane.next(now))), (Some(0), Some(1)));
     let Next::Wait(Some(until)) = lane.next(now) else { panic!("the rate is used up") };
     assert!(until >= now + 60 * SECOND && until < now + 62 * SECOND);
-    assert!(matches!(lane.next(now), Next::Leave));
-    assert_eq!(lane.push(now, job(9, now)).unwrap(), Call::Nobody);
-    lane.woken();
+    assert!(matches!(lane.next(now), Next::Exit));
+    assert_eq!(lane.push(now, job(9, now)).unwrap(), Wake::None);
+    lane.worker_woken();
     assert_eq!(started(lane.next(until)), Some(2));
 }
 
@@ -155,10 +155,10 @@ fn a_job_that_waits_too_long_is_given_back() {
     let mut lane = rated(now, 0, SECOND);
     (0..2).for_each(|number| drop(lane.push(now, job(number, now))));
     lane.push(now, job(2, now + SECOND)).unwrap();
-    // First they let go of the frames they came in.
-    assert_eq!(lane.next_tick(), Some(now + UNPIN_AFTER));
-    assert!(lane.tick(now + UNPIN_AFTER).is_empty());
-    assert_eq!(lane.next_tick(), Some(now + SECOND + UNPIN_AFTER));
+    // First their content is copied out of the frames.
+    assert_eq!(lane.next_tick(), Some(now + COPY_AFTER));
+    assert!(lane.tick(now + COPY_AFTER).is_empty());
+    assert_eq!(lane.next_tick(), Some(now + SECOND + COPY_AFTER));
     assert!(lane.tick(now + 299 * SECOND).is_empty());
     assert_eq!(lane.next_tick(), Some(now + 300 * SECOND));
     let back: Vec<u128> = lane.tick(now + 300 * SECOND).iter().map(|job| job.message.as_u128()).collect();
@@ -166,11 +166,11 @@ fn a_job_that_waits_too_long_is_given_back() {
 }
 
 #[test]
-fn a_recall_takes_only_what_has_not_started() {
+fn a_recall_removes_only_recipients_that_have_not_started() {
     let now = Instant::now();
     let mut lane = lane(now);
     (0..2).for_each(|number| drop(lane.push(now, job(number, now))));
-    lane.arrived();
+    lane.worker_started();
     assert_eq!(started(lane.next(now)), Some(0));
     let id = MessageId::from_u128;
     assert!(!lane.recall(id(0), 0, 1));
@@ -188,38 +188,38 @@ fn a_lane_is_forgotten_when_its_windows_are_empty() {
     let day = 86_400 * SECOND;
     let mut lane = rated(now, 10, day);
     lane.push(now, job(0, now)).unwrap();
-    lane.arrived();
+    lane.worker_started();
     lane.next(now);
     assert!(!lane.is_forgettable(now + 2 * day));
-    lane.leave();
-    lane.left();
+    lane.begin_exit();
+    lane.worker_exited();
     assert!(!lane.is_forgettable(now + day));
     assert!(lane.is_forgettable(now + 2 * day));
     assert_eq!(lane.next_tick(), Some(now + day + day / 60));
 }
 
 #[test]
-fn a_closed_lane_takes_and_starts_nothing() {
+fn a_closed_lane_accepts_and_starts_no_job() {
     let now = Instant::now();
     let mut lane = lane(now);
     (0..3).for_each(|number| drop(lane.push(now, job(number, now))));
     assert_eq!(lane.close().len(), 3);
     assert!(lane.push(now, job(4, now)).is_err());
-    lane.arrived();
-    assert!(matches!(lane.next(now), Next::Leave));
-    assert_eq!((lane.window(now), lane.call(now)), (0, Call::Nobody));
+    lane.worker_started();
+    assert!(matches!(lane.next(now), Next::Exit));
+    assert_eq!((lane.window(now), lane.wake(now)), (0, Wake::None));
     lane.reopen();
     assert_eq!(lane.window(now), 500);
 }
 
 #[test]
-fn lower_limits_send_workers_away() {
+fn workers_above_a_lowered_limit_exit() {
     let now = Instant::now();
     let mut lane = lane(now);
     (0..3).for_each(|number| drop(lane.push(now, job(number, now))));
-    lane.arrived();
-    lane.arrived();
+    lane.worker_started();
+    lane.worker_started();
     lane.set_limits(LaneLimits { connections_max: 1, ..LaneLimits::default() });
-    assert!(matches!(lane.next(now), Next::Leave));
+    assert!(matches!(lane.next(now), Next::Exit));
     assert!(started(lane.next(now)).is_some());
 }

@@ -1,4 +1,4 @@
-//! What becomes of a message at receivers good and bad.
+//! Delivery to receivers, well-behaved and not.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -26,7 +26,7 @@ fn is(report: &Report, kind: K, class: Option<C>) {
     assert!(report.started_at_millis > 0 && report.ended_at_millis >= report.started_at_millis);
 }
 
-/// Sends one message to a receiver that behaves by `script`, and returns how it was reported.
+/// Sends one message to a receiver that behaves by `script`, and returns its report.
 async fn outcome(setup: Setup, script: Script) -> Report {
     let sink = sink(script).await;
     let node = setup.start_routed(&sink).await;
@@ -55,14 +55,14 @@ async fn a_message_is_delivered_and_reported() {
 }
 
 #[tokio::test]
-async fn starttls_is_used_where_it_is_offered() {
+async fn starttls_is_used_if_it_is_offered() {
     let report = outcome(Setup::default(), Script { tls: Tls::Starttls, ..Script::default() }).await;
     is(&report, K::Delivered, None);
     assert!(report.tls.starts_with("TLSv1.3 "), "{}", report.tls);
 }
 
 #[tokio::test]
-async fn d_039_a_host_whose_starttls_fails_is_asked_once_more_without() {
+async fn d_039_a_host_whose_starttls_fails_is_tried_again_without_tls() {
     for rule in [Rule::reply(Phase::Starttls, "454 4.7.0 not now"), acts(Phase::Starttls, Action::Close)] {
         let script = Script { tls: Tls::Starttls, ..Script::default() };
         let report = outcome(Setup::default(), script.with_rule(rule)).await;
@@ -72,7 +72,7 @@ async fn d_039_a_host_whose_starttls_fails_is_asked_once_more_without() {
 }
 
 #[tokio::test]
-async fn replies_decide_by_phase() {
+async fn the_outcome_depends_on_the_reply_and_its_phase() {
     let check = async |phase, reply: &str, kind, class| {
         let report = outcome(Setup::default(), replies(phase, reply)).await;
         is(&report, kind, Some(class));
@@ -83,12 +83,12 @@ async fn replies_decide_by_phase() {
     check(Phase::Recipient, "550 5.1.1 no such user", K::Hard, C::InvalidRecipient).await;
     check(Phase::Recipient, "451 4.7.1 greylisted", K::Soft, C::Greylisted).await;
     check(Phase::Message, "554 5.7.1 looks like spam", K::Hard, C::SpamContent).await;
-    // D-038: a greeting of 554 is not the message's fault.
+    // D-038: a greeting of 554 does not concern the message.
     check(Phase::Connect, "554 no service here", K::SiteSoft, C::Policy).await;
 }
 
 #[tokio::test]
-async fn d_001_every_phase_has_its_deadline() {
+async fn d_001_every_phase_has_a_deadline() {
     let phases = [
         (Phase::Connect, K::Soft),
         (Phase::Hello, K::Soft),
@@ -113,7 +113,7 @@ async fn d_001_every_phase_has_its_deadline() {
 }
 
 #[tokio::test]
-async fn d_002_d_037_bytes_that_are_no_reply_or_come_one_by_one_end_the_session() {
+async fn d_002_d_037_an_invalid_or_dripping_reply_ends_the_session() {
     let report = outcome(Setup::default(), misbehaves(Phase::Mail, Action::Garbage)).await;
     is(&report, K::SiteSoft, Some(C::Protocol));
     let mut setup = Setup::default();
@@ -147,7 +147,7 @@ async fn d_034_a_close_after_the_dot_is_unknown_and_one_after_250_is_delivered()
 }
 
 #[tokio::test]
-async fn d_030_a_connection_is_used_again_within_its_bounds() {
+async fn d_030_a_connection_is_reused_within_its_limits() {
     let caps = postroad_directory::Caps {
         connections_max: Some(1),
         messages_per_connection_max: Some(3),
@@ -178,13 +178,13 @@ async fn d_030_a_connection_is_used_again_within_its_bounds() {
 }
 
 #[tokio::test]
-async fn d_031_a_connection_that_went_stale_costs_no_attempt() {
+async fn d_031_a_stale_connection_costs_no_attempt() {
     let first = sink(Script::default()).await;
     let address = first.address();
     let node = Setup::default().start_routed(&first).await;
     node.assign(1, "example.test", &["a@example.test"]).await;
     is(&node.queue.report(1, 0).await, K::Delivered, None);
-    // The receiver ends all connections and is there again at once.
+    // The receiver closes all connections and restarts at once.
     first.stop().await.unwrap();
     let second = sink_at(address, Script::default()).await;
     node.assign(2, "example.test", &["a@example.test"]).await;
@@ -214,7 +214,7 @@ async fn d_010_the_next_mail_host_is_tried_when_one_refuses() {
     node.stop().await;
 }
 
-/// Two receivers on different addresses and one port.
+/// Two receivers on different addresses and the same port.
 async fn two_sinks(first: Script, second: Script) -> (Sink, Sink) {
     let first = sink(first).await;
     let address = SocketAddr::from(([127, 0, 0, 2], first.address().port()));
@@ -223,7 +223,7 @@ async fn two_sinks(first: Script, second: Script) -> (Sink, Sink) {
 }
 
 #[tokio::test]
-async fn d_011_d_012_d_013_domains_without_a_way_are_told_apart() {
+async fn d_011_d_012_d_013_domains_without_a_mail_host_get_distinct_outcomes() {
     let zones = Zones::default()
         .mx("null.test", 0, ".")
         .mx("dead.test", 10, "nowhere.test")
@@ -245,7 +245,7 @@ async fn d_011_d_012_d_013_domains_without_a_way_are_told_apart() {
 }
 
 #[tokio::test]
-async fn d_015_an_address_inside_is_never_connected() {
+async fn d_015_a_private_address_is_never_connected() {
     let sink = sink(Script::default()).await;
     let mut setup = Setup {
         zones: Zones::default().mx("example.test", 10, "in.test").address("in.test", sink.address().ip()),
@@ -262,7 +262,7 @@ async fn d_015_an_address_inside_is_never_connected() {
 }
 
 #[tokio::test]
-async fn d_036_a_site_that_asks_to_slow_down_is_left_alone_and_others_are_not() {
+async fn d_036_the_lane_of_a_site_that_asks_to_slow_down_pauses_and_others_go_on() {
     let busy =
         Receiver { rules: vec![Rule::reply(Phase::Mail, "421 4.7.0 slow down")], ..Receiver::default() };
     let script = Script::default().with_domain("busy.test", busy);
@@ -277,13 +277,13 @@ async fn d_036_a_site_that_asks_to_slow_down_is_left_alone_and_others_are_not() 
     node.assign(1, "busy.test", &["a@busy.test"]).await;
     is(&node.queue.report(1, 0).await, K::SiteSoft, Some(C::RateLimited));
     node.queue.window(1, "busy.test", |window| window == 0).await;
-    // What comes meanwhile is given back unstarted.
+    // An assignment during the pause is given back.
     node.assign(2, "busy.test", &["a@busy.test"]).await;
     let given_back = node.queue.until("answer", |seen| seen.answers.first().cloned()).await;
     assert!(!given_back.started);
     node.assign(3, "good.test", &["a@good.test"]).await;
     is(&node.queue.report(3, 0).await, K::Delivered, None);
-    // The pause ends, carefully.
+    // After the pause the window is small.
     let (_, window) = node.queue.window(1, "busy.test", |window| window > 0).await;
     assert!(window <= 10);
     first.set_script(Script::default());
@@ -293,7 +293,7 @@ async fn d_036_a_site_that_asks_to_slow_down_is_left_alone_and_others_are_not() 
 }
 
 #[tokio::test]
-async fn d_062_a_site_that_cannot_be_reached_is_left_alone() {
+async fn d_062_the_lane_of_an_unreachable_site_pauses() {
     let gone = sink(Script::default()).await;
     let address = gone.address();
     gone.stop().await.unwrap();
@@ -311,7 +311,7 @@ async fn d_062_a_site_that_cannot_be_reached_is_left_alone() {
 }
 
 #[tokio::test]
-async fn large_content_is_fetched_when_its_turn_has_come() {
+async fn large_content_is_fetched_before_delivery() {
     let sink = sink(Script::default()).await;
     let node = Setup::default().start_routed(&sink).await;
     let part = Bytes::from("0123456789abcdef0123456789abcdef0123456789abcdef0123456789ab\r\n".repeat(8000));
@@ -328,7 +328,7 @@ async fn large_content_is_fetched_when_its_turn_has_come() {
 }
 
 #[tokio::test]
-async fn an_internationalized_address_needs_a_server_that_takes_it() {
+async fn an_internationalized_address_needs_smtputf8_at_the_receiver() {
     let sink = sink(Script { smtputf8: false, ..Script::default() }).await;
     let node = Setup::default().start_routed(&sink).await;
     let mut message =

@@ -1,4 +1,4 @@
-//! Nothing leaves after the end of the lease, and a new run begins where the old one ended.
+//! Nothing is sent after the end of the lease, and a new incarnation replaces the previous one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,14 +20,14 @@ fn short_lease() -> Setup {
     Setup { lease: Duration::from_secs(4), ..Setup::default() }
 }
 
-/// A script that lets the client wait for the reply in one phase.
-fn waits(phase: Phase, secs: u64, reply: &str) -> Script {
+/// A script that delays the reply in one phase.
+fn delays(phase: Phase, secs: u64, reply: &str) -> Script {
     Script::default().with_rule(Rule { delay_ms: secs * 1000, ..Rule::reply(phase, reply) })
 }
 
 #[tokio::test]
-async fn r_31_the_end_of_the_lease_comes_before_the_dot() {
-    let sink = sink(waits(Phase::Data, 4, "354 at last")).await;
+async fn r_31_the_dot_is_not_sent_after_the_end_of_the_lease() {
+    let sink = sink(delays(Phase::Data, 4, "354 at last")).await;
     let node = short_lease().start_routed(&sink).await;
     node.assign(1, "example.test", &["a@example.test"]).await;
     node.queue.set_renews(false);
@@ -38,7 +38,7 @@ async fn r_31_the_end_of_the_lease_comes_before_the_dot() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(sink.ledger().count(), 0, "the message was sent after the end of the lease");
 
-    // The directory answers again, and nobody had the source meanwhile.
+    // The directory answers again, and no other node had the source meanwhile.
     sink.set_script(Script::default());
     node.queue.set_renews(true);
     let (epoch, _) = node.queue.window(1, "any.example", |window| window > 0).await;
@@ -63,8 +63,8 @@ async fn r_31_nothing_is_started_without_a_lease() {
 }
 
 #[tokio::test]
-async fn a_source_that_is_taken_away_is_not_used_any_more() {
-    let sink = sink(waits(Phase::Data, 2, "354 at last")).await;
+async fn a_revoked_source_is_no_longer_used() {
+    let sink = sink(delays(Phase::Data, 2, "354 at last")).await;
     let node = Setup::default().start_routed(&sink).await;
     node.assign(1, "example.test", &["a@example.test"]).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -78,7 +78,7 @@ async fn a_source_that_is_taken_away_is_not_used_any_more() {
 }
 
 #[tokio::test]
-async fn a_new_run_names_the_one_before() {
+async fn a_new_incarnation_names_the_previous_one() {
     let sink = sink(Script::default()).await;
     let home = Arc::new(tempfile::TempDir::new().unwrap());
     let mut before = None;
@@ -93,11 +93,11 @@ async fn a_new_run_names_the_one_before() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_superseded_begins_anew() {
+async fn a_superseded_incarnation_is_followed_by_a_new_one() {
     let sink = sink(Script::default()).await;
     let node = short_lease().start_routed(&sink).await;
     let first = node.queue.seen(|seen| seen.claims[0]);
-    // The directory took the node for dead.
+    // The directory revokes the incarnation, as after the end of its lease.
     node.queue.forget_claims();
     let second = node.queue.until("second claim", |seen| seen.claims.last().copied()).await;
     assert_eq!(second.replaces, Some(first.incarnation));
@@ -114,25 +114,25 @@ async fn a_run_that_was_superseded_begins_anew() {
 }
 
 #[tokio::test]
-async fn r_33_a_source_that_another_is_to_have_is_let_go_when_all_is_reported() {
-    let sink = sink(waits(Phase::Mail, 1, "250 2.1.0 ok")).await;
+async fn r_33_a_source_requested_for_another_node_is_released_after_all_attempts_are_reported() {
+    let sink = sink(delays(Phase::Mail, 1, "250 2.1.0 ok")).await;
     let caps = postroad_directory::Caps { connections_max: Some(1), ..Default::default() };
     let node = Setup { caps, ..short_lease() }.start_routed(&sink).await;
     for message in 1..=3 {
         node.assign(message, "example.test", &["a@example.test"]).await;
     }
-    node.queue.ask_for(&[(SOURCE, node.epoch)]);
+    node.queue.request_release(&[(SOURCE, node.epoch)]);
     node.queue.window(SOURCE.0, "any.example", |window| window == 0).await;
-    // What comes now is not begun.
+    // An assignment that arrives now is not started.
     node.assign(4, "other.test", &["a@other.test"]).await;
-    node.queue.until("release", |seen| seen.let_go.first().copied()).await;
+    node.queue.until("release", |seen| seen.released_sources.first().copied()).await;
     let (reports, back) = node.queue.seen(|seen| (seen.reports.clone(), seen.answers.clone()));
     assert_eq!(reports.len() + back.len(), 4, "{reports:?} {back:?}");
     assert!(reports.iter().all(|report| report.kind == u32::from(OutcomeKind::Delivered.code())));
     assert!(back.len() > 1 && back.iter().all(|answer| !answer.started));
     assert_eq!(sink.ledger().count(), reports.len() as u64);
 
-    // The node goes on, and may get the source again: what was asked for before is not this.
+    // The node keeps running, and may own the source again under another epoch.
     sink.set_script(Script::default());
     let incarnation = node.queue.seen(|seen| seen.claims[0].incarnation);
     let node_id = NodeId(7);
@@ -142,20 +142,20 @@ async fn r_33_a_source_that_another_is_to_have_is_let_go_when_all_is_reported() 
     let again = assignment(5, SOURCE, epoch, "example.test", &["a@example.test"]);
     node.queue.assign(vec![again]).await;
     assert_eq!(node.queue.report(5, 0).await.kind, u32::from(OutcomeKind::Delivered.code()));
-    // Each of them asks for the old epoch once more.
+    // Each of them asks for the old epoch again.
     two_renewals(&node).await;
     node.queue.window(SOURCE.0, "any.example", |window| window > 0).await;
-    assert_eq!(node.queue.seen(|seen| seen.let_go.len()), 1, "an epoch is let go of once");
+    assert_eq!(node.queue.seen(|seen| seen.released_sources.len()), 1, "an epoch is released once");
     node.stop().await;
 }
 
 #[tokio::test]
-async fn r_33_r_34_a_transaction_that_does_not_end_is_broken_off_before_its_source_is_let_go() {
-    let sink = sink(waits(Phase::Mail, 60, "250 2.1.0 ok")).await;
+async fn r_33_r_34_a_stalled_transaction_is_aborted_before_its_source_is_released() {
+    let sink = sink(delays(Phase::Mail, 60, "250 2.1.0 ok")).await;
     let node = short_lease().start_routed(&sink).await;
     node.assign(1, "example.test", &["a@example.test"]).await;
-    node.queue.ask_for(&[(SOURCE, node.epoch)]);
-    node.queue.until("release", |seen| seen.let_go.first().copied()).await;
+    node.queue.request_release(&[(SOURCE, node.epoch)]);
+    node.queue.until("release", |seen| seen.released_sources.first().copied()).await;
     let (reports, back) = node.queue.seen(|seen| (seen.reports.clone(), seen.answers.len()));
     assert_eq!(reports.len() + back, 1);
     assert!(
@@ -166,16 +166,16 @@ async fn r_33_r_34_a_transaction_that_does_not_end_is_broken_off_before_its_sour
 }
 
 #[tokio::test]
-async fn r_33_a_source_is_not_let_go_while_its_assignments_wait_for_room() {
-    let late = Rule { delay_ms: 60_000, ..Rule::reply(Phase::Recipient, "250 2.1.5 ok") };
-    let busy = Receiver { rules: vec![late], ..Receiver::default() };
+async fn r_33_a_source_is_not_released_while_its_assignments_wait_for_the_budget() {
+    let slow = Rule { delay_ms: 60_000, ..Rule::reply(Phase::Recipient, "250 2.1.5 ok") };
+    let busy = Receiver { rules: vec![slow], ..Receiver::default() };
     let sink = sink(Script::default().with_domain("busy.test", busy)).await;
     let mut setup = short_lease();
     setup.config.content_bytes_max = 16 << 20;
     setup.config.connections_initial = 1;
     let node = setup.start_routed(&sink).await;
     let (other, other_epoch) = second_source(&node).await;
-    // Six MiB each: two find room, and what comes behind the third waits with it.
+    // Six MiB each: two fit into the budget; the third waits, and so do all after it.
     for message in 1..=3 {
         let mut large = assignment(message, other, other_epoch, "busy.test", &["a@busy.test"]);
         large.content = bytes::Bytes::from("0123456789abcd\r\n".repeat(6 << 16));
@@ -184,16 +184,16 @@ async fn r_33_a_source_is_not_let_go_while_its_assignments_wait_for_room() {
     for message in 4..=5 {
         node.assign(message, "example.test", &["a@example.test"]).await;
     }
-    // When the last one is given back, the one before it has come.
+    // Frames arrive in order: when the last one is given back, the one before it has arrived.
     node.queue.recall(vec![attempt_id(5, 0, node.epoch)]).await;
     given_back(&node, 5).await;
-    node.queue.ask_for(&[(SOURCE, node.epoch)]);
+    node.queue.request_release(&[(SOURCE, node.epoch)]);
     node.queue.window(SOURCE.0, "any.example", |window| window == 0).await;
     two_renewals(&node).await;
-    assert_eq!(node.queue.seen(|seen| seen.let_go.len()), 0, "nobody has looked at the fourth");
-    // The second has not been started: giving it back makes room.
+    assert_eq!(node.queue.seen(|seen| seen.released_sources.len()), 0, "the fourth is still unread");
+    // The second has not been started: giving it back frees budget.
     node.queue.recall(vec![attempt_id(2, 0, other_epoch)]).await;
-    node.queue.until("release", |seen| seen.let_go.first().copied()).await;
+    node.queue.until("release", |seen| seen.released_sources.first().copied()).await;
     given_back(&node, 4).await;
     node.stop().await;
 }

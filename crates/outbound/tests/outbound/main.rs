@@ -1,7 +1,7 @@
-//! The outbound role as a whole: between a queue that is played here and receivers that behave by script.
+//! The whole outbound role, between a fake queue and receivers that behave by script.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-mod broken_off;
+mod aborted;
 mod delivery;
 mod lease;
 mod node;

@@ -1,4 +1,4 @@
-//! An outbound node under test, with its queue, its DNS and the receivers it may reach.
+//! An outbound node under test, with a fake queue, a fake DNS and receivers.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::queue::FakeQueue;
 
-/// The one source there is: the directory counts from 1.
+/// The only source; the directory numbers sources from 1.
 pub(crate) const SOURCE: SourceId = SourceId(1);
 
 /// What a test starts with.
@@ -31,9 +31,9 @@ pub(crate) struct Setup {
     pub(crate) home: Arc<TempDir>,
     pub(crate) lease: Duration,
     pub(crate) guard: Guard,
-    /// The source has had this epoch already.
+    /// The epoch that the source has reached before the node starts.
     pub(crate) first_epoch: u64,
-    /// Where the node's tasks run; everything else runs where the test does.
+    /// The runtime of the node's tasks; everything else runs in the test's own.
     pub(crate) runtime: Handle,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Node {
 }
 
 impl Setup {
-    /// Starts a node, its mail routed to `sink`, and waits until it takes work.
+    /// Starts a node with all mail routed to `sink`, and waits until it opens its windows.
     pub(crate) async fn start_routed(self, sink: &Sink) -> Node {
         let route = Route {
             pattern: Pattern::Any,
@@ -110,7 +110,8 @@ impl Setup {
         let dns = FakeDns::start(self.zones).await.unwrap();
         let (health, shutdown) = (Health::new(), CancellationToken::new());
         let config = OutboundConfig { data_directory: data_directory(&self.home), ..self.config };
-        let (resolver_at, guard, told, stop) = (dns.address(), self.guard, health.clone(), shutdown.clone());
+        let (resolver_at, guard, node_health, stop) =
+            (dns.address(), self.guard, health.clone(), shutdown.clone());
         let task = self.runtime.spawn(async move {
             let channel = Transport::Memory(net).channel("queue", Expect::any(Role::Queue));
             let deps = OutboundDeps {
@@ -119,7 +120,7 @@ impl Setup {
                 resolver: Resolver::at(resolver_at),
                 guard,
                 tls: ClientTls::opportunistic(),
-                health: told,
+                health: node_health,
             };
             Outbound::start(config, deps).unwrap().run(stop).await;
         });
@@ -139,7 +140,7 @@ impl Node {
         self.queue.assign(vec![assignment]).await;
     }
 
-    /// Stops the node and waits for its end.
+    /// Stops the node and waits until it has ended.
     pub(crate) async fn stop(self) -> (FakeQueue, Arc<TempDir>) {
         self.shutdown.cancel();
         time::timeout(Duration::from_secs(30), self.task).await.expect("the node stops in time").unwrap();

@@ -1,4 +1,4 @@
-//! A queue node that says what a test wants it to say, and remembers what it was told. Its directory is a real one.
+//! A fake queue node: sends what a test wants, and records what it receives. Its directory is a real one.
 
 use std::{
     collections::HashMap,
@@ -57,27 +57,27 @@ struct Shared {
     content: Mutex<HashMap<Bytes, Vec<Bytes>>>,
     acknowledges: AtomicBool,
     renews: AtomicBool,
-    let_go: Mutex<Vec<wire::OwnedSource>>,
+    to_release: Mutex<Vec<wire::OwnedSource>>,
     lease_millis: AtomicU64,
 }
 
-/// What the queue was told.
+/// What the queue received.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// With all pages of what is held.
+    /// Each with all pages of pending attempts.
     pub(crate) hellos: Vec<Hello>,
     pub(crate) reports: Vec<Report>,
     pub(crate) report_frames: usize,
     pub(crate) windows: Vec<Windows>,
-    /// Frames of assignments in this session: those that were sent, and those that are said to have found room.
+    /// Frames of assignments in this session: sent by the queue, and admitted by the node.
     pub(crate) sent: u64,
-    pub(crate) taken: u64,
+    pub(crate) admitted: u64,
     pub(crate) answers: Vec<RecallAnswer>,
     pub(crate) claims: Vec<wire::ClaimRequest>,
     pub(crate) renewals: usize,
     pub(crate) released: Vec<u64>,
-    /// Sources that were released by themselves.
-    pub(crate) let_go: Vec<wire::OwnedSource>,
+    /// Sources that were released one by one.
+    pub(crate) released_sources: Vec<wire::OwnedSource>,
 }
 
 impl FakeQueue {
@@ -92,7 +92,7 @@ impl FakeQueue {
             content: Mutex::default(),
             acknowledges: AtomicBool::new(true),
             renews: AtomicBool::new(true),
-            let_go: Mutex::default(),
+            to_release: Mutex::default(),
             lease_millis: AtomicU64::new(60_000),
         };
         let queue = Self(Arc::new(shared));
@@ -127,24 +127,24 @@ impl FakeQueue {
         self.0.acknowledges.store(acknowledges, Ordering::Relaxed);
     }
 
-    /// Asks the node to let go of these sources, with each renewal.
-    pub(crate) fn ask_for(&self, sources: &[(SourceId, u64)]) {
+    /// Asks the node to release these sources, in the answer to each renewal.
+    pub(crate) fn request_release(&self, sources: &[(SourceId, u64)]) {
         let own = |(source, epoch): &(SourceId, u64)| wire::OwnedSource { source: source.0, epoch: *epoch };
-        *self.0.let_go.lock() = sources.iter().map(own).collect();
+        *self.0.to_release.lock() = sources.iter().map(own).collect();
     }
 
-    /// Leads in another term, and ends the session.
+    /// Becomes leader in another term, and ends the session.
     pub(crate) fn set_term(&self, term: u64) {
         self.0.term.send_replace(term);
         self.break_session();
     }
 
-    /// Breaks the session off.
+    /// Ends the session.
     pub(crate) fn break_session(&self) {
         *self.0.session.lock() = None;
     }
 
-    /// Knows of no run any more, as a directory that took the node for dead.
+    /// Forgets all claims, as a directory that has revoked the node.
     pub(crate) fn forget_claims(&self) {
         self.0.seen.lock().claims.clear();
     }
@@ -159,13 +159,13 @@ impl FakeQueue {
         session.send(Ok(QueueFrame { frame: Some(frame) })).await.unwrap();
     }
 
-    /// Sends a frame of assignments, as soon as the node takes another.
+    /// Sends a frame of assignments, as soon as the node's credit allows.
     pub(crate) async fn assign(&self, assignments: Vec<Assignment>) {
         let may_send = |seen: &Seen| {
             let ahead_max = u64::from(seen.hellos.last()?.credit_frames);
-            (seen.sent.saturating_sub(seen.taken) < ahead_max).then_some(())
+            (seen.sent.saturating_sub(seen.admitted) < ahead_max).then_some(())
         };
-        self.until("a frame taken", may_send).await;
+        self.until("credit", may_send).await;
         self.send(queue_frame::Frame::Assignments(Assignments { assignments })).await;
         self.0.seen.lock().sent += 1;
     }
@@ -174,7 +174,7 @@ impl FakeQueue {
         self.send(queue_frame::Frame::Recalls(Recalls { attempts })).await;
     }
 
-    /// Looks at what was told.
+    /// Reads what was received.
     pub(crate) fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
         look(&self.0.seen.lock())
     }
@@ -202,13 +202,13 @@ impl FakeQueue {
         self.until("report", |seen| seen.reports.iter().find(is_it).cloned()).await
     }
 
-    /// Waits until the node states windows for a source, and returns its epoch and its window for a site.
+    /// Waits for a window of a source for a site that is as `wanted`; returns the source's epoch and the window.
     pub(crate) async fn window(&self, source: u32, site: &str, wanted: impl Fn(u32) -> bool) -> (u64, u32) {
         self.until("window", |seen| {
-            let stated = seen.windows.last()?.sources.iter().find(|stated| stated.source == source)?;
-            let of_site = stated.sites.iter().find(|window| window.site == site);
-            let window = of_site.map_or(stated.default_window, |window| window.window);
-            wanted(window).then_some((stated.epoch, window))
+            let sent = seen.windows.last()?.sources.iter().find(|sent| sent.source == source)?;
+            let of_site = sent.sites.iter().find(|window| window.site == site);
+            let window = of_site.map_or(sent.default_window, |window| window.window);
+            wanted(window).then_some((sent.epoch, window))
         })
         .await
     }
@@ -217,7 +217,7 @@ impl FakeQueue {
         let mut seen = self.0.seen.lock();
         match frame.frame.unwrap() {
             outbound_frame::Frame::Hello(hello) => {
-                (seen.sent, seen.taken) = (0, 0);
+                (seen.sent, seen.admitted) = (0, 0);
                 seen.hellos.push(hello);
             }
             outbound_frame::Frame::Pending(page) => {
@@ -226,7 +226,7 @@ impl FakeQueue {
                 hello.more_pending = page.more;
             }
             outbound_frame::Frame::Windows(windows) => seen.windows.push(windows),
-            outbound_frame::Frame::Credit(taken) => seen.taken = taken.frames,
+            outbound_frame::Frame::Credit(taken) => seen.admitted = taken.frames,
             outbound_frame::Frame::Recalls(recalls) => seen.answers.extend(recalls.answers),
             outbound_frame::Frame::Reports(reports) => {
                 seen.reports.extend(reports.reports);
@@ -330,39 +330,39 @@ impl QueueService for FakeQueue {
         &self,
         _: Request<Streaming<queue::SubmitBatch>>,
     ) -> Result<Response<Self::SubmitStream>, Status> {
-        Err(Status::unimplemented("not played here"))
+        Err(Status::unimplemented("not part of this fake"))
     }
 
     async fn events(&self, _: Request<queue::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        Err(Status::unimplemented("not played here"))
+        Err(Status::unimplemented("not part of this fake"))
     }
 
     async fn consume(
         &self,
         _: Request<queue::ConsumeRequest>,
     ) -> Result<Response<queue::ConsumeResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        Err(Status::unimplemented("not part of this fake"))
     }
 
     async fn get_message(
         &self,
         _: Request<queue::GetMessageRequest>,
     ) -> Result<Response<queue::MessageView>, Status> {
-        Err(Status::unimplemented("not played here"))
+        Err(Status::unimplemented("not part of this fake"))
     }
 
     async fn change_message(
         &self,
         _: Request<queue::ChangeMessageRequest>,
     ) -> Result<Response<queue::ChangeMessageResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        Err(Status::unimplemented("not part of this fake"))
     }
 
     async fn summary(
         &self,
         _: Request<queue::SummaryRequest>,
     ) -> Result<Response<queue::SummaryResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        Err(Status::unimplemented("not part of this fake"))
     }
 }
 
@@ -378,7 +378,7 @@ impl DirectoryService for FakeQueue {
     }
 
     async fn apply(&self, _: Request<wire::ApplyRequest>) -> Result<Response<wire::ApplyResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        Err(Status::unimplemented("not part of this fake"))
     }
 
     async fn claim(
@@ -410,18 +410,18 @@ impl DirectoryService for FakeQueue {
         request: Request<wire::RenewRequest>,
     ) -> Result<Response<wire::RenewResponse>, Status> {
         if !self.0.renews.load(Ordering::Relaxed) {
-            return Err(Status::unavailable("nobody leads"));
+            return Err(Status::unavailable("no leader"));
         }
         let renew = request.into_inner();
         self.0.seen.lock().renewals += 1;
         let latest = self.0.seen.lock().claims.last().map(|claim| claim.incarnation);
         if latest != Some(renew.incarnation) {
-            return Err(Status::failed_precondition("another run has claimed"));
+            return Err(Status::failed_precondition("another incarnation has claimed"));
         }
         let (revision, lease_millis) =
             (*self.0.revision.borrow(), self.0.lease_millis.load(Ordering::Relaxed));
-        let let_go = self.0.let_go.lock().clone();
-        Ok(Response::new(wire::RenewResponse { revision, lease_millis, to_release: let_go }))
+        let release = self.0.to_release.lock().clone();
+        Ok(Response::new(wire::RenewResponse { revision, lease_millis, to_release: release }))
     }
 
     async fn release(
@@ -438,7 +438,7 @@ impl DirectoryService for FakeQueue {
                 self,
                 &Command::ReleaseSource { source, node: NodeId(node), incarnation, epoch },
             );
-            self.0.seen.lock().let_go.push(own);
+            self.0.seen.lock().released_sources.push(own);
         }
         Ok(Response::new(wire::ReleaseResponse { revision: *self.0.revision.borrow() }))
     }

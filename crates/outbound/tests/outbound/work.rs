@@ -1,10 +1,10 @@
-//! The session with the leader: what is held, given back, and said again.
+//! The session with the leader: pending attempts, recalls, and reports sent again.
 
 use std::{sync::Arc, time::Duration};
 
 use postroad_core::OutcomeKind;
 use postroad_directory::{Caps, Rate};
-use postroad_outbound::held::LISTED_PER_FRAME_MAX;
+use postroad_outbound::pending_attempts::LISTED_PER_FRAME_MAX;
 use postroad_proto::queue::{ReportAck, queue_frame::Frame};
 use postroad_testkit::{
     Script,
@@ -16,7 +16,7 @@ use crate::{
     queue::{assignment, attempt_id},
 };
 
-/// A script that takes its time over every message.
+/// A script that delays every message.
 fn slow(millis: u64) -> Script {
     Script::default().with_rule(Rule { delay_ms: millis, ..Rule::reply(Phase::Mail, "250 2.1.0 ok") })
 }
@@ -26,7 +26,7 @@ fn one_connection() -> Caps {
 }
 
 #[tokio::test]
-async fn a_recall_before_the_start_is_given_back_and_one_after_is_not() {
+async fn a_recalled_attempt_is_given_back_only_before_its_start() {
     let sink = sink(slow(500)).await;
     let node = Setup { caps: one_connection(), ..Setup::default() }.start_routed(&sink).await;
     for message in 1..=2 {
@@ -47,7 +47,7 @@ async fn a_recall_before_the_start_is_given_back_and_one_after_is_not() {
 }
 
 #[tokio::test]
-async fn a_reconnection_lists_what_is_held_and_nothing_is_sent_twice() {
+async fn a_new_session_lists_pending_attempts_and_nothing_is_sent_twice() {
     let sink = sink(slow(300)).await;
     let node = Setup { caps: one_connection(), ..Setup::default() }.start_routed(&sink).await;
     node.queue.set_acknowledges(false);
@@ -60,13 +60,13 @@ async fn a_reconnection_lists_what_is_held_and_nothing_is_sent_twice() {
     let mut held: Vec<_> = hello.pending.iter().map(|id| id.message_id.clone()).collect();
     held.sort();
     assert_eq!(held, [crate::queue::message_id(1), crate::queue::message_id(2)]);
-    // The new session sends both again, as a leader might that knows no better.
+    // The leader assigns both again, as one might that has missed the list.
     node.queue.set_acknowledges(true);
     for message in 1..=2 {
         node.assign(message, "example.test", &["a@example.test"]).await;
     }
     node.queue.report(2, 0).await;
-    // The outcome that was not acknowledged is reported again.
+    // The unacknowledged outcome is reported again.
     node.queue
         .until("repeated report", |seen| {
             let of_first = |report: &&postroad_proto::queue::Report| {
@@ -80,7 +80,7 @@ async fn a_reconnection_lists_what_is_held_and_nothing_is_sent_twice() {
 }
 
 #[tokio::test]
-async fn more_is_held_than_a_frame_lists() {
+async fn more_attempts_are_pending_than_one_frame_lists() {
     let sink = sink(slow(60_000)).await;
     let node = Setup { caps: one_connection(), ..Setup::default() }.start_routed(&sink).await;
     let many: Vec<String> = (0..100).map(|number| format!("{number}@example.test")).collect();
@@ -88,7 +88,7 @@ async fn more_is_held_than_a_frame_lists() {
     let messages = LISTED_PER_FRAME_MAX / 100 * 2 + 1;
     let one = |message| assignment(message as u128, SOURCE, node.epoch, "example.test", &recipients);
     node.queue.assign((1..=messages).map(one).collect()).await;
-    // Taken in order, so that all of it is held once this is.
+    // Assignments are admitted in order: when the last is recalled, all are pending.
     node.queue.recall(vec![attempt_id(messages as u128, 99, node.epoch)]).await;
     node.queue.until("answer", |seen| seen.answers.first().cloned()).await;
     node.queue.break_session();
@@ -101,9 +101,9 @@ async fn more_is_held_than_a_frame_lists() {
 }
 
 #[tokio::test]
-async fn acknowledgements_and_recalls_do_not_wait_for_room_for_contents() {
-    let late = Rule { delay_ms: 60_000, ..Rule::reply(Phase::Recipient, "250 2.1.5 ok") };
-    let busy = postroad_testkit::sink::Receiver { rules: vec![late], ..Default::default() };
+async fn acknowledgements_and_recalls_do_not_wait_for_the_content_budget() {
+    let slow = Rule { delay_ms: 60_000, ..Rule::reply(Phase::Recipient, "250 2.1.5 ok") };
+    let busy = postroad_testkit::sink::Receiver { rules: vec![slow], ..Default::default() };
     let sink = sink(Script::default().with_domain("busy.test", busy)).await;
     let mut setup = Setup::default();
     setup.config.content_bytes_max = 16 << 20;
@@ -113,15 +113,15 @@ async fn acknowledgements_and_recalls_do_not_wait_for_room_for_contents() {
         node.assign(message, "quick.test", &["a@quick.test"]).await;
         node.queue.report(message, 0).await;
     }
-    // Six MiB each: two find room.
+    // Six MiB each: two fit into the budget.
     let content = bytes::Bytes::from("0123456789abcd\r\n".repeat(6 << 16));
     for message in 7..=10 {
         let mut large = assignment(message, SOURCE, node.epoch, "busy.test", &["a@busy.test"]);
         large.content = content.clone();
         node.queue.assign(vec![large]).await;
     }
-    node.queue.until("eight frames taken", |seen| (seen.taken == 8).then_some(())).await;
-    // Everything else is heard, and acted upon.
+    node.queue.until("eight admitted frames", |seen| (seen.admitted == 8).then_some(())).await;
+    // Other frames are handled meanwhile.
     node.queue.recall(vec![attempt_id(10, 0, node.epoch)]).await;
     let answer = node.queue.until("answer", |seen| seen.answers.first().cloned()).await;
     assert_eq!((answer.attempt, answer.started), (Some(attempt_id(10, 0, node.epoch)), false));
@@ -148,7 +148,11 @@ async fn a_leader_of_a_lower_term_is_refused() {
     let hellos = node.queue.seen(|seen| seen.hellos.len());
     node.queue.set_term(4);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(node.queue.seen(|seen| seen.hellos.len()), hellos, "nobody speaks to a leader of the past");
+    assert_eq!(
+        node.queue.seen(|seen| seen.hellos.len()),
+        hellos,
+        "a session was opened with a leader of an old term"
+    );
     node.queue.set_term(6);
     let term =
         node.queue.until("hello in term 6", |seen| seen.hellos.get(hellos).map(|hello| hello.term)).await;
@@ -197,7 +201,7 @@ async fn rates_hold_for_a_lane() {
 }
 
 #[tokio::test]
-async fn rates_hold_over_a_restart_and_what_is_left_of_them_is_not_lost() {
+async fn rates_hold_across_a_restart_and_their_remainder_can_be_used() {
     let rates = [Rate { messages: 4, per: Duration::from_secs(3600) }];
     let caps = || Caps { rates: Some(rates.into()), ..Caps::default() };
     let sink = sink(Script::default()).await;
@@ -221,7 +225,7 @@ async fn rates_hold_over_a_restart_and_what_is_left_of_them_is_not_lost() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_what_is_under_way_and_gives_back_the_rest() {
+async fn a_stop_finishes_running_transactions_and_gives_back_the_rest() {
     let sink = sink(slow(700)).await;
     let node = Setup { caps: one_connection(), ..Setup::default() }.start_routed(&sink).await;
     for message in 1..=3 {
@@ -230,7 +234,7 @@ async fn a_stop_ends_what_is_under_way_and_gives_back_the_rest() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let (queue, epoch) = (node.queue.clone(), node.epoch);
     let late = async {
-        // What comes while the node stops is not begun, in whatever lane.
+        // An assignment that arrives while the node stops is not started, in any lane.
         queue.window(SOURCE.0, "other.test", |window| window == 0).await;
         queue.assign(vec![assignment(4, SOURCE, epoch, "other.test", &["a@other.test"])]).await;
     };
@@ -243,7 +247,7 @@ async fn a_stop_ends_what_is_under_way_and_gives_back_the_rest() {
 }
 
 #[tokio::test]
-async fn reports_that_gather_go_out_together() {
+async fn collected_reports_are_sent_together() {
     let sink = sink(Script::default()).await;
     let node = Setup::default().start_routed(&sink).await;
     let one = |message| assignment(message, SOURCE, node.epoch, "example.test", &["a@example.test"]);

@@ -1,4 +1,4 @@
-//! A receiver of mail for tests and load, as a program.
+//! A mail receiver for tests and load, as a program.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -7,17 +7,17 @@ use clap::Parser;
 use postroad_testkit::{Script, Sink, SinkConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Takes mail, or refuses it as a script says, and writes down what it took.
+/// Accepts mail, or refuses it as a script says, and records every copy.
 #[derive(Debug, Parser)]
 #[command(name = "postroad-sink")]
 struct Arguments {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2526")]
     listen: SocketAddr,
-    /// How to behave, in TOML; without it all mail is taken at once
+    /// A script in TOML; without it all mail is accepted at once
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
-    /// Append a line for each copy that was taken to this file
+    /// Append a line for each accepted copy to this file
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
     /// Threads that serve connections
@@ -52,10 +52,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let (ledger, meters) = (sink.ledger(), sink.meters());
     sink.stop().await.context("cannot write the ledger")?;
-    println!("took {} copies, {} bare CR or LF on the wire", ledger.count(), ledger.bare_newlines());
+    println!("accepted {} copies; {} bare CR or LF received", ledger.count(), ledger.bare_newlines());
     for meter in meters {
         println!(
-            "{} to {}: {} connections at one time, {:?} messages in a window, {} times over a limit",
+            "{} to {}: at most {} connections at once, at most {:?} messages per window, {} limit violations",
             meter.source, meter.domain, meter.connections_peak, meter.window_peaks, meter.violations
         );
     }

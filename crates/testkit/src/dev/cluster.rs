@@ -1,5 +1,5 @@
-//! `postroad dev --cluster` as an operator has it: queue nodes are killed by the process ids that it prints, and started
-//! again by the commands that it prints.
+//! `postroad dev --cluster` as an operator uses it: queue nodes are killed by the process ids that it prints,
+//! and started again with the commands that it prints.
 
 use std::{
     ffi::OsString,
@@ -14,27 +14,27 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     cluster::leader_of,
-    process::{Process, ProcessSpec, free_ports_in_a_row},
+    process::{Process, ProcessSpec, consecutive_free_ports},
 };
 
 /// How long the cluster may take to form, and a process to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// `dev` waits for each of its processes in turn.
 const STOP_WITHIN: Duration = Duration::from_secs(120);
-/// How often its output is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Ingress nodes that it starts.
+/// How often its output is checked.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
+/// How many ingress nodes it starts.
 const INGRESSES: u16 = 2;
-/// The last line of what it prints when it is ready.
+/// The last line that it prints when it is ready.
 const READY: &str = "Ctrl-C stops all.";
 
-/// Where `dev --cluster` listens: each flag names the first port of several.
+/// The listeners of `dev --cluster`: the flag's name, and the number of ports from the given one on.
 const LISTENERS: [(&str, u16); 6] =
     [("smtp", 2), ("smtps", 2), ("grpc", 2), ("http", 2), ("metrics", 8), ("operator", 4)];
 
 /// A running `postroad dev --cluster`.
 ///
-/// It is stopped when it is dropped too, on the thread that drops it.
+/// Dropping it stops it too, blocking the thread.
 #[derive(Debug)]
 pub struct DevCluster {
     dev: Process,
@@ -43,22 +43,22 @@ pub struct DevCluster {
     program: PathBuf,
 }
 
-/// A queue node: its process, and how to start another one.
+/// A queue node: its process, and how to start it again.
 #[derive(Debug)]
 struct QueueNode {
-    printed: Printed,
+    banner: BannerLine,
     log: PathBuf,
     metrics: SocketAddr,
-    run: Run,
+    process: QueueProcess,
 }
 
 #[derive(Debug)]
-enum Run {
-    /// As `dev` started it.
-    Theirs(Pid),
-    /// As it was started again.
-    Ours(Box<Process>),
-    Dead,
+enum QueueProcess {
+    /// Started by `dev`.
+    Original(Pid),
+    /// Started again after a kill.
+    Restarted(Box<Process>),
+    Killed,
 }
 
 #[derive(Debug)]
@@ -66,19 +66,19 @@ struct Ports([u16; 6]);
 
 impl Ports {
     fn at(&self, name: &str, offset: u16) -> SocketAddr {
-        let place = LISTENERS.iter().position(|(listener, _)| *listener == name);
-        let first = self.0[place.expect("a listener of the table")];
+        let index = LISTENERS.iter().position(|(listener, _)| *listener == name);
+        let first = self.0[index.expect("a listener of the table")];
         SocketAddr::from((Ipv4Addr::LOCALHOST, first + offset))
     }
 }
 
 impl DevCluster {
-    /// Starts it with its data in `data`, sends everything on to `receiver`, and waits until all its nodes are ready.
+    /// Starts it with its data in `data` and all mail routed to `receiver`, and waits until all its nodes are ready.
     ///
     /// # Errors
-    /// It cannot be started, or does not become ready; the end of its log is told.
+    /// It cannot be started, or does not become ready; the error has the last lines of its log.
     pub async fn start(program: &Path, data: &Path, receiver: SocketAddr) -> anyhow::Result<Self> {
-        let mut next = free_ports_in_a_row(LISTENERS.iter().map(|(_, number)| number).sum())?;
+        let mut next = consecutive_free_ports(LISTENERS.iter().map(|(_, number)| number).sum())?;
         let ports = Ports(LISTENERS.map(|(_, number)| {
             next += number;
             next - number
@@ -104,17 +104,17 @@ impl DevCluster {
         Ok(cluster)
     }
 
-    /// Returns where each ingress node speaks SMTP.
+    /// Returns the SMTP address of each ingress node.
     pub fn smtp(&self) -> impl Iterator<Item = SocketAddr> {
         (0..INGRESSES).map(|number| self.ports.at("smtp", number))
     }
 
-    /// Returns where each ingress node speaks gRPC.
+    /// Returns the gRPC address of each ingress node.
     pub fn grpc(&self) -> impl Iterator<Item = SocketAddr> {
         (0..INGRESSES).map(|number| self.ports.at("grpc", number))
     }
 
-    /// Returns where control serves HTTP.
+    /// Returns the HTTP address of the control node.
     #[must_use]
     pub fn control(&self) -> SocketAddr {
         self.ports.at("http", 0)
@@ -122,93 +122,94 @@ impl DevCluster {
 
     /// Returns the name of a queue node.
     #[must_use]
-    pub fn name(&self, place: usize) -> &str {
-        self.queues.get(place).map_or("", |node| &node.printed.name)
+    pub fn name(&self, index: usize) -> &str {
+        self.queues.get(index).map_or("", |node| &node.banner.name)
     }
 
-    /// Returns the place among the queue nodes of the one that leads a group, as they say.
+    /// Returns the index among the queue nodes of the leader of a group, according to their metrics.
     pub async fn leader(&self, group: GroupId) -> Option<usize> {
-        let running = self.queues.iter().enumerate().filter(|(_, node)| !matches!(node.run, Run::Dead));
-        leader_of(running.map(|(place, node)| (place, node.metrics)), group).await
+        let running =
+            self.queues.iter().enumerate().filter(|(_, node)| !matches!(node.process, QueueProcess::Killed));
+        leader_of(running.map(|(index, node)| (index, node.metrics)), group).await
     }
 
-    /// Fails unless all runs that was not killed: `dev`, what it started, and what was started again.
+    /// Fails if a process has ended that was not killed here.
     ///
     /// # Errors
-    /// Something has ended by itself; all of it is named.
+    /// The names of these processes.
     pub fn require_running(&mut self) -> anyhow::Result<()> {
-        let killed = self.queues.iter().filter(|node| !matches!(node.run, Run::Theirs(_)));
-        let killed: Vec<&str> = killed.map(|node| &*node.printed.name).collect();
+        let killed = self.queues.iter().filter(|node| !matches!(node.process, QueueProcess::Original(_)));
+        let killed: Vec<&str> = killed.map(|node| &*node.banner.name).collect();
         let mut ended = ended_by_themselves(&self.dev.log(), &killed);
         if !self.dev.is_running() {
             ended.push(format!("`{}` has ended", self.dev.spec().name));
         }
         for node in &mut self.queues {
-            if let Run::Ours(process) = &mut node.run
+            if let QueueProcess::Restarted(process) = &mut node.process
                 && !process.is_running()
             {
-                ended.push(format!("`{}` has ended after it was started again", node.printed.name));
+                ended.push(format!("`{}` has ended after its restart", node.banner.name));
             }
         }
-        ensure!(ended.is_empty(), "not killed, and yet: {}", ended.join(", "));
+        ensure!(ended.is_empty(), "not killed here: {}", ended.join(", "));
         Ok(())
     }
 
     /// Kills a queue node with SIGKILL.
     ///
     /// # Errors
-    /// It does not run.
-    pub async fn kill(&mut self, place: usize) -> anyhow::Result<()> {
-        let dev_says_so = self.has_ended(self.name(place));
-        let node = self.queues.get_mut(place).context("there is no such node")?;
-        let has_ended = match &mut node.run {
-            Run::Theirs(_) => dev_says_so,
-            Run::Ours(process) => !process.is_running(),
-            Run::Dead => true,
+    /// It is not running.
+    pub async fn kill(&mut self, index: usize) -> anyhow::Result<()> {
+        let ended_in_dev = self.has_ended(self.name(index));
+        let node = self.queues.get_mut(index).context("no such node")?;
+        let has_ended = match &mut node.process {
+            QueueProcess::Original(_) => ended_in_dev,
+            QueueProcess::Restarted(process) => !process.is_running(),
+            QueueProcess::Killed => true,
         };
-        ensure!(!has_ended, "`{}` does not run", node.printed.name);
-        match std::mem::replace(&mut node.run, Run::Dead) {
-            Run::Theirs(pid) => kill_process(pid, Signal::KILL)?,
-            Run::Ours(mut process) => process.kill().await?,
-            Run::Dead => {}
+        ensure!(!has_ended, "`{}` is not running", node.banner.name);
+        match std::mem::replace(&mut node.process, QueueProcess::Killed) {
+            QueueProcess::Original(pid) => kill_process(pid, Signal::KILL)?,
+            QueueProcess::Restarted(mut process) => process.kill().await?,
+            QueueProcess::Killed => {}
         }
         Ok(())
     }
 
-    /// Starts a queue node that was killed by the command that was printed, and waits until it is ready.
+    /// Starts a killed queue node with the printed command, and waits until it is ready.
     ///
     /// # Errors
-    /// It runs, cannot be started, or does not become ready.
-    pub async fn start_again(&mut self, place: usize) -> anyhow::Result<()> {
-        let node = self.queues.get(place).context("there is no such node")?;
-        ensure!(matches!(node.run, Run::Dead), "`{}` runs", node.printed.name);
-        self.wait_for_line(&end_of(&node.printed.name)).await?;
-        let node = self.queues.get_mut(place).context("there is no such node")?;
+    /// It is running, cannot be started, or does not become ready.
+    pub async fn start_again(&mut self, index: usize) -> anyhow::Result<()> {
+        let node = self.queues.get(index).context("no such node")?;
+        ensure!(matches!(node.process, QueueProcess::Killed), "`{}` is running", node.banner.name);
+        self.wait_for_line(&end_of(&node.banner.name)).await?;
+        let node = self.queues.get_mut(index).context("no such node")?;
         let process = Process::start(ProcessSpec {
-            name: node.printed.name.clone(),
+            name: node.banner.name.clone(),
             program: self.program.clone(),
-            arguments: node.printed.arguments.iter().map(OsString::from).collect(),
+            arguments: node.banner.arguments.iter().map(OsString::from).collect(),
             log: node.log.clone(),
             metrics: node.metrics,
         })?;
-        node.run = Run::Ours(Box::new(process));
-        match &mut node.run {
-            Run::Ours(process) => process.wait_ready(READY_WITHIN).await,
-            Run::Theirs(_) | Run::Dead => unreachable!("it was just started"),
+        node.process = QueueProcess::Restarted(Box::new(process));
+        match &mut node.process {
+            QueueProcess::Restarted(process) => process.wait_ready(READY_WITHIN).await,
+            QueueProcess::Original(_) | QueueProcess::Killed => unreachable!("it was just started"),
         }
     }
 
-    /// Ends everything: what `dev` started as it does, what was started again at once.
+    /// Stops `dev`, and kills the restarted processes.
     ///
     /// # Errors
-    /// `dev` does not end in time.
+    /// `dev` does not stop in time.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.dev.terminate(STOP_WITHIN).await?;
         for node in &mut self.queues {
-            if let Run::Ours(process) = &mut node.run {
+            if let QueueProcess::Restarted(process) = &mut node.process {
                 process.kill().await?;
             }
-            node.run = Run::Dead;
+            node.process = QueueProcess::Killed;
         }
         Ok(())
     }
@@ -221,24 +222,25 @@ impl DevCluster {
     async fn wait_for_line(&self, text: &str) -> anyhow::Result<()> {
         let printed = async {
             while !self.dev.log().contains(text) {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(CHECK_EVERY).await;
             }
         };
         let printed = tokio::time::timeout(READY_WITHIN, printed).await;
-        printed
-            .with_context(|| format!("`{text}` was not printed; the log ends with\n{}", self.dev.log_tail()))
+        printed.with_context(|| {
+            format!("`dev` did not print `{text}`; its log ends with\n{}", self.dev.log_tail())
+        })
     }
 
-    /// Queue nodes come first, in the order of their metrics' ports.
+    /// Reads the queue nodes from the banner; they are in the order of their metrics ports.
     fn read_banner(&self) -> anyhow::Result<Vec<QueueNode>> {
         let log = self.dev.log();
         let queues =
-            log.lines().filter_map(Printed::parse).filter(|printed| printed.name.starts_with("queue-"));
-        let queues = queues.zip(0..).map(|(printed, number)| {
-            let pid = Pid::from_raw(printed.pid).context("a process has an id above zero")?;
-            let config = Path::new(printed.arguments.last().context("a command has arguments")?);
+            log.lines().filter_map(BannerLine::parse).filter(|banner| banner.name.starts_with("queue-"));
+        let queues = queues.zip(0..).map(|(banner, number)| {
+            let pid = Pid::from_raw(banner.pid).context("a process id of zero")?;
+            let config = Path::new(banner.arguments.last().context("a command without arguments")?);
             let (log, metrics) = (config.with_file_name("log"), self.ports.at("metrics", number));
-            Ok(QueueNode { log, metrics, run: Run::Theirs(pid), printed })
+            Ok(QueueNode { log, metrics, process: QueueProcess::Original(pid), banner })
         });
         let queues: Vec<QueueNode> = queues.collect::<anyhow::Result<_>>()?;
         ensure!(queues.len() == 3, "expected three queue nodes in\n{log}");
@@ -248,22 +250,20 @@ impl DevCluster {
 
 impl Drop for DevCluster {
     fn drop(&mut self) {
-        // Killed at once it would leave its processes behind.
+        // If it were killed, its child processes would keep running.
         self.dev.terminate_blocking(STOP_WITHIN);
     }
 }
 
-/// What `dev` prints when a process of its own has ended.
+/// What `dev` prints when a child process has ended.
 fn end_of(name: &str) -> String {
     format!("{name} has ended")
 }
 
-/// Returns what `dev` has printed of the ends of its processes, those left out that ended because they were killed.
-///
-/// One that ended a moment before it would have been killed has another status.
+/// Returns the ends of child processes that `dev` has printed, except of those in `killed` that ended by SIGKILL.
 fn ended_by_themselves(log: &str, killed: &[&str]) -> Vec<String> {
-    let started = log.lines().filter_map(Printed::parse);
-    let ended = started.filter_map(|Printed { name, .. }| {
+    let started = log.lines().filter_map(BannerLine::parse);
+    let ended = started.filter_map(|BannerLine { name, .. }| {
         let said = log.lines().find_map(|line| line.strip_prefix(&end_of(&name)))?;
         let status = said.split(';').next().unwrap_or_default();
         let by_us = killed.contains(&&*name) && status.contains("SIGKILL");
@@ -272,18 +272,18 @@ fn ended_by_themselves(log: &str, killed: &[&str]) -> Vec<String> {
     ended.collect()
 }
 
-/// A process as `dev --cluster` prints it: `queue-1  pid 7  postroad queue --config FILE`.
+/// A line of the banner of `dev --cluster`: `queue-1  pid 7  postroad queue --config FILE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Printed {
+struct BannerLine {
     name: String,
     pid: i32,
-    /// What follows the program in the command.
+    /// The arguments of the command.
     arguments: Vec<String>,
 }
 
-impl Printed {
+impl BannerLine {
     fn parse(line: &str) -> Option<Self> {
-        // The file comes last, and may have spaces in it.
+        // The file is the last argument, and may contain spaces.
         let (front, config) = line.split_once(" --config ")?;
         let words: Vec<&str> = front.split_whitespace().collect();
         let [name, "pid", pid, "postroad", role] = words[..] else { return None };
@@ -297,22 +297,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_read_from_the_line_that_names_it() {
+    fn a_process_is_parsed_from_its_banner_line() {
         let line = "  queue-1     pid 4711     postroad queue --config /a b/queue-1/queue.toml";
-        let printed = Printed::parse(line).unwrap();
-        assert_eq!((&*printed.name, printed.pid), ("queue-1", 4711));
-        assert_eq!(printed.arguments, ["queue", "--config", "/a b/queue-1/queue.toml"]);
+        let banner = BannerLine::parse(line).unwrap();
+        assert_eq!((&*banner.name, banner.pid), ("queue-1", 4711));
+        assert_eq!(banner.arguments, ["queue", "--config", "/a b/queue-1/queue.toml"]);
         for other in [
             "  operator  postroad message get ID --config /x/operator.toml",
             "queue-1 has ended (signal: 9 (SIGKILL)); to start it again: postroad queue --config /x",
             "",
         ] {
-            assert_eq!(Printed::parse(other), None, "{other}");
+            assert_eq!(BannerLine::parse(other), None, "{other}");
         }
     }
 
     #[test]
-    fn what_ended_without_being_killed_is_named() {
+    fn processes_that_ended_without_a_kill_are_named() {
         let log = "  queue-1     pid 7     postroad queue --config /a/queue-1/queue.toml\n  \
                    outbound-1  pid 8     postroad outbound --config /a/outbound-1/outbound.toml\n  \
                    control     pid 9     postroad control --config /a/control/control.toml\n\

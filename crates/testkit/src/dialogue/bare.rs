@@ -1,4 +1,4 @@
-//! The server session as a value, with a clock of our own.
+//! The server session without a network, with its own clock.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use super::{Envelope, Settings, play::Peer, play::TestPolicy};
 
 /// A session without a network.
 #[derive(Debug)]
-pub struct Bare {
+pub struct BareSession {
     session: ServerSession<()>,
     policy: TestPolicy,
     now: Instant,
@@ -43,8 +43,8 @@ impl Settings {
     }
 }
 
-impl Bare {
-    /// Makes a session that has not greeted yet.
+impl BareSession {
+    /// Makes a session before its greeting.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         let now = Instant::now();
@@ -96,7 +96,7 @@ fn tls() -> TlsInfo {
     TlsInfo("TLSv1.3 TLS_AES_128_GCM_SHA256".into())
 }
 
-impl Peer for Bare {
+impl Peer for BareSession {
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.input.extend_from_slice(bytes);
         self.run();
@@ -110,7 +110,7 @@ impl Peer for Bare {
         match self.lines.pop_front() {
             Some(line) => Ok(Some(line)),
             None if self.closed => Ok(None),
-            None => Err(io::Error::other("the session waits for more")),
+            None => Err(io::Error::other("the session sent nothing and waits for input")),
         }
     }
 
@@ -133,14 +133,14 @@ impl Peer for Bare {
 
     fn shut_down(&mut self) -> bool {
         if !self.session.shut_down() {
-            // Told after the message that is under way.
+            // The session shuts down after the current message.
             return true;
         }
         self.run();
         true
     }
 
-    fn taken(&mut self) -> Option<Option<Envelope>> {
-        Some(self.policy.told.next())
+    fn accepted(&mut self) -> Option<Option<Envelope>> {
+        Some(self.policy.accepted.next())
     }
 }

@@ -1,4 +1,4 @@
-//! A server over a real connection: a listener of this process, or any other.
+//! A server over a real connection: a listener in this process, or another program.
 
 use std::{
     io,
@@ -22,18 +22,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Envelope, Settings, Told,
+    AcceptedMessages, Envelope, Settings,
     play::{Peer, TestPolicy},
 };
 
-/// No server takes longer to answer in a test.
+/// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A listener that behaves as a dialogue wants it; it stops when dropped.
+/// A listener with the settings of a dialogue; it stops when dropped.
 #[derive(Debug)]
 pub struct Listener {
     address: SocketAddr,
-    told: Told,
+    accepted: AcceptedMessages,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -42,7 +42,7 @@ impl Listener {
     /// Listens on a free port of loopback.
     ///
     /// # Errors
-    /// There is no port, or no certificate can be made.
+    /// No port is free, or the certificate cannot be created.
     pub async fn start(settings: &Settings) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -52,23 +52,23 @@ impl Listener {
             server: settings.server_config(),
             tls: tls.transpose().map_err(io::Error::other)?,
             implicit_tls: settings.implicit_tls,
-            // So that a client that speaks first is always heard in time.
+            // A client that speaks before the greeting is noticed within this time.
             greeting_delay: Duration::from_millis(20),
             ..ListenerConfig::default()
         };
         let policy = LivePolicy { decide: TestPolicy::default(), anonymous: settings.anonymous };
-        let (told, shutdown) = (policy.decide.told.clone(), CancellationToken::new());
+        let (accepted, shutdown) = (policy.decide.accepted.clone(), CancellationToken::new());
         let task = tokio::spawn(serve(listener, config, Arc::new(policy), shutdown.clone()));
-        Ok(Self { address, told, shutdown, task })
+        Ok(Self { address, accepted, shutdown, task })
     }
 
     /// Opens a connection.
     ///
     /// # Errors
-    /// Nobody listens, or TLS fails.
-    pub async fn connect(&self, settings: &Settings) -> io::Result<Live> {
-        let mut live = Live::connect(self.address).await?;
-        live.told = Some(self.told.clone());
+    /// The connection or TLS fails.
+    pub async fn connect(&self, settings: &Settings) -> io::Result<LiveSession> {
+        let mut live = LiveSession::connect(self.address).await?;
+        live.accepted = Some(self.accepted.clone());
         live.shutdown = Some(self.shutdown.clone());
         if settings.implicit_tls {
             live.start_tls().await?;
@@ -76,10 +76,10 @@ impl Listener {
         Ok(live)
     }
 
-    /// Returns what policy was told.
+    /// Returns the messages that the policy has accepted.
     #[must_use]
-    pub fn told(&self) -> &Told {
-        &self.told
+    pub fn accepted(&self) -> &AcceptedMessages {
+        &self.accepted
     }
 }
 
@@ -111,10 +111,10 @@ trait Bytes: AsyncRead + AsyncWrite + Send {}
 impl<S: AsyncRead + AsyncWrite + Send> Bytes for S {}
 
 /// A connection to a server.
-pub struct Live {
+pub struct LiveSession {
     stream: Stream,
     input: BytesMut,
-    told: Option<Told>,
+    accepted: Option<AcceptedMessages>,
     shutdown: Option<CancellationToken>,
 }
 
@@ -124,15 +124,15 @@ enum Stream {
     Broken,
 }
 
-impl Live {
-    /// Opens a connection to a server, whatever it is.
+impl LiveSession {
+    /// Opens a connection to any server.
     ///
     /// # Errors
-    /// Nobody listens.
+    /// The connection fails.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: Stream::Plain(stream), input: BytesMut::new(), told: None, shutdown: None })
+        Ok(Self { stream: Stream::Plain(stream), input: BytesMut::new(), accepted: None, shutdown: None })
     }
 
     async fn read(&mut self) -> io::Result<usize> {
@@ -145,7 +145,7 @@ impl Live {
             }
         };
         match tokio::time::timeout(PATIENCE, read).await.map_err(io::Error::from)? {
-            // Whoever closes with our bytes unread resets; TLS is not always told that it ends.
+            // A server that closes with unread bytes causes a reset, and TLS may end without close_notify.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) =>
             {
@@ -156,7 +156,7 @@ impl Live {
     }
 }
 
-impl Peer for Live {
+impl Peer for LiveSession {
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.stream {
             Stream::Plain(stream) => stream.write_all(bytes).await,
@@ -182,7 +182,7 @@ impl Peer for Live {
 
     async fn start_tls(&mut self) -> io::Result<()> {
         let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Broken) else {
-            return Err(io::Error::other("there is TLS already"));
+            return Err(io::Error::other("TLS is already active"));
         };
         self.stream = Stream::Tls(Box::pin(ClientTls::opportunistic().connect(stream, "mail.test").await?));
         Ok(())
@@ -196,7 +196,7 @@ impl Peer for Live {
         self.shutdown.as_ref().map(CancellationToken::cancel).is_some()
     }
 
-    fn taken(&mut self) -> Option<Option<Envelope>> {
-        self.told.as_ref().map(Told::next)
+    fn accepted(&mut self) -> Option<Option<Envelope>> {
+        self.accepted.as_ref().map(AcceptedMessages::next)
     }
 }

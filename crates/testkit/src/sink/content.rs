@@ -1,4 +1,4 @@
-//! The content of a message on the wire, as far as the sink looks at it.
+//! The content of a message, as far as the sink examines it.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ pub(super) struct EndOfData {
 }
 
 impl EndOfData {
-    /// Returns the length of the content and of what it takes on the wire, when all of it is in `input`.
+    /// Returns the length of the content and its length on the wire, once all of it is in `input`.
     pub(super) fn find(&mut self, input: &[u8]) -> Option<(usize, usize)> {
         if input.starts_with(b".\r\n") {
             return Some((0, 3));
@@ -24,7 +24,7 @@ impl EndOfData {
     }
 }
 
-/// Removes the dots of the transport.
+/// Removes the dots added by the transport.
 pub(super) fn unstuff(wire: &[u8]) -> Cow<'_, [u8]> {
     if !wire.starts_with(b".") && memmem::find(wire, b"\r\n.").is_none() {
         return Cow::Borrowed(wire);
@@ -48,7 +48,7 @@ pub(super) fn bare_newlines(wire: &[u8]) -> u64 {
     memchr::memchr2_iter(b'\r', b'\n', wire).filter(bare).count() as u64
 }
 
-/// What the ledger remembers of a content.
+/// What the ledger records about a content.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Summary {
     pub(super) size: u64,
@@ -69,13 +69,13 @@ pub(super) fn summarise(content: &[u8]) -> Summary {
     }
 }
 
-/// Returns the hash by which the ledger knows a body: XXH3 of what follows the empty line.
+/// Returns the hash of a body in the ledger: XXH3 of everything after the empty line.
 #[must_use]
 pub fn body_hash(body: &[u8]) -> u64 {
     xxh3_64(body)
 }
 
-/// The id in the `Received` field on top: `id` and 26 characters.
+/// The id in the first `Received` field: `id` and 26 characters.
 fn message_id(header: &[u8]) -> Option<MessageId> {
     if !header.get(..9)?.eq_ignore_ascii_case(b"received:") {
         return None;
@@ -87,7 +87,7 @@ fn message_id(header: &[u8]) -> Option<MessageId> {
     })
 }
 
-/// The length of the first field with the lines that continue it.
+/// The length of the first field with its continuation lines.
 fn field_len(header: &[u8]) -> usize {
     let continues = |end: usize| matches!(header.get(end + 1), Some(b' ' | b'\t'));
     memchr::memchr_iter(b'\n', header).find(|end| !continues(*end)).unwrap_or(header.len())
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_is_found_across_reads_and_nowhere_else() {
+    fn the_end_of_data_is_found_across_reads() {
         let wire = b"a\n.\r\nb\r\n.\nc\r\n.\r\nQUIT\r\n";
         let mut end = EndOfData::default();
         let found: Vec<_> = (1..=wire.len()).filter_map(|len| end.find(&wire[..len])).collect();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_of_the_transport_go() {
+    fn transport_dots_are_removed() {
         assert_eq!(&*unstuff(b"..a\r\n..\r\nb.\r\n"), b".a\r\n.\r\nb.\r\n");
         assert_eq!(&*unstuff(b"a\r\n"), b"a\r\n");
     }

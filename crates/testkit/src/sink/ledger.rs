@@ -1,4 +1,4 @@
-//! What the sink took: one record for each copy, in memory or as lines of a file.
+//! The copies that the sink accepted: one record each, in memory or as lines of a file.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,12 +17,12 @@ use parking_lot::Mutex;
 use postroad_core::{MessageId, Timestamp};
 use tokio::sync::Notify;
 
-/// One copy that was taken: a message for one recipient.
+/// One accepted copy: a message for one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// When, by the wall clock.
     pub at: Timestamp,
-    /// When, counted from the start of the sink by a clock that never jumps.
+    /// When, since the start of the sink, by a monotonic clock.
     pub since_start: Duration,
     /// The client's address.
     pub source: IpAddr,
@@ -30,22 +30,22 @@ pub struct Record {
     pub sender: Box<str>,
     /// The recipient.
     pub recipient: Box<str>,
-    /// Bytes of the content, dots of the transport not counted.
+    /// Bytes of the content, without transport dots.
     pub size: u64,
     /// XXH3 of what follows the header.
     pub body_hash: u64,
-    /// The id in the `Received` field on top.
+    /// The id in the first `Received` field.
     pub message: Option<MessageId>,
     /// The value of the `X-Token` field.
     pub token: Option<Box<str>>,
-    /// The 250 was handed to the network; `None` while that is open.
+    /// Whether the 250 was written to the connection; `None` while unknown.
     pub reply_written: Option<bool>,
 }
 
 /// Copies by message and recipient.
 pub type Copies = BTreeMap<(MessageId, Box<str>), Vec<Record>>;
 
-/// A handle to what a sink took.
+/// A handle to the copies that a sink accepted.
 #[derive(Clone, Debug)]
 pub struct Ledger(Arc<Inner>);
 
@@ -67,8 +67,8 @@ struct Entries {
     lines: Vec<u8>,
 }
 
-/// The place of a record whose reply is still to be written.
-pub(super) type Ticket = u64;
+/// The number of a record whose reply is not written yet.
+pub(super) type RecordNumber = u64;
 
 impl Ledger {
     pub(super) fn new(file: Option<&Path>) -> io::Result<Self> {
@@ -83,19 +83,19 @@ impl Ledger {
         })))
     }
 
-    /// Returns how many copies were taken.
+    /// Returns how many copies were accepted.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.count.load(Ordering::Acquire)
     }
 
-    /// Returns how many CR without LF and LF without CR were on the wire (S-112: there must be none).
+    /// Returns how many CR without LF and LF without CR were received (S-112: there must be none).
     #[must_use]
     pub fn bare_newlines(&self) -> u64 {
         self.0.bare_newlines.load(Ordering::Acquire)
     }
 
-    /// Waits until `count` copies were taken; false when `limit` has passed before.
+    /// Waits until `count` copies were accepted; false after `limit`.
     pub async fn wait_for_count(&self, count: u64, limit: Duration) -> bool {
         let reached = async {
             loop {
@@ -110,13 +110,13 @@ impl Ledger {
         tokio::time::timeout(limit, reached).await.is_ok()
     }
 
-    /// Returns all records; only the open ones when the sink writes to a file.
+    /// Returns all records; only those without a written reply when the sink writes to a file.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
         self.0.entries.lock().records.iter().cloned().collect()
     }
 
-    /// Returns the records that carry a message id, by message and recipient.
+    /// Returns the records with a message id, by message and recipient.
     #[must_use]
     pub fn copies(&self) -> Copies {
         by_message(self.records())
@@ -140,26 +140,26 @@ impl Ledger {
         }
     }
 
-    /// Takes records whose reply is still to be written; returns the place of the first.
-    pub(super) fn take(&self, records: Vec<Record>) -> Ticket {
-        let number = records.len() as u64;
-        let ticket = {
+    /// Adds records whose reply is not written yet; returns the number of the first.
+    pub(super) fn add(&self, records: Vec<Record>) -> RecordNumber {
+        let count = records.len() as u64;
+        let first = {
             let mut entries = self.0.entries.lock();
-            let ticket = entries.first + entries.records.len() as u64;
+            let first = entries.first + entries.records.len() as u64;
             entries.records.extend(records);
-            ticket
+            first
         };
-        self.0.count.fetch_add(number, Ordering::AcqRel);
+        self.0.count.fetch_add(count, Ordering::AcqRel);
         self.0.more.notify_waiters();
-        ticket
+        first
     }
 
-    /// Notes whether the reply for `number` records from `ticket` on was written.
-    pub(super) fn settle(&self, ticket: Ticket, number: usize, written: bool) {
+    /// Records whether the reply for `count` records from `from` on was written.
+    pub(super) fn record_reply(&self, from: RecordNumber, count: usize, written: bool) {
         let mut entries = self.0.entries.lock();
         let Entries { first, records, lines } = &mut *entries;
-        let place = usize::try_from(ticket - *first).expect("an open record is in memory");
-        for record in records.range_mut(place..place + number) {
+        let start = usize::try_from(from - *first).expect("a record without a written reply is in memory");
+        for record in records.range_mut(start..start + count) {
             record.reply_written = Some(written);
             if self.0.file.is_some() {
                 write_line(lines, record);
@@ -179,7 +179,7 @@ impl Ledger {
         file.lock().write_all(&lines)
     }
 
-    /// Writes what is left, records whose reply is open too.
+    /// Writes the remaining records, including those without a written reply.
     pub(super) fn close(&self) -> io::Result<()> {
         if self.0.file.is_some() {
             let mut entries = self.0.entries.lock();
@@ -229,19 +229,19 @@ fn write_line(lines: &mut Vec<u8>, record: &Record) {
     );
 }
 
-/// Reads the lines that a sink wrote to its file.
+/// Reads the file of a sink.
 ///
 /// # Errors
-/// The file cannot be read, or holds a line that no sink wrote.
+/// The file cannot be read, or has a malformed line.
 pub fn read_records(path: &Path) -> io::Result<Vec<Record>> {
-    let malformed = |line: &str| io::Error::other(format!("not a record of a sink: `{line}`"));
+    let malformed = |line: &str| io::Error::other(format!("malformed record: `{line}`"));
     BufReader::new(File::open(path)?)
         .lines()
         .map(|line| line.and_then(|line| parse_record(&line).ok_or_else(|| malformed(&line))))
         .collect()
 }
 
-/// Parses one line that a sink wrote to its file.
+/// Parses one line of a sink's file.
 #[must_use]
 pub fn parse_record(line: &str) -> Option<Record> {
     let fields: Vec<&str> = line.split('\t').collect();
@@ -286,16 +286,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn records_wait_for_their_reply_and_are_read_back() {
+    async fn records_are_written_after_their_reply_and_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger");
         let ledger = Ledger::new(Some(&path)).unwrap();
-        let first = ledger.take(vec![record("a@x.test"), record("b@x.test")]);
-        let second = ledger.take(vec![record("c@x.test")]);
-        ledger.settle(second, 1, true);
+        let first = ledger.add(vec![record("a@x.test"), record("b@x.test")]);
+        let second = ledger.add(vec![record("c@x.test")]);
+        ledger.record_reply(second, 1, true);
         assert!(ledger.wait_for_count(3, Duration::ZERO).await);
-        assert_eq!(ledger.records().len(), 3, "an open record keeps those behind it");
-        ledger.settle(first, 1, false);
+        assert_eq!(ledger.records().len(), 3, "records after one without a written reply stay in memory");
+        ledger.record_reply(first, 1, false);
         ledger.close().unwrap();
         let read = read_records(&path).unwrap();
         let seen: Vec<_> = read.iter().map(|record| (&*record.recipient, record.reply_written)).collect();

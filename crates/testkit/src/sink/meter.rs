@@ -1,4 +1,4 @@
-//! Counts what each client does with mail to a domain that has limits, exactly, in every window.
+//! Counts connections and messages of each client to a domain with limits, exactly, in every window.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,18 +11,18 @@ use parking_lot::Mutex;
 
 use super::script::Limits;
 
-/// What was counted for one client and domain.
+/// The counts of one client and domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeterReport {
     /// The client's address.
     pub source: IpAddr,
     /// The domain.
     pub domain: Box<str>,
-    /// The most connections at one time.
+    /// The most concurrent connections.
     pub connections_peak: u32,
     /// For each rate of the limits, the most messages in any window of its length.
     pub window_peaks: Vec<u64>,
-    /// How often a limit was exceeded, refused or not.
+    /// How often a limit was exceeded, whether enforced or not.
     pub violations: u64,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Connected {
 }
 
 impl Meters {
-    /// Counts a connection; false when there are too many with it.
+    /// Counts a connection; false when it exceeds the limit.
     pub(super) fn connect(&self, source: IpAddr, domain: &str, limits: &Limits) -> (Connected, bool) {
         let key = (source, Box::from(domain));
         let mut meters = self.0.lock();
@@ -75,12 +75,12 @@ impl Meters {
 }
 
 impl Connected {
-    /// Returns true for the connection of this domain.
+    /// Returns true when the connection counts for this domain.
     pub(super) fn is_for(&self, domain: &str) -> bool {
         *self.key.1 == *domain
     }
 
-    /// Counts a message; false when there are too many with it on this connection.
+    /// Counts a message on this connection; false when it exceeds the limit.
     pub(super) fn count_on_connection(&mut self, limits: &Limits) -> bool {
         self.messages += 1;
         let within = limits.messages_per_connection_max.is_none_or(|max| self.messages <= max);
@@ -88,7 +88,7 @@ impl Connected {
         within
     }
 
-    /// Counts a message in every window; false when one of them has too many with it.
+    /// Counts a message in every window; false when it exceeds a limit.
     pub(super) fn count_in_windows(&self, now: Instant, limits: &Limits) -> bool {
         self.with_meter(|meter| {
             meter.windows.resize_with(limits.rates.len(), VecDeque::new);

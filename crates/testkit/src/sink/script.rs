@@ -1,14 +1,14 @@
-//! How the sink behaves: rules for phases of a session, for all mail or for the mail of one domain.
+//! The behaviour of the sink: rules for phases of a session, for all mail or for the mail to one domain.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use serde::Deserialize;
 
-/// The behaviour of a sink; the default takes all mail at once and offers what a good receiver offers.
+/// The behaviour of a sink; the default accepts all mail at once and offers the usual extensions.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Script {
-    /// Where the randomness of probabilities begins.
+    /// The seed for rules with a probability.
     pub seed: u64,
     /// The name in the greeting and in replies to EHLO.
     pub hostname: Box<str>,
@@ -19,13 +19,13 @@ pub struct Script {
     /// Offers 8BITMIME.
     #[serde(rename = "8bitmime")]
     pub eight_bit_mime: bool,
-    /// Offers SIZE and holds to it; 0 does neither.
+    /// Offers and enforces SIZE; 0 does neither.
     pub size_max: u64,
-    /// Whether and how there is TLS.
+    /// Whether and how TLS is offered.
     pub tls: Tls,
-    /// Answers this many messages on a connection, and further MAIL with 421; 0 for any number.
+    /// Accepts this many messages on a connection, and answers further MAIL with 421; 0 for any number.
     pub messages_per_connection_max: u32,
-    /// Rules for every session, for phases in which no recipient is known and for domains without rules.
+    /// Rules for phases in which no recipient is known, and for domains without rules.
     pub rules: Vec<Rule>,
     /// Rules and limits for mail to one domain.
     pub domains: BTreeMap<Box<str>, Receiver>,
@@ -48,11 +48,11 @@ impl Default for Script {
     }
 }
 
-/// Whether and how there is TLS; the certificate is self-signed.
+/// Whether and how TLS is offered; the certificate is self-signed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tls {
-    /// There is none.
+    /// No TLS.
     #[default]
     None,
     /// STARTTLS is offered.
@@ -65,25 +65,25 @@ pub enum Tls {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Receiver {
-    /// The first rule that applies is followed.
+    /// The first rule that applies is used.
     pub rules: Vec<Rule>,
-    /// Refuses the first try of a (client, sender, recipient) for this long with 451.
+    /// Answers each (client, sender, recipient) with 451 for this long after its first try.
     pub greylist_secs: Option<f64>,
-    /// What one client may do.
+    /// The limits of one client.
     pub limits: Limits,
 }
 
-/// What one client address may do with mail to one domain. What exceeds it is counted.
+/// The limits of one client address for mail to one domain. Violations are counted.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections at one time on which mail to the domain was seen.
+    /// Concurrent connections with mail to the domain.
     pub connections_max: Option<u32>,
     /// Messages on one connection.
     pub messages_per_connection_max: Option<u32>,
-    /// Messages within any window of a length.
+    /// Messages in any window of a given length.
     pub rates: Vec<Rate>,
-    /// Refuses what exceeds a limit with 421 or 451, instead of only counting it.
+    /// Refuses violations with 421 or 451, instead of only counting them.
     pub enforce: bool,
 }
 
@@ -93,7 +93,7 @@ impl Limits {
     }
 }
 
-/// So many messages within any window of this length.
+/// At most this many messages in any window of this length.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
@@ -103,7 +103,7 @@ pub struct Rate {
     pub per_secs: f64,
 }
 
-/// A point of the session at which a rule can act.
+/// A point of the session at which a rule can apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -127,26 +127,26 @@ pub enum Phase {
     Quit,
 }
 
-/// What to do in a phase instead of saying yes at once.
+/// What to do in a phase instead of accepting at once.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// When the rule acts.
+    /// The phase in which the rule applies.
     pub phase: Phase,
-    /// How often: 1 for always.
+    /// The probability that it applies: 1 for always.
     #[serde(default = "always")]
     pub probability: f64,
-    /// Waits so long before the reply.
+    /// The delay before the reply.
     #[serde(default)]
     pub delay_ms: u64,
-    /// What to reply, lines separated by `\n`; without it, what a good receiver says.
-    /// A message is taken unless this is 4xx or 5xx.
+    /// The reply, lines separated by `\n`; without it, the normal reply.
+    /// A message is accepted unless this is 4xx or 5xx.
     #[serde(default)]
     pub reply: Option<Box<str>>,
-    /// Sends the reply byte by byte, each after so long.
+    /// Sends the reply byte by byte, with this delay after each.
     #[serde(default)]
     pub byte_delay_ms: u64,
-    /// What becomes of the connection.
+    /// What happens to the connection.
     #[serde(default)]
     pub then: Action,
 }
@@ -156,7 +156,7 @@ fn always() -> f64 {
 }
 
 impl Rule {
-    /// Makes a rule that always acts in `phase` and replies `reply`.
+    /// Makes a rule that always applies in `phase` and replies `reply`.
     #[must_use]
     pub fn reply(phase: Phase, reply: &str) -> Self {
         Self {
@@ -174,7 +174,7 @@ impl Rule {
     }
 }
 
-/// What becomes of the connection.
+/// What happens to the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
@@ -187,11 +187,11 @@ pub enum Action {
     CloseSilently,
     /// It is reset instead of the reply.
     Reset,
-    /// After the reply nothing more is sent, but what comes is read.
+    /// After the reply the sending side is closed, and input is still read.
     HalfClose,
-    /// Nothing more is said; the connection stays until the client ends it.
+    /// Nothing is sent; the connection stays open until the client closes it.
     Stall,
-    /// Bytes that are no reply are sent instead of it.
+    /// Bytes that are not a reply are sent instead of it.
     Garbage,
 }
 

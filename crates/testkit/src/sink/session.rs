@@ -1,4 +1,4 @@
-//! One session of the sink: the shortest way through SMTP that the script allows.
+//! One session of the sink: the SMTP that the script and the ledger need.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,18 +15,18 @@ use tokio::{
 
 use super::{
     Shared, content,
-    ledger::{Record, Ticket, wall_clock},
+    ledger::{Record, RecordNumber, wall_clock},
     meter::Connected,
     script::{Action, Limits, Phase, Receiver, Rule, Script, Tls},
 };
 
-/// A line longer than this is not SMTP.
+/// The longest command line.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// Read at once while commands are expected, and while content is.
+/// The size of reads while commands are expected, and while content is.
 const COMMAND_READ_BYTES: usize = 2 << 10;
 const CONTENT_READ_BYTES: usize = 32 << 10;
 
-/// Serves one client until it or the script ends the session.
+/// Serves one client until the client or the script ends the session.
 pub(super) async fn serve(stream: TcpStream, client: SocketAddr, shared: Arc<Shared>) {
     let implicit = shared.script.read().tls == Tls::Implicit;
     let _ = stream.set_nodelay(true);
@@ -52,7 +52,7 @@ async fn secure(stream: TcpStream, client: SocketAddr, shared: Arc<Shared>, gree
     let _ = session.stream.shutdown().await;
 }
 
-/// How a session ends.
+/// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Closed,
@@ -74,8 +74,8 @@ struct Session<S> {
     envelope: Option<Envelope>,
     messages: u32,
     connected: Vec<Connected>,
-    /// Copies that were taken and whose reply is not written.
-    open: Open,
+    /// Accepted copies whose reply is not written yet.
+    unanswered: UnansweredCopies,
 }
 
 #[derive(Debug, Default)]
@@ -84,24 +84,24 @@ struct Envelope {
     recipients: Vec<Box<str>>,
 }
 
-/// Copies whose reply is lost unless it is written.
+/// Accepted copies whose reply is not written yet; dropping it records the replies as lost.
 #[derive(Debug)]
-struct Open {
+struct UnansweredCopies {
     shared: Arc<Shared>,
-    tickets: Vec<(Ticket, usize)>,
+    copies: Vec<(RecordNumber, usize)>,
 }
 
-impl Open {
-    fn settle(&mut self, written: bool) {
-        for (ticket, number) in self.tickets.drain(..) {
-            self.shared.ledger.settle(ticket, number, written);
+impl UnansweredCopies {
+    fn record_replies(&mut self, written: bool) {
+        for (first, count) in self.copies.drain(..) {
+            self.shared.ledger.record_reply(first, count, written);
         }
     }
 }
 
-impl Drop for Open {
+impl Drop for UnansweredCopies {
     fn drop(&mut self) {
-        self.settle(false);
+        self.record_replies(false);
     }
 }
 
@@ -118,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             envelope: None,
             messages: 0,
             connected: Vec::new(),
-            open: Open { shared: shared.clone(), tickets: Vec::new() },
+            unanswered: UnansweredCopies { shared: shared.clone(), copies: Vec::new() },
             shared,
         }
     }
@@ -173,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         let written = self.stream.write_all(&self.output).await.is_ok() && self.stream.flush().await.is_ok();
         self.output.clear();
-        self.open.settle(written);
+        self.unanswered.record_replies(written);
         if written { Ok(()) } else { Err(End::Closed) }
     }
 
@@ -239,7 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Ok(());
         }
         self.flush().await?;
-        // What came before the handshake is not the client's.
+        // Bytes before the handshake may be an attacker's: close.
         Err(if self.input.is_empty() { End::StartTls } else { End::Closed })
     }
 
@@ -248,8 +248,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.put("503 5.5.1 nested MAIL");
             return Ok(());
         }
-        let most = self.script.messages_per_connection_max;
-        if most > 0 && self.messages >= most {
+        let max = self.script.messages_per_connection_max;
+        if max > 0 && self.messages >= max {
             self.put("421 4.7.0 too many messages on this connection");
             self.flush().await?;
             return Err(End::Closed);
@@ -298,15 +298,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         now.duration_since(first) < Duration::from_secs_f64(wait)
     }
 
-    /// Counts the first recipient of a domain in a transaction; false when it was refused.
+    /// Counts the first recipient of a domain in a transaction; false when a limit refuses it.
     async fn count_against(&mut self, limits: &Limits, domain: &str) -> Step<bool> {
         let seen = |envelope: &Envelope| envelope.recipients.iter().any(|other| domain_of(other) == domain);
         if limits.is_empty() || self.envelope.as_ref().is_some_and(seen) {
             return Ok(true);
         }
         let mut within = true;
-        let place = match self.connected.iter().position(|connected| connected.is_for(domain)) {
-            Some(place) => place,
+        let index = match self.connected.iter().position(|connected| connected.is_for(domain)) {
+            Some(index) => index,
             None => {
                 let (connected, allowed) = self.shared.meters.connect(self.client, domain, limits);
                 within = allowed;
@@ -314,14 +314,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.connected.len() - 1
             }
         };
-        let connected = &mut self.connected[place];
+        let connected = &mut self.connected[index];
         within &= connected.count_on_connection(limits);
         let in_windows = connected.count_in_windows(Instant::now(), limits);
         if !limits.enforce || (within && in_windows) {
             return Ok(true);
         }
         if !within {
-            self.put("421 4.7.0 too many connections or messages on one");
+            self.put("421 4.7.0 too many connections, or messages on this connection");
             self.flush().await?;
             return Err(End::Closed);
         }
@@ -339,7 +339,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.put(refusal);
             return Ok(());
         }
-        let recipient = self.ruled_recipient(Phase::Data);
+        let recipient = self.recipient_with_rule(Phase::Data);
         if !self.respond(Phase::Data, recipient.as_deref(), "354 go ahead").await? {
             return Ok(());
         }
@@ -349,18 +349,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if let Some(found) = end.find(&self.input) {
                 break found;
             }
-            let most = usize::try_from(self.script.size_max).unwrap_or(usize::MAX);
-            if most > 0 && self.input.len() > most.saturating_add(CONTENT_READ_BYTES) {
+            let max = usize::try_from(self.script.size_max).unwrap_or(usize::MAX);
+            if max > 0 && self.input.len() > max.saturating_add(CONTENT_READ_BYTES) {
                 self.put("552 5.3.4 message too large");
                 self.flush().await?;
                 return Err(End::Closed);
             }
             self.read(CONTENT_READ_BYTES).await?;
         };
-        self.take_message(content_len, wire_len).await
+        self.accept_message(content_len, wire_len).await
     }
 
-    async fn take_message(&mut self, content_len: usize, wire_len: usize) -> Step {
+    async fn accept_message(&mut self, content_len: usize, wire_len: usize) -> Step {
         let envelope = self.envelope.take().unwrap_or_default();
         self.messages += 1;
         let wire = &self.input[..content_len];
@@ -384,36 +384,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 token: summary.token.clone(),
                 reply_written: None,
             };
-            let number = envelope.recipients.len();
+            let count = envelope.recipients.len();
             let records = envelope.recipients.into_iter().map(record).collect();
-            self.open.tickets.push((self.shared.ledger.take(records), number));
+            self.unanswered.copies.push((self.shared.ledger.add(records), count));
         }
-        self.follow(rule, "250 2.0.0 taken").await.map(drop)
+        self.apply(rule, "250 2.0.0 accepted").await.map(drop)
     }
 
-    /// The recipient whose domain has a rule for a phase that is about all of them.
-    fn ruled_recipient(&self, phase: Phase) -> Option<Box<str>> {
+    /// The first recipient whose domain has a rule for a phase that concerns all recipients.
+    fn recipient_with_rule(&self, phase: Phase) -> Option<Box<str>> {
         if self.script.domains.is_empty() {
             return None;
         }
-        let ruled = |recipient: &str| {
+        let has_rule = |recipient: &str| {
             let receiver = self.script.receiver(domain_of(recipient));
             receiver.is_some_and(|receiver| receiver.rules.iter().any(|rule| rule.phase == phase))
         };
-        self.envelope.as_ref()?.recipients.iter().find(|recipient| ruled(recipient)).cloned()
+        self.envelope.as_ref()?.recipients.iter().find(|recipient| has_rule(recipient)).cloned()
     }
 
-    async fn respond(&mut self, phase: Phase, recipient: Option<&str>, usual: &str) -> Step<bool> {
+    async fn respond(&mut self, phase: Phase, recipient: Option<&str>, default: &str) -> Step<bool> {
         if self.script.rules.is_empty() && self.script.domains.is_empty() {
-            self.put(usual);
+            self.put(default);
             return Ok(true);
         }
         let recipients: Vec<Box<str>> = recipient.map(Box::from).into_iter().collect();
         let rule = self.rule(phase, &recipients);
-        self.follow(rule, usual).await
+        self.apply(rule, default).await
     }
 
-    /// The first rule that acts now: one of a recipient's domain, or else one for all.
+    /// The first rule that applies: one of a recipient's domain, or one for all sessions if no domain is in the script.
     fn rule(&self, phase: Phase, recipients: &[Box<str>]) -> Option<Rule> {
         if self.script.rules.is_empty() && self.script.domains.is_empty() {
             return None;
@@ -422,24 +422,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             recipients.iter().filter_map(|recipient| self.script.receiver(domain_of(recipient))).collect();
         let of_domains = receivers.iter().flat_map(|receiver| &receiver.rules);
         let for_all = self.script.rules.iter().filter(|_| receivers.is_empty());
-        of_domains.chain(for_all).find(|rule| rule.phase == phase && self.strikes(rule.probability)).cloned()
+        of_domains.chain(for_all).find(|rule| rule.phase == phase && self.is_drawn(rule.probability)).cloned()
     }
 
-    fn strikes(&self, probability: f64) -> bool {
+    fn is_drawn(&self, probability: f64) -> bool {
         probability >= 1.0 || self.shared.random.lock().random_bool(probability.clamp(0.0, 1.0))
     }
 
-    /// Replies as the rule has it; true when the session goes on as after a yes.
-    async fn follow(&mut self, rule: Option<Rule>, usual: &str) -> Step<bool> {
+    /// Replies as the rule says; true when the reply is positive.
+    async fn apply(&mut self, rule: Option<Rule>, default: &str) -> Step<bool> {
         let Some(rule) = rule else {
-            self.put(usual);
+            self.put(default);
             return Ok(true);
         };
         if rule.delay_ms > 0 {
             self.flush().await?;
             tokio::time::sleep(rule.delay()).await;
         }
-        let reply = rule.reply.as_deref().unwrap_or(usual);
+        let reply = rule.reply.as_deref().unwrap_or(default);
         match rule.then {
             Action::CloseSilently => return Err(End::Closed),
             Action::Reset => return Err(End::Reset),
@@ -473,11 +473,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             tokio::time::sleep(delay).await;
         }
-        self.open.settle(true);
+        self.unanswered.record_replies(true);
         Ok(())
     }
 
-    /// Reads and forgets until the client goes.
+    /// Reads and discards until the client closes.
     async fn stall(&mut self) -> Step<bool> {
         loop {
             self.input.clear();
@@ -485,7 +485,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Puts a reply of one or more lines behind what is still to be sent.
+    /// Adds a reply of one or more lines to the output.
     fn put(&mut self, reply: &str) {
         if !reply.contains('\n') {
             self.output.extend_from_slice(reply.as_bytes());
@@ -501,12 +501,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-/// What stands between `<` and the `>` that ends the path.
+/// The text between `<` and the `>` at the end of the path.
 fn path(line: &[u8]) -> Option<Box<str>> {
     let line = std::str::from_utf8(line).ok()?;
     let start = line.find('<')? + 1;
     let rest = &line[start..];
-    // A quoted local part may hold `>`; what follows the path never holds one.
+    // A quoted local part may contain `>`; parameters after the path do not.
     let end = rest.rfind('>')?;
     Some(rest[..end].into())
 }

@@ -1,4 +1,4 @@
-//! The sink as a client sees it.
+//! The sink, tested by a client.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ fn last(replies: &[String]) -> &str {
 }
 
 #[tokio::test]
-async fn what_is_taken_is_written_down() {
+async fn accepted_copies_are_recorded() {
     let sink = sink(Script::default()).await;
     let mut client = Client::connect(&sink).await;
     assert!(client.say("EHLO c.test").await.starts_with("250 "));
@@ -85,7 +85,7 @@ async fn what_is_taken_is_written_down() {
 }
 
 #[tokio::test]
-async fn a_pipelined_transaction_takes_one_write() {
+async fn a_transaction_can_be_pipelined_in_one_write() {
     let sink = sink(Script::default()).await;
     let mut client = Client::connect(&sink).await;
     let wire =
@@ -99,7 +99,7 @@ async fn a_pipelined_transaction_takes_one_write() {
 }
 
 #[tokio::test]
-async fn a_rule_acts_in_its_phase_and_domain() {
+async fn a_rule_applies_in_its_phase_and_domain() {
     let later = |phase| Rule::reply(phase, "451 4.7.1 later");
     let script = Script::default()
         .with_rule(Rule { delay_ms: 50, ..Rule::reply(Phase::Connect, "220 slow") })
@@ -117,30 +117,30 @@ async fn a_rule_acts_in_its_phase_and_domain() {
         assert_eq!((replies.len(), last(&replies).trim_end()), (steps, reply));
         client.say("RSET").await;
     }
-    assert_eq!(last(&client.send("a@other.test").await).trim_end(), "250 2.0.0 taken");
+    assert_eq!(last(&client.send("a@other.test").await).trim_end(), "250 2.0.0 accepted");
     assert_eq!(sink.ledger().count(), 1);
 }
 
 #[tokio::test]
-async fn a_message_can_be_taken_and_its_reply_lost() {
+async fn a_message_can_be_accepted_and_its_reply_lost() {
     for then in [Action::Reset, Action::CloseSilently] {
         let rule = Rule { reply: None, then, ..Rule::reply(Phase::Message, "") };
         let sink = sink(Script::default().with_domain("x.test", rules(&[rule]))).await;
         let mut client = Client::connect(&sink).await;
         assert_eq!(last(&client.send("a@x.test").await), "");
         assert!(sink.ledger().wait_for_count(1, LIMIT).await);
-        let settled = async {
+        let recorded = async {
             while sink.ledger().records()[0].reply_written.is_none() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(LIMIT, settled).await.unwrap();
+        tokio::time::timeout(LIMIT, recorded).await.unwrap();
         assert_eq!(sink.ledger().records()[0].reply_written, Some(false));
     }
 }
 
 #[tokio::test]
-async fn connections_end_as_the_script_has_it() {
+async fn connections_end_as_the_script_says() {
     let end =
         |then, byte_delay_ms| rules(&[Rule { then, byte_delay_ms, ..Rule::reply(Phase::Message, "250 ok") }]);
     let script = Script::default()
@@ -149,12 +149,12 @@ async fn connections_end_as_the_script_has_it() {
         .with_domain("garbage.test", end(Action::Garbage, 0))
         .with_domain("slow.test", end(Action::GoOn, 10));
     let sink = sink(script).await;
-    for (domain, told, goes_on) in
+    for (domain, reply, goes_on) in
         [("close", "250 ok", false), ("half", "250 ok", false), ("slow", "250 ok", true)]
     {
         let mut client = Client::connect(&sink).await;
         let before = Instant::now();
-        assert_eq!(last(&client.send(&format!("a@{domain}.test")).await).trim_end(), told);
+        assert_eq!(last(&client.send(&format!("a@{domain}.test")).await).trim_end(), reply);
         assert!(domain != "slow" || before.elapsed() >= Duration::from_millis(70));
         client.0.write_all(b"NOOP\r\n").await.unwrap();
         assert_eq!(client.reply().await.starts_with("250"), goes_on, "{domain}");
@@ -170,7 +170,7 @@ async fn connections_end_as_the_script_has_it() {
 }
 
 #[tokio::test]
-async fn the_greylist_lets_the_second_try_through() {
+async fn a_retry_after_the_greylist_time_is_accepted() {
     let receiver = Receiver { greylist_secs: Some(0.1), ..Receiver::default() };
     let sink = sink(Script::default().with_domain("x.test", receiver)).await;
     let mut client = Client::connect(&sink).await;
@@ -181,7 +181,7 @@ async fn the_greylist_lets_the_second_try_through() {
 }
 
 #[tokio::test]
-async fn limits_are_enforced_and_what_exceeds_them_is_counted() {
+async fn limits_are_enforced_and_violations_are_counted() {
     let limits = Limits {
         connections_max: Some(1),
         messages_per_connection_max: Some(2),
@@ -206,9 +206,8 @@ async fn limits_are_enforced_and_what_exceeds_them_is_counted() {
     assert_eq!(third.say("MAIL FROM:<>").await.trim_end(), "421 4.7.0 too many messages on this connection");
 }
 
-/// TLS as our own client finds it at the sink; `true` for a session that is there from the first byte.
 #[tokio::test]
-async fn tls_is_offered_as_the_script_has_it() {
+async fn tls_is_offered_as_the_script_says() {
     for (tls, implicit) in [(Tls::Starttls, false), (Tls::Implicit, true)] {
         let sink = sink(Script { tls, ..Script::default() }).await;
         if implicit {

@@ -1,4 +1,4 @@
-//! From assignments to jobs: each attempt once, within the content budget.
+//! Makes jobs from assignments: each attempt once, within the content budget.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,51 +15,52 @@ use postroad_proto::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
-    desk::Desk,
-    held::{LaneName, Offered},
+    context::DeliveryContext,
+    group_attempts::GroupAttempts,
     job::{Job, JobRecipient},
     lanes::Lanes,
-    workshop::Workshop,
+    pending_attempts::{LaneName, Received},
 };
 
-/// RFC 5321 4.5.3.1.8: a server takes at least this many recipients in one transaction.
+/// RFC 5321 4.5.3.1.8: a server must accept at least this many recipients in one transaction.
 const RECIPIENTS_PER_JOB_MAX: usize = 100;
 
-/// Frames that may wait for room. The leader sends no more, so that what else it says is read meanwhile.
-pub(crate) const FRAMES_AHEAD_MAX: u32 = 16;
+/// Frames of assignments that the leader may send before earlier ones were admitted: its flow-control credit.
+/// Recalls and acknowledgements in the same stream are read while these wait.
+pub(crate) const CREDIT_FRAMES: u32 = 16;
 
-/// The leader is told of every so many frames that found room, while it may still send as many.
-const TOLD_EVERY: u64 = FRAMES_AHEAD_MAX as u64 / 2;
+/// Credit is returned to the leader after this many admitted frames, while it still has as much left.
+const CREDIT_EVERY: u64 = CREDIT_FRAMES as u64 / 2;
 
-/// The first station of the assignments of one session: they wait here while the content budget is used up.
-pub(crate) struct Intake<'a> {
-    pub(crate) desk: &'a Arc<Desk>,
+/// Received assignments of one session: they wait here while the content budget is used up.
+pub(crate) struct IncomingAssignments<'a> {
+    pub(crate) attempts: &'a Arc<GroupAttempts>,
     pub(crate) lanes: &'a Arc<Lanes>,
-    pub(crate) workshop: &'a Arc<Workshop>,
+    pub(crate) context: &'a Arc<DeliveryContext>,
     pub(crate) budget: &'a Arc<Semaphore>,
     pub(crate) waiting: Mutex<VecDeque<Assignments>>,
     pub(crate) arrived: Notify,
-    /// How many frames have found room, as far as it is to be told.
-    pub(crate) taken: watch::Sender<u64>,
+    /// How many frames were admitted, in steps of [`CREDIT_EVERY`].
+    pub(crate) admitted: watch::Sender<u64>,
 }
 
-/// The leader sent more frames than it was told to.
+/// The leader sent more frames than its credit allows.
 #[derive(Debug)]
-pub(crate) struct TooFarAhead;
+pub(crate) struct CreditExceeded;
 
-impl Intake<'_> {
-    /// Puts a frame behind those that wait.
-    pub(crate) fn put(&self, assignments: Assignments) -> Result<(), TooFarAhead> {
+impl IncomingAssignments<'_> {
+    /// Adds a frame to those that wait.
+    pub(crate) fn push(&self, assignments: Assignments) -> Result<(), CreditExceeded> {
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= FRAMES_AHEAD_MAX as usize {
-            return Err(TooFarAhead);
+        if waiting.len() >= CREDIT_FRAMES as usize {
+            return Err(CreditExceeded);
         }
         waiting.push_back(assignments);
         self.arrived.notify_one();
         Ok(())
     }
 
-    /// Takes frame by frame over, each once there is room for its content; runs until dropped.
+    /// Admits frames in order, each once the budget has room for its content; runs until dropped.
     pub(crate) async fn run(&self) {
         let mut frames = 0;
         loop {
@@ -68,15 +69,15 @@ impl Intake<'_> {
                 self.arrived.notified().await;
                 continue;
             };
-            let Some(mut room) = self.room(bytes).await else { return };
+            let Some(mut budget) = self.acquire_budget(bytes).await else { return };
             let frame = self.waiting.lock().pop_front().unwrap_or_default();
             for assignment in frame.assignments {
-                let part = room.split(assignment.content.len()).map(Arc::new);
-                self.take_one(assignment, part);
+                let part = budget.split(assignment.content.len()).map(Arc::new);
+                self.admit(assignment, part);
             }
             frames += 1;
-            if frames % TOLD_EVERY == 0 {
-                self.taken.send_replace(frames);
+            if frames % CREDIT_EVERY == 0 {
+                self.admitted.send_replace(frames);
             }
         }
     }
@@ -89,31 +90,31 @@ impl Intake<'_> {
             assignments.filter(|one| (&one.message_id, one.epoch) == (&id.message_id, id.epoch));
         let found = of_message.find_map(|one| {
             let is_it = |r: &AssignedRecipient| (r.recipient, r.attempt) == (id.recipient, id.attempt);
-            let place = one.recipients.iter().position(is_it)?;
-            one.recipients.remove(place);
+            let index = one.recipients.iter().position(is_it)?;
+            one.recipients.remove(index);
             Some(LaneName { source: SourceId(one.source), site: one.site.as_str().into() })
         });
         let Some(lane) = found else { return false };
-        self.desk.with(|held| {
-            if held.offer(id, &lane) == Offered::Taken {
-                held.give_back(id, lane.source);
+        self.attempts.with(|pending| {
+            if pending.receive(id, &lane) == Received::New {
+                pending.give_back(id, lane.source);
             }
         });
         true
     }
 
-    async fn room(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
-        if let Ok(room) = self.budget.clone().try_acquire_many_owned(bytes) {
-            return Some(room);
+    async fn acquire_budget(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = self.budget.clone().try_acquire_many_owned(bytes) {
+            return Some(permit);
         }
-        self.workshop.metrics.budget_waits.increment(1);
-        let _waits = self.desk.short_of_room();
+        self.context.metrics.budget_waits.increment(1);
+        let _waits = self.attempts.waiting_for_budget();
         self.budget.clone().acquire_many_owned(bytes).await.ok()
     }
 
-    fn take_one(&self, assignment: Assignment, budget: Option<Arc<OwnedSemaphorePermit>>) {
+    fn admit(&self, assignment: Assignment, budget: Option<Arc<OwnedSemaphorePermit>>) {
         let Ok(message) = parse_message_id(&assignment.message_id) else {
-            return tracing::error!(group = %self.desk.group, "an assignment without a message id");
+            return tracing::error!(group = %self.attempts.group, "assignment without a message id");
         };
         let lane = LaneName { source: SourceId(assignment.source), site: assignment.site.as_str().into() };
         let recipients = self.new_recipients(&assignment, &lane);
@@ -130,7 +131,7 @@ impl Intake<'_> {
             };
         for recipients in transactions(recipients, &assignment.site) {
             let job = Job {
-                desk: self.desk.clone(),
+                attempts: self.attempts.clone(),
                 message,
                 epoch: Epoch(assignment.epoch),
                 sender: sender.clone(),
@@ -143,15 +144,15 @@ impl Intake<'_> {
                 received: Instant::now(),
                 budget: budget.clone(),
             };
-            self.lanes.push(self.workshop, &lane, job);
+            self.lanes.push(self.context, &lane, job);
         }
     }
 
-    /// Returns the recipients whose attempts are not here yet.
+    /// Returns the recipients whose attempts are new.
     fn new_recipients(&self, assignment: &Assignment, lane: &LaneName) -> Vec<JobRecipient> {
         let is_new = |recipient: &&AssignedRecipient| {
             let id = attempt_id(assignment, recipient.recipient, recipient.attempt);
-            self.desk.with(|held| held.offer(&id, lane)) == Offered::Taken
+            self.attempts.with(|pending| pending.receive(&id, lane)) == Received::New
         };
         let mut recipients = Vec::with_capacity(assignment.recipients.len());
         for recipient in assignment.recipients.iter().filter(is_new) {
@@ -161,17 +162,21 @@ impl Intake<'_> {
                 Err(_) => self.malformed(assignment, number, attempt),
             }
         }
-        self.desk.ring();
+        self.attempts.notify();
         recipients
     }
 
-    /// An address that was accepted and does not parse is our own fault: nobody else can have put it there.
+    /// An accepted address that does not parse is a fault of ours.
     fn malformed(&self, assignment: &Assignment, recipient: u32, attempt: u32) {
-        tracing::error!(group = %self.desk.group, recipient, "an assignment with a malformed address");
-        let outcome =
-            Outcome::new(OutcomeKind::Internal, Some(BounceClass::Other), 0, "the address is malformed");
+        tracing::error!(group = %self.attempts.group, recipient, "assignment with a malformed address");
+        let outcome = Outcome::new(
+            OutcomeKind::Internal,
+            Some(BounceClass::Other),
+            0,
+            "malformed address in the assignment",
+        );
         let now = crate::job::now().as_millis();
-        self.desk.finish(Report {
+        self.attempts.finish(Report {
             attempt: Some(attempt_id(assignment, recipient, attempt)),
             source: assignment.source,
             kind: u32::from(outcome.kind.code()),
@@ -194,10 +199,10 @@ fn attempt_id(assignment: &Assignment, recipient: u32, attempt: u32) -> AttemptI
     AttemptId { message_id: assignment.message_id.clone(), recipient, attempt, epoch: assignment.epoch }
 }
 
-/// Splits recipients into transactions: by domain, and within the number every server takes.
+/// Splits recipients into transactions: by domain, and within the number that every server accepts.
 ///
-/// Domains of one site share its limits, but a host may take mail for one of them only by its own name.
-/// A route's host takes whatever the operator sends there.
+/// Domains of one site share its limits, but a host may refuse recipients of two domains in one transaction.
+/// The host of a route accepts every domain that the operator routes there.
 fn transactions(recipients: Vec<JobRecipient>, site: &str) -> Vec<Vec<JobRecipient>> {
     if recipients.len() == 1 {
         return vec![recipients];
@@ -240,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_has_no_more_recipients_than_every_server_takes() {
+    fn a_transaction_has_no_more_recipients_than_every_server_accepts() {
         let split = transactions(recipients(&["a@x.example"; 250]), "x.example");
         assert_eq!(split.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100, 50]);
     }

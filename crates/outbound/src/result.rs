@@ -1,4 +1,4 @@
-//! What the end of a transaction or of a session means: an outcome for the recipient and a signal for the lane.
+//! Maps the result of a transaction or session to an outcome for each recipient and a signal for the lane.
 
 use postroad_core::{BounceClass, Outcome, OutcomeKind, Reply};
 use postroad_dns::DnsError;
@@ -9,10 +9,10 @@ use crate::{classify::classify, lane::Signal};
 use BounceClass as C;
 use OutcomeKind as K;
 
-/// Returns the outcome of a recipient from what became of it in a transaction.
+/// Returns the outcome for one recipient of a transaction.
 #[must_use]
-pub fn outcome_of(fate: &RecipientResult) -> Outcome {
-    match fate {
+pub fn outcome_of(result: &RecipientResult) -> Outcome {
+    match result {
         RecipientResult::Reply(phase, reply) => classify(*phase, reply),
         RecipientResult::NotSent(lost) => not_sent(*lost),
         // D-034: the dot was sent and no reply was read; the receiver may have it.
@@ -22,41 +22,38 @@ pub fn outcome_of(fate: &RecipientResult) -> Outcome {
             0,
             &format!("after the final dot: {}", text_of(*lost)),
         ),
-        RecipientResult::Unsupported(Extension::Smtputf8) => Outcome::new(
-            K::Hard,
-            Some(C::Other),
-            0,
-            "5.6.7 the receiver takes no internationalized addresses",
-        ),
+        RecipientResult::Unsupported(Extension::Smtputf8) => {
+            Outcome::new(K::Hard, Some(C::Other), 0, "5.6.7 the receiver does not support SMTPUTF8")
+        }
         RecipientResult::Unsupported(Extension::EightBitMime) => {
-            Outcome::new(K::Hard, Some(C::Other), 0, "5.6.3 the receiver takes no 8-bit content")
+            Outcome::new(K::Hard, Some(C::Other), 0, "5.6.3 the receiver does not support 8BITMIME")
         }
         RecipientResult::BareNewline => {
-            Outcome::new(K::Hard, Some(C::Other), 0, "5.6.0 the content has a line end that is not CRLF")
+            Outcome::new(K::Hard, Some(C::Other), 0, "5.6.0 the message has a line ending that is not CRLF")
         }
     }
 }
 
-/// Returns the outcomes of a transaction's recipients.
+/// Returns the outcomes for all recipients of a transaction.
 ///
-/// Where none was taken, 452 is not about their number unless it says so: the receiver has no room.
+/// If none was accepted, a 452 without 5.3 does not mean too many recipients: the receiver is out of storage.
 #[must_use]
-pub fn outcomes_of(fates: &[RecipientResult]) -> Vec<Outcome> {
-    let says_so = |fate: &RecipientResult| matches!(fate, RecipientResult::Reply(_, reply) if reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3)));
-    let none_taken = !fates.iter().any(is_taken);
-    let outcome = |fate: &RecipientResult| {
-        let outcome = outcome_of(fate);
-        if none_taken && outcome.class == Some(C::TooManyRecipients) && !says_so(fate) {
+pub fn outcomes_of(results: &[RecipientResult]) -> Vec<Outcome> {
+    let is_enhanced_5_3 = |result: &RecipientResult| matches!(result, RecipientResult::Reply(_, reply) if reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3)));
+    let none_accepted = !results.iter().any(is_accepted);
+    let outcome = |result: &RecipientResult| {
+        let outcome = outcome_of(result);
+        if none_accepted && outcome.class == Some(C::TooManyRecipients) && !is_enhanced_5_3(result) {
             return Outcome { class: Some(C::Quota), ..outcome };
         }
         outcome
     };
-    fates.iter().map(outcome).collect()
+    results.iter().map(outcome).collect()
 }
 
 /// The server answered 2xx to this recipient.
-fn is_taken(fate: &RecipientResult) -> bool {
-    !matches!(fate, RecipientResult::Reply(Phase::Recipient | Phase::Mail, _) | RecipientResult::NotSent(_))
+fn is_accepted(result: &RecipientResult) -> bool {
+    !matches!(result, RecipientResult::Reply(Phase::Recipient | Phase::Mail, _) | RecipientResult::NotSent(_))
 }
 
 /// Returns the outcome of an attempt whose session ended before a transaction.
@@ -65,12 +62,14 @@ pub fn outcome_of_session(ended: &Ended) -> Outcome {
     match ended {
         Ended::Refused(phase, reply) => classify(*phase, reply),
         Ended::Lost(_, lost) => not_sent(*lost),
-        Ended::NoTls => Outcome::new(K::Soft, Some(C::TlsPolicy), 0, "4.7.4 the receiver offers no TLS"),
+        Ended::NoTls => {
+            Outcome::new(K::Soft, Some(C::TlsPolicy), 0, "4.7.4 the receiver does not offer STARTTLS")
+        }
         Ended::Quit | Ended::Idle => not_sent(Lost::Closed),
     }
 }
 
-/// Returns the outcome of an attempt for which the DNS named no host.
+/// Returns the outcome of an attempt for which DNS gave no mail host.
 #[must_use]
 pub fn outcome_of_dns(error: &DnsError) -> Outcome {
     let (kind, class, status) = match error {
@@ -82,19 +81,19 @@ pub fn outcome_of_dns(error: &DnsError) -> Outcome {
     Outcome::new(kind, Some(class), 0, &format!("{status} {error}"))
 }
 
-/// Returns what the replies and losses of a transaction say about the site.
+/// Returns the signal of a transaction for its lane.
 #[must_use]
-pub fn signal_of(fates: &[RecipientResult]) -> Signal {
+pub fn signal_of(results: &[RecipientResult]) -> Signal {
     let mut signal = Signal::Served;
-    for fate in fates {
-        match fate {
+    for result in results {
+        match result {
             RecipientResult::Reply(phase, reply) if asks_to_slow_down(*phase, reply) => {
                 return Signal::Refused(reply.to_string().into());
             }
             RecipientResult::Reply(phase, reply) if is_congestion(*phase, reply) => {
                 signal = Signal::Failed(reply.to_string().into());
             }
-            // What we broke off ourselves says nothing about the site.
+            // A transaction that we aborted says nothing about the site.
             RecipientResult::NotSent(Lost::Aborted) | RecipientResult::Unknown(Lost::Aborted) => {
                 if signal == Signal::Served {
                     signal = Signal::Silent;
@@ -109,11 +108,11 @@ pub fn signal_of(fates: &[RecipientResult]) -> Signal {
     signal
 }
 
-/// Returns what a session that ended before a transaction says about the site.
+/// Returns the signal of a session that ended before a transaction.
 #[must_use]
 pub fn signal_of_session(ended: &Ended) -> Signal {
     match ended {
-        // A greeting or EHLO that is refused is meant for all that come from this source (D-036, D-038).
+        // A refusal of the connection or of EHLO concerns all mail from this source (D-036, D-038).
         Ended::Refused(Phase::Greeting | Phase::Hello, reply) => Signal::Refused(reply.to_string().into()),
         Ended::Refused(_, reply) => Signal::Failed(reply.to_string().into()),
         Ended::Lost(_, lost) => Signal::Failed(text_of(*lost).into()),
@@ -122,27 +121,27 @@ pub fn signal_of_session(ended: &Ended) -> Signal {
     }
 }
 
-/// Returns true when the same host may be asked once more without TLS, under a policy that does not require it (D-039).
+/// Returns true when the same host may be tried again without TLS, under a policy that does not require it (D-039).
 #[must_use]
 pub fn is_tls_failure(ended: &Ended) -> bool {
     matches!(ended, Ended::Refused(Phase::StartTls, _) | Ended::Lost(Phase::StartTls, _))
 }
 
-/// Returns the places of recipients that the server had no room for beside others: they go in a transaction of their own
-/// (D-035, RFC 5321 4.5.3.1.10). Where it took none, it is not the number of recipients that troubles it.
+/// Returns the positions of recipients refused as too many in one transaction: they are sent in the next one
+/// (D-035, RFC 5321 4.5.3.1.10). Empty if no recipient was accepted: then their number is not the reason.
 #[must_use]
-pub fn left_over(fates: &[RecipientResult]) -> Vec<usize> {
-    let too_many = |fate: &RecipientResult| {
-        matches!(fate, RecipientResult::Reply(Phase::Recipient, _))
-            && outcome_of(fate).class == Some(C::TooManyRecipients)
+pub fn over_recipient_limit(results: &[RecipientResult]) -> Vec<usize> {
+    let too_many = |result: &RecipientResult| {
+        matches!(result, RecipientResult::Reply(Phase::Recipient, _))
+            && outcome_of(result).class == Some(C::TooManyRecipients)
     };
-    if !fates.iter().any(is_taken) {
+    if !results.iter().any(is_accepted) {
         return Vec::new();
     }
-    (0..fates.len()).filter(|place| too_many(&fates[*place])).collect()
+    (0..results.len()).filter(|position| too_many(&results[*position])).collect()
 }
 
-/// D-036: 421 wherever it is said, and 4.7.x to MAIL.
+/// D-036: 421 in any phase, and 4.7.x in reply to MAIL.
 fn asks_to_slow_down(phase: Phase, reply: &Reply) -> bool {
     let by_policy = reply.is_transient() && reply.enhanced.is_some_and(|enhanced| enhanced.subject == 7);
     reply.code == 421 || (phase == Phase::Mail && by_policy)
@@ -172,22 +171,22 @@ fn class_of(lost: Lost) -> C {
 
 fn text_of(lost: Lost) -> String {
     match lost {
-        Lost::Closed => "4.4.2 the connection was closed".to_owned(),
-        Lost::TimedOut(phase) => format!("4.4.2 no answer in time {}", words_of(phase)),
-        Lost::Protocol(_) => "4.5.0 the receiver sent something that is no reply".to_owned(),
-        Lost::Aborted => "4.4.2 broken off: the source was given up".to_owned(),
+        Lost::Closed => "4.4.2 the receiver closed the connection".to_owned(),
+        Lost::TimedOut(phase) => format!("4.4.2 timed out waiting for {}", awaited(phase)),
+        Lost::Protocol(_) => "4.5.0 the receiver sent an invalid reply".to_owned(),
+        Lost::Aborted => "4.4.2 aborted: this node may no longer use the source".to_owned(),
     }
 }
 
-fn words_of(phase: Phase) -> &'static str {
+fn awaited(phase: Phase) -> &'static str {
     match phase {
-        Phase::Greeting => "from the greeting on",
-        Phase::Hello => "to EHLO",
-        Phase::StartTls => "to STARTTLS",
-        Phase::Mail => "to MAIL",
-        Phase::Recipient => "to RCPT",
-        Phase::Data => "to DATA",
-        Phase::Message => "to the message",
+        Phase::Greeting => "the greeting",
+        Phase::Hello => "the reply to EHLO",
+        Phase::StartTls => "the reply to STARTTLS",
+        Phase::Mail => "the reply to MAIL",
+        Phase::Recipient => "the reply to RCPT",
+        Phase::Data => "the reply to DATA",
+        Phase::Message => "the reply to the message",
     }
 }
 
@@ -206,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn d_034_what_is_lost_after_the_dot_is_unknown() {
-        let check = |fate: RecipientResult, kind, class| {
-            let outcome = outcome_of(&fate);
-            assert_eq!((outcome.kind, outcome.class), (kind, Some(class)), "{fate:?}");
+    fn d_034_a_connection_lost_after_the_dot_is_unknown() {
+        let check = |result: RecipientResult, kind, class| {
+            let outcome = outcome_of(&result);
+            assert_eq!((outcome.kind, outcome.class), (kind, Some(class)), "{result:?}");
         };
         check(RecipientResult::Unknown(Lost::Closed), K::Unknown, C::Connection);
         check(RecipientResult::Unknown(Lost::TimedOut(Phase::Message)), K::Unknown, C::Timeout);
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn d_011_d_012_d_013_what_the_dns_says_for_good_ends_the_delivery() {
+    fn d_011_d_012_d_013_a_permanent_dns_error_ends_the_delivery() {
         let check = |error: DnsError, kind, start: &str| {
             let outcome = outcome_of_dns(&error);
             assert_eq!(outcome.kind, kind, "{error}");
@@ -237,9 +236,9 @@ mod tests {
     }
 
     #[test]
-    fn d_036_the_site_is_told_from_the_message() {
-        let refused = |fates: &[RecipientResult]| matches!(signal_of(fates), Signal::Refused(_));
-        let failed = |fates: &[RecipientResult]| matches!(signal_of(fates), Signal::Failed(_));
+    fn d_036_a_refusal_of_the_message_is_no_refusal_by_the_site() {
+        let refused = |results: &[RecipientResult]| matches!(signal_of(results), Signal::Refused(_));
+        let failed = |results: &[RecipientResult]| matches!(signal_of(results), Signal::Failed(_));
         assert!(refused(&[reply(Phase::Mail, 421, "busy")]));
         assert!(refused(&[enhanced(Phase::Mail, 451, 7, 0)]));
         assert!(refused(&[reply(Phase::Message, 250, "ok"), reply(Phase::Recipient, 421, "enough")]));
@@ -251,8 +250,8 @@ mod tests {
             enhanced(Phase::Recipient, 451, 7, 1),
             enhanced(Phase::Mail, 451, 1, 8),
         ] {
-            let fates = [served];
-            assert!(!refused(&fates), "{fates:?}");
+            let results = [served];
+            assert!(!refused(&results), "{results:?}");
         }
         assert_eq!(signal_of(&[reply(Phase::Message, 250, "ok")]), Signal::Served);
         assert_eq!(signal_of(&[enhanced(Phase::Recipient, 451, 7, 1)]), Signal::Served);
@@ -261,32 +260,35 @@ mod tests {
     }
 
     #[test]
-    fn d_035_those_who_were_too_many_go_on_in_the_same_session() {
-        let taken = || reply(Phase::Message, 250, "ok");
+    fn d_035_recipients_over_the_limit_go_in_another_transaction() {
+        let accepted = || reply(Phase::Message, 250, "ok");
         let too_many = || enhanced(Phase::Recipient, 452, 5, 3);
-        assert_eq!(left_over(&[taken(), too_many(), reply(Phase::Recipient, 552, "too many")]), [1, 2]);
-        assert!(left_over(&[too_many(), too_many()]).is_empty());
-        assert!(left_over(&[taken(), enhanced(Phase::Recipient, 452, 2, 2)]).is_empty());
-        assert!(left_over(&[taken(), enhanced(Phase::Recipient, 550, 1, 1)]).is_empty());
-        // The message was refused after some recipients had been taken: the others get their own answer.
-        assert_eq!(left_over(&[reply(Phase::Message, 554, "no"), too_many()]), [1]);
+        assert_eq!(
+            over_recipient_limit(&[accepted(), too_many(), reply(Phase::Recipient, 552, "too many")]),
+            [1, 2]
+        );
+        assert!(over_recipient_limit(&[too_many(), too_many()]).is_empty());
+        assert!(over_recipient_limit(&[accepted(), enhanced(Phase::Recipient, 452, 2, 2)]).is_empty());
+        assert!(over_recipient_limit(&[accepted(), enhanced(Phase::Recipient, 550, 1, 1)]).is_empty());
+        // The message was refused after one recipient was accepted: the other one is sent again.
+        assert_eq!(over_recipient_limit(&[reply(Phase::Message, 554, "no"), too_many()]), [1]);
     }
 
     #[test]
-    fn d_035_a_receiver_without_room_is_told_from_too_many_recipients() {
-        let check = |fates: &[RecipientResult], place: usize, class| {
-            let outcome = &outcomes_of(fates)[place];
-            assert_eq!((outcome.kind, outcome.class), (K::Soft, Some(class)), "{fates:?}");
+    fn d_035_452_with_no_recipient_accepted_means_out_of_storage() {
+        let check = |results: &[RecipientResult], index: usize, class| {
+            let outcome = &outcomes_of(results)[index];
+            assert_eq!((outcome.kind, outcome.class), (K::Soft, Some(class)), "{results:?}");
         };
-        let taken = reply(Phase::Message, 250, "ok");
-        let no_room = reply(Phase::Recipient, 452, "requested action not taken");
-        check(std::slice::from_ref(&no_room), 0, C::Quota);
+        let accepted = reply(Phase::Message, 250, "ok");
+        let no_storage = reply(Phase::Recipient, 452, "requested action not taken");
+        check(std::slice::from_ref(&no_storage), 0, C::Quota);
         check(&[enhanced(Phase::Recipient, 452, 5, 3)], 0, C::TooManyRecipients);
-        check(&[taken, no_room], 1, C::TooManyRecipients);
+        check(&[accepted, no_storage], 1, C::TooManyRecipients);
     }
 
     #[test]
-    fn d_039_only_a_tls_failure_is_tried_without() {
+    fn d_039_only_a_tls_failure_is_retried_without_tls() {
         assert!(is_tls_failure(&Ended::Refused(Phase::StartTls, Reply::plain(454, "no"))));
         assert!(is_tls_failure(&Ended::Lost(Phase::StartTls, Lost::Closed)));
         assert!(!is_tls_failure(&Ended::Lost(Phase::Hello, Lost::Closed)));

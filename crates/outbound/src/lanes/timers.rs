@@ -1,21 +1,21 @@
-//! What lanes do by the clock: pauses end, jobs that waited too long go back, what was sent is written down.
+//! The timers of lanes: end pauses, give back jobs that waited too long, and write the journal.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{Cell, Lanes, State};
-use crate::{held::LaneName, workshop::Workshop};
+use super::{LaneHandle, Lanes, State};
+use crate::{context::DeliveryContext, pending_attempts::LaneName};
 
 impl Lanes {
-    /// Sets the lane's timer, unless it rings early enough.
-    pub(super) fn keep_time(&self, cell: &Cell, state: &mut State) {
+    /// Sets the lane's timer, unless it fires early enough.
+    pub(super) fn set_timer(&self, handle: &LaneHandle, state: &mut State) {
         let Some(at) = state.lane.next_tick() else { return };
         if state.timer.is_some_and(|timer| timer <= at) {
             return;
         }
-        let id = |at: Instant| (at, (cell.id, cell.source, cell.site.clone()));
+        let id = |at: Instant| (at, (handle.id, handle.source, handle.site.clone()));
         let mut timers = self.timers.lock();
         if let Some(before) = state.timer.replace(at) {
             timers.remove(&id(before));
@@ -28,15 +28,15 @@ impl Lanes {
         }
     }
 
-    /// Ends pauses, gives back what waited too long and forgets lanes nobody uses, until dropped.
-    pub(crate) async fn keep_timers(self: Arc<Self>, workshop: Arc<Workshop>) {
+    /// Ends pauses, gives back jobs that waited too long and forgets unused lanes, until dropped.
+    pub(crate) async fn run_timers(self: Arc<Self>, context: Arc<DeliveryContext>) {
         const NOTHING_DUE: Duration = Duration::from_secs(3600);
         loop {
             let now = Instant::now();
             let first = self.timers.lock().first().map(|(at, _)| *at);
             let wait = first.map_or(NOTHING_DUE, |at| at.saturating_duration_since(now));
             if wait.is_zero() {
-                self.ring(&workshop, now);
+                self.fire_timers(&context, now);
             } else {
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
@@ -46,7 +46,7 @@ impl Lanes {
         }
     }
 
-    fn ring(self: &Arc<Self>, workshop: &Arc<Workshop>, now: Instant) {
+    fn fire_timers(self: &Arc<Self>, context: &Arc<DeliveryContext>, now: Instant) {
         loop {
             let due = {
                 let mut timers = self.timers.lock();
@@ -56,15 +56,15 @@ impl Lanes {
                 timers.pop_first()
             };
             let Some((_, (id, source, site))) = due else { return };
-            if let Some(cell) = self.find(&LaneName { source, site }).filter(|cell| cell.id == id) {
-                self.tick(workshop, &cell, now);
+            if let Some(handle) = self.find(&LaneName { source, site }).filter(|handle| handle.id == id) {
+                self.tick(context, &handle, now);
             }
         }
     }
 
-    fn tick(self: &Arc<Self>, workshop: &Arc<Workshop>, cell: &Arc<Cell>, now: Instant) {
-        let (back, call, forget) = {
-            let mut state = cell.state.lock();
+    fn tick(self: &Arc<Self>, context: &Arc<DeliveryContext>, handle: &Arc<LaneHandle>, now: Instant) {
+        let (back, wake, forget) = {
+            let mut state = handle.state.lock();
             state.timer = None;
             let was_paused = state.lane.pause().is_some();
             let back = state.lane.tick(now);
@@ -76,26 +76,26 @@ impl Lanes {
             if forget {
                 state.lane.close();
             } else {
-                self.keep_time(cell, &mut state);
+                self.set_timer(handle, &mut state);
             }
-            (back, state.lane.call(now), forget)
+            (back, state.lane.wake(now), forget)
         };
         if forget {
             let mut sources = self.sources.lock();
-            if let Some(owned) = sources.get_mut(&cell.source)
-                && owned.lanes.get(&cell.site).is_some_and(|found| found.id == cell.id)
+            if let Some(owned) = sources.get_mut(&handle.source)
+                && owned.lanes.get(&handle.site).is_some_and(|found| found.id == handle.id)
             {
-                owned.lanes.remove(&cell.site);
+                owned.lanes.remove(&handle.site);
             }
             self.count_lanes(&sources);
-            self.journal.forget(&cell.name());
+            self.journal.forget(&handle.name());
         }
-        self.give_back(cell, back);
-        self.call(workshop, cell, call);
+        self.give_back(handle, back);
+        self.wake(context, handle, wake);
     }
 
-    /// Writes down what lanes with rates have sent, every second, until dropped.
-    pub(crate) async fn keep_journal(self: Arc<Self>) {
+    /// Writes to the journal what lanes with rates have sent, every second, until dropped.
+    pub(crate) async fn run_journal(self: Arc<Self>) {
         const EVERY: Duration = Duration::from_secs(1);
         loop {
             tokio::time::sleep(EVERY).await;
@@ -104,34 +104,35 @@ impl Lanes {
                 continue;
             }
             let lanes = self.clone();
-            // The cache may wait for the disk.
+            // Writing may block on the disk.
             let written = tokio::task::spawn_blocking(move || {
-                let cells: Vec<Arc<Cell>> = changed.iter().filter_map(|name| lanes.find(name)).collect();
-                lanes.write_down(&cells, false);
+                let handles: Vec<Arc<LaneHandle>> =
+                    changed.iter().filter_map(|name| lanes.find(name)).collect();
+                lanes.write_journal(&handles, false);
             });
             if written.await.is_err() {
-                tracing::error!("the journal of lanes could not be written");
+                tracing::error!("cannot write the lane journal");
             }
         }
     }
 
-    /// Writes down all that lanes with rates have sent: nothing more will be. Blocks.
+    /// Writes the final records of all lanes with rates; no lane may send afterwards. Blocks.
     pub(crate) fn close_journal(&self) {
         let sources = self.sources.lock();
-        let cells: Vec<Arc<Cell>> =
+        let handles: Vec<Arc<LaneHandle>> =
             sources.values().flat_map(|owned| owned.lanes.values()).cloned().collect();
         drop(sources);
-        self.write_down(&cells, true);
+        self.write_journal(&handles, true);
         self.journal.flush();
     }
 
-    pub(super) fn write_down(&self, cells: &[Arc<Cell>], complete: bool) {
-        let record = |cell: &Arc<Cell>| {
-            let state = cell.state.lock();
+    pub(super) fn write_journal(&self, handles: &[Arc<LaneHandle>], complete: bool) {
+        let record = |handle: &Arc<LaneHandle>| {
+            let state = handle.state.lock();
             let windows = state.lane.has_rates().then(|| state.lane.record(Instant::now()))?;
-            Some((cell.name(), self.journal.record(state.source.epoch, complete, windows)))
+            Some((handle.name(), self.journal.record(state.source.epoch, complete, windows)))
         };
-        let records: Vec<_> = cells.iter().filter_map(record).collect();
+        let records: Vec<_> = handles.iter().filter_map(record).collect();
         self.journal.write(&records);
     }
 }

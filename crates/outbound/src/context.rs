@@ -1,4 +1,4 @@
-//! What every worker needs and none owns.
+//! What all workers share.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -10,37 +10,37 @@ use tokio::sync::watch;
 
 use crate::{config::OutboundConfig, content::ContentSource, lease::Lease, metrics::OutboundMetrics};
 
-/// What every worker needs.
+/// What all workers share.
 #[derive(Debug)]
-pub(crate) struct Workshop {
+pub(crate) struct DeliveryContext {
     /// The role's configuration.
     pub(crate) config: OutboundConfig,
-    /// Bounds of waiting in a session.
+    /// Timeouts in a session.
     pub(crate) timeouts: Timeouts,
     /// Finds mail hosts.
     pub(crate) resolver: Resolver,
-    /// Keeps connections away from where they must not go.
+    /// Refuses connections to forbidden networks.
     pub(crate) guard: Guard,
-    /// How TLS is done.
+    /// TLS as a client.
     pub(crate) tls: ClientTls,
     /// Whether sources may be used.
     pub(crate) lease: Arc<Lease>,
     /// The directory.
     pub(crate) directory: watch::Receiver<Arc<View>>,
-    /// Large content.
+    /// Fetches large content.
     pub(crate) content: ContentSource,
-    /// What is measured.
+    /// Metrics.
     pub(crate) metrics: Arc<OutboundMetrics>,
 }
 
-impl Workshop {
-    /// Returns the directory as it is now.
+impl DeliveryContext {
+    /// Returns the current directory.
     #[must_use]
     pub(crate) fn view(&self) -> Arc<View> {
         self.directory.borrow().clone()
     }
 
-    /// Returns the addresses that lead back to the cluster. Loopback leads to whatever the operator put there.
+    /// Returns the addresses that lead back to the cluster. Loopback is not among them: other servers may listen there.
     pub(crate) fn own_addresses(&self) -> Vec<IpAddr> {
         let view = self.view();
         let sources = view.sources().filter_map(|source| source.address);

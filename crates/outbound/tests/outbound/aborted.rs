@@ -1,4 +1,4 @@
-//! What is reported of a transaction whose source is given up while it is under way.
+//! What is reported for a transaction that is aborted because its source is revoked.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use crate::{
     queue::{assignment, attempt_id, message_id},
 };
 
-/// What a receiver is waited for.
+/// The step at which a receiver falls silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     Greeting,
@@ -26,16 +26,16 @@ enum At {
     Mail,
     Recipient,
     Data,
-    /// It reads no more of the message.
+    /// It stops reading the message.
     Body,
     Message,
 }
 
-/// A receiver that answers well until it falls silent.
+/// A receiver that answers normally until it falls silent.
 struct Receiver {
     address: SocketAddr,
     silent: oneshot::Receiver<()>,
-    /// Ends with the connection, and tells whether the message was whole.
+    /// Ends with the connection; true when the whole message was received.
     whole: JoinHandle<bool>,
 }
 
@@ -43,15 +43,15 @@ impl Receiver {
     async fn start(at: At) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (tell, silent) = oneshot::channel();
+        let (fell_silent, silent) = oneshot::channel();
         let whole = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut heard = Vec::new();
-            answer_until(&mut stream, at, &mut heard).await;
-            tell.send(()).unwrap();
-            // A reset is as good an end as any.
-            let _ = stream.read_to_end(&mut heard).await;
-            heard.ends_with(b"\r\n.\r\n")
+            let mut received = Vec::new();
+            answer_until(&mut stream, at, &mut received).await;
+            fell_silent.send(()).unwrap();
+            // The connection may end with a reset.
+            let _ = stream.read_to_end(&mut received).await;
+            received.ends_with(b"\r\n.\r\n")
         });
         Self { address, silent, whole }
     }
@@ -62,8 +62,8 @@ impl Receiver {
     }
 }
 
-async fn answer_until(stream: &mut TcpStream, at: At, heard: &mut Vec<u8>) {
-    let turns = [
+async fn answer_until(stream: &mut TcpStream, at: At, received: &mut Vec<u8>) {
+    let steps = [
         (At::Greeting, "", "220 r.example\r\n"),
         (At::Hello, "\r\n", "250 r.example\r\n"),
         (At::Mail, "\r\n", "250 ok\r\n"),
@@ -72,15 +72,15 @@ async fn answer_until(stream: &mut TcpStream, at: At, heard: &mut Vec<u8>) {
         (At::Body, "x", ""),
         (At::Message, "\r\n.\r\n", ""),
     ];
-    for (turn, until, reply) in turns {
-        while !until.is_empty() && !heard.windows(until.len()).any(|part| part == until.as_bytes()) {
-            assert!(stream.read_buf(heard).await.unwrap() > 0, "the client went before {turn:?}");
+    for (step, until, reply) in steps {
+        while !until.is_empty() && !received.windows(until.len()).any(|part| part == until.as_bytes()) {
+            assert!(stream.read_buf(received).await.unwrap() > 0, "the client closed before {step:?}");
         }
-        if turn == at {
+        if step == at {
             return;
         }
         if !reply.is_empty() {
-            heard.clear();
+            received.clear();
             stream.write_all(reply.as_bytes()).await.unwrap();
         }
     }
@@ -89,7 +89,7 @@ async fn answer_until(stream: &mut TcpStream, at: At, heard: &mut Vec<u8>) {
 async fn assign(node: &Node, at: At) {
     let mut one = assignment(1, SOURCE, node.epoch, "example.test", &["a@example.test"]);
     if at == At::Body {
-        // More than the buffers of two sockets hold.
+        // More than fits into the buffers of two sockets.
         let part = Bytes::from(format!("{}\r\n", "x".repeat(998)).repeat(1000));
         node.queue.set_content(1, vec![part; 20]);
         (one.content, one.size_bytes) = (Bytes::new(), 20_000_000);
@@ -105,7 +105,7 @@ fn revoke(node: &Node) {
 }
 
 #[tokio::test]
-async fn r_31_r_34_a_transaction_that_is_broken_off_is_unknown_only_after_the_dot() {
+async fn r_31_r_34_an_aborted_transaction_is_unknown_only_after_the_dot() {
     let internal = Some(OutcomeKind::Internal);
     let expected = [
         (At::Greeting, None),

@@ -1,0 +1,145 @@
+//! Opens a connection to one target, with TLS if the receiver offers it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind};
+use postroad_directory::Source;
+use postroad_net::{ConnectError, connect, smtp::client::Connection};
+use postroad_smtp::client::{ClientConfig, Ended, TlsUse};
+
+use super::{AttemptContext, Worker};
+use crate::{job::AttemptResult, lane::Signal, metrics::OutboundMetrics, plan::Target, result};
+
+/// An open session with a target.
+pub(super) struct OpenConnection {
+    pub(super) connection: Connection,
+    pub(super) target: Target,
+    /// As it was when the connection was opened.
+    pub(super) source: Arc<Source>,
+    /// DNS named this target for this domain at this time.
+    pub(super) planned: (Domain, Instant),
+    pub(super) remote: Arc<str>,
+    pub(super) tls: Arc<str>,
+    pub(super) messages: u32,
+    _counted: Counted,
+}
+
+/// Counts an open session until dropped.
+struct Counted(Arc<OutboundMetrics>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections_open.decrement(1.0);
+    }
+}
+
+/// Why no session could be opened with a target.
+pub(super) struct SessionFailure {
+    pub(super) result: AttemptResult,
+    pub(super) signal: Signal,
+}
+
+impl OpenConnection {
+    /// Closes the connection, with QUIT if the server still reads.
+    pub(super) async fn quit(self) {
+        let Self { connection, _counted, .. } = self;
+        if connection.is_usable() {
+            connection.quit().await;
+        }
+    }
+}
+
+impl Worker {
+    /// Opens a session with one target; if TLS fails, once more without (D-039).
+    pub(super) async fn open(
+        &self,
+        target: &Target,
+        attempt_context: &AttemptContext,
+        sessions: &mut usize,
+    ) -> Result<OpenConnection, SessionFailure> {
+        *sessions += 1;
+        let remote: Arc<str> = target.remote().into();
+        let ended = match self.open_with(target, attempt_context, TlsUse::Opportunistic, sessions).await? {
+            Ok(connection) => return Ok(self.opened(connection, target, attempt_context, remote)),
+            Err(ended) => ended,
+        };
+        let ended = if result::is_tls_failure(&ended) {
+            match self.open_with(target, attempt_context, TlsUse::Never, sessions).await? {
+                Ok(connection) => return Ok(self.opened(connection, target, attempt_context, remote)),
+                Err(ended) => ended,
+            }
+        } else {
+            ended
+        };
+        let outcome = result::outcome_of_session(&ended);
+        let result = AttemptResult { outcome, remote, tls: "".into() };
+        Err(SessionFailure { result, signal: result::signal_of_session(&ended) })
+    }
+
+    async fn open_with(
+        &self,
+        target: &Target,
+        attempt_context: &AttemptContext,
+        tls: TlsUse,
+        sessions: &mut usize,
+    ) -> Result<Result<Connection, Ended>, SessionFailure> {
+        let context = &self.context;
+        let (from, limit) =
+            (attempt_context.source.address, Duration::from_secs(context.config.connect_secs));
+        let connected = if target.trusted {
+            connect::connect_trusted(target.address, from, limit).await
+        } else {
+            connect::connect(&context.guard, target.address, from, limit).await
+        };
+        let stream = match connected {
+            Ok(stream) => stream,
+            Err(error) => {
+                context.metrics.not_connected.increment(1);
+                // No session was started.
+                *sessions = sessions.saturating_sub(1);
+                return Err(not_connected(&error, target));
+            }
+        };
+        context.metrics.connected.increment(1);
+        let config =
+            ClientConfig { helo: attempt_context.source.helo.clone(), tls, timeouts: context.timeouts };
+        Ok(Connection::open(stream, config, &context.tls, &target.host).await)
+    }
+
+    fn opened(
+        &self,
+        connection: Connection,
+        target: &Target,
+        attempt_context: &AttemptContext,
+        remote: Arc<str>,
+    ) -> OpenConnection {
+        self.context.metrics.connections_open.increment(1.0);
+        OpenConnection {
+            tls: connection.tls().into(),
+            connection,
+            target: target.clone(),
+            source: attempt_context.source.clone(),
+            planned: (attempt_context.domain.clone(), Instant::now()),
+            remote,
+            messages: 0,
+            _counted: Counted(self.context.metrics.clone()),
+        }
+    }
+}
+
+fn not_connected(error: &ConnectError, target: &Target) -> SessionFailure {
+    let (kind, class) = match error {
+        ConnectError::Denied(_) => (OutcomeKind::Hard, BounceClass::BadDomain),
+        ConnectError::TimedOut(_) => (OutcomeKind::Soft, BounceClass::Timeout),
+        _ if error.is_local() => (OutcomeKind::Internal, BounceClass::Connection),
+        _ => (OutcomeKind::Soft, BounceClass::Connection),
+    };
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let text = format!("4.4.1 {error}{cause}");
+    let outcome = Outcome::new(kind, Some(class), 0, &text);
+    let result = AttemptResult { outcome, remote: target.remote().into(), tls: "".into() };
+    SessionFailure { result, signal: Signal::Failed(text.into()) }
+}
