@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ledger", &["core"]),
     ("directory", &["core"]),
     ("proto", &["core", "ledger", "directory"]),
-    ("look", &["core"]),
+    ("web", &["core"]),
     ("storage", &["core", "telemetry"]),
     ("dns", &["core", "telemetry"]),
     ("net", &["core", "smtp", "telemetry"]),
@@ -30,8 +30,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         "outbound",
         &["core", "telemetry", "smtp", "proto", "directory", "storage", "dns", "net", "mail", "cluster"],
     ),
-    ("control", &["core", "telemetry", "look", "proto", "directory", "net", "mail", "cluster"]),
-    ("sandbox", &["core", "smtp", "look", "net", "mail", "telemetry"]),
+    ("control", &["core", "telemetry", "web", "proto", "directory", "net", "mail", "cluster"]),
+    ("sandbox", &["core", "smtp", "web", "net", "mail", "telemetry"]),
 ];
 
 /// Foreign crates with one door: only the crates named may depend on them directly, tests included.
@@ -41,7 +41,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rustls", &["net"]),
     ("tokio-rustls", &["net"]),
     ("rcgen", &["net"]),
-    ("maud", &["look", "control", "sandbox"]),
+    ("maud", &["web", "control", "sandbox"]),
     ("mail-auth", &["mail"]),
     ("mail-parser", &["mail"]),
     ("hickory-resolver", &["dns"]),

@@ -10,13 +10,13 @@ mod follow;
 mod history;
 pub mod metrics;
 mod pages;
+mod projection;
 mod queue;
-mod rows;
 mod service;
 mod state;
 mod write;
 
 pub use config::ControlConfig;
 pub use error::StartError;
-pub use postroad_look::Nav;
+pub use postroad_web::Nav;
 pub use service::{Control, ControlDeps};

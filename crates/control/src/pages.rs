@@ -17,7 +17,7 @@ use maud::{Markup, html};
 use postroad_cluster::LeaderTable;
 use postroad_core::{MessageId, SourceId, TenantId};
 use postroad_directory::View;
-use postroad_look::{self as look, Nav};
+use postroad_web::{self as web, Nav};
 use tokio::sync::watch;
 
 use crate::{history::Reader, queue::Queue, state::State};
@@ -57,11 +57,11 @@ impl Console {
     /// The history cannot be read.
     fn broken(&self, error: &sqlx::Error) -> Response {
         tracing::error!(%error, "the history cannot be read");
-        look::error_page(self.nav, StatusCode::INTERNAL_SERVER_ERROR, "The history cannot be read just now.")
+        web::error_page(self.nav, StatusCode::INTERNAL_SERVER_ERROR, "The history cannot be read just now.")
     }
 
     fn not_found(&self) -> Response {
-        look::error_page(self.nav, StatusCode::NOT_FOUND, "The history holds no such message.")
+        web::error_page(self.nav, StatusCode::NOT_FOUND, "The history holds no such message.")
     }
 }
 

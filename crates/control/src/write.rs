@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     history::{self, Keep},
     metrics::WriterMetrics,
-    rows::{Rows, Tally},
+    projection::{Rows, Tally},
 };
 
 /// Events that are taken together, more or less: gathering ends with the batch that passes this.

@@ -24,12 +24,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::DevArgs,
+    components::Components,
     demo,
     resolver::resolver,
     roles::{serve_metrics, serve_pages},
     route::RouteArgument,
     signal,
-    stages::Stages,
 };
 
 mod banner;
@@ -53,19 +53,19 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     let shutdown = signal::shutdown()?;
     let telemetry = start_telemetry()?;
     let data = Data::open(args.data.as_deref())?;
-    let mut stages = Stages::default();
+    let mut components = Components::default();
     let started = tokio::select! {
-        started = start(args, data.path(), &mut stages) => started.map(|()| true),
+        started = start(args, data.path(), &mut components) => started.map(|()| true),
         () = shutdown.cancelled() => Ok(false),
     };
     if let Ok(true) = started {
         std::io::stdout().write_all(banner::text(args, data.path()).as_bytes())?;
         tokio::select! {
             () = shutdown.cancelled() => {}
-            name = stages.first_to_end() => tracing::error!(part = name, "a part of the process has stopped"),
+            name = components.first_to_end() => tracing::error!(part = name, "a part of the process has stopped"),
         }
     }
-    stages.stop().await;
+    components.stop().await;
     telemetry.shutdown().await;
     started.map(drop)
 }
@@ -103,11 +103,11 @@ impl Data {
 }
 
 /// Starts the roles from the queue outwards; they stop in the opposite order.
-async fn start(args: &DevArgs, data: &Path, stages: &mut Stages) -> anyhow::Result<()> {
+async fn start(args: &DevArgs, data: &Path, components: &mut Components) -> anyhow::Result<()> {
     let (health, net) = (Health::new(), MemoryNet::new());
     let http = bind(args.listen_http).await?;
     let metrics = bind(args.listen_metrics).await?;
-    start_queue(args, data, &net, &health, stages).await?;
+    start_queue(args, data, &net, &health, components).await?;
     let channel = Transport::Memory(net).channel(QUEUE_ADDRESS, Expect::node(Role::Queue, QUEUE));
     let endpoints = Endpoints::from([(QUEUE, channel)]);
 
@@ -118,14 +118,14 @@ async fn start(args: &DevArgs, data: &Path, stages: &mut Stages) -> anyhow::Resu
     let control_config = ControlConfig { database: data.join("control.sqlite"), ..ControlConfig::default() };
     let control = Control::start(control_config, control_deps).await.context("control does not start")?;
     let pages = control.router().merge(sandbox.router());
-    stages.spawn("sandbox", |shutdown| sandbox.run(shutdown));
-    stages.spawn("control", |shutdown| control.run(shutdown));
-    stages.spawn("pages", |shutdown| serve_pages(http, pages, shutdown));
+    components.spawn("sandbox", |shutdown| sandbox.run(shutdown));
+    components.spawn("control", |shutdown| control.run(shutdown));
+    components.spawn("pages", |shutdown| serve_pages(http, pages, shutdown));
 
-    start_outbound(args, data, &endpoints, &health, stages)?;
-    start_ingress(args, endpoints, &health, stages).await?;
+    start_outbound(args, data, &endpoints, &health, components)?;
+    start_ingress(args, endpoints, &health, components).await?;
     let ready = health.clone();
-    stages.spawn("metrics", |shutdown| serve_metrics(metrics, health, shutdown));
+    components.spawn("metrics", |shutdown| serve_metrics(metrics, health, shutdown));
     while !ready.is_ready() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -157,7 +157,7 @@ async fn start_queue(
     data: &Path,
     net: &MemoryNet,
     health: &Health,
-    stages: &mut Stages,
+    components: &mut Components,
 ) -> anyhow::Result<()> {
     let config = QueueConfig {
         listen: QUEUE_ADDRESS.to_owned(),
@@ -177,9 +177,9 @@ async fn start_queue(
     };
     let listener = bind(args.listen_operator).await?;
     let queue = Queue::start(config, deps).await.context("the queue does not start")?;
-    stages.spawn("queue", |shutdown| queue.run(shutdown));
+    components.spawn("queue", |shutdown| queue.run(shutdown));
     let net = net.clone();
-    stages.spawn("operators", |shutdown| operators(listener, net, shutdown));
+    components.spawn("operators", |shutdown| operators(listener, net, shutdown));
     Ok(())
 }
 
@@ -206,7 +206,7 @@ fn start_outbound(
     data: &Path,
     endpoints: &Endpoints,
     health: &Health,
-    stages: &mut Stages,
+    components: &mut Components,
 ) -> anyhow::Result<()> {
     let config = OutboundConfig {
         data_directory: data.join("outbound"),
@@ -222,7 +222,7 @@ fn start_outbound(
         health: health.clone(),
     };
     let outbound = Outbound::start(config, deps).context("outbound does not start")?;
-    stages.spawn("outbound", |shutdown| outbound.run(shutdown));
+    components.spawn("outbound", |shutdown| outbound.run(shutdown));
     Ok(())
 }
 
@@ -230,7 +230,7 @@ async fn start_ingress(
     args: &DevArgs,
     endpoints: Endpoints,
     health: &Health,
-    stages: &mut Stages,
+    components: &mut Components,
 ) -> anyhow::Result<()> {
     let tls = ServerTls::self_signed(&["localhost".to_owned(), "127.0.0.1".to_owned()])?;
     let deps = IngressDeps {
@@ -242,6 +242,6 @@ async fn start_ingress(
         health: health.clone(),
     };
     let ingress = Ingress::start(demo::ingress(args), deps).await.context("ingress does not start")?;
-    stages.spawn("ingress", |shutdown| ingress.run(shutdown));
+    components.spawn("ingress", |shutdown| ingress.run(shutdown));
     Ok(())
 }

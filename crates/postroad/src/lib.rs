@@ -13,7 +13,7 @@ pub mod roles;
 pub mod route;
 pub mod sections;
 
+mod components;
 mod resolver;
 mod signal;
-mod stages;
 mod template;

@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::RoleName,
+    components::Components,
     config::{ConfigError, Loader, Section},
     resolver::resolver,
     sections::{
         ClusterSection, DnsSection, GuardSection, HttpSection, MetricsSection, NodeSection, TlsSection,
     },
     signal,
-    stages::Stages,
 };
 
 const NAV: postroad_control::Nav = &[("Overview", "/"), ("Messages", "/messages")];
@@ -187,7 +187,7 @@ struct Process {
     telemetry: postroad_telemetry::Telemetry,
     transport: Transport,
     health: Health,
-    stages: Stages,
+    components: Components,
 }
 
 impl Process {
@@ -196,17 +196,17 @@ impl Process {
         let telemetry = postroad_telemetry::init(&common.telemetry, service_name(role))?;
         let tls = common.cluster.node_tls()?;
         check_identity(&tls, common, role)?;
-        let (health, mut stages) = (Health::new(), Stages::default());
+        let (health, mut components) = (Health::new(), Components::default());
         let metrics = TcpListener::bind(common.metrics.listen).await;
         let metrics =
             metrics.with_context(|| format!("`{}` cannot be listened at", common.metrics.listen))?;
         let ready = health.clone();
-        stages.spawn("metrics", |shutdown| serve_metrics(metrics, ready, shutdown));
+        components.spawn("metrics", |shutdown| serve_metrics(metrics, ready, shutdown));
         let reloaded = tls.clone();
-        stages.spawn("certificates", |shutdown| async move {
+        components.spawn("certificates", |shutdown| async move {
             reload(shutdown, || reloaded.reload()).await;
         });
-        Ok(Self { shutdown, telemetry, transport: Transport::Mutual(tls), health, stages })
+        Ok(Self { shutdown, telemetry, transport: Transport::Mutual(tls), health, components })
     }
 
     /// Runs until the process is asked to stop, or a part of it stops by itself.
@@ -214,9 +214,9 @@ impl Process {
         tracing::info!(role = name, version = env!("CARGO_PKG_VERSION"), "started");
         let failed = tokio::select! {
             () = self.shutdown.cancelled() => None,
-            part = self.stages.first_to_end() => Some(part),
+            part = self.components.first_to_end() => Some(part),
         };
-        self.stages.stop().await;
+        self.components.stop().await;
         tracing::info!(role = name, "stopped");
         self.telemetry.shutdown().await;
         match failed {
@@ -281,7 +281,7 @@ pub async fn queue(config: &Path) -> anyhow::Result<()> {
         health: process.health.clone(),
     };
     let role = Queue::start(queue, deps).await?;
-    process.stages.spawn("queue", |shutdown| role.run(shutdown));
+    process.components.spawn("queue", |shutdown| role.run(shutdown));
     process.run("queue").await
 }
 
@@ -294,7 +294,7 @@ pub async fn ingress(config: &Path) -> anyhow::Result<()> {
     let mut process = Process::start(&common, RoleName::Ingress).await?;
     let tls = tls.server_tls(&ingress.hostname)?;
     if let Some(tls) = tls.clone() {
-        process.stages.spawn("listener-certificates", |shutdown| async move {
+        process.components.spawn("listener-certificates", |shutdown| async move {
             reload(shutdown, || tls.reload()).await;
         });
     }
@@ -307,7 +307,7 @@ pub async fn ingress(config: &Path) -> anyhow::Result<()> {
         health: process.health.clone(),
     };
     let role = Ingress::start(ingress, deps).await?;
-    process.stages.spawn("ingress", |shutdown| role.run(shutdown));
+    process.components.spawn("ingress", |shutdown| role.run(shutdown));
     process.run("ingress").await
 }
 
@@ -328,7 +328,7 @@ pub async fn outbound(config: &Path) -> anyhow::Result<()> {
         health: process.health.clone(),
     };
     let role = Outbound::start(outbound, deps)?;
-    process.stages.spawn("outbound", |shutdown| role.run(shutdown));
+    process.components.spawn("outbound", |shutdown| role.run(shutdown));
     process.run("outbound").await
 }
 
@@ -352,8 +352,8 @@ pub async fn control(config: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(&common.node.data)?;
     let role = Control::start(control, deps).await?;
     let pages = role.router();
-    process.stages.spawn("control", |shutdown| role.run(shutdown));
-    process.stages.spawn("http", |shutdown| serve_pages(listener, pages, shutdown));
+    process.components.spawn("control", |shutdown| role.run(shutdown));
+    process.components.spawn("http", |shutdown| serve_pages(listener, pages, shutdown));
     process.run("control").await
 }
 

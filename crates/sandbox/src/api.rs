@@ -9,8 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use postroad_look as look;
 use postroad_mail::{Mailbox, Shown};
+use postroad_web as web;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -154,7 +154,7 @@ async fn raw(
     let capture = find(&store, id)?;
     let named = format!("attachment; filename=\"{}.eml\"", capture.id);
     let headers = [(header::CONTENT_TYPE, "message/rfc822".to_owned()), (header::CONTENT_DISPOSITION, named)];
-    Ok((look::protection(), headers, capture.content.clone()).into_response())
+    Ok((web::protection(), headers, capture.content.clone()).into_response())
 }
 
 fn find(store: &Store, id: Result<Path<u64>, PathRejection>) -> Result<Arc<Capture>, Problem> {

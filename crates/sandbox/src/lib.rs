@@ -15,5 +15,5 @@ mod store;
 
 pub use config::SandboxConfig;
 pub use error::StartError;
-pub use postroad_look::Nav;
+pub use postroad_web::Nav;
 pub use service::{Sandbox, SandboxDeps};

@@ -10,8 +10,8 @@ use axum::{
     routing::{get, post},
 };
 use maud::{Markup, html};
-use postroad_look::{self as look, Nav};
 use postroad_mail::{Mailbox, Shown};
+use postroad_web::{self as web, Nav};
 use serde::Deserialize;
 
 use crate::{
@@ -57,7 +57,7 @@ async fn list(State(pages): State<Pages>, query: Result<Query<ListQuery>, QueryR
         div.split {
             div {
                 h1 { "Sandbox" }
-                p.soft { (kept) " captured " (if kept == 1 { "message" } else { "messages" }) ", " (look::size(bytes)) }
+                p.soft { (kept) " captured " (if kept == 1 { "message" } else { "messages" }) ", " (web::size(bytes)) }
             }
             form method="post" action="/sandbox/clear" { button { "Delete all" } }
         }
@@ -73,7 +73,7 @@ async fn list(State(pages): State<Pages>, query: Result<Query<ListQuery>, QueryR
         }
         @if captures.len() == LISTED_MAX { p.soft { "Only the newest " (LISTED_MAX) " are listed." } }
     };
-    look::page(pages.nav, PLACE, "Sandbox", &body)
+    web::page(pages.nav, PLACE, "Sandbox", &body)
 }
 
 fn table(captures: &[Arc<Capture>]) -> Markup {
@@ -83,11 +83,11 @@ fn table(captures: &[Arc<Capture>]) -> Markup {
             tbody {
                 @for capture in captures {
                     tr {
-                        td.time { (look::time(capture.received_at)) }
+                        td.time { (web::time(capture.received_at)) }
                         td.address { (recipients(capture)) }
                         td { a href={ "/sandbox/" (capture.id) } { (subject(capture.subject())) } }
                         td.address { (sender(capture)) }
-                        td.number { (look::size(capture.content.len() as u64)) }
+                        td.number { (web::size(capture.content.len() as u64)) }
                     }
                 }
             }
@@ -117,8 +117,8 @@ fn subject(text: &str) -> &str {
 }
 
 async fn clear(State(pages): State<Pages>, headers: HeaderMap) -> Response {
-    if !look::is_same_origin(&headers) {
-        return look::error_page(pages.nav, StatusCode::FORBIDDEN, "The form was sent by another site.");
+    if !web::is_same_origin(&headers) {
+        return web::error_page(pages.nav, StatusCode::FORBIDDEN, "The form was sent by another site.");
     }
     pages.store.clear();
     Redirect::to(PLACE).into_response()
@@ -145,7 +145,7 @@ async fn one(
     query: Result<Query<OneQuery>, QueryRejection>,
 ) -> Response {
     let Some(capture) = id.ok().and_then(|Path(id)| pages.store.find(id)) else {
-        return look::error_page(pages.nav, StatusCode::NOT_FOUND, "No such message is kept any more.");
+        return web::error_page(pages.nav, StatusCode::NOT_FOUND, "No such message is kept any more.");
     };
     let Query(query) = query.unwrap_or_default();
     let body = match postroad_mail::show(&capture.content) {
@@ -164,7 +164,7 @@ async fn one(
             (raw(&capture))
         },
     };
-    look::page(pages.nav, PLACE, subject(capture.subject()), &body)
+    web::page(pages.nav, PLACE, subject(capture.subject()), &body)
 }
 
 /// Who sent it to whom, and what belongs to it.
@@ -184,7 +184,7 @@ fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
             dt { "Envelope" }
             dd { (sender(capture)) span.soft { " → " } (joined(capture)) }
             dt { "Received" }
-            dd { (look::time(capture.received_at)) span.soft { " UTC, " (look::size(capture.content.len() as u64)) } }
+            dd { (web::time(capture.received_at)) span.soft { " UTC, " (web::size(capture.content.len() as u64)) } }
             @if let Some(message) = message {
                 dt { "Message" }
                 dd {
@@ -202,7 +202,7 @@ fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
                     @for attachment in &shown.attachments {
                         div {
                             (if attachment.name.is_empty() { "(no name)" } else { &attachment.name })
-                            span.soft { " " (attachment.media_type) ", " (look::size(attachment.bytes as u64)) }
+                            span.soft { " " (attachment.media_type) ", " (web::size(attachment.bytes as u64)) }
                         }
                     }
                 }

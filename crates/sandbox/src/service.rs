@@ -3,10 +3,10 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::Router;
-use postroad_look::Nav;
 use postroad_net::smtp::server::{ListenerConfig, serve};
 use postroad_smtp::server::{ServerConfig, Service};
 use postroad_telemetry::{Component, Health};
+use postroad_web::Nav;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use sqlx::{Acquire, Connection, Row};
 
 use super::Writer;
-use crate::rows::Rows;
+use crate::projection::Rows;
 
 const INSERT_MESSAGES: &str = "
     INSERT OR IGNORE INTO messages (id, accepted_at, tenant, sender, subject, origin, size, recipients)

@@ -6,7 +6,7 @@ use axum::{
 };
 use maud::{Markup, html};
 use postroad_core::MessageId;
-use postroad_look as look;
+use postroad_web as web;
 use serde::Deserialize;
 
 use super::{Console, sender, state, subject};
@@ -70,7 +70,7 @@ pub(super) async fn page(
         }
         @if let Some(last) = lines.last().filter(|_| more) { (older(&form, last.id)) }
     };
-    look::page(console.nav, PLACE, "Messages", &body)
+    web::page(console.nav, PLACE, "Messages", &body)
 }
 
 fn fields(form: &Form) -> Markup {
@@ -102,7 +102,7 @@ fn table(lines: &[Line]) -> Markup {
             tbody {
                 @for line in lines {
                     tr {
-                        td.time { (look::time(line.accepted_at)) }
+                        td.time { (web::time(line.accepted_at)) }
                         td.address {
                             (line.recipient)
                             @if line.recipients > 1 { span.soft { " and " (line.recipients - 1) " more" } }

@@ -8,8 +8,8 @@ use axum::{
 use maud::{Markup, html};
 use postroad_cluster::CallError;
 use postroad_core::{MessageId, OutcomeKind, Timestamp};
-use postroad_look as look;
 use postroad_proto::queue::Change;
+use postroad_web as web;
 use serde::Deserialize;
 
 use super::{Console, id, sender, state, subject};
@@ -59,7 +59,7 @@ pub(super) async fn page(
         @for delivery in &deliveries { (recipient(&console, delivery)) }
         (pager(id, shown.from, &deliveries, message.as_ref()))
     };
-    look::page(console.nav, "/messages", title, &body)
+    web::page(console.nav, "/messages", title, &body)
 }
 
 pub(super) async fn change(
@@ -72,8 +72,8 @@ pub(super) async fn change(
     else {
         return console.not_found();
     };
-    if !look::is_same_origin(&headers) {
-        return look::error_page(console.nav, StatusCode::FORBIDDEN, "The form was sent by another site.");
+    if !web::is_same_origin(&headers) {
+        return web::error_page(console.nav, StatusCode::FORBIDDEN, "The form was sent by another site.");
     }
     match console.queue.change(id, change).await {
         Ok(changed) => {
@@ -86,11 +86,11 @@ pub(super) async fn change(
         }
         Err(CallError::Refused { code: tonic::Code::NotFound, .. }) => {
             let why = "The queue holds no such message any more: all its recipients have ended.";
-            look::error_page(console.nav, StatusCode::CONFLICT, why)
+            web::error_page(console.nav, StatusCode::CONFLICT, why)
         }
         Err(error) => {
             let why = format!("The queue did not take the change: {error}.");
-            look::error_page(console.nav, StatusCode::SERVICE_UNAVAILABLE, &why)
+            web::error_page(console.nav, StatusCode::SERVICE_UNAVAILABLE, &why)
         }
     }
 }
@@ -152,8 +152,8 @@ fn card(console: &Console, id: MessageId, message: Option<&Message>) -> Markup {
                     dt { "Sender" } dd { (sender(&message.sender)) }
                     dt { "Tenant" } dd { (console.tenant(message.tenant)) }
                     dt { "Accepted" }
-                    dd { (look::time(message.accepted_at)) span.soft { " UTC from " (message.origin) } }
-                    dt { "Size" } dd { (look::size(message.size)) }
+                    dd { (web::time(message.accepted_at)) span.soft { " UTC from " (message.origin) } }
+                    dt { "Size" } dd { (web::size(message.size)) }
                     dt { "Recipients" } dd { (message.recipients) }
                 },
                 None => {
@@ -169,7 +169,7 @@ fn recipient(console: &Console, delivery: &Delivery) -> Markup {
     html! {
         h2 {
             (address) " " (state(delivery.state))
-            @if let Some(due) = delivery.due_at { span.soft { ", due " (look::time(due)) } }
+            @if let Some(due) = delivery.due_at { span.soft { ", due " (web::time(due)) } }
         }
         @if delivery.steps.is_empty() {
             p.soft { "Nothing has happened since it was accepted." }
@@ -189,7 +189,7 @@ fn line(console: &Console, step: &Step) -> Markup {
     let became = step.became.as_deref().and_then(State::parse);
     html! {
         tr {
-            td.time { (look::time(step.at)) }
+            td.time { (web::time(step.at)) }
             td {
                 @match step.attempt {
                     Some(attempt) => { "attempt " (attempt) ": " },
@@ -199,7 +199,7 @@ fn line(console: &Console, step: &Step) -> Markup {
                     Some(became) => (state(became)),
                     None => span.soft { "came late, changed nothing" },
                 }
-                @if let Some(due) = step.due_at { div.soft { "next " (look::time(due)) } }
+                @if let Some(due) = step.due_at { div.soft { "next " (web::time(due)) } }
             }
             td {
                 @if let Some(source) = step.source { (console.source(source)) }

@@ -3,8 +3,8 @@
 use axum::{extract::State as Shared, response::Response};
 use maud::{Markup, html};
 use postroad_core::{GroupId, Timestamp};
-use postroad_look as look;
 use postroad_proto::queue::SummaryResponse;
+use postroad_web as web;
 use tokio::task::JoinSet;
 
 use super::Console;
@@ -61,7 +61,7 @@ pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
         (group_table(&console, &groups, now))
         (lost(&gaps))
     };
-    look::refreshing_page(console.nav, "/", "Overview", &body, REFRESH_SECS)
+    web::refreshing_page(console.nav, "/", "Overview", &body, REFRESH_SECS)
 }
 
 /// Asks every group's leader at the same time.
@@ -214,7 +214,7 @@ fn lost(gaps: &[Gap]) -> Markup {
             table.narrow { tbody {
                 @for gap in gaps {
                     tr {
-                        td.time { (look::time(gap.noticed_at)) }
+                        td.time { (web::time(gap.noticed_at)) }
                         td { "ledger " (gap.group) }
                         td { (thousands(gap.through - gap.first + 1)) " events, " (gap.first) " to " (gap.through) }
                     }

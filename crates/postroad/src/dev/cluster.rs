@@ -28,11 +28,11 @@ use super::{Data, bind, routes, start_sandbox, start_telemetry};
 use crate::{
     cli::{DevArgs, NodeAddress, RoleName},
     cluster::ClusterDirectory,
+    components::Components,
     demo,
     operator::endpoints_of,
     roles::{self, serve_pages},
     signal,
-    stages::Stages,
     template::NodeTemplate,
 };
 
@@ -51,13 +51,13 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     let shutdown = signal::shutdown()?;
     let telemetry = start_telemetry()?;
     let data = Data::open(args.data.as_deref())?;
-    let mut stages = Stages::default();
+    let mut components = Components::default();
     let sandbox = start_sandbox(&Health::new(), NAV).await?;
     let pages = bind(sandbox_pages(args)).await?;
     let routes = routes(args, sandbox.local_addr());
     let router = sandbox.router().merge(to_console(args.listen_http));
-    stages.spawn("sandbox", |shutdown| sandbox.run(shutdown));
-    stages.spawn("pages", |shutdown| serve_pages(pages, router, shutdown));
+    components.spawn("sandbox", |shutdown| sandbox.run(shutdown));
+    components.spawn("pages", |shutdown| serve_pages(pages, router, shutdown));
     let (cluster, nodes) = lay_out(args, data.path())?;
     let mut processes = nodes.into_iter().map(Process::start).collect::<anyhow::Result<Vec<_>>>()?;
     let formed = tokio::select! {
@@ -72,7 +72,7 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     for process in processes.iter_mut().rev() {
         process.stop().await;
     }
-    stages.stop().await;
+    components.stop().await;
     telemetry.shutdown().await;
     formed
 }

@@ -17,7 +17,7 @@ use postroad_core::Timestamp;
 /// The links at the top of every page: what they say, and where they lead.
 pub type Nav = &'static [(&'static str, &'static str)];
 
-const STYLE: &str = include_str!("look.css");
+const STYLE: &str = include_str!("style.css");
 
 /// Styles stand in the page and in mail that is shown; images of mail travel inside it. Nothing else is loaded, and nothing runs.
 const SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \

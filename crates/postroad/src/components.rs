@@ -10,18 +10,18 @@ const STOP_WITHIN: Duration = Duration::from_secs(40);
 
 /// What runs.
 #[derive(Debug, Default)]
-pub(crate) struct Stages {
-    running: Vec<Stage>,
+pub(crate) struct Components {
+    running: Vec<Component>,
 }
 
 #[derive(Debug)]
-struct Stage {
+struct Component {
     name: &'static str,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
 
-impl Stages {
+impl Components {
     /// Starts a part; `run` is given the token that asks it to stop.
     pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(
         &mut self,
@@ -30,14 +30,14 @@ impl Stages {
     ) {
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(run(shutdown.clone()));
-        self.running.push(Stage { name, shutdown, task });
+        self.running.push(Component { name, shutdown, task });
     }
 
     /// Waits until a part ends by itself, which none should, and returns its name.
     pub(crate) async fn first_to_end(&mut self) -> &'static str {
         loop {
-            if let Some(stage) = self.running.iter().find(|stage| stage.task.is_finished()) {
-                return stage.name;
+            if let Some(component) = self.running.iter().find(|component| component.task.is_finished()) {
+                return component.name;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -45,7 +45,7 @@ impl Stages {
 
     /// Stops one part after the other, the last one started first.
     pub(crate) async fn stop(mut self) {
-        while let Some(Stage { name, shutdown, task }) = self.running.pop() {
+        while let Some(Component { name, shutdown, task }) = self.running.pop() {
             shutdown.cancel();
             match tokio::time::timeout(STOP_WITHIN, task).await {
                 Ok(Ok(())) => tracing::debug!(part = name, "stopped"),
@@ -65,23 +65,23 @@ mod tests {
     #[tokio::test]
     async fn the_last_one_started_stops_first() {
         let order = Arc::new(Mutex::new(Vec::new()));
-        let mut stages = Stages::default();
+        let mut components = Components::default();
         for name in ["queue", "outbound", "ingress"] {
             let order = order.clone();
-            stages.spawn(name, |shutdown| async move {
+            components.spawn(name, |shutdown| async move {
                 shutdown.cancelled().await;
                 order.lock().unwrap().push(name);
             });
         }
-        stages.stop().await;
+        components.stop().await;
         assert_eq!(*order.lock().unwrap(), ["ingress", "outbound", "queue"]);
     }
 
     #[tokio::test]
     async fn a_part_that_ends_by_itself_is_named() {
-        let mut stages = Stages::default();
-        stages.spawn("control", |shutdown| async move { shutdown.cancelled().await });
-        stages.spawn("metrics", |_| async {});
-        assert_eq!(stages.first_to_end().await, "metrics");
+        let mut components = Components::default();
+        components.spawn("control", |shutdown| async move { shutdown.cancelled().await });
+        components.spawn("metrics", |_| async {});
+        assert_eq!(components.first_to_end().await, "metrics");
     }
 }
