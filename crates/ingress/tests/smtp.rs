@@ -252,7 +252,7 @@ async fn s_302_nobody_is_wrong_before_the_directory_is_known() {
     let rig = Rig::unready(FakeQueue::new(Vec::new())).await;
     let mut client = Smtp::secure(rig.implicit).await;
     client.say(&auth_plain("anna", "secret"), "454 4.7.0").await;
-    assert_eq!(rig.health.waiting(), ["ingress"]);
+    assert_eq!(rig.health.not_ready(), ["ingress"]);
     directory().iter().for_each(|command| rig.queue.apply(command));
     eventually("ready", || rig.health.is_ready()).await;
     client.say(&auth_plain("anna", "secret"), "235 2.7.0").await;

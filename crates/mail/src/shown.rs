@@ -1,4 +1,4 @@
-//! A message as a person wants to see it.
+//! A parsed message for showing.
 
 use mail_parser::{Address, Header, HeaderName, Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use postroad_core::Timestamp;
@@ -19,7 +19,7 @@ const MAILBOXES_MAX: usize = 1000;
 /// Bytes of one name, address or subject that are shown.
 const LINE_BYTES_MAX: usize = 2000;
 
-/// A message as a person wants to see it. Every text is as its sender wrote it: whoever shows it escapes it.
+/// A parsed message. Every text is untrusted: the caller escapes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
     /// Decoded; empty where there is none.
@@ -30,13 +30,13 @@ pub struct Shown {
     pub to: Vec<Mailbox>,
     /// The mailboxes of `Cc`.
     pub cc: Vec<Mailbox>,
-    /// When the sender says it was written.
+    /// The `Date` field.
     pub date: Option<Timestamp>,
     /// The plain text, where the message has one.
     pub text: Option<String>,
-    /// The HTML as it came: [`crate::sanitise_html`] makes it harmless.
+    /// The HTML, untrusted: see [`crate::sanitise_html`].
     pub html: Option<String>,
-    /// Everything that is not one of the two texts.
+    /// Every part that is not `text` or `html`.
     pub attachments: Vec<Attachment>,
     /// Name and value of the header fields in their order, values folded as they came.
     pub headers: Vec<(String, String)>,
@@ -62,7 +62,7 @@ pub struct Attachment {
     pub bytes: usize,
 }
 
-/// Parses a message for showing; content that is no message at all has empty fields.
+/// Parses a message for showing; fields that the content does not have are empty.
 ///
 /// # Errors
 /// The content has more structure than is parsed.
@@ -116,7 +116,7 @@ fn of_message(message: &Message<'_>, content: &[u8]) -> Shown {
     }
 }
 
-/// The first body part that is of the wanted kind: the parser offers each text for both views.
+/// The first body part of the wanted kind: the parser lists each text part for both views.
 fn first_of<'m>(
     message: &'m Message<'_>,
     bodies: &[u32],
@@ -151,7 +151,7 @@ fn attachment(part: &MessagePart<'_>) -> Attachment {
     Attachment { name: line(part.attachment_name().unwrap_or_default()), media_type, bytes: part.len() }
 }
 
-/// The fields with their values as they stand in the content.
+/// The header fields with their raw values.
 fn fields(headers: &[Header<'_>], content: &[u8]) -> Vec<(String, String)> {
     let mut room = FIELD_BYTES_MAX;
     let mut fields = Vec::new();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_not_there_is_not_made_up() {
+    fn a_missing_text_or_html_is_none() {
         let shown = show(b"Content-Type: text/html\r\n\r\n<b>x</b>").unwrap();
         assert_eq!((shown.text, shown.html.as_deref()), (None, Some("<b>x</b>")));
         let shown = show(b"Subject: s\r\n\r\nplain").unwrap();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_shown_empty() {
+    fn content_that_is_not_a_message_has_empty_fields() {
         for content in ["", "\r\n", "no header at all"] {
             let shown = show(content.as_bytes()).unwrap();
             assert!(shown.subject.is_empty() && shown.from.is_empty(), "{content:?}");

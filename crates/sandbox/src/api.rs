@@ -1,4 +1,4 @@
-//! The API under `/sandbox/v1`: for tests that want to know what was sent. Errors are problems of RFC 9457.
+//! The API under `/sandbox/v1`: for tests that check what was sent. Errors are problems of RFC 9457.
 
 use std::sync::Arc;
 
@@ -41,14 +41,14 @@ struct ListQuery {
 struct List {
     /// The newest first.
     messages: Vec<Item>,
-    /// How many are kept altogether.
+    /// How many messages the sandbox keeps, listed or not.
     kept: usize,
 }
 
 #[derive(Debug, Serialize)]
 struct Item {
     id: u64,
-    /// The id that Postroad gave the message, where it passed through it.
+    /// Postroad's id of the message; `null` for mail that another server delivered.
     message_id: Option<String>,
     /// The envelope's reverse path, empty for bounces.
     from: String,
@@ -152,14 +152,15 @@ async fn raw(
     id: Result<Path<u64>, PathRejection>,
 ) -> Result<Response, Problem> {
     let capture = find(&store, id)?;
-    let named = format!("attachment; filename=\"{}.eml\"", capture.id);
-    let headers = [(header::CONTENT_TYPE, "message/rfc822".to_owned()), (header::CONTENT_DISPOSITION, named)];
-    Ok((web::protection(), headers, capture.content.clone()).into_response())
+    let disposition = format!("attachment; filename=\"{}.eml\"", capture.id);
+    let headers =
+        [(header::CONTENT_TYPE, "message/rfc822".to_owned()), (header::CONTENT_DISPOSITION, disposition)];
+    Ok((web::security_headers(), headers, capture.content.clone()).into_response())
 }
 
 fn find(store: &Store, id: Result<Path<u64>, PathRejection>) -> Result<Arc<Capture>, Problem> {
     let found = id.ok().and_then(|Path(id)| store.find(id));
-    let detail = || "no such message is kept".to_owned();
+    let detail = || "this message is not in the sandbox".to_owned();
     found.ok_or_else(|| Problem { status: StatusCode::NOT_FOUND, detail: detail() })
 }
 

@@ -21,11 +21,11 @@ use crate::{
 
 const LISTED_MAX: usize = 200;
 const RELATED_MAX: usize = 50;
-/// Recipients of one envelope that a list names.
+/// Recipients of one envelope that a list shows.
 const NAMED_MAX: usize = 3;
 /// Bytes of a message that the raw view shows; all of it can be downloaded.
 const RAW_BYTES_MAX: usize = 1 << 20;
-const PLACE: &str = "/sandbox";
+const PATH: &str = "/sandbox";
 
 #[derive(Clone)]
 struct Pages {
@@ -67,13 +67,13 @@ async fn list(State(pages): State<Pages>, query: Result<Query<ListQuery>, QueryR
             button { "Filter" }
         }
         @if captures.is_empty() {
-            p.soft { (if filter.is_empty() { "Nothing has been captured yet." } else { "Nothing matches." }) }
+            p.soft { (if filter.is_empty() { "No message has been captured yet." } else { "No message matches." }) }
         } @else {
             (table(&captures))
         }
         @if captures.len() == LISTED_MAX { p.soft { "Only the newest " (LISTED_MAX) " are listed." } }
     };
-    web::page(pages.nav, PLACE, "Sandbox", &body)
+    web::page(pages.nav, PATH, "Sandbox", &body)
 }
 
 fn table(captures: &[Arc<Capture>]) -> Markup {
@@ -121,7 +121,7 @@ async fn clear(State(pages): State<Pages>, headers: HeaderMap) -> Response {
         return web::error_page(pages.nav, StatusCode::FORBIDDEN, "The form was sent by another site.");
     }
     pages.store.clear();
-    Redirect::to(PLACE).into_response()
+    Redirect::to(PATH).into_response()
 }
 
 /// The views of one message.
@@ -145,7 +145,11 @@ async fn one(
     query: Result<Query<OneQuery>, QueryRejection>,
 ) -> Response {
     let Some(capture) = id.ok().and_then(|Path(id)| pages.store.find(id)) else {
-        return web::error_page(pages.nav, StatusCode::NOT_FOUND, "No such message is kept any more.");
+        return web::error_page(
+            pages.nav,
+            StatusCode::NOT_FOUND,
+            "This message is not in the sandbox: it was deleted, or dropped for newer ones.",
+        );
     };
     let Query(query) = query.unwrap_or_default();
     let body = match postroad_mail::show(&capture.content) {
@@ -160,18 +164,18 @@ async fn one(
         }
         Err(error) => html! {
             (card(&pages, &capture, None))
-            p.bad { "It is shown only as it came: " (error) "." }
+            p.bad { "Only the raw message is shown: " (error) "." }
             (raw(&capture))
         },
     };
-    web::page(pages.nav, PLACE, subject(capture.subject()), &body)
+    web::page(pages.nav, PATH, subject(capture.subject()), &body)
 }
 
-/// Who sent it to whom, and what belongs to it.
+/// Sender, recipients, attachments, and other captures of the same message.
 fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
     let message = capture.message();
     let related = message.map(|id| pages.store.of_message(id, RELATED_MAX)).unwrap_or_default();
-    // Without a console in this process there is no timeline to lead to.
+    // Without a console in this process there is no timeline to link to.
     let console = pages.nav.iter().any(|(_, path)| *path == "/messages");
     html! {
         h1 { (subject(capture.subject())) }
@@ -219,7 +223,7 @@ fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
     }
 }
 
-/// All recipients of an envelope, the first of them by name.
+/// The recipients of an envelope as text, the first ones by address and the rest as a number.
 fn joined(capture: &Capture) -> String {
     const NAMED_MAX: usize = 20;
     let named: Vec<_> = capture.recipients.iter().take(NAMED_MAX).map(ToString::to_string).collect();
@@ -232,8 +236,8 @@ fn joined(capture: &Capture) -> String {
 fn people(mailboxes: &[Mailbox]) -> Markup {
     const NAMED_MAX: usize = 50;
     html! {
-        @for (place, mailbox) in mailboxes.iter().take(NAMED_MAX).enumerate() {
-            @if place > 0 { ", " }
+        @for (position, mailbox) in mailboxes.iter().take(NAMED_MAX).enumerate() {
+            @if position > 0 { ", " }
             @if mailbox.name.is_empty() { (mailbox.address) } @else {
                 (mailbox.name) span.soft { " <" (mailbox.address) ">" }
             }
@@ -262,7 +266,7 @@ fn content(capture: &Capture, view: View, shown: &Shown) -> Markup {
     html! {
         @match view {
             View::Html => @match &shown.html {
-                // The frame has no origin and runs nothing; links open a window of their own.
+                // The frame has no origin and runs no scripts; links open a new window.
                 Some(html) => iframe title="HTML" sandbox="allow-popups allow-popups-to-escape-sandbox"
                     srcdoc=(postroad_mail::sanitise_html(html)) {},
                 None => p.soft { "The message has no HTML." },
