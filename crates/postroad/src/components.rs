@@ -1,14 +1,14 @@
-//! The parts of a process, in the order in which they were started; they stop in the opposite one.
+//! The components of a process, in the order in which they were started; they stop in reverse order.
 
 use std::{future::Future, time::Duration};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A part that does not stop in this time is left behind.
+/// A component that does not stop in this time is abandoned.
 const STOP_WITHIN: Duration = Duration::from_secs(40);
 
-/// What runs.
+/// The running components.
 #[derive(Debug, Default)]
 pub(crate) struct Components {
     running: Vec<Component>,
@@ -22,7 +22,7 @@ struct Component {
 }
 
 impl Components {
-    /// Starts a part; `run` is given the token that asks it to stop.
+    /// Starts a component; `run` gets the token that asks it to stop.
     pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(
         &mut self,
         name: &'static str,
@@ -33,7 +33,7 @@ impl Components {
         self.running.push(Component { name, shutdown, task });
     }
 
-    /// Waits until a part ends by itself, which none should, and returns its name.
+    /// Waits until a component ends by itself, which none should, and returns its name.
     pub(crate) async fn first_to_end(&mut self) -> &'static str {
         loop {
             if let Some(component) = self.running.iter().find(|component| component.task.is_finished()) {
@@ -43,14 +43,14 @@ impl Components {
         }
     }
 
-    /// Stops one part after the other, the last one started first.
+    /// Stops one component after the other, the last one started first.
     pub(crate) async fn stop(mut self) {
         while let Some(Component { name, shutdown, task }) = self.running.pop() {
             shutdown.cancel();
             match tokio::time::timeout(STOP_WITHIN, task).await {
-                Ok(Ok(())) => tracing::debug!(part = name, "stopped"),
-                Ok(Err(error)) => tracing::error!(part = name, %error, "a part of the process has failed"),
-                Err(_) => tracing::warn!(part = name, "did not stop in time"),
+                Ok(Ok(())) => tracing::debug!(component = name, "component stopped"),
+                Ok(Err(error)) => tracing::error!(component = name, %error, "component failed"),
+                Err(_) => tracing::warn!(component = name, "component did not stop in time"),
             }
         }
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_last_one_started_stops_first() {
+    async fn components_stop_in_reverse_order() {
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut components = Components::default();
         for name in ["queue", "outbound", "ingress"] {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_that_ends_by_itself_is_named() {
+    async fn the_first_component_to_end_is_named() {
         let mut components = Components::default();
         components.spawn("control", |shutdown| async move { shutdown.cancelled().await });
         components.spawn("metrics", |_| async {});

@@ -35,14 +35,14 @@ use crate::{
 mod banner;
 pub mod cluster;
 
-/// Every `dev` of this machine is the same cluster, so that a data directory can be opened again.
+/// Always the same id, so that `dev` can open a data directory again.
 const CLUSTER: ClusterId = ClusterId(1);
 const QUEUE: NodeId = NodeId(1);
 const INGRESS: NodeId = NodeId(2);
 const OUTBOUND: NodeId = NodeId(3);
 const LEDGER_GROUPS: u16 = 1;
 const NAV: postroad_sandbox::Nav = &[("Overview", "/"), ("Messages", "/messages"), ("Sandbox", "/sandbox")];
-/// The queue's name among the pipes.
+/// The queue's address in the in-memory network.
 const QUEUE_ADDRESS: &str = "queue";
 
 /// Runs until it is asked to stop.
@@ -62,7 +62,7 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
         std::io::stdout().write_all(banner::text(args, data.path()).as_bytes())?;
         tokio::select! {
             () = shutdown.cancelled() => {}
-            name = components.first_to_end() => tracing::error!(part = name, "a part of the process has stopped"),
+            name = components.first_to_end() => tracing::error!(component = name, "component stopped by itself"),
         }
     }
     components.stop().await;
@@ -70,7 +70,7 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     started.map(drop)
 }
 
-/// `dev` has something to look at; its log says only what is wrong, unless `POSTROAD_LOG` wants more.
+/// `dev` logs only warnings and errors unless `POSTROAD_LOG` says otherwise.
 fn start_telemetry() -> anyhow::Result<Telemetry> {
     let log_filter = std::env::var("POSTROAD_LOG").unwrap_or_else(|_| "warn".to_owned());
     let otlp_endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
@@ -79,7 +79,7 @@ fn start_telemetry() -> anyhow::Result<Telemetry> {
     Ok(postroad_telemetry::init(&config, "postroad-dev")?)
 }
 
-/// The data directory: one to keep, or one that goes with the process.
+/// The data directory: kept, or removed when the process ends.
 enum Data {
     Kept(PathBuf),
     Temporary(tempfile::TempDir),
@@ -90,7 +90,8 @@ impl Data {
         let Some(path) = kept else {
             return Ok(Self::Temporary(tempfile::Builder::new().prefix("postroad-").tempdir()?));
         };
-        std::fs::create_dir_all(path).with_context(|| format!("`{}` cannot be made", path.display()))?;
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("cannot create the data directory `{}` (`--data`)", path.display()))?;
         Ok(Self::Kept(path.to_owned()))
     }
 
@@ -102,7 +103,7 @@ impl Data {
     }
 }
 
-/// Starts the roles from the queue outwards; they stop in the opposite order.
+/// Starts the roles, the queue first; they stop in reverse order.
 async fn start(args: &DevArgs, data: &Path, components: &mut Components) -> anyhow::Result<()> {
     let (health, net) = (Health::new(), MemoryNet::new());
     let http = bind(args.listen_http).await?;
@@ -113,10 +114,10 @@ async fn start(args: &DevArgs, data: &Path, components: &mut Components) -> anyh
 
     let sandbox = start_sandbox(&health, NAV).await?;
     let routes = routes(args, sandbox.local_addr());
-    demo::apply(&endpoints, &routes).await.context("the demo tenant cannot be made")?;
+    demo::apply(&endpoints, &routes).await.context("cannot apply the demo tenant")?;
     let control_deps = ControlDeps { endpoints: endpoints.clone(), health: health.clone(), nav: NAV };
     let control_config = ControlConfig { database: data.join("control.sqlite"), ..ControlConfig::default() };
-    let control = Control::start(control_config, control_deps).await.context("control does not start")?;
+    let control = Control::start(control_config, control_deps).await.context("cannot start control")?;
     let pages = control.router().merge(sandbox.router());
     components.spawn("sandbox", |shutdown| sandbox.run(shutdown));
     components.spawn("control", |shutdown| control.run(shutdown));
@@ -132,7 +133,7 @@ async fn start(args: &DevArgs, data: &Path, components: &mut Components) -> anyh
     Ok(())
 }
 
-/// What has no route of its own goes to the sandbox, unless mail is to be delivered for real.
+/// The routes of the flags, and without `--deliver` one to the sandbox for every other domain.
 fn routes(args: &DevArgs, sandbox: SocketAddr) -> Vec<RouteArgument> {
     let mut routes = args.routes.clone();
     if !args.deliver && routes.iter().all(|route| route.domain.is_some()) {
@@ -141,15 +142,15 @@ fn routes(args: &DevArgs, sandbox: SocketAddr) -> Vec<RouteArgument> {
     routes
 }
 
-/// The sandbox takes whatever port is free: only a route leads to it.
+/// The sandbox listens on a free port: outbound finds it by its route.
 async fn start_sandbox(health: &Health, nav: postroad_sandbox::Nav) -> anyhow::Result<Sandbox> {
     let config = SandboxConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..SandboxConfig::default() };
     let deps = SandboxDeps { health: health.clone(), nav };
-    Sandbox::start(config, deps).await.context("the sandbox does not start")
+    Sandbox::start(config, deps).await.context("cannot start the sandbox")
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("`{address}` cannot be listened at"))
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 async fn start_queue(
@@ -166,9 +167,9 @@ async fn start_queue(
         ..QueueConfig::default()
     };
     let (identity, fs) = (Identity { cluster: CLUSTER, node: QUEUE }, RealFs::new(&data.join("queue")));
-    // Its own cluster is all that a `dev` is: an empty directory is a new one.
+    // An empty directory is always a new cluster here: there are no other nodes.
     let disk = Disk { id: DiskId(rand::random()), origin: Origin::Form };
-    postroad_storage::format(&fs, identity, disk).context("the queue's directory cannot be used")?;
+    postroad_storage::format(&fs, identity, disk).context("cannot use the queue's data directory")?;
     let deps = QueueDeps {
         identity,
         fs: Arc::new(fs),
@@ -176,28 +177,28 @@ async fn start_queue(
         health: health.clone(),
     };
     let listener = bind(args.listen_operator).await?;
-    let queue = Queue::start(config, deps).await.context("the queue does not start")?;
+    let queue = Queue::start(config, deps).await.context("cannot start the queue")?;
     components.spawn("queue", |shutdown| queue.run(shutdown));
     let net = net.clone();
     components.spawn("operators", |shutdown| operators(listener, net, shutdown));
     Ok(())
 }
 
-/// Lets `postroad apply` and `postroad message` in, which come from outside this process.
+/// Forwards connections of `postroad apply` and `postroad message` to the queue's in-memory network.
 async fn operators(listener: TcpListener, net: MemoryNet, shutdown: CancellationToken) {
     let mut calls = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            Ok((stream, _)) = listener.accept() => drop(calls.spawn(pass_on(stream, net.clone()))),
+            Ok((stream, _)) = listener.accept() => drop(calls.spawn(forward(stream, net.clone()))),
             Some(_) = calls.join_next() => {}
         }
     }
 }
 
-async fn pass_on(mut stream: TcpStream, net: MemoryNet) {
+async fn forward(mut stream: TcpStream, net: MemoryNet) {
     let Ok(mut queue) = net.connect(QUEUE_ADDRESS).await else { return };
-    // Whoever hangs up ends it.
+    // An error here is one side hanging up.
     let _ = tokio::io::copy_bidirectional(&mut stream, &mut queue).await;
 }
 
@@ -221,7 +222,7 @@ fn start_outbound(
         tls: ClientTls::opportunistic(),
         health: health.clone(),
     };
-    let outbound = Outbound::start(config, deps).context("outbound does not start")?;
+    let outbound = Outbound::start(config, deps).context("cannot start outbound")?;
     components.spawn("outbound", |shutdown| outbound.run(shutdown));
     Ok(())
 }
@@ -241,7 +242,7 @@ async fn start_ingress(
         tls: Some(tls),
         health: health.clone(),
     };
-    let ingress = Ingress::start(demo::ingress(args), deps).await.context("ingress does not start")?;
+    let ingress = Ingress::start(demo::ingress(args), deps).await.context("cannot start ingress")?;
     components.spawn("ingress", |shutdown| ingress.run(shutdown));
     Ok(())
 }
