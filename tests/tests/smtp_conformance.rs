@@ -1,6 +1,6 @@
-//! What we answer to SMTP clients, dialogue by dialogue.
+//! Our replies to SMTP clients, dialogue by dialogue.
 //!
-//! Each test plays the file of its name in `tests/dialogues`, first against the session as a value,
+//! Each test plays the file of its name in `tests/dialogues`, first against the bare session without I/O,
 //! then against a listener over a real connection. Those that need no special listener are played against
 //! `postroad dev` too. A new dialogue is a new file and a line here.
 
@@ -27,7 +27,7 @@ fn check(name: &str) {
         let mut bare = Bare::new(&dialogue.settings);
         match play(&dialogue, &mut bare).await {
             Ok(outcome) => assert_eq!(outcome, Outcome::Kept),
-            Err(error) => panic!("the session as a value: {error}"),
+            Err(error) => panic!("against the bare session: {error}"),
         }
         if dialogue.settings.bare_only {
             return;
@@ -36,7 +36,7 @@ fn check(name: &str) {
         let mut live = listener.connect(&dialogue.settings).await.expect("the listener listens");
         match play(&dialogue, &mut live).await {
             Ok(outcome) => assert_eq!(outcome, Outcome::Kept),
-            Err(error) => panic!("a listener: {error}"),
+            Err(error) => panic!("against a listener: {error}"),
         }
     });
 }
@@ -169,7 +169,7 @@ fn every_dialogue_is_played() {
 }
 
 #[tokio::test]
-async fn the_program_answers_as_its_listener_does() {
+async fn postroad_dev_replies_as_the_listener_does() {
     let dev = Dev::start(&[]).await.unwrap_or_else(|error| panic!("{error:#}"));
     let mut broken = Vec::new();
     for name in DIALOGUES {
