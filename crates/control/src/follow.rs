@@ -120,7 +120,7 @@ fn through(event: &Event) -> u64 {
     }
 }
 
-/// Moves the group's cursor in the queue to the last written event; a failed move is made up for by the next one.
+/// Moves the group's cursor in the queue to the last written event; the next move repeats a failed one.
 async fn acknowledge(group: GroupId, queue: Queue, mut progress: watch::Receiver<u64>) {
     // The process before this one may have written events without acknowledging them.
     progress.mark_changed();

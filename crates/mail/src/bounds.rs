@@ -34,7 +34,7 @@ const SEARCHED_BYTES_MAX: usize = 1 << 30;
 /// Refuses content that would take the parser more than linear time or many times its size in memory.
 ///
 /// # Errors
-/// The content has more structure than anybody writes.
+/// The content has more structure than real mail has.
 pub(crate) fn measure(content: &[u8]) -> Result<(), TooComplex> {
     let mut measure = Measure::default();
     let mut block = Some(Block::default());

@@ -169,7 +169,7 @@ pub struct ClusterInitArgs {
 /// Flags of `cluster join`.
 #[derive(Args, Debug)]
 pub struct ClusterJoinArgs {
-    /// The directory that `cluster init` made
+    /// The directory that `cluster init` wrote
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
     /// The node's role
