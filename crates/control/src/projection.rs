@@ -26,12 +26,12 @@ pub(crate) struct Rows {
     pub(crate) timeline: Vec<TimelineRow>,
     pub(crate) counts: Counts,
     pub(crate) gaps: Vec<GapRow>,
-    pub(crate) tally: Tally,
+    pub(crate) events: EventCounts,
 }
 
 /// How many events of a batch were written, repeated, unreadable or lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct EventCounts {
     pub(crate) written: u64,
     pub(crate) repeated: u64,
     pub(crate) unreadable: u64,
@@ -136,7 +136,7 @@ impl Rows {
         };
         let cursor = self.cursors.entry(group).or_insert(0);
         if through <= *cursor {
-            self.tally.repeated += 1;
+            self.events.repeated += 1;
             return;
         }
         let expected = *cursor + 1;
@@ -146,12 +146,12 @@ impl Rows {
             _ => event.sequence - 1,
         };
         if lost_before >= expected {
-            self.tally.lost += lost_before - expected + 1;
+            self.events.lost += lost_before - expected + 1;
             self.gaps.push(GapRow(group.0, expected, lost_before, event.at_millis));
         }
         match self.project(event) {
-            Some(()) => self.tally.written += 1,
-            None => self.tally.unreadable += 1,
+            Some(()) => self.events.written += 1,
+            None => self.events.unreadable += 1,
         }
     }
 

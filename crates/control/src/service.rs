@@ -22,7 +22,7 @@ use crate::{
     metrics::WriterMetrics,
     pages::{self, Console},
     queue::Queue,
-    write::{Incoming, Writing},
+    write::{HistoryWriter, Incoming},
 };
 
 /// Batches that may wait for the writer; followers stop reading at this bound.
@@ -42,7 +42,7 @@ pub struct ControlDeps {
 /// A control node with its history open; [`Control::run`] follows the queue.
 #[derive(Debug)]
 pub struct Control {
-    writing: Writing,
+    writer: HistoryWriter,
     reader: Reader,
     queue: Queue,
     leaders: LeaderWatch,
@@ -68,7 +68,7 @@ impl Control {
         };
         let leaders = LeaderWatch::start(&deps.endpoints);
         let queue = Queue { calls: LeaderCalls::new(&deps.endpoints, &leaders.subscribe()) };
-        let writing = Writing {
+        let writer = HistoryWriter {
             history: writer,
             cursors,
             messages,
@@ -77,7 +77,7 @@ impl Control {
             unacknowledged: HashMap::new(),
         };
         let directory = DirectoryWatch::start(&deps.endpoints);
-        Ok(Self { writing, reader, queue, leaders, directory, deps, ready })
+        Ok(Self { writer, reader, queue, leaders, directory, deps, ready })
     }
 
     /// Returns the console and the API under `/api/v1`.
@@ -94,27 +94,27 @@ impl Control {
 
     /// Follows every ledger group until `shutdown`, and writes what it has read by then.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { writing, queue, leaders, directory: _directory, deps, ready, .. } = self;
-        let (writer, incoming) = mpsc::channel(WAITING_MAX);
-        let following = Following {
-            cursors: writing.cursors.clone(),
+        let Self { writer, queue, leaders, directory: _directory, deps, ready, .. } = self;
+        let (batches, incoming) = mpsc::channel(WAITING_MAX);
+        let followers = Followers {
+            cursors: writer.cursors.clone(),
             endpoints: deps.endpoints,
             queue,
-            writer,
+            writer: batches,
             known: HashSet::new(),
             followers: JoinSet::new(),
         };
         ready.set_ready(true);
         tokio::join!(
-            following.run(leaders.subscribe(), shutdown.clone()),
-            writing.run(incoming, shutdown.clone())
+            followers.run(leaders.subscribe(), shutdown.clone()),
+            writer.run(incoming, shutdown.clone())
         );
         ready.set_ready(false);
     }
 }
 
 /// Starts a follower for every ledger group that has a leader.
-struct Following {
+struct Followers {
     cursors: HashMap<GroupId, u64>,
     endpoints: Endpoints,
     queue: Queue,
@@ -123,7 +123,7 @@ struct Following {
     followers: JoinSet<()>,
 }
 
-impl Following {
+impl Followers {
     async fn run(mut self, mut leaders: watch::Receiver<LeaderTable>, shutdown: CancellationToken) {
         loop {
             let groups: Vec<GroupId> = leaders.borrow_and_update().keys().copied().collect();

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     history::{self, Retention},
     metrics::WriterMetrics,
-    projection::{Rows, Tally},
+    projection::{EventCounts, Rows},
 };
 
 /// Events in one transaction, about: gathering ends with the batch that passes this.
@@ -41,7 +41,7 @@ pub(crate) struct Incoming {
 
 /// The writer's state between transactions.
 #[derive(Debug)]
-pub(crate) struct Writing {
+pub(crate) struct HistoryWriter {
     pub(crate) history: history::Writer,
     pub(crate) cursors: HashMap<GroupId, u64>,
     pub(crate) messages: u64,
@@ -51,7 +51,7 @@ pub(crate) struct Writing {
     pub(crate) unacknowledged: HashMap<GroupId, watch::Sender<u64>>,
 }
 
-impl Writing {
+impl HistoryWriter {
     /// Writes until every follower has ended and everything that was read is written.
     pub(crate) async fn run(mut self, mut incoming: mpsc::Receiver<Incoming>, shutdown: CancellationToken) {
         let mut prune_at = Instant::now();
@@ -104,7 +104,7 @@ impl Writing {
             }
         }
         self.metrics.batch_seconds.record(started.elapsed());
-        self.count(rows.tally);
+        self.count(rows.events);
         self.cursors = rows.cursors;
         for (group, written) in self.unacknowledged.drain() {
             written.send_replace(self.cursors.get(&group).copied().unwrap_or(0));
@@ -117,8 +117,8 @@ impl Writing {
         Ok(())
     }
 
-    fn count(&self, tally: Tally) {
-        let Tally { written, repeated, unreadable, lost } = tally;
+    fn count(&self, events: EventCounts) {
+        let EventCounts { written, repeated, unreadable, lost } = events;
         self.metrics.batch_events.record(written as f64);
         self.metrics.events.increment(written);
         self.metrics.repeated.increment(repeated);

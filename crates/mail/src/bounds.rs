@@ -141,10 +141,15 @@ pub(crate) fn dismantle(message: Message<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::show;
+    use crate::parse;
 
     fn check(content: &str, expected: Result<(), TooComplex>) {
-        assert_eq!(show(content.as_bytes()).map(|_| ()), expected, "{:?}", &content[..content.len().min(60)]);
+        assert_eq!(
+            parse(content.as_bytes()).map(|_| ()),
+            expected,
+            "{:?}",
+            &content[..content.len().min(60)]
+        );
     }
 
     fn multipart(parts: usize) -> String {

@@ -5,8 +5,8 @@
 
 mod bounds;
 mod html;
-mod shown;
+mod parsed;
 
 pub use bounds::TooComplex;
 pub use html::sanitise_html;
-pub use shown::{Attachment, Mailbox, Shown, decode_text, show};
+pub use parsed::{Attachment, Mailbox, ParsedMessage, decode_text, parse};

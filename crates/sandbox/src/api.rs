@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use postroad_mail::{Mailbox, Shown};
+use postroad_mail::{Mailbox, ParsedMessage};
 use postroad_web as web;
 use serde::{Deserialize, Serialize};
 
@@ -141,8 +141,8 @@ async fn one(
     id: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<Parsed>, Problem> {
     let capture = find(&store, id)?;
-    match postroad_mail::show(&capture.content) {
-        Ok(shown) => Ok(Json(Parsed::new(&capture, shown))),
+    match postroad_mail::parse(&capture.content) {
+        Ok(parsed) => Ok(Json(Parsed::new(&capture, parsed))),
         Err(error) => Err(Problem { status: StatusCode::UNPROCESSABLE_ENTITY, detail: error.to_string() }),
     }
 }
@@ -179,25 +179,25 @@ impl From<&Capture> for Item {
 }
 
 impl Parsed {
-    fn new(capture: &Capture, shown: Shown) -> Self {
+    fn new(capture: &Capture, parsed: ParsedMessage) -> Self {
         let people = |mailboxes: Vec<Mailbox>| {
             mailboxes.into_iter().map(|Mailbox { name, address }| Person { name, address }).collect()
         };
-        let attachments = shown.attachments.into_iter().map(|attachment| AttachmentItem {
+        let attachments = parsed.attachments.into_iter().map(|attachment| AttachmentItem {
             name: attachment.name,
             media_type: attachment.media_type,
             size: attachment.bytes,
         });
         Self {
             item: capture.into(),
-            header_from: people(shown.from),
-            header_to: people(shown.to),
-            header_cc: people(shown.cc),
-            date: shown.date.map(|date| date.to_string()),
-            text: shown.text,
-            html: shown.html,
+            header_from: people(parsed.from),
+            header_to: people(parsed.to),
+            header_cc: people(parsed.cc),
+            date: parsed.date.map(|date| date.to_string()),
+            text: parsed.text,
+            html: parsed.html,
             attachments: attachments.collect(),
-            headers: shown.headers.into_iter().map(|(name, value)| Field { name, value }).collect(),
+            headers: parsed.headers.into_iter().map(|(name, value)| Field { name, value }).collect(),
         }
     }
 }

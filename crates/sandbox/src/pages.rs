@@ -10,7 +10,7 @@ use axum::{
     routing::{get, post},
 };
 use maud::{Markup, html};
-use postroad_mail::{Mailbox, Shown};
+use postroad_mail::{Mailbox, ParsedMessage};
 use postroad_web::{self as web, Nav};
 use serde::Deserialize;
 
@@ -152,14 +152,14 @@ async fn one(
         );
     };
     let Query(query) = query.unwrap_or_default();
-    let body = match postroad_mail::show(&capture.content) {
-        Ok(shown) => {
-            let first = if shown.html.is_some() { View::Html } else { View::Text };
+    let body = match postroad_mail::parse(&capture.content) {
+        Ok(parsed) => {
+            let first = if parsed.html.is_some() { View::Html } else { View::Text };
             let view = query.view.unwrap_or(first);
             html! {
-                (card(&pages, &capture, Some(&shown)))
-                (tabs(capture.id, view, &shown))
-                (content(&capture, view, &shown))
+                (card(&pages, &capture, Some(&parsed)))
+                (tabs(capture.id, view, &parsed))
+                (content(&capture, view, &parsed))
             }
         }
         Err(error) => html! {
@@ -172,7 +172,7 @@ async fn one(
 }
 
 /// Sender, recipients, attachments, and other captures of the same message.
-fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
+fn card(pages: &Pages, capture: &Capture, parsed: Option<&ParsedMessage>) -> Markup {
     let message = capture.message();
     let related = message.map(|id| pages.store.of_message(id, RELATED_MAX)).unwrap_or_default();
     // Without a console in this process there is no timeline to link to.
@@ -180,8 +180,8 @@ fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
     html! {
         h1 { (subject(capture.subject())) }
         dl {
-            @if let Some(shown) = shown {
-                @for (label, mailboxes) in [("From", &shown.from), ("To", &shown.to), ("Cc", &shown.cc)] {
+            @if let Some(parsed) = parsed {
+                @for (label, mailboxes) in [("From", &parsed.from), ("To", &parsed.to), ("Cc", &parsed.cc)] {
                     @if !mailboxes.is_empty() { dt { (label) } dd { (people(mailboxes)) } }
                 }
             }
@@ -200,10 +200,10 @@ fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
                     }
                 }
             }
-            @if let Some(shown) = shown.filter(|shown| !shown.attachments.is_empty()) {
+            @if let Some(parsed) = parsed.filter(|parsed| !parsed.attachments.is_empty()) {
                 dt { "Attachments" }
                 dd {
-                    @for attachment in &shown.attachments {
+                    @for attachment in &parsed.attachments {
                         div {
                             (if attachment.name.is_empty() { "(no name)" } else { &attachment.name })
                             span.soft { " " (attachment.media_type) ", " (web::size(attachment.bytes as u64)) }
@@ -246,10 +246,10 @@ fn people(mailboxes: &[Mailbox]) -> Markup {
     }
 }
 
-fn tabs(id: u64, view: View, shown: &Shown) -> Markup {
+fn tabs(id: u64, view: View, parsed: &ParsedMessage) -> Markup {
     let tabs = [
-        (View::Html, "html", "HTML", shown.html.is_some()),
-        (View::Text, "text", "Text", shown.text.is_some()),
+        (View::Html, "html", "HTML", parsed.html.is_some()),
+        (View::Text, "text", "Text", parsed.text.is_some()),
         (View::Headers, "headers", "Headers", true),
         (View::Raw, "raw", "Raw", true),
     ];
@@ -262,21 +262,21 @@ fn tabs(id: u64, view: View, shown: &Shown) -> Markup {
     }
 }
 
-fn content(capture: &Capture, view: View, shown: &Shown) -> Markup {
+fn content(capture: &Capture, view: View, parsed: &ParsedMessage) -> Markup {
     html! {
         @match view {
-            View::Html => @match &shown.html {
+            View::Html => @match &parsed.html {
                 // The frame has no origin and runs no scripts; links open a new window.
                 Some(html) => iframe title="HTML" sandbox="allow-popups allow-popups-to-escape-sandbox"
                     srcdoc=(postroad_mail::sanitise_html(html)) {},
                 None => p.soft { "The message has no HTML." },
             },
-            View::Text => @match &shown.text {
+            View::Text => @match &parsed.text {
                 Some(text) => pre { (text) },
                 None => p.soft { "The message has no plain text." },
             },
             View::Headers => div.scroll { table { tbody {
-                @for (name, value) in &shown.headers {
+                @for (name, value) in &parsed.headers {
                     tr { th { (name) } td.mono { (value) } }
                 }
             } } },
