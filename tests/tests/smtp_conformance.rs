@@ -27,7 +27,7 @@ fn check(name: &str) {
         let mut bare = Bare::new(&dialogue.settings);
         match play(&dialogue, &mut bare).await {
             Ok(outcome) => assert_eq!(outcome, Outcome::Kept),
-            Err(error) => panic!("against the bare session: {error}"),
+            Err(error) => panic!("the session as a value: {error}"),
         }
         if dialogue.settings.bare_only {
             return;
@@ -36,7 +36,7 @@ fn check(name: &str) {
         let mut live = listener.connect(&dialogue.settings).await.expect("the listener listens");
         match play(&dialogue, &mut live).await {
             Ok(outcome) => assert_eq!(outcome, Outcome::Kept),
-            Err(error) => panic!("against a listener: {error}"),
+            Err(error) => panic!("a listener: {error}"),
         }
     });
 }
