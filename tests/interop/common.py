@@ -1,4 +1,4 @@
-"""What the Python checks share."""
+"""Shared by the Python checks."""
 
 import json
 import os
@@ -34,12 +34,12 @@ def arrived(recipient, number=1, limit=30):
 
 
 def raw(message):
-    """Returns a message of the sandbox as it came."""
+    """Returns the raw bytes of a message in the sandbox."""
     return fetch(f"/sandbox/v1/messages/{message['id']}/raw")
 
 
 def run(prefix, checks):
-    """Runs each check; its name is the first line of its documentation."""
+    """Runs each check; its name is the first line of its docstring."""
     failed = False
     for check in checks:
         name = f"{prefix}: {check.__doc__.strip().splitlines()[0].rstrip('.')}"

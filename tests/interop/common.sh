@@ -1,6 +1,6 @@
-# What the shell checks share: source it.
+# Shared by the shell checks: source it.
 
-# Checks that the sandbox has, or gets, so many messages to a recipient: arrived RECIPIENT [NUMBER].
+# Waits until the sandbox has NUMBER messages to a recipient, 1 by default: arrived RECIPIENT [NUMBER].
 arrived() {
     local expected=${2:-1} found=0
     for _ in $(seq 300); do
@@ -15,7 +15,7 @@ arrived() {
     fi
 }
 
-# Runs a function and says how it went: check NAME FUNCTION.
+# Runs a function and prints its result: check NAME FUNCTION.
 check() {
     if (set -e; "$2"); then echo "ok $1"; else echo "FAILED $1"; fi
 }

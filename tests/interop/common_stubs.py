@@ -1,4 +1,4 @@
-"""Stubs of the submission service, made from /proto."""
+"""Stubs of the submission service, generated from /proto."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-# curl speaks SMTP too, and is on every machine.
+# curl over SMTP.
 set -uo pipefail
 . ./common.sh
 
@@ -28,7 +28,7 @@ smtps() {
     arrived curl-smtps@example.net
 }
 
-# curl ends with 67 when the login is refused.
+# curl exits with 67 when the login is refused.
 wrong_password() {
     local status=0
     send curl-wrong@example.net --ssl-reqd -k -u "$LOGIN:wrong" "smtp://127.0.0.1:$SMTP_PORT" || status=$?

@@ -1,4 +1,4 @@
-"""gRPC with stubs made from /proto, as a service of the organisation would."""
+"""gRPC with stubs generated from /proto, as an application uses it."""
 
 import grpc
 
@@ -72,13 +72,13 @@ def line_ends():
 
 
 def state():
-    """where a message stands"""
+    """the state of a message"""
     answer = submit(request("grpc-state@example.net"))
     try:
         message = CLIENT.GetMessage(pb.GetMessageRequest(message_id=answer.message_id), metadata=KEY, timeout=30)
         assert message.deliveries[0].recipient == "grpc-state@example.net", message
     except grpc.RpcError as error:
-        # It may have ended already.
+        # It may be delivered already.
         assert error.code() == grpc.StatusCode.NOT_FOUND, error
     arrived("grpc-state@example.net")
 
@@ -90,7 +90,7 @@ def keys():
 
 
 def arguments_are_checked():
-    """what is wrong with a request is INVALID_ARGUMENT"""
+    """an invalid request is INVALID_ARGUMENT"""
     code = grpc.StatusCode.INVALID_ARGUMENT
     refused(request(), code)
     refused(request("not an address"), code)

@@ -16,7 +16,7 @@ many_messages_on_a_connection() {
 
 many_recipients() {
     source_to -t source-recipient@example.net -r 5 -s 2 -m 10 || return 1
-    # smtp-source puts a number before each recipient but the first; each message is one with all of them.
+    # smtp-source puts a number before each recipient except the first; each message has all five recipients.
     arrived source-recipient@example.net 10 && arrived 5source-recipient@example.net 10
 }
 

@@ -1,4 +1,4 @@
-"""smtplib: what Python programs send mail with."""
+"""smtplib, Python's SMTP client."""
 
 import smtplib
 import ssl
@@ -73,7 +73,7 @@ def wrong_password():
         except smtplib.SMTPAuthenticationError as error:
             assert error.smtp_code == 535, error
             return
-    raise AssertionError("the login was taken")
+    raise AssertionError("the login was accepted")
 
 
 def login_without_tls():
@@ -99,7 +99,7 @@ def limit(client):
 
 
 def transaction(client, recipient, content, size=None):
-    """Sends the steps one by one; returns the code of the one that decided."""
+    """Sends the commands one by one; returns the code of the refused one, or of the message."""
     option = f" SIZE={size}" if size is not None else ""
     code, _ = client.docmd(f"MAIL FROM:<me@example.org>{option}")
     if code != 250:

@@ -1,4 +1,4 @@
-# swaks: what people try a mail server with first.
+# swaks, a test client for SMTP.
 set -uo pipefail
 . ./common.sh
 
@@ -30,7 +30,7 @@ pipelined() {
     arrived swaks-one@example.net && arrived swaks-two@example.net
 }
 
-# swaks ends with 28 when AUTH fails.
+# swaks exits with 28 when AUTH fails.
 wrong_password() {
     local status=0
     swaks_to swaks-wrong@example.net --port "$SMTP_PORT" --tls --auth PLAIN -au "$LOGIN" -ap wrong || status=$?

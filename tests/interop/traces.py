@@ -1,4 +1,4 @@
-"""Traces as a collector gets them: one trace from submission to delivery."""
+"""Traces as a collector receives them: one trace from submission to delivery."""
 
 import concurrent.futures
 import os
@@ -17,7 +17,7 @@ from common_stubs import pb, stubs
 
 
 def free_ports(number):
-    """Returns ports below those that the system gives to outgoing connections."""
+    """Returns ports below the range that the system uses for outgoing connections."""
     held = []
     while len(held) < number:
         try:
@@ -49,7 +49,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def trace(self, of, limit=60):
-        """Waits until a trace that `of` chooses by one of its spans holds a delivery, and returns its spans by name."""
+        """Waits until a trace with a span that `of` accepts has a delivery; returns the trace's spans by name."""
         end = time.monotonic() + limit
         while time.monotonic() < end:
             with self.lock:
@@ -80,11 +80,11 @@ def start_server():
         except OSError:
             assert server.poll() is None, "the server has ended"
             time.sleep(0.05)
-    raise AssertionError("nobody listens")
+    raise AssertionError("the server does not listen")
 
 
 def continued():
-    """a client's trace goes on to the delivery"""
+    """a client's trace continues to the delivery"""
     trace_id, span_id = os.urandom(16), os.urandom(8)
     envelope = pb.Envelope(sender="me@example.org", recipients=["traced@example.net"])
     request = pb.SubmitRequest(envelope=envelope, content=b"From: <me@example.org>\r\n\r\nhello\r\n")
@@ -101,7 +101,7 @@ def continued():
 
 
 def begun():
-    """mail over SMTP begins a trace of its own"""
+    """mail over SMTP starts a new trace"""
     with smtplib.SMTP("127.0.0.1", SMTP, timeout=30) as client:
         client.sendmail("me@example.org", ["began@example.net"], b"From: <me@example.org>\r\n\r\nhello\r\n")
     trace = COLLECTOR.trace(lambda span: span.name == "ingress.submit" and not span.parent_span_id)

@@ -1,1 +1,1 @@
-//! Tests of the whole live in this package's `tests` folder; there is nothing here to use.
+//! Tests of the whole system are in this package's `tests` directory; this library is empty.

@@ -1,6 +1,6 @@
-//! The walls of the building: which crate may see which, and where each foreign crate has its one door.
+//! Which of our crates may depend on which, and which crates may use each foreign crate.
 //!
-//! ARCHITECTURE.md draws the same table; a new arrow is a design change and edits both.
+//! ARCHITECTURE.md has the same table; a new dependency between our crates is a design change and edits both.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,15 +9,15 @@ use std::{
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
-/// Each crate of ours and those of ours it may depend on, besides in tests.
-const ARROWS: &[(&str, &[&str])] = &[
+/// Each of our crates and those of ours that it may depend on; tests may use more.
+const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("telemetry", &["core"]),
     ("smtp", &["core"]),
     ("ledger", &["core"]),
     ("directory", &["core"]),
     ("proto", &["core", "ledger", "directory"]),
-    ("look", &["core"]),
+    ("web", &["core"]),
     ("storage", &["core", "telemetry"]),
     ("dns", &["core", "telemetry"]),
     ("net", &["core", "smtp", "telemetry"]),
@@ -30,18 +30,18 @@ const ARROWS: &[(&str, &[&str])] = &[
         "outbound",
         &["core", "telemetry", "smtp", "proto", "directory", "storage", "dns", "net", "mail", "cluster"],
     ),
-    ("control", &["core", "telemetry", "look", "proto", "directory", "net", "mail", "cluster"]),
-    ("sandbox", &["core", "smtp", "look", "net", "mail", "telemetry"]),
+    ("control", &["core", "telemetry", "web", "proto", "directory", "net", "mail", "cluster"]),
+    ("sandbox", &["core", "smtp", "web", "net", "mail", "telemetry"]),
 ];
 
-/// Foreign crates with one door: only the crates named may depend on them directly, tests included.
-const DOORS: &[(&str, &[&str])] = &[
+/// Foreign crates and the only crates of ours that may depend on them directly, in tests too.
+const USERS: &[(&str, &[&str])] = &[
     ("openraft", &["raft"]),
     ("sled", &["storage"]),
     ("rustls", &["net"]),
     ("tokio-rustls", &["net"]),
     ("rcgen", &["net"]),
-    ("maud", &["look", "control", "sandbox"]),
+    ("maud", &["web", "control", "sandbox"]),
     ("mail-auth", &["mail"]),
     ("mail-parser", &["mail"]),
     ("hickory-resolver", &["dns"]),
@@ -52,7 +52,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("anyhow", &["postroad", "loadtest", "testkit", "tests"]),
 ];
 
-/// What the crates that decide must not reach, however indirectly.
+/// The crates without I/O, and what they must not depend on, directly or not.
 const PURE: &[&str] = &["core", "smtp", "ledger", "directory"];
 const IMPURE: &[&str] = &[
     "tokio",
@@ -68,7 +68,7 @@ const IMPURE: &[&str] = &[
     "time",
 ];
 
-/// What must not be in the tree at all, and why.
+/// Crates that no crate of ours may depend on, directly or not, and why.
 const BANNED: &[(&str, &str)] = &[
     ("ring", "one crypto library: aws-lc-rs"),
     ("rsa", "timing side channel, RUSTSEC-2023-0071"),
@@ -85,26 +85,26 @@ fn metadata() -> Metadata {
         .expect("cargo metadata runs in the workspace")
 }
 
-/// The name without its prefix for crates of ours.
+/// The name of one of our crates without its prefix.
 fn ours(name: &str) -> Option<&str> {
     if name == "postroad" { Some(name) } else { name.strip_prefix("postroad-") }
 }
 
 #[test]
-fn arrows_between_our_crates_point_down_only() {
-    let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
+fn our_crates_depend_on_lower_layers_only() {
+    let allowed: BTreeMap<&str, &[&str]> = DEPENDENCIES.iter().copied().collect();
     let mut wrong = Vec::new();
     for package in metadata().workspace_packages() {
         let name = ours(&package.name).expect("every package of the workspace is ours");
         if ["postroad", "testkit", "tests", "loadtest"].contains(&name) {
             continue;
         }
-        let may_see = allowed.get(name).unwrap_or_else(|| panic!("crate {name} has no row in ARROWS"));
+        let allowed = allowed.get(name).unwrap_or_else(|| panic!("crate {name} has no row in DEPENDENCIES"));
         for dependency in package.dependencies.iter().filter(|d| d.kind != DependencyKind::Development) {
-            if let Some(seen) = ours(&dependency.name)
-                && !may_see.contains(&seen)
+            if let Some(used) = ours(&dependency.name)
+                && !allowed.contains(&used)
             {
-                wrong.push(format!("{name} sees {seen}"));
+                wrong.push(format!("{name} depends on {used}"));
             }
         }
     }
@@ -112,23 +112,23 @@ fn arrows_between_our_crates_point_down_only() {
 }
 
 #[test]
-fn every_foreign_crate_with_a_door_comes_through_it() {
-    let doors: BTreeMap<&str, &[&str]> = DOORS.iter().copied().collect();
+fn foreign_crates_are_used_only_where_allowed() {
+    let users: BTreeMap<&str, &[&str]> = USERS.iter().copied().collect();
     let mut wrong = Vec::new();
     for package in metadata().workspace_packages() {
         let name = ours(&package.name).expect("every package of the workspace is ours");
         for dependency in &package.dependencies {
-            if doors.get(dependency.name.as_str()).is_some_and(|through| !through.contains(&name)) {
-                wrong.push(format!("{name} reaches for {}", dependency.name));
+            if users.get(dependency.name.as_str()).is_some_and(|allowed| !allowed.contains(&name)) {
+                wrong.push(format!("{name} depends on {}", dependency.name));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
-/// The first command of the README says no more than `cargo run`.
+/// The first command of the README is `cargo run`, without `--bin`.
 #[test]
-fn what_cargo_runs_in_the_workspace_is_postroad() {
+fn cargo_run_in_the_workspace_runs_postroad() {
     let metadata = metadata();
     let binaries: Vec<&str> = metadata
         .workspace_default_packages()
@@ -140,7 +140,7 @@ fn what_cargo_runs_in_the_workspace_is_postroad() {
     assert_eq!(binaries, ["postroad"]);
 }
 
-/// The names of all crates that a build of `arguments` needs, with the features it needs itself.
+/// Every crate in the dependency tree of `arguments`, as `name@version`.
 fn tree(arguments: &[&str]) -> BTreeSet<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
@@ -159,22 +159,22 @@ fn name(of: &str) -> &str {
 }
 
 #[test]
-fn the_crates_that_decide_reach_no_io_clock_or_randomness() {
+fn pure_crates_depend_on_no_io_clock_or_randomness() {
     let mut wrong = Vec::new();
     for pure in PURE {
-        let reached = tree(&["-p", &format!("postroad-{pure}"), "-e", "normal"]);
-        assert!(reached.iter().any(|of| name(of) == format!("postroad-{pure}")), "{reached:?}");
-        let impure = reached.iter().filter(|of| IMPURE.contains(&name(of)));
-        wrong.extend(impure.map(|impure| format!("{pure} reaches {impure}")));
+        let crates = tree(&["-p", &format!("postroad-{pure}"), "-e", "normal"]);
+        assert!(crates.iter().any(|of| name(of) == format!("postroad-{pure}")), "{crates:?}");
+        let impure = crates.iter().filter(|of| IMPURE.contains(&name(of)));
+        wrong.extend(impure.map(|impure| format!("{pure} depends on {impure}")));
     }
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]
-fn nothing_banned_is_in_the_tree() {
+fn no_banned_crate_is_in_the_dependency_tree() {
     let all = tree(&["--workspace", "-e", "normal,build,dev"]);
     for (banned, reason) in BANNED {
-        assert!(!all.iter().any(|of| name(of) == *banned), "`{banned}` is in the tree; {reason}");
+        assert!(!all.iter().any(|of| name(of) == *banned), "the workspace depends on `{banned}`; {reason}");
     }
     let too_new = all.iter().any(|of| name(of) == "mail-parser" && !of.starts_with("mail-parser@0."));
     assert!(!too_new, "mail-parser 1 needs a newer Rust");

@@ -1,5 +1,5 @@
-//! A cluster of real processes under load, while its nodes die.
-#![allow(clippy::print_stdout, reason = "how long nobody led is for people to read")]
+//! A cluster of real processes under load while its nodes are killed.
+#![allow(clippy::print_stdout, reason = "people read how long a group had no leader")]
 
 use std::{
     collections::BTreeMap,
@@ -23,12 +23,12 @@ use postroad_testkit::{
 };
 use tokio::{task::JoinSet, time::sleep};
 
-/// Whatever a test waits for comes within this, or never.
+/// The longest that a test waits for a condition.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Clients that send one message after the other.
+/// Clients, each of which sends one message after the other.
 const CLIENTS: usize = 4;
 
-/// Clients that send until they are told to stop, half over SMTP and half over gRPC, each to an ingress node of its own.
+/// Clients that send until `stop`, half over SMTP and half over gRPC, spread over the ingress nodes.
 struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<Counts>,
@@ -62,7 +62,7 @@ impl Load {
         self.acknowledged.lock().expect("no client panics").values().sum()
     }
 
-    /// Waits until so many more messages were acknowledged.
+    /// Waits until `number` more messages are acknowledged.
     async fn more(&self, number: u64) {
         let goal = self.acknowledged() + number;
         let reached = async {
@@ -110,7 +110,7 @@ async fn send(
     acknowledged
 }
 
-/// Queue nodes as processes, which are killed; and what is acknowledged meanwhile.
+/// Queue nodes as processes to kill, and the load meanwhile.
 struct Processes<'a> {
     cluster: &'a mut Cluster,
     load: &'a Load,
@@ -123,14 +123,14 @@ impl Queues for Processes<'_> {
         self.cluster.leader(group).await
     }
 
-    async fn kill(&mut self, place: usize) -> Result<(), String> {
+    async fn kill(&mut self, index: usize) -> Result<(), String> {
         let mut queues = self.cluster.nodes(Role::Queue);
-        queues[place].process.kill().await.map_err(|error| error.to_string())
+        queues[index].process.kill().await.map_err(|error| error.to_string())
     }
 
-    async fn start_again(&mut self, place: usize) -> Result<(), String> {
+    async fn start_again(&mut self, index: usize) -> Result<(), String> {
         let mut queues = self.cluster.nodes(Role::Queue);
-        let started = queues[place].process.start_again();
+        let started = queues[index].process.start_again();
         started.map_err(|error| format!("{error:#}"))?;
         self.cluster.wait_all_ready().await.map_err(|error| format!("{error:#}"))
     }
@@ -157,8 +157,8 @@ async fn start_with(script: Script, settings: BTreeMap<Role, String>) -> (Sink, 
     (sink, cluster.unwrap_or_else(|error| panic!("{error:#}")))
 }
 
-/// Waits until nothing is missing, and judges.
-async fn judge(sink: &Sink, cluster: &Cluster, acknowledged: &[Acknowledged]) {
+/// Waits until every acknowledged message is at the sink, and checks that each is there once or explained.
+async fn check_delivered(sink: &Sink, cluster: &Cluster, acknowledged: &[Acknowledged]) {
     let control = cluster.control().expect("the cluster has control");
     let findings = Findings::wait_until_explained(acknowledged, &sink.ledger(), control, PATIENCE).await;
     if let Err(error) = findings.and_then(|findings| findings.require_exactly_once()) {
@@ -181,28 +181,28 @@ async fn the_leader_of_every_group_dies_under_load_and_nothing_acknowledged_is_l
     }
     load.more(50).await;
     let acknowledged = load.finish().await;
-    judge(&sink, &cluster, &acknowledged).await;
+    check_delivered(&sink, &cluster, &acknowledged).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn outbound_nodes_die_with_mail_in_hand_and_every_second_copy_is_explained() {
-    let slow = Rule { delay_ms: 300, ..Rule::reply(Phase::Message, "250 2.0.0 taken at last") };
+async fn outbound_nodes_die_during_deliveries_and_every_second_copy_is_explained() {
+    let slow = Rule { delay_ms: 300, ..Rule::reply(Phase::Message, "250 2.0.0 accepted late") };
     let (sink, mut cluster) = start(Script::default().with_rule(slow)).await;
     let load = Load::start(&cluster);
     load.more(50).await;
-    for place in [0, 1] {
+    for index in [0, 1] {
         let mut outbounds = cluster.nodes(Role::Outbound);
-        outbounds[place].process.kill().await.expect("it was running");
-        outbounds[place].process.start_again().expect("it has ended");
+        outbounds[index].process.kill().await.expect("it was running");
+        outbounds[index].process.start_again().expect("it has ended");
         load.more(20).await;
         cluster.wait_all_ready().await.unwrap_or_else(|error| panic!("{error:#}"));
     }
     let acknowledged = load.finish().await;
     sink.set_script(Script::default());
-    judge(&sink, &cluster, &acknowledged).await;
+    check_delivered(&sink, &cluster, &acknowledged).await;
 }
 
-/// Waits until an outbound node has delivered something since it was started.
+/// Waits until an outbound node has delivered a message since its start.
 async fn wait_until_delivers(metrics: SocketAddr) {
     let delivers = async {
         loop {
@@ -222,7 +222,7 @@ async fn wait_until_delivers(metrics: SocketAddr) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r_33_an_outbound_node_that_joins_under_load_gets_its_share_and_nothing_is_sent_twice() {
-    let slow = Rule { delay_ms: 200, ..Rule::reply(Phase::Message, "250 2.0.0 taken at last") };
+    let slow = Rule { delay_ms: 200, ..Rule::reply(Phase::Message, "250 2.0.0 accepted late") };
     let settings = [(Role::Queue, "[queue.lease]\nsettle_secs = 2\n".to_owned())].into();
     let (sink, mut cluster) = start_with(Script::default().with_rule(slow), settings).await;
     let joining = |cluster: &mut Cluster| cluster.nodes(Role::Outbound)[1].process.spec().metrics;
@@ -235,7 +235,7 @@ async fn r_33_an_outbound_node_that_joins_under_load_gets_its_share_and_nothing_
     wait_until_delivers(joining(&mut cluster)).await;
     load.more(50).await;
     let acknowledged = load.finish().await;
-    judge(&sink, &cluster, &acknowledged).await;
+    check_delivered(&sink, &cluster, &acknowledged).await;
     let findings = Findings::new(&acknowledged, &sink.ledger().copies());
     assert!(findings.duplicates.is_empty(), "{findings:?}\n{}", cluster.logs());
 }
@@ -249,7 +249,7 @@ async fn without_control_mail_flows_and_the_history_is_complete_afterwards() {
     let acknowledged = load.finish().await;
     cluster.nodes(Role::Control)[0].process.start_again().expect("it has ended");
     cluster.wait_all_ready().await.unwrap_or_else(|error| panic!("{error:#}"));
-    judge(&sink, &cluster, &acknowledged).await;
+    check_delivered(&sink, &cluster, &acknowledged).await;
     let control = cluster.control().expect("the cluster has control");
     for message in &acknowledged {
         let known = async {

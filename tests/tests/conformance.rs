@@ -1,7 +1,7 @@
-//! Keeps `docs/reference/conformance.md` true: which row of the standards is held by which tests.
+//! Checks that `docs/reference/conformance.md` is current: which tests check which row of the standards.
 //!
-//! The page is made from `docs/reference/standards.toml` and the names of the tests in the workspace.
-//! `POSTROAD_WRITE_CONFORMANCE=1 cargo test -p postroad-tests --test conformance` writes it anew.
+//! The page is generated from `docs/reference/standards.toml` and the names of the tests in the workspace.
+//! `POSTROAD_WRITE_CONFORMANCE=1 cargo test -p postroad-tests --test conformance` writes it.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,7 @@ enum Priority {
     Delight,
 }
 
-/// Tests by the id of the row they hold, each with the file it is in, below the root.
+/// Tests by the id of the row that they check, each with its file relative to the root.
 type Tests = BTreeMap<String, Vec<(String, PathBuf)>>;
 
 fn root() -> PathBuf {
@@ -50,7 +50,7 @@ fn root() -> PathBuf {
 }
 
 #[test]
-fn conformance_page_is_what_the_tests_say() {
+fn the_conformance_page_is_current() {
     let text = fs::read_to_string(root().join("docs/reference/standards.toml")).expect("the rows are there");
     let standards: Standards = toml::from_str(&text).unwrap_or_else(|error| panic!("{error}"));
     let tests = all_tests();
@@ -62,35 +62,32 @@ fn conformance_page_is_what_the_tests_say() {
     let written = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         written == page,
-        "docs/reference/conformance.md is old; write it anew with\n\
+        "docs/reference/conformance.md is out of date; write it with\n\
          POSTROAD_WRITE_CONFORMANCE=1 cargo test -p postroad-tests --test conformance"
     );
-    let silent: Vec<&str> = standards
+    let wrong: Vec<&str> = standards
         .section
         .iter()
         .flat_map(|section| &section.row)
         .filter(|row| tests.contains_key(&row.id) == row.waits_for.is_some())
         .map(|row| row.id.as_str())
         .collect();
-    assert!(silent.is_empty(), "a row has a test or says what it waits for, one of the two: {silent:?}");
+    assert!(wrong.is_empty(), "a row must have either a test or `waits_for`: {wrong:?}");
 }
 
 fn page(standards: &Standards, tests: &Tests) -> String {
     let rows = || standards.section.iter().flat_map(|section| &section.row);
-    let held = rows().filter(|row| tests.contains_key(&row.id)).count();
+    let tested = rows().filter(|row| tests.contains_key(&row.id)).count();
     let mut page = format!(
         "# Conformance\n\n\
-         For whoever wants to know what the SMTP server does in a case, and how we know.\n\
-         Made from `standards.toml` and the names of the tests; `tests/tests/conformance.rs` says how, and fails when it is old.\n\
-         {held} of {} rows are held by tests.\n",
+         What the SMTP server does in each case, and the tests that check it.\n\
+         Generated from `standards.toml` and the names of the tests; `tests/tests/conformance.rs` fails when this page is out of date.\n\
+         {tested} of {} rows have tests.\n",
         rows().count()
     );
     for section in &standards.section {
-        let _ = write!(
-            page,
-            "\n## {}\n\n| row | priority | what holds | tests |\n|---|---|---|---|\n",
-            section.title
-        );
+        let _ =
+            write!(page, "\n## {}\n\n| row | priority | rule | tests |\n|---|---|---|---|\n", section.title);
         for row in &section.row {
             let priority = match row.priority {
                 Priority::Must => "MUST",
@@ -98,13 +95,13 @@ fn page(standards: &Standards, tests: &Tests) -> String {
                 Priority::Delight => "DELIGHT",
             };
             let Row { id, statement, .. } = row;
-            let _ = writeln!(page, "| {id} | {priority} | {statement} | {} |", proof(row, tests));
+            let _ = writeln!(page, "| {id} | {priority} | {statement} | {} |", tests_of(row, tests));
         }
     }
     page
 }
 
-fn proof(row: &Row, tests: &Tests) -> String {
+fn tests_of(row: &Row, tests: &Tests) -> String {
     match (tests.get(&row.id), &row.waits_for) {
         (Some(tests), _) => tests
             .iter()
@@ -153,7 +150,7 @@ fn note(tests: &mut Tests, name: &str, path: &Path) {
     }
 }
 
-/// `s_022_many` holds S-022, `s_012_and_s_040_senders` two rows, `s_101_to_s_106_ends` six.
+/// `s_022_many` checks S-022, `s_012_and_s_040_senders` two rows, `s_101_to_s_106_ends` six.
 fn ids(name: &str) -> Vec<String> {
     let Some((letter, first)) = id_at(name) else { return Vec::new() };
     let id = |number| format!("{letter}-{number:03}");
@@ -187,7 +184,7 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn names_say_which_rows_they_hold() {
+fn names_of_tests_contain_the_rows_that_they_check() {
     let check = |name: &str, expected: &[&str]| assert_eq!(ids(name), expected, "{name}");
     check("s_022_many", &["S-022"]);
     check("s_101_to_s_103_ends", &["S-101", "S-102", "S-103"]);

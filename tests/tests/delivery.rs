@@ -1,4 +1,4 @@
-//! The whole path under one roof: a client, `postroad dev`, and a receiver that remembers.
+//! The whole path: a client, `postroad dev`, and a receiver that records every copy.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use postroad_testkit::{
     sink::{Action, Phase, Receiver, Rule, body_hash},
 };
 
-/// Whatever a test waits for comes within this, or never.
+/// The longest that a test waits for a condition.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn sink(script: Script) -> Sink {
@@ -61,7 +61,7 @@ async fn s_114_a_message_arrives_as_it_was_accepted() {
     ];
     let mut messages: Vec<(Acknowledged, u64)> = Vec::new();
     for body in bodies {
-        // A last line without its end is given one on the wire.
+        // The wire adds a missing line end to the last line.
         let whole =
             if body.is_empty() || body.ends_with("\r\n") { body.to_owned() } else { format!("{body}\r\n") };
         messages.push((acknowledged(&dev, &["b@one.test"], body).await, body_hash(whole.as_bytes())));
@@ -89,16 +89,16 @@ async fn every_recipient_gets_one_copy() {
 }
 
 #[tokio::test]
-async fn the_power_goes_between_250_and_delivery() {
-    // The receiver takes the message and thinks about its reply until the node is dead.
+async fn a_node_killed_between_250_and_delivery_delivers_after_its_restart() {
+    // The receiver reads the message and does not reply until the node is dead.
     let stall = Rule { then: Action::Stall, ..Rule::reply(Phase::Message, "250 ok") };
     let stalling =
         Script::default().with_domain("slow.test", Receiver { rules: vec![stall], ..Receiver::default() });
     let sink = sink(stalling).await;
     let mut dev = dev_to(&sink).await;
     let messages = [
-        acknowledged(&dev, &["a@slow.test"], "in hand\r\n").await,
-        acknowledged(&dev, &["b@slow.test"], "in hand too\r\n").await,
+        acknowledged(&dev, &["a@slow.test"], "first\r\n").await,
+        acknowledged(&dev, &["b@slow.test"], "second\r\n").await,
     ];
     assert!(sink.ledger().wait_for_count(2, PATIENCE).await, "both are being sent");
     dev.process().kill().await.expect("it was running");
@@ -107,14 +107,14 @@ async fn the_power_goes_between_250_and_delivery() {
     dev.process().wait_ready(PATIENCE).await.unwrap_or_else(|error| panic!("{error:#}"));
     assert!(
         sink.ledger().wait_for_count(4, PATIENCE).await,
-        "nobody knows what became of them, so they are sent again"
+        "the outcome of both is unknown, so they are sent again"
     );
     wait_until_ended(&dev, &messages).await;
     let findings = finish(dev, &sink, &messages).await;
     assert_eq!(findings.duplicates.len(), 2);
 }
 
-/// Waits until control's record says how each delivery ended.
+/// Waits until control's history has the final outcome of each delivery.
 async fn wait_until_ended(dev: &Dev, messages: &[Acknowledged]) {
     let ended = async {
         for message in messages {
@@ -123,7 +123,7 @@ async fn wait_until_ended(dev: &Dev, messages: &[Acknowledged]) {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, ended).await.expect("the record is complete in time");
+    tokio::time::timeout(PATIENCE, ended).await.expect("the history is complete in time");
 }
 
 async fn is_delivered(dev: &Dev, id: MessageId) -> bool {

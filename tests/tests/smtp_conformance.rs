@@ -1,6 +1,6 @@
-//! What we answer to SMTP clients, dialogue by dialogue.
+//! Our replies to SMTP clients, dialogue by dialogue.
 //!
-//! Each test plays the file of its name in `tests/dialogues`, first against the session as a value,
+//! Each test plays the file of its name in `tests/dialogues`, first against the bare session without I/O,
 //! then against a listener over a real connection. Those that need no special listener are played against
 //! `postroad dev` too. A new dialogue is a new file and a line here.
 
@@ -169,7 +169,7 @@ fn every_dialogue_is_played() {
 }
 
 #[tokio::test]
-async fn the_program_answers_as_its_listener_does() {
+async fn postroad_dev_replies_as_the_listener_does() {
     let dev = Dev::start(&[]).await.unwrap_or_else(|error| panic!("{error:#}"));
     let mut broken = Vec::new();
     for name in DIALOGUES {

@@ -1,4 +1,4 @@
-//! The API under `/api/v1`: for the command line and for tests. Errors are problems of RFC 9457.
+//! The API under `/api/v1`: for programs and tests. Errors are problems of RFC 9457.
 
 use axum::{
     Json, Router,
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::history::{Delivery, Message, Reader, Step};
 
-/// Recipients of one answer; no envelope has more unless an operator says so.
+/// Recipients in one response; no envelope has more unless an operator raises that bound.
 const RECIPIENTS_MAX: u32 = 1000;
 
 pub(crate) fn router(reader: Reader) -> Router {
@@ -23,7 +23,7 @@ pub(crate) fn router(reader: Reader) -> Router {
 struct MessageItem {
     id: String,
     group: u16,
-    /// What the acceptance told; absent where it was lost in a gap.
+    /// From the event of the acceptance; absent where that event is in a gap.
     #[serde(flatten)]
     accepted: Option<AcceptedItem>,
     deliveries: Vec<DeliveryItem>,
@@ -59,8 +59,8 @@ struct StepItem {
     at: String,
     /// `attempt`, `held`, `released` or `ended`.
     kind: String,
-    /// The state it led to; `null` for an outcome that came late and changed nothing.
-    became: Option<String>,
+    /// The state after it; `null` for a late outcome that changed nothing.
+    new_state: Option<String>,
     due_at: Option<String>,
     #[serde(flatten)]
     attempt: Option<AttemptItem>,
@@ -92,11 +92,11 @@ struct Problem {
 
 async fn message(Shared(reader): Shared<Reader>, Path(id): Path<String>) -> Response {
     let Ok(id) = id.parse::<MessageId>() else {
-        return problem(StatusCode::NOT_FOUND, "an id is 26 letters and digits");
+        return problem(StatusCode::NOT_FOUND, "a message id has 26 letters and digits");
     };
     match tokio::try_join!(reader.message(id), reader.deliveries(id, 0, RECIPIENTS_MAX)) {
         Ok((None, deliveries)) if deliveries.is_empty() => {
-            problem(StatusCode::NOT_FOUND, "the history holds no such message")
+            problem(StatusCode::NOT_FOUND, "this message is not in the history")
         }
         Ok((message, deliveries)) => Json(MessageItem {
             id: id.to_string(),
@@ -106,8 +106,8 @@ async fn message(Shared(reader): Shared<Reader>, Path(id): Path<String>) -> Resp
         })
         .into_response(),
         Err(error) => {
-            tracing::error!(%error, "the history cannot be read");
-            problem(StatusCode::INTERNAL_SERVER_ERROR, "the history cannot be read just now")
+            tracing::error!(%error, "cannot read the history database");
+            problem(StatusCode::INTERNAL_SERVER_ERROR, "cannot read the history database; try again")
         }
     }
 }
@@ -157,7 +157,7 @@ impl From<Step> for StepItem {
             sequence: step.sequence,
             at: text(step.at),
             kind: step.kind,
-            became: step.became,
+            new_state: step.new_state,
             due_at: step.due_at.map(text),
             attempt: step.attempt.map(|attempt| AttemptItem {
                 attempt,

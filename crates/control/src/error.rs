@@ -5,30 +5,30 @@ use std::{io, path::PathBuf};
 /// Why control did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The directory of the database cannot be made.
-    #[error("the directory of `{path}` cannot be made")]
+    /// The directory of the database cannot be created.
+    #[error("cannot create the directory of the history database `{path}`")]
     Directory {
         /// The database.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// The database cannot be opened.
-    #[error("the history `{path}` cannot be opened")]
+    #[error("cannot open the history database `{path}`")]
     Database {
         /// The database.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's error.
         source: sqlx::Error,
     },
     /// The database was written by a later version.
-    #[error("the history `{path}` has schema {found}, and this version knows none above {known}")]
+    #[error("the history database `{path}` has schema {found}; this version reads up to {known}")]
     TooNew {
         /// The database.
         path: PathBuf,
         /// Its schema.
         found: u32,
-        /// The last one known here.
+        /// The newest one this version reads.
         known: u32,
     },
 }

@@ -1,4 +1,4 @@
-//! One follower per ledger group: reads its events from its leader, and tells the queue what is written.
+//! One follower per ledger group: reads its events from its leader, and acknowledges to the queue what is written.
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use crate::{metrics, queue::Queue, write::Incoming};
 const BATCH_MAX: u32 = 512;
 /// How long to wait before the next stream is opened.
 const REOPEN_AFTER: Duration = Duration::from_millis(100);
-/// How long a leader may take to begin to answer.
+/// How long a leader may take to open a stream.
 const OPEN_WITHIN: Duration = Duration::from_secs(2);
-/// Cursors are moved by a command of the group's log: not more often than this.
+/// Moving a cursor is a command in the group's log: not more often than this.
 const CONSUME_EVERY: Duration = Duration::from_millis(500);
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
 
@@ -38,11 +38,11 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Follows until the writer is gone; dropping the future ends it at any point.
+    /// Follows until the writer has ended; dropping the future is safe at any point.
     pub(crate) async fn run(self) {
-        let (written, told) = watch::channel(self.cursor);
-        let acknowledging = acknowledge(self.group, self.queue.clone(), told.clone());
-        let measuring = measure(self.group, self.queue.clone(), told);
+        let (written, progress) = watch::channel(self.cursor);
+        let acknowledging = acknowledge(self.group, self.queue.clone(), progress.clone());
+        let measuring = measure(self.group, self.queue.clone(), progress);
         tokio::select! {
             () = self.read(written) => {}
             () = acknowledging => {}
@@ -50,7 +50,7 @@ impl Follower {
         }
     }
 
-    /// Reads on from the cursor, whoever leads; each event is handed to the writer once.
+    /// Reads events from the cursor on, from the group's current leader; each goes to the writer once.
     async fn read(mut self, written: watch::Sender<u64>) {
         let mut next = self.cursor + 1;
         loop {
@@ -73,7 +73,7 @@ impl Follower {
                     }
                 }
                 Err(status) => {
-                    tracing::debug!(group = %self.group, node = %leader.node, %status, "events refused")
+                    tracing::debug!(group = %self.group, node = %leader.node, %status, "cannot read events from the leader")
                 }
             }
             time::sleep(REOPEN_AFTER).await;
@@ -93,7 +93,7 @@ impl Follower {
         Ok(opened?.into_inner())
     }
 
-    /// Returns the next batch, or `None` when the stream has ended or another node leads.
+    /// Returns the next batch, or `None` when the stream has ended or another node became leader.
     async fn next_batch(&mut self, stream: &mut Streaming<EventBatch>, leader: Leader) -> Option<EventBatch> {
         loop {
             tokio::select! {
@@ -111,7 +111,7 @@ impl Follower {
     }
 }
 
-/// The last number an event stands for.
+/// The last sequence number that an event covers: a gap covers many.
 fn through(event: &Event) -> u64 {
     use postroad_proto::queue::event::Kind;
     match &event.kind {
@@ -120,36 +120,36 @@ fn through(event: &Event) -> u64 {
     }
 }
 
-/// Moves the group's cursor behind what is written; what was missed is caught up with the next move.
-async fn acknowledge(group: GroupId, queue: Queue, mut told: watch::Receiver<u64>) {
-    // What was written before this process started may not have been told.
-    told.mark_changed();
-    while told.changed().await.is_ok() {
-        let through = *told.borrow_and_update();
+/// Moves the group's cursor in the queue to the last written event; the next move repeats a failed one.
+async fn acknowledge(group: GroupId, queue: Queue, mut progress: watch::Receiver<u64>) {
+    // The process before this one may have written events without acknowledging them.
+    progress.mark_changed();
+    while progress.changed().await.is_ok() {
+        let through = *progress.borrow_and_update();
         if through > 0
             && let Err(error) = queue.consume(group, through).await
         {
-            tracing::debug!(%group, %error, "the cursor was not moved");
-            told.mark_changed();
+            tracing::debug!(%group, %error, "cannot acknowledge events; trying again");
+            progress.mark_changed();
         }
         time::sleep(CONSUME_EVERY).await;
     }
 }
 
-/// A node that does not lead may be behind, most of all when it has just come back.
+/// Only a leader's summary counts: a follower may be behind, most of all when it has just started.
 fn is_of_another_cluster(summary: &SummaryResponse, written: u64) -> bool {
     summary.leading && summary.events_next <= written
 }
 
-/// Says how far behind the history is, and notices when it is not this group's.
-async fn measure(group: GroupId, queue: Queue, told: watch::Receiver<u64>) {
+/// Records how far the history is behind the queue, and notices a database of another cluster.
+async fn measure(group: GroupId, queue: Queue, progress: watch::Receiver<u64>) {
     let gauge = metrics::lag(group);
     loop {
         if let Ok(summary) = queue.summary(group).await {
-            let written = *told.borrow();
+            let written = *progress.borrow();
             if is_of_another_cluster(&summary, written) {
                 let next = summary.events_next;
-                tracing::error!(%group, written, next, "the history is ahead of the queue: it is that of another cluster");
+                tracing::error!(%group, written, next, "the history database is ahead of the queue: it belongs to another cluster");
             }
             gauge.set(summary.events_next.saturating_sub(1).saturating_sub(written) as f64);
         }
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_leader_can_be_behind_because_it_is_another_clusters() {
+    fn a_database_of_another_cluster_is_noticed_by_a_leader_that_is_behind_it() {
         let check = |leading, events_next, written, expected| {
             let summary = SummaryResponse { leading, events_next, ..SummaryResponse::default() };
             assert_eq!(is_of_another_cluster(&summary, written), expected, "{summary:?}");

@@ -1,4 +1,4 @@
-//! The history: one SQLite database, one writer, and readers that never wait for it.
+//! The history: one SQLite database, one writer, and readers that the writer never blocks.
 
 mod open;
 mod prune;
@@ -6,5 +6,5 @@ mod read;
 mod write;
 
 pub(crate) use open::{Reader, Writer, open};
-pub(crate) use prune::Keep;
-pub(crate) use read::{Delivery, Filter, Gap, Line, Message, MinuteCount, Step};
+pub(crate) use prune::Retention;
+pub(crate) use read::{Delivery, Filter, Gap, Message, MessageSummary, MinuteCount, Step};

@@ -1,7 +1,7 @@
 //! The control role: keeps the history of every message, and shows it.
 //!
-//! It follows the events of every ledger group, writes them to SQLite together with its cursor, and then lets the queue
-//! forget them. It is never on the path of mail: while it is away events wait, and nothing else does.
+//! It follows the events of every ledger group, writes them to SQLite together with its cursor, and acknowledges them, so
+//! that the queue deletes them. It is never on the path of mail: while it is down, events wait in the queue and mail flows.
 
 mod api;
 mod config;
@@ -10,13 +10,13 @@ mod follow;
 mod history;
 pub mod metrics;
 mod pages;
+mod projection;
 mod queue;
-mod rows;
 mod service;
 mod state;
 mod write;
 
 pub use config::ControlConfig;
 pub use error::StartError;
-pub use postroad_look::Nav;
+pub use postroad_web::Nav;
 pub use service::{Control, ControlDeps};

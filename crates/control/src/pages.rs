@@ -1,4 +1,4 @@
-//! The console: an overview, a list of messages, and one message with everything that happened to it.
+//! The console: an overview, a list of messages, and one message with its timeline.
 
 mod list;
 mod message;
@@ -17,12 +17,12 @@ use maud::{Markup, html};
 use postroad_cluster::LeaderTable;
 use postroad_core::{MessageId, SourceId, TenantId};
 use postroad_directory::View;
-use postroad_look::{self as look, Nav};
+use postroad_web::{self as web, Nav};
 use tokio::sync::watch;
 
 use crate::{history::Reader, queue::Queue, state::State};
 
-/// What every page is made from.
+/// What every page needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Console {
     pub(crate) reader: Reader,
@@ -54,14 +54,14 @@ impl Console {
         directory.source(SourceId(id)).map_or_else(|| id.to_string(), |source| source.name.to_string())
     }
 
-    /// The history cannot be read.
-    fn broken(&self, error: &sqlx::Error) -> Response {
-        tracing::error!(%error, "the history cannot be read");
-        look::error_page(self.nav, StatusCode::INTERNAL_SERVER_ERROR, "The history cannot be read just now.")
+    fn database_failed(&self, error: &sqlx::Error) -> Response {
+        tracing::error!(%error, "cannot read the history database");
+        let why = "The history database cannot be read. The log of this node says why.";
+        web::error_page(self.nav, StatusCode::INTERNAL_SERVER_ERROR, why)
     }
 
     fn not_found(&self) -> Response {
-        look::error_page(self.nav, StatusCode::NOT_FOUND, "The history holds no such message.")
+        web::error_page(self.nav, StatusCode::NOT_FOUND, "This message is not in the history.")
     }
 }
 
@@ -82,7 +82,7 @@ fn state(state: State) -> Markup {
     html! { span class={ "tag " (colour) } { (state.as_str()) } }
 }
 
-/// An address, or words for the null reverse path.
+/// An address, or a note for the null reverse path.
 fn sender(address: &str) -> Markup {
     html! { @if address.is_empty() { span.soft { "none (a bounce)" } } @else { (address) } }
 }

@@ -1,4 +1,4 @@
-//! What control asks of the queue: where it stands, and changes to messages.
+//! Control's calls to the queue: summaries, acknowledged events, and changes to messages.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use postroad_proto::queue::{
 };
 use tonic::{Status, transport::Channel};
 
-/// The name under which the queue keeps control's cursor.
+/// Control's name in the queue's cursors.
 const CONSUMER: &str = "control";
-/// A page waits for a summary no longer.
+/// The longest that a page waits for a summary.
 const SUMMARY_WITHIN: Duration = Duration::from_secs(1);
 const CHANGE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Asks the leaders of ledger groups. A clone is cheap.
+/// Calls the leaders of ledger groups. A clone is cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
     pub(crate) calls: LeaderCalls,
 }
 
-/// How many recipients a change reached.
+/// How many recipients a change had which result for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Changed {
-    pub(crate) done: u32,
+pub(crate) struct ChangeCounts {
+    pub(crate) changed: u32,
     pub(crate) unchanged: u32,
     pub(crate) in_flight: u32,
     pub(crate) ended: u32,
@@ -41,7 +41,7 @@ impl Queue {
         self.calls.call(group, SUMMARY_WITHIN, call).await
     }
 
-    /// Lets the queue forget events that are written.
+    /// Acknowledges events, which the queue may delete then.
     pub(crate) async fn consume(&self, group: GroupId, through: u64) -> Result<(), CallError> {
         let call = move |channel: Channel| async move {
             let request =
@@ -52,7 +52,7 @@ impl Queue {
     }
 
     /// Cancels, holds or releases every recipient of a message.
-    pub(crate) async fn change(&self, message: MessageId, change: Change) -> Result<Changed, CallError> {
+    pub(crate) async fn change(&self, message: MessageId, change: Change) -> Result<ChangeCounts, CallError> {
         let call = move |channel: Channel| async move {
             let request = ChangeMessageRequest {
                 message_id: Bytes::copy_from_slice(&message.as_u128().to_be_bytes()),
@@ -63,15 +63,15 @@ impl Queue {
             Ok::<_, Status>(response.into_inner().results)
         };
         let results = self.calls.call(message.group(), CHANGE_WITHIN, call).await?;
-        let mut changed = Changed::default();
+        let mut counts = ChangeCounts::default();
         for result in results {
             match ChangeResult::try_from(result).unwrap_or(ChangeResult::Unspecified) {
-                ChangeResult::Done => changed.done += 1,
-                ChangeResult::InFlight => changed.in_flight += 1,
-                ChangeResult::AlreadyEnded => changed.ended += 1,
-                ChangeResult::Unchanged | ChangeResult::Unspecified => changed.unchanged += 1,
+                ChangeResult::Done => counts.changed += 1,
+                ChangeResult::InFlight => counts.in_flight += 1,
+                ChangeResult::AlreadyEnded => counts.ended += 1,
+                ChangeResult::Unchanged | ChangeResult::Unspecified => counts.unchanged += 1,
             }
         }
-        Ok(changed)
+        Ok(counts)
     }
 }

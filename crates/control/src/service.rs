@@ -18,14 +18,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ControlConfig, Nav, StartError, api,
     follow::Follower,
-    history::{self, Keep, Reader},
+    history::{self, Reader, Retention},
     metrics::WriterMetrics,
     pages::{self, Console},
     queue::Queue,
-    write::{Incoming, Writing},
+    write::{HistoryWriter, Incoming},
 };
 
-/// Batches that may wait for the writer; followers stop reading beyond.
+/// Batches that may wait for the writer; followers stop reading at this bound.
 const WAITING_MAX: usize = 8;
 
 /// What control needs of the process it runs in.
@@ -33,16 +33,16 @@ const WAITING_MAX: usize = 8;
 pub struct ControlDeps {
     /// The queue nodes.
     pub endpoints: Endpoints,
-    /// Where it says that it is ready.
+    /// Where control reports its readiness.
     pub health: Health,
     /// The links at the top of every page.
     pub nav: Nav,
 }
 
-/// A control node that is ready to follow; [`Control::run`] does.
+/// A control node with its history open; [`Control::run`] follows the queue.
 #[derive(Debug)]
 pub struct Control {
-    writing: Writing,
+    writer: HistoryWriter,
     reader: Reader,
     queue: Queue,
     leaders: LeaderWatch,
@@ -52,7 +52,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens the history and begins to find out who leads.
+    /// Opens the history and starts to watch the leaders of the groups.
     ///
     /// # Errors
     /// The history cannot be opened.
@@ -62,22 +62,22 @@ impl Control {
         let failed = |source| StartError::Database { path: config.database.clone(), source };
         let cursors = writer.cursors().await.map_err(failed)?;
         let messages = writer.count().await.map_err(failed)?;
-        let keep = Keep {
+        let retention = Retention {
             age_max: Duration::from_secs(config.history_age_max_secs),
             messages_max: config.history_messages_max,
         };
         let leaders = LeaderWatch::start(&deps.endpoints);
         let queue = Queue { calls: LeaderCalls::new(&deps.endpoints, &leaders.subscribe()) };
-        let writing = Writing {
+        let writer = HistoryWriter {
             history: writer,
             cursors,
             messages,
-            keep,
+            retention,
             metrics: WriterMetrics::new(),
-            to_tell: HashMap::new(),
+            unacknowledged: HashMap::new(),
         };
         let directory = DirectoryWatch::start(&deps.endpoints);
-        Ok(Self { writing, reader, queue, leaders, directory, deps, ready })
+        Ok(Self { writer, reader, queue, leaders, directory, deps, ready })
     }
 
     /// Returns the console and the API under `/api/v1`.
@@ -92,29 +92,29 @@ impl Control {
         api::router(self.reader.clone()).merge(pages::router(console))
     }
 
-    /// Follows every ledger group until `shutdown`; what has been read by then is written.
+    /// Follows every ledger group until `shutdown`, and writes what it has read by then.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { writing, queue, leaders, directory: _directory, deps, ready, .. } = self;
-        let (writer, incoming) = mpsc::channel(WAITING_MAX);
-        let following = Following {
-            cursors: writing.cursors.clone(),
+        let Self { writer, queue, leaders, directory: _directory, deps, ready, .. } = self;
+        let (batches, incoming) = mpsc::channel(WAITING_MAX);
+        let followers = Followers {
+            cursors: writer.cursors.clone(),
             endpoints: deps.endpoints,
             queue,
-            writer,
+            writer: batches,
             known: HashSet::new(),
             followers: JoinSet::new(),
         };
         ready.set_ready(true);
         tokio::join!(
-            following.run(leaders.subscribe(), shutdown.clone()),
-            writing.run(incoming, shutdown.clone())
+            followers.run(leaders.subscribe(), shutdown.clone()),
+            writer.run(incoming, shutdown.clone())
         );
         ready.set_ready(false);
     }
 }
 
-/// Starts a follower for every ledger group that shows up.
-struct Following {
+/// Starts a follower for every ledger group that has a leader.
+struct Followers {
     cursors: HashMap<GroupId, u64>,
     endpoints: Endpoints,
     queue: Queue,
@@ -123,7 +123,7 @@ struct Following {
     followers: JoinSet<()>,
 }
 
-impl Following {
+impl Followers {
     async fn run(mut self, mut leaders: watch::Receiver<LeaderTable>, shutdown: CancellationToken) {
         loop {
             let groups: Vec<GroupId> = leaders.borrow_and_update().keys().copied().collect();

@@ -1,23 +1,23 @@
-//! The states of a delivery, in the words of history, pages and API.
+//! The states of a delivery as the history, the pages and the API name them.
 
 use postroad_proto::queue::FinalState;
 
-/// Where a delivery stands.
+/// The state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
     /// Accepted; no attempt has ended.
     Queued,
     /// An attempt has ended without success, and another will follow.
     Deferred,
-    /// Kept from being tried.
+    /// An operator keeps it from being sent.
     Held,
-    /// The receiver took responsibility.
+    /// The receiver accepted it.
     Delivered,
-    /// The receiver refused for good.
+    /// The receiver refused it permanently.
     Bounced,
-    /// Its time ran out.
+    /// It was not delivered within its lifetime.
     Expired,
-    /// It was cancelled.
+    /// An operator or the tenant cancelled it.
     Cancelled,
     /// The recipient is suppressed.
     Suppressed,
@@ -52,7 +52,7 @@ impl State {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
-    /// Returns the state an end leads to; `None` for one that this version does not know.
+    /// Returns the state of a final outcome; `None` for one that this version does not know.
     pub(crate) fn of_end(kind: i32) -> Option<Self> {
         match FinalState::try_from(kind).ok()? {
             FinalState::Delivered => Some(Self::Delivered),
@@ -64,8 +64,8 @@ impl State {
         }
     }
 
-    /// Returns true when nothing follows.
-    pub(crate) fn is_end(self) -> bool {
+    /// Returns true for a final outcome.
+    pub(crate) fn is_final(self) -> bool {
         !matches!(self, Self::Queued | Self::Deferred | Self::Held)
     }
 }

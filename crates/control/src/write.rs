@@ -1,4 +1,4 @@
-//! The writer: takes what all followers have read, and makes one transaction of it.
+//! The writer: gathers the events that all followers have read into transactions.
 
 use std::{
     collections::HashMap,
@@ -15,16 +15,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    history::{self, Keep},
+    history::{self, Retention},
     metrics::WriterMetrics,
-    rows::{Rows, Tally},
+    projection::{EventCounts, Rows},
 };
 
-/// Events that are taken together, more or less: gathering ends with the batch that passes this.
+/// Events in one transaction, about: gathering ends with the batch that passes this.
 const EVENTS_MAX: usize = 2_048;
-/// Rows in one transaction, more or less: one message has as many as it has recipients.
+/// Rows in one transaction, about: one message has a row for each recipient.
 const ROWS_MAX: usize = 20_000;
-/// How long a transaction waits for more: each one is a sync of the disk that the queue may share.
+/// How long a transaction waits for more events: each transaction syncs a disk that the queue may share.
 const GATHER_FOR: Duration = Duration::from_millis(100);
 /// How long to wait after a transaction failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -35,24 +35,24 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Incoming {
     pub(crate) group: GroupId,
     pub(crate) events: Vec<Event>,
-    /// Told how far the group's events are written, durably.
+    /// Receives the number of the group's last durably written event.
     pub(crate) written: watch::Sender<u64>,
 }
 
 /// The writer's state between transactions.
 #[derive(Debug)]
-pub(crate) struct Writing {
+pub(crate) struct HistoryWriter {
     pub(crate) history: history::Writer,
     pub(crate) cursors: HashMap<GroupId, u64>,
     pub(crate) messages: u64,
-    pub(crate) keep: Keep,
+    pub(crate) retention: Retention,
     pub(crate) metrics: WriterMetrics,
-    /// Followers whose events are in the transaction to come.
-    pub(crate) to_tell: HashMap<GroupId, watch::Sender<u64>>,
+    /// Followers whose events are in the next transaction.
+    pub(crate) unacknowledged: HashMap<GroupId, watch::Sender<u64>>,
 }
 
-impl Writing {
-    /// Writes until every follower has ended; what has been read is written before.
+impl HistoryWriter {
+    /// Writes until every follower has ended and everything that was read is written.
     pub(crate) async fn run(mut self, mut incoming: mpsc::Receiver<Incoming>, shutdown: CancellationToken) {
         let mut prune_at = Instant::now();
         loop {
@@ -75,7 +75,7 @@ impl Writing {
         }
     }
 
-    /// Writes what was gathered; returns false when the process shuts down before.
+    /// Writes what was gathered; returns false when the process shuts down first.
     async fn write(&mut self, batch: Vec<Incoming>, shutdown: &CancellationToken) -> bool {
         let mut rows = Rows::after(&self.cursors);
         for Incoming { group, events, written } in batch {
@@ -88,25 +88,25 @@ impl Writing {
                     rows = Rows::after(&self.cursors);
                 }
             }
-            self.to_tell.insert(group, written);
+            self.unacknowledged.insert(group, written);
         }
         self.commit(rows, shutdown).await
     }
 
-    /// Makes one transaction, again and again until it stands, and tells the followers.
+    /// Commits one transaction, retrying until it succeeds, and informs the followers.
     async fn commit(&mut self, rows: Rows, shutdown: &CancellationToken) -> bool {
         let started = Instant::now();
         while let Err(error) = self.try_commit(&rows).await {
-            tracing::error!(%error, "events cannot be written to the history and wait");
+            tracing::error!(%error, "cannot write events to the history database; trying again");
             self.metrics.failures.increment(1);
             if time::timeout(RETRY_AFTER, shutdown.cancelled()).await.is_ok() {
                 return false;
             }
         }
         self.metrics.batch_seconds.record(started.elapsed());
-        self.count(rows.tally);
+        self.count(rows.events);
         self.cursors = rows.cursors;
-        for (group, written) in self.to_tell.drain() {
+        for (group, written) in self.unacknowledged.drain() {
             written.send_replace(self.cursors.get(&group).copied().unwrap_or(0));
         }
         true
@@ -117,8 +117,8 @@ impl Writing {
         Ok(())
     }
 
-    fn count(&self, tally: Tally) {
-        let Tally { written, repeated, unreadable, lost } = tally;
+    fn count(&self, events: EventCounts) {
+        let EventCounts { written, repeated, unreadable, lost } = events;
         self.metrics.batch_events.record(written as f64);
         self.metrics.events.increment(written);
         self.metrics.repeated.increment(repeated);
@@ -126,31 +126,31 @@ impl Writing {
         self.metrics.lost.increment(lost);
         self.metrics.messages.set(self.messages as f64);
         if lost > 0 {
-            tracing::warn!(lost, "events were dropped by the queue before they could be written");
+            tracing::warn!(lost, "events missing from this database: the queue no longer has them");
         }
         if unreadable > 0 {
-            tracing::warn!(unreadable, "events of a kind this version does not know");
+            tracing::warn!(unreadable, "ignored events of a kind this version does not know");
         }
     }
 
-    /// Forgets one slice; returns when to come back.
+    /// Deletes one slice of old history; returns when to delete the next.
     async fn prune(&mut self) -> Instant {
-        match self.history.prune(self.keep, self.messages, now()).await {
+        match self.history.prune(self.retention, self.messages, now()).await {
             Ok(0) => Instant::now() + PRUNE_EVERY,
-            Ok(gone) => {
-                self.messages = self.messages.saturating_sub(gone);
+            Ok(deleted) => {
+                self.messages = self.messages.saturating_sub(deleted);
                 self.metrics.messages.set(self.messages as f64);
                 Instant::now()
             }
             Err(error) => {
-                tracing::warn!(%error, "the history cannot be pruned");
+                tracing::warn!(%error, "cannot delete old history");
                 Instant::now() + PRUNE_EVERY
             }
         }
     }
 }
 
-/// Takes what comes within a moment, up to the bound.
+/// Takes the batches that arrive within [`GATHER_FOR`], up to the bound.
 async fn gather(first: Incoming, incoming: &mut mpsc::Receiver<Incoming>) -> Vec<Incoming> {
     let until = Instant::now() + GATHER_FOR;
     let mut events = first.events.len();

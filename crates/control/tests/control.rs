@@ -1,4 +1,4 @@
-//! Control against a queue that is a fake: what is written, when the queue may forget it, and what pages show.
+//! Control against a fake queue: what it writes, what it acknowledges, and what its pages show.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -27,7 +27,7 @@ use tower::ServiceExt;
 
 const NAV: Nav = &[("Overview", "/"), ("Messages", "/messages"), ("Sandbox", "/sandbox")];
 
-/// A control node that runs.
+/// A running control node.
 struct Running {
     router: Router,
     shutdown: CancellationToken,
@@ -127,7 +127,7 @@ fn delivered() -> Option<NextState> {
 }
 
 #[tokio::test]
-async fn the_timeline_of_a_message_is_told() {
+async fn api_and_page_show_the_timeline_of_a_message() {
     let directory = tempfile::tempdir().unwrap();
     let (queue, endpoints) = FakeQueue::start().await;
     let control = Running::start(&directory.path().join("new/control.sqlite"), &endpoints).await;
@@ -146,16 +146,16 @@ async fn the_timeline_of_a_message_is_told() {
     let last = queue.push(Some(message), Some(1), Kind::Ended(Ended { state: FinalState::Cancelled.into() }));
     queue.wait_consumed(last).await;
 
-    let told = control.message(message).await;
+    let shown = control.message(message).await;
     assert_eq!(
-        (&told["subject"], &told["tenant"], &told["size"]),
+        (&shown["subject"], &shown["tenant"], &shown["size"]),
         (&"Grüße and hello".into(), &7.into(), &8_192.into())
     );
-    let [first, second] = [&told["deliveries"][0], &told["deliveries"][1]];
+    let [first, second] = [&shown["deliveries"][0], &shown["deliveries"][1]];
     assert_eq!((&first["address"], &first["state"]), (&"a@receiver.example".into(), &"delivered".into()));
     assert_eq!((&first["attempts"], &first["last_response"]), (&2.into(), &"250 2.0.0 ok".into()));
     assert_eq!(first["timeline"].as_array().unwrap().len(), 2);
-    assert_eq!(first["timeline"][0]["became"], "deferred");
+    assert_eq!(first["timeline"][0]["new_state"], "deferred");
     assert_eq!(first["timeline"][0]["remote"], "mx.receiver.example [192.0.2.9]");
     assert_eq!(second["state"], "cancelled");
     let kinds: Vec<_> = second["timeline"].as_array().unwrap().iter().map(|step| &step["kind"]).collect();
@@ -165,7 +165,7 @@ async fn the_timeline_of_a_message_is_told() {
     for shown in ["hello", "a@receiver.example", "4.7.1 come back", "TLSv1.3", "120 ms", "cancelled"] {
         assert!(page.contains(shown), "{shown} is missing in {page}");
     }
-    assert!(!page.contains("<button>"), "everything has ended: there is nothing to change");
+    assert!(!page.contains("<button>"), "every recipient has a final outcome: there is nothing to change");
     control.stop().await;
 }
 
@@ -184,14 +184,14 @@ async fn a_restart_resumes_at_its_cursor() {
     let last = queue.push(Some(second), None, accepted("second", &["a@receiver.example"]));
     let control = Running::start(&database, &endpoints).await;
     queue.wait_consumed(last).await;
-    assert_eq!(queue.asked_from(), [1, 3]);
+    assert_eq!(queue.requested_from(), [1, 3]);
     assert_eq!(control.message(first).await["subject"], "first");
     assert_eq!(control.message(second).await["subject"], "second");
     control.stop().await;
 }
 
 #[tokio::test]
-async fn an_event_that_comes_again_has_no_effect() {
+async fn a_repeated_event_has_no_effect() {
     let directory = tempfile::tempdir().unwrap();
     let (queue, endpoints) = FakeQueue::start().await;
     queue.repeat(100);
@@ -203,7 +203,7 @@ async fn an_event_that_comes_again_has_no_effect() {
     let before = (control.message(message).await, control.page("/").await);
     for round in 0..3 {
         queue.elect();
-        fake::wait_until(|| queue.asked_from().len() > round + 1).await;
+        fake::wait_until(|| queue.requested_from().len() > round + 1).await;
     }
     let other = id(2);
     let last = queue.push(Some(other), None, accepted("other", &[]));
@@ -216,7 +216,7 @@ async fn an_event_that_comes_again_has_no_effect() {
 }
 
 #[tokio::test]
-async fn a_gap_is_recorded_and_what_follows_is_told() {
+async fn a_gap_is_shown_and_later_events_are_recorded() {
     let directory = tempfile::tempdir().unwrap();
     let (queue, endpoints) = FakeQueue::start().await;
     queue.push(None, None, Kind::Gap(Gap { through: 41 }));
@@ -227,13 +227,13 @@ async fn a_gap_is_recorded_and_what_follows_is_told() {
     queue.wait_consumed(last).await;
     let overview = control.page("/").await;
     assert!(overview.contains("41 events, 1 to 41"), "{overview}");
-    let told = control.message(message).await;
-    assert_eq!(told.get("subject"), None);
+    let shown = control.message(message).await;
+    assert_eq!(shown.get("subject"), None);
     assert_eq!(
-        (&told["deliveries"][0]["recipient"], &told["deliveries"][0]["state"]),
+        (&shown["deliveries"][0]["recipient"], &shown["deliveries"][0]["state"]),
         (&2.into(), &"delivered".into())
     );
-    assert!(control.page(&format!("/messages/{message}")).await.contains("in a gap of the events"));
+    assert!(control.page(&format!("/messages/{message}")).await.contains("missing from this database"));
     control.stop().await;
 }
 
@@ -302,7 +302,7 @@ async fn c_112_hostile_text_is_escaped() {
     };
     queue.push(Some(message), None, accepted(HOSTILE, &[HOSTILE]));
     queue.push(Some(message), Some(0), Kind::AttemptEnded(hostile.clone()));
-    // An outcome that no version knows is passed over.
+    // An outcome that no version knows is ignored.
     hostile.kind = 99;
     let last = queue.push(Some(message), Some(0), Kind::AttemptEnded(hostile));
     queue.wait_consumed(last).await;
@@ -322,7 +322,7 @@ async fn c_112_hostile_text_is_escaped() {
 }
 
 #[tokio::test]
-async fn only_our_own_pages_change_messages() {
+async fn forms_of_other_sites_cannot_change_messages() {
     let directory = tempfile::tempdir().unwrap();
     let (queue, endpoints) = FakeQueue::start().await;
     let control = Running::start(&directory.path().join("control.sqlite"), &endpoints).await;
@@ -353,7 +353,7 @@ async fn only_our_own_pages_change_messages() {
     queue.refuse_changes(tonic::Status::not_found("no such message"));
     let (status, page, _) = control.post(&hold, &ours).await;
     assert_eq!(status, StatusCode::CONFLICT);
-    assert!(page.contains("all its recipients have ended"));
+    assert!(page.contains("every recipient has its final outcome"));
     control.stop().await;
 }
 
@@ -388,10 +388,10 @@ async fn the_history_is_bounded() {
 }
 
 #[tokio::test]
-async fn pages_stand_while_no_queue_node_can_be_reached() {
+async fn pages_work_while_no_queue_node_can_be_reached() {
     let directory = tempfile::tempdir().unwrap();
     let control = Running::start(&directory.path().join("control.sqlite"), &Endpoints::new()).await;
-    assert!(control.page("/").await.contains("No queue node can be reached"));
+    assert!(control.page("/").await.contains("Cannot reach any queue node"));
     assert!(control.page("/messages").await.contains("No message has been accepted yet"));
     control.stop().await;
 }

@@ -1,4 +1,4 @@
-//! What keeps the parser's work linear: content is measured before it is parsed, and taken apart without recursion.
+//! Bounds that keep the MIME parser's work linear: content is measured before it is parsed, and dropped without recursion.
 //!
 //! The measure is an upper bound on what the parser may find, not a second parser: it counts the lines that could
 //! begin a part, and those that could be header fields.
@@ -6,41 +6,41 @@
 use mail_parser::{Message, PartType};
 use memchr::memmem;
 
-/// Content that is not parsed for showing; it can still be seen as it is.
+/// Why content is not parsed; it can still be shown raw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooComplex {
-    /// More parts than anybody writes.
+    /// More parts than real mail has.
     #[error("the message has too many parts")]
     Parts,
-    /// Parts within parts, too deep.
+    /// Parts within parts, deeper than in real mail.
     #[error("the parts of the message are nested too deeply")]
     Depth,
-    /// More header fields than anybody writes.
+    /// More header fields than real mail has.
     #[error("the message has too many header fields")]
     Fields,
 }
 
-/// Parts of one message, those of messages within it counted.
+/// Parts of one message, with those of messages within it.
 pub(crate) const PARTS_MAX: usize = 1000;
 /// Messages within messages, and multiparts that a message declares.
 pub(crate) const DEPTH_MAX: usize = 100;
-/// Header fields and their continuation lines, those of every part counted.
+/// Header fields and their continuation lines, of the message and every part.
 const FIELD_LINES_MAX: usize = 20_000;
 /// Lines that may begin a part: more than parts, since text has dashes too.
 const DASH_LINES_MAX: usize = 10_000;
-/// Every multipart may make the parser look for its end in all that follows.
+/// For every multipart the parser may search all that follows for its end: multiparts times bytes.
 const SEARCHED_BYTES_MAX: usize = 1 << 30;
 
 /// Refuses content that would take the parser more than linear time or many times its size in memory.
 ///
 /// # Errors
-/// The content has more structure than anybody writes.
+/// The content has more structure than real mail has.
 pub(crate) fn measure(content: &[u8]) -> Result<(), TooComplex> {
     let mut measure = Measure::default();
     let mut block = Some(Block::default());
     let mut rest = content;
     while !rest.is_empty() {
-        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |place| place + 1);
+        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
         let (line, after) = rest.split_at(end);
         rest = after;
         block = measure.line(line, block);
@@ -53,7 +53,7 @@ struct Measure {
     field_lines: usize,
     dash_lines: usize,
     multiparts: usize,
-    /// Parts of a digest are messages without saying so.
+    /// Parts of a digest are messages without a declaration.
     digest: bool,
 }
 
@@ -101,8 +101,8 @@ impl Measure {
 
 fn contains_ignoring_case(line: &[u8], lower: &[u8]) -> bool {
     let (first, rest) = (lower[0], &lower[1..]);
-    memchr::memchr2_iter(first, first.to_ascii_uppercase(), line).any(|place| {
-        line[place + 1..].get(..rest.len()).is_some_and(|found| found.eq_ignore_ascii_case(rest))
+    memchr::memchr2_iter(first, first.to_ascii_uppercase(), line).any(|start| {
+        line[start + 1..].get(..rest.len()).is_some_and(|found| found.eq_ignore_ascii_case(rest))
     })
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn check(message: &Message<'_>) -> Result<(), TooComplex> {
     Ok(())
 }
 
-/// Drops a message level by level: dropping it whole recurses as deep as messages are nested.
+/// Drops a message level by level: an ordinary drop recurses as deep as messages are nested.
 pub(crate) fn dismantle(message: Message<'_>) {
     let mut waiting = vec![message];
     while let Some(mut message) = waiting.pop() {
@@ -141,10 +141,15 @@ pub(crate) fn dismantle(message: Message<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::show;
+    use crate::parse;
 
     fn check(content: &str, expected: Result<(), TooComplex>) {
-        assert_eq!(show(content.as_bytes()).map(|_| ()), expected, "{:?}", &content[..content.len().min(60)]);
+        assert_eq!(
+            parse(content.as_bytes()).map(|_| ()),
+            expected,
+            "{:?}",
+            &content[..content.len().min(60)]
+        );
     }
 
     fn multipart(parts: usize) -> String {

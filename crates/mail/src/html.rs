@@ -1,4 +1,4 @@
-//! HTML from anybody, made fit for a sandboxed frame.
+//! Sanitises HTML of mail for a sandboxed frame.
 
 use std::{borrow::Cow, collections::HashSet, sync::LazyLock};
 
@@ -9,7 +9,7 @@ pub(crate) const HTML_BYTES_MAX: usize = 2 << 20;
 /// Elements inside elements; the parser's tree is dropped by recursion.
 const NESTING_MAX: usize = 500;
 
-/// What mail is laid out with; none of these can load anything.
+/// The style properties that mail uses for layout; none of them can load anything.
 const STYLE_PROPERTIES: &[&str] = &[
     "background-color",
     "border",
@@ -76,7 +76,7 @@ static CLEANER: LazyLock<Builder<'static>> = LazyLock::new(|| {
     builder
 });
 
-/// Images stay only where they travel inside the message; the text beside them stays in any case.
+/// Keeps the source of an image only where the image is inside the message; its `alt` text stays.
 fn keep_attribute<'a>(element: &str, attribute: &str, value: &'a str) -> Option<Cow<'a, str>> {
     const IMAGES: [&str; 4] = ["data:image/png", "data:image/gif", "data:image/jpeg", "data:image/webp"];
     match (element, attribute) {
@@ -87,9 +87,10 @@ fn keep_attribute<'a>(element: &str, attribute: &str, value: &'a str) -> Option<
     }
 }
 
-/// Returns the HTML without scripts, forms, frames, style sheets and everything that would be loaded from elsewhere.
+/// Returns the HTML without scripts, forms, frames, style sheets and everything that would be loaded from other hosts.
 ///
-/// Links stay, open a new window and tell it nothing. At most 2 MiB are read; what nests too deeply is returned as text.
+/// Links stay and open a new window without opener and referrer. At most 2 MiB are read; HTML that nests too deeply is
+/// returned as text.
 #[must_use]
 pub fn sanitise_html(html: &str) -> String {
     let html = &html[..html.floor_char_boundary(HTML_BYTES_MAX)];
@@ -99,14 +100,14 @@ pub fn sanitise_html(html: &str) -> String {
     CLEANER.clean(html).to_string()
 }
 
-/// An upper bound on how deep elements are nested: tags opened and not closed, at the worst place.
+/// An upper bound on how deep elements are nested: tags opened and not closed, at the deepest point.
 fn nesting_of(html: &str) -> usize {
     let bytes = html.as_bytes();
     let (mut open, mut deepest) = (0_usize, 0);
-    for place in memchr::memchr_iter(b'<', bytes) {
-        match bytes.get(place + 1) {
+    for open_tag in memchr::memchr_iter(b'<', bytes) {
+        match bytes.get(open_tag + 1) {
             Some(b'/') => open = open.saturating_sub(1),
-            Some(letter) if letter.is_ascii_alphabetic() && !is_void(&bytes[place + 1..]) => open += 1,
+            Some(letter) if letter.is_ascii_alphabetic() && !is_void(&bytes[open_tag + 1..]) => open += 1,
             _ => {}
         }
         deepest = deepest.max(open);
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_runs() {
+    fn scripts_and_forms_are_removed() {
         check("<p onclick=alert(1)>a<script>alert(1)</script>b</p>", "<p>ab</p>");
         check("<svg onload=alert(1)><a xlink:href='javascript:alert(1)'>x</a></svg>t", "t");
         check_link("<a href='javascript:alert(1)'>x</a>", None);
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_loaded() {
+    fn nothing_is_loaded_from_other_hosts() {
         check("<img src='https://x.example/pixel' alt='logo'>", "<img alt=\"logo\">");
         check("<img src='cid:part1' alt='logo'>", "<img alt=\"logo\">");
         check("<img src='/pixel' srcset='https://x.example/2x 2x'>", "<img>");
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn links_open_elsewhere_and_tell_nothing() {
+    fn links_open_a_new_window_without_referrer() {
         let href = "https://x.example/confirm?a=1&amp;b=2";
         check_link(&format!("<a href='{href}' target=_top>confirm</a>"), Some(href));
     }

@@ -1,12 +1,12 @@
-//! The content of messages, for showing: the one door to the MIME parser.
+//! Parses the content of messages for showing: the only crate that uses the MIME parser.
 //!
-//! Transport never looks in here: what it needs of a header is in `smtp::headers`.
-//! Content comes from anybody, so everything that is taken from it is bounded, and HTML is made harmless.
+//! Transport does not use this crate: what it needs of a header is in `smtp::headers`.
+//! Content is untrusted, so everything that is read from it is bounded, and HTML is sanitised.
 
 mod bounds;
 mod html;
-mod shown;
+mod parsed;
 
 pub use bounds::TooComplex;
 pub use html::sanitise_html;
-pub use shown::{Attachment, Mailbox, Shown, decode_text, show};
+pub use parsed::{Attachment, Mailbox, ParsedMessage, decode_text, parse};

@@ -1,4 +1,4 @@
-//! The command line: one subcommand per role, and what an operator does by hand.
+//! The command line: one subcommand per role, and the operator's commands.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -19,25 +19,25 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run everything in one process on loopback, and capture what is sent
+    /// Run every role in one process on loopback, and capture what is sent
     Dev(Box<DevArgs>),
-    /// Take mail in over SMTP and gRPC
+    /// Run an ingress node: accepts mail over SMTP and gRPC
     Ingress(RoleArgs),
-    /// Keep mail durable and assign it
+    /// Run a queue node: stores mail on a majority of disks and schedules it
     Queue(RoleArgs),
-    /// Deliver mail
+    /// Run an outbound node: delivers mail
     Outbound(RoleArgs),
-    /// Keep the history and show the console
+    /// Run a control node: keeps the history and serves the console
     Control(RoleArgs),
     /// Check or print a configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Make a cluster, or a node's certificate and configuration
+    /// Create a cluster, or a node's certificate, configuration or data directory
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Apply tenants, credentials, pools, sources, limits and routes from a file
+    /// Apply a policy file: tenants, credentials, pools, sources, limits and routes
     Apply(ApplyArgs),
-    /// Look at one message, or change what becomes of it
+    /// Show, hold, release or cancel one message
     #[command(subcommand)]
     Message(MessageCommand),
 }
@@ -45,40 +45,40 @@ pub enum Command {
 /// Flags of `dev`.
 #[derive(Args, Clone, Debug)]
 pub struct DevArgs {
-    /// Keep data here between runs; without it a temporary directory is used
+    /// Keep the data here between runs; otherwise a temporary directory is used
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// SMTP with STARTTLS
+    /// Listen here for SMTP with STARTTLS
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2525")]
     pub listen_smtp: SocketAddr,
-    /// SMTP with TLS from the start
+    /// Listen here for SMTP with implicit TLS
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4650")]
     pub listen_smtps: SocketAddr,
-    /// gRPC submission
+    /// Listen here for gRPC submission
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5051")]
     pub listen_grpc: SocketAddr,
-    /// Console and sandbox
+    /// Listen here for HTTP: console and sandbox
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen_http: SocketAddr,
-    /// Metrics and health
+    /// Listen here for HTTP: metrics and health
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     pub listen_metrics: SocketAddr,
-    /// What `postroad apply` and `postroad message` talk to
+    /// Listen here for `postroad apply` and `postroad message`
     #[arg(long, value_name = "ADDRESS", default_value = crate::operator::DEV_ADDRESS)]
     pub listen_operator: SocketAddr,
-    /// Send for real, by MX, instead of capturing
+    /// Deliver to real receivers, by MX, instead of capturing
     #[arg(long)]
     pub deliver: bool,
-    /// Send mail for a domain (`*` for all others) to this host and port; may be repeated
+    /// Send mail for DOMAIN (`*`: every other domain) to this host and port; may be repeated
     #[arg(long = "route", value_name = "DOMAIN=HOST:PORT")]
     pub routes: Vec<RouteArgument>,
-    /// Ask this resolver instead of the system's
+    /// Use this DNS resolver instead of the system's
     #[arg(long, value_name = "IP:PORT")]
     pub resolver: Option<SocketAddr>,
-    /// Let mail go to special-purpose addresses of this network, which is refused otherwise; may be repeated
+    /// Allow delivery to special-purpose addresses in this network, refused by default; may be repeated
     #[arg(long = "allow-address", value_name = "CIDR")]
     pub allow_addresses: Vec<IpNet>,
-    /// The port that MX hosts listen on
+    /// Connect to MX hosts on this port
     #[arg(long, value_name = "PORT", default_value_t = 25, hide = true)]
     pub smtp_port: u16,
     /// Start 3 queue, 2 ingress, 2 outbound and 1 control process with mutual TLS instead
@@ -86,7 +86,7 @@ pub struct DevArgs {
     pub cluster: bool,
 }
 
-/// Flags of a role, and of what is done to its data.
+/// Flags of a role, and of the commands for its data directory.
 #[derive(Args, Clone, Debug)]
 pub struct RoleArgs {
     /// The configuration file
@@ -94,7 +94,7 @@ pub struct RoleArgs {
     pub config: PathBuf,
 }
 
-/// A role that a configuration can be for.
+/// A role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RoleName {
     /// Ingress.
@@ -123,16 +123,16 @@ impl RoleName {
 /// What to do with a configuration.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Report everything that is wrong with a file, and open nothing
+    /// Report every error in a configuration file, without starting the role
     Check(ConfigArgs),
-    /// Print what a file, the environment and the defaults come to
+    /// Print the settings in effect: file, environment and defaults
     Print(ConfigArgs),
 }
 
 /// Which configuration.
 #[derive(Args, Debug)]
 pub struct ConfigArgs {
-    /// The role the file is for
+    /// The role that the file configures
     pub role: RoleName,
     /// The configuration file
     #[arg(long, value_name = "FILE", env = "POSTROAD_CONFIG")]
@@ -142,23 +142,23 @@ pub struct ConfigArgs {
 /// What to do with a cluster.
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
-    /// Make a new cluster: its id, its certificate authority, and an operator's certificate
+    /// Create a cluster: its id, its certificate authority, and an operator's certificate
     Init(ClusterInitArgs),
-    /// Make the certificate and the configuration of one node
+    /// Create the certificate and the configuration of one node
     Join(ClusterJoinArgs),
-    /// On a queue node of a new cluster: make its data directory, once, before it is started for the first time
+    /// On a queue node of a new cluster: create its data directory, once, before its first start
     Form(RoleArgs),
-    /// On a queue node whose disk was lost: make its data directory anew; the others take it in when it is started
+    /// On a queue node whose disk was lost: create an empty data directory, with which it rejoins when started
     Rejoin(RoleArgs),
 }
 
 /// Flags of `cluster init`.
 #[derive(Args, Debug)]
 pub struct ClusterInitArgs {
-    /// Where the files of the cluster go; must not exist, or be empty
+    /// Write the files of the cluster here; the directory must be empty or not exist
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
-    /// A queue node and where it can be reached; once for each of 1, 3 or 5
+    /// A queue node's id and address; repeat for each of 1, 3 or 5 queue nodes
     #[arg(long = "queue", value_name = "NODE=HOST:PORT", required = true)]
     pub queue: Vec<NodeAddress>,
     /// The number of ledger groups; cannot be changed later
@@ -169,23 +169,23 @@ pub struct ClusterInitArgs {
 /// Flags of `cluster join`.
 #[derive(Args, Debug)]
 pub struct ClusterJoinArgs {
-    /// The directory that `cluster init` made
+    /// The directory that `cluster init` wrote
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
-    /// What the node is
+    /// The node's role
     pub role: RoleName,
-    /// Its id: never used before in this cluster, for any role
+    /// The node's id: never used before in this cluster, in any role
     #[arg(long, value_name = "ID")]
     pub node: u64,
-    /// Where the node keeps its data
+    /// The node's data directory, on the node
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// Where the files of the node go
+    /// Write the files of the node here
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
 }
 
-/// A node and where it can be reached.
+/// A node's id and address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAddress {
     /// The node's id.
@@ -210,10 +210,10 @@ impl std::str::FromStr for NodeAddress {
 /// Which cluster an operator talks to.
 #[derive(Args, Clone, Debug)]
 pub struct TargetArgs {
-    /// The operator's configuration, as `cluster init` made it; without it, a `postroad dev` on this machine
+    /// The operator's configuration, written by `cluster init`; without it, `postroad dev` on this machine is used
     #[arg(long, value_name = "FILE", env = "POSTROAD_OPERATOR_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Where `postroad dev` listens for operators
+    /// The operator address of `postroad dev` (`--listen-operator`)
     #[arg(long, value_name = "ADDRESS", default_value = crate::operator::DEV_ADDRESS)]
     pub dev: SocketAddr,
 }
@@ -221,10 +221,10 @@ pub struct TargetArgs {
 /// Flags of `apply`.
 #[derive(Args, Debug)]
 pub struct ApplyArgs {
-    /// The file, YAML; `-` for standard input
+    /// The policy file, YAML; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
-    /// Say what would happen, and change nothing
+    /// Show what would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Which cluster
@@ -235,20 +235,20 @@ pub struct ApplyArgs {
 /// What to do with a message.
 #[derive(Debug, Subcommand)]
 pub enum MessageCommand {
-    /// Show where each recipient stands
+    /// Show the state of each recipient
     Get(MessageArgs),
-    /// Keep it from being sent until it is released
+    /// Hold every recipient that has no final outcome: no attempt until released
     Hold(MessageArgs),
-    /// Let it go on, at once
+    /// Release every held recipient: the next attempt is due at once
     Release(MessageArgs),
-    /// End it for every recipient that has not ended
+    /// Cancel every recipient that has no final outcome
     Cancel(MessageArgs),
 }
 
 /// Which message.
 #[derive(Args, Debug)]
 pub struct MessageArgs {
-    /// The id that came with the 250
+    /// The message id, from the 250 reply or the gRPC response
     pub id: String,
     /// Which cluster
     #[command(flatten)]

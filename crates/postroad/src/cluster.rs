@@ -1,4 +1,4 @@
-//! `postroad cluster`: the identity of a cluster, and of each of its nodes, as files.
+//! `postroad cluster init` and `join`: the files that identify a cluster and its nodes.
 
 use std::{
     fs,
@@ -27,31 +27,31 @@ pub struct ClusterFile {
     pub id: u64,
     /// The number of ledger groups.
     pub ledger_groups: u16,
-    /// Every queue node and where it can be reached.
+    /// Every queue node's id and address.
     pub queue: Vec<QueueNode>,
 }
 
-/// A cluster's directory: what `init` made and `join` reads.
+/// A cluster's directory: written by `init`, read by `join`.
 #[derive(Debug)]
 pub struct ClusterDirectory {
     path: PathBuf,
-    /// What its nodes agree on.
+    /// What every node of the cluster agrees on.
     pub file: ClusterFile,
     authority: ClusterAuthority,
 }
 
-/// The node id of operators: no node has it.
+/// The node id of operators; no node may have it.
 const OPERATOR: NodeId = NodeId(0);
 
 impl ClusterDirectory {
-    /// Makes a new cluster in an empty directory.
+    /// Creates a cluster in an empty directory.
     ///
     /// # Errors
-    /// The directory has something in it, or cannot be written to.
+    /// The directory is not empty, or cannot be written to.
     pub fn init(path: &Path, queue: &[NodeAddress], ledger_groups: u16) -> anyhow::Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("`{}` cannot be made", path.display()))?;
-        ensure!(fs::read_dir(path)?.next().is_none(), "`{}` is not empty", path.display());
-        // TOML's integers have 63 bits.
+        fs::create_dir_all(path).with_context(|| format!("cannot create `{}` (`--dir`)", path.display()))?;
+        ensure!(fs::read_dir(path)?.next().is_none(), "`{}` (`--dir`) is not empty", path.display());
+        // TOML integers have 63 bits besides the sign.
         let id = (rand::random::<u64>() >> 1).max(1);
         let authority = ClusterAuthority::generate(ClusterId(id))?;
         let node = |queue: &NodeAddress| QueueNode { node: queue.node, address: queue.address.clone() };
@@ -67,36 +67,43 @@ impl ClusterDirectory {
         Ok(cluster)
     }
 
-    /// Opens what `init` made.
+    /// Opens the directory that `init` wrote.
     ///
     /// # Errors
-    /// Something of it is missing or not what it should be.
+    /// A file is missing or invalid.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let read = |name: &str| {
             let file = path.join(name);
-            fs::read_to_string(&file).with_context(|| format!("`{}` cannot be read", file.display()))
+            fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))
         };
         let file: ClusterFile = toml::from_str(&read("cluster.toml")?).context("`cluster.toml`")?;
         let authority = ClusterAuthority::from_pem(&read("authority.pem")?, &read("authority.key")?)?;
-        ensure!(authority.cluster() == ClusterId(file.id), "`authority.pem` is that of another cluster");
+        ensure!(
+            authority.cluster() == ClusterId(file.id),
+            "`authority.pem` and `cluster.toml` are of different clusters"
+        );
         Ok(Self { path: path.to_owned(), file, authority })
     }
 
-    /// Writes the certificate, key and configuration of a node into its `out` directory; returns the path of the last.
+    /// Writes a node's certificate, key and configuration into its `out` directory; returns the configuration's path.
     ///
     /// # Errors
-    /// The node is not one that `init` named, or the files cannot be written.
+    /// The node's id is not allowed, or a file cannot be written.
     pub(crate) fn join(&self, template: &NodeTemplate<'_>) -> anyhow::Result<PathBuf> {
         let NodeTemplate { role, node, out, .. } = template;
         let queue = self.file.queue.iter().find(|queue| queue.node == *node);
         let mut names = Vec::new();
         if *role == RoleName::Queue {
-            let queue = queue.with_context(|| format!("`cluster init` named no queue node `{node}`"))?;
+            let queue = queue.with_context(|| {
+                format!(
+                    "`cluster.toml` has no queue node `{node}`; `cluster init --queue` sets the queue nodes"
+                )
+            })?;
             names.extend(queue.address.rsplit_once(':').map(|(host, _)| host.to_owned()));
         } else {
-            ensure!(queue.is_none() && *node != 0, "`{node}` is taken: every node has an id of its own");
+            ensure!(queue.is_none() && *node != 0, "node id `{node}` is already in use (`--node`)");
         }
-        fs::create_dir_all(out).with_context(|| format!("`{}` cannot be made", out.display()))?;
+        fs::create_dir_all(out).with_context(|| format!("cannot create `{}` (`--out`)", out.display()))?;
         self.issue(net_role(*role), NodeId(*node), &names, out, role.as_str())?;
         public(&out.join("authority.pem"), self.authority.certificate_pem())?;
         let config = out.join(format!("{}.toml", role.as_str()));
@@ -120,14 +127,12 @@ impl ClusterDirectory {
     ) -> anyhow::Result<()> {
         let issued = self.authority.issue(role, node, names)?;
         let (certificate, key) = (out.join(format!("{stem}.pem")), out.join(format!("{stem}.key")));
-        issued
-            .write(&certificate, &key)
-            .with_context(|| format!("`{}` cannot be written", certificate.display()))
+        issued.write(&certificate, &key).with_context(|| format!("cannot write `{}`", certificate.display()))
     }
 }
 
 fn public(path: &Path, text: &str) -> anyhow::Result<()> {
-    write_public(path, text.as_bytes()).with_context(|| format!("`{}` cannot be written", path.display()))
+    write_public(path, text.as_bytes()).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 fn net_role(role: RoleName) -> Role {
@@ -146,20 +151,22 @@ fn net_role(role: RoleName) -> Role {
 pub fn init(args: &ClusterInitArgs) -> anyhow::Result<String> {
     ensure!(
         matches!(args.queue.len(), 1 | 3 | 5),
-        "expected 1, 3 or 5 queue nodes, not {}",
+        "expected 1, 3 or 5 queue nodes (`--queue`), found {}",
         args.queue.len()
     );
     let groups = args.ledger_groups.unwrap_or_else(|| u16::try_from(args.queue.len()).unwrap_or(1));
     let cluster = ClusterDirectory::init(&args.dir, &args.queue, groups)?;
     let id = cluster.file.id;
     let dir = cluster.path().display();
-    Ok(format!("made cluster {id} in {dir}; `{dir}/authority.key` makes nodes: keep it off them\n"))
+    Ok(format!(
+        "created cluster {id} in {dir}; `{dir}/authority.key` signs the certificates of nodes: do not copy it to a node\n"
+    ))
 }
 
 /// Runs `cluster join`.
 ///
 /// # Errors
-/// The cluster cannot be opened, the node is not one that it has, or a file cannot be written.
+/// The cluster's files cannot be read, the node's id is not allowed, or a file cannot be written.
 pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
     let cluster = ClusterDirectory::open(&args.dir)?;
     let metrics = MetricsSection::default().listen;
@@ -168,8 +175,8 @@ pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
     let config = cluster.join(&template)?;
     let (config, name) = (config.display(), role.as_str());
     let first = match role {
-        RoleName::Queue => format!("run `postroad cluster form --config {config}` there once, then "),
+        RoleName::Queue => format!("on the node run `postroad cluster form --config {config}` once, then "),
         _ => String::new(),
     };
-    Ok(format!("made {config}; {first}start the node with `postroad {name} --config {config}`\n"))
+    Ok(format!("created {config}; {first}start the node with `postroad {name} --config {config}`\n"))
 }

@@ -1,4 +1,4 @@
-//! The demo tenant, which exists in `dev` only: one login, one key, and everything on this machine.
+//! The demo tenant, only in `dev`: one login, one API key, and the loopback networks.
 
 use postroad_cluster::Endpoints;
 use postroad_ingress::{IngressConfig, SmtpListener};
@@ -10,22 +10,22 @@ pub const LOGIN: &str = "demo";
 /// Its password, and the API key.
 pub const SECRET: &str = "demo-loopback-only";
 
-/// The password's verifier: always the same, so that a directory that is kept does not change at every start.
-/// It is no secret: the password stands above.
+/// The password's verifier: fixed, so that a kept directory does not change at every start.
+/// It is not secret: the password is above.
 const VERIFIER: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$Ga8W6QNvkwbgsm89dERDsA$exX9cQjapXBKhpFTLPWKf10bLAMTtvtjB5Bo5mVYdsI";
 
-/// Makes the demo tenant and the routes; what is there already stays as it is.
+/// Applies the demo tenant and the routes; other items stay unchanged.
 ///
 /// # Errors
-/// The directory cannot be reached or refuses.
+/// The directory cannot be reached or refuses the changes.
 pub async fn apply(endpoints: &Endpoints, routes: &[RouteArgument]) -> anyhow::Result<()> {
     let mut policy = Policy::parse(&policy_text())?;
     policy.routes = routes.iter().map(RouteArgument::to_policy).collect();
     operator::apply(endpoints, &policy.changes()?, false).await.map(drop)
 }
 
-/// Returns how `dev` takes mail in.
+/// Returns the ingress configuration of `dev`.
 #[must_use]
 pub fn ingress(args: &DevArgs) -> IngressConfig {
     let smtp = |listen, implicit_tls| SmtpListener { listen, service: Default::default(), implicit_tls };
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_verifier_is_that_of_the_password() {
+    fn the_verifier_matches_the_password() {
         let hash = PasswordHash::new(VERIFIER).unwrap();
         Argon2::default().verify_password(SECRET.as_bytes(), &hash).unwrap();
         assert_eq!(Policy::parse(&policy_text()).unwrap().changes().unwrap().puts.len(), 6);

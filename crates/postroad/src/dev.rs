@@ -24,25 +24,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::DevArgs,
+    components::Components,
     demo,
     resolver::resolver,
     roles::{serve_metrics, serve_pages},
     route::RouteArgument,
     signal,
-    stages::Stages,
 };
 
 mod banner;
 pub mod cluster;
 
-/// Every `dev` of this machine is the same cluster, so that a data directory can be opened again.
+/// Always the same id, so that `dev` can open a data directory again.
 const CLUSTER: ClusterId = ClusterId(1);
 const QUEUE: NodeId = NodeId(1);
 const INGRESS: NodeId = NodeId(2);
 const OUTBOUND: NodeId = NodeId(3);
 const LEDGER_GROUPS: u16 = 1;
 const NAV: postroad_sandbox::Nav = &[("Overview", "/"), ("Messages", "/messages"), ("Sandbox", "/sandbox")];
-/// The queue's name among the pipes.
+/// The queue's address in the in-memory network.
 const QUEUE_ADDRESS: &str = "queue";
 
 /// Runs until it is asked to stop.
@@ -53,24 +53,24 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     let shutdown = signal::shutdown()?;
     let telemetry = start_telemetry()?;
     let data = Data::open(args.data.as_deref())?;
-    let mut stages = Stages::default();
+    let mut components = Components::default();
     let started = tokio::select! {
-        started = start(args, data.path(), &mut stages) => started.map(|()| true),
+        started = start(args, data.path(), &mut components) => started.map(|()| true),
         () = shutdown.cancelled() => Ok(false),
     };
     if let Ok(true) = started {
         std::io::stdout().write_all(banner::text(args, data.path()).as_bytes())?;
         tokio::select! {
             () = shutdown.cancelled() => {}
-            name = stages.first_to_end() => tracing::error!(part = name, "a part of the process has stopped"),
+            name = components.first_to_end() => tracing::error!(component = name, "component stopped by itself"),
         }
     }
-    stages.stop().await;
+    components.stop().await;
     telemetry.shutdown().await;
     started.map(drop)
 }
 
-/// `dev` has something to look at; its log says only what is wrong, unless `POSTROAD_LOG` wants more.
+/// `dev` logs only warnings and errors unless `POSTROAD_LOG` says otherwise.
 fn start_telemetry() -> anyhow::Result<Telemetry> {
     let log_filter = std::env::var("POSTROAD_LOG").unwrap_or_else(|_| "warn".to_owned());
     let otlp_endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
@@ -79,7 +79,7 @@ fn start_telemetry() -> anyhow::Result<Telemetry> {
     Ok(postroad_telemetry::init(&config, "postroad-dev")?)
 }
 
-/// The data directory: one to keep, or one that goes with the process.
+/// The data directory: kept, or removed when the process ends.
 enum Data {
     Kept(PathBuf),
     Temporary(tempfile::TempDir),
@@ -90,7 +90,8 @@ impl Data {
         let Some(path) = kept else {
             return Ok(Self::Temporary(tempfile::Builder::new().prefix("postroad-").tempdir()?));
         };
-        std::fs::create_dir_all(path).with_context(|| format!("`{}` cannot be made", path.display()))?;
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("cannot create the data directory `{}` (`--data`)", path.display()))?;
         Ok(Self::Kept(path.to_owned()))
     }
 
@@ -102,37 +103,37 @@ impl Data {
     }
 }
 
-/// Starts the roles from the queue outwards; they stop in the opposite order.
-async fn start(args: &DevArgs, data: &Path, stages: &mut Stages) -> anyhow::Result<()> {
+/// Starts the roles, the queue first; they stop in reverse order.
+async fn start(args: &DevArgs, data: &Path, components: &mut Components) -> anyhow::Result<()> {
     let (health, net) = (Health::new(), MemoryNet::new());
     let http = bind(args.listen_http).await?;
     let metrics = bind(args.listen_metrics).await?;
-    start_queue(args, data, &net, &health, stages).await?;
+    start_queue(args, data, &net, &health, components).await?;
     let channel = Transport::Memory(net).channel(QUEUE_ADDRESS, Expect::node(Role::Queue, QUEUE));
     let endpoints = Endpoints::from([(QUEUE, channel)]);
 
     let sandbox = start_sandbox(&health, NAV).await?;
     let routes = routes(args, sandbox.local_addr());
-    demo::apply(&endpoints, &routes).await.context("the demo tenant cannot be made")?;
+    demo::apply(&endpoints, &routes).await.context("cannot apply the demo tenant")?;
     let control_deps = ControlDeps { endpoints: endpoints.clone(), health: health.clone(), nav: NAV };
     let control_config = ControlConfig { database: data.join("control.sqlite"), ..ControlConfig::default() };
-    let control = Control::start(control_config, control_deps).await.context("control does not start")?;
+    let control = Control::start(control_config, control_deps).await.context("cannot start control")?;
     let pages = control.router().merge(sandbox.router());
-    stages.spawn("sandbox", |shutdown| sandbox.run(shutdown));
-    stages.spawn("control", |shutdown| control.run(shutdown));
-    stages.spawn("pages", |shutdown| serve_pages(http, pages, shutdown));
+    components.spawn("sandbox", |shutdown| sandbox.run(shutdown));
+    components.spawn("control", |shutdown| control.run(shutdown));
+    components.spawn("pages", |shutdown| serve_pages(http, pages, shutdown));
 
-    start_outbound(args, data, &endpoints, &health, stages)?;
-    start_ingress(args, endpoints, &health, stages).await?;
+    start_outbound(args, data, &endpoints, &health, components)?;
+    start_ingress(args, endpoints, &health, components).await?;
     let ready = health.clone();
-    stages.spawn("metrics", |shutdown| serve_metrics(metrics, health, shutdown));
+    components.spawn("metrics", |shutdown| serve_metrics(metrics, health, shutdown));
     while !ready.is_ready() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
 }
 
-/// What has no route of its own goes to the sandbox, unless mail is to be delivered for real.
+/// The routes of the flags, and without `--deliver` one to the sandbox for every other domain.
 fn routes(args: &DevArgs, sandbox: SocketAddr) -> Vec<RouteArgument> {
     let mut routes = args.routes.clone();
     if !args.deliver && routes.iter().all(|route| route.domain.is_some()) {
@@ -141,15 +142,15 @@ fn routes(args: &DevArgs, sandbox: SocketAddr) -> Vec<RouteArgument> {
     routes
 }
 
-/// The sandbox takes whatever port is free: only a route leads to it.
+/// The sandbox listens on a free port: outbound finds it by its route.
 async fn start_sandbox(health: &Health, nav: postroad_sandbox::Nav) -> anyhow::Result<Sandbox> {
     let config = SandboxConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..SandboxConfig::default() };
     let deps = SandboxDeps { health: health.clone(), nav };
-    Sandbox::start(config, deps).await.context("the sandbox does not start")
+    Sandbox::start(config, deps).await.context("cannot start the sandbox")
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("`{address}` cannot be listened at"))
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 async fn start_queue(
@@ -157,7 +158,7 @@ async fn start_queue(
     data: &Path,
     net: &MemoryNet,
     health: &Health,
-    stages: &mut Stages,
+    components: &mut Components,
 ) -> anyhow::Result<()> {
     let config = QueueConfig {
         listen: QUEUE_ADDRESS.to_owned(),
@@ -166,9 +167,9 @@ async fn start_queue(
         ..QueueConfig::default()
     };
     let (identity, fs) = (Identity { cluster: CLUSTER, node: QUEUE }, RealFs::new(&data.join("queue")));
-    // Its own cluster is all that a `dev` is: an empty directory is a new one.
+    // An empty directory is always a new cluster here: there are no other nodes.
     let disk = Disk { id: DiskId(rand::random()), origin: Origin::Form };
-    postroad_storage::format(&fs, identity, disk).context("the queue's directory cannot be used")?;
+    postroad_storage::format(&fs, identity, disk).context("cannot use the queue's data directory")?;
     let deps = QueueDeps {
         identity,
         fs: Arc::new(fs),
@@ -176,28 +177,28 @@ async fn start_queue(
         health: health.clone(),
     };
     let listener = bind(args.listen_operator).await?;
-    let queue = Queue::start(config, deps).await.context("the queue does not start")?;
-    stages.spawn("queue", |shutdown| queue.run(shutdown));
+    let queue = Queue::start(config, deps).await.context("cannot start the queue")?;
+    components.spawn("queue", |shutdown| queue.run(shutdown));
     let net = net.clone();
-    stages.spawn("operators", |shutdown| operators(listener, net, shutdown));
+    components.spawn("operators", |shutdown| operators(listener, net, shutdown));
     Ok(())
 }
 
-/// Lets `postroad apply` and `postroad message` in, which come from outside this process.
+/// Forwards connections of `postroad apply` and `postroad message` to the queue's in-memory network.
 async fn operators(listener: TcpListener, net: MemoryNet, shutdown: CancellationToken) {
     let mut calls = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            Ok((stream, _)) = listener.accept() => drop(calls.spawn(pass_on(stream, net.clone()))),
+            Ok((stream, _)) = listener.accept() => drop(calls.spawn(forward(stream, net.clone()))),
             Some(_) = calls.join_next() => {}
         }
     }
 }
 
-async fn pass_on(mut stream: TcpStream, net: MemoryNet) {
+async fn forward(mut stream: TcpStream, net: MemoryNet) {
     let Ok(mut queue) = net.connect(QUEUE_ADDRESS).await else { return };
-    // Whoever hangs up ends it.
+    // An error here is one side hanging up.
     let _ = tokio::io::copy_bidirectional(&mut stream, &mut queue).await;
 }
 
@@ -206,7 +207,7 @@ fn start_outbound(
     data: &Path,
     endpoints: &Endpoints,
     health: &Health,
-    stages: &mut Stages,
+    components: &mut Components,
 ) -> anyhow::Result<()> {
     let config = OutboundConfig {
         data_directory: data.join("outbound"),
@@ -221,8 +222,8 @@ fn start_outbound(
         tls: ClientTls::opportunistic(),
         health: health.clone(),
     };
-    let outbound = Outbound::start(config, deps).context("outbound does not start")?;
-    stages.spawn("outbound", |shutdown| outbound.run(shutdown));
+    let outbound = Outbound::start(config, deps).context("cannot start outbound")?;
+    components.spawn("outbound", |shutdown| outbound.run(shutdown));
     Ok(())
 }
 
@@ -230,7 +231,7 @@ async fn start_ingress(
     args: &DevArgs,
     endpoints: Endpoints,
     health: &Health,
-    stages: &mut Stages,
+    components: &mut Components,
 ) -> anyhow::Result<()> {
     let tls = ServerTls::self_signed(&["localhost".to_owned(), "127.0.0.1".to_owned()])?;
     let deps = IngressDeps {
@@ -241,7 +242,7 @@ async fn start_ingress(
         tls: Some(tls),
         health: health.clone(),
     };
-    let ingress = Ingress::start(demo::ingress(args), deps).await.context("ingress does not start")?;
-    stages.spawn("ingress", |shutdown| ingress.run(shutdown));
+    let ingress = Ingress::start(demo::ingress(args), deps).await.context("cannot start ingress")?;
+    components.spawn("ingress", |shutdown| ingress.run(shutdown));
     Ok(())
 }

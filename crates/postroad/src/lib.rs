@@ -1,6 +1,6 @@
-//! The binary's parts: command line, configuration and composition. Everything else is in the crates below.
+//! The binary: command line, configuration and composition of the roles.
 //!
-//! A library too, so that its reference pages can be made by tests.
+//! It is a library too, so that tests can generate the reference pages.
 
 pub mod cli;
 pub mod cluster;
@@ -13,7 +13,7 @@ pub mod roles;
 pub mod route;
 pub mod sections;
 
+mod components;
 mod resolver;
 mod signal;
-mod stages;
 mod template;

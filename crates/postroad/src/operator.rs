@@ -1,4 +1,4 @@
-//! What an operator does by hand: `postroad apply` and `postroad message`.
+//! The operator's commands: `postroad apply` and `postroad message`.
 
 use std::{fmt::Write, io::Read, path::Path, time::Duration};
 
@@ -7,7 +7,7 @@ use postroad_cluster::{Applied, DirectoryClient, Endpoints, LeaderCalls, LeaderW
 use postroad_core::{MessageId, NodeId, Timestamp};
 use postroad_net::{Expect, NodeTls, Role, Transport};
 use postroad_proto::queue::{
-    Change, ChangeMessageRequest, ChangeResult, DeliveryState, GetMessageRequest, MessageView,
+    Change, ChangeMessageRequest, ChangeResult, DeliveryState, DeliveryView, GetMessageRequest, MessageView,
     queue_service_client::QueueServiceClient,
 };
 
@@ -21,13 +21,13 @@ use crate::{
 /// Where `postroad dev` listens for operators.
 pub const DEV_ADDRESS: &str = "127.0.0.1:7070";
 
-/// How long a cluster may take to answer.
+/// How long the cluster may take to respond.
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// Applies changes.
 ///
 /// # Errors
-/// The cluster cannot be reached, or refuses.
+/// The cluster cannot be reached, or refuses the changes.
 pub async fn apply(endpoints: &Endpoints, changes: &Changes, dry_run: bool) -> anyhow::Result<Applied> {
     let leaders = LeaderWatch::start(endpoints);
     let directory = DirectoryClient::new(endpoints, &leaders.subscribe());
@@ -37,14 +37,16 @@ pub async fn apply(endpoints: &Endpoints, changes: &Changes, dry_run: bool) -> a
 /// Runs `postroad apply`.
 ///
 /// # Errors
-/// The file is no policy, or the cluster cannot be reached or refuses.
+/// The policy file is invalid, or the cluster cannot be reached or refuses the changes.
 pub async fn apply_file(args: &ApplyArgs) -> anyhow::Result<String> {
-    let text = read(&args.file).with_context(|| format!("`{}` cannot be read", args.file.display()))?;
+    let text =
+        read(&args.file).with_context(|| format!("cannot read the policy file `{}`", args.file.display()))?;
     let policy = Policy::parse(&text).with_context(|| format!("`{}`", args.file.display()))?;
     let changes = policy.changes().with_context(|| format!("`{}`", args.file.display()))?;
     let Applied { revision, changed } = apply(&endpoints(&args.target)?, &changes, args.dry_run).await?;
     let verb = if args.dry_run { "would change" } else { "changed" };
-    Ok(format!("{verb} {changed} item(s); the directory is at revision {revision}\n"))
+    let items = if changed == 1 { "item" } else { "items" };
+    Ok(format!("{verb} {changed} {items}; the directory is at revision {revision}\n"))
 }
 
 fn read(file: &Path) -> std::io::Result<String> {
@@ -68,7 +70,7 @@ fn endpoints(target: &TargetArgs) -> anyhow::Result<Endpoints> {
 }
 
 impl ClusterSection {
-    /// Loads the certificates that prove who this is.
+    /// Loads this node's certificate and key.
     ///
     /// # Errors
     /// A file cannot be read or used.
@@ -77,14 +79,14 @@ impl ClusterSection {
         Ok(NodeTls::from_files(files.0, files.1, files.2)?)
     }
 
-    /// Returns channels to every queue node, which connect when they are used.
+    /// Returns channels to every queue node; they connect on first use.
     #[must_use]
     pub fn endpoints(&self, transport: &Transport) -> Endpoints {
         endpoints_of(&self.queue, transport)
     }
 }
 
-/// Returns channels to queue nodes, which connect when they are used.
+/// Returns channels to queue nodes; they connect on first use.
 #[must_use]
 pub fn endpoints_of(queue: &[QueueNode], transport: &Transport) -> Endpoints {
     let channel = |queue: &QueueNode| {
@@ -97,7 +99,7 @@ pub fn endpoints_of(queue: &[QueueNode], transport: &Transport) -> Endpoints {
 /// Runs `postroad message`.
 ///
 /// # Errors
-/// There is no such message any more, or the cluster cannot be reached.
+/// The message is not in the queue, or the cluster cannot be reached.
 pub async fn message(command: &MessageCommand) -> anyhow::Result<String> {
     match command {
         MessageCommand::Get(args) => get(args).await,
@@ -126,7 +128,7 @@ impl Target {
         let call = async |channel| QueueServiceClient::new(channel).get_message(request.clone()).await;
         let response = self.calls.call(self.id.group(), WITHIN, call).await;
         Ok(response
-            .context("no such message is queued; control has the history of those that ended")?
+            .context("this message is not in the queue; the console shows messages with a final outcome")?
             .into_inner())
     }
 }
@@ -144,7 +146,7 @@ fn describe(id: MessageId, view: &MessageView) -> String {
     let size = view.size_bytes;
     let _ = writeln!(text, "{id}  <{sender}>  {size} bytes  accepted {accepted}  expires {expires}");
     for delivery in &view.deliveries {
-        let status = status_name(delivery.state());
+        let state = state_name(delivery);
         let due = match delivery.state() {
             DeliveryState::Queued | DeliveryState::Deferred => {
                 format!("  due {}", Timestamp::from_millis(delivery.due_at_millis))
@@ -152,7 +154,7 @@ fn describe(id: MessageId, view: &MessageView) -> String {
             _ => String::new(),
         };
         let (recipient, site, attempts) = (&delivery.recipient, &delivery.site, delivery.attempts);
-        let _ = writeln!(text, "  {recipient}  {status}{due}  site {site}  attempts {attempts}");
+        let _ = writeln!(text, "  {recipient}  {state}{due}  site {site}  attempts {attempts}");
         if !delivery.last_response.is_empty() {
             let _ = writeln!(text, "    {}", delivery.last_response);
         }
@@ -160,12 +162,12 @@ fn describe(id: MessageId, view: &MessageView) -> String {
     text
 }
 
-fn status_name(status: DeliveryState) -> &'static str {
-    match status {
+fn state_name(delivery: &DeliveryView) -> &'static str {
+    match delivery.state() {
         DeliveryState::Unspecified => "unknown",
         DeliveryState::Queued => "queued",
-        DeliveryState::Sending => "sending",
         DeliveryState::Deferred => "deferred",
+        DeliveryState::Sending => "sending",
         DeliveryState::Held => "held",
         DeliveryState::Delivered => "delivered",
         DeliveryState::Bounced => "bounced",
@@ -177,24 +179,63 @@ fn status_name(status: DeliveryState) -> &'static str {
 
 async fn change(args: &MessageArgs, change: Change) -> anyhow::Result<String> {
     let target = Target::new(args)?;
+    // The response to a change names no recipient: their addresses and states are read first.
+    let before = target.view().await?;
     let message_id = postroad_proto::message_id(target.id);
     let request = ChangeMessageRequest { message_id, change: change.into(), tenant: 0 };
     let call = async |channel| QueueServiceClient::new(channel).change_message(request.clone()).await;
     let response = target.calls.call(target.id.group(), WITHIN, call).await;
-    let response = response.context("no such message is queued")?.into_inner();
-    let line =
-        |(number, result): (usize, ChangeResult)| format!("recipient {number}: {}\n", result_text(result));
-    Ok((1..).zip(response.results()).map(line).collect())
+    let response = response.context("this message is not in the queue")?.into_inner();
+    let line = |(delivery, result): (&DeliveryView, ChangeResult)| {
+        format!("{}: {}\n", delivery.recipient, result_text(change, delivery, result))
+    };
+    Ok(before.deliveries.iter().zip(response.results()).map(line).collect())
 }
 
-fn result_text(result: ChangeResult) -> &'static str {
-    match result {
-        ChangeResult::Unspecified => "not known to this version",
-        ChangeResult::Done => "done",
-        ChangeResult::AlreadyEnded => "has ended already",
-        ChangeResult::InFlight => {
-            "an attempt is under way; takes effect unless that attempt ends the delivery"
-        }
-        ChangeResult::Unchanged => "was so already",
+fn result_text(change: Change, before: &DeliveryView, result: ChangeResult) -> String {
+    let changed = match change {
+        Change::Hold => "held",
+        Change::Release => "released",
+        Change::Cancel => "cancelled",
+        Change::Unspecified => "changed",
+    };
+    match (result, before.state()) {
+        (ChangeResult::Unspecified, _) => "unknown result: use the same version as the cluster".to_owned(),
+        (ChangeResult::Done, _) => changed.to_owned(),
+        (ChangeResult::InFlight, _) => format!("sending; {changed} unless this attempt is final"),
+        (ChangeResult::Unchanged, _) if change == Change::Release => "not held".to_owned(),
+        (ChangeResult::Unchanged, _) => format!("already {changed}"),
+        (
+            ChangeResult::AlreadyEnded,
+            DeliveryState::Unspecified
+            | DeliveryState::Queued
+            | DeliveryState::Sending
+            | DeliveryState::Deferred
+            | DeliveryState::Held,
+        ) => "final outcome since this command began; see the console".to_owned(),
+        (ChangeResult::AlreadyEnded, _) => format!("already {}", state_name(before)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_of_a_change_names_the_state() {
+        let check = |change, state: DeliveryState, result, expected: &str| {
+            let before = DeliveryView { state: state.into(), ..DeliveryView::default() };
+            assert_eq!(result_text(change, &before, result), expected);
+        };
+        check(Change::Hold, DeliveryState::Queued, ChangeResult::Done, "held");
+        check(Change::Hold, DeliveryState::Held, ChangeResult::Unchanged, "already held");
+        check(Change::Release, DeliveryState::Queued, ChangeResult::Unchanged, "not held");
+        check(Change::Cancel, DeliveryState::Delivered, ChangeResult::AlreadyEnded, "already delivered");
+        check(
+            Change::Cancel,
+            DeliveryState::Sending,
+            ChangeResult::InFlight,
+            "sending; cancelled unless this attempt is final",
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The policy file: what `postroad apply` reads.
 //!
-//! Everything is named; ids are given by the directory. What is left out keeps its default, what is not named is left alone.
+//! Items are referred to by name; the directory assigns their ids. A field that is left out has its default, and an item
+//! that the file does not name stays unchanged.
 
 mod changes;
 
@@ -20,15 +21,15 @@ pub struct Policy {
     pub sources: Vec<SourcePolicy>,
     /// Weighted sources.
     pub pools: Vec<PoolPolicy>,
-    /// Whose mail it is.
+    /// The owners of mail.
     pub tenants: Vec<TenantPolicy>,
-    /// How tenants prove who they are.
+    /// How clients authenticate as a tenant.
     pub credentials: Vec<CredentialPolicy>,
-    /// How fast mail goes out.
+    /// Concurrency and rates of lanes.
     pub limits: Vec<LimitsPolicy>,
-    /// Hosts that get the mail of some domains instead of their MX.
+    /// Hosts that get a domain's mail instead of its MX.
     pub routes: Vec<RoutePolicy>,
-    /// What is taken away.
+    /// Items to remove.
     pub remove: RemovePolicy,
 }
 
@@ -38,10 +39,10 @@ pub struct Policy {
 pub struct SourcePolicy {
     /// Its name.
     pub name: String,
-    /// The local address to send from; the system's choice when left out.
+    /// The local address to send from; chosen by the system when left out.
     #[serde(default, deserialize_with = "optional_parsed")]
     pub address: Option<IpAddr>,
-    /// The name for EHLO: what the address resolves to.
+    /// The EHLO name: the one that the address resolves to.
     #[serde(deserialize_with = "domain")]
     pub helo: Domain,
     /// Outbound nodes that may own it; any when left out.
@@ -65,7 +66,7 @@ pub struct PoolPolicy {
 pub struct MemberPolicy {
     /// The source's name.
     pub source: String,
-    /// Its share among the pool's sources; 0 for none.
+    /// Its share of the pool's mail, relative to the other sources; 0 for none.
     #[serde(default = "one")]
     pub weight: u32,
 }
@@ -76,10 +77,10 @@ pub struct MemberPolicy {
 pub struct TenantPolicy {
     /// Its name.
     pub name: String,
-    /// Domains it may send as; any when left out.
+    /// Sender domains it may use; any when left out.
     #[serde(default)]
     pub domains: Option<Vec<String>>,
-    /// The pool its mail goes out from.
+    /// The pool that its mail is sent from.
     pub pool: String,
     /// The largest message it may send.
     #[serde(default, deserialize_with = "optional_parsed")]
@@ -92,7 +93,7 @@ pub struct TenantPolicy {
 pub struct CredentialPolicy {
     /// Its name.
     pub name: String,
-    /// Whose it is.
+    /// The tenant's name.
     pub tenant: String,
     /// An API key; only its SHA-256 leaves this machine.
     #[serde(default)]
@@ -106,15 +107,15 @@ pub struct CredentialPolicy {
     /// The password; only a verifier (argon2id) leaves this machine.
     #[serde(default)]
     pub password: Option<String>,
-    /// A verifier in PHC form.
+    /// The password's verifier, as a PHC string.
     #[serde(default)]
     pub password_hash: Option<String>,
-    /// Where it may be used from; anywhere when left out. Without a key or a login the networks are the credential.
+    /// Client networks it is valid from; any when left out. Without a key or a login, the networks are the credential.
     #[serde(default, deserialize_with = "parsed_list")]
     pub networks: Vec<IpNet>,
 }
 
-/// Limits of some lanes.
+/// Limits of the lanes that match source and site.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsPolicy {
@@ -126,33 +127,33 @@ pub struct LimitsPolicy {
     /// Only for this site.
     #[serde(default)]
     pub site: Option<String>,
-    /// Connections at once.
+    /// Concurrent connections.
     #[serde(default)]
     pub connections_max: Option<u32>,
     /// Messages over one connection.
     #[serde(default)]
     pub messages_per_connection_max: Option<u32>,
-    /// Deliveries assigned and not reported.
+    /// Deliveries assigned to the outbound node and not reported yet.
     #[serde(default)]
     pub window: Option<u32>,
-    /// Such as `100/s`, `5000/h`, `10/30s`: all of them hold, in every interval of their length.
+    /// Such as `100/s`, `5000/h`, `10/30s`: each is kept in every interval of its length.
     #[serde(default, deserialize_with = "optional_rates")]
     pub rates: Option<Vec<RatePolicy>>,
 }
 
-/// A host that gets the mail of some domains.
+/// A host that gets a domain's mail.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoutePolicy {
-    /// A domain, or `*` for every domain without a route.
+    /// A domain, or `*` for every other domain.
     pub domain: String,
-    /// The host, a name or an address.
+    /// The host's name or address.
     pub host: String,
     /// The port there.
     pub port: u16,
 }
 
-/// Names of what is taken away.
+/// The names of items to remove.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RemovePolicy {
@@ -170,7 +171,7 @@ pub struct RemovePolicy {
     pub routes: Vec<String>,
 }
 
-/// So many messages in a window.
+/// A number of messages per interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RatePolicy {
     /// Messages.
@@ -183,7 +184,8 @@ impl FromStr for RatePolicy {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("`{text}` is no rate: expected such as `100/s`, `5000/h` or `10/30s`");
+        let expected =
+            || format!("`{text}` is not a valid rate: expected such as `100/s`, `5000/h` or `10/30s`");
         let (messages, per) = text.split_once('/').ok_or_else(expected)?;
         let messages = messages.trim().parse().map_err(|_| expected())?;
         let per = per.trim();
@@ -202,17 +204,17 @@ impl FromStr for RatePolicy {
 }
 
 impl Policy {
-    /// Reads a policy file.
+    /// Parses a policy file.
     ///
     /// # Errors
-    /// It is not YAML, or says something a policy does not have.
+    /// The text is not YAML, or has an unknown field or an invalid value.
     pub fn parse(text: &str) -> Result<Self, serde_yaml_ng::Error> {
         serde_yaml_ng::from_str(text)
     }
 }
 
 impl SourcePolicy {
-    /// Returns the nodes that may own it.
+    /// Returns the outbound nodes that may own the source.
     #[must_use]
     pub fn owners(&self) -> Vec<NodeId> {
         self.nodes.iter().copied().map(NodeId).collect()
@@ -220,10 +222,10 @@ impl SourcePolicy {
 }
 
 impl TenantPolicy {
-    /// Returns the domains it may send as; `None` for any.
+    /// Returns the sender domains that the tenant may use; `None` for any.
     ///
     /// # Errors
-    /// One of them is no domain.
+    /// One of them is not a valid domain.
     pub fn sender_domains(&self) -> Result<Option<BTreeSet<Domain>>, String> {
         let parse = |name: &String| Domain::parse(name).map_err(|error| format!("`{name}`: {error}"));
         self.domains.as_ref().map(|domains| domains.iter().map(parse).collect()).transpose()
@@ -265,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_read() {
+    fn rates_are_parsed() {
         let check = |text: &str, messages, seconds| {
             let expected = RatePolicy { messages, per: Duration::from_secs(seconds) };
             assert_eq!(text.parse(), Ok(expected), "{text}");
@@ -281,12 +283,12 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_says_where_it_is_wrong() {
+    fn errors_name_the_line_and_the_value() {
         let policy = Policy::parse("routes:\n  - {domain: '*', host: mx.example, port: 25}\n").unwrap();
         assert_eq!(policy.routes[0].host, "mx.example");
         let error = Policy::parse("tenants:\n  - {name: a, pol: b}\n").unwrap_err().to_string();
         assert!(error.contains("unknown field `pol`") && error.contains("line 2"), "{error}");
         let error = Policy::parse("limits:\n  - {name: a, rates: [fast]}\n").unwrap_err().to_string();
-        assert!(error.contains("`fast` is no rate"), "{error}");
+        assert!(error.contains("`fast` is not a valid rate"), "{error}");
     }
 }

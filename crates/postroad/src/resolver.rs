@@ -1,10 +1,10 @@
-//! The resolver a configuration or a flag names.
+//! The DNS resolver that a configuration or a flag sets.
 
 use std::net::SocketAddr;
 
 use postroad_dns::Resolver;
 
-/// Returns the resolver at an address, or the system's own.
+/// Returns the resolver at an address, or the system's.
 ///
 /// # Errors
 /// The system's configuration cannot be read.

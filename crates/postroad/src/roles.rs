@@ -1,4 +1,4 @@
-//! A role as a process: its configuration is read as a whole, then everything opens, then it runs until it is asked to stop.
+//! A role as a process: reads its whole configuration, opens its ports and files, and runs until SIGINT or SIGTERM.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -16,21 +16,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::RoleName,
+    components::Components,
     config::{ConfigError, Loader, Section},
     resolver::resolver,
     sections::{
         ClusterSection, DnsSection, GuardSection, HttpSection, MetricsSection, NodeSection, TlsSection,
     },
     signal,
-    stages::Stages,
 };
 
 const NAV: postroad_control::Nav = &[("Overview", "/"), ("Messages", "/messages")];
 
-/// How often certificates are looked at again.
+/// How often certificate files are checked for changes.
 const RELOAD_EVERY: Duration = Duration::from_secs(60);
 
-/// What every role's file has.
+/// The sections of every role's file.
 struct Common {
     node: NodeSection,
     cluster: ClusterSection,
@@ -130,7 +130,7 @@ fn table_of(role: RoleName, config: &Path) -> Result<toml::Table, ConfigError> {
     })
 }
 
-/// Reports everything that is wrong with a role's file.
+/// Checks a role's file; the error lists everything that is wrong with it.
 ///
 /// # Errors
 /// See [`ConfigError`].
@@ -139,7 +139,7 @@ pub fn check(role: RoleName, config: &Path) -> anyhow::Result<String> {
     Ok(format!("{}: good\n", config.display()))
 }
 
-/// Returns what a role's file and the environment come to.
+/// Returns the settings in effect: the role's file, the environment and defaults.
 ///
 /// # Errors
 /// See [`ConfigError`].
@@ -147,23 +147,23 @@ pub fn print(role: RoleName, config: &Path) -> anyhow::Result<String> {
     Ok(toml::to_string_pretty(&table_of(role, config)?)?)
 }
 
-/// Runs `cluster form`: makes the data directory of a queue node of a new cluster.
+/// Runs `cluster form`: creates the data directory of a queue node of a new cluster.
 ///
 /// # Errors
-/// The configuration is wrong, or the directory is in use or holds a log.
+/// The configuration is invalid, or the directory is in use or holds a log.
 pub fn form(config: &Path) -> anyhow::Result<String> {
     let disk = format_data(config, Origin::Form)?;
-    Ok(format!("disk {disk} is of a new cluster, which begins once every queue node has been started\n"))
+    Ok(format!("formatted disk {disk} for a new cluster, which forms when all queue nodes are started\n"))
 }
 
-/// Runs `cluster rejoin`: makes the data directory of a queue node whose disk was lost.
+/// Runs `cluster rejoin`: creates the data directory of a queue node whose disk was lost.
 ///
 /// # Errors
-/// The same, and the node is the only one.
+/// As for [`form`]; and the node is the cluster's only queue node.
 pub fn rejoin(config: &Path) -> anyhow::Result<String> {
     let disk = format_data(config, Origin::Rejoin)?;
     Ok(format!(
-        "disk {disk} is empty; once the node is started the others take it in, and send it everything\n"
+        "formatted disk {disk}, empty; when the node is started it joins as a learner and gets everything from the others\n"
     ))
 }
 
@@ -172,7 +172,7 @@ fn format_data(config: &Path, origin: Origin) -> anyhow::Result<DiskId> {
     let is_alone = common.cluster.queue.len() == 1;
     anyhow::ensure!(
         !is_alone || origin == Origin::Form,
-        "there is no other queue node that has what was lost"
+        "cannot rejoin: the cluster has no other queue node to get the data from"
     );
     let fs = RealFs::new(&common.node.data);
     let identity = Identity { cluster: common.cluster.cluster(), node: common.node.node() };
@@ -181,13 +181,13 @@ fn format_data(config: &Path, origin: Origin) -> anyhow::Result<DiskId> {
     Ok(formatted.with_context(|| format!("`{}`", common.node.data.display()))?.id)
 }
 
-/// What a role's process needs around the role.
+/// What a role's process runs besides the role.
 struct Process {
     shutdown: CancellationToken,
     telemetry: postroad_telemetry::Telemetry,
     transport: Transport,
     health: Health,
-    stages: Stages,
+    components: Components,
 }
 
 impl Process {
@@ -196,32 +196,32 @@ impl Process {
         let telemetry = postroad_telemetry::init(&common.telemetry, service_name(role))?;
         let tls = common.cluster.node_tls()?;
         check_identity(&tls, common, role)?;
-        let (health, mut stages) = (Health::new(), Stages::default());
+        let (health, mut components) = (Health::new(), Components::default());
         let metrics = TcpListener::bind(common.metrics.listen).await;
-        let metrics =
-            metrics.with_context(|| format!("`{}` cannot be listened at", common.metrics.listen))?;
+        let metrics = metrics
+            .with_context(|| format!("cannot listen on {} (`metrics.listen`)", common.metrics.listen))?;
         let ready = health.clone();
-        stages.spawn("metrics", |shutdown| serve_metrics(metrics, ready, shutdown));
+        components.spawn("metrics", |shutdown| serve_metrics(metrics, ready, shutdown));
         let reloaded = tls.clone();
-        stages.spawn("certificates", |shutdown| async move {
+        components.spawn("certificates", |shutdown| async move {
             reload(shutdown, || reloaded.reload()).await;
         });
-        Ok(Self { shutdown, telemetry, transport: Transport::Mutual(tls), health, stages })
+        Ok(Self { shutdown, telemetry, transport: Transport::Mutual(tls), health, components })
     }
 
-    /// Runs until the process is asked to stop, or a part of it stops by itself.
+    /// Runs until the process is asked to stop, or a component stops by itself.
     async fn run(mut self, name: &'static str) -> anyhow::Result<()> {
         tracing::info!(role = name, version = env!("CARGO_PKG_VERSION"), "started");
         let failed = tokio::select! {
             () = self.shutdown.cancelled() => None,
-            part = self.stages.first_to_end() => Some(part),
+            component = self.components.first_to_end() => Some(component),
         };
-        self.stages.stop().await;
+        self.components.stop().await;
         tracing::info!(role = name, "stopped");
         self.telemetry.shutdown().await;
         match failed {
             None => Ok(()),
-            Some(part) => anyhow::bail!("`{part}` has stopped by itself"),
+            Some(component) => anyhow::bail!("component `{component}` stopped by itself; the log says why"),
         }
     }
 }
@@ -235,7 +235,7 @@ fn service_name(role: RoleName) -> &'static str {
     }
 }
 
-/// A certificate of another node or cluster would only be refused by everybody else.
+/// Refuses a certificate of another node or cluster, which every other node would refuse.
 fn check_identity(tls: &NodeTls, common: &Common, role: RoleName) -> anyhow::Result<()> {
     let identity = tls.identity();
     let matches = identity.cluster == common.cluster.cluster()
@@ -243,24 +243,24 @@ fn check_identity(tls: &NodeTls, common: &Common, role: RoleName) -> anyhow::Res
         && identity.role.name() == role.as_str();
     anyhow::ensure!(
         matches,
-        "`cluster.certificate` is that of `{identity}`, which `node` and `cluster.id` do not name"
+        "`cluster.certificate` is for `{identity}`, which does not match `node.id`, `cluster.id` and the role"
     );
     Ok(())
 }
 
 pub(crate) async fn serve_metrics(listener: TcpListener, health: Health, shutdown: CancellationToken) {
     if let Err(error) = postroad_telemetry::serve(listener, health, shutdown).await {
-        tracing::error!(%error, "metrics are not served any more");
+        tracing::error!(%error, "the metrics listener failed");
     }
 }
 
-/// Looks at certificates again now and then; one that cannot be used leaves the old one in place.
+/// Reloads changed certificates; when that fails, the old ones stay in use.
 async fn reload<E: std::fmt::Display>(shutdown: CancellationToken, load: impl Fn() -> Result<bool, E>) {
     while shutdown.run_until_cancelled(tokio::time::sleep(RELOAD_EVERY)).await.is_some() {
         match load() {
-            Ok(true) => tracing::info!("certificates were loaded again"),
+            Ok(true) => tracing::info!("certificates reloaded"),
             Ok(false) => {}
-            Err(error) => tracing::error!(%error, "certificates cannot be loaded again"),
+            Err(error) => tracing::error!(%error, "cannot reload certificates; the old ones stay in use"),
         }
     }
 }
@@ -268,7 +268,7 @@ async fn reload<E: std::fmt::Display>(shutdown: CancellationToken, load: impl Fn
 /// Runs `postroad queue`.
 ///
 /// # Errors
-/// The configuration is wrong, or the role does not start or stops by itself.
+/// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn queue(config: &Path) -> anyhow::Result<()> {
     let (QueueFile { common, mut queue }, _) = QueueFile::read(Loader::read(config)?)?;
     let mut process = Process::start(&common, RoleName::Queue).await?;
@@ -281,20 +281,20 @@ pub async fn queue(config: &Path) -> anyhow::Result<()> {
         health: process.health.clone(),
     };
     let role = Queue::start(queue, deps).await?;
-    process.stages.spawn("queue", |shutdown| role.run(shutdown));
+    process.components.spawn("queue", |shutdown| role.run(shutdown));
     process.run("queue").await
 }
 
 /// Runs `postroad ingress`.
 ///
 /// # Errors
-/// The configuration is wrong, or the role does not start or stops by itself.
+/// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn ingress(config: &Path) -> anyhow::Result<()> {
     let (IngressFile { common, tls, dns, ingress }, _) = IngressFile::read(Loader::read(config)?)?;
     let mut process = Process::start(&common, RoleName::Ingress).await?;
     let tls = tls.server_tls(&ingress.hostname)?;
     if let Some(tls) = tls.clone() {
-        process.stages.spawn("listener-certificates", |shutdown| async move {
+        process.components.spawn("listener-certificates", |shutdown| async move {
             reload(shutdown, || tls.reload()).await;
         });
     }
@@ -307,14 +307,14 @@ pub async fn ingress(config: &Path) -> anyhow::Result<()> {
         health: process.health.clone(),
     };
     let role = Ingress::start(ingress, deps).await?;
-    process.stages.spawn("ingress", |shutdown| role.run(shutdown));
+    process.components.spawn("ingress", |shutdown| role.run(shutdown));
     process.run("ingress").await
 }
 
 /// Runs `postroad outbound`.
 ///
 /// # Errors
-/// The configuration is wrong, or the role does not start or stops by itself.
+/// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn outbound(config: &Path) -> anyhow::Result<()> {
     let (OutboundFile { common, dns, guard, mut outbound }, _) = OutboundFile::read(Loader::read(config)?)?;
     let mut process = Process::start(&common, RoleName::Outbound).await?;
@@ -328,19 +328,19 @@ pub async fn outbound(config: &Path) -> anyhow::Result<()> {
         health: process.health.clone(),
     };
     let role = Outbound::start(outbound, deps)?;
-    process.stages.spawn("outbound", |shutdown| role.run(shutdown));
+    process.components.spawn("outbound", |shutdown| role.run(shutdown));
     process.run("outbound").await
 }
 
 /// Runs `postroad control`.
 ///
 /// # Errors
-/// The configuration is wrong, or the role does not start or stops by itself.
+/// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn control(config: &Path) -> anyhow::Result<()> {
     let (ControlFile { common, http, mut control }, _) = ControlFile::read(Loader::read(config)?)?;
     let mut process = Process::start(&common, RoleName::Control).await?;
     let listener = TcpListener::bind(http.listen).await;
-    let listener = listener.with_context(|| format!("`{}` cannot be listened at", http.listen))?;
+    let listener = listener.with_context(|| format!("cannot listen on {} (`http.listen`)", http.listen))?;
     let deps = ControlDeps {
         endpoints: common.cluster.endpoints(&process.transport),
         health: process.health.clone(),
@@ -352,8 +352,8 @@ pub async fn control(config: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(&common.node.data)?;
     let role = Control::start(control, deps).await?;
     let pages = role.router();
-    process.stages.spawn("control", |shutdown| role.run(shutdown));
-    process.stages.spawn("http", |shutdown| serve_pages(listener, pages, shutdown));
+    process.components.spawn("control", |shutdown| role.run(shutdown));
+    process.components.spawn("http", |shutdown| serve_pages(listener, pages, shutdown));
     process.run("control").await
 }
 
@@ -361,7 +361,7 @@ pub async fn control(config: &Path) -> anyhow::Result<()> {
 pub(crate) async fn serve_pages(listener: TcpListener, pages: axum::Router, shutdown: CancellationToken) {
     let stop = shutdown.clone().cancelled_owned();
     let serve = axum::serve(listener, pages).with_graceful_shutdown(stop);
-    // A browser that keeps a connection open must not keep the process.
+    // A browser that keeps a connection open must not delay the shutdown.
     let served = async move {
         tokio::select! {
             result = serve => result,
@@ -372,7 +372,7 @@ pub(crate) async fn serve_pages(listener: TcpListener, pages: axum::Router, shut
         }
     };
     if let Err(error) = served.await {
-        tracing::error!(%error, "pages are not served any more");
+        tracing::error!(%error, "the HTTP listener failed");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Routes as they are written on the command line and in policies.
+//! Routes on the command line and in policy files.
 
 use std::str::FromStr;
 
@@ -6,25 +6,25 @@ use postroad_core::Domain;
 
 use crate::policy::RoutePolicy;
 
-/// `DOMAIN=HOST:PORT`, where `*` stands for every domain.
+/// `DOMAIN=HOST:PORT`, where `*` means every domain without a route of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteArgument {
     /// `None` for every domain without a route of its own.
     pub domain: Option<Domain>,
-    /// Where its mail goes.
+    /// The host that gets its mail.
     pub host: String,
     /// The port there.
     pub port: u16,
 }
 
 impl RouteArgument {
-    /// Makes a route for every domain that has none of its own.
+    /// Returns a route for every domain without a route of its own.
     #[must_use]
     pub fn any(host: &str, port: u16) -> Self {
         Self { domain: None, host: host.to_owned(), port }
     }
 
-    /// Returns the route as a policy file has it.
+    /// Returns the route as an item of a policy file.
     #[must_use]
     pub fn to_policy(&self) -> RoutePolicy {
         let domain = self.domain.as_ref().map_or("*", Domain::as_str).to_owned();
@@ -36,14 +36,14 @@ impl FromStr for RouteArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || "expected DOMAIN=HOST:PORT, with `*` for every domain".to_owned();
+        let expected = || "expected DOMAIN=HOST:PORT, with `*` for every other domain".to_owned();
         let (domain, target) = text.split_once('=').ok_or_else(expected)?;
         let domain = match domain {
             "*" => None,
             name => Some(Domain::parse(name).map_err(|error| error.to_string())?),
         };
         let (host, port) = target.rsplit_once(':').ok_or_else(expected)?;
-        // An IPv6 address stands in brackets, so that its port can be told.
+        // An IPv6 address is in brackets, to separate it from the port.
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(expected)?;
         if host.is_empty() {
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_are_read() {
+    fn routes_are_parsed() {
         let check = |text: &str, domain: Option<&str>, host: &str, port: u16| {
             let route: RouteArgument = text.parse().unwrap();
             assert_eq!(

@@ -1,4 +1,4 @@
-//! Signals that ask the process to end.
+//! SIGINT and SIGTERM.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -6,12 +6,12 @@ use tokio_util::sync::CancellationToken;
 /// Returns a token that is cancelled by SIGINT or SIGTERM; a second one ends the process at once.
 ///
 /// # Errors
-/// The system gives no signals to us.
+/// A signal handler cannot be installed.
 pub(crate) fn shutdown() -> std::io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let token = CancellationToken::new();
-    let asked = token.clone();
+    let shutdown = token.clone();
     tokio::spawn(async move {
         for last in [false, true] {
             tokio::select! {
@@ -19,10 +19,10 @@ pub(crate) fn shutdown() -> std::io::Result<CancellationToken> {
                 _ = terminate.recv() => {}
             }
             if last {
-                tracing::warn!("asked twice: leaving at once");
+                tracing::warn!("second signal: exiting without a clean shutdown");
                 std::process::exit(130);
             }
-            asked.cancel();
+            shutdown.cancel();
         }
     });
     Ok(token)

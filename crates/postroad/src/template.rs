@@ -1,10 +1,10 @@
-//! The configuration files that `postroad cluster` writes: what a node needs to start, with the rest at its defaults.
+//! The configuration files that `postroad cluster` writes: only settings without a usable default.
 
 use std::{net::SocketAddr, path::Path};
 
 use crate::{cli::RoleName, cluster::ClusterFile};
 
-/// Returns the configuration of an operator's machine.
+/// Returns the configuration for `postroad apply` and `postroad message`.
 #[must_use]
 pub(crate) fn operator(cluster: &ClusterFile, dir: &Path) -> String {
     format!("# For `postroad apply` and `postroad message`.\n\n{}", cluster_section(cluster, dir, "operator"))
@@ -13,17 +13,17 @@ pub(crate) fn operator(cluster: &ClusterFile, dir: &Path) -> String {
 /// What differs from node to node.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeTemplate<'a> {
-    /// What the node is.
+    /// The node's role.
     pub(crate) role: RoleName,
     /// Its id.
     pub(crate) node: u64,
-    /// Where it keeps its data.
+    /// Its data directory.
     pub(crate) data: &'a Path,
-    /// Where its certificate is.
+    /// The directory with its certificate.
     pub(crate) out: &'a Path,
-    /// Where it serves metrics.
+    /// The address of its metrics listener.
     pub(crate) metrics: SocketAddr,
-    /// The sections of the role itself; what the role needs when left out.
+    /// The role's own sections; `None` for those that a new node needs.
     pub(crate) own: Option<String>,
 }
 
@@ -56,7 +56,7 @@ fn role_sections(cluster: &ClusterFile, role: RoleName, node: u64) -> String {
 }
 
 const INGRESS: &str = r#"[tls]
-# The certificate of the listeners below; without one, one is made at every start.
+# With `true`, a certificate for the listeners below is generated at every start.
 self_signed = true
 
 [ingress]

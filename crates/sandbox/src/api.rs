@@ -1,4 +1,4 @@
-//! The API under `/sandbox/v1`: for tests that want to know what was sent. Errors are problems of RFC 9457.
+//! The API under `/sandbox/v1`: for tests that check what was sent. Errors are problems of RFC 9457.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use postroad_look as look;
-use postroad_mail::{Mailbox, Shown};
+use postroad_mail::{Mailbox, ParsedMessage};
+use postroad_web as web;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -41,14 +41,14 @@ struct ListQuery {
 struct List {
     /// The newest first.
     messages: Vec<Item>,
-    /// How many are kept altogether.
+    /// How many messages the sandbox keeps, listed or not.
     kept: usize,
 }
 
 #[derive(Debug, Serialize)]
 struct Item {
     id: u64,
-    /// The id that Postroad gave the message, where it passed through it.
+    /// Postroad's id of the message; `null` for mail that another server delivered.
     message_id: Option<String>,
     /// The envelope's reverse path, empty for bounces.
     from: String,
@@ -141,8 +141,8 @@ async fn one(
     id: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<Parsed>, Problem> {
     let capture = find(&store, id)?;
-    match postroad_mail::show(&capture.content) {
-        Ok(shown) => Ok(Json(Parsed::new(&capture, shown))),
+    match postroad_mail::parse(&capture.content) {
+        Ok(parsed) => Ok(Json(Parsed::new(&capture, parsed))),
         Err(error) => Err(Problem { status: StatusCode::UNPROCESSABLE_ENTITY, detail: error.to_string() }),
     }
 }
@@ -152,14 +152,15 @@ async fn raw(
     id: Result<Path<u64>, PathRejection>,
 ) -> Result<Response, Problem> {
     let capture = find(&store, id)?;
-    let named = format!("attachment; filename=\"{}.eml\"", capture.id);
-    let headers = [(header::CONTENT_TYPE, "message/rfc822".to_owned()), (header::CONTENT_DISPOSITION, named)];
-    Ok((look::protection(), headers, capture.content.clone()).into_response())
+    let disposition = format!("attachment; filename=\"{}.eml\"", capture.id);
+    let headers =
+        [(header::CONTENT_TYPE, "message/rfc822".to_owned()), (header::CONTENT_DISPOSITION, disposition)];
+    Ok((web::security_headers(), headers, capture.content.clone()).into_response())
 }
 
 fn find(store: &Store, id: Result<Path<u64>, PathRejection>) -> Result<Arc<Capture>, Problem> {
     let found = id.ok().and_then(|Path(id)| store.find(id));
-    let detail = || "no such message is kept".to_owned();
+    let detail = || "this message is not in the sandbox".to_owned();
     found.ok_or_else(|| Problem { status: StatusCode::NOT_FOUND, detail: detail() })
 }
 
@@ -178,25 +179,25 @@ impl From<&Capture> for Item {
 }
 
 impl Parsed {
-    fn new(capture: &Capture, shown: Shown) -> Self {
+    fn new(capture: &Capture, parsed: ParsedMessage) -> Self {
         let people = |mailboxes: Vec<Mailbox>| {
             mailboxes.into_iter().map(|Mailbox { name, address }| Person { name, address }).collect()
         };
-        let attachments = shown.attachments.into_iter().map(|attachment| AttachmentItem {
+        let attachments = parsed.attachments.into_iter().map(|attachment| AttachmentItem {
             name: attachment.name,
             media_type: attachment.media_type,
             size: attachment.bytes,
         });
         Self {
             item: capture.into(),
-            header_from: people(shown.from),
-            header_to: people(shown.to),
-            header_cc: people(shown.cc),
-            date: shown.date.map(|date| date.to_string()),
-            text: shown.text,
-            html: shown.html,
+            header_from: people(parsed.from),
+            header_to: people(parsed.to),
+            header_cc: people(parsed.cc),
+            date: parsed.date.map(|date| date.to_string()),
+            text: parsed.text,
+            html: parsed.html,
             attachments: attachments.collect(),
-            headers: shown.headers.into_iter().map(|(name, value)| Field { name, value }).collect(),
+            headers: parsed.headers.into_iter().map(|(name, value)| Field { name, value }).collect(),
         }
     }
 }

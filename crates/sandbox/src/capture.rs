@@ -1,4 +1,4 @@
-//! One captured message: kept as it came, looked into only when somebody asks.
+//! One captured message, byte for byte; its header is parsed when it is first listed.
 
 use std::sync::OnceLock;
 
@@ -15,12 +15,12 @@ pub(crate) struct Capture {
     pub(crate) sender: Option<Address>,
     pub(crate) recipients: Vec<Address>,
     pub(crate) content: Bytes,
-    seen: OnceLock<Seen>,
+    header: OnceLock<Header>,
 }
 
-/// What lists show, read from the header the first time.
+/// What lists show of the header.
 #[derive(Debug)]
-struct Seen {
+struct Header {
     subject: Box<str>,
     message: Option<MessageId>,
 }
@@ -33,30 +33,30 @@ impl Capture {
         recipients: Vec<Address>,
         content: Bytes,
     ) -> Self {
-        Self { id, received_at, sender, recipients, content, seen: OnceLock::new() }
+        Self { id, received_at, sender, recipients, content, header: OnceLock::new() }
     }
 
     /// Returns the subject, decoded.
     pub(crate) fn subject(&self) -> &str {
-        &self.seen().subject
+        &self.header().subject
     }
 
-    /// Returns the id under which Postroad delivered the message: it stands in the topmost `Received` field.
+    /// Returns Postroad's id of the message, from the topmost `Received` field.
     pub(crate) fn message(&self) -> Option<MessageId> {
-        self.seen().message
+        self.header().message
     }
 
-    /// Returns what the capture counts for against the bound: small messages are not free.
+    /// Returns what the capture counts against the bound in bytes, with an overhead for each message and recipient.
     pub(crate) fn bytes(&self) -> u64 {
         const OVERHEAD: usize = 256;
         const PER_RECIPIENT: usize = 64;
         (self.content.len() + OVERHEAD + PER_RECIPIENT * self.recipients.len()) as u64
     }
 
-    fn seen(&self) -> &Seen {
-        self.seen.get_or_init(|| {
+    fn header(&self) -> &Header {
+        self.header.get_or_init(|| {
             let summary = headers::summarise(&self.content);
-            Seen {
+            Header {
                 subject: postroad_mail::decode_text(summary.subject).into(),
                 message: message_id(&self.content[..summary.len]),
             }
@@ -64,7 +64,7 @@ impl Capture {
     }
 }
 
-/// Reads the id behind `id` in the first `Received` field of a header.
+/// Reads the id after the word `id` in the first `Received` field of a header.
 fn message_id(header: &[u8]) -> Option<MessageId> {
     let mut lines = header.split(|byte| *byte == b'\n');
     let is_received = |line: &[u8]| line.get(..9).is_some_and(|name| name.eq_ignore_ascii_case(b"Received:"));
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_is_named_in_its_topmost_received_field() {
+    fn the_message_id_is_read_from_the_topmost_received_field() {
         let check = |header: &str, named: bool| {
             let found = capture(&format!("{header}Subject: s\r\n\r\nReceived: id {ID};")).message();
             assert_eq!(found.map(|id| id.to_string()), named.then(|| ID.to_owned()), "{header}");
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn subjects_are_decoded_once_asked() {
+    fn subjects_are_decoded() {
         assert_eq!(capture("Subject: =?utf-8?q?=C3=BC?=\r\n x\r\n\r\nb").subject(), "ü x");
         assert_eq!(capture("no header").subject(), "");
     }

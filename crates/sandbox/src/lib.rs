@@ -1,7 +1,7 @@
 //! Captures mail as an SMTP receiver instead of delivering it, and shows it.
 //!
-//! Outbound nodes are routed here like to any receiver, so that what is captured went the whole way.
-//! Captures live in memory, the newest of them, and nowhere else; they are parsed only when somebody looks.
+//! Outbound nodes deliver here by a route, as to any receiver, so a captured message has passed through every role.
+//! The newest captures are kept in memory only, and parsed when they are shown.
 
 mod api;
 mod capture;
@@ -15,5 +15,5 @@ mod store;
 
 pub use config::SandboxConfig;
 pub use error::StartError;
-pub use postroad_look::Nav;
+pub use postroad_web::Nav;
 pub use service::{Sandbox, SandboxDeps};

@@ -10,8 +10,8 @@ use axum::{
     routing::{get, post},
 };
 use maud::{Markup, html};
-use postroad_look::{self as look, Nav};
-use postroad_mail::{Mailbox, Shown};
+use postroad_mail::{Mailbox, ParsedMessage};
+use postroad_web::{self as web, Nav};
 use serde::Deserialize;
 
 use crate::{
@@ -21,11 +21,11 @@ use crate::{
 
 const LISTED_MAX: usize = 200;
 const RELATED_MAX: usize = 50;
-/// Recipients of one envelope that a list names.
+/// Recipients of one envelope that a list shows.
 const NAMED_MAX: usize = 3;
 /// Bytes of a message that the raw view shows; all of it can be downloaded.
 const RAW_BYTES_MAX: usize = 1 << 20;
-const PLACE: &str = "/sandbox";
+const PATH: &str = "/sandbox";
 
 #[derive(Clone)]
 struct Pages {
@@ -57,7 +57,7 @@ async fn list(State(pages): State<Pages>, query: Result<Query<ListQuery>, QueryR
         div.split {
             div {
                 h1 { "Sandbox" }
-                p.soft { (kept) " captured " (if kept == 1 { "message" } else { "messages" }) ", " (look::size(bytes)) }
+                p.soft { (kept) " captured " (if kept == 1 { "message" } else { "messages" }) ", " (web::size(bytes)) }
             }
             form method="post" action="/sandbox/clear" { button { "Delete all" } }
         }
@@ -67,13 +67,13 @@ async fn list(State(pages): State<Pages>, query: Result<Query<ListQuery>, QueryR
             button { "Filter" }
         }
         @if captures.is_empty() {
-            p.soft { (if filter.is_empty() { "Nothing has been captured yet." } else { "Nothing matches." }) }
+            p.soft { (if filter.is_empty() { "No message has been captured yet." } else { "No message matches." }) }
         } @else {
             (table(&captures))
         }
         @if captures.len() == LISTED_MAX { p.soft { "Only the newest " (LISTED_MAX) " are listed." } }
     };
-    look::page(pages.nav, PLACE, "Sandbox", &body)
+    web::page(pages.nav, PATH, "Sandbox", &body)
 }
 
 fn table(captures: &[Arc<Capture>]) -> Markup {
@@ -83,11 +83,11 @@ fn table(captures: &[Arc<Capture>]) -> Markup {
             tbody {
                 @for capture in captures {
                     tr {
-                        td.time { (look::time(capture.received_at)) }
+                        td.time { (web::time(capture.received_at)) }
                         td.address { (recipients(capture)) }
                         td { a href={ "/sandbox/" (capture.id) } { (subject(capture.subject())) } }
                         td.address { (sender(capture)) }
-                        td.number { (look::size(capture.content.len() as u64)) }
+                        td.number { (web::size(capture.content.len() as u64)) }
                     }
                 }
             }
@@ -117,11 +117,11 @@ fn subject(text: &str) -> &str {
 }
 
 async fn clear(State(pages): State<Pages>, headers: HeaderMap) -> Response {
-    if !look::is_same_origin(&headers) {
-        return look::error_page(pages.nav, StatusCode::FORBIDDEN, "The form was sent by another site.");
+    if !web::is_same_origin(&headers) {
+        return web::error_page(pages.nav, StatusCode::FORBIDDEN, "The form was sent by another site.");
     }
     pages.store.clear();
-    Redirect::to(PLACE).into_response()
+    Redirect::to(PATH).into_response()
 }
 
 /// The views of one message.
@@ -145,46 +145,50 @@ async fn one(
     query: Result<Query<OneQuery>, QueryRejection>,
 ) -> Response {
     let Some(capture) = id.ok().and_then(|Path(id)| pages.store.find(id)) else {
-        return look::error_page(pages.nav, StatusCode::NOT_FOUND, "No such message is kept any more.");
+        return web::error_page(
+            pages.nav,
+            StatusCode::NOT_FOUND,
+            "This message is not in the sandbox: it was deleted, or dropped for newer ones.",
+        );
     };
     let Query(query) = query.unwrap_or_default();
-    let body = match postroad_mail::show(&capture.content) {
-        Ok(shown) => {
-            let first = if shown.html.is_some() { View::Html } else { View::Text };
+    let body = match postroad_mail::parse(&capture.content) {
+        Ok(parsed) => {
+            let first = if parsed.html.is_some() { View::Html } else { View::Text };
             let view = query.view.unwrap_or(first);
             html! {
-                (card(&pages, &capture, Some(&shown)))
-                (tabs(capture.id, view, &shown))
-                (content(&capture, view, &shown))
+                (card(&pages, &capture, Some(&parsed)))
+                (tabs(capture.id, view, &parsed))
+                (content(&capture, view, &parsed))
             }
         }
         Err(error) => html! {
             (card(&pages, &capture, None))
-            p.bad { "It is shown only as it came: " (error) "." }
+            p.bad { "Only the raw message is shown: " (error) "." }
             (raw(&capture))
         },
     };
-    look::page(pages.nav, PLACE, subject(capture.subject()), &body)
+    web::page(pages.nav, PATH, subject(capture.subject()), &body)
 }
 
-/// Who sent it to whom, and what belongs to it.
-fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
+/// Sender, recipients, attachments, and other captures of the same message.
+fn card(pages: &Pages, capture: &Capture, parsed: Option<&ParsedMessage>) -> Markup {
     let message = capture.message();
     let related = message.map(|id| pages.store.of_message(id, RELATED_MAX)).unwrap_or_default();
-    // Without a console in this process there is no timeline to lead to.
+    // Without a console in this process there is no timeline to link to.
     let console = pages.nav.iter().any(|(_, path)| *path == "/messages");
     html! {
         h1 { (subject(capture.subject())) }
         dl {
-            @if let Some(shown) = shown {
-                @for (label, mailboxes) in [("From", &shown.from), ("To", &shown.to), ("Cc", &shown.cc)] {
+            @if let Some(parsed) = parsed {
+                @for (label, mailboxes) in [("From", &parsed.from), ("To", &parsed.to), ("Cc", &parsed.cc)] {
                     @if !mailboxes.is_empty() { dt { (label) } dd { (people(mailboxes)) } }
                 }
             }
             dt { "Envelope" }
             dd { (sender(capture)) span.soft { " → " } (joined(capture)) }
             dt { "Received" }
-            dd { (look::time(capture.received_at)) span.soft { " UTC, " (look::size(capture.content.len() as u64)) } }
+            dd { (web::time(capture.received_at)) span.soft { " UTC, " (web::size(capture.content.len() as u64)) } }
             @if let Some(message) = message {
                 dt { "Message" }
                 dd {
@@ -196,13 +200,13 @@ fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
                     }
                 }
             }
-            @if let Some(shown) = shown.filter(|shown| !shown.attachments.is_empty()) {
+            @if let Some(parsed) = parsed.filter(|parsed| !parsed.attachments.is_empty()) {
                 dt { "Attachments" }
                 dd {
-                    @for attachment in &shown.attachments {
+                    @for attachment in &parsed.attachments {
                         div {
                             (if attachment.name.is_empty() { "(no name)" } else { &attachment.name })
-                            span.soft { " " (attachment.media_type) ", " (look::size(attachment.bytes as u64)) }
+                            span.soft { " " (attachment.media_type) ", " (web::size(attachment.bytes as u64)) }
                         }
                     }
                 }
@@ -219,7 +223,7 @@ fn card(pages: &Pages, capture: &Capture, shown: Option<&Shown>) -> Markup {
     }
 }
 
-/// All recipients of an envelope, the first of them by name.
+/// The recipients of an envelope as text, the first ones by address and the rest as a number.
 fn joined(capture: &Capture) -> String {
     const NAMED_MAX: usize = 20;
     let named: Vec<_> = capture.recipients.iter().take(NAMED_MAX).map(ToString::to_string).collect();
@@ -232,8 +236,8 @@ fn joined(capture: &Capture) -> String {
 fn people(mailboxes: &[Mailbox]) -> Markup {
     const NAMED_MAX: usize = 50;
     html! {
-        @for (place, mailbox) in mailboxes.iter().take(NAMED_MAX).enumerate() {
-            @if place > 0 { ", " }
+        @for (position, mailbox) in mailboxes.iter().take(NAMED_MAX).enumerate() {
+            @if position > 0 { ", " }
             @if mailbox.name.is_empty() { (mailbox.address) } @else {
                 (mailbox.name) span.soft { " <" (mailbox.address) ">" }
             }
@@ -242,10 +246,10 @@ fn people(mailboxes: &[Mailbox]) -> Markup {
     }
 }
 
-fn tabs(id: u64, view: View, shown: &Shown) -> Markup {
+fn tabs(id: u64, view: View, parsed: &ParsedMessage) -> Markup {
     let tabs = [
-        (View::Html, "html", "HTML", shown.html.is_some()),
-        (View::Text, "text", "Text", shown.text.is_some()),
+        (View::Html, "html", "HTML", parsed.html.is_some()),
+        (View::Text, "text", "Text", parsed.text.is_some()),
         (View::Headers, "headers", "Headers", true),
         (View::Raw, "raw", "Raw", true),
     ];
@@ -258,21 +262,21 @@ fn tabs(id: u64, view: View, shown: &Shown) -> Markup {
     }
 }
 
-fn content(capture: &Capture, view: View, shown: &Shown) -> Markup {
+fn content(capture: &Capture, view: View, parsed: &ParsedMessage) -> Markup {
     html! {
         @match view {
-            View::Html => @match &shown.html {
-                // The frame has no origin and runs nothing; links open a window of their own.
+            View::Html => @match &parsed.html {
+                // The frame has no origin and runs no scripts; links open a new window.
                 Some(html) => iframe title="HTML" sandbox="allow-popups allow-popups-to-escape-sandbox"
                     srcdoc=(postroad_mail::sanitise_html(html)) {},
                 None => p.soft { "The message has no HTML." },
             },
-            View::Text => @match &shown.text {
+            View::Text => @match &parsed.text {
                 Some(text) => pre { (text) },
                 None => p.soft { "The message has no plain text." },
             },
             View::Headers => div.scroll { table { tbody {
-                @for (name, value) in &shown.headers {
+                @for (name, value) in &parsed.headers {
                     tr { th { (name) } td.mono { (value) } }
                 }
             } } },

@@ -1,4 +1,4 @@
-//! Yes to everything.
+//! The sandbox's SMTP policy: accept everything.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -8,7 +8,7 @@ use postroad_smtp::server::{Answer, Question};
 
 use crate::store::Store;
 
-/// Says yes to everything, and keeps what comes.
+/// Accepts every login, sender and recipient, and captures every message.
 #[derive(Debug)]
 pub(crate) struct CaptureAll {
     pub(crate) store: Arc<Store>,

@@ -3,10 +3,10 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::Router;
-use postroad_look::Nav;
 use postroad_net::smtp::server::{ListenerConfig, serve};
 use postroad_smtp::server::{ServerConfig, Service};
 use postroad_telemetry::{Component, Health};
+use postroad_web::Nav;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -15,13 +15,13 @@ use crate::{SandboxConfig, StartError, api, pages, policy::CaptureAll, store::St
 /// What the sandbox needs of the process it runs in.
 #[derive(Clone, Debug)]
 pub struct SandboxDeps {
-    /// Where it says that it is ready.
+    /// Where the sandbox reports its readiness.
     pub health: Health,
     /// The links at the top of every page.
     pub nav: Nav,
 }
 
-/// A sandbox that listens; [`Sandbox::run`] serves it.
+/// A sandbox with its listener open; [`Sandbox::run`] serves it.
 #[derive(Debug)]
 pub struct Sandbox {
     listener: TcpListener,
@@ -66,7 +66,7 @@ impl Sandbox {
     /// Captures mail until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         self.ready.set_ready(true);
-        tracing::info!(address = %self.address, "sandbox captures mail");
+        tracing::info!(address = %self.address, "sandbox listening");
         let policy = Arc::new(CaptureAll { store: self.store });
         serve(self.listener, self.config, policy, shutdown).await;
         self.ready.set_ready(false);
@@ -83,7 +83,7 @@ fn listener_config(config: SandboxConfig) -> ListenerConfig {
             message_size_max: config.message_size_max,
             ..ServerConfig::default()
         },
-        // Whoever delivers to a sandbox comes from one address.
+        // All outbound nodes deliver from one address here.
         connections_per_network_max: default.connections_max,
         ..default
     }

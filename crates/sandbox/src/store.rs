@@ -29,7 +29,7 @@ struct Kept {
     captured: u64,
 }
 
-/// What is asked of a list.
+/// Which captures a list shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
     /// Part of a recipient of the envelope, in any case.
@@ -43,7 +43,7 @@ impl Store {
         Self { kept: Mutex::default(), messages_max, bytes_max, metrics: Metrics::new() }
     }
 
-    /// Keeps a message and returns its id; the oldest go where room is needed.
+    /// Keeps a message and returns its id; drops the oldest captures beyond the bounds.
     pub(crate) fn add(&self, sender: Option<Address>, recipients: Vec<Address>, content: Bytes) -> u64 {
         let mut dropped = Vec::new();
         let mut kept = self.kept.lock();
@@ -65,20 +65,20 @@ impl Store {
         id
     }
 
-    /// Returns the newest that pass the filter, at most `limit`.
+    /// Returns the newest captures that match the filter, at most `limit`.
     pub(crate) fn newest(&self, filter: &Filter, limit: usize) -> Vec<Arc<Capture>> {
-        // Looking into headers is not done under the lock that receiving needs.
+        // Headers are parsed outside the lock that `add` needs.
         let captures: Vec<_> = self.kept.lock().captures.iter().rev().cloned().collect();
         let filter = filter.in_lower_case();
-        captures.into_iter().filter(|capture| filter.passes(capture)).take(limit).collect()
+        captures.into_iter().filter(|capture| filter.matches(capture)).take(limit).collect()
     }
 
     pub(crate) fn find(&self, id: u64) -> Option<Arc<Capture>> {
         let kept = self.kept.lock();
-        // Ids are without a gap, and the last one is at the back.
+        // Ids have no gaps, and the last one is at the back.
         let from_back = usize::try_from(kept.captured.checked_sub(id)?).ok()?;
-        let place = kept.captures.len().checked_sub(1)?.checked_sub(from_back)?;
-        kept.captures.get(place).cloned()
+        let position = kept.captures.len().checked_sub(1)?.checked_sub(from_back)?;
+        kept.captures.get(position).cloned()
     }
 
     /// Returns all captures of one message, newest first, at most `limit`.
@@ -87,13 +87,13 @@ impl Store {
         captures.into_iter().filter(|capture| capture.message() == Some(message)).take(limit).collect()
     }
 
-    /// Returns how many are kept, and how many bytes they count for.
+    /// Returns how many captures are kept, and the bytes that they count.
     pub(crate) fn kept(&self) -> (usize, u64) {
         let kept = self.kept.lock();
         (kept.captures.len(), kept.bytes)
     }
 
-    /// Forgets every capture; ids go on.
+    /// Deletes every capture; ids continue.
     pub(crate) fn clear(&self) {
         let cleared = {
             let mut kept = self.kept.lock();
@@ -115,7 +115,7 @@ impl Filter {
         Self { to: self.to.trim().to_lowercase(), subject: self.subject.trim().to_lowercase() }
     }
 
-    fn passes(&self, capture: &Capture) -> bool {
+    fn matches(&self, capture: &Capture) -> bool {
         let to = || capture.recipients.iter().any(|to| to.as_str().to_lowercase().contains(&self.to));
         let subject = || capture.subject().to_lowercase().contains(&self.subject);
         (self.to.is_empty() || to()) && (self.subject.is_empty() || subject())
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go() {
+    fn the_oldest_captures_are_dropped() {
         let store = Store::new(3, u64::MAX);
         for _ in 0..5 {
             add(&store, "a@b.example", "s");

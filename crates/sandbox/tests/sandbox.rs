@@ -113,7 +113,7 @@ fn content(subject: &str, html: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_comes_over_smtp_is_told_by_the_api() {
+async fn the_api_shows_what_came_over_smtp() {
     let sandbox = Running::start(SandboxConfig::default()).await;
     let plain = content("=?utf-8?q?Gr=C3=BC=C3=9Fe?=", "<p>Hello</p>");
     deliver(
@@ -180,12 +180,12 @@ async fn pages_show_hostile_mail_without_running_it() {
     assert!(page.contains("<a href=\"/sandbox/2\">other@receiver.example</a>"), "{page}");
     let list = sandbox.page("/sandbox?subject=%22%3E%3Cscript").await;
     assert!(list.contains("&lt;script&gt;alert(2)") && !list.contains("<script"), "{list}");
-    assert!(sandbox.page("/sandbox?to=nobody").await.contains("Nothing matches"));
+    assert!(sandbox.page("/sandbox?to=nobody").await.contains("No message matches"));
     sandbox.stop().await;
 }
 
 #[tokio::test]
-async fn only_our_own_page_deletes() {
+async fn forms_of_other_sites_cannot_delete() {
     let sandbox = Running::start(SandboxConfig::default()).await;
     deliver(sandbox.address, &[("a@b.example", &["a@receiver.example"], "Subject: s\r\n\r\nx")]).await;
     let clear = |origin: &str| {
@@ -195,13 +195,13 @@ async fn only_our_own_page_deletes() {
     assert_eq!(sandbox.send(clear("http://evil.example")).await.0, StatusCode::FORBIDDEN);
     assert!(sandbox.page("/sandbox").await.contains("1 captured message"));
     assert_eq!(sandbox.send(clear("http://mail.example")).await.0, StatusCode::SEE_OTHER);
-    assert!(sandbox.page("/sandbox").await.contains("Nothing has been captured yet"));
+    assert!(sandbox.page("/sandbox").await.contains("No message has been captured yet"));
     assert_eq!(sandbox.get("/sandbox/1").await.0, StatusCode::NOT_FOUND);
     sandbox.stop().await;
 }
 
 #[tokio::test]
-async fn the_oldest_captures_go() {
+async fn the_oldest_captures_are_dropped() {
     let sandbox = Running::start(SandboxConfig { messages_max: 3, ..SandboxConfig::default() }).await;
     for number in 0..5 {
         let content = format!("Subject: number {number}\r\n\r\nx");

@@ -1,4 +1,4 @@
-//! Readiness: whether this process should be given work.
+//! Readiness: whether this process should get work.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ pub struct Health {
     components: Arc<Mutex<BTreeMap<String, Arc<AtomicBool>>>>,
 }
 
-/// One component's own switch: not ready until it says so.
+/// The readiness of one component; not ready at first.
 #[derive(Clone, Debug)]
 pub struct Component {
     ready: Arc<AtomicBool>,
@@ -29,7 +29,7 @@ impl Health {
         Self::default()
     }
 
-    /// Adds a component, not ready yet; a second one of the same name shares the first one's switch.
+    /// Adds a component, not ready yet; a second one of the same name shares the first one's readiness.
     #[must_use]
     pub fn component(&self, name: impl Into<String>) -> Component {
         let ready = Arc::clone(self.components.lock().entry(name.into()).or_default());
@@ -44,20 +44,20 @@ impl Health {
 
     /// Returns the names of the components that are not ready, sorted.
     #[must_use]
-    pub fn waiting(&self) -> Vec<String> {
+    pub fn not_ready(&self) -> Vec<String> {
         let components = self.components.lock();
-        let waiting = components.iter().filter(|(_, ready)| !ready.load(Ordering::Relaxed));
-        waiting.map(|(name, _)| name.clone()).collect()
+        let not_ready = components.iter().filter(|(_, ready)| !ready.load(Ordering::Relaxed));
+        not_ready.map(|(name, _)| name.clone()).collect()
     }
 }
 
 impl Component {
-    /// Says whether the component is ready from now on.
+    /// Sets whether the component is ready.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Relaxed);
     }
 
-    /// Returns what was said last.
+    /// Returns whether the component is ready.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
@@ -69,16 +69,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_means_every_component_is() {
+    fn a_process_is_ready_when_every_component_is() {
         let health = Health::new();
         assert!(health.is_ready());
         let raft = health.component("raft");
         let listeners = health.component("listeners");
-        assert_eq!(health.waiting(), ["listeners", "raft"]);
+        assert_eq!(health.not_ready(), ["listeners", "raft"]);
         raft.set_ready(true);
         assert!(!health.is_ready());
         listeners.set_ready(true);
-        assert!(health.is_ready() && health.waiting().is_empty());
+        assert!(health.is_ready() && health.not_ready().is_empty());
         health.component("raft").set_ready(false);
         assert!(!raft.is_ready() && !health.is_ready());
     }

@@ -1,8 +1,7 @@
-//! Logs, traces, the metric catalogue and health: how a process tells how it is.
+//! Logs, traces, the metric catalogue and health of a process.
 //!
-//! [`init`] is called once, by the binary; everyone else declares metrics ([`Metric`]), records them with the `metrics`
-//! macros, and says through a [`Component`] whether it is ready.
-//! Nothing here knows what is measured.
+//! The binary calls [`init`] once; other crates declare metrics ([`Metric`]), record them with the `metrics` macros, and
+//! report their readiness through a [`Component`].
 
 mod catalogue;
 mod health;

@@ -1,4 +1,4 @@
-//! What the operating system says of this process, in Prometheus' own names for it.
+//! CPU, memory and file descriptors of this process, under Prometheus' standard names.
 //!
 //! Written as text rather than recorded: CPU seconds are a counter with a fraction, which the recorder cannot hold.
 
@@ -15,7 +15,7 @@ pub(crate) fn mark_start() {
     STARTED_AT.get_or_init(|| since_epoch.as_secs_f64());
 }
 
-/// Appends the process's metrics; what the system does not tell is left out.
+/// Appends the process's metrics, without those that the system does not provide.
 pub(crate) fn render_into(text: &mut String) {
     let mut family = |name: &str, kind: &str, help: &str, value: Option<f64>| {
         if let Some(value) = value {
@@ -64,7 +64,7 @@ fn resident_bytes() -> Option<f64> {
 
 fn open_descriptors() -> Option<f64> {
     let count = fs::read_dir("/proc/self/fd").ok()?.count();
-    // The directory that is being read is one of them.
+    // One of them is the directory being read.
     u32::try_from(count.saturating_sub(1)).ok().map(f64::from)
 }
 
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn linux_tells_everything() {
+    fn linux_provides_every_metric() {
         mark_start();
         let mut text = String::new();
         render_into(&mut text);

@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Health, render};
 
-/// How long a scrape in progress may hold up the end of the process.
+/// How long a scrape in progress may delay the shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Returns the routes, to be merged into another router or served alone.
+/// Returns the routes, for another router or for [`serve`].
 pub fn router(health: Health) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
@@ -27,7 +27,7 @@ pub fn router(health: Health) -> Router {
 /// Serves the routes until `shutdown`.
 ///
 /// # Errors
-/// The listener failed for good.
+/// The listener failed permanently.
 pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) -> io::Result<()> {
     let stopping = shutdown.clone();
     let server = axum::serve(listener, router(health))
@@ -48,9 +48,9 @@ async fn metrics() -> impl IntoResponse {
 }
 
 fn ready(health: &Health) -> (StatusCode, String) {
-    let waiting = health.waiting();
-    if waiting.is_empty() {
+    let not_ready = health.not_ready();
+    if not_ready.is_empty() {
         return (StatusCode::OK, "ready\n".to_owned());
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", waiting.join(", ")))
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", not_ready.join(", ")))
 }

@@ -1,4 +1,4 @@
-//! The start of telemetry: the log, the recorder and, where an endpoint is named, traces over OTLP.
+//! Starts telemetry: the log, the metric recorder and, with an endpoint configured, traces over OTLP.
 
 use std::{
     io::{self, IsTerminal},
@@ -59,37 +59,37 @@ impl Default for TelemetryConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// `log_filter` is not a list of directives.
-    #[error("`{filter}` is not a log filter")]
+    #[error("`{filter}` is not a valid log filter")]
     Filter {
         /// What was given.
         filter: String,
         /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// `otlp_endpoint` is no address that traces can be sent to.
-    #[error("traces cannot be sent to `{endpoint}`")]
+    /// `otlp_endpoint` is not a URL that traces can be sent to.
+    #[error("cannot send traces to `{endpoint}`")]
     Otlp {
         /// What was given.
         endpoint: String,
         /// What is wrong with it.
         source: ExporterBuildError,
     },
-    /// It has been started in this process before, by us or by somebody else.
-    #[error("telemetry was started before in this process")]
+    /// This process has a global logger or metric recorder already.
+    #[error("telemetry is already started in this process")]
     AlreadyStarted,
 }
 
-/// What must be stopped at the end of the process.
+/// Running telemetry; [`Telemetry::shutdown`] stops it at the end of the process.
 #[derive(Debug)]
 pub struct Telemetry {
     upkeep: JoinHandle<()>,
     tracer: Option<SdkTracerProvider>,
 }
 
-/// Starts the log, the recorder and the traces of this process, which calls itself `service`.
+/// Starts the log, the recorder and the traces of this process; `service` is its name in traces.
 ///
 /// # Errors
-/// The configuration does not hold, or it was started before.
+/// The configuration is invalid, or telemetry is already started.
 ///
 /// # Panics
 /// Outside a Tokio runtime.
@@ -159,7 +159,7 @@ async fn keep_up() {
 }
 
 impl Telemetry {
-    /// Sends the traces that still wait and ends the upkeep; the log and the recorder go on.
+    /// Sends the traces that are still buffered and ends the upkeep; the log and the recorder continue.
     pub async fn shutdown(self) {
         self.upkeep.abort();
         trace::set_enabled(false);
@@ -167,7 +167,7 @@ impl Telemetry {
         let flushed =
             tokio::task::spawn_blocking(move || tracer.shutdown_with_timeout(Duration::from_secs(5)));
         if let Ok(Err(error)) = flushed.await {
-            tracing::warn!(%error, "the last traces were not sent");
+            tracing::warn!(%error, "cannot send the last traces");
         }
     }
 }

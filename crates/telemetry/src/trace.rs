@@ -11,7 +11,7 @@ use opentelemetry::{
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The target of spans that are exported; other crates' spans stay in the process.
+/// The target of exported spans; other spans are not exported.
 pub(crate) const TARGET: &str = "postroad_trace";
 
 static ENABLED: AtomicBool = AtomicBool::new(false);
@@ -20,7 +20,7 @@ pub(crate) fn set_enabled(enabled: bool) {
     ENABLED.store(enabled, Ordering::Relaxed);
 }
 
-/// Returns true when traces are sent anywhere.
+/// Returns true when traces are exported.
 #[must_use]
 pub fn is_enabled() -> bool {
     ENABLED.load(Ordering::Relaxed)
@@ -28,7 +28,7 @@ pub fn is_enabled() -> bool {
 
 /// Starts a span for one step in the life of a message, under the remote parent that `traceparent` names.
 ///
-/// A text that is not a traceparent counts as none; the span then starts a trace of its own.
+/// An invalid traceparent counts as none; the span then starts a new trace.
 #[must_use]
 pub fn span(name: &'static str, traceparent: &str) -> Span {
     if !is_enabled() {

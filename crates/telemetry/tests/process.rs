@@ -1,4 +1,4 @@
-//! One process: telemetry starts once, shows what was counted, and tells whether it is ready.
+//! Telemetry of one process: it starts once, renders metrics, and serves readiness.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -15,16 +15,16 @@ const CATALOGUE: &[Metric] = &[
     Metric::histogram("postroad_test_batch_messages", "How many things at once", &[]),
 ];
 
-/// Everything that is global, in one test: it can be done once.
+/// Everything global in one test: it can be done only once in a process.
 #[tokio::test]
-async fn it_starts_once_and_shows_what_was_counted() {
+async fn telemetry_starts_once_and_renders_what_was_counted() {
     let wrong = TelemetryConfig { log_filter: "info,=".to_owned(), ..TelemetryConfig::default() };
     assert!(matches!(init(&wrong, "test"), Err(InitError::Filter { .. })));
     let wrong =
         TelemetryConfig { otlp_endpoint: Some("no address".to_owned()), ..TelemetryConfig::default() };
     assert!(matches!(init(&wrong, "test"), Err(InitError::Otlp { .. })));
 
-    // Nobody listens there: traces are made all the same, and dropped at the end.
+    // The port is closed: spans are recorded all the same, and dropped at the end.
     let config = TelemetryConfig {
         otlp_endpoint: Some("http://127.0.0.1:9".to_owned()),
         ..TelemetryConfig::default()
@@ -47,7 +47,7 @@ async fn it_starts_once_and_shows_what_was_counted() {
         "postroad_test_batch_messages_bucket{le=\"8\"} 1",
         "# TYPE process_cpu_seconds_total counter",
     ] {
-        assert!(text.lines().any(|told| told == line), "{line} is missing in\n{text}");
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }
     assert!(!text.contains("quantile"));
 
@@ -72,7 +72,7 @@ async fn fetch(address: std::net::SocketAddr, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn it_tells_over_http_whether_it_is_ready() {
+async fn health_and_readiness_are_served_over_http() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let health = Health::new();
@@ -81,14 +81,14 @@ async fn it_tells_over_http_whether_it_is_ready() {
     let server = tokio::spawn(serve(listener, health, shutdown.clone()));
 
     assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
-    let waiting = fetch(address, "/readyz").await;
-    assert!(waiting.starts_with("HTTP/1.1 503") && waiting.ends_with("not ready: raft\n"), "{waiting}");
+    let response = fetch(address, "/readyz").await;
+    assert!(response.starts_with("HTTP/1.1 503") && response.ends_with("not ready: raft\n"), "{response}");
     raft.set_ready(true);
     assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(fetch(address, "/metrics").await.contains("postroad_build_info{version="));
     assert!(fetch(address, "/other").await.starts_with("HTTP/1.1 404"));
 
-    // A client that keeps its connection open does not hold up the end.
+    // A client that keeps its connection open does not delay the shutdown.
     let _idle = TcpStream::connect(address).await.unwrap();
     shutdown.cancel();
     server.await.unwrap().unwrap();

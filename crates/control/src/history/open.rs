@@ -9,7 +9,7 @@ use sqlx::{
 
 use crate::StartError;
 
-/// Each brings the schema from its place in the list to the next; they are never changed, only added.
+/// The nth entry migrates schema n to n + 1; entries are added, never changed.
 const SCHEMAS: &[&str] = &[include_str!("schema_1.sql")];
 
 const READERS_MAX: u32 = 4;
@@ -20,13 +20,13 @@ pub(crate) struct Writer {
     pub(super) connection: SqliteConnection,
 }
 
-/// Reads what has been committed; a clone is cheap.
+/// Reads committed rows; a clone is cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader {
     pub(super) pool: SqlitePool,
 }
 
-/// Opens the database, and makes it where it is not there.
+/// Opens the database, or creates it.
 pub(crate) async fn open(path: &Path) -> Result<(Writer, Reader), StartError> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         std::fs::create_dir_all(directory)
@@ -37,12 +37,12 @@ pub(crate) async fn open(path: &Path) -> Result<(Writer, Reader), StartError> {
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // Events are forgotten by the queue once they are committed here: a commit must survive a power cut.
+        // The queue deletes events once they are committed here: a commit must survive a power cut.
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(5))
         .pragma("cache_size", "-65536")
         .pragma("temp_store", "memory")
-        // Pages are copied into the database less often than they change: 64 MiB of them wait in the log.
+        // A page changes many times; copying it into the database after 64 MiB of log saves writes.
         .pragma("wal_autocheckpoint", "16384");
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
     migrate(&mut connection, path).await?;
@@ -64,7 +64,7 @@ async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), S
         return Err(StartError::TooNew { path: path.to_owned(), found, known });
     }
     for (number, schema) in (1_u32..).zip(SCHEMAS).skip(found as usize) {
-        // The statements are ours: nothing of a caller is in them.
+        // Safe: no caller's text is in these statements.
         let statements = format!("BEGIN IMMEDIATE;\n{schema}\nPRAGMA user_version = {number};\nCOMMIT;");
         sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *connection).await.map_err(failed)?;
     }

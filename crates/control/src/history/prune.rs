@@ -1,4 +1,4 @@
-//! Forgetting: by age and by count, oldest messages first, a slice at a time.
+//! Deletion of old history: by age and by count, oldest messages first, a slice at a time.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use sqlx::{Acquire, Connection, Row};
 
 use super::Writer;
 
-/// Messages forgotten in one transaction: events wait for it.
+/// Messages deleted in one transaction: new events wait for it.
 const SLICE: i64 = 2_000;
-/// What is kept of gaps, for people to see.
+/// Gaps kept for the console.
 const GAPS_MAX: i64 = 1_000;
 
-/// How much is kept.
+/// How much history is kept.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Keep {
+pub(crate) struct Retention {
     pub(crate) age_max: Duration,
     pub(crate) messages_max: u64,
 }
@@ -26,14 +26,19 @@ impl Writer {
         Ok(row.try_get::<i64, _>(0)? as u64)
     }
 
-    /// Forgets one slice of what need not be kept, of `count` messages; returns how many messages went.
-    pub(crate) async fn prune(&mut self, keep: Keep, count: u64, now: Timestamp) -> Result<u64, sqlx::Error> {
-        let oldest = now.before(keep.age_max);
-        let excess = i64::try_from(count.saturating_sub(keep.messages_max)).unwrap_or(i64::MAX);
+    /// Deletes one slice of what is beyond the retention; `count` is the number of messages. Returns how many it deleted.
+    pub(crate) async fn prune(
+        &mut self,
+        retention: Retention,
+        count: u64,
+        now: Timestamp,
+    ) -> Result<u64, sqlx::Error> {
+        let oldest = now.before(retention.age_max);
+        let excess = i64::try_from(count.saturating_sub(retention.messages_max)).unwrap_or(i64::MAX);
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let connection = transaction.acquire().await?;
         let too_old = MessageId::new(oldest, GroupId(0), 0).as_u128().to_be_bytes();
-        // The first message that stays: the younger of both bounds, but no further than a slice.
+        // The first message to keep: the younger of both bounds, at most a slice from the oldest.
         let row = sqlx::query(
             "SELECT max(coalesce((SELECT id FROM messages ORDER BY id LIMIT 1 OFFSET ?1), x''), ?2) AS bound,
                 (SELECT id FROM messages ORDER BY id LIMIT 1 OFFSET ?3) AS slice",
@@ -44,14 +49,19 @@ impl Writer {
         .fetch_one(&mut *connection)
         .await?;
         let (bound, slice): (Vec<u8>, Option<Vec<u8>>) = (row.try_get(0)?, row.try_get(1)?);
-        let stays = slice.map_or_else(|| bound.clone(), |slice| slice.min(bound.clone()));
-        sqlx::query("DELETE FROM timeline WHERE message < ?").bind(&stays).execute(&mut *connection).await?;
-        sqlx::query("DELETE FROM deliveries WHERE message < ?")
-            .bind(&stays)
+        let first_kept = slice.map_or_else(|| bound.clone(), |slice| slice.min(bound.clone()));
+        sqlx::query("DELETE FROM timeline WHERE message < ?")
+            .bind(&first_kept)
             .execute(&mut *connection)
             .await?;
-        let gone =
-            sqlx::query("DELETE FROM messages WHERE id < ?").bind(&stays).execute(&mut *connection).await?;
+        sqlx::query("DELETE FROM deliveries WHERE message < ?")
+            .bind(&first_kept)
+            .execute(&mut *connection)
+            .await?;
+        let deleted = sqlx::query("DELETE FROM messages WHERE id < ?")
+            .bind(&first_kept)
+            .execute(&mut *connection)
+            .await?;
         sqlx::query("DELETE FROM minutes WHERE minute < ?")
             .bind((oldest.as_millis() / 60_000) as i64)
             .execute(&mut *connection)
@@ -63,6 +73,6 @@ impl Writer {
         .execute(&mut *connection)
         .await?;
         transaction.commit().await?;
-        Ok(gone.rows_affected())
+        Ok(deleted.rows_affected())
     }
 }

@@ -1,4 +1,4 @@
-//! Reading: what pages and API show.
+//! Queries for pages and API.
 
 use postroad_core::{Address, MessageId, Timestamp};
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
@@ -6,14 +6,14 @@ use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 use super::Reader;
 use crate::state::State;
 
-/// What is asked of a list of messages.
+/// Which messages a list shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
     /// A whole address, or part of one.
     pub(crate) recipient: String,
     /// Part of the reverse path.
     pub(crate) sender: String,
-    /// A recipient is in this state, and it is the one asked for.
+    /// A recipient is in this state; with `recipient` set, that recipient.
     pub(crate) state: Option<State>,
     /// Only older messages than this one.
     pub(crate) before: Option<MessageId>,
@@ -21,13 +21,13 @@ pub(crate) struct Filter {
 
 /// One message in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Line {
+pub(crate) struct MessageSummary {
     pub(crate) id: MessageId,
     pub(crate) accepted_at: Timestamp,
     pub(crate) sender: String,
     pub(crate) subject: String,
     pub(crate) recipients: u64,
-    /// The first of them.
+    /// The first recipient.
     pub(crate) recipient: String,
     /// How many recipients are in which state.
     pub(crate) states: Vec<(State, u64)>,
@@ -55,7 +55,7 @@ pub(crate) struct Delivery {
     pub(crate) changed_at: Timestamp,
     pub(crate) due_at: Option<Timestamp>,
     pub(crate) response: String,
-    /// What happened to it, in order; at most [`STEPS_MAX`].
+    /// Its timeline, in order; at most [`STEPS_MAX`].
     pub(crate) steps: Vec<Step>,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Step {
     pub(crate) sequence: u64,
     pub(crate) at: Timestamp,
     pub(crate) kind: String,
-    pub(crate) became: Option<String>,
+    pub(crate) new_state: Option<String>,
     pub(crate) due_at: Option<Timestamp>,
     pub(crate) attempt: Option<u32>,
     pub(crate) source: Option<u32>,
@@ -81,7 +81,7 @@ pub(crate) struct Step {
     pub(crate) ended_at: Option<Timestamp>,
 }
 
-/// How many recipients came or went in a minute.
+/// How many recipients had an outcome in a minute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MinuteCount {
     /// Minutes since the epoch.
@@ -90,7 +90,7 @@ pub(crate) struct MinuteCount {
     pub(crate) count: u64,
 }
 
-/// Events that were dropped before they could be written.
+/// Events missing from this database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) group: u16,
@@ -99,7 +99,7 @@ pub(crate) struct Gap {
     pub(crate) noticed_at: Timestamp,
 }
 
-/// Steps of the recipients asked for together, at most.
+/// Steps read in one query, of all its recipients together.
 const STEPS_MAX: i64 = 5_000;
 const GAPS_SHOWN_MAX: i64 = 10;
 
@@ -112,23 +112,27 @@ const SELECT_LINES: &str = "
 
 impl Reader {
     /// Returns the newest messages that pass the filter, at most `limit`.
-    pub(crate) async fn messages(&self, filter: &Filter, limit: u32) -> Result<Vec<Line>, sqlx::Error> {
+    pub(crate) async fn messages(
+        &self,
+        filter: &Filter,
+        limit: u32,
+    ) -> Result<Vec<MessageSummary>, sqlx::Error> {
         let mut query = QueryBuilder::<Sqlite>::new(SELECT_LINES);
         if filter.recipient.is_empty() && filter.state.is_none() {
             query.push("true");
             narrow_messages(&mut query, filter);
         } else {
-            // Walks back over deliveries and stops at the limit: it costs what lies between the finds.
+            // Walks deliveries newest first and stops at the limit: its cost is the rows passed over.
             query.push("id IN (SELECT message FROM deliveries JOIN messages ON id = message WHERE true");
             narrow_deliveries(&mut query, filter);
             narrow_messages(&mut query, filter);
             query.push(" GROUP BY message ORDER BY message DESC LIMIT ").push_bind(limit).push(")");
         }
         query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
-        query.build().fetch_all(&self.pool).await?.iter().map(line).collect()
+        query.build().fetch_all(&self.pool).await?.iter().map(summary).collect()
     }
 
-    /// Returns a message, if its acceptance is in the history.
+    /// Returns a message; `None` when its acceptance is not in the history.
     pub(crate) async fn message(&self, id: MessageId) -> Result<Option<Message>, sqlx::Error> {
         let row = sqlx::query(
             "SELECT accepted_at, tenant, sender, subject, origin, size, recipients FROM messages WHERE id = ?",
@@ -178,15 +182,15 @@ impl Reader {
         .await?;
         for row in &rows {
             let step = step(row)?;
-            let place = deliveries.binary_search_by_key(&step.recipient, |delivery| delivery.recipient);
-            if let Ok(place) = place {
-                deliveries[place].steps.push(step);
+            let found = deliveries.binary_search_by_key(&step.recipient, |delivery| delivery.recipient);
+            if let Ok(position) = found {
+                deliveries[position].steps.push(step);
             }
         }
         Ok(deliveries)
     }
 
-    /// Returns what came and went since a minute, all tenants together.
+    /// Returns the counts of every minute since `since`, all tenants together.
     pub(crate) async fn minutes(&self, since: u64) -> Result<Vec<MinuteCount>, sqlx::Error> {
         let rows = sqlx::query(
             "SELECT minute, outcome, sum(count) AS count FROM minutes WHERE minute >= ? GROUP BY minute, outcome",
@@ -253,12 +257,12 @@ fn narrow_messages(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
     }
 }
 
-fn line(row: &SqliteRow) -> Result<Line, sqlx::Error> {
+fn summary(row: &SqliteRow) -> Result<MessageSummary, sqlx::Error> {
     let states: Vec<(String, u64)> = serde_json::from_str(row.try_get("states")?).unwrap_or_default();
     let mut states: Vec<(State, u64)> =
         states.iter().filter_map(|(state, count)| Some((State::parse(state)?, *count))).collect();
     states.sort_unstable();
-    Ok(Line {
+    Ok(MessageSummary {
         id: id(row.try_get("id")?)?,
         accepted_at: time(row, "accepted_at")?,
         sender: row.try_get("sender")?,
@@ -274,7 +278,7 @@ fn delivery(row: &SqliteRow) -> Result<Delivery, sqlx::Error> {
     Ok(Delivery {
         recipient: row.try_get("recipient")?,
         address: row.try_get("address")?,
-        state: State::parse(state).ok_or_else(|| strange("state"))?,
+        state: State::parse(state).ok_or_else(|| invalid("state"))?,
         attempts: row.try_get("attempts")?,
         changed_at: time(row, "changed_at")?,
         due_at: maybe_time(row, "due_at")?,
@@ -289,7 +293,7 @@ fn step(row: &SqliteRow) -> Result<Step, sqlx::Error> {
         sequence: number(row, "sequence")?,
         at: time(row, "at")?,
         kind: row.try_get("kind")?,
-        became: row.try_get("became")?,
+        new_state: row.try_get("new_state")?,
         due_at: maybe_time(row, "due_at")?,
         attempt: row.try_get("attempt")?,
         source: row.try_get("source")?,
@@ -310,7 +314,7 @@ fn blob(id: MessageId) -> Vec<u8> {
 }
 
 fn id(blob: &[u8]) -> Result<MessageId, sqlx::Error> {
-    let bytes = blob.try_into().map_err(|_| strange("id"))?;
+    let bytes = blob.try_into().map_err(|_| invalid("id"))?;
     Ok(MessageId::from_u128(u128::from_be_bytes(bytes)))
 }
 
@@ -328,6 +332,6 @@ fn maybe_time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sqlx::
 }
 
 /// A value that this version does not write.
-fn strange(column: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("`{column}` holds what it cannot").into())
+fn invalid(column: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("invalid value in column `{column}`").into())
 }

@@ -1,4 +1,4 @@
--- What happened to every message, as the ledgers' events tell it.
+-- What happened to every message, from the events of the ledger groups.
 
 -- How far each group's events have been written: moved in the transaction that writes them.
 CREATE TABLE cursors (
@@ -18,8 +18,8 @@ CREATE TABLE messages (
     recipients INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Where each recipient's delivery stands. There is no index by address: it would cost more than all the rest together,
--- and a search walks back from the newest anyway.
+-- The current state of each recipient's delivery. There is no index by address: it would cost more than all the rest
+-- together, and a search walks back from the newest anyway.
 CREATE TABLE deliveries (
     message BLOB NOT NULL,
     recipient INTEGER NOT NULL,
@@ -39,7 +39,7 @@ CREATE TABLE timeline (
     sequence INTEGER NOT NULL,
     at INTEGER NOT NULL,
     kind TEXT NOT NULL,
-    became TEXT,
+    new_state TEXT,
     due_at INTEGER,
     attempt INTEGER,
     source INTEGER,
@@ -55,7 +55,7 @@ CREATE TABLE timeline (
     PRIMARY KEY (message, recipient, sequence)
 ) WITHOUT ROWID;
 
--- How many recipients came and went, per minute since the epoch.
+-- How many recipients had which outcome, per minute since the epoch.
 CREATE TABLE minutes (
     minute INTEGER NOT NULL,
     tenant INTEGER NOT NULL,
@@ -64,7 +64,7 @@ CREATE TABLE minutes (
     PRIMARY KEY (minute, tenant, outcome)
 ) WITHOUT ROWID;
 
--- Events that were dropped before they could be written.
+-- Events missing from this database: the queue no longer had them.
 CREATE TABLE gaps (
     group_id INTEGER NOT NULL,
     first INTEGER NOT NULL,

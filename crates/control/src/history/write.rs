@@ -7,14 +7,14 @@ use serde::Serialize;
 use sqlx::{Acquire, Connection, Row};
 
 use super::Writer;
-use crate::rows::Rows;
+use crate::projection::Rows;
 
 const INSERT_MESSAGES: &str = "
     INSERT OR IGNORE INTO messages (id, accepted_at, tenant, sender, subject, origin, size, recipients)
     SELECT unhex(value->>0), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7
     FROM jsonb_each(?)";
 
-/// A delivery is first seen when it is accepted, or, after a gap, whenever something happens to it.
+/// A delivery's first event is its acceptance, or, after a gap, any later one.
 const UPSERT_DELIVERIES: &str = "
     INSERT INTO deliveries (message, recipient, address, state, attempts, changed_at, due_at, response)
     SELECT unhex(value->>0), value->>1, value->>2, coalesce(value->>3, 'queued'), value->>4, value->>5, value->>6,
@@ -27,14 +27,14 @@ const UPSERT_DELIVERIES: &str = "
         due_at = excluded.due_at,
         response = iif(excluded.response = '', response, excluded.response)";
 
-/// Outcomes that came too late: they count as attempts and change nothing else.
+/// Late outcomes count as attempts and change nothing else.
 const COUNT_ATTEMPTS: &str = "
     UPDATE deliveries SET attempts = max(attempts, late.attempts)
     FROM (SELECT unhex(value->>0) AS message, value->>1 AS recipient, value->>4 AS attempts FROM jsonb_each(?)) AS late
     WHERE deliveries.message = late.message AND deliveries.recipient = late.recipient";
 
 const INSERT_TIMELINE: &str = "
-    INSERT OR IGNORE INTO timeline (message, recipient, sequence, at, kind, became, due_at, attempt, source, node,
+    INSERT OR IGNORE INTO timeline (message, recipient, sequence, at, kind, new_state, due_at, attempt, source, node,
         outcome, class, code, response, remote, tls, started_at, ended_at)
     SELECT unhex(value->>0), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8,
         value->>9, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15, value->>16, value->>17
@@ -45,8 +45,8 @@ const ADD_SUMS: &str = "
     SELECT value->>0, value->>1, value->>2, value->>3 FROM jsonb_each(?) WHERE true
     ON CONFLICT (minute, tenant, outcome) DO UPDATE SET count = count + excluded.count";
 
-/// Only an acceptance names its tenant; everything later has it from the message.
-const ADD_UNKNOWN: &str = "
+/// Only an acceptance names its tenant; later events find it by their message.
+const ADD_WITHOUT_TENANT: &str = "
     INSERT INTO minutes (minute, tenant, outcome, count)
     SELECT value->>0, coalesce(messages.tenant, 0), value->>2, count(*)
     FROM jsonb_each(?) LEFT JOIN messages ON messages.id = unhex(value->>1)
@@ -69,7 +69,7 @@ impl Writer {
         rows.iter().map(|row| Ok((GroupId(row.try_get(0)?), row.try_get::<i64, _>(1)? as u64))).collect()
     }
 
-    /// Writes a batch and its cursors: all of it or nothing, and durably.
+    /// Writes a batch and its cursors atomically and durably.
     ///
     /// Returns the number of new messages.
     pub(crate) async fn write(&mut self, rows: &Rows) -> Result<u64, sqlx::Error> {
@@ -84,7 +84,7 @@ impl Writer {
         insert(connection, COUNT_ATTEMPTS, &late).await?;
         insert(connection, INSERT_TIMELINE, &rows.timeline).await?;
         insert(connection, ADD_SUMS, &rows.counts.sums()).await?;
-        insert(connection, ADD_UNKNOWN, rows.counts.unknown()).await?;
+        insert(connection, ADD_WITHOUT_TENANT, rows.counts.without_tenant()).await?;
         insert(connection, INSERT_GAPS, &rows.gaps).await?;
         insert(connection, MOVE_CURSORS, &cursors).await?;
         transaction.commit().await?;

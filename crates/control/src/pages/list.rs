@@ -6,17 +6,17 @@ use axum::{
 };
 use maud::{Markup, html};
 use postroad_core::MessageId;
-use postroad_look as look;
+use postroad_web as web;
 use serde::Deserialize;
 
 use super::{Console, sender, state, subject};
 use crate::{
-    history::{Filter, Line},
+    history::{Filter, MessageSummary},
     state::State,
 };
 
 const PER_PAGE: usize = 50;
-const PLACE: &str = "/messages";
+const PATH: &str = "/messages";
 
 /// The form; every field may be empty.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -53,24 +53,24 @@ pub(super) async fn page(
         return Redirect::to(&format!("/messages/{id}")).into_response();
     }
     let limit = u32::try_from(PER_PAGE + 1).unwrap_or(u32::MAX);
-    let mut lines = match console.reader.messages(&form.filter(), limit).await {
-        Ok(lines) => lines,
-        Err(error) => return console.broken(&error),
+    let mut messages = match console.reader.messages(&form.filter(), limit).await {
+        Ok(messages) => messages,
+        Err(error) => return console.database_failed(&error),
     };
-    let more = lines.len() > PER_PAGE;
-    lines.truncate(PER_PAGE);
+    let more = messages.len() > PER_PAGE;
+    messages.truncate(PER_PAGE);
     let body = html! {
         h1 { "Messages" }
         (fields(&form))
-        @if !form.id.trim().is_empty() { p.bad { "An id is 26 letters and digits." } }
-        @if lines.is_empty() {
-            p.soft { (if form.is_filtered() { "Nothing matches." } else { "No message has been accepted yet." }) }
+        @if !form.id.trim().is_empty() { p.bad { "A message id has 26 letters and digits." } }
+        @if messages.is_empty() {
+            p.soft { (if form.is_filtered() { "No message matches." } else { "No message has been accepted yet." }) }
         } @else {
-            (table(&lines))
+            (table(&messages))
         }
-        @if let Some(last) = lines.last().filter(|_| more) { (older(&form, last.id)) }
+        @if let Some(last) = messages.last().filter(|_| more) { (older(&form, last.id)) }
     };
-    look::page(console.nav, PLACE, "Messages", &body)
+    web::page(console.nav, PATH, "Messages", &body)
 }
 
 fn fields(form: &Form) -> Markup {
@@ -88,28 +88,28 @@ fn fields(form: &Form) -> Markup {
             }
             label { "Id" input.mono name="id" value=(form.id) size="28"; }
             button { "Filter" }
-            @if form.is_filtered() { a href=(PLACE) { "Clear" } }
+            @if form.is_filtered() { a href=(PATH) { "Clear" } }
         }
     }
 }
 
-fn table(lines: &[Line]) -> Markup {
+fn table(messages: &[MessageSummary]) -> Markup {
     html! {
         div.scroll { table {
             thead { tr {
                 th { "Accepted (UTC)" } th { "Recipient" } th { "Subject" } th { "Sender" } th { "State" }
             } }
             tbody {
-                @for line in lines {
+                @for message in messages {
                     tr {
-                        td.time { (look::time(line.accepted_at)) }
+                        td.time { (web::time(message.accepted_at)) }
                         td.address {
-                            (line.recipient)
-                            @if line.recipients > 1 { span.soft { " and " (line.recipients - 1) " more" } }
+                            (message.recipient)
+                            @if message.recipients > 1 { span.soft { " and " (message.recipients - 1) " more" } }
                         }
-                        td { a href={ "/messages/" (line.id) } { (subject(&line.subject)) } }
-                        td.address { (sender(&line.sender)) }
-                        td.tag { (states(line)) }
+                        td { a href={ "/messages/" (message.id) } { (subject(&message.subject)) } }
+                        td.address { (sender(&message.sender)) }
+                        td.tag { (states(message)) }
                     }
                 }
             }
@@ -117,16 +117,16 @@ fn table(lines: &[Line]) -> Markup {
     }
 }
 
-/// One state alone, or each with its number.
-fn states(line: &Line) -> Markup {
+/// The states of a message's recipients, with counts where there are several recipients.
+fn states(message: &MessageSummary) -> Markup {
     html! {
-        @for (found, count) in &line.states {
-            div { (state(*found)) @if line.recipients > 1 { span.soft { " " (count) } } }
+        @for (found, count) in &message.states {
+            div { (state(*found)) @if message.recipients > 1 { span.soft { " " (count) } } }
         }
     }
 }
 
-/// A form again, so that what was asked for needs no escaping into an address.
+/// A form rather than a link, so that the filter needs no escaping into a URL.
 fn older(form: &Form, last: MessageId) -> Markup {
     html! {
         form {

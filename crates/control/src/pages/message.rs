@@ -1,4 +1,4 @@
-//! One message: its envelope, where each recipient stands, and what happened to each.
+//! One message: its envelope, and the state and timeline of each recipient.
 
 use axum::{
     extract::{Path, Query, State as Shared, rejection::PathRejection, rejection::QueryRejection},
@@ -8,8 +8,8 @@ use axum::{
 use maud::{Markup, html};
 use postroad_cluster::CallError;
 use postroad_core::{MessageId, OutcomeKind, Timestamp};
-use postroad_look as look;
 use postroad_proto::queue::Change;
+use postroad_web as web;
 use serde::Deserialize;
 
 use super::{Console, id, sender, state, subject};
@@ -26,8 +26,8 @@ const PER_PAGE: u32 = 50;
 pub(super) struct Shown {
     /// The first recipient on the page.
     from: u32,
-    /// What a change came to, in the order of its four counts.
-    done: Option<u32>,
+    /// The result of the change that redirected here; absent without one.
+    changed: Option<u32>,
     in_flight: u32,
     ended: u32,
     unchanged: u32,
@@ -45,21 +45,21 @@ pub(super) async fn page(
     let (message, deliveries) = match read {
         Ok((None, deliveries)) if deliveries.is_empty() => return console.not_found(),
         Ok(read) => read,
-        Err(error) => return console.broken(&error),
+        Err(error) => return console.database_failed(&error),
     };
     let title = message.as_ref().map_or("Message", |message| subject(&message.subject));
-    let open = deliveries.iter().any(|delivery| !delivery.state.is_end());
+    let open = deliveries.iter().any(|delivery| !delivery.state.is_final());
     let body = html! {
         div.split {
             h1 { (title) }
             @if open { (buttons(id, &deliveries)) }
         }
-        (outcome(shown))
+        (change_result(shown))
         (card(&console, id, message.as_ref()))
         @for delivery in &deliveries { (recipient(&console, delivery)) }
         (pager(id, shown.from, &deliveries, message.as_ref()))
     };
-    look::page(console.nav, "/messages", title, &body)
+    web::page(console.nav, "/messages", title, &body)
 }
 
 pub(super) async fn change(
@@ -68,34 +68,39 @@ pub(super) async fn change(
     headers: HeaderMap,
 ) -> Response {
     let Some((id, change)) =
-        path.ok().and_then(|Path((id, change))| Some((id.parse().ok()?, known(&change)?)))
+        path.ok().and_then(|Path((id, change))| Some((id.parse().ok()?, parse_change(&change)?)))
     else {
         return console.not_found();
     };
-    if !look::is_same_origin(&headers) {
-        return look::error_page(console.nav, StatusCode::FORBIDDEN, "The form was sent by another site.");
+    if !web::is_same_origin(&headers) {
+        return web::error_page(console.nav, StatusCode::FORBIDDEN, "The form was sent by another site.");
     }
     match console.queue.change(id, change).await {
-        Ok(changed) => {
-            let counts = format!(
-                "done={}&in_flight={}&ended={}&unchanged={}",
-                changed.done, changed.in_flight, changed.ended, changed.unchanged
+        Ok(counts) => {
+            let query = format!(
+                "changed={}&in_flight={}&ended={}&unchanged={}",
+                counts.changed, counts.in_flight, counts.ended, counts.unchanged
             );
-            tracing::info!(message_id = %id, change = change.as_str_name(), done = changed.done, "changed by console");
-            Redirect::to(&format!("/messages/{id}?{counts}")).into_response()
+            tracing::info!(
+                message_id = %id,
+                change = change.as_str_name(),
+                recipients = counts.changed,
+                "message changed in the console"
+            );
+            Redirect::to(&format!("/messages/{id}?{query}")).into_response()
         }
         Err(CallError::Refused { code: tonic::Code::NotFound, .. }) => {
-            let why = "The queue holds no such message any more: all its recipients have ended.";
-            look::error_page(console.nav, StatusCode::CONFLICT, why)
+            let why = "This message is no longer in the queue: every recipient has its final outcome.";
+            web::error_page(console.nav, StatusCode::CONFLICT, why)
         }
         Err(error) => {
-            let why = format!("The queue did not take the change: {error}.");
-            look::error_page(console.nav, StatusCode::SERVICE_UNAVAILABLE, &why)
+            let why = format!("The change was not made: {error}.");
+            web::error_page(console.nav, StatusCode::SERVICE_UNAVAILABLE, &why)
         }
     }
 }
 
-fn known(change: &str) -> Option<Change> {
+fn parse_change(change: &str) -> Option<Change> {
     match change {
         "hold" => Some(Change::Hold),
         "release" => Some(Change::Release),
@@ -104,7 +109,7 @@ fn known(change: &str) -> Option<Change> {
     }
 }
 
-/// What can be done to those recipients that have not ended.
+/// The changes that are possible for the recipients without a final outcome.
 fn buttons(id: MessageId, deliveries: &[Delivery]) -> Markup {
     let held = deliveries.iter().any(|delivery| delivery.state == State::Held);
     let waits = deliveries.iter().any(|delivery| matches!(delivery.state, State::Queued | State::Deferred));
@@ -122,20 +127,20 @@ fn buttons(id: MessageId, deliveries: &[Delivery]) -> Markup {
     }
 }
 
-/// What the change came to that led here.
-fn outcome(shown: Shown) -> Markup {
+/// The result of the change that redirected here.
+fn change_result(shown: Shown) -> Markup {
     let counts = [
-        (shown.done.unwrap_or(0), "changed"),
-        (shown.in_flight, "in flight: changed if the attempt under way does not deliver"),
-        (shown.ended, "ended before"),
-        (shown.unchanged, "were so already"),
+        (shown.changed.unwrap_or(0), "changed"),
+        (shown.in_flight, "sending: changed unless this attempt is final"),
+        (shown.ended, "already had a final outcome"),
+        (shown.unchanged, "already in that state"),
     ];
     html! {
-        @if shown.done.is_some() {
+        @if shown.changed.is_some() {
             p {
                 b { "Recipients: " }
-                @for (place, (count, what)) in counts.iter().filter(|(count, _)| *count > 0).enumerate() {
-                    @if place > 0 { ", " } (count) " " (what)
+                @for (position, (count, what)) in counts.iter().filter(|(count, _)| *count > 0).enumerate() {
+                    @if position > 0 { ", " } (count) " " (what)
                 }
                 "."
             }
@@ -152,12 +157,12 @@ fn card(console: &Console, id: MessageId, message: Option<&Message>) -> Markup {
                     dt { "Sender" } dd { (sender(&message.sender)) }
                     dt { "Tenant" } dd { (console.tenant(message.tenant)) }
                     dt { "Accepted" }
-                    dd { (look::time(message.accepted_at)) span.soft { " UTC from " (message.origin) } }
-                    dt { "Size" } dd { (look::size(message.size)) }
+                    dd { (web::time(message.accepted_at)) span.soft { " UTC from " (message.origin) } }
+                    dt { "Size" } dd { (web::size(message.size)) }
                     dt { "Recipients" } dd { (message.recipients) }
                 },
                 None => {
-                    dt { "Accepted" } dd.warn { "in a gap of the events: only what came later is known" }
+                    dt { "Accepted" } dd.warn { "unknown: the event is missing from this database; later events are below" }
                 },
             }
         }
@@ -165,19 +170,19 @@ fn card(console: &Console, id: MessageId, message: Option<&Message>) -> Markup {
 }
 
 fn recipient(console: &Console, delivery: &Delivery) -> Markup {
-    let address = if delivery.address.is_empty() { "(not known)" } else { &delivery.address };
+    let address = if delivery.address.is_empty() { "(unknown address)" } else { &delivery.address };
     html! {
         h2 {
             (address) " " (state(delivery.state))
-            @if let Some(due) = delivery.due_at { span.soft { ", due " (look::time(due)) } }
+            @if let Some(due) = delivery.due_at { span.soft { ", due " (web::time(due)) } }
         }
         @if delivery.steps.is_empty() {
-            p.soft { "Nothing has happened since it was accepted." }
+            p.soft { "No attempt yet." }
         } @else {
             div.scroll { table.timeline {
                 thead { tr {
                     th.time { "Time (UTC)" } th.event { "Event" } th.source { "Source" } th { "Receiver" }
-                    th { "Response" } th.number.took { "Took" }
+                    th { "Response" } th.number.took { "Duration" }
                 } }
                 tbody { @for step in &delivery.steps { (line(console, step)) } }
             } }
@@ -186,20 +191,20 @@ fn recipient(console: &Console, delivery: &Delivery) -> Markup {
 }
 
 fn line(console: &Console, step: &Step) -> Markup {
-    let became = step.became.as_deref().and_then(State::parse);
+    let new_state = step.new_state.as_deref().and_then(State::parse);
     html! {
         tr {
-            td.time { (look::time(step.at)) }
+            td.time { (web::time(step.at)) }
             td {
                 @match step.attempt {
                     Some(attempt) => { "attempt " (attempt) ": " },
                     None => "",
                 }
-                @match became {
-                    Some(became) => (state(became)),
-                    None => span.soft { "came late, changed nothing" },
+                @match new_state {
+                    Some(new_state) => (state(new_state)),
+                    None => span.soft { "late report, changed nothing" },
                 }
-                @if let Some(due) = step.due_at { div.soft { "next " (look::time(due)) } }
+                @if let Some(due) = step.due_at { div.soft { "next attempt " (web::time(due)) } }
             }
             td {
                 @if let Some(source) = step.source { (console.source(source)) }
@@ -214,7 +219,7 @@ fn line(console: &Console, step: &Step) -> Markup {
                 }
             }
             td { (response(step)) }
-            td.number { (took(step.started_at, step.ended_at)) }
+            td.number { (duration(step.started_at, step.ended_at)) }
         }
     }
 }
@@ -225,15 +230,26 @@ fn response(step: &Step) -> Markup {
         @if let Some(code) = step.code { (code) " " }
         @if let Some(text) = &step.response { (text) }
         @if let Some(outcome) = outcome {
-            div.soft { (outcome) @if let Some(class) = &step.class { ", " (class) } }
+            div.soft { (outcome_text(outcome)) @if let Some(class) = &step.class { ", " (class.replace('_', " ")) } }
             @if outcome == OutcomeKind::Unknown.as_str() {
-                div.warn { "The receiver may have taken it: a second copy is possible." }
+                div.warn { "The receiver may have accepted it: a second copy is possible." }
             }
         }
     }
 }
 
-fn took(started: Option<Timestamp>, ended: Option<Timestamp>) -> String {
+/// An outcome that is not a delivery, in words for a person.
+fn outcome_text(outcome: &str) -> &str {
+    match outcome {
+        "hard" => "permanent",
+        "soft" | "site_soft" => "temporary",
+        "policy_block" => "policy block",
+        "internal" => "internal error",
+        other => other,
+    }
+}
+
+fn duration(started: Option<Timestamp>, ended: Option<Timestamp>) -> String {
     match (started, ended) {
         (Some(started), Some(ended)) => {
             let millis = ended.since(started).as_millis();

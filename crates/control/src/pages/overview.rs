@@ -1,10 +1,10 @@
-//! The overview: what came and went, what waits, who leads.
+//! The overview: rates, what is queued, and the leader of each group.
 
 use axum::{extract::State as Shared, response::Response};
 use maud::{Markup, html};
 use postroad_core::{GroupId, Timestamp};
-use postroad_look as look;
 use postroad_proto::queue::SummaryResponse;
+use postroad_web as web;
 use tokio::task::JoinSet;
 
 use super::Console;
@@ -16,10 +16,10 @@ use crate::{
 const HOUR: u64 = 60;
 const DAY: u64 = 24 * HOUR;
 const REFRESH_SECS: u32 = 5;
-/// Groups that one page asks about.
+/// Groups that one page shows.
 const GROUPS_MAX: usize = 64;
 
-/// The outcomes with a line of their own, and their colour.
+/// The outcomes in the table of rates, and their colours.
 const OUTCOMES: [(&str, &str); 7] = [
     ("accepted", ""),
     ("delivered", "good"),
@@ -30,7 +30,7 @@ const OUTCOMES: [(&str, &str); 7] = [
     ("suppressed", "soft"),
 ];
 
-/// A ledger group as its leader and the history see it.
+/// A ledger group as its leader and the history know it.
 struct Group {
     id: GroupId,
     /// `None` when no leader answered in time.
@@ -45,11 +45,11 @@ pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
     let read = tokio::try_join!(console.reader.minutes(minute.saturating_sub(DAY)), console.reader.gaps());
     let (minutes, gaps) = match read {
         Ok(read) => read,
-        Err(error) => return console.broken(&error),
+        Err(error) => return console.database_failed(&error),
     };
     let groups = match groups(&console).await {
         Ok(groups) => groups,
-        Err(error) => return console.broken(&error),
+        Err(error) => return console.database_failed(&error),
     };
     let body = html! {
         h1 { "Overview" }
@@ -61,24 +61,24 @@ pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
         (group_table(&console, &groups, now))
         (lost(&gaps))
     };
-    look::refreshing_page(console.nav, "/", "Overview", &body, REFRESH_SECS)
+    web::refreshing_page(console.nav, "/", "Overview", &body, REFRESH_SECS)
 }
 
-/// Asks every group's leader at the same time.
+/// Asks the leaders of all groups concurrently.
 async fn groups(console: &Console) -> Result<Vec<Group>, sqlx::Error> {
     let known: Vec<GroupId> = console.leaders.borrow().keys().copied().collect();
-    let mut asked = JoinSet::new();
+    let mut calls = JoinSet::new();
     for id in known.into_iter().filter(|id| *id != GroupId::DIRECTORY).take(GROUPS_MAX) {
         let (queue, reader) = (console.queue.clone(), console.reader.clone());
-        asked.spawn(async move {
+        calls.spawn(async move {
             let summary = queue.summary(id).await.ok();
             reader.cursor(id.0).await.map(|written| Group { id, summary, written })
         });
     }
-    let mut groups = Vec::with_capacity(asked.len());
-    while let Some(answered) = asked.join_next().await {
-        // A page does not panic; were it to, the group is missing and the next refresh has it.
-        if let Ok(group) = answered {
+    let mut groups = Vec::with_capacity(calls.len());
+    while let Some(answer) = calls.join_next().await {
+        // A panic in a call leaves its group out of this page.
+        if let Ok(group) = answer {
             groups.push(group?);
         }
     }
@@ -88,8 +88,8 @@ async fn groups(console: &Console) -> Result<Vec<Group>, sqlx::Error> {
 
 /// The sum of an outcome over the minutes from `since` to before `until`.
 fn sum(minutes: &[MinuteCount], outcome: &str, since: u64, until: u64) -> u64 {
-    let wanted = minutes.iter().filter(|row| row.outcome == outcome && (since..until).contains(&row.minute));
-    wanted.map(|row| row.count).sum()
+    let rows = minutes.iter().filter(|row| row.outcome == outcome && (since..until).contains(&row.minute));
+    rows.map(|row| row.count).sum()
 }
 
 fn tiles(groups: &[Group], minutes: &[MinuteCount], minute: u64, now: Timestamp) -> Markup {
@@ -98,8 +98,8 @@ fn tiles(groups: &[Group], minutes: &[MinuteCount], minute: u64, now: Timestamp)
     let oldest = summaries().map(|summary| summary.oldest_accepted_at_millis).filter(|at| *at > 0).min();
     let day = |outcome| sum(minutes, outcome, minute.saturating_sub(DAY), u64::MAX);
     let tiles = [
-        ("waiting", thousands(total(|summary| summary.queued))),
-        ("assigned", thousands(total(|summary| summary.sending))),
+        ("queued or deferred", thousands(total(|summary| summary.queued))),
+        ("sending", thousands(total(|summary| summary.sending))),
         ("held", thousands(total(|summary| summary.held))),
         ("oldest", oldest.map_or_else(|| "–".to_owned(), |at| age(at, now))),
         ("delivered, 24 h", thousands(day("delivered"))),
@@ -110,7 +110,7 @@ fn tiles(groups: &[Group], minutes: &[MinuteCount], minute: u64, now: Timestamp)
     }
 }
 
-/// The last hour, minute by minute: delivered upwards from the ground, deferred and bounced on top.
+/// The last hour, minute by minute: bars of delivered, with deferred and bounced stacked on top.
 fn chart(minutes: &[MinuteCount], minute: u64) -> Markup {
     const HEIGHT: u64 = 90;
     const KINDS: [(&str, &str); 3] = [("delivered", "good"), ("deferred", "warn"), ("bounced", "bad")];
@@ -121,12 +121,12 @@ fn chart(minutes: &[MinuteCount], minute: u64) -> Markup {
     html! {
         svg.chart viewBox={ "0 0 600 " (HEIGHT) } preserveAspectRatio="none" role="img" {
             title { "Delivered, deferred and bounced in each of the last 60 minutes; the highest minute has " (highest) }
-            @for (place, bar) in (0_u64..).zip(&bars) {
+            @for (position, bar) in (0_u64..).zip(&bars) {
                 @let heights = bar.map(|count| (count * HEIGHT).div_ceil(highest));
                 @for (kind, (_, colour)) in KINDS.iter().enumerate() {
                     @let below: u64 = heights[..kind].iter().sum();
                     @if heights[kind] > 0 {
-                        rect class=(colour) x=(place * 10) width="8" height=(heights[kind])
+                        rect class=(colour) x=(position * 10) width="8" height=(heights[kind])
                             y=(HEIGHT.saturating_sub(below + heights[kind])) {}
                     }
                 }
@@ -134,8 +134,8 @@ fn chart(minutes: &[MinuteCount], minute: u64) -> Markup {
         }
         p.soft {
             "The last 60 minutes, at most " (thousands(highest)) " a minute: "
-            @for (place, (outcome, colour)) in KINDS.iter().enumerate() {
-                @if place > 0 { ", " } span class=(colour) { (outcome) }
+            @for (position, (outcome, colour)) in KINDS.iter().enumerate() {
+                @if position > 0 { ", " } span class=(colour) { (outcome) }
             }
         }
     }
@@ -149,7 +149,7 @@ fn rates(minutes: &[MinuteCount], minute: u64) -> Markup {
             } }
             tbody {
                 @for (outcome, colour) in OUTCOMES {
-                    // The minute that runs is not over: a rate made of it would always be too low.
+                    // The current minute is incomplete: counting it would make the rate too low.
                     @let ten = sum(minutes, outcome, minute.saturating_sub(10), minute);
                     tr {
                         td class=(colour) { (outcome) }
@@ -167,12 +167,12 @@ fn group_table(console: &Console, groups: &[Group], now: Timestamp) -> Markup {
     let leaders = console.leaders.borrow().clone();
     html! {
         @if leaders.is_empty() {
-            p.bad { "No queue node can be reached." }
+            p.bad { "Cannot reach any queue node." }
         } @else {
             div.scroll { table {
                 thead { tr {
-                    th { "Group" } th { "Leader" } th.number { "Term" } th.number { "Messages" } th.number { "Waiting" }
-                    th.number { "Assigned" } th.number { "Held" } th.number { "Oldest" } th.number { "Events not yet written" }
+                    th { "Group" } th { "Leader" } th.number { "Term" } th.number { "Messages" } th.number { "Queued or deferred" }
+                    th.number { "Sending" } th.number { "Held" } th.number { "Oldest" } th.number { "Events not yet written" }
                 } }
                 tbody {
                     @for (id, leader) in &leaders {
@@ -209,12 +209,12 @@ fn counts(group: &Group, summary: &SummaryResponse, now: Timestamp) -> Markup {
 fn lost(gaps: &[Gap]) -> Markup {
     html! {
         @if !gaps.is_empty() {
-            h2.bad { "Gaps" }
-            p.soft { "Events the queue dropped before they were written: what happened in them is not in the history." }
+            h2.bad { "Events missing from this database" }
+            p.soft { "The queue no longer has them; the history does not show what they recorded." }
             table.narrow { tbody {
                 @for gap in gaps {
                     tr {
-                        td.time { (look::time(gap.noticed_at)) }
+                        td.time { (web::time(gap.noticed_at)) }
                         td { "ledger " (gap.group) }
                         td { (thousands(gap.through - gap.first + 1)) " events, " (gap.first) " to " (gap.through) }
                     }
@@ -224,7 +224,7 @@ fn lost(gaps: &[Gap]) -> Markup {
     }
 }
 
-/// How long ago, in the unit that fits.
+/// How long ago, in a readable unit.
 fn age(at_millis: u64, now: Timestamp) -> String {
     let seconds = now.since(Timestamp::from_millis(at_millis)).as_secs();
     match seconds {
@@ -239,8 +239,8 @@ fn age(at_millis: u64, now: Timestamp) -> String {
 fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3 * 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
             text.push('\u{2009}');
         }
         text.push(digit);
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_ages_read_well() {
+    fn numbers_have_thin_spaces_and_ages_a_readable_unit() {
         for (number, expected) in
             [(0, "0"), (999, "999"), (1_000, "1\u{2009}000"), (1_234_567, "1\u{2009}234\u{2009}567")]
         {

@@ -1,4 +1,4 @@
-//! A queue node that leads one ledger group and holds the events a test gives it.
+//! A fake queue node that leads one ledger group and serves the events that a test adds.
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ struct State {
     /// Events served more than once at the start of every stream.
     repeat: u64,
     consumed: u64,
-    asked_from: Vec<u64>,
+    requested_from: Vec<u64>,
     changes: Vec<(MessageId, Change)>,
     refuse: Option<Status>,
 }
@@ -79,20 +79,20 @@ impl FakeQueue {
         self.state.lock().refuse = Some(status);
     }
 
-    /// Another term begins: streams end, and are opened anew.
+    /// Begins another term: streams end, and control opens new ones.
     pub(crate) fn elect(&self) {
         self.term.send_modify(|term| *term += 1);
     }
 
-    pub(crate) fn asked_from(&self) -> Vec<u64> {
-        self.state.lock().asked_from.clone()
+    pub(crate) fn requested_from(&self) -> Vec<u64> {
+        self.state.lock().requested_from.clone()
     }
 
     pub(crate) fn changes(&self) -> Vec<(MessageId, Change)> {
         self.state.lock().changes.clone()
     }
 
-    /// Waits until control has told that everything up to `through` is written.
+    /// Waits until control has acknowledged everything up to `through`.
     pub(crate) async fn wait_consumed(&self, through: u64) {
         wait_until(|| self.state.lock().consumed >= through).await;
     }
@@ -117,7 +117,7 @@ fn bytes(id: MessageId) -> bytes::Bytes {
 }
 
 fn unused<T>() -> Result<T, Status> {
-    Err(Status::unimplemented("control does not ask this"))
+    Err(Status::unimplemented("control never calls this"))
 }
 
 #[tonic::async_trait]
@@ -139,7 +139,7 @@ impl QueueService for FakeQueue {
 
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         let EventsRequest { from, batch_max, .. } = request.into_inner();
-        self.state.lock().asked_from.push(from);
+        self.state.lock().requested_from.push(from);
         let (batches, stream) = mpsc::channel(1);
         let (fake, mut grown, mut term) = (self.clone(), self.grown.subscribe(), self.term.subscribe());
         tokio::spawn(async move {

@@ -12,11 +12,14 @@ use crate::{
 pub(super) fn text(args: &DevArgs, data: &Path) -> String {
     let (smtp, smtps, grpc) = (args.listen_smtp, args.listen_smtps, args.listen_grpc);
     let (http, metrics) = (args.listen_http, args.listen_metrics);
-    let sends =
-        if args.deliver { "for real, by MX" } else { "to the sandbox, unless a route says otherwise" };
+    let sends = if args.deliver {
+        "to real receivers, by MX"
+    } else {
+        "to the sandbox, except where a route says otherwise"
+    };
     format!(
         "
-postroad dev is ready. Mail goes out {sends}.
+postroad dev is ready. Mail is sent {sends}.
 
   SMTP      {smtp}  (STARTTLS)   {smtps} (TLS)
   gRPC      {grpc}
@@ -24,7 +27,7 @@ postroad dev is ready. Mail goes out {sends}.
   metrics   http://{metrics}/metrics
   data      {data}{kept}
 
-  login {LOGIN}, password and API key {SECRET}; without a login from this machine
+  login {LOGIN}, password and API key {SECRET}; from this machine no login is needed
 
   swaks --server {smtp} --tls -au {LOGIN} -ap {SECRET} --from me@example.org --to you@example.net
   curl --url smtp://{smtp} --mail-from me@example.org --mail-rcpt you@example.net -T message.eml

@@ -1,6 +1,6 @@
-//! `postroad dev --cluster`: eight processes with mutual TLS on this machine, to be looked at and broken.
+//! `postroad dev --cluster`: eight processes with mutual TLS on this machine, for trying out failures.
 //!
-//! Nothing is restarted by itself: every process is printed with the command that starts it again.
+//! No process is restarted automatically: each is printed with the command that starts it again.
 
 use std::{
     fs::File,
@@ -28,11 +28,11 @@ use super::{Data, bind, routes, start_sandbox, start_telemetry};
 use crate::{
     cli::{DevArgs, NodeAddress, RoleName},
     cluster::ClusterDirectory,
+    components::Components,
     demo,
     operator::endpoints_of,
     roles::{self, serve_pages},
     signal,
-    stages::Stages,
     template::NodeTemplate,
 };
 
@@ -51,13 +51,13 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     let shutdown = signal::shutdown()?;
     let telemetry = start_telemetry()?;
     let data = Data::open(args.data.as_deref())?;
-    let mut stages = Stages::default();
+    let mut components = Components::default();
     let sandbox = start_sandbox(&Health::new(), NAV).await?;
     let pages = bind(sandbox_pages(args)).await?;
     let routes = routes(args, sandbox.local_addr());
     let router = sandbox.router().merge(to_console(args.listen_http));
-    stages.spawn("sandbox", |shutdown| sandbox.run(shutdown));
-    stages.spawn("pages", |shutdown| serve_pages(pages, router, shutdown));
+    components.spawn("sandbox", |shutdown| sandbox.run(shutdown));
+    components.spawn("pages", |shutdown| serve_pages(pages, router, shutdown));
     let (cluster, nodes) = lay_out(args, data.path())?;
     let mut processes = nodes.into_iter().map(Process::start).collect::<anyhow::Result<Vec<_>>>()?;
     let formed = tokio::select! {
@@ -72,12 +72,12 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     for process in processes.iter_mut().rev() {
         process.stop().await;
     }
-    stages.stop().await;
+    components.stop().await;
     telemetry.shutdown().await;
     formed
 }
 
-/// Tells of every process that ends, until it is time to stop.
+/// Reports every process that ends, until `shutdown`.
 async fn watch(processes: &mut [Process], shutdown: &tokio_util::sync::CancellationToken) {
     loop {
         for process in processes.iter_mut() {
@@ -90,7 +90,7 @@ async fn watch(processes: &mut [Process], shutdown: &tokio_util::sync::Cancellat
     }
 }
 
-/// Makes the demo tenant, as soon as there is a directory to make it in.
+/// Applies the demo tenant as soon as the directory group has a leader.
 async fn form(cluster: &ClusterDirectory, routes: &[crate::route::RouteArgument]) -> anyhow::Result<()> {
     let path = |name: &str| cluster.path().join(name);
     let tls = NodeTls::from_files(path("authority.pem"), path("operator.pem"), path("operator.key"))?;
@@ -99,7 +99,11 @@ async fn form(cluster: &ClusterDirectory, routes: &[crate::route::RouteArgument]
     loop {
         match demo::apply(&endpoints, routes).await {
             Ok(()) => return Ok(()),
-            Err(error) if tries == 5 => return Err(error.context("the cluster does not form")),
+            Err(error) if tries == 5 => {
+                return Err(error.context(
+                    "the queue nodes did not form a cluster; their logs are in the data directory",
+                ));
+            }
             Err(_) => tries += 1,
         }
     }
@@ -109,12 +113,12 @@ fn offset(address: SocketAddr, by: u16) -> SocketAddr {
     SocketAddr::new(address.ip(), address.port().saturating_add(by))
 }
 
-/// The console is control's; the sandbox is this process's own, one port further.
+/// The control process serves the console; this process serves the sandbox, on the next port.
 fn sandbox_pages(args: &DevArgs) -> SocketAddr {
     offset(args.listen_http, 1)
 }
 
-/// The sandbox's pages link to the history of a message, which is the console's.
+/// Redirects the sandbox's links to the timeline of a message to the console.
 fn to_console(console: SocketAddr) -> Router {
     let redirect = move |axum::extract::Path(id): axum::extract::Path<String>| async move {
         match id.parse::<MessageId>() {
@@ -133,7 +137,7 @@ struct NodePlan {
     log: PathBuf,
 }
 
-/// Writes what every node needs, unless an earlier run in this directory has.
+/// Writes every node's configuration and certificates, unless an earlier run in this directory did.
 fn lay_out(args: &DevArgs, data: &Path) -> anyhow::Result<(ClusterDirectory, Vec<NodePlan>)> {
     let dir = data.join("cluster");
     let queue_address = |number| offset(args.listen_operator, number).to_string();
@@ -171,7 +175,7 @@ fn lay_out(args: &DevArgs, data: &Path) -> anyhow::Result<(ClusterDirectory, Vec
     Ok((cluster, nodes))
 }
 
-/// The role's own sections of the `number`th node.
+/// The role's own sections of its `number`th node.
 fn sections(args: &DevArgs, role: RoleName, number: u16) -> String {
     let resolver =
         args.resolver.map_or_else(String::new, |resolver| format!("[dns]\nresolver = \"{resolver}\"\n\n"));
@@ -211,11 +215,11 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // A group of its own: Ctrl-C reaches this process, which passes it on in order.
+            // A process group of its own: Ctrl-C reaches only this process, which stops the others in order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("`{}` cannot be started", plan.name))?;
+            .with_context(|| format!("cannot start the process `{}`", plan.name))?;
         Ok(Self { plan, child, ended: false })
     }
 
@@ -223,7 +227,7 @@ impl Process {
         format!("postroad {} --config {}", self.plan.role.as_str(), self.plan.config.display())
     }
 
-    /// Tells of the end of the process, once.
+    /// Reports the end of the process, once.
     fn report_end(&mut self) {
         if self.ended {
             return;
@@ -242,11 +246,11 @@ impl Process {
     async fn stop(&mut self) {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
-            // It may have ended by itself.
+            // An error means that the process has ended already.
             let _ = kill_process(pid, Signal::TERM);
         }
         if tokio::time::timeout(STOP_WITHIN, self.child.wait()).await.is_err() {
-            tracing::warn!(process = self.plan.name, "did not stop in time");
+            tracing::warn!(process = self.plan.name, "process did not stop in time and is killed");
             let _ = self.child.kill().await;
         }
     }
@@ -272,7 +276,7 @@ fn banner(args: &DevArgs, cluster: &ClusterDirectory, processes: &[Process]) -> 
         text.push_str(&format!("  {:<11} pid {pid:<8} {}\n", process.plan.name, process.command()));
     }
     text.push_str(
-        "\nNothing is restarted by itself; a log is beside each configuration. Ctrl-C stops all.\n",
+        "\nProcesses are not restarted automatically; each log is beside its configuration. Ctrl-C stops all.\n",
     );
     text
 }

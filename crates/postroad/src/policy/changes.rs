@@ -1,4 +1,4 @@
-//! A policy as changes of the directory. Secrets become digests and verifiers here, before they leave this machine.
+//! Turns a policy into changes of the directory. Secrets are hashed here, so that only hashes leave this machine.
 
 use anyhow::{Context, bail, ensure};
 use argon2::{Argon2, PasswordHasher, password_hash::phc::PasswordHash};
@@ -10,20 +10,20 @@ use postroad_directory::{
 
 use super::{CredentialPolicy, LimitsPolicy, Policy, PoolPolicy, RoutePolicy, SourcePolicy, TenantPolicy};
 
-/// What the directory is asked to change, all or nothing.
+/// Changes of the directory, applied as a whole or not at all.
 #[derive(Clone, Debug)]
 pub struct Changes {
-    /// Items, as they are to be.
+    /// Items to create or replace.
     pub puts: Vec<Put>,
-    /// Items that are not to be.
+    /// Items to remove.
     pub removals: Vec<ItemName>,
 }
 
 impl Policy {
-    /// Returns what the directory is asked to change.
+    /// Returns the changes that the policy asks for.
     ///
     /// # Errors
-    /// Something in it cannot be; the message names the item.
+    /// An item is invalid; the error names it.
     pub fn changes(&self) -> anyhow::Result<Changes> {
         let mut puts = Vec::new();
         puts.extend(self.sources.iter().map(source));
@@ -94,14 +94,14 @@ fn secret(credential: &CredentialPolicy) -> anyhow::Result<Secret> {
         (Some(_), Some(_)) => bail!("expected `password` or `password_hash`, not both"),
         (Some(password), None) => Some(verifier(password)?),
         (None, Some(hash)) => {
-            ensure!(PasswordHash::new(hash).is_ok(), "`password_hash` is no PHC string");
+            ensure!(PasswordHash::new(hash).is_ok(), "`password_hash` is not a PHC string");
             Some(hash.clone())
         }
         (None, None) => None,
     };
     match (&credential.api_key, &credential.api_key_sha256, &credential.login, password) {
         (Some(key), None, None, None) => {
-            ensure!(key.len() >= 16, "an API key has at least 16 characters");
+            ensure!(key.len() >= 16, "`api_key` is too short: expected at least 16 characters");
             Ok(Secret::ApiKey { sha256: sha256(key.as_bytes()) })
         }
         (None, Some(digest), None, None) => Ok(Secret::ApiKey { sha256: hexadecimal(digest)? }),
@@ -112,14 +112,16 @@ fn secret(credential: &CredentialPolicy) -> anyhow::Result<Secret> {
             ensure!(!credential.networks.is_empty(), "expected a key, a login with a password, or networks");
             Ok(Secret::Network)
         }
-        _ => bail!("expected one of `api_key`, `api_key_sha256`, or `login` with a password"),
+        _ => bail!(
+            "expected one of `api_key`, `api_key_sha256`, or `login` with a password, and no other of them"
+        ),
     }
 }
 
-/// Makes a verifier of a password: argon2id with the parameters of RFC 9106's second recommendation class as the crate has them.
+/// Hashes a password with argon2id and the parameters that the `argon2` crate recommends.
 fn verifier(password: &str) -> anyhow::Result<String> {
     let hash = Argon2::default().hash_password(password.as_bytes());
-    Ok(hash.map_err(|error| anyhow::anyhow!("the password cannot be hashed: {error}"))?.to_string())
+    Ok(hash.map_err(|error| anyhow::anyhow!("cannot hash the password: {error}"))?.to_string())
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -128,11 +130,11 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 fn hexadecimal(text: &str) -> anyhow::Result<[u8; 32]> {
-    ensure!(text.len() == 64 && text.is_ascii(), "`api_key_sha256` has 64 hexadecimal digits");
+    ensure!(text.len() == 64 && text.is_ascii(), "`api_key_sha256` must have 64 hexadecimal digits");
     let mut bytes = [0; 32];
-    for (place, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * place..2 * place + 2], 16)
-            .context("`api_key_sha256` has 64 hexadecimal digits")?;
+    for (position, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * position..2 * position + 2], 16)
+            .context("`api_key_sha256` must have 64 hexadecimal digits")?;
     }
     Ok(bytes)
 }
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_one_thing() {
+    fn a_credential_is_one_of_key_login_or_networks() {
         let wrong = "expected one of";
         check("credentials: [{name: a, tenant: t, api_key: 0123456789abcdef, login: b}]", Err(wrong));
         check("credentials: [{name: a, tenant: t, login: b}]", Err(wrong));

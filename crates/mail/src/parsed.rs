@@ -1,4 +1,4 @@
-//! A message as a person wants to see it.
+//! A parsed message for showing.
 
 use mail_parser::{Address, Header, HeaderName, Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use postroad_core::Timestamp;
@@ -8,20 +8,20 @@ use crate::{
     html::HTML_BYTES_MAX,
 };
 
-/// Bytes of text that are shown.
+/// Bytes of text that are returned.
 const TEXT_BYTES_MAX: usize = 1 << 20;
-/// Header fields that are shown; C-130.
+/// Header fields that are returned; C-130.
 const FIELDS_MAX: usize = 1000;
-/// Bytes of all values of header fields together that are shown; C-130, and Postfix' `header_size_limit`.
+/// Bytes of all values of header fields together that are returned; C-130, and Postfix' `header_size_limit`.
 const FIELD_BYTES_MAX: usize = 102_400;
-/// Mailboxes of one field that are shown.
+/// Mailboxes of one field that are returned.
 const MAILBOXES_MAX: usize = 1000;
-/// Bytes of one name, address or subject that are shown.
+/// Bytes of one name, address or subject that are returned.
 const LINE_BYTES_MAX: usize = 2000;
 
-/// A message as a person wants to see it. Every text is as its sender wrote it: whoever shows it escapes it.
+/// A parsed message. Every text is untrusted: the caller escapes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shown {
+pub struct ParsedMessage {
     /// Decoded; empty where there is none.
     pub subject: String,
     /// The mailboxes of `From`.
@@ -30,13 +30,13 @@ pub struct Shown {
     pub to: Vec<Mailbox>,
     /// The mailboxes of `Cc`.
     pub cc: Vec<Mailbox>,
-    /// When the sender says it was written.
+    /// The `Date` field.
     pub date: Option<Timestamp>,
     /// The plain text, where the message has one.
     pub text: Option<String>,
-    /// The HTML as it came: [`crate::sanitise_html`] makes it harmless.
+    /// The HTML, untrusted: see [`crate::sanitise_html`].
     pub html: Option<String>,
-    /// Everything that is not one of the two texts.
+    /// Every part that is not `text` or `html`.
     pub attachments: Vec<Attachment>,
     /// Name and value of the header fields in their order, values folded as they came.
     pub headers: Vec<(String, String)>,
@@ -51,7 +51,7 @@ pub struct Mailbox {
     pub address: String,
 }
 
-/// A part that is not shown itself.
+/// A part that is neither of the two texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attachment {
     /// The file name, empty where there is none.
@@ -62,16 +62,16 @@ pub struct Attachment {
     pub bytes: usize,
 }
 
-/// Parses a message for showing; content that is no message at all has empty fields.
+/// Parses a message for showing; fields that the content does not have are empty.
 ///
 /// # Errors
-/// The content has more structure than is parsed.
-pub fn show(content: &[u8]) -> Result<Shown, TooComplex> {
+/// The content has more structure than real mail has.
+pub fn parse(content: &[u8]) -> Result<ParsedMessage, TooComplex> {
     bounds::measure(content)?;
-    let Some(message) = parser().parse(content) else { return Ok(Shown::default()) };
-    let shown = bounds::check(&message).map(|()| of_message(&message, content));
+    let Some(message) = parser().parse(content) else { return Ok(ParsedMessage::default()) };
+    let parsed = bounds::check(&message).map(|()| of_message(&message, content));
     bounds::dismantle(message);
-    shown
+    parsed
 }
 
 /// Decodes the encoded words of an unstructured field's value (RFC 2047), such as a subject.
@@ -96,11 +96,11 @@ fn parser() -> MessageParser {
         .default_header_raw()
 }
 
-fn of_message(message: &Message<'_>, content: &[u8]) -> Shown {
+fn of_message(message: &Message<'_>, content: &[u8]) -> ParsedMessage {
     let root = message.root_part();
     let text = first_of(message, &message.text_body, |part| matches!(part.body, PartType::Text(_)));
     let html = first_of(message, &message.html_body, |part| matches!(part.body, PartType::Html(_)));
-    Shown {
+    ParsedMessage {
         subject: line(message.subject().unwrap_or_default()),
         from: mailboxes(&root.headers, &HeaderName::From),
         to: mailboxes(&root.headers, &HeaderName::To),
@@ -116,7 +116,7 @@ fn of_message(message: &Message<'_>, content: &[u8]) -> Shown {
     }
 }
 
-/// The first body part that is of the wanted kind: the parser offers each text for both views.
+/// The first body part of the wanted kind: the parser lists each text part for both views.
 fn first_of<'m>(
     message: &'m Message<'_>,
     bodies: &[u32],
@@ -151,7 +151,7 @@ fn attachment(part: &MessagePart<'_>) -> Attachment {
     Attachment { name: line(part.attachment_name().unwrap_or_default()), media_type, bytes: part.len() }
 }
 
-/// The fields with their values as they stand in the content.
+/// The header fields with their raw values.
 fn fields(headers: &[Header<'_>], content: &[u8]) -> Vec<(String, String)> {
     let mut room = FIELD_BYTES_MAX;
     let mut fields = Vec::new();
@@ -212,34 +212,34 @@ mod tests {
         --outer--\r\n";
 
     #[test]
-    fn a_message_is_shown_decoded() {
-        let shown = show(CONTENT.as_bytes()).unwrap();
-        assert_eq!(shown.subject, "Grüße from here");
+    fn a_message_is_decoded() {
+        let parsed = parse(CONTENT.as_bytes()).unwrap();
+        assert_eq!(parsed.subject, "Grüße from here");
         let mailbox = |name: &str, address: &str| Mailbox { name: name.into(), address: address.into() };
-        assert_eq!(shown.from, [mailbox("René", "rene@sender.example")]);
-        assert_eq!(shown.to, [mailbox("", "a@receiver.example"), mailbox("B, C", "b@receiver.example")]);
-        assert_eq!(shown.date.unwrap().to_string(), "2026-11-24T00:34:56.000Z");
-        assert_eq!(shown.text.as_deref(), Some("Grüße"));
-        assert_eq!(shown.html.as_deref(), Some("<p>Hello</p>"));
+        assert_eq!(parsed.from, [mailbox("René", "rene@sender.example")]);
+        assert_eq!(parsed.to, [mailbox("", "a@receiver.example"), mailbox("B, C", "b@receiver.example")]);
+        assert_eq!(parsed.date.unwrap().to_string(), "2026-11-24T00:34:56.000Z");
+        assert_eq!(parsed.text.as_deref(), Some("Grüße"));
+        assert_eq!(parsed.html.as_deref(), Some("<p>Hello</p>"));
         let pdf = Attachment { name: "a b.pdf".into(), media_type: "application/pdf".into(), bytes: 4 };
-        assert_eq!(shown.attachments, [pdf]);
-        assert_eq!(shown.headers.len(), 7);
-        assert_eq!(shown.headers[3], ("Subject".into(), "=?utf-8?b?R3LDvMOfZQ==?= from\r\n here".into()));
+        assert_eq!(parsed.attachments, [pdf]);
+        assert_eq!(parsed.headers.len(), 7);
+        assert_eq!(parsed.headers[3], ("Subject".into(), "=?utf-8?b?R3LDvMOfZQ==?= from\r\n here".into()));
     }
 
     #[test]
-    fn a_text_that_is_not_there_is_not_made_up() {
-        let shown = show(b"Content-Type: text/html\r\n\r\n<b>x</b>").unwrap();
-        assert_eq!((shown.text, shown.html.as_deref()), (None, Some("<b>x</b>")));
-        let shown = show(b"Subject: s\r\n\r\nplain").unwrap();
-        assert_eq!((shown.text.as_deref(), shown.html), (Some("plain"), None));
+    fn a_missing_text_or_html_is_none() {
+        let parsed = parse(b"Content-Type: text/html\r\n\r\n<b>x</b>").unwrap();
+        assert_eq!((parsed.text, parsed.html.as_deref()), (None, Some("<b>x</b>")));
+        let parsed = parse(b"Subject: s\r\n\r\nplain").unwrap();
+        assert_eq!((parsed.text.as_deref(), parsed.html), (Some("plain"), None));
     }
 
     #[test]
-    fn what_is_no_message_is_shown_empty() {
+    fn content_that_is_not_a_message_has_empty_fields() {
         for content in ["", "\r\n", "no header at all"] {
-            let shown = show(content.as_bytes()).unwrap();
-            assert!(shown.subject.is_empty() && shown.from.is_empty(), "{content:?}");
+            let parsed = parse(content.as_bytes()).unwrap();
+            assert!(parsed.subject.is_empty() && parsed.from.is_empty(), "{content:?}");
         }
     }
 
@@ -257,9 +257,9 @@ mod tests {
     #[test]
     fn sizes_are_bounded() {
         let header = format!("To: {}\r\nSubject: {}\r\n", "a@b.example,".repeat(5_000), "s".repeat(50_000));
-        let shown = show(format!("{header}\r\n{}", "t".repeat(3 << 20)).as_bytes()).unwrap();
-        assert_eq!((shown.to.len(), shown.subject.len()), (MAILBOXES_MAX, LINE_BYTES_MAX));
-        assert_eq!(shown.text.unwrap().len(), TEXT_BYTES_MAX);
-        assert!(shown.headers.iter().map(|(_, value)| value.len()).sum::<usize>() <= FIELD_BYTES_MAX);
+        let parsed = parse(format!("{header}\r\n{}", "t".repeat(3 << 20)).as_bytes()).unwrap();
+        assert_eq!((parsed.to.len(), parsed.subject.len()), (MAILBOXES_MAX, LINE_BYTES_MAX));
+        assert_eq!(parsed.text.unwrap().len(), TEXT_BYTES_MAX);
+        assert!(parsed.headers.iter().map(|(_, value)| value.len()).sum::<usize>() <= FIELD_BYTES_MAX);
     }
 }

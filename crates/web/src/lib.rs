@@ -1,6 +1,6 @@
-//! How pages look: one frame, no scripts, nothing from elsewhere, everything remote escaped.
+//! The frame, style and security headers of HTML pages: no scripts, nothing loaded from other hosts.
 //!
-//! What is on a page, its role knows.
+//! The content of a page belongs to its role.
 
 use axum::{
     http::{
@@ -14,28 +14,28 @@ use axum::{
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use postroad_core::Timestamp;
 
-/// The links at the top of every page: what they say, and where they lead.
+/// The links at the top of every page: label and path.
 pub type Nav = &'static [(&'static str, &'static str)];
 
-const STYLE: &str = include_str!("look.css");
+const STYLE: &str = include_str!("style.css");
 
-/// Styles stand in the page and in mail that is shown; images of mail travel inside it. Nothing else is loaded, and nothing runs.
+/// Allows inline styles, and images inside a mail that is shown. Nothing else is loaded, and no script runs.
 const SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Returns a page in the common frame; `place` is the path of the link that leads here.
+/// Returns a page in the common frame; `current` is the path of the link to highlight.
 #[must_use]
-pub fn page(nav: Nav, place: &str, title: &str, body: &Markup) -> Response {
-    frame(nav, place, title, body, None)
+pub fn page(nav: Nav, current: &str, title: &str, body: &Markup) -> Response {
+    frame(nav, current, title, body, None)
 }
 
-/// Returns the same for a page that asks for itself again.
+/// Returns a page that reloads itself.
 #[must_use]
-pub fn refreshing_page(nav: Nav, place: &str, title: &str, body: &Markup, seconds: u32) -> Response {
-    frame(nav, place, title, body, Some(seconds))
+pub fn refreshing_page(nav: Nav, current: &str, title: &str, body: &Markup, seconds: u32) -> Response {
+    frame(nav, current, title, body, Some(seconds))
 }
 
-fn frame(nav: Nav, place: &str, title: &str, body: &Markup, refresh: Option<u32>) -> Response {
+fn frame(nav: Nav, current: &str, title: &str, body: &Markup, refresh: Option<u32>) -> Response {
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -51,7 +51,7 @@ fn frame(nav: Nav, place: &str, title: &str, body: &Markup, refresh: Option<u32>
                     b { "Postroad" }
                     nav {
                         @for (label, path) in nav {
-                            a href=(path) aria-current=[(*path == place).then_some("page")] { (label) }
+                            a href=(path) aria-current=[(*path == current).then_some("page")] { (label) }
                         }
                     }
                 } }
@@ -59,10 +59,10 @@ fn frame(nav: Nav, place: &str, title: &str, body: &Markup, refresh: Option<u32>
             }
         }
     };
-    (protection(), Html(markup.into_string())).into_response()
+    (security_headers(), Html(markup.into_string())).into_response()
 }
 
-/// Returns a page that says why there is nothing to see.
+/// Returns an error page.
 #[must_use]
 pub fn error_page(nav: Nav, status: StatusCode, why: &str) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
@@ -75,9 +75,9 @@ pub fn error_page(nav: Nav, status: StatusCode, why: &str) -> Response {
     response
 }
 
-/// Returns what every answer tells the browser.
+/// Returns the headers that every response carries.
 #[must_use]
-pub fn protection() -> [(HeaderName, HeaderValue); 4] {
+pub fn security_headers() -> [(HeaderName, HeaderValue); 4] {
     [
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static(SECURITY_POLICY)),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -86,7 +86,9 @@ pub fn protection() -> [(HeaderName, HeaderValue); 4] {
     ]
 }
 
-/// Returns true when a form was sent by a page of ours: browsers say where a form comes from, and others are not lured.
+/// Returns true when a form was sent by one of our pages: protection against CSRF.
+///
+/// Browsers send `Sec-Fetch-Site` or `Origin`; a request with neither does not come from a browser's form.
 #[must_use]
 pub fn is_same_origin(headers: &HeaderMap) -> bool {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
@@ -102,7 +104,7 @@ pub fn is_same_origin(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Returns a point in time to the second, UTC.
+/// Returns a time as UTC, to the second.
 #[must_use]
 pub fn time(at: Timestamp) -> Markup {
     let text = at.to_string();
@@ -110,7 +112,7 @@ pub fn time(at: Timestamp) -> Markup {
     html! { time datetime=(text) title=(text) { (short) } }
 }
 
-/// Returns a number of bytes in the unit that fits.
+/// Returns a number of bytes in a readable unit.
 #[must_use]
 pub fn size(bytes: u64) -> String {
     match bytes {
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_short() {
+    fn sizes_have_a_readable_unit() {
         for (bytes, expected) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 20, "3.0 MiB")] {
             assert_eq!(size(bytes), expected);
         }

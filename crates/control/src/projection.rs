@@ -1,6 +1,6 @@
-//! What events change in the history, as rows: pure, so that everything else is moving them about.
+//! Turns events into the rows that they add or change in the history; pure.
 //!
-//! Rows are written as JSON arrays, one document for each table and batch: a statement then costs what its rows cost.
+//! A batch goes to SQLite as one JSON document per table, so that each table needs one statement per batch.
 
 use std::collections::HashMap;
 
@@ -13,25 +13,25 @@ use serde::{Serialize, Serializer, ser::SerializeSeq};
 
 use crate::state::State;
 
-/// Bytes of one text that are kept; what comes over the wire is short already.
+/// Bytes of one text that are kept; texts are short on the wire already.
 const TEXT_BYTES_MAX: usize = 1000;
 
 /// Everything a transaction writes.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
-    /// How far each group's events have come, those of this batch counted.
+    /// The last event of each group, this batch included.
     pub(crate) cursors: HashMap<GroupId, u64>,
     pub(crate) messages: Vec<MessageRow>,
     pub(crate) deliveries: Deliveries,
     pub(crate) timeline: Vec<TimelineRow>,
     pub(crate) counts: Counts,
     pub(crate) gaps: Vec<GapRow>,
-    pub(crate) tally: Tally,
+    pub(crate) events: EventCounts,
 }
 
-/// What became of the events of a batch.
+/// How many events of a batch were written, repeated, unreadable or lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct EventCounts {
     pub(crate) written: u64,
     pub(crate) repeated: u64,
     pub(crate) unreadable: u64,
@@ -42,36 +42,36 @@ pub(crate) struct Tally {
 #[derive(Debug, Serialize)]
 pub(crate) struct MessageRow(Id, u64, u32, String, String, String, u32, usize);
 
-/// Where a delivery stands after the batch: only its last state is written.
+/// The state of a delivery after the batch; states within the batch are not written.
 #[derive(Debug)]
 pub(crate) struct DeliveryRow {
     pub(crate) message: Id,
     pub(crate) recipient: u32,
-    /// Empty where the batch does not hold the acceptance: what is in the table stays.
+    /// Empty where the batch does not hold the acceptance: the address in the table stays.
     pub(crate) address: String,
-    /// `None` where only the number of attempts is told.
+    /// `None` where only the number of attempts changes.
     pub(crate) state: Option<&'static str>,
     pub(crate) attempts: u32,
     pub(crate) changed_at: u64,
     pub(crate) due_at: Option<u64>,
-    /// `None` leaves the response that is there.
+    /// `None` keeps the response in the table.
     pub(crate) response: Option<String>,
 }
 
-/// Deliveries in the order they were first touched, each once.
+/// Changed deliveries, each once, in the order of their first change.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
     rows: Vec<DeliveryRow>,
-    places: HashMap<(u128, u32), usize>,
+    positions: HashMap<(u128, u32), usize>,
 }
 
-/// How many recipients came or went: summed up here where the tenant is known, and row by row where it is not.
+/// Recipients by minute and outcome: summed here where the tenant is known, otherwise row by row.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// By minute, tenant and outcome.
     sums: HashMap<(u64, u32, &'static str), u64>,
-    /// The tenant stands in the history: minute, message, outcome.
-    unknown: Vec<(u64, Id, &'static str)>,
+    /// Minute, message, outcome: SQLite looks the tenant up by the message.
+    without_tenant: Vec<(u64, Id, &'static str)>,
     /// Tenants of the messages that the batch accepted.
     tenants: HashMap<u128, u32>,
 }
@@ -88,7 +88,7 @@ pub(crate) struct TimelineRow {
     sequence: u64,
     at: u64,
     kind: &'static str,
-    became: Option<&'static str>,
+    new_state: Option<&'static str>,
     due_at: Option<u64>,
     attempt: Option<u32>,
     source: Option<u32>,
@@ -110,15 +110,15 @@ pub(crate) struct Id(u128);
 impl Serialize for Id {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut text = [0; 32];
-        for (place, digit) in text.iter_mut().enumerate() {
-            *digit = b"0123456789ABCDEF"[(self.0 >> (124 - 4 * place)) as usize & 15];
+        for (position, digit) in text.iter_mut().enumerate() {
+            *digit = b"0123456789ABCDEF"[(self.0 >> (124 - 4 * position)) as usize & 15];
         }
         serializer.serialize_str(std::str::from_utf8(&text).expect("hexadecimal digits are ASCII"))
     }
 }
 
 impl Rows {
-    /// Starts a batch where the last one has ended.
+    /// Starts a batch after the last one.
     pub(crate) fn after(cursors: &HashMap<GroupId, u64>) -> Self {
         Self { cursors: cursors.clone(), ..Self::default() }
     }
@@ -128,7 +128,7 @@ impl Rows {
         self.messages.len() + self.deliveries.rows.len() + self.timeline.len()
     }
 
-    /// Takes an event of a group; what lies before the group's cursor has been written and is passed over.
+    /// Adds an event of a group; one at or before the group's cursor has been written already and is skipped.
     pub(crate) fn add(&mut self, group: GroupId, event: Event) {
         let through = match &event.kind {
             Some(Kind::Gap(gap)) => gap.through.max(event.sequence),
@@ -136,7 +136,7 @@ impl Rows {
         };
         let cursor = self.cursors.entry(group).or_insert(0);
         if through <= *cursor {
-            self.tally.repeated += 1;
+            self.events.repeated += 1;
             return;
         }
         let expected = *cursor + 1;
@@ -146,38 +146,39 @@ impl Rows {
             _ => event.sequence - 1,
         };
         if lost_before >= expected {
-            self.tally.lost += lost_before - expected + 1;
+            self.events.lost += lost_before - expected + 1;
             self.gaps.push(GapRow(group.0, expected, lost_before, event.at_millis));
         }
-        match self.note(event) {
-            Some(()) => self.tally.written += 1,
-            None => self.tally.unreadable += 1,
+        match self.project(event) {
+            Some(()) => self.events.written += 1,
+            None => self.events.unreadable += 1,
         }
     }
 
-    /// Writes down what an event changes; `None` when this version cannot read it.
-    fn note(&mut self, event: Event) -> Option<()> {
-        let place = Place { sequence: event.sequence, at: fitting(event.at_millis) };
+    /// Adds the rows that an event changes; `None` when this version cannot read it.
+    fn project(&mut self, event: Event) -> Option<()> {
+        let position = Position { sequence: event.sequence, at: sqlite_integer(event.at_millis) };
         let message = || parse_message_id(&event.message_id).ok().map(MessageId::as_u128).map(Id);
         let delivery = || Some((message()?, event.recipient?));
         match event.kind? {
-            Kind::Accepted(accepted) => self.accepted(place, message()?, accepted),
-            Kind::AttemptEnded(attempt) => return self.attempt(place, delivery()?, attempt),
-            Kind::Ended(ended) => self.changed(place, delivery()?, State::of_end(ended.state)?, None),
-            Kind::Held(_) => self.changed(place, delivery()?, State::Held, None),
+            Kind::Accepted(accepted) => self.accepted(position, message()?, accepted),
+            Kind::AttemptEnded(attempt) => return self.attempt_ended(position, delivery()?, attempt),
+            Kind::Ended(ended) => self.changed(position, delivery()?, State::of_end(ended.state)?, None),
+            Kind::Held(_) => self.changed(position, delivery()?, State::Held, None),
             Kind::Released(released) => {
-                self.changed(place, delivery()?, State::Queued, Some(fitting(released.due_at_millis)));
+                let due_at = sqlite_integer(released.due_at_millis);
+                self.changed(position, delivery()?, State::Queued, Some(due_at));
             }
             Kind::Gap(_) => {}
         }
         Some(())
     }
 
-    fn accepted(&mut self, place: Place, message: Id, accepted: Accepted) {
+    fn accepted(&mut self, position: Position, message: Id, accepted: Accepted) {
         let recipients = accepted.recipients.len();
         self.messages.push(MessageRow(
             message,
-            place.at,
+            position.at,
             accepted.tenant,
             text(&accepted.sender),
             subject(&accepted.subject),
@@ -185,19 +186,24 @@ impl Rows {
             accepted.size_bytes,
             recipients,
         ));
-        self.counts.accepted(place.minute(), message, accepted.tenant, recipients as u64);
+        self.counts.accepted(position.minute(), message, accepted.tenant, recipients as u64);
         for (recipient, address) in (0..).zip(&accepted.recipients) {
             let row = self.deliveries.row(message, recipient);
             row.address = text(address);
             row.state = Some(State::Queued.as_str());
-            row.changed_at = place.at;
+            row.changed_at = position.at;
         }
     }
 
-    fn attempt(&mut self, place: Place, (message, recipient): (Id, u32), ended: AttemptEnded) -> Option<()> {
-        let (became, due_at) = match ended.next_state {
-            Some(NextState::RetryAtMillis(due)) => (Some(State::Deferred), Some(fitting(due))),
-            Some(NextState::Ended(end)) => (Some(State::of_end(end)?), None),
+    fn attempt_ended(
+        &mut self,
+        position: Position,
+        (message, recipient): (Id, u32),
+        ended: AttemptEnded,
+    ) -> Option<()> {
+        let (new_state, due_at) = match ended.next_state {
+            Some(NextState::RetryAtMillis(due)) => (Some(State::Deferred), Some(sqlite_integer(due))),
+            Some(NextState::Ended(state)) => (Some(State::of_end(state)?), None),
             Some(NextState::Held(_)) => (Some(State::Held), None),
             None => (None, None),
         };
@@ -207,18 +213,18 @@ impl Rows {
         let response = text(&ended.text);
         let row = self.deliveries.row(message, recipient);
         row.attempts = row.attempts.max(ended.attempt);
-        if let Some(state) = became {
-            row.become_state(state, place.at, due_at);
-            row.response = Some(said(ended.code, &response));
-            self.counts.came_to(place.minute(), message, state);
+        if let Some(state) = new_state {
+            row.set_state(state, position.at, due_at);
+            row.response = Some(reply_text(ended.code, &response));
+            self.counts.count(position.minute(), message, state);
         }
         self.timeline.push(TimelineRow {
             message,
             recipient,
-            sequence: place.sequence,
-            at: place.at,
+            sequence: position.sequence,
+            at: position.at,
             kind: "attempt",
-            became: became.map(State::as_str),
+            new_state: new_state.map(State::as_str),
             due_at,
             attempt: Some(ended.attempt),
             source: Some(ended.source),
@@ -229,17 +235,23 @@ impl Rows {
             response: Some(response).filter(|text| !text.is_empty()),
             remote: Some(text(&ended.remote)).filter(|text| !text.is_empty()),
             tls: Some(text(&ended.tls)).filter(|text| !text.is_empty()),
-            started_at: Some(fitting(ended.started_at_millis)).filter(|at| *at != 0),
-            ended_at: Some(fitting(ended.ended_at_millis)).filter(|at| *at != 0),
+            started_at: Some(sqlite_integer(ended.started_at_millis)).filter(|at| *at != 0),
+            ended_at: Some(sqlite_integer(ended.ended_at_millis)).filter(|at| *at != 0),
         });
         Some(())
     }
 
-    /// A change that no attempt brought about.
-    fn changed(&mut self, place: Place, (message, recipient): (Id, u32), state: State, due_at: Option<u64>) {
-        self.deliveries.row(message, recipient).become_state(state, place.at, due_at);
-        if state.is_end() {
-            self.counts.came_to(place.minute(), message, state);
+    /// Adds a change that is not the outcome of an attempt.
+    fn changed(
+        &mut self,
+        position: Position,
+        (message, recipient): (Id, u32),
+        state: State,
+        due_at: Option<u64>,
+    ) {
+        self.deliveries.row(message, recipient).set_state(state, position.at, due_at);
+        if state.is_final() {
+            self.counts.count(position.minute(), message, state);
         }
         let kind = match state {
             State::Held => "held",
@@ -249,24 +261,24 @@ impl Rows {
         self.timeline.push(TimelineRow {
             message,
             recipient,
-            sequence: place.sequence,
-            at: place.at,
+            sequence: position.sequence,
+            at: position.at,
             kind,
-            became: Some(state.as_str()),
+            new_state: Some(state.as_str()),
             due_at,
             ..TimelineRow::default()
         });
     }
 }
 
-/// Where in a group an event stands.
+/// An event's sequence number and time.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Position {
     sequence: u64,
     at: u64,
 }
 
-impl Place {
+impl Position {
     fn minute(self) -> u64 {
         self.at / 60_000
     }
@@ -278,10 +290,10 @@ impl Counts {
         *self.sums.entry((minute, tenant, "accepted")).or_insert(0) += recipients;
     }
 
-    fn came_to(&mut self, minute: u64, message: Id, state: State) {
+    fn count(&mut self, minute: u64, message: Id, state: State) {
         match self.tenants.get(&message.0) {
             Some(tenant) => *self.sums.entry((minute, *tenant, state.as_str())).or_insert(0) += 1,
-            None => self.unknown.push((minute, message, state.as_str())),
+            None => self.without_tenant.push((minute, message, state.as_str())),
         }
     }
 
@@ -292,16 +304,16 @@ impl Counts {
     }
 
     /// Minute, message, outcome.
-    pub(crate) fn unknown(&self) -> &[(u64, Id, &'static str)] {
-        &self.unknown
+    pub(crate) fn without_tenant(&self) -> &[(u64, Id, &'static str)] {
+        &self.without_tenant
     }
 }
 
 impl Deliveries {
-    /// Returns the row of a delivery, an empty one the first time.
+    /// Returns the row of a delivery, added where it is missing.
     fn row(&mut self, message: Id, recipient: u32) -> &mut DeliveryRow {
         let rows = &mut self.rows;
-        let place = *self.places.entry((message.0, recipient)).or_insert_with(|| {
+        let position = *self.positions.entry((message.0, recipient)).or_insert_with(|| {
             rows.push(DeliveryRow {
                 message,
                 recipient,
@@ -314,7 +326,7 @@ impl Deliveries {
             });
             rows.len() - 1
         });
-        &mut self.rows[place]
+        &mut self.rows[position]
     }
 
     pub(crate) fn rows(&self) -> &[DeliveryRow] {
@@ -322,7 +334,7 @@ impl Deliveries {
     }
 }
 
-/// In the order of the statement that writes it.
+/// In the column order of the statement that writes it.
 impl Serialize for DeliveryRow {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { message, recipient, address, state, attempts, changed_at, due_at, response } = self;
@@ -330,7 +342,7 @@ impl Serialize for DeliveryRow {
     }
 }
 
-/// In the order of the statement that writes it.
+/// In the column order of the statement that writes it.
 impl Serialize for TimelineRow {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut row = serializer.serialize_seq(None)?;
@@ -339,7 +351,7 @@ impl Serialize for TimelineRow {
         row.serialize_element(&self.sequence)?;
         row.serialize_element(&self.at)?;
         row.serialize_element(self.kind)?;
-        row.serialize_element(&self.became)?;
+        row.serialize_element(&self.new_state)?;
         row.serialize_element(&self.due_at)?;
         row.serialize_element(&self.attempt)?;
         row.serialize_element(&self.source)?;
@@ -357,29 +369,29 @@ impl Serialize for TimelineRow {
 }
 
 impl DeliveryRow {
-    fn become_state(&mut self, state: State, at: u64, due_at: Option<u64>) {
+    fn set_state(&mut self, state: State, at: u64, due_at: Option<u64>) {
         self.state = Some(state.as_str());
         self.changed_at = at;
         self.due_at = due_at;
     }
 }
 
-/// SQLite's integers have a sign.
-fn fitting(number: u64) -> u64 {
+/// SQLite's integers are signed.
+fn sqlite_integer(number: u64) -> u64 {
     number.min(i64::MAX as u64)
 }
 
-/// What a receiver said, with its code where it gave one.
-fn said(code: u32, text: &str) -> String {
+/// A receiver's reply, with its code where it gave one.
+fn reply_text(code: u32, text: &str) -> String {
     if code == 0 { text.to_owned() } else { format!("{code} {text}") }
 }
 
-/// The subject as a person reads it: it travels as it stands in the message.
+/// The subject, decoded: events carry it as it is in the message.
 fn subject(value: &str) -> String {
     if value.contains("=?") { postroad_mail::decode_text(value.as_bytes()) } else { text(value) }
 }
 
-/// Remote text without control characters, not too long; it is escaped where it is shown.
+/// Remote text cut to [`TEXT_BYTES_MAX`] and without control characters; pages escape it.
 fn text(remote: &str) -> String {
     let cut = &remote[..remote.floor_char_boundary(TEXT_BYTES_MAX)];
     if cut.chars().any(char::is_control) {
