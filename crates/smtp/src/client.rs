@@ -246,7 +246,7 @@ struct ActiveTransaction {
     expected: Expected,
     /// MAIL, RCPT and DATA were sent together.
     pipelined: bool,
-    /// The server has sent at least one reply.
+    /// At least one command of this transaction was answered.
     answered: bool,
     /// The reply to DATA was not 354: send no content.
     data_refused: bool,

@@ -119,17 +119,17 @@ impl Connection {
 
     /// Sends one message. The results are exact, even when the connection breaks.
     ///
-    /// `until` aborts the transaction: it is polled immediately before each write, so it may check a clock.
-    /// Once it is ready nothing more is sent, in particular not the end of the message,
+    /// The transaction is aborted when `abort` is ready. It is polled immediately before each write, so it may check a clock.
+    /// From then on nothing more is sent, in particular not the end of the message,
     /// and the results say how far the transaction got. It is not polled again.
     ///
     /// Dropping the future leaves the results unknown and the connection unusable.
-    pub async fn deliver(&mut self, transaction: Transaction, until: impl Future<Output = ()>) -> Delivery {
+    pub async fn deliver(&mut self, transaction: Transaction, abort: impl Future<Output = ()>) -> Delivery {
         let recipients = transaction.recipients.len();
         let reused = self.session.transactions() > 0;
-        let mut until = pin!(until);
+        let mut abort = pin!(abort);
         self.sent_any = false;
-        if let Err(lost) = self.check_ready(until.as_mut()).await {
+        if let Err(lost) = self.check_ready(abort.as_mut()).await {
             self.usable = false;
             let not_started = lost == Lost::Aborted;
             let results = vec![RecipientResult::NotSent(lost); recipients];
@@ -139,7 +139,7 @@ impl Connection {
             return Delivery { results, stale: false, not_started: false };
         }
         self.usable = false;
-        let Output::Done(results) = self.drive(until).await else {
+        let Output::Done(results) = self.drive(abort).await else {
             unreachable!("a transaction ends with results");
         };
         let stale = reused && self.unanswered;
@@ -186,14 +186,14 @@ impl Connection {
     }
 
     /// Reads what the server sent since the last transaction: a farewell, or the reply to RSET.
-    async fn check_ready(&mut self, until: Pin<&mut impl Future<Output = ()>>) -> Result<(), Lost> {
+    async fn check_ready(&mut self, abort: Pin<&mut impl Future<Output = ()>>) -> Result<(), Lost> {
         if !self.usable {
             return Err(Lost::Closed);
         }
         if !self.read_available() {
             self.session.connection_lost(false);
         }
-        match self.drive(until).await {
+        match self.drive(abort).await {
             Output::Idle => Ok(()),
             Output::Ended(Ended::Lost(_, Lost::Aborted)) => Err(Lost::Aborted),
             _ => Err(Lost::Closed),
@@ -213,7 +213,7 @@ impl Connection {
     }
 
     /// Reads and writes until the session needs something else, or until the transaction is aborted.
-    async fn drive(&mut self, mut until: Pin<&mut impl Future<Output = ()>>) -> Output {
+    async fn drive(&mut self, mut abort: Pin<&mut impl Future<Output = ()>>) -> Output {
         self.unanswered = false;
         let mut broken = None;
         loop {
@@ -224,15 +224,15 @@ impl Connection {
                 }
                 output => return output,
             };
-            if let Err(interrupted) = self.write(until.as_mut()).await {
+            if let Err(interrupted) = self.write(abort.as_mut()).await {
                 broken = Some(interrupted);
             }
             let interrupted = match broken {
-                None => self.read(deadline, until.as_mut()).await.err(),
+                None => self.read(deadline, abort.as_mut()).await.err(),
                 Some(Interrupted::Aborted) => broken,
                 Some(interrupted) => {
                     let final_deadline = deadline.min(Instant::now() + FINAL_REPLY_TIMEOUT);
-                    self.read(final_deadline, until.as_mut()).await.err().map(|_| interrupted)
+                    self.read(final_deadline, abort.as_mut()).await.err().map(|_| interrupted)
                 }
             };
             let Some(interrupted) = interrupted else { continue };
@@ -266,7 +266,7 @@ impl Connection {
     }
 
     /// Writes the output of the session without copying it.
-    async fn write(&mut self, mut until: Pin<&mut impl Future<Output = ()>>) -> Result<(), Interrupted> {
+    async fn write(&mut self, mut abort: Pin<&mut impl Future<Output = ()>>) -> Result<(), Interrupted> {
         let output = self.session.take_output();
         if output.is_empty() {
             return Ok(());
@@ -280,7 +280,7 @@ impl Connection {
             let stream = &mut self.stream;
             let writing =
                 poll_fn(|context| Pin::new(&mut *stream).poll_write_vectored(context, &slices[..count]));
-            let written = self.timer.timeout_at(deadline, abortable(until.as_mut(), writing)).await;
+            let written = self.timer.timeout_at(deadline, abortable(abort.as_mut(), writing)).await;
             match written.ok_or(Interrupted::TimedOut)?? {
                 Ok(written @ 1..) => {
                     self.sent_any = true;
@@ -294,17 +294,17 @@ impl Connection {
             return Ok(());
         }
         let deadline = total_deadline.min(Instant::now() + self.timeouts.write);
-        let flushed = self.timer.timeout_at(deadline, abortable(until, self.stream.flush())).await;
+        let flushed = self.timer.timeout_at(deadline, abortable(abort, self.stream.flush())).await;
         flushed.ok_or(Interrupted::TimedOut)??.map_err(|_| Interrupted::Closed)
     }
 
     async fn read(
         &mut self,
         deadline: Instant,
-        until: Pin<&mut impl Future<Output = ()>>,
+        abort: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), Interrupted> {
         self.input.reserve(READ_BYTES);
-        let reading = abortable(until, self.stream.read_buf(&mut self.input));
+        let reading = abortable(abort, self.stream.read_buf(&mut self.input));
         match self.timer.timeout_at(deadline, reading).await.ok_or(Interrupted::TimedOut)?? {
             Ok(1..) => Ok(()),
             Ok(0) | Err(_) => Err(Interrupted::Closed),
@@ -352,14 +352,14 @@ fn transfer_time_max(bytes: u64) -> Duration {
     Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
 }
 
-/// Polls `operation`, checking `until` immediately before each poll.
+/// Polls `operation`, checking `abort` immediately before each poll.
 async fn abortable<T>(
-    until: Pin<&mut impl Future<Output = ()>>,
+    abort: Pin<&mut impl Future<Output = ()>>,
     operation: impl Future<Output = T>,
 ) -> Result<T, Interrupted> {
     tokio::select! {
         biased;
-        () = until => Err(Interrupted::Aborted),
+        () = abort => Err(Interrupted::Aborted),
         done = operation => Ok(done),
     }
 }
