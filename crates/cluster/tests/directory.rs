@@ -165,9 +165,8 @@ async fn nodes_that_name_each_other_are_asked_until_the_election_is_over() {
 #[tokio::test]
 async fn a_refusal_is_returned_at_once() {
     let nodes = Nodes::start().await;
-    nodes.answer(1, [Status::failed_precondition("no lease any more")]);
-    let refused =
-        CallError::Refused { code: Code::FailedPrecondition, message: "no lease any more".to_owned() };
+    nodes.answer(1, [Status::failed_precondition("no lease")]);
+    let refused = CallError::Refused { code: Code::FailedPrecondition, message: "no lease".to_owned() };
     assert_eq!(nodes.renew(5 * SECOND).await, Err(refused));
     assert_eq!(nodes.renewals(), [1, 0, 0]);
 }
@@ -180,8 +179,8 @@ async fn a_call_without_a_leader_times_out() {
     let error = nodes.renew(SECOND / 2).await.unwrap_err();
     assert!(matches!(error, CallError::Unavailable { .. }), "{error}");
     assert!(started.elapsed() < 2 * SECOND);
-    let nobody = Nodes::of(Vec::new()).await.renew(SECOND / 10).await;
-    assert!(matches!(nobody, Err(CallError::Unavailable { .. })));
+    let unreachable = Nodes::of(Vec::new()).await.renew(SECOND / 10).await;
+    assert!(matches!(unreachable, Err(CallError::Unavailable { .. })));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Three queue nodes: leaders die, stop or lose power under load.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "how long nobody led is for people to read")]
+#![allow(clippy::print_stdout, reason = "the time without a leader is printed for people")]
 
 mod support;
 
@@ -83,7 +83,7 @@ impl Mail {
         };
         tokio::select! {
             () = deliverer.run(&self.cluster) => unreachable!("it delivers for ever"),
-            () = submitters => unreachable!("they are waited for by whoever stops them"),
+            () = submitters => unreachable!("the submitters end only after the test stops them"),
             result = course(self) => result,
         }
     }

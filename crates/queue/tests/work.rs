@@ -204,10 +204,10 @@ async fn attempts_that_can_no_longer_be_reported_end_as_unknown_and_are_retried(
     let lost = session.assignment().await;
     let mut windows = outbound.windows(&cluster, 10);
     // The process dies and restarts on its data directory.
-    let anew = Outbound::start(&cluster, 11, 2, Some(1)).await;
+    let restarted = Outbound::start(&cluster, 11, 2, Some(1)).await;
     let refused = outbound.try_connect(&cluster, Vec::new(), 10).await.err().unwrap();
     assert_eq!(refused.code(), Code::Unavailable);
-    let mut session = anew.connect(&cluster, Vec::new(), 10).await;
+    let mut session = restarted.connect(&cluster, Vec::new(), 10).await;
     let again = session.assignment().await;
     assert_eq!(named(&again), named(&lost));
     assert!(again.epoch > lost.epoch && again.recipients[0].attempt == 2);
@@ -375,8 +375,8 @@ async fn consumed_events_are_dropped_and_new_ones_are_streamed() {
     let summary = cluster.client(0).summary(wire::SummaryRequest { group: 1 }).await.unwrap().into_inner();
     assert_eq!((summary.messages, summary.events_next), (300, 301));
     assert!(summary.events_first > 1);
-    let nobody = wire::ConsumeRequest { group: 1, consumer: String::new(), through: 1 };
-    assert_eq!(cluster.client(0).consume(nobody).await.unwrap_err().code(), Code::InvalidArgument);
+    let unnamed = wire::ConsumeRequest { group: 1, consumer: String::new(), through: 1 };
+    assert_eq!(cluster.client(0).consume(unnamed).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

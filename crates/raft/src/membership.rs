@@ -67,7 +67,7 @@ impl<M: Machine> Joining<M> {
                 }
                 Greetings::AlreadyFormed(peer) if !std::mem::replace(&mut was_logged, true) => {
                     let group = self.group;
-                    tracing::error!(%group, %peer, "the cluster exists already: format this node with `postroad cluster rejoin` instead of `form`");
+                    tracing::error!(%group, %peer, "the cluster exists already: format this node with postroad cluster rejoin instead of form");
                 }
                 Greetings::AlreadyFormed(_) | Greetings::Incomplete => {}
             }
