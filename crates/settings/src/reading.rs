@@ -96,7 +96,7 @@ impl<'a> Reading<'a> {
     pub(crate) fn report_rule(&mut self, names: &[String], reason: impl FnOnce() -> String) {
         let keys: Vec<String> = names.iter().map(|name| self.below(name)).collect();
         // A value that could not be read has a placeholder here, which says nothing.
-        if keys.iter().any(|key| self.problems.concern(key)) {
+        if self.is_partial || keys.iter().any(|key| self.problems.concern(key)) {
             return;
         }
         if let Some(key) = keys.first() {
