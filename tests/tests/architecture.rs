@@ -12,7 +12,8 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 /// Each of our crates and those of ours that it may depend on; tests may use more.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("core", &[]),
-    ("telemetry", &["core"]),
+    ("settings", &["core"]),
+    ("telemetry", &["core", "settings"]),
     ("smtp", &["core"]),
     ("ledger", &["core"]),
     ("directory", &["core"]),
@@ -24,13 +25,42 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("mail", &["core", "dns", "telemetry"]),
     ("raft", &["core", "proto", "storage", "net", "telemetry"]),
     ("cluster", &["core", "proto", "directory", "net", "telemetry"]),
-    ("ingress", &["core", "telemetry", "smtp", "proto", "directory", "dns", "net", "mail", "cluster"]),
-    ("queue", &["core", "telemetry", "ledger", "directory", "proto", "storage", "net", "raft", "cluster"]),
+    (
+        "ingress",
+        &["core", "settings", "telemetry", "smtp", "proto", "directory", "dns", "net", "mail", "cluster"],
+    ),
+    (
+        "queue",
+        &[
+            "core",
+            "settings",
+            "telemetry",
+            "ledger",
+            "directory",
+            "proto",
+            "storage",
+            "net",
+            "raft",
+            "cluster",
+        ],
+    ),
     (
         "outbound",
-        &["core", "telemetry", "smtp", "proto", "directory", "storage", "dns", "net", "mail", "cluster"],
+        &[
+            "core",
+            "settings",
+            "telemetry",
+            "smtp",
+            "proto",
+            "directory",
+            "storage",
+            "dns",
+            "net",
+            "mail",
+            "cluster",
+        ],
     ),
-    ("control", &["core", "telemetry", "web", "proto", "directory", "net", "mail", "cluster"]),
+    ("control", &["core", "settings", "telemetry", "web", "proto", "directory", "net", "mail", "cluster"]),
     ("sandbox", &["core", "smtp", "web", "net", "mail", "telemetry"]),
 ];
 

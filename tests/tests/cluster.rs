@@ -223,7 +223,7 @@ async fn wait_until_delivers(metrics: SocketAddr) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r_33_an_outbound_node_that_joins_under_load_gets_its_share_and_nothing_is_sent_twice() {
     let slow = Rule { delay_ms: 200, ..Rule::reply(Phase::Message, "250 2.0.0 accepted late") };
-    let settings = [(Role::Queue, "[queue.lease]\nsettle_secs = 2\n".to_owned())].into();
+    let settings = [(Role::Queue, "[queue.lease]\nrebalance_delay = \"2s\"\n".to_owned())].into();
     let (sink, mut cluster) = start_with(Script::default().with_rule(slow), settings).await;
     let joining = |cluster: &mut Cluster| cluster.nodes(Role::Outbound)[1].process.spec().metrics;
     let mut outbounds = cluster.nodes(Role::Outbound);

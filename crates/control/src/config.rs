@@ -1,27 +1,19 @@
-//! What an operator can say about a control node.
+//! The settings of a control node.
 
-use std::path::PathBuf;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use postroad_settings::{WritableFile, settings};
 
-/// The `[control]` section.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ControlConfig {
-    /// The file of the history's database; it is made where it is not there.
-    pub database: PathBuf,
-    /// How long the history of a message is kept.
-    pub history_age_max_secs: u64,
-    /// Messages whose history is kept; that of the oldest goes first.
-    pub history_messages_max: u64,
-}
-
-impl Default for ControlConfig {
-    fn default() -> Self {
-        Self {
-            database: PathBuf::from("control.sqlite"),
-            history_age_max_secs: 30 * 24 * 60 * 60,
-            history_messages_max: 1_000_000,
-        }
+settings! {
+    /// How a control node keeps the history of messages.
+    pub struct ControlConfig {
+        /// The SQLite database.
+        /// Left out, it is `control.sqlite` in the node's data directory.
+        database: Option<WritableFile>;
+        /// How long the history of a message is kept.
+        history_age_max: Duration = Duration::from_hours(30 * 24),
+            within Duration::from_hours(1)..=Duration::from_hours(3650 * 24);
+        /// Messages whose history is kept; at the limit the oldest are deleted.
+        history_messages_max: u64 = 1_000_000, within 1000..=1_000_000_000;
     }
 }

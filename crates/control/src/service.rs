@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Duration,
+    path::PathBuf,
 };
 
 use axum::Router;
@@ -31,6 +31,8 @@ const WAITING_MAX: usize = 8;
 /// What control needs of the process it runs in.
 #[derive(Clone, Debug)]
 pub struct ControlDeps {
+    /// Where the database is, unless the configuration says otherwise.
+    pub data_directory: PathBuf,
     /// The queue nodes.
     pub endpoints: Endpoints,
     /// Where control reports its readiness.
@@ -58,14 +60,14 @@ impl Control {
     /// The history cannot be opened.
     pub async fn start(config: ControlConfig, deps: ControlDeps) -> Result<Self, StartError> {
         let ready = deps.health.component("control");
-        let (mut writer, reader) = history::open(&config.database).await?;
-        let failed = |source| StartError::Database { path: config.database.clone(), source };
+        let database =
+            config.database.map_or_else(|| deps.data_directory.join("control.sqlite"), |database| database.0);
+        let (mut writer, reader) = history::open(&database).await?;
+        let failed = |source| StartError::Database { path: database.clone(), source };
         let cursors = writer.cursors().await.map_err(failed)?;
         let messages = writer.count().await.map_err(failed)?;
-        let retention = Retention {
-            age_max: Duration::from_secs(config.history_age_max_secs),
-            messages_max: config.history_messages_max,
-        };
+        let retention =
+            Retention { age_max: config.history_age_max, messages_max: config.history_messages_max };
         let leaders = LeaderWatch::start(&deps.endpoints);
         let queue = Queue { calls: LeaderCalls::new(&deps.endpoints, &leaders.subscribe()) };
         let writer = HistoryWriter {

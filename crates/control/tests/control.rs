@@ -4,7 +4,7 @@
 
 mod fake;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::{
     Router,
@@ -19,6 +19,7 @@ use postroad_proto::queue::{
     Accepted, AttemptEnded, Change, Ended, FinalState, Gap, Held, Released, attempt_ended::NextState,
     event::Kind,
 };
+use postroad_settings::WritableFile;
 use postroad_telemetry::Health;
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -26,6 +27,10 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 const NAV: Nav = &[("Overview", "/"), ("Messages", "/messages"), ("Sandbox", "/sandbox")];
+
+fn at(database: &Path) -> ControlConfig {
+    ControlConfig { database: Some(WritableFile(database.to_owned())), ..ControlConfig::default() }
+}
 
 /// A running control node.
 struct Running {
@@ -36,13 +41,17 @@ struct Running {
 
 impl Running {
     async fn start(database: &Path, endpoints: &Endpoints) -> Self {
-        let config = ControlConfig { database: database.to_owned(), ..ControlConfig::default() };
-        Self::with(config, endpoints).await
+        Self::with(at(database), endpoints).await
     }
 
     async fn with(config: ControlConfig, endpoints: &Endpoints) -> Self {
         let health = Health::new();
-        let deps = ControlDeps { endpoints: endpoints.clone(), health: health.clone(), nav: NAV };
+        let deps = ControlDeps {
+            data_directory: PathBuf::new(),
+            endpoints: endpoints.clone(),
+            health: health.clone(),
+            nav: NAV,
+        };
         let control = Control::start(config, deps).await.unwrap();
         assert!(!health.is_ready());
         let (router, shutdown) = (control.router(), CancellationToken::new());
@@ -372,7 +381,7 @@ async fn the_history_is_bounded() {
     control.stop().await;
 
     // Pruning begins when control starts.
-    let config = ControlConfig { database, history_messages_max: 10, ..ControlConfig::default() };
+    let config = ControlConfig { history_messages_max: 10, ..at(&database) };
     let control = Running::with(config, &endpoints).await;
     for _ in 0..1_000 {
         if control.get(&format!("/api/v1/messages/{}", messages[19])).await.0 == StatusCode::NOT_FOUND {

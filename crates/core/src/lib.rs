@@ -6,6 +6,7 @@
 pub mod address;
 pub mod delivery_state;
 pub mod domain;
+pub mod duration;
 pub mod id;
 pub mod outcome;
 pub mod reply;
@@ -16,6 +17,7 @@ pub mod time;
 pub use address::{Address, AddressError, Host};
 pub use delivery_state::{DeliveryState, FinalState};
 pub use domain::{Domain, DomainError};
+pub use duration::DurationText;
 pub use id::{
     AttemptNumber, ClusterId, DeliveryId, Epoch, GroupId, MessageId, NodeId, PoolId, SourceId, TenantId,
 };

@@ -10,6 +10,38 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteSizeError;
 
+impl ByteSize {
+    /// Makes a size of so many kibibytes.
+    #[must_use]
+    pub const fn kib(count: u64) -> Self {
+        Self(count << 10)
+    }
+
+    /// Makes a size of so many mebibytes.
+    #[must_use]
+    pub const fn mib(count: u64) -> Self {
+        Self(count << 20)
+    }
+
+    /// Makes a size of so many gibibytes.
+    #[must_use]
+    pub const fn gib(count: u64) -> Self {
+        Self(count << 30)
+    }
+
+    /// Returns the number of bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the number of bytes as a length in memory; more than fits counts as the most that does.
+    #[must_use]
+    pub fn to_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
 const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 impl FromStr for ByteSize {
@@ -66,6 +98,10 @@ mod tests {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)));
             assert_eq!(ByteSize(bytes).to_string(), text);
         }
+        assert_eq!(
+            [ByteSize::kib(3), ByteSize::mib(3), ByteSize::gib(3)].map(|size| size.to_string()),
+            ["3KiB", "3MiB", "3GiB"]
+        );
         assert_eq!("64 MiB".parse(), Ok(ByteSize(64 << 20)));
         assert_eq!(ByteSize(64 << 20).in_words(), "64 MiB");
         assert_eq!(ByteSize(2000).in_words(), "2000 bytes");

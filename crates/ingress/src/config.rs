@@ -1,73 +1,99 @@
-//! What an operator can say about an ingress node.
+//! The settings of an ingress node.
 
 use std::{net::SocketAddr, time::Duration};
 
+use postroad_core::{ByteSize, Domain};
+use postroad_settings::{Rules, choices, require, settings};
 use postroad_smtp::server::Service;
-use serde::{Deserialize, Serialize};
 
-/// The `[ingress]` section.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct IngressConfig {
-    /// The node's name: in greetings, in `Received` and in the `Message-ID` of messages that come without.
-    pub hostname: String,
-    /// Where SMTP is spoken.
-    pub listeners: Vec<SmtpListener>,
-    /// Where gRPC is spoken; nowhere when left out.
-    pub grpc_listen: Option<SocketAddr>,
-    /// Speaks gRPC in the clear although there is a certificate: for loopback, or where something else brings TLS.
-    pub grpc_plaintext: bool,
-    /// Bytes of a message; a tenant may have a smaller bound of its own.
-    pub message_size_max: u64,
-    /// Recipients of one message.
-    pub recipients_max: usize,
-    /// Bytes of messages that wait for their commit; with more, clients are told to come back.
-    pub in_flight_bytes_max: u64,
-    /// SMTP connections at once, per listener.
-    pub connections_max: usize,
-    /// The same from one network: an address of IPv4, a /64 of IPv6.
-    pub connections_per_network_max: usize,
-    /// How long an SMTP client may take for one command.
-    pub command_timeout_secs: u64,
-    /// How long an SMTP client may take for one message.
-    pub data_timeout_secs: u64,
-    /// How long clients that are sending may go on when the node shuts down.
-    pub drain_timeout_secs: u64,
-    /// How long a message may wait for the queue's answer before its client is told to come back.
-    pub submit_timeout_secs: u64,
-    /// How long a message may wait for the name of its recipients' site; the domain stands in for it after that.
-    pub site_timeout_millis: u64,
-    /// How long delivery is tried.
-    pub message_age_max_secs: u64,
-    /// Items of one gRPC stream that may wait for their commit.
-    pub stream_items_max: usize,
-    /// Leaves name and address of authenticated clients out of `Received`.
-    pub hide_clients: bool,
+settings! {
+    /// How an ingress node accepts mail.
+    pub struct IngressConfig {
+        /// The public name of the node: in greetings, in `Received` and in the `Message-ID` of messages without one.
+        hostname: Domain;
+        /// Where SMTP is served.
+        listeners: Vec<SmtpListener> = Vec::new();
+        /// Where gRPC is served.
+        /// Left out, it is not.
+        grpc_listen: Option<SocketAddr>;
+        /// Serves gRPC without TLS: on loopback, or where a proxy terminates TLS.
+        /// API keys are then readable on the way.
+        grpc_plaintext: bool = false;
+        /// The largest message.
+        /// A tenant may have a lower limit.
+        message_size_max: ByteSize = ByteSize::mib(25), within ByteSize::kib(1)..=ByteSize::mib(256);
+        /// Recipients of one message.
+        recipients_max: usize = 1000, within 100..=5000;
+        /// Messages in memory that wait for their commit, in bytes.
+        /// At the limit clients get a temporary error.
+        in_flight_bytes_max: ByteSize = ByteSize::mib(512), within ByteSize::mib(1)..=ByteSize::gib(64);
+        /// SMTP connections at the same time, per listener.
+        connections_max: usize = 10_000, within 1..=1_000_000;
+        /// SMTP connections at the same time from one network: an IPv4 address, or an IPv6 /64.
+        connections_per_network_max: usize = 1000, within 1..=1_000_000;
+        /// Rejects a space between `MAIL FROM:` or `RCPT TO:` and the address, as RFC 5321 has it.
+        strict_syntax: bool = false;
+        /// How long a client that speaks before it is greeted is waited for.
+        /// With `0s`, only a client that has already spoken is turned away.
+        greeting_delay: Duration = Duration::ZERO, within Duration::ZERO..=Duration::from_mins(1);
+        /// How long the TLS handshake of an SMTP client may take.
+        handshake_timeout: Duration = Duration::from_secs(30), within Duration::from_secs(1)..=Duration::from_mins(10);
+        /// How long an SMTP client may take for one command.
+        /// RFC 5321 4.5.3.2.7 asks for five minutes.
+        command_timeout: Duration = Duration::from_mins(5), within Duration::from_secs(1)..=Duration::from_hours(1);
+        /// How long an SMTP client may take for one message.
+        data_timeout: Duration = Duration::from_mins(30), within Duration::from_secs(1)..=Duration::from_hours(24);
+        /// How long clients that are sending may continue when the node stops.
+        drain_timeout: Duration = Duration::from_secs(30), within Duration::ZERO..=Duration::from_mins(10);
+        /// How long a message may wait for the queue before its client gets a temporary error.
+        submit_timeout: Duration = Duration::from_secs(5), within Duration::from_millis(100)..=Duration::from_mins(10);
+        /// Messages that may wait for the queue, per ledger group.
+        submit_waiting_max: usize = 10_000, within 1..=1_000_000;
+        /// Messages sent to the queue in one batch.
+        submit_batch_max: usize = 256, within 1..=10_000;
+        /// Content sent to the queue in one batch; a larger message goes alone.
+        submit_batch_bytes_max: ByteSize = ByteSize::mib(1), within ByteSize::kib(64)..=ByteSize::mib(4);
+        /// How long a message may wait for the MX lookup of its recipients' domains.
+        /// After that a domain is its own site.
+        site_timeout: Duration = Duration::from_millis(300), within Duration::ZERO..=Duration::from_secs(30);
+        /// Messages of one gRPC stream that may wait for their commit.
+        stream_items_max: usize = 256, within 1..=100_000;
+        /// Leaves name and address of authenticated clients out of `Received`.
+        hide_clients: bool = false;
+    }
+    rules Self::rules;
 }
 
-/// One address where SMTP is spoken.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct SmtpListener {
-    /// Address and port.
-    pub listen: SocketAddr,
-    /// Whom it is for.
-    #[serde(default)]
-    pub service: ListenerService,
-    /// TLS begins with the connection, as on port 465.
-    #[serde(default)]
-    pub implicit_tls: bool,
+impl IngressConfig {
+    fn rules(&self, rules: &mut Rules<'_, '_>) {
+        let (room, largest) = (self.in_flight_bytes_max, self.message_size_max);
+        require!(rules, self.in_flight_bytes_max, self.message_size_max;
+            room >= largest, "expected at least `message_size_max` ({largest})");
+        require!(rules, self.listeners, self.grpc_listen;
+            !self.listeners.is_empty() || self.grpc_listen.is_some(), "expected a listener here or in `grpc_listen`");
+    }
 }
 
-/// Whom a listener is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ListenerService {
-    /// The organisation's own services, once they have said who they are.
-    #[default]
-    Submission,
-    /// Other mail systems; mail of strangers is not relayed.
-    Relay,
+settings! {
+    /// One address where SMTP is served.
+    pub struct SmtpListener {
+        /// Address and port.
+        listen: SocketAddr;
+        /// Which clients it is for.
+        service: ListenerService = ListenerService::Submission;
+        /// TLS starts with the connection, as on port 465, instead of with STARTTLS.
+        implicit_tls: bool = false;
+    }
+}
+
+choices! {
+    /// Which clients a listener is for.
+    pub enum ListenerService {
+        /// clients of this organisation, which log in or come from a network that a credential names
+        Submission = "submission",
+        /// other mail servers; mail is not relayed for strangers
+        Relay = "relay",
+    }
 }
 
 impl From<ListenerService> for Service {
@@ -76,110 +102,5 @@ impl From<ListenerService> for Service {
             ListenerService::Submission => Self::Submission,
             ListenerService::Relay => Self::Relay,
         }
-    }
-}
-
-impl Default for IngressConfig {
-    fn default() -> Self {
-        Self {
-            hostname: "localhost".to_owned(),
-            listeners: Vec::new(),
-            grpc_listen: None,
-            grpc_plaintext: false,
-            message_size_max: 26_214_400,
-            recipients_max: 1000,
-            in_flight_bytes_max: 512 << 20,
-            connections_max: 10_000,
-            connections_per_network_max: 1_000,
-            command_timeout_secs: 300,
-            data_timeout_secs: 1800,
-            drain_timeout_secs: 30,
-            submit_timeout_secs: 5,
-            site_timeout_millis: 300,
-            message_age_max_secs: 5 * 24 * 60 * 60,
-            stream_items_max: 256,
-            hide_clients: false,
-        }
-    }
-}
-
-impl IngressConfig {
-    /// Returns what is wrong with values that are well-formed, as key and expectation.
-    #[must_use]
-    pub fn problems(&self) -> Vec<(&'static str, String)> {
-        let mut problems = Vec::new();
-        if postroad_core::Domain::parse(&self.hostname).is_err() {
-            problems.push(("hostname", "expected a host name".to_owned()));
-        }
-        if self.listeners.is_empty() && self.grpc_listen.is_none() {
-            problems.push(("listeners", "expected a listener here or in `grpc_listen`".to_owned()));
-        }
-        if self.message_size_max == 0 || self.message_size_max > MESSAGE_SIZE_LIMIT {
-            problems.push(("message_size_max", format!("expected 1 to {MESSAGE_SIZE_LIMIT}")));
-        }
-        if self.in_flight_bytes_max < self.message_size_max {
-            problems.push(("in_flight_bytes_max", "expected at least `message_size_max`".to_owned()));
-        }
-        // RFC 5321 4.5.3.1.8.
-        if !(100..=RECIPIENTS_LIMIT).contains(&self.recipients_max) {
-            problems.push(("recipients_max", format!("expected 100 to {RECIPIENTS_LIMIT}")));
-        }
-        for (key, value) in [
-            ("connections_max", self.connections_max as u64),
-            ("connections_per_network_max", self.connections_per_network_max as u64),
-            ("command_timeout_secs", self.command_timeout_secs),
-            ("data_timeout_secs", self.data_timeout_secs),
-            ("submit_timeout_secs", self.submit_timeout_secs),
-            ("message_age_max_secs", self.message_age_max_secs),
-            ("stream_items_max", self.stream_items_max as u64),
-        ] {
-            if value == 0 {
-                problems.push((key, "expected at least 1".to_owned()));
-            }
-        }
-        problems
-    }
-
-    pub(crate) fn submit_timeout(&self) -> Duration {
-        Duration::from_secs(self.submit_timeout_secs)
-    }
-
-    pub(crate) fn site_timeout(&self) -> Duration {
-        Duration::from_millis(self.site_timeout_millis)
-    }
-
-    pub(crate) fn drain_timeout(&self) -> Duration {
-        Duration::from_secs(self.drain_timeout_secs)
-    }
-
-    pub(crate) fn message_age_max(&self) -> Duration {
-        Duration::from_secs(self.message_age_max_secs)
-    }
-}
-
-/// What the queue's chunks were made for; nobody sends more by mail.
-const MESSAGE_SIZE_LIMIT: u64 = 256 << 20;
-/// One log entry holds them all.
-const RECIPIENTS_LIMIT: usize = 5000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_problem_is_found() {
-        let good =
-            IngressConfig { grpc_listen: Some(([127, 0, 0, 1], 0).into()), ..IngressConfig::default() };
-        assert_eq!(good.problems(), []);
-        let bad = IngressConfig {
-            hostname: "a b".to_owned(),
-            grpc_listen: None,
-            message_size_max: 0,
-            recipients_max: 10,
-            connections_max: 0,
-            ..good
-        };
-        let keys: Vec<&str> = bad.problems().iter().map(|(key, _)| *key).collect();
-        assert_eq!(keys, ["hostname", "listeners", "message_size_max", "recipients_max", "connections_max"]);
     }
 }

@@ -104,7 +104,12 @@ impl Ingress {
             &deps.endpoints,
             &leaders.subscribe(),
             (1..=deps.ledger_groups).map(GroupId),
-            SubmitConfig { deadline: config.submit_timeout(), ..SubmitConfig::default() },
+            SubmitConfig {
+                deadline: config.submit_timeout,
+                waiting_max: config.submit_waiting_max,
+                batch_bytes_max: config.submit_batch_bytes_max.to_usize(),
+                batch_messages_max: config.submit_batch_max,
+            },
         );
         let metrics = Arc::new(Metrics::new());
         let authenticator = Arc::new(Authenticator::new(directory.subscribe(), Arc::clone(&metrics)));
@@ -164,7 +169,7 @@ impl Ingress {
             let listener = public::listen(socket, tls);
             serving.spawn(grpc::serve(listener, service, reporter.clone(), shutdown.clone()));
         }
-        let (handler, submit_timeout) = (Arc::clone(&self.handler), self.config.submit_timeout());
+        let (handler, submit_timeout) = (Arc::clone(&self.handler), self.config.submit_timeout);
         serving.spawn(report_readiness(handler, self.ready, reporter, submit_timeout, shutdown));
         while serving.join_next().await.is_some() {}
         drop(self.background);
@@ -173,27 +178,26 @@ impl Ingress {
 
     fn listener_config(&self, listener: &SmtpListener) -> ListenerConfig {
         let config = &self.config;
-        let service = match listener.service {
-            crate::ListenerService::Submission => "submission",
-            crate::ListenerService::Relay => "relay",
-        };
         ListenerConfig {
-            name: service.into(),
+            name: listener.service.as_str().into(),
             server: ServerConfig {
                 hostname: config.hostname.as_str().into(),
                 service: listener.service.into(),
-                message_size_max: config.message_size_max,
+                message_size_max: config.message_size_max.bytes(),
                 recipients_max: config.recipients_max,
-                command_timeout: Duration::from_secs(config.command_timeout_secs),
-                data_timeout: Duration::from_secs(config.data_timeout_secs),
-                ..ServerConfig::default()
+                // Follows from `tls` below.
+                tls_available: false,
+                strict_syntax: config.strict_syntax,
+                command_timeout: config.command_timeout,
+                data_timeout: config.data_timeout,
             },
             tls: self.tls.clone(),
             implicit_tls: listener.implicit_tls,
             connections_max: config.connections_max,
             connections_per_network_max: config.connections_per_network_max,
-            drain_timeout: config.drain_timeout(),
-            ..ListenerConfig::default()
+            handshake_timeout: config.handshake_timeout,
+            drain_timeout: config.drain_timeout,
+            greeting_delay: config.greeting_delay,
         }
     }
 }

@@ -121,7 +121,7 @@ impl SubmissionHandler {
     }
 
     fn check_size(&self, tenant: &Tenant, bytes: u64) -> Result<(), Refusal> {
-        let limit = self.config.message_size_max.min(tenant.message_size_max.unwrap_or(u64::MAX));
+        let limit = self.config.message_size_max.bytes().min(tenant.message_size_max.unwrap_or(u64::MAX));
         if bytes > limit { Err(Refusal::TooLarge(limit)) } else { Ok(()) }
     }
 
@@ -171,7 +171,6 @@ impl SubmissionHandler {
             size_bytes: bytes,
             smtputf8: needs_smtputf8(&incoming, &completed),
             eight_bit: completed.eight_bit,
-            expires_at_millis: now.after(self.config.message_age_max()).as_millis(),
             origin: incoming.identity.origin(incoming.client),
             traceparent,
             ..Submission::default()
@@ -185,7 +184,7 @@ impl SubmissionHandler {
         Hop {
             helo: Some(incoming.helo).filter(|helo| shown && !helo.is_empty()),
             client: incoming.client.filter(|_| shown),
-            by: &self.config.hostname,
+            by: self.config.hostname.as_str(),
             with: incoming.with,
             tls: incoming.tls,
             id,
@@ -232,7 +231,7 @@ impl SubmissionHandler {
 
     /// Returns the site of every recipient, in order.
     async fn sites(&self, view: &View, recipients: &[Address]) -> Vec<Box<str>> {
-        let limit = self.config.site_timeout();
+        let limit = self.config.site_timeout;
         if let [recipient] = recipients {
             return vec![self.site(view, recipient.domain(), limit).await];
         }
@@ -275,7 +274,11 @@ impl SubmissionHandler {
         let before = self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
         let reserved = Reserved { handler: self, bytes };
         self.metrics.in_flight.increment(bytes as f64);
-        if before + bytes > self.config.in_flight_bytes_max { Err(Refusal::Busy) } else { Ok(reserved) }
+        if before + bytes > self.config.in_flight_bytes_max.bytes() {
+            Err(Refusal::Busy)
+        } else {
+            Ok(reserved)
+        }
     }
 }
 

@@ -5,14 +5,6 @@ use std::{io, path::PathBuf};
 /// Why an outbound node does not start. All causes are local; nothing was claimed or sent.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration contradicts itself.
-    #[error("`{key}`: {expected}")]
-    Config {
-        /// The setting.
-        key: &'static str,
-        /// What it should be.
-        expected: String,
-    },
     /// The data directory cannot be read or written.
     #[error("cannot use the data directory `{directory}`")]
     DataDirectory {

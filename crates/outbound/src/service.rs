@@ -1,6 +1,6 @@
 //! The role: owns all tasks, and stops them in order.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use postroad_cluster::{DirectoryClient, DirectoryWatch, Endpoints, LeaderTable, LeaderWatch};
@@ -38,6 +38,8 @@ use crate::{
 pub struct OutboundDeps {
     /// The id of this node; it belongs to one data directory.
     pub node: NodeId,
+    /// Where it keeps the lock and the incarnation of the process; one directory for one node.
+    pub data_directory: PathBuf,
     /// The queue nodes.
     pub endpoints: Endpoints,
     /// Finds mail hosts.
@@ -68,12 +70,9 @@ impl Outbound {
     /// Locks the data directory and writes a new incarnation.
     ///
     /// # Errors
-    /// The configuration is invalid, or the data directory cannot be used or is in use.
+    /// The data directory cannot be used or is in use.
     pub fn start(config: OutboundConfig, deps: OutboundDeps) -> Result<Self, StartError> {
-        if let Some((key, expected)) = config.problems().into_iter().next() {
-            return Err(StartError::Config { key, expected });
-        }
-        let incarnation = Incarnation::begin(&config.data_directory, deps.node, rand::random())?;
+        let incarnation = Incarnation::begin(&deps.data_directory, deps.node, rand::random())?;
         Ok(Self { config, deps, incarnation })
     }
 
@@ -98,7 +97,7 @@ impl Outbound {
             by_group: running.by_group.clone(),
             claimed_incarnation: claimed_incarnation.subscribe(),
             to_release: watch_to_release,
-            drain: Duration::from_secs(running.context.config.drain_secs),
+            drain: running.context.config.drain_timeout,
         };
         tasks.spawn(releases.run());
         let ownership = Ownership {
@@ -144,26 +143,25 @@ impl Running {
         directory: &DirectoryWatch,
     ) -> Self {
         let metrics = Arc::new(OutboundMetrics::default());
-        let journal = Journal::open(&config.data_directory);
+        let journal = Journal::open(&deps.data_directory);
         let leaders = leaders.subscribe();
-        let seconds = Duration::from_secs;
         let lane_config = LaneConfig {
             feedback: FeedbackConfig {
                 initial: config.connections_initial,
-                pause_first: seconds(config.suspension_first_secs),
-                pause_max: seconds(config.suspension_max_secs),
+                pause_first: config.pause_first,
+                pause_max: config.pause_max,
             },
-            wait_max: seconds(config.wait_max_secs),
-            idle: seconds(config.idle_secs),
+            wait_max: config.lane_wait_timeout,
+            idle: config.idle_timeout,
         };
         let context = DeliveryContext {
-            timeouts: config.timeouts.timeouts(),
+            timeouts: (&config.timeouts).into(),
             resolver: deps.resolver,
             guard: deps.guard,
             tls: deps.tls,
             lease: Arc::default(),
             directory: directory.subscribe(),
-            content: ContentSource::new(&deps.endpoints, &leaders, config.large_content_bytes_max),
+            content: ContentSource::new(&deps.endpoints, &leaders, config.large_content_bytes_max.to_usize()),
             metrics: metrics.clone(),
             config,
         };
@@ -198,7 +196,7 @@ impl Running {
             context: context.clone(),
             by_group: self.by_group.clone(),
             claimed_incarnation: claimed_incarnation.subscribe(),
-            budget: Arc::new(Semaphore::new(context.config.content_bytes_max)),
+            budget: Arc::new(Semaphore::new(context.config.content_bytes_max.to_usize())),
         };
         tasks.spawn(sessions.run());
     }
@@ -206,7 +204,7 @@ impl Running {
     /// Lets transactions finish, and reports their outcomes.
     async fn drain(&self) {
         self.lanes.drain();
-        let bound = Duration::from_secs(self.context.config.drain_secs);
+        let bound = self.context.config.drain_timeout;
         if time::timeout(bound, self.lanes.finished()).await.is_err() {
             tracing::warn!("aborting transactions that did not finish within the drain time");
             self.lanes.suspend();

@@ -97,7 +97,7 @@ enum TransactionEnd {
 impl Worker {
     /// Waits for a job; false when there is none and the worker exits.
     async fn wait(&mut self, until: Option<Instant>) -> bool {
-        let idle_until = Instant::now() + Duration::from_secs(self.context.config.idle_secs);
+        let idle_until = Instant::now() + self.context.config.idle_timeout;
         let wake_at = match (until, &self.open) {
             (Some(until), Some(_)) => until.min(idle_until),
             (None, Some(_)) => idle_until,

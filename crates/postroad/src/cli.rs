@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use postroad_core::{Domain, NodeId};
+use postroad_settings::HostPort;
 
 use crate::route::RouteArgument;
 
@@ -123,10 +125,12 @@ impl RoleName {
 /// What to do with a configuration.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Report every error in a configuration file, without starting the role
+    /// Report every error in a configuration file and in the files it names, without starting the role
     Check(ConfigArgs),
     /// Print the settings in effect: file, environment and defaults
     Print(ConfigArgs),
+    /// Print the JSON Schema of a role's file
+    Schema(SchemaArgs),
 }
 
 /// Which configuration.
@@ -137,6 +141,13 @@ pub struct ConfigArgs {
     /// The configuration file
     #[arg(long, value_name = "FILE", env = "POSTROAD_CONFIG")]
     pub config: PathBuf,
+}
+
+/// Which schema.
+#[derive(Args, Debug)]
+pub struct SchemaArgs {
+    /// The role that a file is for
+    pub role: RoleName,
 }
 
 /// What to do with a cluster.
@@ -176,10 +187,13 @@ pub struct ClusterJoinArgs {
     pub role: RoleName,
     /// The node's id: never used before in this cluster, in any role
     #[arg(long, value_name = "ID")]
-    pub node: u64,
-    /// The node's data directory, on the node
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    pub node: NodeId,
+    /// The node's data directory, on the node; a relative path counts from its configuration file. Not for ingress
+    #[arg(long, value_name = "DIR", required_if_eq_any = [("role", "queue"), ("role", "outbound"), ("role", "control")])]
+    pub data: Option<PathBuf>,
+    /// The public name of an ingress node, which its clients see
+    #[arg(long, value_name = "NAME", value_parser = Domain::parse, required_if_eq("role", "ingress"))]
+    pub hostname: Option<Domain>,
     /// Write the files of the node here
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -189,9 +203,9 @@ pub struct ClusterJoinArgs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAddress {
     /// The node's id.
-    pub node: u64,
+    pub node: NodeId,
     /// Host and port.
-    pub address: String,
+    pub address: HostPort,
 }
 
 impl std::str::FromStr for NodeAddress {
@@ -200,10 +214,8 @@ impl std::str::FromStr for NodeAddress {
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || "expected NODE=HOST:PORT".to_owned();
         let (node, address) = text.split_once('=').ok_or_else(expected)?;
-        let node = node.parse().ok().filter(|node| *node > 0).ok_or_else(expected)?;
-        let (host, port) = address.rsplit_once(':').ok_or_else(expected)?;
-        port.parse::<u16>().ok().filter(|_| !host.is_empty()).ok_or_else(expected)?;
-        Ok(Self { node, address: address.to_owned() })
+        let node = node.parse().ok().filter(|node| *node > NodeId(0)).ok_or_else(expected)?;
+        Ok(Self { node, address: address.parse().map_err(|_| expected())? })
     }
 }
 

@@ -11,7 +11,7 @@ use postroad_net::{
     Role,
     authority::{ClusterAuthority, write_public, write_secret},
 };
-use serde::{Deserialize, Serialize};
+use postroad_settings::{Source, print, settings};
 
 use crate::{
     cli::{ClusterInitArgs, ClusterJoinArgs, NodeAddress, RoleName},
@@ -19,16 +19,16 @@ use crate::{
     template::{self, NodeTemplate},
 };
 
-/// What every node of a cluster agrees on; `cluster.toml`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClusterFile {
-    /// The cluster's id.
-    pub id: u64,
-    /// The number of ledger groups.
-    pub ledger_groups: u16,
-    /// Every queue node's id and address.
-    pub queue: Vec<QueueNode>,
+settings! {
+    /// What every node of a cluster agrees on; `cluster.toml`.
+    pub struct ClusterFile {
+        /// The id of the cluster.
+        id: ClusterId, within ClusterId(1)..;
+        /// The number of ledger groups.
+        ledger_groups: u16, within 1..=u16::MAX;
+        /// Every queue node and its address.
+        queue: Vec<QueueNode>;
+    }
 }
 
 /// A cluster's directory: written by `init`, read by `join`.
@@ -52,18 +52,18 @@ impl ClusterDirectory {
         fs::create_dir_all(path).with_context(|| format!("cannot create `{}` (`--dir`)", path.display()))?;
         ensure!(fs::read_dir(path)?.next().is_none(), "`{}` (`--dir`) is not empty", path.display());
         // TOML integers have 63 bits besides the sign.
-        let id = (rand::random::<u64>() >> 1).max(1);
-        let authority = ClusterAuthority::generate(ClusterId(id))?;
+        let id = ClusterId((rand::random::<u64>() >> 1).max(1));
+        let authority = ClusterAuthority::generate(id)?;
         let node = |queue: &NodeAddress| QueueNode { node: queue.node, address: queue.address.clone() };
         let queue = queue.iter().map(node).collect();
         let file = ClusterFile { id, ledger_groups, queue };
-        public(&path.join("cluster.toml"), &toml::to_string(&file)?)?;
+        public(&path.join("cluster.toml"), &print(&file))?;
         public(&path.join("authority.pem"), authority.certificate_pem())?;
         let key = path.join("authority.key");
         write_secret(&key, authority.key_pem().as_bytes()).with_context(|| format!("`{}`", key.display()))?;
         let cluster = Self { path: path.to_owned(), file, authority };
         cluster.issue(Role::Operator, OPERATOR, &[], path, "operator")?;
-        public(&path.join("operator.toml"), &template::operator(&cluster.file, path))?;
+        public(&path.join("operator.toml"), &template::operator(&cluster.file))?;
         Ok(cluster)
     }
 
@@ -76,10 +76,13 @@ impl ClusterDirectory {
             let file = path.join(name);
             fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))
         };
-        let file: ClusterFile = toml::from_str(&read("cluster.toml")?).context("`cluster.toml`")?;
+        // Variables of the environment are for nodes.
+        let (file, problems) = Source::new(&path.join("cluster.toml")).with_variables(Vec::new()).read();
+        problems.finish()?;
+        let file: ClusterFile = file;
         let authority = ClusterAuthority::from_pem(&read("authority.pem")?, &read("authority.key")?)?;
         ensure!(
-            authority.cluster() == ClusterId(file.id),
+            authority.cluster() == file.id,
             "`authority.pem` and `cluster.toml` are of different clusters"
         );
         Ok(Self { path: path.to_owned(), file, authority })
@@ -99,12 +102,12 @@ impl ClusterDirectory {
                     "`cluster.toml` has no queue node `{node}`; `cluster init --queue` sets the queue nodes"
                 )
             })?;
-            names.extend(queue.address.rsplit_once(':').map(|(host, _)| host.to_owned()));
+            names.push(queue.address.host().trim_matches(['[', ']']).to_owned());
         } else {
-            ensure!(queue.is_none() && *node != 0, "node id `{node}` is already in use (`--node`)");
+            ensure!(queue.is_none() && *node != OPERATOR, "node id `{node}` is already in use (`--node`)");
         }
         fs::create_dir_all(out).with_context(|| format!("cannot create `{}` (`--out`)", out.display()))?;
-        self.issue(net_role(*role), NodeId(*node), &names, out, role.as_str())?;
+        self.issue(net_role(*role), *node, &names, out, role.as_str())?;
         public(&out.join("authority.pem"), self.authority.certificate_pem())?;
         let config = out.join(format!("{}.toml", role.as_str()));
         public(&config, &template::node(&self.file, template))?;
@@ -170,8 +173,18 @@ pub fn init(args: &ClusterInitArgs) -> anyhow::Result<String> {
 pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
     let cluster = ClusterDirectory::open(&args.dir)?;
     let metrics = MetricsSection::default().listen;
-    let ClusterJoinArgs { role, node, data, out, .. } = args;
-    let template = NodeTemplate { role: *role, node: *node, data, out, metrics, own: None };
+    let ClusterJoinArgs { role, node, data, hostname, out, .. } = args;
+    ensure!(
+        *role != RoleName::Ingress || data.is_none(),
+        "an ingress node keeps no data: expected no `--data`"
+    );
+    ensure!(
+        *role == RoleName::Ingress || hostname.is_none(),
+        "only ingress nodes have a name that clients see: expected no `--hostname`"
+    );
+    let own = template::role_sections(&cluster.file, *role, *node, hostname.as_ref());
+    let data = data.as_deref();
+    let template = NodeTemplate { role: *role, node: *node, data, out, metrics, own };
     let config = cluster.join(&template)?;
     let (config, name) = (config.display(), role.as_str());
     let first = match role {

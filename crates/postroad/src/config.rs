@@ -1,251 +1,342 @@
-//! Configuration files: read, overlaid with the environment, checked as a whole.
-//!
-//! A file has one table per section. Every problem is found before any is reported, and none stops the search for others:
-//! a section is read key by key, so that each complaint names its key.
+//! The configuration file of each role, and `postroad config`.
 
-use std::{fmt, path::Path};
+use std::{error::Error, path::Path};
 
-use serde::{Serialize, de::DeserializeOwned};
-use toml::{Table, Value};
+use postroad_control::ControlConfig;
+use postroad_core::NodeId;
+use postroad_ingress::IngressConfig;
+use postroad_net::{NodeTls, ServerTls, TlsError};
+use postroad_outbound::OutboundConfig;
+use postroad_queue::QueueConfig;
+use postroad_settings::{
+    ConfigError, Kind, Problems, Rules, SettingValue, Source, json_schema, require, settings,
+};
+use postroad_telemetry::TelemetryConfig;
 
-/// Overrides begin with this: `POSTROAD__INGRESS__CONNECTIONS_MAX=100`.
-const PREFIX: &str = "POSTROAD__";
+use crate::{
+    cli::RoleName,
+    sections::{
+        ClusterSection, DnsSection, GuardSection, HttpSection, MetricsSection, NodeSection,
+        StatelessNodeSection, TlsSection,
+    },
+    user::User,
+};
 
-/// A section of a configuration file.
-pub trait Section: DeserializeOwned + Serialize + Default {
-    /// Returns what is wrong with values that are well-formed, as key and expectation.
-    fn problems(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
+settings! {
+    /// The configuration of an ingress node.
+    pub struct IngressFile {
+        /// Which node this is.
+        node: StatelessNodeSection;
+        /// Which cluster the node belongs to.
+        cluster: ClusterSection;
+        /// What the process logs, and where its traces go.
+        telemetry: TelemetryConfig;
+        /// Where metrics and health are served.
+        metrics: MetricsSection;
+        /// The certificate of the listeners.
+        tls: TlsSection;
+        /// Which DNS resolver is asked.
+        dns: DnsSection;
+        /// How mail is accepted.
+        ingress: IngressConfig;
+    }
+    rules Self::rules;
+}
+
+settings! {
+    /// The configuration of a queue node.
+    pub struct QueueFile {
+        /// Which node this is.
+        node: NodeSection;
+        /// Which cluster the node belongs to.
+        cluster: ClusterSection;
+        /// What the process logs, and where its traces go.
+        telemetry: TelemetryConfig;
+        /// Where metrics and health are served.
+        metrics: MetricsSection;
+        /// How mail is stored and scheduled.
+        queue: QueueConfig;
+    }
+    rules Self::rules;
+}
+
+settings! {
+    /// The configuration of an outbound node.
+    pub struct OutboundFile {
+        /// Which node this is.
+        node: NodeSection;
+        /// Which cluster the node belongs to.
+        cluster: ClusterSection;
+        /// What the process logs, and where its traces go.
+        telemetry: TelemetryConfig;
+        /// Where metrics and health are served.
+        metrics: MetricsSection;
+        /// Which DNS resolver is asked.
+        dns: DnsSection;
+        /// Which special-purpose addresses mail may be sent to.
+        guard: GuardSection;
+        /// How mail is delivered.
+        outbound: OutboundConfig;
+    }
+    rules Self::rules;
+}
+
+settings! {
+    /// The configuration of a control node.
+    pub struct ControlFile {
+        /// Which node this is.
+        node: NodeSection;
+        /// Which cluster the node belongs to.
+        cluster: ClusterSection;
+        /// What the process logs, and where its traces go.
+        telemetry: TelemetryConfig;
+        /// Where metrics and health are served.
+        metrics: MetricsSection;
+        /// Where the console is served.
+        http: HttpSection;
+        /// How the history is kept.
+        control: ControlConfig;
+    }
+    rules Self::rules;
+}
+
+settings! {
+    /// The configuration of an operator's machine, for `postroad apply` and `postroad message`.
+    pub struct OperatorFile {
+        /// Which cluster is meant.
+        cluster: ClusterSection;
     }
 }
 
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Section and key, or the section alone.
-    pub key: String,
-    /// The value that was given, where there is one.
-    pub value: Option<String>,
-    /// What was expected.
-    pub reason: String,
+/// The sections that every role has.
+#[derive(Clone, Copy, Debug)]
+pub struct Common<'a> {
+    /// The id of the node.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: &'a ClusterSection,
+    /// What it logs.
+    pub telemetry: &'a TelemetryConfig,
+    /// Where it serves metrics.
+    pub metrics: &'a MetricsSection,
 }
 
-/// All that is wrong with a configuration.
-#[derive(Debug)]
-pub struct ConfigError {
-    /// The file.
-    pub file: String,
-    /// At least one.
-    pub problems: Vec<Problem>,
+/// The configuration file of a role.
+pub trait RoleFile: SettingValue + Default {
+    /// The role.
+    const ROLE: RoleName;
+
+    /// Returns the sections that every role has.
+    fn common(&self) -> Common<'_>;
+
+    /// Uses the files that belong together, besides those of the cluster.
+    fn check_use(&self, _problems: &mut Problems) {}
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration has {} problem(s)", self.problems.len())?;
-        for Problem { key, value, reason } in &self.problems {
-            match value {
-                Some(value) => write!(f, "\n  {}: `{key}` = {value}: {reason}", self.file)?,
-                None => write!(f, "\n  {}: `{key}`: {reason}", self.file)?,
+/// Implements what is the same for every role.
+macro_rules! role_files {
+    ($($file:ty, $role:ident { $($check:item)? })*) => {$(
+        impl RoleFile for $file {
+            const ROLE: RoleName = RoleName::$role;
+
+            fn common(&self) -> Common<'_> {
+                let Self { node, cluster, telemetry, metrics, .. } = self;
+                Common { node: node.id, cluster, telemetry, metrics }
+            }
+
+            $($check)?
+        }
+    )*};
+}
+
+role_files! {
+    IngressFile, Ingress {
+        fn check_use(&self, problems: &mut Problems) {
+            let (Some(certificate), Some(key)) = (&self.tls.certificate, &self.tls.key) else { return };
+            if problems.concern("tls") {
+                return;
+            }
+            if let Err(error) = ServerTls::from_files(&certificate.0, &key.0) {
+                blame_pair(problems, "tls", &error);
             }
         }
-        Ok(())
     }
+    QueueFile, Queue {}
+    OutboundFile, Outbound {}
+    ControlFile, Control {}
 }
 
-impl std::error::Error for ConfigError {}
-
-/// A configuration that is being read.
-#[derive(Debug)]
-pub struct Loader {
-    file: String,
-    table: Table,
-    effective: Table,
-    problems: Vec<Problem>,
-}
-
-impl Loader {
-    /// Reads a file and lays the environment over it.
-    ///
-    /// # Errors
-    /// The file cannot be read or is not TOML.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let file = path.display().to_string();
-        let failed = |key: &str, reason: String| ConfigError {
-            file: file.clone(),
-            problems: vec![Problem { key: key.to_owned(), value: None, reason }],
-        };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| failed("(file)", format!("cannot be read: {error}")))?;
-        let table = text
-            .parse::<Table>()
-            .map_err(|error| failed("(syntax)", error.to_string().trim().replace('\n', "\n    ")))?;
-        let mut loader = Self::new(file, table);
-        loader.overlay(std::env::vars());
-        Ok(loader)
-    }
-
-    /// Starts from a table that was read already.
-    #[must_use]
-    pub fn new(file: String, table: Table) -> Self {
-        Self { file, table, effective: Table::new(), problems: Vec::new() }
-    }
-
-    /// Lays variables over what the file says; a value is read as TOML, or as text where it is none.
-    pub fn overlay(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
-        let mut ours: Vec<(String, String)> =
-            variables.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
-        ours.sort();
-        for (name, text) in ours {
-            let path: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_lowercase).collect();
-            let Some((key, sections)) = path.split_last() else { continue };
-            insert(&mut self.table, sections, key, parse_value(&text));
-        }
-    }
-
-    /// Takes a section out of the file; problems are kept for [`Loader::finish`].
-    pub fn section<T: Section>(&mut self, name: &str) -> T {
-        let section = match self.table.remove(name) {
-            None => Table::new(),
-            Some(Value::Table(table)) => table,
-            Some(other) => {
-                self.complain(name, Some(&other), "expected a table");
-                Table::new()
-            }
-        };
-        let good: Table =
-            section.into_iter().filter(|(key, value)| self.reads_alone::<T>(name, key, value)).collect();
-        match Value::Table(good).try_into::<T>() {
-            Ok(section) => {
-                if let Ok(effective) = Value::try_from(&section) {
-                    self.effective.insert(name.to_owned(), effective);
-                }
-                for (key, reason) in section.problems() {
-                    let key = format!("{name}.{key}");
-                    // A value that could not be read has a default in its place, which says nothing.
-                    if self.problems.iter().all(|problem| problem.key != key || problem.value.is_none()) {
-                        self.complain(&key, None, &reason);
-                    }
-                }
-                section
-            }
-            Err(error) => {
-                self.complain(name, None, error.message());
-                T::default()
-            }
-        }
-    }
-
-    /// Every section has defaults for all its keys, so one key by itself shows what is wrong with it.
-    fn reads_alone<T: Section>(&mut self, section: &str, key: &str, value: &Value) -> bool {
-        let alone = Table::from_iter([(key.to_owned(), value.clone())]);
-        match Value::Table(alone).try_into::<T>() {
-            Ok(_) => true,
-            Err(error) => {
-                self.complain(&format!("{section}.{key}"), Some(value), error.message());
-                false
-            }
-        }
-    }
-
-    fn complain(&mut self, key: &str, value: Option<&Value>, reason: &str) {
-        let value = value.map(ToString::to_string);
-        self.problems.push(Problem { key: key.to_owned(), value, reason: reason.trim().to_owned() });
-    }
-
-    /// Adds a problem that was found by whoever looked at several sections.
-    pub fn problem(&mut self, key: &str, reason: &str) {
-        self.complain(key, None, reason);
-    }
-
-    /// Ends reading; sections that nobody asked for are problems too. Returns what file, environment and defaults come to.
-    ///
-    /// # Errors
-    /// Everything that is wrong, together.
-    pub fn finish(mut self) -> Result<Table, ConfigError> {
-        for (name, _) in std::mem::take(&mut self.table) {
-            self.complain(&name, None, "no such section");
-        }
-        if self.problems.is_empty() {
-            Ok(self.effective)
-        } else {
-            Err(ConfigError { file: self.file, problems: self.problems })
-        }
-    }
-}
-
-/// Sets a key below some tables, which replace whatever stands in their place.
-fn insert(table: &mut Table, sections: &[String], key: &str, value: Value) {
-    let Some((section, rest)) = sections.split_first() else {
-        table.insert(key.to_owned(), value);
-        return;
+/// Only queue nodes have the ids of queue nodes.
+macro_rules! is_outside_the_queue {
+    ($file:ident, $rules:ident) => {
+        require!($rules, $file.node.id, $file.cluster.queue;
+            !$file.cluster.has_queue_node($file.node.id), "is the id of a queue node; expected one of its own")
     };
-    let slot = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-    if !slot.is_table() {
-        *slot = Value::Table(Table::new());
-    }
-    if let Value::Table(inner) = slot {
-        insert(inner, rest, key, value);
+}
+
+impl IngressFile {
+    fn rules(&self, rules: &mut Rules<'_, '_>) {
+        is_outside_the_queue!(self, rules);
+        let (ingress, has_tls) = (&self.ingress, self.tls.is_available());
+        let needs_tls = ingress.listeners.iter().any(|listener| listener.implicit_tls);
+        require!(rules, self.ingress.listeners, self.tls.certificate;
+            has_tls || !needs_tls, "`implicit_tls` needs `tls.certificate`");
+        require!(rules, self.ingress.grpc_listen, self.tls.certificate;
+            has_tls || ingress.grpc_plaintext || ingress.grpc_listen.is_none(),
+            "gRPC without TLS shows API keys; expected `tls.certificate`, or `ingress.grpc_plaintext = true`");
     }
 }
 
-fn parse_value(text: &str) -> Value {
-    let as_toml = format!("value = {text}").parse::<Table>();
-    as_toml.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
+impl QueueFile {
+    fn rules(&self, rules: &mut Rules<'_, '_>) {
+        require!(rules, self.node.id, self.cluster.queue;
+            self.cluster.has_queue_node(self.node.id), "expected the id of a node in `cluster.queue`");
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use serde::{Deserialize, Serialize};
-
-    use super::*;
-
-    #[derive(Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-    #[serde(default, deny_unknown_fields)]
-    struct Sample {
-        listen: String,
-        connections_max: u32,
+impl OutboundFile {
+    fn rules(&self, rules: &mut Rules<'_, '_>) {
+        is_outside_the_queue!(self, rules);
     }
+}
 
-    impl Section for Sample {
-        fn problems(&self) -> Vec<(&'static str, String)> {
-            let zero = self.connections_max == 0;
-            zero.then(|| ("connections_max", "expected at least 1".to_owned())).into_iter().collect()
+impl ControlFile {
+    fn rules(&self, rules: &mut Rules<'_, '_>) {
+        is_outside_the_queue!(self, rules);
+    }
+}
+
+/// Returns what the files of every role look like.
+#[must_use]
+pub fn kinds() -> [(&'static str, Kind); 4] {
+    fn kind<T: RoleFile>() -> (&'static str, Kind) {
+        (T::ROLE.as_str(), T::kind())
+    }
+    [kind::<IngressFile>(), kind::<QueueFile>(), kind::<OutboundFile>(), kind::<ControlFile>()]
+}
+
+/// The environment of a pod or unit may hold settings of several roles: those of sections that this file has not are ignored.
+fn source<T: SettingValue>(file: &Path) -> Source {
+    let names = |kind: &Kind| -> Vec<&'static str> {
+        kind.settings().unwrap_or_default().iter().map(|section| section.name).collect()
+    };
+    let own = names(&T::kind());
+    let others =
+        kinds().iter().flat_map(|(_, kind)| names(kind)).filter(|name| !own.contains(name)).collect();
+    Source::new(file).ignoring(others)
+}
+
+/// Reads a configuration file with the environment over it.
+///
+/// # Errors
+/// Everything that is wrong, together.
+pub fn read<T: SettingValue + Default>(file: &Path) -> Result<T, ConfigError> {
+    let (value, problems) = source::<T>(file).read();
+    problems.finish()?;
+    Ok(value)
+}
+
+/// Calls a function with the type of a role's file.
+macro_rules! with_file_of {
+    ($role:expr, $function:ident($($argument:expr),*)) => {
+        match $role {
+            RoleName::Ingress => $function::<IngressFile>($($argument),*),
+            RoleName::Queue => $function::<QueueFile>($($argument),*),
+            RoleName::Outbound => $function::<OutboundFile>($($argument),*),
+            RoleName::Control => $function::<ControlFile>($($argument),*),
         }
-    }
+    };
+}
 
-    fn load(text: &str, variables: &[(&str, &str)]) -> (Sample, Result<Table, ConfigError>) {
-        let mut loader = Loader::new("node.toml".into(), text.parse().expect("the sample is TOML"));
-        loader.overlay(variables.iter().map(|(name, value)| (name.to_string(), value.to_string())));
-        let sample = loader.section("ingress");
-        (sample, loader.finish())
-    }
+/// Runs `config check`: reports everything that is wrong with a file and with the files that it names.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn check(role: RoleName, file: &Path) -> anyhow::Result<String> {
+    with_file_of!(role, check_file(file))
+}
 
-    #[test]
-    fn the_environment_is_laid_over_the_file() {
-        let text = "[ingress]\nlisten = \"a\"\nconnections_max = 1";
-        let variables =
-            [("POSTROAD__INGRESS__CONNECTIONS_MAX", "7"), ("POSTROAD__INGRESS__LISTEN", "[::]:25")];
-        let (sample, result) = load(text, &variables);
-        assert_eq!(sample, Sample { listen: "[::]:25".into(), connections_max: 7 });
-        assert!(result.is_ok());
-    }
+/// Runs `config print`: shows what file, environment and defaults come to.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn print(role: RoleName, file: &Path) -> Result<String, ConfigError> {
+    with_file_of!(role, print_file(file))
+}
 
-    #[test]
-    fn every_problem_is_reported_with_file_key_value_and_reason() {
-        let text =
-            "[ingress]\nlisten = 7\nconnections_max = \"many\"\nlisen = \"x\"\n[ingres]\nlisten = \"y\"";
-        let report = load(text, &[]).1.unwrap_err();
-        let keys: Vec<&str> = report.problems.iter().map(|problem| problem.key.as_str()).collect();
-        assert_eq!(keys, ["ingress.connections_max", "ingress.lisen", "ingress.listen", "ingres"]);
-        let text = report.to_string();
-        assert!(text.contains("node.toml: `ingress.listen` = 7: invalid type: integer `7`"), "{text}");
-        assert!(text.contains("`ingress.lisen` = \"x\": unknown field `lisen`"), "{text}");
-        assert!(text.contains("`ingres`: no such section"), "{text}");
-    }
+/// Runs `config schema`: returns the JSON Schema of a role's file.
+#[must_use]
+pub fn schema(role: RoleName) -> String {
+    let title = format!("The configuration of postroad {}", role.as_str());
+    let schema = with_file_of!(role, json_schema(&title));
+    format!("{schema:#}\n")
+}
 
-    #[test]
-    fn a_value_that_is_well_formed_and_wrong_is_a_problem() {
-        let report = load("[ingress]\nconnections_max = 0", &[]).1.unwrap_err();
-        assert!(report.to_string().contains("`ingress.connections_max`: expected at least 1"), "{report}");
+fn print_file<T: RoleFile>(file: &Path) -> Result<String, ConfigError> {
+    Ok(postroad_settings::print(&read::<T>(file)?))
+}
+
+fn check_file<T: RoleFile>(path: &Path) -> anyhow::Result<String> {
+    let user = User::current();
+    let (file, mut problems) = source::<T>(path).opening_files().read::<T>();
+    check_cluster(&file, &mut problems);
+    file.check_use(&mut problems);
+    if let Err(error) = problems.finish() {
+        anyhow::bail!("{error}\n  files were opened as {user}");
     }
+    let hint = if user.is_root() { "; check as the user of the service too" } else { "" };
+    let role = T::ROLE.as_str();
+    Ok(format!("OK: {} configures {role}; files were opened as {user}{hint}\n", path.display()))
+}
+
+/// Uses the certificates of the cluster as the node would.
+fn check_cluster<T: RoleFile>(file: &T, problems: &mut Problems) {
+    let cluster = file.common().cluster;
+    if problems.concern("cluster") || problems.concern("node") {
+        return;
+    }
+    // The pair by itself first: then it is the authority that is wrong.
+    if let Err(error) = ServerTls::from_files(&cluster.certificate.0, &cluster.key.0) {
+        return blame_pair(problems, "cluster", &error);
+    }
+    let tls = match cluster.node_tls() {
+        Ok(tls) => tls,
+        Err(error @ TlsError::Identity(_)) => return problems.blame("cluster.certificate", error),
+        Err(error) => return problems.blame("cluster.authority", reason(&error)),
+    };
+    if let Err(error) = check_identity(&tls, file.common(), T::ROLE) {
+        problems.blame("cluster.certificate", error);
+    } else if let Err(error) = tls.verify() {
+        problems.blame("cluster.certificate", format!("refused with this `authority`: {}", reason(&error)));
+    }
+}
+
+/// Says which of two files is to blame.
+fn blame_pair(problems: &mut Problems, section: &str, error: &TlsError) {
+    let file = if matches!(error, TlsError::Key) { "key" } else { "certificate" };
+    problems.blame(&format!("{section}.{file}"), reason(error));
+}
+
+/// An error with its causes.
+fn reason(error: &dyn Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", reason(cause)),
+        None => error.to_string(),
+    }
+}
+
+/// Checks that a certificate is the one of this node: the other nodes would refuse any other.
+///
+/// # Errors
+/// It is of another node, role or cluster.
+pub(crate) fn check_identity(tls: &NodeTls, common: Common<'_>, role: RoleName) -> Result<(), String> {
+    let found = tls.identity();
+    let (cluster, node, role) = (common.cluster.id, common.node, role.as_str());
+    if found.cluster == cluster && found.node == node && found.role.name() == role {
+        return Ok(());
+    }
+    Err(format!(
+        "is of {} node {} in cluster {}; expected {role} node {node} in cluster {cluster}",
+        found.role, found.node, found.cluster
+    ))
 }

@@ -18,7 +18,7 @@ use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
 use postroad_queue::{Queue, QueueConfig, QueueDeps, Voter};
 use postroad_sandbox::{Sandbox, SandboxConfig, SandboxDeps};
 use postroad_storage::{Disk, DiskId, Identity, Origin, RealFs};
-use postroad_telemetry::{Health, Telemetry, TelemetryConfig};
+use postroad_telemetry::{Health, LogFilter, OtlpEndpoint, Telemetry, TelemetryConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -42,8 +42,8 @@ const INGRESS: NodeId = NodeId(2);
 const OUTBOUND: NodeId = NodeId(3);
 const LEDGER_GROUPS: u16 = 1;
 const NAV: postroad_sandbox::Nav = &[("Overview", "/"), ("Messages", "/messages"), ("Sandbox", "/sandbox")];
-/// The queue's address in the in-memory network.
-const QUEUE_ADDRESS: &str = "queue";
+/// The queue's address in the in-memory network; no port is opened.
+const QUEUE_ADDRESS: &str = "127.0.0.1:7400";
 
 /// Runs until it is asked to stop.
 ///
@@ -72,8 +72,16 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
 
 /// `dev` logs only warnings and errors unless `POSTROAD_LOG` says otherwise.
 fn start_telemetry() -> anyhow::Result<Telemetry> {
-    let log_filter = std::env::var("POSTROAD_LOG").unwrap_or_else(|_| "warn".to_owned());
-    let otlp_endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
+    let filter = std::env::var("POSTROAD_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let log_filter = LogFilter::parse(&filter)
+        .with_context(|| format!("`POSTROAD_LOG` = `{filter}`: expected a log filter"))?;
+    let endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
+    let otlp_endpoint = endpoint
+        .map(|url| {
+            let expected = || format!("`OTEL_EXPORTER_OTLP_ENDPOINT` = `{url}`: expected a URL");
+            OtlpEndpoint::parse(&url).with_context(expected)
+        })
+        .transpose()?;
     let config =
         TelemetryConfig { log_filter, otlp_endpoint, otlp_sample_ratio: 1.0, ..TelemetryConfig::default() };
     Ok(postroad_telemetry::init(&config, "postroad-dev")?)
@@ -115,9 +123,14 @@ async fn start(args: &DevArgs, data: &Path, components: &mut Components) -> anyh
     let sandbox = start_sandbox(&health, NAV).await?;
     let routes = routes(args, sandbox.local_addr());
     demo::apply(&endpoints, &routes).await.context("cannot apply the demo tenant")?;
-    let control_deps = ControlDeps { endpoints: endpoints.clone(), health: health.clone(), nav: NAV };
-    let control_config = ControlConfig { database: data.join("control.sqlite"), ..ControlConfig::default() };
-    let control = Control::start(control_config, control_deps).await.context("cannot start control")?;
+    let control_deps = ControlDeps {
+        data_directory: data.to_owned(),
+        endpoints: endpoints.clone(),
+        health: health.clone(),
+        nav: NAV,
+    };
+    let control =
+        Control::start(ControlConfig::default(), control_deps).await.context("cannot start control")?;
     let pages = control.router().merge(sandbox.router());
     components.spawn("sandbox", |shutdown| sandbox.run(shutdown));
     components.spawn("control", |shutdown| control.run(shutdown));
@@ -161,9 +174,7 @@ async fn start_queue(
     components: &mut Components,
 ) -> anyhow::Result<()> {
     let config = QueueConfig {
-        listen: QUEUE_ADDRESS.to_owned(),
-        voters: vec![Voter { node: QUEUE, address: QUEUE_ADDRESS.to_owned() }],
-        ledger_groups: LEDGER_GROUPS,
+        listen: QUEUE_ADDRESS.parse().expect("the name is an address"),
         ..QueueConfig::default()
     };
     let (identity, fs) = (Identity { cluster: CLUSTER, node: QUEUE }, RealFs::new(&data.join("queue")));
@@ -172,6 +183,8 @@ async fn start_queue(
     postroad_storage::format(&fs, identity, disk).context("cannot use the queue's data directory")?;
     let deps = QueueDeps {
         identity,
+        voters: vec![Voter { node: QUEUE, address: QUEUE_ADDRESS.to_owned() }],
+        ledger_groups: LEDGER_GROUPS,
         fs: Arc::new(fs),
         transport: Transport::Memory(net.clone()),
         health: health.clone(),
@@ -209,13 +222,10 @@ fn start_outbound(
     health: &Health,
     components: &mut Components,
 ) -> anyhow::Result<()> {
-    let config = OutboundConfig {
-        data_directory: data.join("outbound"),
-        smtp_port: args.smtp_port,
-        ..OutboundConfig::default()
-    };
+    let config = OutboundConfig { smtp_port: args.smtp_port, ..OutboundConfig::default() };
     let deps = OutboundDeps {
         node: OUTBOUND,
+        data_directory: data.join("outbound"),
         endpoints: endpoints.clone(),
         resolver: resolver(args.resolver)?,
         guard: Guard { allow: args.allow_addresses.clone() },

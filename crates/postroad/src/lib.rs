@@ -17,3 +17,4 @@ mod components;
 mod resolver;
 mod signal;
 mod template;
+mod user;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Parser;
 use postroad::{
     cli::{Cli, ClusterCommand, Command, ConfigCommand},
-    cluster, dev, operator, roles,
+    cluster, config, dev, operator, roles,
 };
 
 #[global_allocator]
@@ -36,8 +36,9 @@ fn run(command: Command) -> Result<String> {
         Command::Queue(args) => on_runtime(roles::queue(&args.config)).map(silent),
         Command::Outbound(args) => on_runtime(roles::outbound(&args.config)).map(silent),
         Command::Control(args) => on_runtime(roles::control(&args.config)).map(silent),
-        Command::Config(ConfigCommand::Check(args)) => roles::check(args.role, &args.config),
-        Command::Config(ConfigCommand::Print(args)) => roles::print(args.role, &args.config),
+        Command::Config(ConfigCommand::Check(args)) => config::check(args.role, &args.config),
+        Command::Config(ConfigCommand::Print(args)) => Ok(config::print(args.role, &args.config)?),
+        Command::Config(ConfigCommand::Schema(args)) => Ok(config::schema(args.role)),
         Command::Cluster(ClusterCommand::Init(args)) => cluster::init(&args),
         Command::Cluster(ClusterCommand::Join(args)) => cluster::join(&args),
         Command::Cluster(ClusterCommand::Form(args)) => roles::form(&args.config),

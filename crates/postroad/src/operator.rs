@@ -5,7 +5,7 @@ use std::{fmt::Write, io::Read, path::Path, time::Duration};
 use anyhow::Context;
 use postroad_cluster::{Applied, DirectoryClient, Endpoints, LeaderCalls, LeaderWatch};
 use postroad_core::{MessageId, NodeId, Timestamp};
-use postroad_net::{Expect, NodeTls, Role, Transport};
+use postroad_net::{Expect, NodeTls, Role, TlsError, Transport};
 use postroad_proto::queue::{
     Change, ChangeMessageRequest, ChangeResult, DeliveryState, DeliveryView, GetMessageRequest, MessageView,
     queue_service_client::QueueServiceClient,
@@ -13,7 +13,7 @@ use postroad_proto::queue::{
 
 use crate::{
     cli::{ApplyArgs, MessageArgs, MessageCommand, TargetArgs},
-    config::Loader,
+    config::{self, OperatorFile},
     policy::{Changes, Policy},
     sections::{ClusterSection, QueueNode},
 };
@@ -63,9 +63,7 @@ fn endpoints(target: &TargetArgs) -> anyhow::Result<Endpoints> {
         let channel = Transport::Plain.channel(&target.dev.to_string(), Expect::any(Role::Queue));
         return Ok(Endpoints::from([(NodeId(1), channel)]));
     };
-    let mut loader = Loader::read(config)?;
-    let cluster: ClusterSection = loader.section("cluster");
-    loader.finish()?;
+    let OperatorFile { cluster } = config::read(config)?;
     Ok(cluster.endpoints(&Transport::Mutual(cluster.node_tls()?)))
 }
 
@@ -74,9 +72,8 @@ impl ClusterSection {
     ///
     /// # Errors
     /// A file cannot be read or used.
-    pub fn node_tls(&self) -> anyhow::Result<NodeTls> {
-        let files = (&self.authority, &self.certificate, &self.key);
-        Ok(NodeTls::from_files(files.0, files.1, files.2)?)
+    pub fn node_tls(&self) -> Result<NodeTls, TlsError> {
+        NodeTls::from_files(&self.authority.0, &self.certificate.0, &self.key.0)
     }
 
     /// Returns channels to every queue node; they connect on first use.
@@ -90,8 +87,7 @@ impl ClusterSection {
 #[must_use]
 pub fn endpoints_of(queue: &[QueueNode], transport: &Transport) -> Endpoints {
     let channel = |queue: &QueueNode| {
-        let node = NodeId(queue.node);
-        (node, transport.channel(&queue.address, Expect::node(Role::Queue, node)))
+        (queue.node, transport.channel(queue.address.as_str(), Expect::node(Role::Queue, queue.node)))
     };
     queue.iter().map(channel).collect()
 }

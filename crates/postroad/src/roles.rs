@@ -3,25 +3,26 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use postroad_control::{Control, ControlConfig, ControlDeps};
-use postroad_core::NodeId;
-use postroad_ingress::{Ingress, IngressConfig, IngressDeps};
-use postroad_net::{ClientTls, Guard, NodeTls, Transport};
-use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
-use postroad_queue::{Queue, QueueConfig, QueueDeps};
+use postroad_control::{Control, ControlDeps};
+use postroad_ingress::{Ingress, IngressDeps};
+use postroad_net::{ClientTls, Guard, Transport};
+use postroad_outbound::{Outbound, OutboundDeps};
+use postroad_queue::{Queue, QueueDeps, Voter};
+use postroad_settings::Change;
 use postroad_storage::{Disk, DiskId, Identity, Origin, RealFs};
-use postroad_telemetry::{Health, TelemetryConfig};
-use tokio::net::TcpListener;
+use postroad_telemetry::{Health, Telemetry};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::RoleName,
     components::Components,
-    config::{ConfigError, Loader, Section},
+    config::{self, ControlFile, IngressFile, OutboundFile, QueueFile, RoleFile},
     resolver::resolver,
-    sections::{
-        ClusterSection, DnsSection, GuardSection, HttpSection, MetricsSection, NodeSection, TlsSection,
-    },
+    sections::{ClusterSection, QueueNode},
     signal,
 };
 
@@ -29,123 +30,6 @@ const NAV: postroad_control::Nav = &[("Overview", "/"), ("Messages", "/messages"
 
 /// How often certificate files are checked for changes.
 const RELOAD_EVERY: Duration = Duration::from_secs(60);
-
-/// The sections of every role's file.
-struct Common {
-    node: NodeSection,
-    cluster: ClusterSection,
-    telemetry: TelemetryConfig,
-    metrics: MetricsSection,
-}
-
-impl Common {
-    fn read(loader: &mut Loader) -> Self {
-        Self {
-            node: loader.section("node"),
-            cluster: loader.section("cluster"),
-            telemetry: loader.section("telemetry"),
-            metrics: loader.section("metrics"),
-        }
-    }
-}
-
-/// The file of an ingress node.
-struct IngressFile {
-    common: Common,
-    tls: TlsSection,
-    dns: DnsSection,
-    ingress: IngressConfig,
-}
-
-impl IngressFile {
-    fn read(mut loader: Loader) -> Result<(Self, toml::Table), ConfigError> {
-        let file = Self {
-            common: Common::read(&mut loader),
-            tls: loader.section("tls"),
-            dns: loader.section("dns"),
-            ingress: loader.section("ingress"),
-        };
-        Ok((file, loader.finish()?))
-    }
-}
-
-/// The file of a queue node.
-struct QueueFile {
-    common: Common,
-    queue: QueueConfig,
-}
-
-impl QueueFile {
-    fn read(mut loader: Loader) -> Result<(Self, toml::Table), ConfigError> {
-        let file = Self { common: Common::read(&mut loader), queue: loader.section("queue") };
-        Ok((file, loader.finish()?))
-    }
-}
-
-/// The file of an outbound node.
-struct OutboundFile {
-    common: Common,
-    dns: DnsSection,
-    guard: GuardSection,
-    outbound: OutboundConfig,
-}
-
-impl OutboundFile {
-    fn read(mut loader: Loader) -> Result<(Self, toml::Table), ConfigError> {
-        let file = Self {
-            common: Common::read(&mut loader),
-            dns: loader.section("dns"),
-            guard: loader.section("guard"),
-            outbound: loader.section("outbound"),
-        };
-        Ok((file, loader.finish()?))
-    }
-}
-
-/// The file of a control node.
-struct ControlFile {
-    common: Common,
-    http: HttpSection,
-    control: ControlConfig,
-}
-
-impl ControlFile {
-    fn read(mut loader: Loader) -> Result<(Self, toml::Table), ConfigError> {
-        let file = Self {
-            common: Common::read(&mut loader),
-            http: loader.section("http"),
-            control: loader.section("control"),
-        };
-        Ok((file, loader.finish()?))
-    }
-}
-
-fn table_of(role: RoleName, config: &Path) -> Result<toml::Table, ConfigError> {
-    let loader = Loader::read(config)?;
-    Ok(match role {
-        RoleName::Ingress => IngressFile::read(loader)?.1,
-        RoleName::Queue => QueueFile::read(loader)?.1,
-        RoleName::Outbound => OutboundFile::read(loader)?.1,
-        RoleName::Control => ControlFile::read(loader)?.1,
-    })
-}
-
-/// Checks a role's file; the error lists everything that is wrong with it.
-///
-/// # Errors
-/// See [`ConfigError`].
-pub fn check(role: RoleName, config: &Path) -> anyhow::Result<String> {
-    table_of(role, config)?;
-    Ok(format!("{}: good\n", config.display()))
-}
-
-/// Returns the settings in effect: the role's file, the environment and defaults.
-///
-/// # Errors
-/// See [`ConfigError`].
-pub fn print(role: RoleName, config: &Path) -> anyhow::Result<String> {
-    Ok(toml::to_string_pretty(&table_of(role, config)?)?)
-}
 
 /// Runs `cluster form`: creates the data directory of a queue node of a new cluster.
 ///
@@ -168,34 +52,40 @@ pub fn rejoin(config: &Path) -> anyhow::Result<String> {
 }
 
 fn format_data(config: &Path, origin: Origin) -> anyhow::Result<DiskId> {
-    let (QueueFile { common, .. }, _) = QueueFile::read(Loader::read(config)?)?;
-    let is_alone = common.cluster.queue.len() == 1;
+    let file: QueueFile = config::read(config)?;
+    let is_alone = file.cluster.queue.len() == 1;
     anyhow::ensure!(
         !is_alone || origin == Origin::Form,
         "cannot rejoin: the cluster has no other queue node to get the data from"
     );
-    let fs = RealFs::new(&common.node.data);
-    let identity = Identity { cluster: common.cluster.cluster(), node: common.node.node() };
+    let data = &file.node.data.0;
+    let fs = RealFs::new(data);
+    let identity = Identity { cluster: file.cluster.id, node: file.node.id };
     let disk = Disk { id: DiskId(rand::random()), origin };
     let formatted = postroad_storage::format(&fs, identity, disk);
-    Ok(formatted.with_context(|| format!("`{}`", common.node.data.display()))?.id)
+    Ok(formatted.with_context(|| format!("`{}`", data.display()))?.id)
 }
 
 /// What a role's process runs besides the role.
 struct Process {
     shutdown: CancellationToken,
-    telemetry: postroad_telemetry::Telemetry,
+    /// SIGHUP: the configuration is read again.
+    hangup: Signal,
+    telemetry: Telemetry,
     transport: Transport,
     health: Health,
     components: Components,
 }
 
 impl Process {
-    async fn start(common: &Common, role: RoleName) -> anyhow::Result<Self> {
+    async fn start<T: RoleFile>(file: &T) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown()?;
-        let telemetry = postroad_telemetry::init(&common.telemetry, service_name(role))?;
+        let hangup = signal(SignalKind::hangup())?;
+        let common = file.common();
+        let telemetry = postroad_telemetry::init(common.telemetry, service_name(T::ROLE))?;
         let tls = common.cluster.node_tls()?;
-        check_identity(&tls, common, role)?;
+        config::check_identity(&tls, common, T::ROLE)
+            .map_err(|reason| anyhow::anyhow!("`cluster.certificate` {reason}"))?;
         let (health, mut components) = (Health::new(), Components::default());
         let metrics = TcpListener::bind(common.metrics.listen).await;
         let metrics = metrics
@@ -206,15 +96,19 @@ impl Process {
         components.spawn("certificates", |shutdown| async move {
             reload(shutdown, || reloaded.reload()).await;
         });
-        Ok(Self { shutdown, telemetry, transport: Transport::Mutual(tls), health, components })
+        Ok(Self { shutdown, hangup, telemetry, transport: Transport::Mutual(tls), health, components })
     }
 
-    /// Runs until the process is asked to stop, or a component stops by itself.
-    async fn run(mut self, name: &'static str) -> anyhow::Result<()> {
+    /// Runs until the process is asked to stop, or a component stops by itself; on SIGHUP reloads the configuration.
+    async fn run<T: RoleFile>(mut self, mut file: T, path: &Path) -> anyhow::Result<()> {
+        let name = T::ROLE.as_str();
         tracing::info!(role = name, version = env!("CARGO_PKG_VERSION"), "started");
-        let failed = tokio::select! {
-            () = self.shutdown.cancelled() => None,
-            component = self.components.first_to_end() => Some(component),
+        let failed = loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => break None,
+                component = self.components.first_to_end() => break Some(component),
+                Some(()) = self.hangup.recv() => reload_configuration(&mut file, path, &self.telemetry),
+            }
         };
         self.components.stop().await;
         tracing::info!(role = name, "stopped");
@@ -226,6 +120,23 @@ impl Process {
     }
 }
 
+/// Takes over what may change while running; what may not is named, and stays as it is until a restart.
+fn reload_configuration<T: RoleFile>(file: &mut T, path: &Path, telemetry: &Telemetry) {
+    let new: T = match config::read(path) {
+        Ok(new) => new,
+        Err(error) => return tracing::error!(%error, "configuration not reloaded"),
+    };
+    telemetry.set_log_filter(&new.common().telemetry.log_filter);
+    for Change { key, reload } in postroad_settings::changes(file, &new) {
+        if reload {
+            tracing::info!(setting = key, "setting reloaded");
+        } else {
+            tracing::warn!(setting = key, "setting changed in the configuration: restart to apply it");
+        }
+    }
+    *file = new;
+}
+
 fn service_name(role: RoleName) -> &'static str {
     match role {
         RoleName::Ingress => "postroad-ingress",
@@ -233,19 +144,6 @@ fn service_name(role: RoleName) -> &'static str {
         RoleName::Outbound => "postroad-outbound",
         RoleName::Control => "postroad-control",
     }
-}
-
-/// Refuses a certificate of another node or cluster, which every other node would refuse.
-fn check_identity(tls: &NodeTls, common: &Common, role: RoleName) -> anyhow::Result<()> {
-    let identity = tls.identity();
-    let matches = identity.cluster == common.cluster.cluster()
-        && identity.node == common.node.node()
-        && identity.role.name() == role.as_str();
-    anyhow::ensure!(
-        matches,
-        "`cluster.certificate` is for `{identity}`, which does not match `node.id`, `cluster.id` and the role"
-    );
-    Ok(())
 }
 
 pub(crate) async fn serve_metrics(listener: TcpListener, health: Health, shutdown: CancellationToken) {
@@ -270,19 +168,19 @@ async fn reload<E: std::fmt::Display>(shutdown: CancellationToken, load: impl Fn
 /// # Errors
 /// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn queue(config: &Path) -> anyhow::Result<()> {
-    let (QueueFile { common, mut queue }, _) = QueueFile::read(Loader::read(config)?)?;
-    let mut process = Process::start(&common, RoleName::Queue).await?;
-    queue.voters = common.cluster.voters();
-    queue.ledger_groups = common.cluster.ledger_groups;
+    let file: QueueFile = config::read(config)?;
+    let mut process = Process::start(&file).await?;
     let deps = QueueDeps {
-        identity: Identity { cluster: common.cluster.cluster(), node: common.node.node() },
-        fs: Arc::new(RealFs::new(&common.node.data)),
+        identity: Identity { cluster: file.cluster.id, node: file.node.id },
+        voters: file.cluster.voters(),
+        ledger_groups: file.cluster.ledger_groups,
+        fs: Arc::new(RealFs::new(&file.node.data.0)),
         transport: process.transport.clone(),
         health: process.health.clone(),
     };
-    let role = Queue::start(queue, deps).await?;
+    let role = Queue::start(file.queue.clone(), deps).await?;
     process.components.spawn("queue", |shutdown| role.run(shutdown));
-    process.run("queue").await
+    process.run(file, config).await
 }
 
 /// Runs `postroad ingress`.
@@ -290,25 +188,25 @@ pub async fn queue(config: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn ingress(config: &Path) -> anyhow::Result<()> {
-    let (IngressFile { common, tls, dns, ingress }, _) = IngressFile::read(Loader::read(config)?)?;
-    let mut process = Process::start(&common, RoleName::Ingress).await?;
-    let tls = tls.server_tls(&ingress.hostname)?;
+    let file: IngressFile = config::read(config)?;
+    let mut process = Process::start(&file).await?;
+    let tls = file.tls.server_tls(file.ingress.hostname.as_str())?;
     if let Some(tls) = tls.clone() {
         process.components.spawn("listener-certificates", |shutdown| async move {
             reload(shutdown, || tls.reload()).await;
         });
     }
     let deps = IngressDeps {
-        node: common.node.node(),
-        endpoints: common.cluster.endpoints(&process.transport),
-        ledger_groups: common.cluster.ledger_groups,
-        resolver: resolver(dns.resolver)?,
+        node: file.node.id,
+        endpoints: file.cluster.endpoints(&process.transport),
+        ledger_groups: file.cluster.ledger_groups,
+        resolver: resolver(file.dns.resolver)?,
         tls,
         health: process.health.clone(),
     };
-    let role = Ingress::start(ingress, deps).await?;
+    let role = Ingress::start(file.ingress.clone(), deps).await?;
     process.components.spawn("ingress", |shutdown| role.run(shutdown));
-    process.run("ingress").await
+    process.run(file, config).await
 }
 
 /// Runs `postroad outbound`.
@@ -316,20 +214,20 @@ pub async fn ingress(config: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn outbound(config: &Path) -> anyhow::Result<()> {
-    let (OutboundFile { common, dns, guard, mut outbound }, _) = OutboundFile::read(Loader::read(config)?)?;
-    let mut process = Process::start(&common, RoleName::Outbound).await?;
-    outbound.data_directory.clone_from(&common.node.data);
+    let file: OutboundFile = config::read(config)?;
+    let mut process = Process::start(&file).await?;
     let deps = OutboundDeps {
-        node: common.node.node(),
-        endpoints: common.cluster.endpoints(&process.transport),
-        resolver: resolver(dns.resolver)?,
-        guard: Guard { allow: guard.allow },
+        node: file.node.id,
+        data_directory: file.node.data.0.clone(),
+        endpoints: file.cluster.endpoints(&process.transport),
+        resolver: resolver(file.dns.resolver)?,
+        guard: Guard { allow: file.guard.allow.clone() },
         tls: ClientTls::opportunistic(),
         health: process.health.clone(),
     };
-    let role = Outbound::start(outbound, deps)?;
+    let role = Outbound::start(file.outbound.clone(), deps)?;
     process.components.spawn("outbound", |shutdown| role.run(shutdown));
-    process.run("outbound").await
+    process.run(file, config).await
 }
 
 /// Runs `postroad control`.
@@ -337,24 +235,25 @@ pub async fn outbound(config: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn control(config: &Path) -> anyhow::Result<()> {
-    let (ControlFile { common, http, mut control }, _) = ControlFile::read(Loader::read(config)?)?;
-    let mut process = Process::start(&common, RoleName::Control).await?;
-    let listener = TcpListener::bind(http.listen).await;
-    let listener = listener.with_context(|| format!("cannot listen on {} (`http.listen`)", http.listen))?;
+    let file: ControlFile = config::read(config)?;
+    let mut process = Process::start(&file).await?;
+    let listener = TcpListener::bind(file.http.listen).await;
+    let listener =
+        listener.with_context(|| format!("cannot listen on {} (`http.listen`)", file.http.listen))?;
     let deps = ControlDeps {
-        endpoints: common.cluster.endpoints(&process.transport),
+        data_directory: file.node.data.0.clone(),
+        endpoints: file.cluster.endpoints(&process.transport),
         health: process.health.clone(),
         nav: NAV,
     };
-    if control.database.is_relative() {
-        control.database = common.node.data.join(&control.database);
-    }
-    std::fs::create_dir_all(&common.node.data)?;
-    let role = Control::start(control, deps).await?;
+    let data = &file.node.data.0;
+    std::fs::create_dir_all(data)
+        .with_context(|| format!("cannot create `{}` (`node.data`)", data.display()))?;
+    let role = Control::start(file.control.clone(), deps).await?;
     let pages = role.router();
     process.components.spawn("control", |shutdown| role.run(shutdown));
     process.components.spawn("http", |shutdown| serve_pages(listener, pages, shutdown));
-    process.run("control").await
+    process.run(file, config).await
 }
 
 /// Serves pages until `shutdown`.
@@ -377,33 +276,9 @@ pub(crate) async fn serve_pages(listener: TcpListener, pages: axum::Router, shut
 }
 
 impl ClusterSection {
-    fn voters(&self) -> Vec<postroad_queue::Voter> {
-        let voter = |queue: &crate::sections::QueueNode| postroad_queue::Voter {
-            node: NodeId(queue.node),
-            address: queue.address.clone(),
-        };
+    fn voters(&self) -> Vec<Voter> {
+        let voter =
+            |queue: &QueueNode| Voter { node: queue.node, address: queue.address.as_str().to_owned() };
         self.queue.iter().map(voter).collect()
     }
 }
-
-impl Section for IngressConfig {
-    fn problems(&self) -> Vec<(&'static str, String)> {
-        Self::problems(self)
-    }
-}
-
-impl Section for QueueConfig {
-    fn problems(&self) -> Vec<(&'static str, String)> {
-        Self::problems(self)
-    }
-}
-
-impl Section for OutboundConfig {
-    fn problems(&self) -> Vec<(&'static str, String)> {
-        Self::problems(self)
-    }
-}
-
-impl Section for ControlConfig {}
-
-impl Section for TelemetryConfig {}

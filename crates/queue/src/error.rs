@@ -12,9 +12,9 @@ pub(crate) const LEADER: &str = "postroad-leader";
 /// Why a queue node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration is invalid.
-    #[error("{0}")]
-    Config(String),
+    /// The node is not one of the cluster's queue nodes.
+    #[error("node `{0}` is not one of the configured queue nodes")]
+    NotAVoter(NodeId),
     /// The log cannot be opened; it has not been changed.
     #[error("cannot open the log")]
     Log(#[from] postroad_storage::OpenError),

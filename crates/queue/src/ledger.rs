@@ -58,7 +58,7 @@ impl LedgerGroup {
         let group = node.open_group(id, LedgerMachine(shared.clone())).await?;
         let (inbox, requests) = mpsc::channel(REQUESTS_MAX);
         let proposer = Proposer::new(shared.clone(), group.clone(), requests, views.clone());
-        let room_max = usize::try_from(config.waiting_bytes_max).unwrap_or(usize::MAX) / PERMIT_BYTES;
+        let room_max = config.waiting_bytes_max.to_usize() / PERMIT_BYTES;
         let room_max = room_max.min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(room_max));
         let retry = config.retry_schedule();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use postroad_core::GroupId;
 use postroad_net::{NodeListener, Role, Transport, peer_info, server_builder};
-use postroad_raft::{Caller, DiskStatus, Group, Node, Status as GroupStatus};
+use postroad_raft::{Caller, DiskStatus, Group, Node, Status as GroupStatus, Voter};
 use postroad_storage::{Fs, Identity, Log};
 use postroad_telemetry::{Component, Health};
 use tokio::{sync::watch, task::JoinSet, time};
@@ -38,6 +38,10 @@ const OBSERVE_EVERY: Duration = Duration::from_secs(2);
 pub struct QueueDeps {
     /// Which node of which cluster it is.
     pub identity: Identity,
+    /// Every queue node of the cluster, this one included, and where it can be reached.
+    pub voters: Vec<Voter>,
+    /// The number of ledger groups in the cluster.
+    pub ledger_groups: u16,
     /// The directory of its log and checkpoints.
     pub fs: Arc<dyn Fs>,
     /// How nodes reach each other.
@@ -81,20 +85,20 @@ impl Queue {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: QueueConfig, deps: QueueDeps) -> Result<Self, StartError> {
-        check(&config, deps.identity)?;
+        check_membership(&deps)?;
         postroad_telemetry::describe(metrics::CATALOGUE);
         postroad_telemetry::describe(directory::metrics::CATALOGUE);
         let (ready, disk_ready) = (deps.health.component("queue"), deps.health.component("disk"));
-        let address = config.listen.clone();
+        let address = config.listen.to_string();
         let listen = |source| StartError::Listen { address: address.clone(), source };
-        let listener = deps.transport.bind(&config.listen).await.map_err(listen)?;
+        let listener = deps.transport.bind(&address).await.map_err(listen)?;
         let log = open_log(&config, &deps).await?;
         let peers = Arc::new(Peers::new(deps.transport.clone()));
-        let node = Node::new(config.node(), config.voters.clone(), log.clone(), peers);
+        let node = Node::new(config.node(), deps.voters.clone(), log.clone(), peers);
         let directory = directory::start(&node, config.leases()).await?;
         let mut statuses = BTreeMap::from([(GroupId::DIRECTORY, directory.group.status())]);
         let (mut ledgers, mut proposers) = (BTreeMap::new(), Vec::new());
-        for id in (1..=config.ledger_groups).map(GroupId) {
+        for id in (1..=deps.ledger_groups).map(GroupId) {
             let (ledger, proposer) = LedgerGroup::open(&node, id, &config, directory.view.clone()).await?;
             statuses.insert(id, ledger.group.status());
             ledgers.insert(id, ledger);
@@ -104,7 +108,7 @@ impl Queue {
         let (watched, leaders) = Leaders::new(deps.identity.node, statuses, ready);
         let stopping = CancellationToken::new();
         let service = QueueService::new(&config, ledgers.clone(), watched, stopping.clone());
-        let is_alone = config.voters.len() == 1;
+        let is_alone = deps.voters.len() == 1;
         Ok(Self {
             address,
             listener,
@@ -167,17 +171,9 @@ impl Queue {
     }
 }
 
-fn check(config: &QueueConfig, identity: Identity) -> Result<(), StartError> {
-    if let Some((key, expected)) = config.problems().into_iter().next() {
-        return Err(StartError::Config(format!("`{key}`: {expected}")));
-    }
-    if !config.voters.iter().any(|voter| voter.node == identity.node) {
-        return Err(StartError::Config(format!(
-            "node `{}` is not one of the configured queue nodes",
-            identity.node
-        )));
-    }
-    Ok(())
+fn check_membership(deps: &QueueDeps) -> Result<(), StartError> {
+    let node = deps.identity.node;
+    if deps.voters.iter().any(|voter| voter.node == node) { Ok(()) } else { Err(StartError::NotAVoter(node)) }
 }
 
 async fn open_log(config: &QueueConfig, deps: &QueueDeps) -> Result<Log, StartError> {

@@ -37,7 +37,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct QueueService {
     pub(crate) ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>,
     leaders: Leaders,
-    message_expiry: std::time::Duration,
+    message_age_max: std::time::Duration,
     /// Cancelled at shutdown: long streams end.
     stopping: CancellationToken,
     submissions: SubmitMetrics,
@@ -56,7 +56,7 @@ impl QueueService {
         Self {
             ledgers,
             leaders,
-            message_expiry: config.retry_schedule().age_max,
+            message_age_max: config.message_age_max,
             stopping,
             submissions: SubmitMetrics::new(),
             reports: ReportMetrics::new(),

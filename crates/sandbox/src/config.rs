@@ -1,23 +1,22 @@
-//! What an operator can say about the sandbox.
+//! How the sandbox captures mail. It is a part of `postroad dev`, which has flags and no configuration file.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use serde::{Deserialize, Serialize};
+use postroad_core::ByteSize;
 
-/// The `[sandbox]` section.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
+/// How the sandbox captures mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxConfig {
-    /// Where mail to be captured is taken over SMTP.
+    /// Where mail is captured over SMTP.
     pub listen: SocketAddr,
-    /// The name it goes by in its greeting.
+    /// The name in the greeting.
     pub hostname: String,
-    /// Captured messages that are kept; the oldest go.
+    /// Captured messages that are kept; at the limit the oldest are dropped.
     pub messages_max: usize,
-    /// Bytes of captured messages that are kept; the oldest go.
-    pub bytes_max: u64,
-    /// Bytes of one message: more than ingress takes, since every hop adds to the header.
-    pub message_size_max: u64,
+    /// Captured messages that are kept, in bytes; at the limit the oldest are dropped.
+    pub bytes_max: ByteSize,
+    /// The largest message: more than ingress accepts, since every hop adds header fields.
+    pub message_size_max: ByteSize,
 }
 
 impl Default for SandboxConfig {
@@ -26,8 +25,8 @@ impl Default for SandboxConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 2526)),
             hostname: "sandbox.localhost".to_owned(),
             messages_max: 10_000,
-            bytes_max: 256 << 20,
-            message_size_max: 52_428_800,
+            bytes_max: ByteSize::mib(256),
+            message_size_max: ByteSize::mib(50),
         }
     }
 }

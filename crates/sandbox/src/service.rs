@@ -45,7 +45,7 @@ impl Sandbox {
         Ok(Self {
             listener,
             address,
-            store: Arc::new(Store::new(config.messages_max, config.bytes_max)),
+            store: Arc::new(Store::new(config.messages_max, config.bytes_max.bytes())),
             config: listener_config(config),
             nav: deps.nav,
             ready,
@@ -80,7 +80,7 @@ fn listener_config(config: SandboxConfig) -> ListenerConfig {
         server: ServerConfig {
             hostname: config.hostname.into(),
             service: Service::Relay,
-            message_size_max: config.message_size_max,
+            message_size_max: config.message_size_max.bytes(),
             ..ServerConfig::default()
         },
         // All outbound nodes deliver from one address here.

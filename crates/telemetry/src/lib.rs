@@ -4,6 +4,7 @@
 //! report their readiness through a [`Component`].
 
 mod catalogue;
+mod config;
 mod health;
 mod process;
 mod recorder;
@@ -12,7 +13,8 @@ mod start;
 pub mod trace;
 
 pub use catalogue::{Kind, Metric, describe};
+pub use config::{LogFilter, LogFormat, OtlpEndpoint, TelemetryConfig};
 pub use health::{Component, Health};
 pub use recorder::render;
 pub use server::{router, serve};
-pub use start::{InitError, LogFormat, Telemetry, TelemetryConfig, init};
+pub use start::{InitError, Telemetry, init};

@@ -11,61 +11,16 @@ use opentelemetry_sdk::{
     Resource,
     trace::{Sampler, SdkTracerProvider},
 };
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry, filter::filter_fn, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
-use crate::{process, recorder, trace};
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What a process logs, and where its traces go.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TelemetryConfig {
-    /// How log lines are written; they go to standard error.
-    pub log_format: LogFormat,
-    /// Which lines are written: `info`, or `info,postroad_raft=debug`.
-    pub log_filter: String,
-    /// Where traces go over gRPC, such as `http://collector:4317`; nowhere when left out.
-    pub otlp_endpoint: Option<String>,
-    /// The share of messages that start a trace here, from 0 to 1; a caller's decision is always followed.
-    pub otlp_sample_ratio: f64,
-}
-
-impl Default for TelemetryConfig {
-    fn default() -> Self {
-        Self {
-            log_format: LogFormat::Text,
-            log_filter: "info,openraft=warn".to_owned(),
-            otlp_endpoint: None,
-            otlp_sample_ratio: 0.01,
-        }
-    }
-}
+use crate::{LogFilter, LogFormat, OtlpEndpoint, TelemetryConfig, process, recorder, trace};
 
 /// Why telemetry did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// `log_filter` is not a list of directives.
-    #[error("`{filter}` is not a valid log filter")]
-    Filter {
-        /// What was given.
-        filter: String,
-        /// What is wrong with it.
-        source: tracing_subscriber::filter::ParseError,
-    },
     /// `otlp_endpoint` is not a URL that traces can be sent to.
     #[error("cannot send traces to `{endpoint}`")]
     Otlp {
@@ -84,6 +39,7 @@ pub enum InitError {
 pub struct Telemetry {
     upkeep: JoinHandle<()>,
     tracer: Option<SdkTracerProvider>,
+    log_filter: reload::Handle<EnvFilter, Registry>,
 }
 
 /// Starts the log, the recorder and the traces of this process; `service` is its name in traces.
@@ -94,10 +50,9 @@ pub struct Telemetry {
 /// # Panics
 /// Outside a Tokio runtime.
 pub fn init(config: &TelemetryConfig, service: &'static str) -> Result<Telemetry, InitError> {
-    let filter = EnvFilter::try_new(&config.log_filter)
-        .map_err(|source| InitError::Filter { filter: config.log_filter.clone(), source })?;
-    let tracer =
-        config.otlp_endpoint.as_deref().map(|endpoint| exporter(config, endpoint, service)).transpose()?;
+    let (filter, log_filter) = reload::Layer::new(config.log_filter.to_filter());
+    let endpoint = config.otlp_endpoint.as_ref().map(OtlpEndpoint::as_str);
+    let tracer = endpoint.map(|endpoint| exporter(config, endpoint, service)).transpose()?;
 
     let traces = tracer.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
@@ -119,7 +74,7 @@ pub fn init(config: &TelemetryConfig, service: &'static str) -> Result<Telemetry
     recorder::publish(handle);
     process::mark_start();
     trace::set_enabled(tracer.is_some());
-    Ok(Telemetry { upkeep: tokio::spawn(keep_up()), tracer })
+    Ok(Telemetry { upkeep: tokio::spawn(keep_up()), tracer, log_filter })
 }
 
 fn log_layer(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
@@ -159,6 +114,12 @@ async fn keep_up() {
 }
 
 impl Telemetry {
+    /// Changes which log lines are written.
+    pub fn set_log_filter(&self, filter: &LogFilter) {
+        // It fails only when the log is gone, and then nothing is written.
+        let _ = self.log_filter.reload(filter.to_filter());
+    }
+
     /// Sends the traces that are still buffered and ends the upkeep; the log and the recorder continue.
     pub async fn shutdown(self) {
         self.upkeep.abort();

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use postroad_telemetry::{Health, InitError, Metric, TelemetryConfig, describe, init, render, serve, trace};
+use postroad_telemetry::{
+    Health, InitError, LogFilter, Metric, OtlpEndpoint, TelemetryConfig, describe, init, render, serve, trace,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -18,19 +20,24 @@ const CATALOGUE: &[Metric] = &[
 /// Everything global in one test: it can be done only once in a process.
 #[tokio::test]
 async fn telemetry_starts_once_and_renders_what_was_counted() {
-    let wrong = TelemetryConfig { log_filter: "info,=".to_owned(), ..TelemetryConfig::default() };
-    assert!(matches!(init(&wrong, "test"), Err(InitError::Filter { .. })));
     let wrong =
-        TelemetryConfig { otlp_endpoint: Some("no address".to_owned()), ..TelemetryConfig::default() };
+        TelemetryConfig { otlp_endpoint: OtlpEndpoint::parse("http://a^b"), ..TelemetryConfig::default() };
     assert!(matches!(init(&wrong, "test"), Err(InitError::Otlp { .. })));
 
     // The port is closed: spans are recorded all the same, and dropped at the end.
     let config = TelemetryConfig {
-        otlp_endpoint: Some("http://127.0.0.1:9".to_owned()),
+        otlp_endpoint: OtlpEndpoint::parse("http://127.0.0.1:9"),
         ..TelemetryConfig::default()
     };
     let telemetry = init(&config, "test").unwrap();
     assert!(matches!(init(&config, "test"), Err(InitError::AlreadyStarted)));
+
+    let says_debug = || tracing::enabled!(tracing::Level::DEBUG);
+    assert!(!says_debug());
+    telemetry.set_log_filter(&LogFilter::parse("debug").unwrap());
+    assert!(says_debug());
+    assert_eq!(LogFilter::parse("info,="), None);
+    assert_eq!(OtlpEndpoint::parse("collector:4317"), None);
 
     describe(CATALOGUE);
     metrics::counter!("postroad_test_things_total", "kind" => "good").increment(3);

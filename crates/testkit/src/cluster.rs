@@ -249,6 +249,10 @@ impl Cluster {
         let name = format!("{}-{}", role.as_str(), number + 1);
         let out = self.dir.path().join(&name);
         let id = role.id_base() + number + 1;
+        let (own_argument, own_value) = match role {
+            Role::Ingress => ("--hostname", "localhost"),
+            _ => ("--data", "data"),
+        };
         self.postroad(&[
             "cluster".into(),
             "join".into(),
@@ -257,10 +261,10 @@ impl Cluster {
             role.as_str().into(),
             "--node".into(),
             id.to_string().into(),
-            "--data".into(),
-            out.join("data").into(),
             "--out".into(),
             out.clone().into(),
+            own_argument.into(),
+            own_value.into(),
         ])
         .await?;
         let [metrics, smtp, grpc, http] =

@@ -28,8 +28,8 @@ pub(crate) async fn serve(
     shutdown: CancellationToken,
 ) {
     let config = &service.handler.config;
-    let limit = config.drain_timeout();
-    let content_bytes_max = usize::try_from(config.message_size_max).unwrap_or(usize::MAX);
+    let limit = config.drain_timeout;
+    let content_bytes_max = config.message_size_max.to_usize();
     let request_bytes_max = content_bytes_max
         .saturating_add(config.recipients_max.saturating_mul(RECIPIENT_BYTES_MAX))
         .saturating_add(ENVELOPE_BYTES_MAX);

@@ -8,7 +8,7 @@ use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
 use aws_lc_rs::digest;
 use ipnet::IpNet;
 use postroad_cluster::Endpoints;
-use postroad_core::{Domain, MessageId, NodeId};
+use postroad_core::{ByteSize, Domain, MessageId, NodeId};
 use postroad_directory::{
     Change, Command, Pattern, Put, PutCredential, PutPool, PutTenant, Route, Secret, SenderDomains,
 };
@@ -98,7 +98,7 @@ fn config() -> IngressConfig {
     let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
     let listener = |service, implicit_tls| SmtpListener { listen: loopback, service, implicit_tls };
     IngressConfig {
-        hostname: "mx.test".to_owned(),
+        hostname: Domain::parse("mx.test").unwrap(),
         listeners: vec![
             listener(ListenerService::Submission, false),
             listener(ListenerService::Relay, false),
@@ -106,11 +106,11 @@ fn config() -> IngressConfig {
         ],
         grpc_listen: Some(loopback),
         grpc_plaintext: true,
-        message_size_max: MESSAGE_SIZE_MAX,
-        in_flight_bytes_max: 8 << 20,
-        submit_timeout_secs: 1,
-        site_timeout_millis: 20,
-        drain_timeout_secs: 2,
+        message_size_max: ByteSize(MESSAGE_SIZE_MAX),
+        in_flight_bytes_max: ByteSize::mib(8),
+        submit_timeout: Duration::from_secs(1),
+        site_timeout: Duration::from_millis(20),
+        drain_timeout: Duration::from_secs(2),
         ..IngressConfig::default()
     }
 }

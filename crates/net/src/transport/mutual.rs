@@ -10,13 +10,13 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, Error, RootCertStore, ServerConfig,
     client::danger::ServerCertVerifier,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -99,6 +99,20 @@ impl NodeTls {
     #[must_use]
     pub fn identity(&self) -> PeerIdentity {
         self.current.load().identity
+    }
+
+    /// Checks this node's certificate as another node would now: its issuer and its validity.
+    ///
+    /// # Errors
+    /// Another node would refuse it.
+    pub fn verify(&self) -> Result<(), TlsError> {
+        let keys = self.current.load();
+        let refused = |error: &dyn std::fmt::Display| TlsError::Unusable(Error::General(error.to_string()));
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&keys.roots), provider())
+            .build()
+            .map_err(|error| refused(&error))?;
+        let (own, chain) = keys.own.cert.split_first().ok_or(TlsError::Certificate)?;
+        verifier.verify_client_cert(own, chain, UnixTime::now()).map(drop).map_err(TlsError::Unusable)
     }
 
     pub(super) async fn accept(&self, stream: TcpStream, address: SocketAddr) -> io::Result<NodeStream> {

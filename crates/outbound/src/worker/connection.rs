@@ -1,9 +1,6 @@
 //! Opens a connection to one target, with TLS if the receiver offers it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind};
 use postroad_directory::Source;
@@ -87,8 +84,7 @@ impl Worker {
         sessions: &mut usize,
     ) -> Result<Result<Connection, Ended>, SessionFailure> {
         let context = &self.context;
-        let (from, limit) =
-            (attempt_context.source.address, Duration::from_secs(context.config.connect_secs));
+        let (from, limit) = (attempt_context.source.address, context.config.connect_timeout);
         let connected = if target.trusted {
             connect::connect_trusted(target.address, from, limit).await
         } else {

@@ -272,7 +272,7 @@ async fn d_036_the_lane_of_a_site_that_asks_to_slow_down_pauses_and_others_go_on
         .address("good.test", second.address().ip());
     let mut setup = Setup { zones, ..Setup::default() };
     setup.config.smtp_port = first.address().port();
-    setup.config.suspension_first_secs = 1;
+    setup.config.pause_first = Duration::from_secs(1);
     let node = setup.start(None).await;
     node.assign(1, "busy.test", &["a@busy.test"]).await;
     is(&node.queue.report(1, 0).await, K::SiteSoft, Some(C::RateLimited));

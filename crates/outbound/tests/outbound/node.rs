@@ -39,8 +39,13 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let mut config = OutboundConfig { connect_secs: 2, drain_secs: 2, ..OutboundConfig::default() };
-        config.timeouts.quit_secs = 1;
+        let two_seconds = Duration::from_secs(2);
+        let mut config = OutboundConfig {
+            connect_timeout: two_seconds,
+            drain_timeout: two_seconds,
+            ..OutboundConfig::default()
+        };
+        config.timeouts.quit = Duration::from_secs(1);
         Self {
             config,
             caps: Caps::default(),
@@ -109,13 +114,14 @@ impl Setup {
     async fn start_with(self, net: MemoryNet, queue: FakeQueue) -> Node {
         let dns = FakeDns::start(self.zones).await.unwrap();
         let (health, shutdown) = (Health::new(), CancellationToken::new());
-        let config = OutboundConfig { data_directory: data_directory(&self.home), ..self.config };
+        let (config, data_directory) = (self.config, data_directory(&self.home));
         let (resolver_at, guard, node_health, stop) =
             (dns.address(), self.guard, health.clone(), shutdown.clone());
         let task = self.runtime.spawn(async move {
             let channel = Transport::Memory(net).channel("queue", Expect::any(Role::Queue));
             let deps = OutboundDeps {
                 node: NodeId(7),
+                data_directory,
                 endpoints: [(NodeId(1), channel)].into(),
                 resolver: Resolver::at(resolver_at),
                 guard,

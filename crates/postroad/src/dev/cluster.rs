@@ -18,7 +18,7 @@ use axum::{
     response::{IntoResponse, Redirect},
     routing::get,
 };
-use postroad_core::MessageId;
+use postroad_core::{MessageId, NodeId};
 use postroad_net::{NodeTls, Transport};
 use postroad_telemetry::Health;
 use rustix::process::{Pid, Signal, kill_process};
@@ -140,11 +140,13 @@ struct NodePlan {
 /// Writes every node's configuration and certificates, unless an earlier run in this directory did.
 fn lay_out(args: &DevArgs, data: &Path) -> anyhow::Result<(ClusterDirectory, Vec<NodePlan>)> {
     let dir = data.join("cluster");
-    let queue_address = |number| offset(args.listen_operator, number).to_string();
+    let queue_address = |number| offset(args.listen_operator, number).to_string().parse();
     let is_new = !dir.join("cluster.toml").exists();
     let cluster = if is_new {
-        let node = |number| NodeAddress { node: u64::from(number), address: queue_address(number) };
-        ClusterDirectory::init(&dir, &(1..=QUEUES).map(node).collect::<Vec<_>>(), QUEUES)?
+        let node =
+            |number: u16| Ok(NodeAddress { node: NodeId(number.into()), address: queue_address(number)? });
+        let nodes: anyhow::Result<Vec<NodeAddress>> = (1..=QUEUES).map(node).collect();
+        ClusterDirectory::init(&dir, &nodes?, QUEUES)?
     } else {
         ClusterDirectory::open(&dir)?
     };
@@ -162,9 +164,10 @@ fn lay_out(args: &DevArgs, data: &Path) -> anyhow::Result<(ClusterDirectory, Vec
             let config = out.join(format!("{}.toml", role.as_str()));
             let metrics = offset(args.listen_metrics, u16::try_from(nodes.len()).unwrap_or(0));
             if is_new {
-                let (data, own) = (out.join("data"), Some(sections(args, role, number)));
-                let node = u64::from(base + number);
-                cluster.join(&NodeTemplate { role, node, data: &data, out: &out, metrics, own })?;
+                let own = sections(args, role, number);
+                let data = (role != RoleName::Ingress).then_some(Path::new("data"));
+                let node = NodeId((base + number).into());
+                cluster.join(&NodeTemplate { role, node, data, out: &out, metrics, own })?;
                 if role == RoleName::Queue {
                     roles::form(&config)?;
                 }
@@ -189,7 +192,7 @@ fn sections(args: &DevArgs, role: RoleName, number: u16) -> String {
         RoleName::Ingress => {
             let at = |address| offset(address, number - 1);
             format!(
-                "{resolver}[tls]\nself_signed = true\n\n[ingress]\ngrpc_listen = \"{}\"\ngrpc_plaintext = true\nconnections_per_network_max = 10000\n\
+                "{resolver}[tls]\nself_signed = true\n\n[ingress]\nhostname = \"localhost\"\ngrpc_listen = \"{}\"\ngrpc_plaintext = true\nconnections_per_network_max = 10000\n\
                  listeners = [\n  {{ listen = \"{}\" }},\n  {{ listen = \"{}\", implicit_tls = true }},\n]\n",
                 at(args.listen_grpc),
                 at(args.listen_smtp),

@@ -40,7 +40,7 @@ impl QueueService {
     async fn submit_batch(&self, batch: SubmitBatch) -> SubmitResults {
         let group = batch.submissions.first().map(group_of);
         let mut parsed = Parsed::default();
-        let expires_by_default = clock::now().after(self.message_expiry);
+        let expires_by_default = clock::now().after(self.message_age_max);
         for submission in batch.submissions {
             let sequence = submission.sequence;
             if Some(group_of(&submission)) != group {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use postroad_cluster::{
     DirectoryClient, DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch, SubmitConfig, Submitter,
 };
-use postroad_core::{ClusterId, Domain, GroupId, MessageId, NodeId, PoolId, Timestamp};
+use postroad_core::{ByteSize, ClusterId, Domain, GroupId, MessageId, NodeId, PoolId, Timestamp};
 use postroad_directory::{Put, PutPool, PutSource, View};
 use postroad_net::{Expect, MemoryNet, Role, Transport};
 use postroad_proto::{
@@ -27,7 +27,7 @@ use postroad_proto::{
 };
 use postroad_queue::{LeaseConfig, Queue, QueueConfig, QueueDeps, StartError, Voter};
 use postroad_storage::{Disk as DiskName, DiskId, Fs, Identity, Origin, format, sim::SimFs};
-use postroad_telemetry::{Health, TelemetryConfig};
+use postroad_telemetry::{Health, LogFilter, TelemetryConfig};
 use tokio::{
     runtime::{self, Runtime},
     sync::watch,
@@ -44,6 +44,7 @@ pub const GROUP: GroupId = GroupId(1);
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const CLUSTER: ClusterId = ClusterId(1);
+const LEDGER_GROUPS: u16 = 1;
 
 /// The disk of a node.
 #[derive(Clone)]
@@ -90,19 +91,21 @@ impl Cluster {
     pub async fn start(size: u64) -> Self {
         let disks = (0..size).map(|_| Disk::Simulated(SimFs::default())).collect();
         // The tests do not renew leases, so leases must not end.
-        let lease = LeaseConfig { lease_secs: 600, ..LeaseConfig::default() };
-        Self::start_on(disks, QueueConfig { segment_bytes: 4 << 20, lease, ..QueueConfig::default() }).await
+        let lease = LeaseConfig { lease_duration: Duration::from_secs(600), ..LeaseConfig::default() };
+        let config = QueueConfig { segment_bytes: ByteSize::mib(4), lease, ..QueueConfig::default() };
+        Self::start_on(disks, config).await
     }
 
     pub async fn start_on(disks: Vec<Disk>, config: QueueConfig) -> Self {
-        if let Ok(log_filter) = std::env::var("POSTROAD_LOG") {
+        if let Some(log_filter) = std::env::var("POSTROAD_LOG").ok().and_then(|text| LogFilter::parse(&text))
+        {
             // Only the first test of the process starts it.
             let _ = postroad_telemetry::init(&TelemetryConfig { log_filter, ..Default::default() }, "test");
         }
         let transport = Transport::Memory(MemoryNet::new());
         let numbers = 1..=disks.len() as u64;
         let voters: Vec<Voter> =
-            numbers.map(|node| Voter { node: NodeId(node), address: format!("queue-{node}") }).collect();
+            numbers.map(|node| Voter { node: NodeId(node), address: format!("127.0.0.1:{node}") }).collect();
         let channel = |voter: &Voter| {
             (voter.node, transport.channel(&voter.address, Expect::node(Role::Queue, voter.node)))
         };
@@ -111,7 +114,7 @@ impl Cluster {
         let table = leaders.subscribe();
         let mut tasks = JoinSet::new();
         let submit = SubmitConfig { deadline: PATIENCE, ..SubmitConfig::default() };
-        let groups = (1..=config.ledger_groups).map(GroupId);
+        let groups = (1..=LEDGER_GROUPS).map(GroupId);
         let submitter = Submitter::start(&mut tasks, &endpoints, &table, groups, submit);
         let size = disks.len();
         let nodes = Mutex::new(disks.into_iter().map(|disk| (disk, None)).collect());
@@ -152,10 +155,11 @@ impl Cluster {
     /// Tries to start a node on its disk.
     pub async fn try_restart(&self, place: usize) -> Result<(), StartError> {
         let voter = &self.voters[place];
-        let config =
-            QueueConfig { listen: voter.address.clone(), voters: self.voters.clone(), ..self.config.clone() };
+        let config = QueueConfig { listen: voter.address.parse().unwrap(), ..self.config.clone() };
         let deps = QueueDeps {
             identity: Identity { cluster: CLUSTER, node: voter.node },
+            voters: self.voters.clone(),
+            ledger_groups: LEDGER_GROUPS,
             fs: self.nodes.lock()[place].0.fs(),
             transport: self.transport.clone(),
             health: Health::new(),
