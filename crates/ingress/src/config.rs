@@ -33,8 +33,8 @@ settings! {
         connections_per_network_max: usize = 1000, within 1..=1_000_000;
         /// Rejects a space between `MAIL FROM:` or `RCPT TO:` and the address, as RFC 5321 has it.
         strict_syntax: bool = false;
-        /// How long a client that speaks before it is greeted is waited for.
-        /// With `0s`, only a client that has already spoken is turned away.
+        /// How long the greeting is held back: a client that sends before it is disconnected.
+        /// With `0s`, only a client that has already sent is.
         greeting_delay: Duration = Duration::ZERO, within Duration::ZERO..=Duration::from_mins(1);
         /// How long the TLS handshake of an SMTP client may take.
         handshake_timeout: Duration = Duration::from_secs(30), within Duration::from_secs(1)..=Duration::from_mins(10);

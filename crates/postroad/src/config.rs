@@ -256,7 +256,7 @@ pub fn check(role: RoleName, file: &Path) -> anyhow::Result<String> {
     with_file_of!(role, check_file(file))
 }
 
-/// Runs `config print`: shows what file, environment and defaults come to.
+/// Runs `config print`: returns the settings in effect: the file, the environment and defaults.
 ///
 /// # Errors
 /// See [`ConfigError`].

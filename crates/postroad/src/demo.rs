@@ -1,6 +1,7 @@
 //! The demo tenant, only in `dev`: one login, one API key, and the loopback networks.
 
 use postroad_cluster::Endpoints;
+use postroad_core::Domain;
 use postroad_ingress::{IngressConfig, SmtpListener};
 
 use crate::{cli::DevArgs, operator, policy::Policy, route::RouteArgument};
@@ -30,6 +31,7 @@ pub async fn apply(endpoints: &Endpoints, routes: &[RouteArgument]) -> anyhow::R
 pub fn ingress(args: &DevArgs) -> IngressConfig {
     let smtp = |listen, implicit_tls| SmtpListener { listen, implicit_tls, ..SmtpListener::default() };
     IngressConfig {
+        hostname: Domain::parse("localhost").expect("a label is a name"),
         listeners: vec![smtp(args.listen_smtp, false), smtp(args.listen_smtps, true)],
         grpc_listen: Some(args.listen_grpc),
         grpc_plaintext: true,

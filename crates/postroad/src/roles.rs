@@ -8,7 +8,7 @@ use postroad_ingress::{Ingress, IngressDeps};
 use postroad_net::{ClientTls, Guard, Transport};
 use postroad_outbound::{Outbound, OutboundDeps};
 use postroad_queue::{Queue, QueueDeps, Voter};
-use postroad_settings::Change;
+use postroad_settings::{Change, changes};
 use postroad_storage::{Disk, DiskId, Identity, Origin, RealFs};
 use postroad_telemetry::{Health, Telemetry};
 use tokio::{
@@ -100,14 +100,16 @@ impl Process {
     }
 
     /// Runs until the process is asked to stop, or a component stops by itself; on SIGHUP reloads the configuration.
-    async fn run<T: RoleFile>(mut self, mut file: T, path: &Path) -> anyhow::Result<()> {
-        let name = T::ROLE.as_str();
+    async fn run<T: RoleFile>(mut self, started: T, path: &Path) -> anyhow::Result<()> {
+        let (name, mut last) = (T::ROLE.as_str(), started.clone());
         tracing::info!(role = name, version = env!("CARGO_PKG_VERSION"), "started");
         let failed = loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => break None,
                 component = self.components.first_to_end() => break Some(component),
-                Some(()) = self.hangup.recv() => reload_configuration(&mut file, path, &self.telemetry),
+                Some(()) = self.hangup.recv() => {
+                    reload_configuration(&started, &mut last, path, &self.telemetry);
+                },
             }
         };
         self.components.stop().await;
@@ -120,21 +122,20 @@ impl Process {
     }
 }
 
-/// Takes over what may change while running; what may not is named, and stays as it is until a restart.
-fn reload_configuration<T: RoleFile>(file: &mut T, path: &Path, telemetry: &Telemetry) {
+/// Applies the settings that can change while running; logs those that differ from what the process was started with.
+fn reload_configuration<T: RoleFile>(started: &T, last: &mut T, path: &Path, telemetry: &Telemetry) {
     let new: T = match config::read(path) {
         Ok(new) => new,
         Err(error) => return tracing::error!(%error, "configuration not reloaded"),
     };
-    telemetry.set_log_filter(&new.common().telemetry.log_filter);
-    for Change { key, reload } in postroad_settings::changes(file, &new) {
-        if reload {
-            tracing::info!(setting = key, "setting reloaded");
-        } else {
-            tracing::warn!(setting = key, "setting changed in the configuration: restart to apply it");
-        }
+    for Change { key, .. } in changes(started, &new).iter().filter(|change| !change.reload) {
+        tracing::warn!(setting = key, "setting changed in the configuration: restart to apply it");
     }
-    *file = new;
+    for Change { key, .. } in changes(last, &new).iter().filter(|change| change.reload) {
+        tracing::info!(setting = key, "setting reloaded");
+    }
+    telemetry.set_log_filter(&new.common().telemetry.log_filter);
+    *last = new;
 }
 
 fn service_name(role: RoleName) -> &'static str {

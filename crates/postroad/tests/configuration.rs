@@ -25,11 +25,11 @@ Sections and keys that are left out have the defaults shown here; those without 
 
 | command | does |
 |---|---|
-| `postroad config check ROLE --config FILE` | reports everything that is wrong with the file and with the files that it names, all together, each with line, key, value and what was expected; says which user it opened the files as |
-| `postroad config print ROLE --config FILE` | shows what file, environment and defaults come to |
+| `postroad config check ROLE --config FILE` | reports every error in the file and in the files that it names, with line, key, value and what was expected; says which user it opened the files as |
+| `postroad config print ROLE --config FILE` | shows the settings in effect: the file, the environment and defaults |
 | `postroad config schema ROLE` | prints the JSON Schema of the file, for editors and for checks before a rollout |
 
-A role makes the same checks before it opens a port.
+A role checks its file in the same way before it opens a port.
 
 **Values.**
 A size is text such as `\"25MiB\"` with `KiB`, `MiB`, `GiB` or `TiB`, or a plain number of bytes.
@@ -302,13 +302,17 @@ fn certificates_are_used_as_the_node_would_use_them() {
     check(RoleName::Outbound, &config, &["`cluster.certificate` = \"outbound.pem\": "]);
     restore();
     let restore = swap("outbound.key", beside("outbound.pem"));
-    check(RoleName::Outbound, &config, &["`cluster.key` = \"outbound.key\": not a private key in PEM"]);
+    check(
+        RoleName::Outbound,
+        &config,
+        &["`cluster.key` = \"outbound.key\": no valid private key in the PEM file"],
+    );
     restore();
     let restore = swap("authority.pem", beside("outbound.key"));
     check(
         RoleName::Outbound,
         &config,
-        &["`cluster.authority` = \"authority.pem\": not a certificate in PEM"],
+        &["`cluster.authority` = \"authority.pem\": no valid certificate in the PEM file"],
     );
     restore();
     let restore = swap("authority.pem", other.dir.path().join("cluster/authority.pem"));
@@ -340,7 +344,11 @@ fn listeners_that_need_a_certificate_are_found_without_one() {
 
     let certificate = "[tls]\ncertificate = \"ingress.pem\"\nkey = \"authority.pem\"\n";
     fs::write(&config, text.replace("[tls]\n", certificate)).unwrap();
-    check(RoleName::Ingress, &config, &["`tls.key` = \"authority.pem\": not a private key in PEM"]);
+    check(
+        RoleName::Ingress,
+        &config,
+        &["`tls.key` = \"authority.pem\": no valid private key in the PEM file"],
+    );
 }
 
 #[test]

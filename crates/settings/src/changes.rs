@@ -9,7 +9,7 @@ use crate::{Kind, SettingValue};
 pub struct Change {
     /// Section and key.
     pub key: String,
-    /// A running process takes the new value over.
+    /// A running process applies the new value.
     pub reload: bool,
 }
 

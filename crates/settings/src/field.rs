@@ -60,7 +60,7 @@ impl<T: SettingValue> Field<T> {
         Self { bounds: Some((bounds.into(), T::partial_cmp)), ..self }
     }
 
-    /// Says whether a running process takes a new value over.
+    /// Says whether a running process applies a new value.
     #[must_use]
     pub fn reload(self, reload: bool) -> Self {
         Self { reload, ..self }

@@ -57,7 +57,7 @@ fn section(out: &mut String, name: &str, within: &[(&str, &[Setting])]) {
         .into_iter()
         .map(|(mut setting, roles)| {
             if roles.len() < within.len() {
-                let _ = write!(setting.doc, " Only {}.", roles.join(", "));
+                let _ = write!(setting.doc, " Only for {}.", roles.join(", "));
             }
             setting
         })

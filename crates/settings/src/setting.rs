@@ -21,7 +21,7 @@ pub struct Setting {
     pub min: Option<Value>,
     /// No value is larger.
     pub max: Option<Value>,
-    /// A running process takes a new value over on SIGHUP; others need a restart.
+    /// A running process applies a new value on SIGHUP; other settings need a restart.
     pub reload: bool,
 }
 

@@ -3,7 +3,7 @@
 /// Declares a table of settings: its struct, and everything that is made from the declaration.
 ///
 /// A setting without a default must be given, unless it is an `Option` or a table.
-/// `within` gives bounds; `reload = true` says that a running process takes a new value over on SIGHUP;
+/// `within` gives bounds; `reload = true` says that a running process applies a new value on SIGHUP;
 /// `rules` names a method that checks settings against each other with [`require!`](crate::require).
 ///
 /// ```
