@@ -28,7 +28,7 @@ impl Policy for SmtpPolicy {
     type Identity = Identity;
 
     fn network_identity(&self, client: IpAddr) -> Option<Identity> {
-        self.authenticator.network(client)
+        self.authenticator.network(client, self.service)
     }
 
     async fn decide(&self, session: Session<'_, Identity>, question: Question) -> Answer<Identity> {

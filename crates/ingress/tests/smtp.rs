@@ -122,12 +122,26 @@ async fn s_039_unauthenticated_clients_can_neither_submit_nor_relay() {
 #[tokio::test]
 async fn s_305_a_network_credential_identifies_clients_in_it() {
     let rig = Rig::start().await;
-    for address in [rig.submission, rig.relay] {
-        let mut client = Smtp::connect_from([127, 0, 0, 9], address).await;
+    for (from, address, origin) in [
+        ([127, 0, 0, 9], rig.submission, "network trusted from 127.0.0.9"),
+        ([127, 0, 0, 8], rig.submission, "network gateway from 127.0.0.8"),
+        ([127, 0, 0, 8], rig.relay, "network gateway from 127.0.0.8"),
+    ] {
+        let mut client = Smtp::connect_from(from, address).await;
         client.command("EHLO x.y", "250").await;
         client.mail("a@a.example", &["b@b.example"], CONTENT, "250 2.0.0").await;
+        assert_eq!(rig.last().0.origin, origin);
     }
-    assert_eq!(rig.last().0.origin, "network trusted from 127.0.0.9");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn s_305_and_s_039_a_network_without_relay_counts_only_where_clients_submit() {
+    let rig = Rig::start().await;
+    let mut client = Smtp::connect_from([127, 0, 0, 9], rig.relay).await;
+    client.command("EHLO x.y", "250").await;
+    client.command("MAIL FROM:<a@a.example>", "250 2.1.0").await;
+    client.command("RCPT TO:<b@b.example>", "550 5.7.1").await;
     rig.stop().await;
 }
 
@@ -251,7 +265,7 @@ async fn s_302_plain_and_login_with_and_without_an_initial_response() {
 async fn s_302_auth_fails_temporarily_before_the_directory_is_loaded() {
     let rig = Rig::unready(FakeQueue::new(Vec::new())).await;
     let mut client = Smtp::secure(rig.implicit).await;
-    client.say(&auth_plain("anna", "secret"), "454 4.7.0").await;
+    client.command(&auth_plain("anna", "secret"), "454 4.7.0").await;
     assert_eq!(rig.health.not_ready(), ["ingress"]);
     directory().iter().for_each(|command| rig.queue.apply(command));
     eventually("ready", || rig.health.is_ready()).await;
