@@ -86,6 +86,7 @@ dialogues! {
     s_018_control_characters,
     s_019_encoded_word_is_not_decoded,
     s_021_rcpt_outside_a_transaction,
+    s_022_a_recipient_named_twice_counts_once,
     s_022_default_recipient_limit,
     s_022_too_many_recipients,
     s_023_data_without_recipients,

@@ -97,6 +97,15 @@ impl Address {
         }
     }
 
+    /// Returns a text that is equal for two spellings of one mailbox: the local part byte for byte, the domain canonical.
+    #[must_use]
+    pub fn mailbox(&self) -> Box<str> {
+        match self.host() {
+            Host::Domain(domain) => format!("{}@{domain}", self.local_part()).into(),
+            Host::Literal(ip) => format!("{}@[{ip}]", self.local_part()).into(),
+        }
+    }
+
     /// Returns true when the address can be sent without SMTPUTF8.
     #[must_use]
     pub fn is_ascii(&self) -> bool {

@@ -8,6 +8,7 @@ pub mod delivery_state;
 pub mod domain;
 pub mod id;
 pub mod outcome;
+pub mod recipients;
 pub mod reply;
 pub mod retry;
 pub mod size;
@@ -20,6 +21,7 @@ pub use id::{
     AttemptNumber, ClusterId, DeliveryId, Epoch, GroupId, MessageId, NodeId, PoolId, SourceId, TenantId,
 };
 pub use outcome::{BounceClass, Outcome, OutcomeKind};
+pub use recipients::Recipients;
 pub use reply::{EnhancedCode, Reply};
 pub use retry::RetrySchedule;
 pub use size::ByteSize;

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use postroad_cluster::Submitter;
-use postroad_core::{Address, Domain, MessageId, Timestamp};
+use postroad_core::{Address, Domain, MessageId, Recipients, Timestamp};
 use postroad_directory::{Tenant, View};
 use postroad_dns::Resolver;
 use postroad_proto::queue::{Recipient, Submission};
@@ -54,7 +54,7 @@ pub(crate) struct Incoming<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) sender: Option<Address>,
     /// Never empty.
-    pub(crate) recipients: Vec<Address>,
+    pub(crate) recipients: Recipients,
     pub(crate) content: Bytes,
     /// The client requested SMTPUTF8.
     pub(crate) smtputf8: bool,

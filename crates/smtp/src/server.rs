@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use postroad_core::{Address, ByteSize, Reply};
+use postroad_core::{Address, ByteSize, Recipients, Reply};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -135,7 +135,7 @@ pub struct Message {
     /// The arguments of MAIL.
     pub mail: Mail,
     /// The recipients that policy accepted, in order.
-    pub recipients: Vec<Address>,
+    pub recipients: Recipients,
     /// Header and body, with dot-stuffing removed.
     pub content: Bytes,
 }
@@ -210,7 +210,9 @@ enum PendingQuestion {
 #[derive(Debug)]
 struct Envelope {
     mail: Mail,
-    recipients: Vec<Address>,
+    recipients: Recipients,
+    /// How many times a recipient was named again.
+    repeated: usize,
 }
 
 impl<I> ServerSession<I> {
@@ -296,12 +298,13 @@ impl<I> ServerSession<I> {
             (PendingQuestion::Credentials, Answer::Reply(reply)) => self.refuse_credentials(&reply),
             (PendingQuestion::Sender(mail), Answer::Yes) => {
                 self.reply(&Reply::new(250, 1, 0, "sender ok"));
-                self.state = State::Transaction(Envelope { mail, recipients: Vec::new() });
+                self.state =
+                    State::Transaction(Envelope { mail, recipients: Recipients::new(), repeated: 0 });
             }
             (PendingQuestion::Sender(_), Answer::Reply(reply)) => self.reply(&reply),
             (PendingQuestion::Recipient(mut envelope, address), Answer::Yes) => {
                 self.reply(&Reply::new(250, 1, 5, "recipient ok"));
-                envelope.recipients.push(address);
+                envelope.recipients.insert(address);
                 self.state = State::Transaction(envelope);
             }
             (PendingQuestion::Recipient(envelope, _), Answer::Reply(reply)) => {
@@ -553,7 +556,7 @@ impl<I> ServerSession<I> {
     }
 
     fn recipient(&mut self, address: Address, stray_space: bool) -> Option<Question> {
-        let envelope = match std::mem::replace(&mut self.state, State::Ready) {
+        let mut envelope = match std::mem::replace(&mut self.state, State::Ready) {
             State::Transaction(envelope) => envelope,
             other => {
                 self.state = other;
@@ -573,7 +576,15 @@ impl<I> ServerSession<I> {
             self.error_reply(&refusal);
             return None;
         }
-        if envelope.recipients.len() >= self.config.recipients_max {
+        let repeats = envelope.recipients.has(&address);
+        envelope.repeated += usize::from(repeats);
+        if repeats && envelope.repeated <= self.config.recipients_max {
+            // It is accepted already, and one delivery.
+            self.state = State::Transaction(envelope);
+            self.reply(&Reply::new(250, 1, 5, "recipient ok"));
+            return None;
+        }
+        if repeats || envelope.recipients.len() >= self.config.recipients_max {
             // RFC 5321 4.5.3.1.10: the recipients before it stay valid.
             self.state = State::Transaction(envelope);
             self.reply(&Reply::new(452, 5, 3, "too many recipients"));
@@ -631,7 +642,7 @@ impl<I> ServerSession<I> {
             return None;
         }
         self.state = State::AwaitingAnswer(PendingQuestion::Message);
-        let Envelope { mail, recipients } = envelope;
+        let Envelope { mail, recipients, .. } = envelope;
         Some(Output::Ask(Question::Message(Box::new(Message { mail, recipients, content }))))
     }
 
