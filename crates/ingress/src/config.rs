@@ -21,6 +21,8 @@ pub struct IngressConfig {
     pub message_size_max: u64,
     /// Recipients of one message.
     pub recipients_max: usize,
+    /// Refused senders, recipients and messages in a row after which an authenticated client gets 421; 20 for others.
+    pub refusals_max: u32,
     /// Bytes of messages that wait for their commit; with more, clients are told to come back.
     pub in_flight_bytes_max: u64,
     /// SMTP connections at once, per listener.
@@ -88,6 +90,7 @@ impl Default for IngressConfig {
             grpc_plaintext: false,
             message_size_max: 26_214_400,
             recipients_max: 1000,
+            refusals_max: 1000,
             in_flight_bytes_max: 512 << 20,
             connections_max: 10_000,
             connections_per_network_max: 1_000,
@@ -125,6 +128,7 @@ impl IngressConfig {
             problems.push(("recipients_max", format!("expected 100 to {RECIPIENTS_LIMIT}")));
         }
         for (key, value) in [
+            ("refusals_max", u64::from(self.refusals_max)),
             ("connections_max", self.connections_max as u64),
             ("connections_per_network_max", self.connections_per_network_max as u64),
             ("command_timeout_secs", self.command_timeout_secs),

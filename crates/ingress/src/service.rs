@@ -184,6 +184,7 @@ impl Ingress {
                 service: listener.service.into(),
                 message_size_max: config.message_size_max,
                 recipients_max: config.recipients_max,
+                refusals_max: config.refusals_max,
                 command_timeout: Duration::from_secs(config.command_timeout_secs),
                 data_timeout: Duration::from_secs(config.data_timeout_secs),
                 ..ServerConfig::default()

@@ -37,6 +37,10 @@ pub struct ServerConfig {
     pub message_size_max: u64,
     /// Most recipients of one transaction; RFC 5321 4.5.3.1.8 requires at least 100.
     pub recipients_max: usize,
+    /// Senders, recipients and messages in a row that may be refused to a client with an identity before 421.
+    ///
+    /// Refusals to other clients count as errors.
+    pub refusals_max: u32,
     /// The listener has a certificate: STARTTLS is offered.
     pub tls_available: bool,
     /// Refuse a space between `FROM:` and the path, as RFC 5321 demands.
@@ -54,6 +58,7 @@ impl Default for ServerConfig {
             service: Service::Submission,
             message_size_max: 26_214_400,
             recipients_max: 1000,
+            refusals_max: 1000,
             tls_available: false,
             strict_syntax: false,
             // RFC 5321 4.5.3.2.7.
@@ -163,6 +168,8 @@ pub struct ServerSession<I> {
     replies: BytesMut,
     deadline: Instant,
     errors: u32,
+    /// Refusals since the last accepted message, of a client with an identity.
+    refusals: u32,
     junk: u32,
     auth_failures: u32,
     stray_spaces: u32,
@@ -228,6 +235,7 @@ impl<I> ServerSession<I> {
             state: State::New,
             replies: BytesMut::with_capacity(256),
             errors: 0,
+            refusals: 0,
             junk: 0,
             auth_failures: 0,
             stray_spaces: 0,
@@ -301,22 +309,21 @@ impl<I> ServerSession<I> {
                 self.state =
                     State::Transaction(Envelope { mail, recipients: Recipients::new(), repeated: 0 });
             }
-            (PendingQuestion::Sender(_), Answer::Reply(reply)) => self.reply(&reply),
+            (PendingQuestion::Sender(_), Answer::Reply(reply)) => self.refusal_reply(&reply),
             (PendingQuestion::Recipient(mut envelope, address), Answer::Yes) => {
                 self.reply(&Reply::new(250, 1, 5, "recipient ok"));
                 envelope.recipients.insert(address);
                 self.state = State::Transaction(envelope);
             }
             (PendingQuestion::Recipient(envelope, _), Answer::Reply(reply)) => {
-                self.reply(&reply);
                 self.state = State::Transaction(envelope);
+                self.refusal_reply(&reply);
             }
-            (PendingQuestion::Message, Answer::Reply(reply)) => {
-                if reply.is_positive() {
-                    self.junk = 0;
-                }
+            (PendingQuestion::Message, Answer::Reply(reply)) if reply.is_positive() => {
+                (self.junk, self.refusals) = (0, 0);
                 self.reply(&reply);
             }
+            (PendingQuestion::Message, Answer::Reply(reply)) => self.refusal_reply(&reply),
             (question, _) => panic!("not an answer to {question:?}"),
         }
         self.close_after_421();
@@ -587,7 +594,7 @@ impl<I> ServerSession<I> {
         if repeats || envelope.recipients.len() >= self.config.recipients_max {
             // RFC 5321 4.5.3.1.10: the recipients before it stay valid.
             self.state = State::Transaction(envelope);
-            self.reply(&Reply::new(452, 5, 3, "too many recipients"));
+            self.refusal_reply(&Reply::new(452, 5, 3, "too many recipients"));
             return None;
         }
         self.stray_spaces += u32::from(stray_space);
@@ -633,12 +640,12 @@ impl<I> ServerSession<I> {
         let content = match decoder.finish() {
             Decoded::Content(content) => content,
             refused => {
-                self.reply(&refusal_of(&refused, self.config.message_size_max));
+                self.refusal_reply(&refusal_of(&refused, self.config.message_size_max));
                 return None;
             }
         };
         if let Some(refusal) = self.header_refusal(&content) {
-            self.reply(&refusal);
+            self.refusal_reply(&refusal);
             return None;
         }
         self.state = State::AwaitingAnswer(PendingQuestion::Message);
@@ -701,6 +708,21 @@ impl<I> ServerSession<I> {
         self.reply(reply);
         self.errors += 1;
         if self.errors > ERRORS_MAX {
+            self.close_with_421();
+        }
+    }
+
+    /// Refuses a sender, a recipient or a message; disconnects after too many.
+    ///
+    /// A stranger who tries recipients is cut off like one who makes errors. A client with an identity may have
+    /// a list with many bad addresses, so it has a limit of its own, which an accepted message resets.
+    fn refusal_reply(&mut self, reply: &Reply) {
+        if self.peer.identity.is_none() {
+            return self.error_reply(reply);
+        }
+        self.reply(reply);
+        self.refusals += 1;
+        if self.refusals > self.config.refusals_max {
             self.close_with_421();
         }
     }

@@ -36,6 +36,7 @@ impl Settings {
             service: if self.relay { Service::Relay } else { Service::Submission },
             message_size_max: self.size_max.unwrap_or(usual.message_size_max),
             recipients_max: self.recipients_max.unwrap_or(usual.recipients_max),
+            refusals_max: self.refusals_max.unwrap_or(usual.refusals_max),
             tls_available: !self.no_starttls,
             strict_syntax: self.strict,
             ..usual
