@@ -144,6 +144,16 @@ impl IngressConfig {
         problems
     }
 
+    /// Writes the host name as A-labels: it goes into replies and header fields.
+    pub(crate) fn with_ascii_hostname(self) -> Self {
+        match postroad_core::Domain::parse(&self.hostname) {
+            Ok(domain) if !self.hostname.is_ascii() => {
+                Self { hostname: domain.as_str().to_owned(), ..self }
+            }
+            _ => self,
+        }
+    }
+
     pub(crate) fn submit_timeout(&self) -> Duration {
         Duration::from_secs(self.submit_timeout_secs)
     }

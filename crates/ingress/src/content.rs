@@ -57,13 +57,25 @@ pub(crate) fn complete(content: &Bytes, header: &HeaderSummary<'_>, hop: &Hop<'_
     if !content.ends_with(b"\r\n") {
         parts.push(Bytes::from_static(b"\r\n"));
     }
+    // What the next hop must be able to do depends on the bytes that it gets, not on those that the client sent.
+    let removed: usize = header.bcc.iter().map(Range::len).sum();
+    let header_len = parts[0].len() + header.len - removed;
     Completed {
         bytes: parts.iter().map(|part| part.len() as u64).sum(),
-        parts,
         subject: one_line(header.subject),
-        eight_bit: !content.is_ascii(),
-        header_eight_bit: !content[..header.len].is_ascii(),
+        eight_bit: !parts.iter().all(|part| part.is_ascii()),
+        header_eight_bit: !begins_with_ascii(&parts, header_len),
+        parts,
     }
+}
+
+/// Returns true when the first `len` bytes of `parts` are ASCII.
+fn begins_with_ascii(parts: &[Bytes], mut len: usize) -> bool {
+    parts.iter().all(|part| {
+        let within = part.len().min(len);
+        len -= within;
+        part[..within].is_ascii()
+    })
 }
 
 fn push_part(parts: &mut Vec<Bytes>, part: Bytes) {
@@ -197,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_above_127_are_detected() {
+    fn s_044_bytes_above_127_are_detected_in_what_is_stored() {
         let flags = |content: &str| {
             let completed = completed(content).1;
             (completed.eight_bit, completed.header_eight_bit)
@@ -205,6 +217,9 @@ mod tests {
         assert_eq!(flags("From: a@b.c\r\n\r\nhi"), (false, false));
         assert_eq!(flags("From: a@b.c\r\n\r\nhé"), (true, false));
         assert_eq!(flags("From: é@b.c\r\n\r\nhi"), (true, true));
+        assert_eq!(flags("Bcc: é <a@b.c>\r\nFrom: a@b.c\r\n\r\nhi"), (false, false));
+        assert_eq!(flags("Bcc: é <a@b.c>\r\nFrom: a@b.c\r\n\r\né"), (true, false));
+        assert_eq!(flags("Bcc: a@b.c\r\nFrom: a@b.c\r\nSubject: é\r\n\r\nhi"), (true, true));
     }
 
     #[test]

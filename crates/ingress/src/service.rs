@@ -88,7 +88,7 @@ impl Ingress {
     /// A port cannot be opened, or a listener that needs a certificate has none.
     pub async fn start(config: IngressConfig, deps: IngressDeps) -> Result<Self, StartError> {
         postroad_telemetry::describe(CATALOGUE);
-        let config = Arc::new(config);
+        let config = Arc::new(config.with_ascii_hostname());
         let (smtp, smtp_addresses) = bind_smtp(&config, deps.tls.is_some()).await?;
         let grpc = match config.grpc_listen {
             Some(address) => Some(bind(address).await?),

@@ -54,6 +54,18 @@ async fn s_044_the_queue_has_stored_the_message_when_the_client_gets_250() {
 }
 
 #[tokio::test]
+async fn s_044_a_name_that_is_not_ascii_never_reaches_the_header() {
+    let rig = Rig::start().await;
+    let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
+    client.command("EHLO b\u{fc}cher.example", "250").await;
+    client.mail("anna@a.example", &["b@b.example"], CONTENT, "250 2.0.0").await;
+    let (submission, stored) = rig.last();
+    assert!(stored.starts_with("Received: from xn--bcher-kva.example ([127.0.0.1])"), "{stored}");
+    assert!(stored.is_ascii() && !submission.eight_bit && !submission.smtputf8);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn s_034_a_message_that_cannot_be_stored_is_not_accepted() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
