@@ -31,6 +31,10 @@ impl Policy for SmtpPolicy {
         self.authenticator.network(client, self.service)
     }
 
+    fn message_size_max(&self, identity: &Identity) -> Option<u64> {
+        self.handler.tenant(identity).ok()?.message_size_max
+    }
+
     async fn decide(&self, session: Session<'_, Identity>, question: Question) -> Answer<Identity> {
         match question {
             Question::Authenticate(credentials) => self.authenticate(&session, credentials).await,
@@ -109,7 +113,7 @@ impl SmtpPolicy {
         let with = Protocol::Smtp {
             extended: session.extended,
             tls: session.tls.is_some(),
-            authenticated: true,
+            authenticated: session.logged_in,
             smtputf8: message.mail.smtputf8,
         };
         let incoming = Incoming {

@@ -142,7 +142,10 @@ async fn s_305_a_network_credential_identifies_clients_in_it() {
         let mut client = Smtp::connect_from(from, address).await;
         client.command("EHLO x.y", "250").await;
         client.mail("a@a.example", &["b@b.example"], CONTENT, "250 2.0.0").await;
-        assert_eq!(rig.last().0.origin, origin);
+        let (submission, stored) = rig.last();
+        assert_eq!(submission.origin, origin);
+        // RFC 3848: `ESMTPA` is for clients that used AUTH.
+        assert!(stored.contains(" with ESMTP id "), "{stored}");
     }
     rig.stop().await;
 }
@@ -220,6 +223,8 @@ async fn s_201_the_size_limit_is_exact() {
 
     // A tenant may have a smaller limit.
     let mut client = Smtp::login(rig.implicit, "sam", "secret").await;
+    let capabilities = client.command("EHLO client.test", "250").await;
+    assert!(capabilities.contains("250-SIZE 2000\r\n"), "{capabilities}");
     client.command("MAIL FROM:<a@shop.example> SIZE=2001", "552 5.3.4").await;
     for (bytes, reply) in [(2000, "250 2.0.0"), (2001, "552 5.3.4")] {
         let content = content_of(bytes, "a@shop.example");

@@ -113,7 +113,7 @@ pub enum Protocol {
         extended: bool,
         /// The connection uses TLS.
         tls: bool,
-        /// The client is authenticated.
+        /// The client has authenticated with AUTH; being in a trusted network does not count (RFC 3848).
         authenticated: bool,
         /// The client requested SMTPUTF8.
         smtputf8: bool,

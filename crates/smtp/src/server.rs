@@ -164,6 +164,8 @@ pub struct ServerSession<I> {
     hello: Option<Hello>,
     /// AUTH has succeeded: a second AUTH is refused (RFC 4954 4).
     logged_in: bool,
+    /// The smaller of the listener's and the client's own limit; 0 for none.
+    message_size_max: u64,
     state: State,
     replies: BytesMut,
     deadline: Instant,
@@ -195,7 +197,7 @@ enum State {
     /// The client must respond to an AUTH challenge.
     Auth(auth::Exchange),
     /// An overlong line is being discarded.
-    Discarding { discarded: usize, then: Box<State> },
+    Discarding { discarded: usize, of_auth: bool, then: Box<State> },
     /// The policy has not answered yet.
     AwaitingAnswer(PendingQuestion),
     /// STARTTLS was accepted; the handshake is due.
@@ -228,6 +230,7 @@ impl<I> ServerSession<I> {
     pub fn new(config: Arc<ServerConfig>, peer: Peer<I>, now: Instant) -> Self {
         Self {
             deadline: now + config.command_timeout,
+            message_size_max: config.message_size_max,
             config,
             peer,
             hello: None,
@@ -265,8 +268,8 @@ impl<I> ServerSession<I> {
                         None => continue,
                     }
                 }
-                State::Discarding { discarded, then } => {
-                    if let Some(output) = self.discard(discarded, then, input) {
+                State::Discarding { discarded, of_auth, then } => {
+                    if let Some(output) = self.discard(discarded, of_auth, then, input) {
                         return output;
                     }
                 }
@@ -361,6 +364,21 @@ impl<I> ServerSession<I> {
         self.peer.identity.as_ref()
     }
 
+    /// Applies the message size limit of the identity, if it has one; the listener's limit holds too.
+    pub fn limit_message_size(&mut self, own: Option<u64>) {
+        self.message_size_max = match (self.config.message_size_max, own) {
+            (listener, None | Some(0)) => listener,
+            (0, Some(own)) => own,
+            (listener, Some(own)) => listener.min(own),
+        };
+    }
+
+    /// Returns true when the client has authenticated with AUTH; being in a trusted network is less.
+    #[must_use]
+    pub fn is_logged_in(&self) -> bool {
+        self.logged_in
+    }
+
     /// Returns the client's address.
     #[must_use]
     pub fn peer_ip(&self) -> IpAddr {
@@ -415,7 +433,7 @@ impl<I> ServerSession<I> {
             self.reply(&Reply::new(221, 7, 0, "this port expects plaintext SMTP"));
             return Err(None);
         }
-        let bytes_max = self.line_bytes_max(&state);
+        let bytes_max = self.line_bytes_max(&state, input);
         if let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(bytes_max)]) {
             let line = input.split_to(end + 1);
             self.deadline = now + self.config.command_timeout;
@@ -428,7 +446,10 @@ impl<I> ServerSession<I> {
             return Ok(Bytes::copy_from_slice(line));
         }
         if input.len() >= bytes_max {
-            self.state = State::Discarding { discarded: 0, then: Box::new(state) };
+            let of_auth = bytes_max == LINE_BYTES_AUTH;
+            // RFC 4954 4: an exchange ends with a line that is too long.
+            let then = if matches!(state, State::Auth(_)) { State::Ready } else { state };
+            self.state = State::Discarding { discarded: 0, of_auth, then: Box::new(then) };
             return Err(None);
         }
         // The deadline counts from the end of the previous command; single bytes do not extend it.
@@ -436,31 +457,39 @@ impl<I> ServerSession<I> {
         Err(Some(Output::Read(self.deadline)))
     }
 
-    fn line_bytes_max(&self, state: &State) -> usize {
+    fn line_bytes_max(&self, state: &State, input: &[u8]) -> usize {
         match state {
             State::Auth(_) => LINE_BYTES_AUTH,
+            // RFC 4954 4.3: an initial response counts too.
+            _ if self.is_extended() && begins_auth(input) => LINE_BYTES_AUTH,
             _ if self.is_extended() => LINE_BYTES_EXTENDED,
             _ => LINE_BYTES_PLAIN,
         }
     }
 
     /// Discards an overlong line up to its end.
-    fn discard(&mut self, discarded: usize, then: Box<State>, input: &mut BytesMut) -> Option<Output> {
-        let end = memchr::memchr(b'\n', input).map(|end| end + 1);
-        let dropped = input.split_to(end.unwrap_or(input.len())).len();
-        let discarded = discarded + dropped;
-        if end.is_some() {
-            let was_auth = matches!(*then, State::Auth(_));
-            self.state = if was_auth { State::Ready } else { *then };
-            let detail = if was_auth { 6 } else { 2 };
+    fn discard(
+        &mut self,
+        discarded: usize,
+        of_auth: bool,
+        then: Box<State>,
+        input: &mut BytesMut,
+    ) -> Option<Output> {
+        let room = DISCARD_BYTES_MAX - discarded;
+        let searched = input.len().min(room);
+        if let Some(end) = memchr::memchr(b'\n', &input[..searched]) {
+            let _ = input.split_to(end + 1);
+            self.state = *then;
+            let detail = if of_auth { 6 } else { 2 };
             self.error_reply(&Reply::new(500, 5, detail, "line too long"));
             return None;
         }
-        if discarded > DISCARD_BYTES_MAX {
+        if searched == room {
             self.reply(&Reply::new(421, 7, 0, "line too long"));
             return None;
         }
-        self.state = State::Discarding { discarded, then };
+        input.clear();
+        self.state = State::Discarding { discarded: discarded + searched, of_auth, then };
         Some(Output::Read(self.deadline))
     }
 
@@ -511,7 +540,7 @@ impl<I> ServerSession<I> {
     fn hello(&mut self, hello: Hello) {
         let mut text = self.config.hostname.to_string();
         if hello.extended {
-            let size = format!("SIZE {}", self.config.message_size_max);
+            let size = format!("SIZE {}", self.message_size_max);
             let offers_tls = self.config.tls_available && self.peer.tls.is_none();
             let offers_auth = self.peer.tls.is_some() && !self.logged_in;
             let capabilities = [
@@ -534,7 +563,7 @@ impl<I> ServerSession<I> {
     }
 
     fn mail(&mut self, mail: Mail) -> Option<Question> {
-        let limit = self.config.message_size_max;
+        let limit = self.message_size_max;
         let refusal = if self.hello.is_none() {
             Some(Reply::new(503, 5, 1, "send EHLO first"))
         } else if matches!(self.state, State::Transaction(_)) {
@@ -606,7 +635,7 @@ impl<I> ServerSession<I> {
         match std::mem::replace(&mut self.state, State::Ready) {
             State::Transaction(envelope) if !envelope.recipients.is_empty() => {
                 self.reply(&Reply::plain(354, "end data with <CR><LF>.<CR><LF>"));
-                let limit = self.config.message_size_max;
+                let limit = self.message_size_max;
                 let size_max = if limit == 0 { u64::MAX } else { limit };
                 // The announced size is a hint and reserves at most 64 KiB.
                 let expected = usize::try_from(envelope.mail.size.min(64 << 10)).unwrap_or(0).max(4 << 10);
@@ -640,7 +669,7 @@ impl<I> ServerSession<I> {
         let content = match decoder.finish() {
             Decoded::Content(content) => content,
             refused => {
-                self.refusal_reply(&refusal_of(&refused, self.config.message_size_max));
+                self.refusal_reply(&refusal_of(&refused, self.message_size_max));
                 return None;
             }
         };
@@ -752,6 +781,10 @@ impl<I> ServerSession<I> {
     fn reply(&mut self, reply: &Reply) {
         write_reply(&mut self.replies, reply);
     }
+}
+
+fn begins_auth(input: &[u8]) -> bool {
+    input.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
 }
 
 fn refusal_of(refused: &Decoded, limit: u64) -> Reply {
@@ -909,6 +942,40 @@ mod tests {
     fn s_007_a_tls_hello_on_a_plaintext_port_is_refused_at_once() {
         check("\x16\x03\x01 and no end of a line", &["220 ", "221 2.7.0"]);
         check("NOOP\r\n\x16\x03\x01\n", &["220 ", "250 ", "221 2.7.0"]);
+    }
+
+    #[test]
+    fn s_028_a_line_over_64_kib_ends_the_session_even_when_its_end_has_arrived() {
+        let line = |bytes| format!("EHLO x.y\r\n{}\r\nNOOP\r\n", "x".repeat(bytes));
+        check(&line(60 << 10), &["220 ", "250 ", "500 5.5.2", "250 2.0.0"]);
+        check(&line(70 << 10), &["220 ", "250 ", "421 4.7.0"]);
+    }
+
+    #[test]
+    fn s_302_a_line_of_auth_may_have_12_288_bytes() {
+        let line = |bytes| format!("EHLO x.y\r\nAUTH PLAIN {}\r\nNOOP\r\n", "x".repeat(bytes - 13));
+        check(&line(12_288), &["220 ", "250 ", "538 5.7.11", "250 2.0.0"]);
+        check(&line(12_289), &["220 ", "250 ", "500 5.5.6", "250 2.0.0"]);
+    }
+
+    #[test]
+    fn s_201_the_smaller_of_the_limits_of_listener_and_client_holds() {
+        let now = Instant::now();
+        for (listener, own, expected) in
+            [(10, None, 10), (10, Some(5), 5), (10, Some(20), 10), (0, Some(5), 5), (0, None, 0)]
+        {
+            let config = ServerConfig { message_size_max: listener, ..ServerConfig::default() };
+            let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: None, identity: Some(()) };
+            let mut session = ServerSession::new(Arc::new(config), peer, now);
+            session.limit_message_size(own);
+            let mut buffer = BytesMut::new();
+            session.poll(now, &mut buffer);
+            buffer.extend_from_slice(b"EHLO x.y\r\nMAIL FROM:<a@b.c> SIZE=6\r\n");
+            session.poll(now, &mut buffer);
+            let replies = String::from_utf8(session.take_replies().to_vec()).unwrap();
+            assert!(replies.contains(&format!("-SIZE {expected}\r\n")), "{replies}");
+            assert_eq!(replies.contains("552 5.3.4"), expected == 5, "{replies}");
+        }
     }
 
     #[test]
