@@ -147,9 +147,7 @@ impl IngressConfig {
     /// Writes the host name as A-labels: it goes into replies and header fields.
     pub(crate) fn with_ascii_hostname(self) -> Self {
         match postroad_core::Domain::parse(&self.hostname) {
-            Ok(domain) if !self.hostname.is_ascii() => {
-                Self { hostname: domain.as_str().to_owned(), ..self }
-            }
+            Ok(domain) if !self.hostname.is_ascii() => Self { hostname: domain.as_str().to_owned(), ..self },
             _ => self,
         }
     }
