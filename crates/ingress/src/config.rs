@@ -15,7 +15,7 @@ pub struct IngressConfig {
     pub listeners: Vec<SmtpListener>,
     /// Where gRPC is spoken; nowhere when left out.
     pub grpc_listen: Option<SocketAddr>,
-    /// Speaks gRPC in the clear although there is a certificate: for loopback, or where something else brings TLS.
+    /// Speaks gRPC, API keys included, without TLS: for where a proxy adds TLS. Without a certificate it is needed unless `grpc_listen` is on loopback.
     pub grpc_plaintext: bool,
     /// Bytes of a message; a tenant may have a smaller bound of its own.
     pub message_size_max: u64,
@@ -114,6 +114,11 @@ impl IngressConfig {
         if postroad_core::Domain::parse(&self.hostname).is_err() {
             problems.push(("hostname", "expected a host name".to_owned()));
         }
+        if self.hostname == "localhost" && self.listen_addresses().any(|address| !address.ip().is_loopback())
+        {
+            let why = "expected the name that other hosts know this node by: a listener is not on loopback";
+            problems.push(("hostname", why.to_owned()));
+        }
         if self.listeners.is_empty() && self.grpc_listen.is_none() {
             problems.push(("listeners", "expected a listener here or in `grpc_listen`".to_owned()));
         }
@@ -142,6 +147,17 @@ impl IngressConfig {
             }
         }
         problems
+    }
+
+    fn listen_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.iter().map(|listener| listener.listen).chain(self.grpc_listen)
+    }
+
+    /// Returns the address where API keys would be sent in the clear over a network without the operator's consent.
+    #[must_use]
+    pub fn unprotected_grpc(&self, has_certificate: bool) -> Option<SocketAddr> {
+        self.grpc_listen
+            .filter(|address| !has_certificate && !self.grpc_plaintext && !address.ip().is_loopback())
     }
 
     /// Writes the host name as A-labels: it goes into replies and header fields.
@@ -179,10 +195,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn grpc_without_a_certificate_needs_loopback_or_consent() {
+        let at = |ip: [u8; 4], grpc_plaintext| IngressConfig {
+            grpc_listen: Some((ip, 50051).into()),
+            grpc_plaintext,
+            ..IngressConfig::default()
+        };
+        for (config, has_certificate, unprotected) in [
+            (at([192, 0, 2, 1], false), false, true),
+            (at([0, 0, 0, 0], false), false, true),
+            (at([192, 0, 2, 1], false), true, false),
+            (at([192, 0, 2, 1], true), false, false),
+            (at([127, 0, 0, 1], false), false, false),
+            (IngressConfig::default(), false, false),
+        ] {
+            assert_eq!(config.unprotected_grpc(has_certificate).is_some(), unprotected, "{config:?}");
+        }
+    }
+
+    #[test]
     fn every_problem_is_found() {
         let good =
             IngressConfig { grpc_listen: Some(([127, 0, 0, 1], 0).into()), ..IngressConfig::default() };
         assert_eq!(good.problems(), []);
+        let exposed =
+            IngressConfig { grpc_listen: Some(([192, 0, 2, 1], 0).into()), ..IngressConfig::default() };
+        assert_eq!(exposed.problems().iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["hostname"]);
+        let named = IngressConfig { hostname: "mail.example.org".to_owned(), ..exposed };
+        assert_eq!(named.problems(), []);
         let bad = IngressConfig {
             hostname: "a b".to_owned(),
             grpc_listen: None,

@@ -183,6 +183,9 @@ pub struct ClusterJoinArgs {
     /// Write the files of the node here
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// An ingress node's name in greetings, `Received` and its certificate; without it, this machine's full name
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
 }
 
 /// A node's id and address.

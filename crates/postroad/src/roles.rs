@@ -65,6 +65,12 @@ impl IngressFile {
             dns: loader.section("dns"),
             ingress: loader.section("ingress"),
         };
+        if file.ingress.unprotected_grpc(file.tls.is_given()).is_some() {
+            loader.problem(
+                "ingress.grpc_listen",
+                "expected a certificate in `[tls]`, an address on loopback, or `grpc_plaintext = true`, which sends API keys in the clear",
+            );
+        }
         Ok((file, loader.finish()?))
     }
 }

@@ -163,6 +163,12 @@ impl Section for TlsSection {
 }
 
 impl TlsSection {
+    /// Returns true when public listeners get a certificate.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.self_signed || (self.certificate.is_some() && self.key.is_some())
+    }
+
     /// Returns the certificate of public listeners, if there is to be one; one of our own carries this name.
     ///
     /// # Errors

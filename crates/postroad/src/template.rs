@@ -23,8 +23,8 @@ pub(crate) struct NodeTemplate<'a> {
     pub(crate) out: &'a Path,
     /// The address of its metrics listener.
     pub(crate) metrics: SocketAddr,
-    /// The role's own sections; `None` for those that a new node needs.
-    pub(crate) own: Option<String>,
+    /// The role's own sections.
+    pub(crate) own: String,
 }
 
 /// Returns the configuration of a node.
@@ -33,7 +33,6 @@ pub(crate) fn node(cluster: &ClusterFile, template: &NodeTemplate<'_>) -> String
     let NodeTemplate { role, node, data, out, metrics, own } = template;
     let name = role.as_str();
     let data = quoted(&data.display().to_string());
-    let own = own.clone().unwrap_or_else(|| role_sections(cluster, *role, *node));
     format!(
         "# postroad {name}; every setting and its default: docs/reference/configuration.md\n\n\
          [node]\nid = {node}\ndata = {data}\n\n{}\n[metrics]\nlisten = \"{metrics}\"\n\n{own}",
@@ -41,7 +40,9 @@ pub(crate) fn node(cluster: &ClusterFile, template: &NodeTemplate<'_>) -> String
     )
 }
 
-fn role_sections(cluster: &ClusterFile, role: RoleName, node: u64) -> String {
+/// Returns the sections that a new node of a role needs; `hostname` is that of an ingress node.
+#[must_use]
+pub(crate) fn role_sections(cluster: &ClusterFile, role: RoleName, node: u64, hostname: &str) -> String {
     match role {
         RoleName::Queue => {
             let address = cluster.queue.iter().find(|queue| queue.node == node);
@@ -49,22 +50,28 @@ fn role_sections(cluster: &ClusterFile, role: RoleName, node: u64) -> String {
                 address.and_then(|queue| queue.address.rsplit_once(':')).map_or("7000", |(_, port)| port);
             format!("[queue]\nlisten = \"0.0.0.0:{port}\"\n")
         }
-        RoleName::Ingress => INGRESS.to_owned(),
+        RoleName::Ingress => ingress(hostname),
         RoleName::Outbound => "[outbound]\n".to_owned(),
         RoleName::Control => "[http]\nlisten = \"127.0.0.1:8080\"\n".to_owned(),
     }
 }
 
-const INGRESS: &str = r#"[tls]
+fn ingress(hostname: &str) -> String {
+    format!(
+        r#"[tls]
 # With `true`, a certificate for the listeners below is generated at every start.
 self_signed = true
 
 [ingress]
+hostname = {}
 listeners = [
-  { listen = "0.0.0.0:587", service = "submission" },
-  { listen = "0.0.0.0:465", service = "submission", implicit_tls = true },
+  {{ listen = "0.0.0.0:587", service = "submission" }},
+  {{ listen = "0.0.0.0:465", service = "submission", implicit_tls = true }},
 ]
-"#;
+"#,
+        quoted(hostname)
+    )
+}
 
 fn cluster_section(cluster: &ClusterFile, dir: &Path, stem: &str) -> String {
     let path = |name: String| quoted(&dir.join(name).display().to_string());

@@ -261,6 +261,8 @@ impl Cluster {
             out.join("data").into(),
             "--out".into(),
             out.clone().into(),
+            "--hostname".into(),
+            "localhost".into(),
         ])
         .await?;
         let [metrics, smtp, grpc, http] =

@@ -162,7 +162,7 @@ fn lay_out(args: &DevArgs, data: &Path) -> anyhow::Result<(ClusterDirectory, Vec
             let config = out.join(format!("{}.toml", role.as_str()));
             let metrics = offset(args.listen_metrics, u16::try_from(nodes.len()).unwrap_or(0));
             if is_new {
-                let (data, own) = (out.join("data"), Some(sections(args, role, number)));
+                let (data, own) = (out.join("data"), sections(args, role, number));
                 let node = u64::from(base + number);
                 cluster.join(&NodeTemplate { role, node, data: &data, out: &out, metrics, own })?;
                 if role == RoleName::Queue {
@@ -188,8 +188,12 @@ fn sections(args: &DevArgs, role: RoleName, number: u16) -> String {
         RoleName::Control => format!("[http]\nlisten = \"{}\"\n", args.listen_http),
         RoleName::Ingress => {
             let at = |address| offset(address, number - 1);
+            let addresses = [args.listen_smtp, args.listen_smtps, args.listen_grpc];
+            let on_loopback = addresses.iter().all(|address| address.ip().is_loopback());
+            // A node that other hosts reach needs a name.
+            let hostname = if on_loopback { "localhost" } else { "dev.localhost" };
             format!(
-                "{resolver}[tls]\nself_signed = true\n\n[ingress]\ngrpc_listen = \"{}\"\ngrpc_plaintext = true\nconnections_per_network_max = 10000\n\
+                "{resolver}[tls]\nself_signed = true\n\n[ingress]\nhostname = \"{hostname}\"\ngrpc_listen = \"{}\"\ngrpc_plaintext = true\nconnections_per_network_max = 10000\n\
                  listeners = [\n  {{ listen = \"{}\" }},\n  {{ listen = \"{}\", implicit_tls = true }},\n]\n",
                 at(args.listen_grpc),
                 at(args.listen_smtp),
