@@ -14,7 +14,7 @@ pub mod retry;
 pub mod size;
 pub mod time;
 
-pub use address::{Address, AddressError, Host};
+pub use address::{Address, AddressError, Host, Irregularity};
 pub use delivery_state::{DeliveryState, FinalState};
 pub use domain::{Domain, DomainError};
 pub use id::{

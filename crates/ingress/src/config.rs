@@ -59,6 +59,9 @@ pub struct SmtpListener {
     /// TLS begins with the connection, as on port 465.
     #[serde(default)]
     pub implicit_tls: bool,
+    /// Refuses every deviation from the syntax, of clients that have logged in too.
+    #[serde(default)]
+    pub strict_syntax: bool,
 }
 
 /// Whom a listener is for.

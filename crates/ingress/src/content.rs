@@ -29,8 +29,8 @@ pub(crate) struct Completed {
 }
 
 /// Checks the header of a message.
-pub(crate) fn check(content: &[u8]) -> Result<HeaderSummary<'_>, Refusal> {
-    let header = headers::summarise(content);
+pub(crate) fn check(content: &[u8], tolerant: bool) -> Result<HeaderSummary<'_>, Refusal> {
+    let header = if tolerant { headers::summarise_tolerant(content) } else { headers::summarise(content) };
     if header.received > HOPS_MAX {
         return Err(Refusal::Hops);
     }
@@ -166,7 +166,7 @@ mod tests {
             id: MessageId::new(at, GroupId(1), 7),
             at,
         };
-        let header = check(&content).unwrap();
+        let header = check(&content, false).unwrap();
         let completed = complete(&content, &header, &hop);
         let joined = completed.parts.concat();
         assert_eq!(completed.bytes, joined.len() as u64);
@@ -188,11 +188,13 @@ mod tests {
 
     #[test]
     fn s_041_exactly_one_from_is_required() {
-        assert_eq!(check(b"Subject: x\r\n\r\n"), Err(Refusal::FromFields(0)));
-        assert_eq!(check(b"From: a@b.c\r\nfrom: d@e.f\r\n\r\n"), Err(Refusal::FromFields(2)));
-        assert_eq!(check(b"From: a@b.c\r\nhello\r\n\r\n"), Err(Refusal::Header));
+        assert_eq!(check(b"Subject: x\r\n\r\n", false), Err(Refusal::FromFields(0)));
+        assert_eq!(check(b"From: a@b.c\r\nfrom: d@e.f\r\n\r\n", false), Err(Refusal::FromFields(2)));
+        assert_eq!(check(b"X Priority: 1\r\nFrom: a@b.c\r\n\r\n", false), Err(Refusal::Header));
+        assert!(check(b"X Priority: 1\r\nFrom: a@b.c\r\n\r\n", true).is_ok());
+        assert_eq!(check(b"From: a@b.c\r\nhello\r\n\r\n", false), Err(Refusal::Header));
         let loop_of_51 = format!("{}From: a@b.c\r\n\r\n", "Received: by x\r\n".repeat(51));
-        assert_eq!(check(loop_of_51.as_bytes()), Err(Refusal::Hops));
+        assert_eq!(check(loop_of_51.as_bytes(), false), Err(Refusal::Hops));
     }
 
     #[test]

@@ -209,6 +209,7 @@ impl GrpcService {
             sender,
             recipients,
             content: content::normalise(request.content)?,
+            tolerant: false,
             smtputf8: true,
             client: caller.client,
             helo: "",

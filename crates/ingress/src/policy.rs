@@ -8,6 +8,7 @@ use postroad_smtp::{
     command::Mail,
     headers::Protocol,
     server::{Answer, Credentials, Message, Question},
+    tolerance::Tolerance,
 };
 
 use crate::{
@@ -121,6 +122,7 @@ impl SmtpPolicy {
             sender: message.mail.sender,
             recipients: message.recipients,
             content: message.content,
+            tolerant: message.syntax >= Tolerance::FieldName.least(),
             smtputf8: message.mail.smtputf8,
             client: Some(session.client.ip().to_canonical()),
             helo: session.helo,

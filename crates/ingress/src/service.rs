@@ -13,7 +13,7 @@ use postroad_net::{
     ServerTls, public,
     smtp::server::{ListenerConfig, serve},
 };
-use postroad_smtp::server::ServerConfig;
+use postroad_smtp::{server::ServerConfig, tolerance::Tolerant};
 use postroad_telemetry::{Component, Health};
 use tokio::{net::TcpListener, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
@@ -191,6 +191,7 @@ impl Ingress {
                 message_size_max: config.message_size_max,
                 recipients_max: config.recipients_max,
                 refusals_max: config.refusals_max,
+                tolerant: if listener.strict_syntax { Tolerant::Nobody } else { Tolerant::Known },
                 command_timeout: Duration::from_secs(config.command_timeout_secs),
                 data_timeout: Duration::from_secs(config.data_timeout_secs),
                 ..ServerConfig::default()

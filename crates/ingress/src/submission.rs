@@ -56,6 +56,8 @@ pub(crate) struct Incoming<'a> {
     /// Never empty.
     pub(crate) recipients: Recipients,
     pub(crate) content: Bytes,
+    /// Fields such as `X Priority: 1` are carried.
+    pub(crate) tolerant: bool,
     /// The client requested SMTPUTF8.
     pub(crate) smtputf8: bool,
     pub(crate) client: Option<IpAddr>,
@@ -151,7 +153,7 @@ impl SubmissionHandler {
         let view = self.view();
         let tenant = incoming.identity.tenant(&view).ok_or(Refusal::NoIdentity)?;
         self.check_size(&tenant, incoming.content.len() as u64)?;
-        let header = content::check(&incoming.content)?;
+        let header = content::check(&incoming.content, incoming.tolerant)?;
         author::check(&incoming.content[..header.len], &tenant.domains)?;
 
         let random: u64 = rand::random();

@@ -28,7 +28,12 @@ pub async fn apply(endpoints: &Endpoints, routes: &[RouteArgument]) -> anyhow::R
 /// Returns the ingress configuration of `dev`.
 #[must_use]
 pub fn ingress(args: &DevArgs) -> IngressConfig {
-    let smtp = |listen, implicit_tls| SmtpListener { listen, service: Default::default(), implicit_tls };
+    let smtp = |listen, implicit_tls| SmtpListener {
+        listen,
+        service: Default::default(),
+        implicit_tls,
+        strict_syntax: false,
+    };
     IngressConfig {
         listeners: vec![smtp(args.listen_smtp, false), smtp(args.listen_smtps, true)],
         grpc_listen: Some(args.listen_grpc),

@@ -23,6 +23,8 @@ pub struct HeaderSummary<'a> {
     pub bcc: Vec<std::ops::Range<usize>>,
     /// The header ends with a line that is neither a field nor empty.
     pub ended_by_text: bool,
+    /// Number of fields with a space in their name; only from [`summarise_tolerant`].
+    pub spaced_names: usize,
 }
 
 /// Summarises the header of `content`.
@@ -30,6 +32,25 @@ pub struct HeaderSummary<'a> {
 /// A field is a name of printable ASCII without colon, a colon, and lines that continue it with a space or tab (RFC 5322 2.2).
 #[must_use]
 pub fn summarise(content: &[u8]) -> HeaderSummary<'_> {
+    summarise_with(content, field_name_len)
+}
+
+/// Summarises the header of `content` like [`summarise`], with fields such as `X Priority: 1` in it.
+#[must_use]
+pub fn summarise_tolerant(content: &[u8]) -> HeaderSummary<'_> {
+    summarise_with(content, |field| field_name_len(field).or_else(|| spaced_name_len(field)))
+}
+
+/// Returns the position behind the line of an mbox file that precedes the header, 0 without one.
+#[must_use]
+pub fn mbox_line_len(content: &[u8]) -> usize {
+    if !content.starts_with(b"From ") || field_name_len(content).is_some() {
+        return 0;
+    }
+    memchr::memmem::find(content, b"\r\n").map_or(0, |end| end + 2)
+}
+
+fn summarise_with(content: &[u8], name_len: impl Fn(&[u8]) -> Option<usize>) -> HeaderSummary<'_> {
     let mut summary = HeaderSummary::default();
     let mut position = 0;
     while position < content.len() {
@@ -37,7 +58,7 @@ pub fn summarise(content: &[u8]) -> HeaderSummary<'_> {
         if field.starts_with(b"\r\n") {
             return summary;
         }
-        let Some(colon) = field_name_len(field) else {
+        let Some(colon) = name_len(field) else {
             summary.ended_by_text = true;
             return summary;
         };
@@ -53,6 +74,7 @@ impl<'a> HeaderSummary<'a> {
     fn note(&mut self, name: &[u8], value: &'a [u8], range: std::ops::Range<usize>) {
         let name = name.trim_ascii_end();
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        self.spaced_names += usize::from(name.contains(&b' '));
         match name.len() {
             3 if is("Bcc") => self.bcc.push(range),
             4 if is("From") => self.from += 1,
@@ -71,6 +93,16 @@ fn field_name_len(field: &[u8]) -> Option<usize> {
     // Old mailers write white space before the colon (RFC 5322 4.5).
     let name = field[..colon].trim_ascii_end();
     (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(colon)
+}
+
+/// Returns the position of the colon after a name of several words, letters, digits and hyphens, with single spaces.
+fn spaced_name_len(field: &[u8]) -> Option<usize> {
+    let colon = memchr::memchr2(b':', b'\n', field).filter(|position| field[*position] == b':')?;
+    let is_word = |word: &[u8]| {
+        !word.is_empty() && word.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+    };
+    let fits = colon <= 76 && field[..colon].split(|byte| *byte == b' ').all(is_word);
+    fits.then_some(colon)
 }
 
 /// Returns the length of a field, including its folded lines.
@@ -241,6 +273,30 @@ mod tests {
         for content in ["", "\r\nbody", "From: a@b.c\r\n", "From: a@b.c", "From: a@b.c\r\n\r\nhello"] {
             assert!(!summarise(content.as_bytes()).ended_by_text, "{content:?}");
         }
+    }
+
+    #[test]
+    fn a_tolerant_summary_has_fields_with_spaces_in_their_names() {
+        let content = b"X Priority: 1\r\nFrom: a@b.c\r\nX MS Has Attach: \r\n\r\nhi";
+        let summary = summarise_tolerant(content);
+        assert_eq!((summary.from, summary.spaced_names, summary.ended_by_text), (1, 2, false));
+        assert!(summarise(content).ended_by_text);
+        for text in
+            ["From: a@b.c\r\nhello\r\n", " x: y\r\n", "a  b: c\r\n", "a b, c: d\r\n", "\u{e9} x: d\r\n"]
+        {
+            assert!(summarise_tolerant(text.as_bytes()).ended_by_text, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_line_of_an_mbox_file_is_found() {
+        let check =
+            |content: &str, expected| assert_eq!(mbox_line_len(content.as_bytes()), expected, "{content:?}");
+        check("From a@b.c Mon Nov 30 16:51:09 2026\r\nFrom: a@b.c\r\n", 37);
+        check("From a@b.c\r\nFrom: a@b.c\r\n", 12);
+        check("From : a@b.c\r\n", 0);
+        check("From: a@b.c\r\n", 0);
+        check("From a@b.c", 0);
     }
 
     #[test]

@@ -17,9 +17,10 @@ use postroad_core::{Address, ByteSize, Recipients, Reply};
 use zeroize::Zeroizing;
 
 use crate::{
-    command::{Command, CommandError, Mail},
+    command::{Command, CommandError, Mail, Parsed},
     data::{DataDecoder, Decoded},
     headers,
+    tolerance::{Syntax, Tolerance, Tolerances, Tolerant},
 };
 
 mod auth;
@@ -43,8 +44,8 @@ pub struct ServerConfig {
     pub refusals_max: u32,
     /// The listener has a certificate: STARTTLS is offered.
     pub tls_available: bool,
-    /// Refuse a space between `FROM:` and the path, as RFC 5321 demands.
-    pub strict_syntax: bool,
+    /// Who may deviate from the syntax.
+    pub tolerant: Tolerant,
     /// How long the client may take for one command, counted from the end of the previous one.
     pub command_timeout: Duration,
     /// How long the client may take to send a message.
@@ -60,7 +61,7 @@ impl Default for ServerConfig {
             recipients_max: 1000,
             refusals_max: 1000,
             tls_available: false,
-            strict_syntax: false,
+            tolerant: Tolerant::Known,
             // RFC 5321 4.5.3.2.7.
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(1800),
@@ -143,6 +144,8 @@ pub struct Message {
     pub recipients: Recipients,
     /// Header and body, with dot-stuffing removed.
     pub content: Bytes,
+    /// How far the client may deviate from the syntax.
+    pub syntax: Syntax,
 }
 
 /// The answer of the policy.
@@ -174,7 +177,7 @@ pub struct ServerSession<I> {
     refusals: u32,
     junk: u32,
     auth_failures: u32,
-    stray_spaces: u32,
+    tolerated: Vec<Tolerance>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,7 +244,7 @@ impl<I> ServerSession<I> {
             refusals: 0,
             junk: 0,
             auth_failures: 0,
-            stray_spaces: 0,
+            tolerated: Vec::new(),
         }
     }
 
@@ -403,10 +406,19 @@ impl<I> ServerSession<I> {
         self.peer.tls.as_ref()
     }
 
-    /// Returns how many forbidden spaces before a path were accepted.
-    #[must_use]
-    pub fn stray_spaces(&self) -> u32 {
-        self.stray_spaces
+    /// Takes the deviations from the syntax that were accepted since the last call.
+    pub fn take_tolerated(&mut self) -> Vec<Tolerance> {
+        std::mem::take(&mut self.tolerated)
+    }
+
+    fn syntax(&self) -> Syntax {
+        match (self.config.tolerant, self.config.service) {
+            (Tolerant::Nobody, _) => Syntax::Strict,
+            (Tolerant::Everybody, _) => Syntax::LoggedIn,
+            (Tolerant::Known, _) if self.logged_in => Syntax::LoggedIn,
+            (Tolerant::Known, Service::Submission) => Syntax::Submission,
+            (Tolerant::Known, Service::Relay) => Syntax::Stranger,
+        }
     }
 
     /// Sends the greeting, or refuses a client that sent something before it.
@@ -498,8 +510,11 @@ impl<I> ServerSession<I> {
             return self.continue_auth(line);
         }
         // `next_line` has applied the limit of the state.
-        match Command::parse(line) {
-            Ok(command) => self.handle(now, command, input),
+        match Command::parse(line, self.syntax()) {
+            Ok(Parsed { command, tolerated }) => {
+                self.tolerated.extend(tolerated);
+                self.handle(now, command, input)
+            }
             Err(error) => {
                 self.refuse_command(error);
                 None
@@ -512,9 +527,7 @@ impl<I> ServerSession<I> {
             Command::Ehlo(name) => self.hello(Hello { name, extended: true }),
             Command::Helo(name) => self.hello(Hello { name, extended: false }),
             Command::Mail(mail) => return self.mail(*mail),
-            Command::Recipient { address, stray_space } => {
-                return self.recipient(address, stray_space);
-            }
+            Command::Recipient(address) => return self.recipient(address),
             Command::Data => self.data(now),
             Command::Reset => {
                 self.state = State::Ready;
@@ -570,8 +583,6 @@ impl<I> ServerSession<I> {
             Some(Reply::new(503, 5, 1, "nested MAIL command"))
         } else if self.config.service == Service::Submission && self.peer.identity.is_none() {
             Some(Reply::new(530, 7, 0, "authentication required"))
-        } else if mail.stray_space && self.config.strict_syntax {
-            Some(Reply::new(501, 5, 4, "space before the address not allowed"))
         } else if limit != 0 && mail.size > limit {
             Some(Reply::new(
                 552,
@@ -586,12 +597,11 @@ impl<I> ServerSession<I> {
             self.error_reply(&refusal);
             return None;
         }
-        self.stray_spaces += u32::from(mail.stray_space);
         self.state = State::AwaitingAnswer(PendingQuestion::Sender(mail.clone()));
         Some(Question::Sender(mail))
     }
 
-    fn recipient(&mut self, address: Address, stray_space: bool) -> Option<Question> {
+    fn recipient(&mut self, address: Address) -> Option<Question> {
         let mut envelope = match std::mem::replace(&mut self.state, State::Ready) {
             State::Transaction(envelope) => envelope,
             other => {
@@ -600,16 +610,9 @@ impl<I> ServerSession<I> {
                 return None;
             }
         };
-        let refusal = if stray_space && self.config.strict_syntax {
-            Some(Reply::new(501, 5, 4, "space before the address not allowed"))
-        } else if !envelope.mail.smtputf8 && !address.is_ascii() {
-            Some(Reply::new(553, 6, 7, "address requires SMTPUTF8"))
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
+        if !envelope.mail.smtputf8 && !address.is_ascii() {
             self.state = State::Transaction(envelope);
-            self.error_reply(&refusal);
+            self.error_reply(&Reply::new(553, 6, 7, "address requires SMTPUTF8"));
             return None;
         }
         let repeats = envelope.recipients.has(&address);
@@ -626,7 +629,6 @@ impl<I> ServerSession<I> {
             self.refusal_reply(&Reply::new(452, 5, 3, "too many recipients"));
             return None;
         }
-        self.stray_spaces += u32::from(stray_space);
         self.state = State::AwaitingAnswer(PendingQuestion::Recipient(envelope, address.clone()));
         Some(Question::Recipient(address))
     }
@@ -666,24 +668,36 @@ impl<I> ServerSession<I> {
             return Some(Output::Read(until));
         }
         self.state = State::Ready;
-        let content = match decoder.finish() {
+        let syntax = self.syntax();
+        let mut tolerances = Tolerances::new(syntax);
+        let lf_lines = syntax >= Tolerance::LfLines.least();
+        let content = match if lf_lines { decoder.finish_tolerant() } else { decoder.finish() } {
             Decoded::Content(content) => content,
+            Decoded::LfLines(content) => {
+                tolerances.accept(Tolerance::LfLines);
+                content
+            }
             refused => {
                 self.refusal_reply(&refusal_of(&refused, self.message_size_max));
                 return None;
             }
         };
-        if let Some(refusal) = self.header_refusal(&content) {
+        let content = without_mbox_line(content, &mut tolerances);
+        if let Some(refusal) = self.header_refusal(&content, &mut tolerances) {
             self.refusal_reply(&refusal);
             return None;
         }
+        self.tolerated.extend(tolerances.into_accepted());
         self.state = State::AwaitingAnswer(PendingQuestion::Message);
         let Envelope { mail, recipients, .. } = envelope;
-        Some(Output::Ask(Question::Message(Box::new(Message { mail, recipients, content }))))
+        Some(Output::Ask(Question::Message(Box::new(Message { mail, recipients, content, syntax }))))
     }
 
-    fn header_refusal(&self, content: &[u8]) -> Option<Reply> {
-        let header = headers::summarise(content);
+    fn header_refusal(&self, content: &[u8], tolerances: &mut Tolerances) -> Option<Reply> {
+        let mut header = headers::summarise_tolerant(content);
+        if header.spaced_names > 0 && !tolerances.accept(Tolerance::FieldName) {
+            header = headers::summarise(content);
+        }
         if header.received > HOPS_MAX {
             return Some(Reply::new(554, 4, 6, "too many hops"));
         }
@@ -783,6 +797,14 @@ impl<I> ServerSession<I> {
     }
 }
 
+fn without_mbox_line(content: Bytes, tolerances: &mut Tolerances) -> Bytes {
+    match headers::mbox_line_len(&content) {
+        0 => content,
+        len if tolerances.accept(Tolerance::MboxLine) => content.slice(len..),
+        _ => content,
+    }
+}
+
 fn begins_auth(input: &[u8]) -> bool {
     input.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
 }
@@ -793,7 +815,9 @@ fn refusal_of(refused: &Decoded, limit: u64) -> Reply {
             Reply::new(552, 3, 4, format!("message exceeds the limit of {}", ByteSize(limit).in_words()))
         }
         Decoded::BareNewline => Reply::new(550, 5, 2, "bare CR/LF not allowed"),
-        Decoded::Nul | Decoded::Content(_) => Reply::new(554, 6, 0, "NUL byte not allowed"),
+        Decoded::Nul | Decoded::Content(_) | Decoded::LfLines(_) => {
+            Reply::new(554, 6, 0, "NUL byte not allowed")
+        }
     }
 }
 

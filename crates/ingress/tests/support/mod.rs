@@ -96,7 +96,12 @@ pub(crate) fn message_id(submission: &Submission) -> MessageId {
 
 fn config() -> IngressConfig {
     let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let listener = |service, implicit_tls| SmtpListener { listen: loopback, service, implicit_tls };
+    let listener = |service, implicit_tls| SmtpListener {
+        listen: loopback,
+        service,
+        implicit_tls,
+        strict_syntax: false,
+    };
     IngressConfig {
         hostname: "mx.test".to_owned(),
         listeners: vec![

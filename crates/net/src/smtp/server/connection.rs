@@ -183,6 +183,7 @@ impl<P: Policy> Connection<P> {
     }
 
     async fn send_replies(&mut self, session: &mut ServerSession<P::Identity>) -> io::Result<()> {
+        self.shared.metrics.note_tolerated(&session.take_tolerated());
         let replies = session.take_replies();
         if replies.is_empty() {
             return Ok(());
