@@ -7,7 +7,7 @@ use crate::{Domain, DomainError};
 /// A mailbox, `local-part@domain`, kept byte for byte as the client wrote it.
 ///
 /// RFC 5321 4.1.2: a dot-string or quoted string, `@`, and a domain or an address literal.
-/// UTF-8 is accepted in both parts (RFC 6531); sending needs SMTPUTF8 unless [`Address::is_ascii`].
+/// A local part that only the receiver can judge is carried: see [`Irregularity`]. UTF-8 is accepted in both parts (RFC 6531); sending needs SMTPUTF8 unless [`Address::is_ascii`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// Invariant: a valid mailbox of at most 254 bytes with its separating `@` at `at`.
@@ -24,12 +24,21 @@ pub enum Host {
     Literal(IpAddr),
 }
 
+/// What RFC 5321 does not allow in a local part, and some receivers have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Irregularity {
+    /// A dot at the edge of a dot-string, or two in a row.
+    Dots,
+    /// Over 64 bytes (RFC 5321 4.5.3.1.1).
+    LongLocalPart,
+}
+
 /// Why bytes are not an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressError {
     /// The `@` outside quotes is missing, or one side of it is empty.
     Incomplete,
-    /// The local part is over 64 bytes, the domain over 255 or the whole over 254 (RFC 5321 4.5.3.1).
+    /// The domain is over 255 bytes or the whole over 254 (RFC 5321 4.5.3.1).
     TooLong,
     /// The local part breaks the syntax of RFC 5321.
     LocalPart,
@@ -57,11 +66,11 @@ impl Address {
         if text.as_bytes().get(at) != Some(&b'@') || domain.is_empty() {
             return Err(AddressError::Incomplete);
         }
-        if at > LOCAL_PART_BYTES_MAX || domain.len() > DOMAIN_BYTES_MAX || text.len() > MAILBOX_BYTES_MAX {
+        if domain.len() > DOMAIN_BYTES_MAX || text.len() > MAILBOX_BYTES_MAX {
             return Err(AddressError::TooLong);
         }
         parse_host(domain)?;
-        Ok(Self { text: text.into(), at: u8::try_from(at).expect("a local part has at most 64 bytes") })
+        Ok(Self { text: text.into(), at: u8::try_from(at).expect("a mailbox has at most 254 bytes") })
     }
 
     /// Returns the address as the client wrote it.
@@ -97,6 +106,28 @@ impl Address {
         }
     }
 
+    /// Returns a text that is equal for two spellings of one mailbox: the local part byte for byte, the domain canonical.
+    #[must_use]
+    pub fn mailbox(&self) -> Box<str> {
+        match self.host() {
+            Host::Domain(domain) => format!("{}@{domain}", self.local_part()).into(),
+            Host::Literal(ip) => format!("{}@[{ip}]", self.local_part()).into(),
+        }
+    }
+
+    /// Returns what RFC 5321 does not allow in the local part.
+    ///
+    /// A door for strangers refuses such an address; one for our own users carries it to the receiver.
+    #[must_use]
+    pub fn irregularity(&self) -> Option<Irregularity> {
+        let local = self.local_part();
+        if local.len() > LOCAL_PART_BYTES_MAX {
+            return Some(Irregularity::LongLocalPart);
+        }
+        let is_quoted = local.starts_with('"');
+        (!is_quoted && local.split('.').any(str::is_empty)).then_some(Irregularity::Dots)
+    }
+
     /// Returns true when the address can be sent without SMTPUTF8.
     #[must_use]
     pub fn is_ascii(&self) -> bool {
@@ -115,9 +146,9 @@ fn dot_string_end(text: &[u8]) -> Result<usize, AddressError> {
     if local.is_empty() {
         return Err(AddressError::Incomplete);
     }
-    let well_dotted =
-        local.split(|byte| *byte == b'.').all(|atom| !atom.is_empty() && atom.iter().copied().all(is_atext));
-    if well_dotted { Ok(end) } else { Err(AddressError::LocalPart) }
+    let atoms = local.iter().all(|byte| *byte == b'.' || is_atext(*byte));
+    let only_dots = local.iter().all(|byte| *byte == b'.');
+    if atoms && !only_dots { Ok(end) } else { Err(AddressError::LocalPart) }
 }
 
 fn quoted_string_end(text: &[u8]) -> Result<usize, AddressError> {
@@ -228,6 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn irregular_local_parts_are_carried_and_known() {
+        let check = |text: &str, expected| {
+            assert_eq!(Address::parse(text).unwrap().irregularity(), expected, "{text}");
+        };
+        check("a.b@b.c", None);
+        check(r#""a..b"@b.c"#, None);
+        check(&format!("{}@b.c", "a".repeat(64)), None);
+        check("a..b@b.c", Some(Irregularity::Dots));
+        check(".a@b.c", Some(Irregularity::Dots));
+        check("a.@b.c", Some(Irregularity::Dots));
+        check(&format!("{}@b.c", "a".repeat(65)), Some(Irregularity::LongLocalPart));
+        check(&format!("{}@b.c", "a".repeat(250)), Some(Irregularity::LongLocalPart));
+    }
+
+    #[test]
     fn invalid_addresses_are_refused() {
         use AddressError::{Incomplete, Literal, LocalPart, TooLong};
         let domain = |e| AddressError::Domain(e);
@@ -236,9 +282,7 @@ mod tests {
         check("@b.c", Err(Incomplete));
         check("a@", Err(Incomplete));
         check("a@b@c.d", Err(domain(DomainError::Malformed)));
-        check(".a@b.c", Err(LocalPart));
-        check("a.@b.c", Err(LocalPart));
-        check("a..b@b.c", Err(LocalPart));
+        check("..@b.c", Err(LocalPart));
         check("a b@b.c", Err(LocalPart));
         check("a(b)@b.c", Err(LocalPart));
         check("a\r\n@b.c", Err(LocalPart));
@@ -251,7 +295,7 @@ mod tests {
         check("a@[1.2.3]", Err(Literal));
         check("a@[1.2.3.4", Err(Literal));
         check("a@[IPv6:zz]", Err(Literal));
-        check(&format!("{}@b.c", "a".repeat(65)), Err(TooLong));
+        check(&format!("{}@b.c", "a".repeat(251)), Err(TooLong));
         check(&format!("a@{}", "b.".repeat(127) + "cc"), Err(TooLong));
     }
 

@@ -2,11 +2,19 @@
 
 use std::{fmt, sync::Arc};
 
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+
 /// A host name of one or more labels, in lower-case A-label form, without a trailing dot.
 ///
+/// A name from a DNS answer may also have underscores, and hyphens anywhere: see [`Domain::from_dns`].
 /// Equal domains are equal strings: `Müller.example`, `MÜLLER.EXAMPLE` and `xn--mller-kva.example` are one value.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Domain(Arc<str>);
+
+/// RFC 1035 2.3.4: 255 bytes on the wire are 253 in text.
+const NAME_BYTES_MAX: usize = 253;
+/// RFC 1035 2.3.4.
+const LABEL_BYTES_MAX: usize = 63;
 
 /// Why a name is not a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +30,8 @@ pub enum DomainError {
 impl Domain {
     /// Parses an ASCII or Unicode name (UTS 46, non-transitional, STD 3 rules).
     ///
+    /// Hyphens in the third and fourth place are accepted: such names are registered and in use.
+    ///
     /// # Errors
     /// The name is empty, too long or not a host name.
     pub fn parse(text: &str) -> Result<Self, DomainError> {
@@ -35,9 +45,31 @@ impl Domain {
         if is_canonical(text.as_bytes()) {
             return check_labels(text).map(|()| Self(text.into()));
         }
-        let ascii = idna::domain_to_ascii_strict(text).map_err(|_| reason(text))?;
+        let (text_bytes, deny) = (text.as_bytes(), AsciiDenyList::STD3);
+        let ascii = Uts46::new()
+            .to_ascii(text_bytes, deny, Hyphens::CheckFirstLast, DnsLength::Verify)
+            .map_err(|_| reason(text))?;
         check_labels(&ascii)?;
-        Ok(Self(ascii.into()))
+        Ok(Self(ascii.as_ref().into()))
+    }
+
+    /// Takes a name from a DNS answer, without its trailing dot.
+    ///
+    /// Labels in the DNS are bytes and not necessarily host names (RFC 2181 11): mail hosts with underscores,
+    /// or with hyphens at the edge of a label, exist and receive mail.
+    ///
+    /// # Errors
+    /// The name is empty or too long, or has bytes that are not letters, digits, hyphens or underscores.
+    pub fn from_dns(text: &str) -> Result<Self, DomainError> {
+        let name = text.to_ascii_lowercase();
+        if name.len() > NAME_BYTES_MAX || name.split('.').any(|label| label.len() > LABEL_BYTES_MAX) {
+            return Err(DomainError::TooLong);
+        }
+        if name.split('.').any(str::is_empty) {
+            return Err(DomainError::Empty);
+        }
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.bytes().all(known) { Ok(Self(name.into())) } else { Err(DomainError::Malformed) }
     }
 
     /// Returns the name as lower-case A-labels.
@@ -56,18 +88,17 @@ impl Domain {
 /// Returns true when UTS 46 would not change the name: lower-case ASCII without `xn--` labels.
 fn is_canonical(text: &[u8]) -> bool {
     text.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
-        && !text.windows(4).any(|four| four[2..] == *b"--")
+        && !text.split(|byte| *byte == b'.').any(|label| label.starts_with(b"xn--"))
 }
 
 fn check_labels(ascii: &str) -> Result<(), DomainError> {
-    // RFC 1035 2.3.4: 255 bytes on the wire are 253 in text.
-    if ascii.len() > 253 {
+    if ascii.len() > NAME_BYTES_MAX {
         return Err(DomainError::TooLong);
     }
     for label in ascii.split('.') {
         match label.len() {
             0 => return Err(DomainError::Empty),
-            1..=63 => {}
+            1..=LABEL_BYTES_MAX => {}
             _ => return Err(DomainError::TooLong),
         }
         if label.starts_with('-') || label.ends_with('-') {
@@ -78,7 +109,7 @@ fn check_labels(ascii: &str) -> Result<(), DomainError> {
 }
 
 fn reason(text: &str) -> DomainError {
-    if text.len() > 253 || text.split('.').any(|label| label.len() > 63) {
+    if text.len() > NAME_BYTES_MAX || text.split('.').any(|label| label.len() > LABEL_BYTES_MAX) {
         DomainError::TooLong
     } else if text.split('.').any(str::is_empty) {
         DomainError::Empty
@@ -129,6 +160,29 @@ mod tests {
         check("xn--mller-kva.example", Ok("xn--mller-kva.example"));
         check("localhost", Ok("localhost"));
         check("1.example", Ok("1.example"));
+        check("123.example", Ok("123.example"));
+        check("AB--CD.example", Ok("ab--cd.example"));
+        check("ab--cd.m\u{fc}ller.example", Ok("ab--cd.xn--mller-kva.example"));
+        check("r3---sn-x.example", Ok("r3---sn-x.example"));
+    }
+
+    #[test]
+    fn d_013_a_name_from_the_dns_is_bytes_and_not_a_host_name() {
+        let check = |text: &str, expected: Result<&str, DomainError>| {
+            let name = Domain::from_dns(text);
+            assert_eq!(name.as_ref().map(Domain::as_str).map_err(|error| *error), expected, "{text:?}");
+        };
+        check("Mail_1.example.net", Ok("mail_1.example.net"));
+        check("r3---mx.example.net", Ok("r3---mx.example.net"));
+        check("-mx-.example.net", Ok("-mx-.example.net"));
+        check("xn--undecodable-.example", Ok("xn--undecodable-.example"));
+        check("", Err(DomainError::Empty));
+        check("a..b", Err(DomainError::Empty));
+        check("a b.example", Err(DomainError::Malformed));
+        check("a\\032b.example", Err(DomainError::Malformed));
+        check("m\u{fc}.example", Err(DomainError::Malformed));
+        check(&"a".repeat(64), Err(DomainError::TooLong));
+        check(&"a.".repeat(130), Err(DomainError::TooLong));
     }
 
     #[test]

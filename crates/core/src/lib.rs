@@ -9,12 +9,13 @@ pub mod domain;
 pub mod duration;
 pub mod id;
 pub mod outcome;
+pub mod recipients;
 pub mod reply;
 pub mod retry;
 pub mod size;
 pub mod time;
 
-pub use address::{Address, AddressError, Host};
+pub use address::{Address, AddressError, Host, Irregularity};
 pub use delivery_state::{DeliveryState, FinalState};
 pub use domain::{Domain, DomainError};
 pub use duration::DurationText;
@@ -22,6 +23,7 @@ pub use id::{
     AttemptNumber, ClusterId, DeliveryId, Epoch, GroupId, MessageId, NodeId, PoolId, SourceId, TenantId,
 };
 pub use outcome::{BounceClass, Outcome, OutcomeKind};
+pub use recipients::Recipients;
 pub use reply::{EnhancedCode, Reply};
 pub use retry::RetrySchedule;
 pub use size::ByteSize;

@@ -318,7 +318,8 @@ impl Code for Secret {
                 login.put(out);
                 verifier.put(out);
             }
-            Self::Network => 3_u8.put(out),
+            Self::Network { relay: false } => 3_u8.put(out),
+            Self::Network { relay: true } => 4_u8.put(out),
         }
     }
 
@@ -329,7 +330,8 @@ impl Code for Secret {
                 Ok(Self::ApiKey { sha256 })
             }
             2 => Ok(Self::Login { login: Code::take(from)?, verifier: Code::take(from)? }),
-            3 => Ok(Self::Network),
+            3 => Ok(Self::Network { relay: false }),
+            4 => Ok(Self::Network { relay: true }),
             _ => Err(Corrupt),
         }
     }

@@ -144,6 +144,17 @@ impl Credential {
     }
 }
 
+/// Returns true for a network that no organisation has to itself: wider than /8 (IPv4) or /16 (IPv6).
+///
+/// As a credential it would make an open relay.
+pub(crate) fn is_too_wide(network: &IpNet) -> bool {
+    let shortest = match network {
+        IpNet::V4(_) => 8,
+        IpNet::V6(_) => 16,
+    };
+    network.prefix_len() < shortest
+}
+
 /// How a client authenticates. Only hashes: the client's secret cannot be recovered from them.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
@@ -160,7 +171,10 @@ pub enum Secret {
         verifier: Box<str>,
     },
     /// Being in one of the credential's networks is enough.
-    Network,
+    Network {
+        /// Also on listeners of the service `relay`, such as port 25, where strangers connect too.
+        relay: bool,
+    },
 }
 
 /// Keeps verifiers and digests out of logs.
@@ -171,7 +185,7 @@ impl fmt::Debug for Secret {
             Self::Login { login, .. } => {
                 f.debug_struct("Login").field("login", login).finish_non_exhaustive()
             }
-            Self::Network => f.write_str("Network"),
+            Self::Network { relay } => f.debug_struct("Network").field("relay", relay).finish(),
         }
     }
 }

@@ -268,7 +268,9 @@ fn uniques(item: &Item) -> Vec<Unique<'_>> {
         Item::Credential(credential) => match &credential.secret {
             Secret::Login { login, .. } => vec![Unique::Login(login)],
             Secret::ApiKey { sha256 } => vec![Unique::ApiKey(sha256)],
-            Secret::Network => credential.networks.iter().map(|network| Unique::Network(*network)).collect(),
+            Secret::Network { .. } => {
+                credential.networks.iter().map(|network| Unique::Network(*network)).collect()
+            }
         },
         Item::Limits(limits) => vec![Unique::Scope(limits.source, limits.site.as_deref())],
         _ => Vec::new(),

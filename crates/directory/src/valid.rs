@@ -6,7 +6,7 @@ use postroad_core::Domain;
 
 use crate::{
     change::{Put, PutCredential, PutLimits, PutPool, PutSource, PutTenant},
-    item::{Caps, ItemName, Rate, Route, Secret, SenderDomains},
+    item::{Caps, ItemName, Rate, Route, Secret, SenderDomains, is_too_wide},
 };
 
 const NAME_BYTES_MAX: usize = 64;
@@ -54,9 +54,11 @@ fn tenant(put: &PutTenant) -> Checked {
 fn credential(put: &PutCredential) -> Checked {
     name(&put.name)?;
     rule(put.networks.len() <= NETWORKS_MAX, "expected at most 256 networks")?;
+    let narrow = !put.networks.iter().any(is_too_wide);
+    rule(narrow, "expected networks no wider than /8 (IPv4) or /16 (IPv6): a wider one admits strangers")?;
     match &put.secret {
         Secret::ApiKey { .. } => Ok(()),
-        Secret::Network => rule(!put.networks.is_empty(), "expected at least one network"),
+        Secret::Network { .. } => rule(!put.networks.is_empty(), "expected at least one network"),
         Secret::Login { login, verifier } => {
             let printable = !login.is_empty() && !login.chars().any(char::is_control);
             rule(printable && login.len() <= TEXT_BYTES_MAX, "expected a login of 1 to 255 bytes")?;

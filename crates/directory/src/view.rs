@@ -13,6 +13,7 @@ use crate::{
     delta::Delta,
     item::{
         Credential, Item, ItemName, Kind, LaneLimits, Limits, Pattern, Pool, Route, Secret, Source, Tenant,
+        is_too_wide,
     },
 };
 
@@ -106,8 +107,10 @@ impl View {
         match &credential.secret {
             Secret::Login { login, .. } => drop(self.logins.insert(login.clone(), credential.clone())),
             Secret::ApiKey { sha256 } => drop(self.api_keys.insert(*sha256, credential.clone())),
-            Secret::Network => {
-                let networks = credential.networks.iter().map(|network| (*network, credential.clone()));
+            Secret::Network { .. } => {
+                // A directory that was written before such networks were refused may still have one.
+                let narrow = credential.networks.iter().filter(|network| !is_too_wide(network));
+                let networks = narrow.map(|network| (*network, credential.clone()));
                 self.networks.by_network.extend(networks);
             }
         }

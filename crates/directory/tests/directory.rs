@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lives::{changes, life};
 use model::Model;
-use postroad_core::{Domain, NodeId, SourceId};
+use postroad_core::{Domain, NodeId, SourceId, TenantId};
 use postroad_directory::{
-    Caps, Change, Command, Directory, Item, ItemName, Kind, LaneLimits, Pattern, Put, PutCredential,
+    Caps, Change, Command, Delta, Directory, Item, ItemName, Kind, LaneLimits, Pattern, Put, PutCredential,
     PutLimits, PutPool, PutSource, PutTenant, Rate, Refusal, Route, Secret, SenderDomains, TooOld, View,
 };
 use proptest::prelude::*;
@@ -181,6 +181,8 @@ fn credential(name: &str, secret: Secret, networks: &[&str]) -> Change {
     Change::Put(Put::Credential(PutCredential { name: name.into(), tenant: "t".into(), secret, networks }))
 }
 
+const NETWORK: Secret = Secret::Network { relay: false };
+
 fn login(login: &str) -> Secret {
     Secret::Login { login: login.into(), verifier: "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA".into() }
 }
@@ -203,7 +205,7 @@ fn full() -> Directory {
         tenant("t", "p"),
         credential("c1", login("alice"), &[]),
         credential("c2", Secret::ApiKey { sha256: [7; 32] }, &["10.0.0.0/8"]),
-        credential("c3", Secret::Network, &["127.0.0.9/8", "::1/128", "127.1.0.0/16"]),
+        credential("c3", NETWORK, &["127.0.0.9/8", "::1/128", "127.1.0.0/16"]),
         pool("p", "s"),
         source("s"),
         limits("site", None, Some("slow.example"), caps),
@@ -253,6 +255,21 @@ fn a_view_answers_every_lookup() {
     assert_eq!(&*view.route(&domain("other.example")).unwrap().host, "relay.example");
 }
 
+/// An open relay that an earlier version stored is closed by the upgrade.
+#[test]
+fn a_stored_network_that_is_too_wide_admits_nobody() {
+    let stored = postroad_directory::Credential {
+        name: "open".into(),
+        tenant: TenantId(1),
+        secret: Secret::Network { relay: true },
+        networks: vec!["0.0.0.0/0".parse().unwrap(), "192.0.2.0/24".parse().unwrap()],
+    };
+    let items = vec![Item::Credential(Arc::new(stored))];
+    let view = View::empty().apply(Delta { revision: 1, full: true, items, removed: Vec::new() });
+    assert!(view.network("198.51.100.1".parse().unwrap()).is_none());
+    assert!(view.network("192.0.2.1".parse().unwrap()).is_some());
+}
+
 #[test]
 fn each_cap_comes_from_the_narrowest_scope_that_sets_it() {
     let view = view(&full());
@@ -284,11 +301,16 @@ fn a_change_that_breaks_a_rule_is_refused_with_the_rule() {
     check(Change::Remove(ItemName::default_limits()), "`limits default`: always exists");
     check(Change::Remove(ItemName::node(NodeId(1))), "`node 1`: is removed when its lease ends");
     check(credential("new", login("alice"), &[]), "`credential new` collides with `credential c1`");
-    check(
-        credential("new", Secret::Network, &["127.0.0.0/8"]),
-        "`credential new` collides with `credential c3`",
-    );
-    check(credential("new", Secret::Network, &[]), "`credential new`: expected at least one network");
+    check(credential("new", NETWORK, &["127.0.0.0/8"]), "`credential new` collides with `credential c3`");
+    check(credential("new", NETWORK, &[]), "`credential new`: expected at least one network");
+    for wide in ["0.0.0.0/0", "0.0.0.0/7", "::/0", "2000::/15"] {
+        for secret in [NETWORK, login("wide")] {
+            check(
+                credential("new", secret, &["10.0.0.0/8", wide]),
+                "`credential new`: expected networks no wider than /8 (IPv4) or /16 (IPv6): a wider one admits strangers",
+            );
+        }
+    }
     check(limits("x", Some("s"), None, Caps::default()), "`limits x` collides with `limits source`");
     check(
         limits("default", Some("s"), None, Caps::default()),

@@ -77,9 +77,11 @@ pub(crate) fn plan(mut targets: Vec<Target>) -> Vec<Target> {
     targets
 }
 
-/// Parses an MX target, which RFC 5321 5.1 requires to be a host name: no IP address, no `localhost`, no single label.
+/// Takes an MX target that can be a mail host: no IP address, no `localhost`, no single label.
+///
+/// RFC 5321 5.1 wants a host name, but the DNS knows bytes only, and hosts such as `mail_1.example.net` receive mail.
 fn host_name(target: &str) -> Option<Domain> {
-    let name = Domain::parse(target).ok()?;
+    let name = Domain::from_dns(target).ok()?;
     let unusable = name.is_single_label()
         || name.as_str().parse::<IpAddr>().is_ok()
         || name.as_str().ends_with(".localhost");
@@ -119,9 +121,16 @@ mod tests {
 
     #[test]
     fn d_013_targets_that_are_not_host_names_are_ignored() {
-        for target in ["192.0.2.1", "localhost", "mail", "x.localhost", "a_b.example", "2001:db8::1"] {
+        for target in ["192.0.2.1", "localhost", "mail", "x.localhost", "a b.example", "2001:db8::1"] {
             check(&[(10, target)], Err(DnsError::BadTarget));
             check(&[(10, target), (20, "a.example")], Ok(&["a.example"]));
+        }
+    }
+
+    #[test]
+    fn d_013_hosts_have_any_name_that_the_dns_has() {
+        for target in ["mail_1.example.net", "r3---mx.example.net", "-mx-.example.net", "ab--cd.example"] {
+            check(&[(10, target)], Ok(&[target]));
         }
     }
 

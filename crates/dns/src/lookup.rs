@@ -81,7 +81,8 @@ fn records(
 
 /// Returns the name with the root label, so that no search list is applied.
 fn fqdn(domain: &Domain) -> Result<Name, DnsError> {
-    let mut name = Name::from_ascii(domain.as_str())
+    // The parser of names wants host names; labels are bytes.
+    let mut name = Name::from_labels(domain.as_str().split('.').map(str::as_bytes))
         .map_err(|error| DnsError::Temporary(format!("invalid query name: {error}")))?;
     name.set_fqdn(true);
     Ok(name)

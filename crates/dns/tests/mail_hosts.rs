@@ -105,6 +105,17 @@ async fn d_013_targets_that_are_addresses_or_local_names_are_refused() {
 }
 
 #[tokio::test]
+async fn d_013_names_in_answers_are_bytes() {
+    let zone = [
+        (("ab--cd.example", RecordType::MX), mx(&[(10, "Mail_1.example.net"), (20, "r3---mx.example.net")])),
+        (("mail_1.example.net", RecordType::A), a(&[[192, 0, 2, 1]])),
+        (("r3---mx.example.net", RecordType::A), a(&[[192, 0, 2, 2]])),
+    ];
+    let hosts: &[&str] = &["mail_1.example.net/10=192.0.2.1", "r3---mx.example.net/20=192.0.2.2"];
+    check(zone, "ab--cd.example", Ok(hosts)).await;
+}
+
+#[tokio::test]
 async fn d_013_a_cname_target_is_followed() {
     let zone = [
         (("example.org", RecordType::MX), mx(&[(10, "mx.example.org")])),

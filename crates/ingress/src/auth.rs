@@ -17,7 +17,7 @@ use postroad_directory::{Credential, Item, Kind, Secret, Tenant, View};
 use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
 
-use crate::metrics::Metrics;
+use crate::{ListenerService, metrics::Metrics};
 
 /// Concurrent logins, running and waiting; more get a temporary failure.
 const WAITING_LOGINS_MAX: usize = 256;
@@ -57,7 +57,7 @@ impl Identity {
         let kind = match self.credential.secret {
             Secret::ApiKey { .. } => "key",
             Secret::Login { .. } => "login",
-            Secret::Network => "network",
+            Secret::Network { .. } => "network",
         };
         let name: String = self.credential.name.chars().take(48).collect();
         client.map_or_else(|| format!("{kind} {name}"), |client| format!("{kind} {name} from {client}"))
@@ -90,10 +90,17 @@ impl Authenticator {
         }
     }
 
-    /// Returns the identity of a client by its address alone, if its network is a credential.
-    pub(crate) fn network(&self, client: IpAddr) -> Option<Identity> {
+    /// Returns the identity of a client by its address alone, if its network is a credential for this service.
+    ///
+    /// Strangers connect to `relay` listeners, and a balancer in front of one may show its own address for
+    /// theirs: there a network counts only where its credential says so.
+    pub(crate) fn network(&self, client: IpAddr, service: ListenerService) -> Option<Identity> {
         let credential = self.view().network(client).cloned()?;
-        Some(Identity { credential })
+        let counts = match service {
+            ListenerService::Submission => true,
+            ListenerService::Relay => matches!(credential.secret, Secret::Network { relay: true }),
+        };
+        counts.then_some(Identity { credential })
     }
 
     /// Checks an API key.

@@ -16,14 +16,17 @@ settings! {
         /// Where gRPC is served.
         /// Left out, it is not.
         grpc_listen: Option<SocketAddr>;
-        /// Serves gRPC without TLS: on loopback, or where a proxy terminates TLS.
-        /// API keys are then readable on the way.
+        /// Serves gRPC without TLS, API keys included: for where a proxy terminates TLS.
+        /// Without a certificate it is needed unless `grpc_listen` is on loopback.
         grpc_plaintext: bool = false;
         /// The largest message.
         /// A tenant may have a lower limit.
         message_size_max: ByteSize = ByteSize::mib(25), within ByteSize::kib(1)..=ByteSize::mib(256);
         /// Recipients of one message.
         recipients_max: usize = 1000, within 100..=5000;
+        /// Refused senders, recipients and messages in a row after which an authenticated client gets 421.
+        /// For other clients it is 20.
+        refusals_max: u32 = 1000, within 1..=1_000_000;
         /// Messages in memory that wait for their commit, in bytes.
         /// At the limit clients get a temporary error.
         in_flight_bytes_max: ByteSize = ByteSize::mib(512), within ByteSize::mib(1)..=ByteSize::gib(64);
@@ -31,8 +34,6 @@ settings! {
         connections_max: usize = 10_000, within 1..=1_000_000;
         /// SMTP connections at the same time from one network: an IPv4 address, or an IPv6 /64.
         connections_per_network_max: usize = 1000, within 1..=1_000_000;
-        /// Rejects a space between `MAIL FROM:` or `RCPT TO:` and the address, as RFC 5321 has it.
-        strict_syntax: bool = false;
         /// How long the greeting is held back: a client that sends before it is disconnected.
         /// With `0s`, only a client that has already sent is.
         greeting_delay: Duration = Duration::ZERO, within Duration::ZERO..=Duration::from_mins(1);
@@ -71,6 +72,21 @@ impl IngressConfig {
             room >= largest, "expected at least `message_size_max` ({largest})");
         require!(rules, self.listeners, self.grpc_listen;
             !self.listeners.is_empty() || self.grpc_listen.is_some(), "expected a listener here or in `grpc_listen`");
+        let exposed = self.listen_addresses().any(|address| !address.ip().is_loopback());
+        require!(rules, self.hostname, self.listeners, self.grpc_listen;
+            !exposed || self.hostname.as_str() != "localhost",
+            "expected the name that other hosts know this node by: a listener is not on loopback");
+    }
+
+    fn listen_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.iter().map(|listener| listener.listen).chain(self.grpc_listen)
+    }
+
+    /// Returns the address where API keys would cross a network in the clear without the operator's consent.
+    #[must_use]
+    pub fn unprotected_grpc(&self, has_certificate: bool) -> Option<SocketAddr> {
+        self.grpc_listen
+            .filter(|address| !has_certificate && !self.grpc_plaintext && !address.ip().is_loopback())
     }
 }
 
@@ -83,6 +99,8 @@ settings! {
         service: ListenerService = ListenerService::Submission;
         /// TLS starts with the connection, as on port 465, instead of with STARTTLS.
         implicit_tls: bool = false;
+        /// Refuses every deviation from the syntax, of clients that logged in too.
+        strict_syntax: bool = false;
     }
 }
 
@@ -102,5 +120,29 @@ impl From<ListenerService> for Service {
             ListenerService::Submission => Self::Submission,
             ListenerService::Relay => Self::Relay,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_without_a_certificate_needs_loopback_or_consent() {
+        let check = |ip: [u8; 4], grpc_plaintext, has_certificate, unprotected| {
+            let hostname = Domain::parse("mail.example.org").unwrap();
+            let config = IngressConfig {
+                grpc_listen: Some((ip, 50051).into()),
+                grpc_plaintext,
+                hostname,
+                ..IngressConfig::default()
+            };
+            assert_eq!(config.unprotected_grpc(has_certificate).is_some(), unprotected, "{config:?}");
+        };
+        check([192, 0, 2, 1], false, false, true);
+        check([0, 0, 0, 0], false, false, true);
+        check([192, 0, 2, 1], false, true, false);
+        check([192, 0, 2, 1], true, false, false);
+        check([127, 0, 0, 1], false, false, false);
     }
 }

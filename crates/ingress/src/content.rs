@@ -29,8 +29,8 @@ pub(crate) struct Completed {
 }
 
 /// Checks the header of a message.
-pub(crate) fn check(content: &[u8]) -> Result<HeaderSummary<'_>, Refusal> {
-    let header = headers::summarise(content);
+pub(crate) fn check(content: &[u8], tolerant: bool) -> Result<HeaderSummary<'_>, Refusal> {
+    let header = if tolerant { headers::summarise_tolerant(content) } else { headers::summarise(content) };
     if header.received > HOPS_MAX {
         return Err(Refusal::Hops);
     }
@@ -57,13 +57,25 @@ pub(crate) fn complete(content: &Bytes, header: &HeaderSummary<'_>, hop: &Hop<'_
     if !content.ends_with(b"\r\n") {
         parts.push(Bytes::from_static(b"\r\n"));
     }
+    // What the next hop must be able to do depends on the bytes that it gets, not on those that the client sent.
+    let removed: usize = header.bcc.iter().map(Range::len).sum();
+    let header_len = parts[0].len() + header.len - removed;
     Completed {
         bytes: parts.iter().map(|part| part.len() as u64).sum(),
-        parts,
         subject: one_line(header.subject),
-        eight_bit: !content.is_ascii(),
-        header_eight_bit: !content[..header.len].is_ascii(),
+        eight_bit: !parts.iter().all(|part| part.is_ascii()),
+        header_eight_bit: !begins_with_ascii(&parts, header_len),
+        parts,
     }
+}
+
+/// Returns true when the first `len` bytes of `parts` are ASCII.
+fn begins_with_ascii(parts: &[Bytes], mut len: usize) -> bool {
+    parts.iter().all(|part| {
+        let within = part.len().min(len);
+        len -= within;
+        part[..within].is_ascii()
+    })
 }
 
 fn push_part(parts: &mut Vec<Bytes>, part: Bytes) {
@@ -154,7 +166,7 @@ mod tests {
             id: MessageId::new(at, GroupId(1), 7),
             at,
         };
-        let header = check(&content).unwrap();
+        let header = check(&content, false).unwrap();
         let completed = complete(&content, &header, &hop);
         let joined = completed.parts.concat();
         assert_eq!(completed.bytes, joined.len() as u64);
@@ -176,11 +188,13 @@ mod tests {
 
     #[test]
     fn s_041_exactly_one_from_is_required() {
-        assert_eq!(check(b"Subject: x\r\n\r\n"), Err(Refusal::FromFields(0)));
-        assert_eq!(check(b"From: a@b.c\r\nfrom: d@e.f\r\n\r\n"), Err(Refusal::FromFields(2)));
-        assert_eq!(check(b"From: a@b.c\r\nhello\r\n\r\n"), Err(Refusal::Header));
+        assert_eq!(check(b"Subject: x\r\n\r\n", false), Err(Refusal::FromFields(0)));
+        assert_eq!(check(b"From: a@b.c\r\nfrom: d@e.f\r\n\r\n", false), Err(Refusal::FromFields(2)));
+        assert_eq!(check(b"X Priority: 1\r\nFrom: a@b.c\r\n\r\n", false), Err(Refusal::Header));
+        assert!(check(b"X Priority: 1\r\nFrom: a@b.c\r\n\r\n", true).is_ok());
+        assert_eq!(check(b"From: a@b.c\r\nhello\r\n\r\n", false), Err(Refusal::Header));
         let loop_of_51 = format!("{}From: a@b.c\r\n\r\n", "Received: by x\r\n".repeat(51));
-        assert_eq!(check(loop_of_51.as_bytes()), Err(Refusal::Hops));
+        assert_eq!(check(loop_of_51.as_bytes(), false), Err(Refusal::Hops));
     }
 
     #[test]
@@ -197,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_above_127_are_detected() {
+    fn s_044_bytes_above_127_are_detected_in_what_is_stored() {
         let flags = |content: &str| {
             let completed = completed(content).1;
             (completed.eight_bit, completed.header_eight_bit)
@@ -205,6 +219,9 @@ mod tests {
         assert_eq!(flags("From: a@b.c\r\n\r\nhi"), (false, false));
         assert_eq!(flags("From: a@b.c\r\n\r\nhé"), (true, false));
         assert_eq!(flags("From: é@b.c\r\n\r\nhi"), (true, true));
+        assert_eq!(flags("Bcc: é <a@b.c>\r\nFrom: a@b.c\r\n\r\nhi"), (false, false));
+        assert_eq!(flags("Bcc: é <a@b.c>\r\nFrom: a@b.c\r\n\r\né"), (true, false));
+        assert_eq!(flags("Bcc: a@b.c\r\nFrom: a@b.c\r\nSubject: é\r\n\r\nhi"), (true, true));
     }
 
     #[test]

@@ -15,6 +15,11 @@ pub enum StartError {
     /// A listener with implicit TLS has no certificate.
     #[error("the listener on `{0}` uses implicit TLS and needs a certificate")]
     NoCertificate(SocketAddr),
+    /// API keys would be sent in the clear over a network.
+    #[error(
+        "gRPC on `{0}` (`grpc_listen`) needs a certificate; `grpc_plaintext = true` sends API keys in the clear"
+    )]
+    GrpcWithoutCertificate(SocketAddr),
 }
 
 /// Why a client or a message is refused.

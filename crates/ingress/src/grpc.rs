@@ -5,7 +5,7 @@ use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use postroad_cluster::{CallError, FRAME_BYTES_MAX, LeaderCalls};
-use postroad_core::{Address, Host, MessageId};
+use postroad_core::{Address, Host, MessageId, Recipients};
 use postroad_net::peer_info;
 use postroad_proto::{
     queue::{self, queue_service_client::QueueServiceClient},
@@ -198,7 +198,7 @@ impl GrpcService {
         if envelope.recipients.is_empty() || envelope.recipients.len() > limit {
             return Err(RequestError::Field(format!("envelope.recipients: expected 1 to {limit}")));
         }
-        let recipients: Vec<Address> = envelope
+        let recipients: Recipients = envelope
             .recipients
             .iter()
             .enumerate()
@@ -209,6 +209,7 @@ impl GrpcService {
             sender,
             recipients,
             content: content::normalise(request.content)?,
+            tolerant: false,
             smtputf8: true,
             client: caller.client,
             helo: "",

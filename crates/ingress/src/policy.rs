@@ -8,6 +8,7 @@ use postroad_smtp::{
     command::Mail,
     headers::Protocol,
     server::{Answer, Credentials, Message, Question},
+    tolerance::Tolerance,
 };
 
 use crate::{
@@ -28,7 +29,11 @@ impl Policy for SmtpPolicy {
     type Identity = Identity;
 
     fn network_identity(&self, client: IpAddr) -> Option<Identity> {
-        self.authenticator.network(client)
+        self.authenticator.network(client, self.service)
+    }
+
+    fn message_size_max(&self, identity: &Identity) -> Option<u64> {
+        self.handler.tenant(identity).ok()?.message_size_max
     }
 
     async fn decide(&self, session: Session<'_, Identity>, question: Question) -> Answer<Identity> {
@@ -109,7 +114,7 @@ impl SmtpPolicy {
         let with = Protocol::Smtp {
             extended: session.extended,
             tls: session.tls.is_some(),
-            authenticated: true,
+            authenticated: session.logged_in,
             smtputf8: message.mail.smtputf8,
         };
         let incoming = Incoming {
@@ -117,6 +122,7 @@ impl SmtpPolicy {
             sender: message.mail.sender,
             recipients: message.recipients,
             content: message.content,
+            tolerant: message.syntax >= Tolerance::FieldName.least(),
             smtputf8: message.mail.smtputf8,
             client: Some(session.client.ip().to_canonical()),
             helo: session.helo,

@@ -13,7 +13,7 @@ use postroad_net::{
     ServerTls, public,
     smtp::server::{ListenerConfig, serve},
 };
-use postroad_smtp::server::ServerConfig;
+use postroad_smtp::{server::ServerConfig, tolerance::Tolerant};
 use postroad_telemetry::{Component, Health};
 use tokio::{net::TcpListener, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
@@ -85,10 +85,13 @@ impl Ingress {
     /// Opens the ports. [`Ingress::run`] serves the clients.
     ///
     /// # Errors
-    /// A port cannot be opened, or a listener that needs a certificate has none.
+    /// A port cannot be opened, or a listener that needs a certificate has none (gRPC included).
     pub async fn start(config: IngressConfig, deps: IngressDeps) -> Result<Self, StartError> {
         postroad_telemetry::describe(CATALOGUE);
         let config = Arc::new(config);
+        if let Some(address) = config.unprotected_grpc(deps.tls.is_some()) {
+            return Err(StartError::GrpcWithoutCertificate(address));
+        }
         let (smtp, smtp_addresses) = bind_smtp(&config, deps.tls.is_some()).await?;
         let grpc = match config.grpc_listen {
             Some(address) => Some(bind(address).await?),
@@ -166,6 +169,9 @@ impl Ingress {
                 ledger_groups: self.ledger_groups,
             };
             let tls = self.tls.as_ref().filter(|_| !self.config.grpc_plaintext);
+            if tls.is_none() {
+                warn_of_plaintext_grpc(self.grpc_address);
+            }
             let listener = public::listen(socket, tls);
             serving.spawn(grpc::serve(listener, service, reporter.clone(), shutdown.clone()));
         }
@@ -185,9 +191,10 @@ impl Ingress {
                 service: listener.service.into(),
                 message_size_max: config.message_size_max.bytes(),
                 recipients_max: config.recipients_max,
+                refusals_max: config.refusals_max,
+                tolerant: if listener.strict_syntax { Tolerant::Nobody } else { Tolerant::Known },
                 // Follows from `tls` below.
                 tls_available: false,
-                strict_syntax: config.strict_syntax,
                 command_timeout: config.command_timeout,
                 data_timeout: config.data_timeout,
             },
@@ -199,6 +206,15 @@ impl Ingress {
             drain_timeout: config.drain_timeout,
             greeting_delay: config.greeting_delay,
         }
+    }
+}
+
+fn warn_of_plaintext_grpc(address: Option<SocketAddr>) {
+    let Some(listen) = address else { return };
+    if listen.ip().is_loopback() {
+        tracing::info!(%listen, "gRPC without TLS on loopback");
+    } else {
+        tracing::warn!(%listen, "gRPC without TLS (`grpc_plaintext`): API keys are sent in the clear");
     }
 }
 

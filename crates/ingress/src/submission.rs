@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use postroad_cluster::Submitter;
-use postroad_core::{Address, Domain, MessageId, Timestamp};
+use postroad_core::{Address, Domain, MessageId, Recipients, Timestamp};
 use postroad_directory::{Tenant, View};
 use postroad_dns::Resolver;
 use postroad_proto::queue::{Recipient, Submission};
@@ -54,8 +54,10 @@ pub(crate) struct Incoming<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) sender: Option<Address>,
     /// Never empty.
-    pub(crate) recipients: Vec<Address>,
+    pub(crate) recipients: Recipients,
     pub(crate) content: Bytes,
+    /// Fields such as `X Priority: 1` are carried.
+    pub(crate) tolerant: bool,
     /// The client requested SMTPUTF8.
     pub(crate) smtputf8: bool,
     pub(crate) client: Option<IpAddr>,
@@ -151,7 +153,7 @@ impl SubmissionHandler {
         let view = self.view();
         let tenant = incoming.identity.tenant(&view).ok_or(Refusal::NoIdentity)?;
         self.check_size(&tenant, incoming.content.len() as u64)?;
-        let header = content::check(&incoming.content)?;
+        let header = content::check(&incoming.content, incoming.tolerant)?;
         author::check(&incoming.content[..header.len], &tenant.domains)?;
 
         let random: u64 = rand::random();

@@ -100,6 +100,18 @@ async fn s_310_a_key_is_required() {
 }
 
 #[tokio::test]
+async fn a_recipient_given_twice_is_one_delivery() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let recipients = ["b@b.example", "b@B.example", "B@b.example", "b@b.example"];
+    client.submit(with_key("shop-key", request("a@shop.example", &recipients, CONTENT))).await.unwrap();
+    let stored: Vec<String> =
+        rig.last().0.recipients.into_iter().map(|recipient| recipient.address).collect();
+    assert_eq!(stored, ["b@b.example", "B@b.example"]);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_refusal_names_the_field() {
     let rig = Rig::start().await;
     let mut client = client(&rig).await;

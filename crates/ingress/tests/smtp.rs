@@ -54,6 +54,18 @@ async fn s_044_the_queue_has_stored_the_message_when_the_client_gets_250() {
 }
 
 #[tokio::test]
+async fn s_044_a_name_that_is_not_ascii_never_reaches_the_header() {
+    let rig = Rig::start().await;
+    let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
+    client.command("EHLO b\u{fc}cher.example", "250").await;
+    client.mail("anna@a.example", &["b@b.example"], CONTENT, "250 2.0.0").await;
+    let (submission, stored) = rig.last();
+    assert!(stored.starts_with("Received: from xn--bcher-kva.example ([127.0.0.1])"), "{stored}");
+    assert!(stored.is_ascii() && !submission.eight_bit && !submission.smtputf8);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn s_034_a_message_that_cannot_be_stored_is_not_accepted() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "anna", "secret").await;
@@ -122,12 +134,29 @@ async fn s_039_unauthenticated_clients_can_neither_submit_nor_relay() {
 #[tokio::test]
 async fn s_305_a_network_credential_identifies_clients_in_it() {
     let rig = Rig::start().await;
-    for address in [rig.submission, rig.relay] {
-        let mut client = Smtp::connect_from([127, 0, 0, 9], address).await;
+    for (from, address, origin) in [
+        ([127, 0, 0, 9], rig.submission, "network trusted from 127.0.0.9"),
+        ([127, 0, 0, 8], rig.submission, "network gateway from 127.0.0.8"),
+        ([127, 0, 0, 8], rig.relay, "network gateway from 127.0.0.8"),
+    ] {
+        let mut client = Smtp::connect_from(from, address).await;
         client.command("EHLO x.y", "250").await;
         client.mail("a@a.example", &["b@b.example"], CONTENT, "250 2.0.0").await;
+        let (submission, stored) = rig.last();
+        assert_eq!(submission.origin, origin);
+        // RFC 3848: `ESMTPA` is for clients that used AUTH.
+        assert!(stored.contains(" with ESMTP id "), "{stored}");
     }
-    assert_eq!(rig.last().0.origin, "network trusted from 127.0.0.9");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn s_305_and_s_039_a_network_without_relay_counts_only_where_clients_submit() {
+    let rig = Rig::start().await;
+    let mut client = Smtp::connect_from([127, 0, 0, 9], rig.relay).await;
+    client.command("EHLO x.y", "250").await;
+    client.command("MAIL FROM:<a@a.example>", "250 2.1.0").await;
+    client.command("RCPT TO:<b@b.example>", "550 5.7.1").await;
     rig.stop().await;
 }
 
@@ -194,6 +223,8 @@ async fn s_201_the_size_limit_is_exact() {
 
     // A tenant may have a smaller limit.
     let mut client = Smtp::login(rig.implicit, "sam", "secret").await;
+    let capabilities = client.command("EHLO client.test", "250").await;
+    assert!(capabilities.contains("250-SIZE 2000\r\n"), "{capabilities}");
     client.command("MAIL FROM:<a@shop.example> SIZE=2001", "552 5.3.4").await;
     for (bytes, reply) in [(2000, "250 2.0.0"), (2001, "552 5.3.4")] {
         let content = content_of(bytes, "a@shop.example");

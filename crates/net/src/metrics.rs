@@ -1,6 +1,7 @@
 //! The metrics of listeners and connections.
 
 use metrics::{Counter, Gauge};
+use postroad_smtp::tolerance::Tolerance;
 use postroad_telemetry::Metric;
 
 /// Every metric this crate records.
@@ -23,6 +24,11 @@ pub const CATALOGUE: &[Metric] = &[
         "Messages taken whose client was gone before it could be told",
         &["listener"],
     ),
+    Metric::counter(
+        TOLERATED,
+        "Deviations from the syntax that were accepted from SMTP clients",
+        &["listener", "tolerance"],
+    ),
     Metric::counter(CUT, "SMTP connections still busy when the time for draining was over", &["listener"]),
 ];
 
@@ -36,6 +42,7 @@ const HANDSHAKES: &str = "postroad_net_smtp_handshake_failures_total";
 const TIMEOUTS: &str = "postroad_net_smtp_timeouts_total";
 const RECEIVED: &str = "postroad_net_smtp_received_bytes_total";
 const UNDELIVERED: &str = "postroad_net_smtp_ack_undelivered_total";
+const TOLERATED: &str = "postroad_net_smtp_tolerated_total";
 const CUT: &str = "postroad_net_smtp_cut_total";
 
 pub(crate) fn accept_failed() {
@@ -63,6 +70,8 @@ pub(crate) struct Listener {
     pub(crate) received: Counter,
     pub(crate) ack_undelivered: Counter,
     pub(crate) cut: Counter,
+    /// In the order of [`Tolerance::ALL`].
+    tolerated: [Counter; Tolerance::ALL.len()],
 }
 
 impl Listener {
@@ -81,6 +90,15 @@ impl Listener {
             received: counter(RECEIVED),
             ack_undelivered: counter(UNDELIVERED),
             cut: counter(CUT),
+            tolerated: Tolerance::ALL.map(|tolerance| {
+                metrics::counter!(TOLERATED, "listener" => name.to_owned(), "tolerance" => tolerance.label())
+            }),
+        }
+    }
+
+    pub(crate) fn note_tolerated(&self, tolerated: &[Tolerance]) {
+        for tolerance in tolerated {
+            self.tolerated[*tolerance as usize].increment(1);
         }
     }
 }

@@ -191,8 +191,8 @@ pub struct ClusterJoinArgs {
     /// The node's data directory, on the node; a relative path counts from its configuration file. Not for ingress
     #[arg(long, value_name = "DIR", required_if_eq_any = [("role", "queue"), ("role", "outbound"), ("role", "control")])]
     pub data: Option<PathBuf>,
-    /// The public name of an ingress node, which its clients see
-    #[arg(long, value_name = "NAME", value_parser = Domain::parse, required_if_eq("role", "ingress"))]
+    /// The public name of an ingress node, which its clients see; without it, this machine's full name
+    #[arg(long, value_name = "NAME", value_parser = Domain::parse)]
     pub hostname: Option<Domain>,
     /// Write the files of the node here
     #[arg(long, value_name = "DIR")]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use postroad_core::{ClusterId, NodeId};
+use postroad_core::{ClusterId, Domain, NodeId};
 use postroad_net::{
     Role,
     authority::{ClusterAuthority, write_public, write_secret},
@@ -166,6 +166,31 @@ pub fn init(args: &ClusterInitArgs) -> anyhow::Result<String> {
     ))
 }
 
+/// Returns this machine's fully qualified name, as `hostname --fqdn` finds it without DNS.
+fn machine_name() -> anyhow::Result<Domain> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let (name, hosts) = (read("/proc/sys/kernel/hostname"), read("/etc/hosts"));
+    let name = name.trim();
+    full_name(name, &hosts).with_context(|| {
+        format!(
+            "this machine has no fully qualified name (`{name}`): give the ingress node's with `--hostname`, such as mail.example.org"
+        )
+    })
+}
+
+/// Returns the first of the name itself and the names that `/etc/hosts` has for it that is fully qualified.
+fn full_name(name: &str, hosts: &str) -> Option<Domain> {
+    let lines = hosts.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let entries = lines.map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>());
+    let aliases = entries.filter(|names| names.contains(&name)).flatten();
+    let qualified = |name: &str| {
+        let domain = Domain::parse(name).ok()?;
+        let usable = !domain.is_single_label() && !domain.as_str().starts_with("localhost.");
+        usable.then_some(domain)
+    };
+    std::iter::once(name).chain(aliases).find_map(qualified)
+}
+
 /// Runs `cluster join`.
 ///
 /// # Errors
@@ -182,6 +207,10 @@ pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
         *role == RoleName::Ingress || hostname.is_none(),
         "only ingress nodes have a name that clients see: expected no `--hostname`"
     );
+    let hostname = match (role, hostname) {
+        (RoleName::Ingress, None) => Some(machine_name()?),
+        (_, given) => given.clone(),
+    };
     let own = template::role_sections(&cluster.file, *role, *node, hostname.as_ref());
     let data = data.as_deref();
     let template = NodeTemplate { role: *role, node: *node, data, out, metrics, own };
@@ -192,4 +221,24 @@ pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
         _ => String::new(),
     };
     Ok(format!("created {config}; {first}start the node with `postroad {name} --config {config}`\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_machine_is_fully_qualified_or_asked_for() {
+        let hosts =
+            "127.0.0.1 localhost.localdomain localhost mail\n127.0.1.1 mail.example.org mail # this one\n";
+        let check = |name: &str, expected: Option<&str>| {
+            assert_eq!(full_name(name, hosts).as_ref().map(Domain::as_str), expected)
+        };
+        check("mx1.example.org", Some("mx1.example.org"));
+        check("mail", Some("mail.example.org"));
+        check("other", None);
+        check("localhost", None);
+        check("localhost.localdomain", None);
+        check("", None);
+    }
 }

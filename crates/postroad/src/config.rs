@@ -182,8 +182,8 @@ impl IngressFile {
         require!(rules, self.ingress.listeners, self.tls.certificate;
             has_tls || !needs_tls, "`implicit_tls` needs `tls.certificate`");
         require!(rules, self.ingress.grpc_listen, self.tls.certificate;
-            has_tls || ingress.grpc_plaintext || ingress.grpc_listen.is_none(),
-            "gRPC without TLS shows API keys; expected `tls.certificate`, or `ingress.grpc_plaintext = true`");
+            ingress.unprotected_grpc(has_tls).is_none(),
+            "gRPC without TLS shows API keys; expected `tls.certificate`, an address on loopback, or `ingress.grpc_plaintext = true`");
     }
 }
 

@@ -113,6 +113,9 @@ pub struct CredentialPolicy {
     /// Client networks it is valid from; any when left out. Without a key or a login, the networks are the credential.
     #[serde(default, deserialize_with = "parsed_list")]
     pub networks: Vec<IpNet>,
+    /// Clients in the networks need no login on listeners of the service `relay` either, such as port 25.
+    #[serde(default)]
+    pub relay: bool,
 }
 
 /// Limits of the lanes that match source and site.

@@ -26,7 +26,7 @@ impl Policy for CaptureAll {
             Question::Authenticate(_) => Answer::Identity(()),
             Question::Sender(_) | Question::Recipient(_) => Answer::Yes,
             Question::Message(message) => {
-                let id = self.store.add(message.mail.sender, message.recipients, message.content);
+                let id = self.store.add(message.mail.sender, message.recipients.into_vec(), message.content);
                 Answer::Reply(Reply::new(250, 0, 0, format!("captured as {id}")))
             }
         }

@@ -4,7 +4,10 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::Router;
 use postroad_net::smtp::server::{ListenerConfig, serve};
-use postroad_smtp::server::{ServerConfig, Service};
+use postroad_smtp::{
+    server::{ServerConfig, Service},
+    tolerance::Tolerant,
+};
 use postroad_telemetry::{Component, Health};
 use postroad_web::Nav;
 use tokio::net::TcpListener;
@@ -81,6 +84,8 @@ fn listener_config(config: SandboxConfig) -> ListenerConfig {
             hostname: config.hostname.into(),
             service: Service::Relay,
             message_size_max: config.message_size_max.bytes(),
+            // It captures what any receiver might accept.
+            tolerant: Tolerant::Everybody,
             ..ServerConfig::default()
         },
         // All outbound nodes deliver from one address here.

@@ -2,8 +2,21 @@
 //!
 //! A parsed command is valid; a parse error determines the reply.
 
-use postroad_core::{Address, Domain, address::parse_literal};
+use std::net::Ipv6Addr;
+
+use postroad_core::{Address, Domain, Irregularity, address::parse_literal};
 use zeroize::Zeroizing;
+
+use crate::tolerance::{Syntax, Tolerance, Tolerances};
+
+/// A valid command and the deviations from the syntax that were accepted in it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// The command.
+    pub command: Command,
+    /// Empty for nearly every line.
+    pub tolerated: Vec<Tolerance>,
+}
 
 /// One command line.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,12 +28,7 @@ pub enum Command {
     /// MAIL: begins a transaction.
     Mail(Box<Mail>),
     /// RCPT: adds a recipient.
-    Recipient {
-        /// The mailbox.
-        address: Address,
-        /// The client sent a space before the path.
-        stray_space: bool,
-    },
+    Recipient(Address),
     /// DATA: the message follows.
     Data,
     /// RSET: discards the transaction.
@@ -53,8 +61,6 @@ pub struct Mail {
     pub eight_bit: bool,
     /// SMTPUTF8.
     pub smtputf8: bool,
-    /// The client sent a space before the path: RFC 5321 forbids it, old clients do it.
-    pub stray_space: bool,
 }
 
 /// Why a command line is refused.
@@ -87,11 +93,17 @@ const OTHER_PROTOCOLS: &[&[u8]] =
     &[b"GET ", b"POST ", b"PUT ", b"HEAD ", b"CONNECT ", b"OPTIONS ", b"SSH-", b"\x16\x03"];
 
 impl Command {
-    /// Parses a line without its CRLF.
+    /// Parses a line without its CRLF, as far as `syntax` lets it deviate.
     ///
     /// # Errors
     /// The line is not a valid command; the error determines the reply.
-    pub fn parse(line: &[u8]) -> Result<Self, CommandError> {
+    pub fn parse(line: &[u8], syntax: Syntax) -> Result<Parsed, CommandError> {
+        let mut tolerances = Tolerances::new(syntax);
+        let command = Self::parse_with(line, &mut tolerances)?;
+        Ok(Parsed { command, tolerated: tolerances.into_accepted() })
+    }
+
+    fn parse_with(line: &[u8], tolerances: &mut Tolerances) -> Result<Self, CommandError> {
         if OTHER_PROTOCOLS
             .iter()
             .any(|start| line.get(..start.len()).is_some_and(|l| l.eq_ignore_ascii_case(start)))
@@ -110,10 +122,10 @@ impl Command {
             return Err(E::Unknown);
         }
         match verb.to_ascii_uppercase().as_str() {
-            "EHLO" => helo_name(argument).map(Self::Ehlo),
-            "HELO" => helo_name(argument).map(Self::Helo),
-            "MAIL" => parse_mail(argument).map(|mail| Self::Mail(Box::new(mail))),
-            "RCPT" => parse_recipient(argument),
+            "EHLO" => client_name(argument, tolerances).map(Self::Ehlo),
+            "HELO" => client_name(argument, tolerances).map(Self::Helo),
+            "MAIL" => parse_mail(argument, tolerances).map(|mail| Self::Mail(Box::new(mail))),
+            "RCPT" => parse_recipient(argument, tolerances),
             "DATA" => bare(argument, Self::Data),
             "RSET" => bare(argument, Self::Reset),
             "QUIT" => Ok(Self::Quit),
@@ -134,7 +146,7 @@ fn bare(argument: Option<&str>, command: Command) -> Result<Command, CommandErro
 /// A domain or an address literal (RFC 5321 4.1.1.1).
 ///
 /// Underscores are accepted: real host names have them, and nothing depends on the name.
-fn helo_name(argument: Option<&str>) -> Result<Box<str>, CommandError> {
+fn client_name(argument: Option<&str>, tolerances: &mut Tolerances) -> Result<Box<str>, CommandError> {
     let name = argument.ok_or(E::Syntax)?;
     let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let valid = match literal {
@@ -144,24 +156,69 @@ fn helo_name(argument: Option<&str>) -> Result<Box<str>, CommandError> {
                 && Domain::parse(name.strip_suffix('.').unwrap_or(name).replace('_', "x").as_str()).is_ok()
         }
     };
-    if valid { Ok(name.into()) } else { Err(E::Syntax) }
+    let accepted = valid || (is_harmless(name) && tolerances.accept(Tolerance::ClientName));
+    if accepted { Ok(name.into()) } else { Err(E::Syntax) }
 }
 
-/// Splits the argument of MAIL or RCPT into the path, the parameters, and whether a space preceded the path.
-fn cut_path<'a>(argument: Option<&'a str>, keyword: &str) -> Result<(&'a str, &'a str, bool), CommandError> {
-    let argument = argument.ok_or(E::Syntax)?;
+/// Returns true for one word of labels, whatever they are, and for an IPv6 literal without its tag.
+///
+/// Names of office machines are not host names; at submission the name decides nothing.
+fn is_harmless(name: &str) -> bool {
+    if let Some(inner) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return inner.parse::<Ipv6Addr>().is_ok();
+    }
+    let labels = name.strip_suffix('.').unwrap_or(name);
+    let fits = |c: char| !c.is_control() && !c.is_whitespace() && !"()<>[]\\\",:;@".contains(c);
+    name.len() <= 255 && name.chars().all(fits) && labels.split('.').all(|label| !label.is_empty())
+}
+
+/// Splits the argument of MAIL or RCPT into the path and the parameters.
+fn cut_path<'a>(
+    argument: Option<&'a str>,
+    keyword: &str,
+    tolerances: &mut Tolerances,
+) -> Result<(&'a str, &'a str), CommandError> {
+    let argument = without_spaces(argument.ok_or(E::Syntax)?, Tolerance::ExtraSpaces, tolerances)?;
     let rest = match argument.get(..keyword.len()) {
         Some(start) if start.eq_ignore_ascii_case(keyword) => &argument[keyword.len()..],
         _ => return Err(E::Syntax),
     };
-    let path = rest.trim_start_matches(' ');
-    let inner = path.strip_prefix('<').ok_or(E::Syntax)?;
+    let path = without_spaces(rest, Tolerance::SpaceBeforePath, tolerances)?;
+    let Some(inner) = path.strip_prefix('<') else { return cut_bare_path(path, tolerances) };
     let end = path_end(inner).ok_or(E::Syntax)?;
     let after = &inner[end + 1..];
     if !after.is_empty() && !after.starts_with(' ') {
         return Err(E::Syntax);
     }
-    Ok((&inner[..end], after, path.len() != rest.len()))
+    Ok((&inner[..end], after))
+}
+
+fn without_spaces<'a>(
+    text: &'a str,
+    tolerance: Tolerance,
+    tolerances: &mut Tolerances,
+) -> Result<&'a str, CommandError> {
+    let rest = text.trim_start_matches(' ');
+    if rest.len() == text.len() || tolerances.accept(tolerance) { Ok(rest) } else { Err(E::Syntax) }
+}
+
+/// Splits an address without angle brackets from its parameters.
+fn cut_bare_path<'a>(path: &'a str, tolerances: &mut Tolerances) -> Result<(&'a str, &'a str), CommandError> {
+    let end = path.find(' ').unwrap_or(path.len());
+    let (address, after) = path.split_at(end);
+    let bare = !address.is_empty() && !address.contains(['<', '>']);
+    if bare && tolerances.accept(Tolerance::NoBrackets) { Ok((address, after)) } else { Err(E::Syntax) }
+}
+
+/// Parses the mailbox of a path.
+fn parse_address(path: &str, tolerances: &mut Tolerances) -> Option<Address> {
+    let address = Address::parse(without_route(path)?).ok()?;
+    let carried = match address.irregularity() {
+        None => true,
+        Some(Irregularity::Dots) => tolerances.accept(Tolerance::Dots),
+        Some(Irregularity::LongLocalPart) => tolerances.accept(Tolerance::LongLocalPart),
+    };
+    carried.then_some(address)
 }
 
 /// Finds the `>` that ends a path, skipping quoted local parts.
@@ -191,15 +248,13 @@ fn without_route(path: &str) -> Option<&str> {
     valid.then_some(address)
 }
 
-fn parse_mail(argument: Option<&str>) -> Result<Mail, CommandError> {
-    let (path, parameters, stray_space) = cut_path(argument, "FROM:")?;
-    let sender = if path.is_empty() {
-        None
-    } else {
-        let address = without_route(path).ok_or(E::SenderAddress)?;
-        Some(Address::parse(address).map_err(|_| E::SenderAddress)?)
+fn parse_mail(argument: Option<&str>, tolerances: &mut Tolerances) -> Result<Mail, CommandError> {
+    let (path, parameters) = cut_path(argument, "FROM:", tolerances)?;
+    let sender = match path {
+        "" => None,
+        path => Some(parse_address(path, tolerances).ok_or(E::SenderAddress)?),
     };
-    let mut mail = Mail { sender, size: 0, eight_bit: false, smtputf8: false, stray_space };
+    let mut mail = Mail { sender, size: 0, eight_bit: false, smtputf8: false };
     let mut seen = Vec::new();
     for parameter in parameters.split(' ').filter(|parameter| !parameter.is_empty()) {
         let (keyword, value) = match parameter.split_once('=') {
@@ -255,17 +310,16 @@ fn is_xtext(value: &str) -> bool {
     !bytes.is_empty() && bytes.iter().enumerate().all(valid)
 }
 
-fn parse_recipient(argument: Option<&str>) -> Result<Command, CommandError> {
-    let (path, parameters, stray_space) = cut_path(argument, "TO:")?;
-    let address = without_route(path).ok_or(E::RecipientAddress)?;
-    let address = Address::parse(address).map_err(|_| E::RecipientAddress)?;
+fn parse_recipient(argument: Option<&str>, tolerances: &mut Tolerances) -> Result<Command, CommandError> {
+    let (path, parameters) = cut_path(argument, "TO:", tolerances)?;
+    let address = parse_address(path, tolerances).ok_or(E::RecipientAddress)?;
     if parameters.bytes().any(|byte| byte.is_ascii_control()) {
         return Err(E::Syntax);
     }
     if parameters.split(' ').any(|parameter| !parameter.is_empty()) {
         return Err(E::UnknownParameter);
     }
-    Ok(Command::Recipient { address, stray_space })
+    Ok(Command::Recipient(address))
 }
 
 fn parse_auth(argument: Option<&str>) -> Result<Command, CommandError> {
@@ -290,20 +344,25 @@ mod tests {
 
     use super::*;
 
+    /// Parses a line of a client whose submission listener is tolerant to strangers.
+    fn parse(line: &[u8]) -> Result<Command, CommandError> {
+        Command::parse(line, Syntax::Stranger).map(|parsed| parsed.command)
+    }
+
     fn check(line: &str, error: CommandError) {
-        assert_eq!(Command::parse(line.as_bytes()), Err(error), "{line:?}");
+        assert_eq!(parse(line.as_bytes()), Err(error), "{line:?}");
     }
 
     fn sender(line: &str) -> Option<String> {
-        match Command::parse(line.as_bytes()) {
+        match parse(line.as_bytes()) {
             Ok(Command::Mail(mail)) => mail.sender.map(|sender| sender.as_str().to_owned()),
             other => panic!("{line:?} gives {other:?}"),
         }
     }
 
     fn recipient(line: &str) -> String {
-        match Command::parse(line.as_bytes()) {
-            Ok(Command::Recipient { address, .. }) => address.as_str().to_owned(),
+        match parse(line.as_bytes()) {
+            Ok(Command::Recipient(address)) => address.as_str().to_owned(),
             other => panic!("{line:?} gives {other:?}"),
         }
     }
@@ -343,8 +402,8 @@ mod tests {
         check("EXPN list", E::NotImplemented);
         check("GET / HTTP/1.1", E::OtherProtocol);
         check("SSH-2.0-x", E::OtherProtocol);
-        assert_eq!(Command::parse(b"MAIL FROM:<\xff@b.c>"), Err(E::NotUtf8));
-        assert_eq!(Command::parse(b"\x16\x03\x01\x02\x00"), Err(E::OtherProtocol));
+        assert_eq!(parse(b"MAIL FROM:<\xff@b.c>"), Err(E::NotUtf8));
+        assert_eq!(parse(b"\x16\x03\x01\x02\x00"), Err(E::OtherProtocol));
     }
 
     #[test]
@@ -358,17 +417,68 @@ mod tests {
             "m\u{fc}ller.example",
             "a.b.",
         ] {
-            assert!(
-                matches!(Command::parse(format!("EHLO {name}").as_bytes()), Ok(Command::Ehlo(_))),
-                "{name}"
-            );
+            assert!(matches!(parse(format!("EHLO {name}").as_bytes()), Ok(Command::Ehlo(_))), "{name}");
+        }
+    }
+
+    const LEVELS: [Syntax; 4] = [Syntax::Strict, Syntax::Stranger, Syntax::Submission, Syntax::LoggedIn];
+
+    /// The line is accepted from the level that the tolerance names, and refused below it.
+    fn check_tolerance(line: &str, tolerance: Tolerance) {
+        for syntax in LEVELS {
+            let parsed = Command::parse(line.as_bytes(), syntax);
+            if syntax >= tolerance.least() {
+                assert_eq!(parsed.map(|parsed| parsed.tolerated), Ok(vec![tolerance]), "{line:?} {syntax:?}");
+            } else {
+                assert!(parsed.is_err(), "{line:?} {syntax:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn s_013_each_tolerance_is_for_some_clients_and_noted() {
+        check_tolerance("MAIL FROM: <a@b.c>", Tolerance::SpaceBeforePath);
+        check_tolerance("RCPT TO:  <a@b.c>", Tolerance::SpaceBeforePath);
+        check_tolerance("MAIL  FROM:<a@b.c>", Tolerance::ExtraSpaces);
+        check_tolerance("RCPT   TO:<a@b.c>", Tolerance::ExtraSpaces);
+        check_tolerance("MAIL FROM:a@b.c", Tolerance::NoBrackets);
+        check_tolerance("MAIL FROM:a@b.c SIZE=10", Tolerance::NoBrackets);
+        check_tolerance("RCPT TO:a@b.c", Tolerance::NoBrackets);
+        check_tolerance("RCPT TO:<a..b@b.c>", Tolerance::Dots);
+        check_tolerance(&format!("RCPT TO:<{}@b.c>", "a".repeat(65)), Tolerance::LongLocalPart);
+        for name in ["office-.example.org", "[2001:db8::1]", "anna's-pc", "-x-", "a*b"] {
+            check_tolerance(&format!("EHLO {name}"), Tolerance::ClientName);
+        }
+    }
+
+    #[test]
+    fn what_is_ambiguous_is_refused_from_everybody() {
+        for line in [
+            "MAIL FROM:",
+            "MAIL FROM:a@b.c>",
+            "MAIL FROM:<a@b.c",
+            "MAIL FROM:a@b.c <d@e.f>",
+            "MAIL FROM:Anna <a@b.c>",
+            "RCPT TO:<..@b.c>",
+            "RCPT TO:a@b.c,d@e.f",
+            "EHLO two words",
+            "EHLO a..b",
+            "EHLO [1.2.3]",
+            "EHLO [IPv6:zz]",
+            "EHLO a(b)",
+        ] {
+            for syntax in LEVELS {
+                assert!(Command::parse(line.as_bytes(), syntax).is_err(), "{line:?} {syntax:?}");
+            }
         }
     }
 
     proptest! {
         #[test]
         fn z_01_parsing_a_line_never_panics(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Command::parse(&line);
+            for syntax in LEVELS {
+                let _ = Command::parse(&line, syntax);
+            }
         }
 
         #[test]
@@ -376,9 +486,10 @@ mod tests {
             verb in prop_oneof![Just("MAIL FROM:"), Just("RCPT TO:"), Just("EHLO ")], rest in "[<>@a.\"\\\\ \\x00-\\x1f=:]{0,30}"
         ) {
             let clean = |text: &str| !text.chars().any(char::is_control);
-            match Command::parse(format!("{verb}{rest}").as_bytes()) {
+            let parsed = Command::parse(format!("{verb}{rest}").as_bytes(), Syntax::LoggedIn);
+            match parsed.map(|parsed| parsed.command) {
                 Ok(Command::Mail(mail)) => prop_assert!(mail.sender.is_none_or(|sender| clean(sender.as_str()))),
-                Ok(Command::Recipient { address, .. }) => prop_assert!(clean(address.as_str())),
+                Ok(Command::Recipient(address)) => prop_assert!(clean(address.as_str())),
                 Ok(Command::Ehlo(name)) => prop_assert!(clean(&name)),
                 _ => {}
             }

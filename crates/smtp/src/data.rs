@@ -15,6 +15,8 @@ pub struct DataDecoder {
     size_max: u64,
     line: LineState,
     bare_newline: bool,
+    /// The first line is a dot and LF: the dot is not in the content.
+    begins_with_lone_dot: bool,
     nul: bool,
 }
 
@@ -38,6 +40,8 @@ pub enum Decoded {
     Content(Bytes),
     /// The content has a CR without LF or an LF without CR.
     BareNewline,
+    /// All lines ended with LF; they end with CRLF now. Only from [`DataDecoder::finish_tolerant`].
+    LfLines(Bytes),
     /// The content has a NUL.
     Nul,
     /// The content exceeds the limit; it was discarded.
@@ -54,6 +58,7 @@ impl DataDecoder {
             size_max,
             line: LineState::LineStart,
             bare_newline: false,
+            begins_with_lone_dot: false,
             nul: false,
         }
     }
@@ -85,6 +90,11 @@ impl DataDecoder {
                 (LineState::DotCr | LineState::Cr, _) => {
                     self.bare_newline = true;
                     self.put(b"\r");
+                    self.line = LineState::InLine;
+                    continue;
+                }
+                (LineState::Dot, b'\n') if self.size == 0 => {
+                    self.begins_with_lone_dot = true;
                     self.line = LineState::InLine;
                     continue;
                 }
@@ -154,6 +164,41 @@ impl DataDecoder {
             Decoded::Content(self.content.freeze())
         }
     }
+}
+
+impl DataDecoder {
+    /// Returns the message of a client that is known, like [`DataDecoder::finish`], but repairs lines that end with LF.
+    ///
+    /// Only where nobody can read the bytes in two ways: no CRLF before the end of data, no CR at all, and no line
+    /// that is a lone dot. So whoever takes LF for a line end sees the same single message.
+    #[must_use]
+    pub fn finish_tolerant(self) -> Decoded {
+        let repairable = self.bare_newline && !self.begins_with_lone_dot && !self.nul;
+        if !repairable || self.size > self.size_max {
+            return self.finish();
+        }
+        match lf_lines(&self.content) {
+            Some(content) if content.len() as u64 > self.size_max => Decoded::TooLarge,
+            Some(content) => Decoded::LfLines(content),
+            None => Decoded::BareNewline,
+        }
+    }
+}
+
+/// Converts lines that end with LF, and undoes their dot-stuffing; the last one ends with the CRLF of the end of data.
+fn lf_lines(content: &[u8]) -> Option<Bytes> {
+    let lines = content.strip_suffix(b"\r\n").filter(|lines| !lines.contains(&b'\r'))?;
+    let mut out = BytesMut::with_capacity(content.len() + content.len() / 32 + 2);
+    for (number, line) in lines.split(|byte| *byte == b'\n').enumerate() {
+        if line == b"." {
+            return None;
+        }
+        // The decoder has undone that of the first line.
+        let stuffed = number > 0 && line.starts_with(b".");
+        out.extend_from_slice(&line[usize::from(stuffed)..]);
+        out.extend_from_slice(b"\r\n");
+    }
+    Some(out.freeze())
 }
 
 /// The content has a CR without LF or an LF without CR: it is never sent.
@@ -347,6 +392,69 @@ mod tests {
         }
         // The second case of S-105: a real end after a line that ended in CR CR LF.
         assert_eq!(decode(b"a\r\r\n.\r\n", 1, u64::MAX), Some((Decoded::BareNewline, Vec::new())));
+    }
+
+    fn decode_tolerant(wire: &str, piece: usize, size_max: u64) -> Decoded {
+        let mut decoder = DataDecoder::new(size_max, 0);
+        let mut buffer = BytesMut::new();
+        for chunk in wire.as_bytes().chunks(piece) {
+            buffer.extend_from_slice(chunk);
+            if decoder.decode(&mut buffer) {
+                return decoder.finish_tolerant();
+            }
+        }
+        panic!("{wire:?} has no end");
+    }
+
+    #[test]
+    fn lines_that_all_end_with_lf_are_repaired_for_a_client_that_is_known() {
+        for (wire, expected) in [
+            ("a: b\n\nhi\r\n.\r\n", "a: b\r\n\r\nhi\r\n"),
+            ("a: b\n\nhi\n\r\n.\r\n", "a: b\r\n\r\nhi\r\n\r\n"),
+            ("a: b\n\n..\n..x\r\n.\r\n", "a: b\r\n\r\n.\r\n.x\r\n"),
+            ("..a\nb\r\n.\r\n", ".a\r\nb\r\n"),
+        ] {
+            for piece in 1..wire.len() {
+                let expected = Decoded::LfLines(Bytes::from_static(expected.as_bytes()));
+                assert_eq!(decode_tolerant(wire, piece, u64::MAX), expected, "{wire:?}");
+            }
+        }
+        assert_eq!(
+            decode_tolerant("a\nb\r\n.\r\n", 3, 6),
+            Decoded::LfLines(Bytes::from_static(b"a\r\nb\r\n"))
+        );
+        assert_eq!(decode_tolerant("a\nb\r\n.\r\n", 3, 5), Decoded::TooLarge);
+        let crlf = Decoded::Content(Bytes::from_static(b"a\r\nb\r\n"));
+        assert_eq!(decode_tolerant("a\r\nb\r\n.\r\n", 3, 5 + 1), crlf);
+    }
+
+    #[test]
+    fn s_101_to_s_106_a_client_that_is_known_gets_no_softer_end_of_data() {
+        for hidden in [
+            "\n.\n",
+            "\n.\r\n",
+            "\r\n.\n",
+            "\r.\r",
+            "\r.\n",
+            "\n.\r",
+            "\r.\r\n",
+            "\r\n.\r",
+            "\r\n.\r\r\n",
+            "\r\n",
+            "\r",
+            "\r\n\n",
+        ] {
+            for start in ["a\n", "", "a"] {
+                let wire = format!("{start}{hidden}MAIL FROM:<x@y.z>\nb\r\n.\r\n");
+                for piece in 1..wire.len() {
+                    assert_eq!(decode_tolerant(&wire, piece, u64::MAX), Decoded::BareNewline, "{wire:?}");
+                }
+            }
+        }
+        for wire in [".\nMAIL FROM:<x@y.z>\r\n.\r\n", "a\n.\r\n\r\n.\r\n", "a\nb\n.\r\nc\r\n.\r\n"] {
+            assert_eq!(decode_tolerant(wire, 2, u64::MAX), Decoded::BareNewline, "{wire:?}");
+        }
+        assert_eq!(decode_tolerant("a\0\nb\r\n.\r\n", 2, u64::MAX), Decoded::BareNewline);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use postroad_core::{MessageId, Timestamp};
+use postroad_core::{Domain, MessageId, Timestamp, address::parse_literal};
 
 /// The facts about a message's header that transport needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct HeaderSummary<'a> {
     pub bcc: Vec<std::ops::Range<usize>>,
     /// The header ends with a line that is neither a field nor empty.
     pub ended_by_text: bool,
+    /// Number of fields with a space in their name; only from [`summarise_tolerant`].
+    pub spaced_names: usize,
 }
 
 /// Summarises the header of `content`.
@@ -30,6 +32,25 @@ pub struct HeaderSummary<'a> {
 /// A field is a name of printable ASCII without colon, a colon, and lines that continue it with a space or tab (RFC 5322 2.2).
 #[must_use]
 pub fn summarise(content: &[u8]) -> HeaderSummary<'_> {
+    summarise_with(content, field_name_len)
+}
+
+/// Summarises the header of `content` like [`summarise`], with fields such as `X Priority: 1` in it.
+#[must_use]
+pub fn summarise_tolerant(content: &[u8]) -> HeaderSummary<'_> {
+    summarise_with(content, |field| field_name_len(field).or_else(|| spaced_name_len(field)))
+}
+
+/// Returns the position behind the line of an mbox file that precedes the header, 0 without one.
+#[must_use]
+pub fn mbox_line_len(content: &[u8]) -> usize {
+    if !content.starts_with(b"From ") || field_name_len(content).is_some() {
+        return 0;
+    }
+    memchr::memmem::find(content, b"\r\n").map_or(0, |end| end + 2)
+}
+
+fn summarise_with(content: &[u8], name_len: impl Fn(&[u8]) -> Option<usize>) -> HeaderSummary<'_> {
     let mut summary = HeaderSummary::default();
     let mut position = 0;
     while position < content.len() {
@@ -37,7 +58,7 @@ pub fn summarise(content: &[u8]) -> HeaderSummary<'_> {
         if field.starts_with(b"\r\n") {
             return summary;
         }
-        let Some(colon) = field_name_len(field) else {
+        let Some(colon) = name_len(field) else {
             summary.ended_by_text = true;
             return summary;
         };
@@ -53,6 +74,7 @@ impl<'a> HeaderSummary<'a> {
     fn note(&mut self, name: &[u8], value: &'a [u8], range: std::ops::Range<usize>) {
         let name = name.trim_ascii_end();
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        self.spaced_names += usize::from(name.contains(&b' '));
         match name.len() {
             3 if is("Bcc") => self.bcc.push(range),
             4 if is("From") => self.from += 1,
@@ -73,6 +95,16 @@ fn field_name_len(field: &[u8]) -> Option<usize> {
     (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(colon)
 }
 
+/// Returns the position of the colon after a name of several words, letters, digits and hyphens, with single spaces.
+fn spaced_name_len(field: &[u8]) -> Option<usize> {
+    let colon = memchr::memchr2(b':', b'\n', field).filter(|position| field[*position] == b':')?;
+    let is_word = |word: &[u8]| {
+        !word.is_empty() && word.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+    };
+    let fits = colon <= 76 && field[..colon].split(|byte| *byte == b' ').all(is_word);
+    fits.then_some(colon)
+}
+
 /// Returns the length of a field, including its folded lines.
 fn field_len(field: &[u8]) -> usize {
     let mut position = 0;
@@ -88,7 +120,7 @@ fn field_len(field: &[u8]) -> usize {
 /// The data of a `Received` field (RFC 5321 4.4).
 #[derive(Clone, Debug)]
 pub struct Hop<'a> {
-    /// The client's EHLO name; `None` to leave it out.
+    /// The client's EHLO name as it sent it; `None` to leave it out.
     pub helo: Option<&'a str>,
     /// The client's address; `None` to leave it out.
     pub client: Option<IpAddr>,
@@ -113,7 +145,7 @@ pub enum Protocol {
         extended: bool,
         /// The connection uses TLS.
         tls: bool,
-        /// The client is authenticated.
+        /// The client has authenticated with AUTH; being in a trusted network does not count (RFC 3848).
         authenticated: bool,
         /// The client requested SMTPUTF8.
         smtputf8: bool,
@@ -140,13 +172,7 @@ impl Protocol {
 pub fn received_field(hop: &Hop<'_>) -> String {
     let mut words = Vec::new();
     if let Some(helo) = hop.helo {
-        words.push(format!("from {helo}"));
-        if let Some(client) = hop.client {
-            words.push(match client {
-                IpAddr::V4(ip) => format!("([{ip}])"),
-                IpAddr::V6(ip) => format!("([IPv6:{ip}])"),
-            });
-        }
+        words.extend(from_clause(helo, hop.client));
     }
     words.push(format!("by {}", hop.by));
     let mut with = format!("with {}", hop.with.keyword());
@@ -170,6 +196,47 @@ pub fn received_field(hop: &Hop<'_>) -> String {
     }
     field.push_str("\r\n");
     field
+}
+
+/// Returns the words that name the client (RFC 5321 4.4 `From-domain`), all ASCII, whatever the client sent.
+///
+/// A name that is neither a domain nor an address literal goes into a comment, without what could end it.
+fn from_clause(helo: &str, client: Option<IpAddr>) -> Vec<String> {
+    let (name, comment) = match (ascii_name(helo), client) {
+        (Some(name), _) => (name, None),
+        (None, Some(client)) => (literal(client), Some(format!("(helo={})", comment_text(helo)))),
+        (None, None) => ("unknown".to_owned(), Some(format!("(helo={})", comment_text(helo)))),
+    };
+    let address = client.map(|client| format!("({})", literal(client)));
+    [Some(format!("from {name}")), comment, address].into_iter().flatten().collect()
+}
+
+/// Returns a domain as A-labels or an address literal; `None` for anything else.
+fn ascii_name(helo: &str) -> Option<String> {
+    if let Some(inner) = helo.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        // Some clients leave out the tag of IPv6.
+        let ip = parse_literal(inner).or_else(|| inner.parse().ok().map(IpAddr::V6))?;
+        return Some(literal(ip));
+    }
+    // Real names have underscores and hyphens anywhere.
+    if helo.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        return Some(helo.to_owned()).filter(|name| !name.is_empty());
+    }
+    let domain = Domain::parse(helo.strip_suffix('.').unwrap_or(helo)).ok()?;
+    Some(domain.as_str().to_owned())
+}
+
+fn literal(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => format!("[{ip}]"),
+        IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
+    }
+}
+
+/// Returns printable ASCII that is safe in a comment (RFC 5322 3.2.2); everything else becomes `?`.
+fn comment_text(text: &str) -> String {
+    let safe = |c: char| c.is_ascii_graphic() && !"()\\".contains(c);
+    text.chars().take(64).map(|c| if safe(c) { c } else { '?' }).collect()
 }
 
 #[cfg(test)]
@@ -209,6 +276,30 @@ mod tests {
     }
 
     #[test]
+    fn a_tolerant_summary_has_fields_with_spaces_in_their_names() {
+        let content = b"X Priority: 1\r\nFrom: a@b.c\r\nX MS Has Attach: \r\n\r\nhi";
+        let summary = summarise_tolerant(content);
+        assert_eq!((summary.from, summary.spaced_names, summary.ended_by_text), (1, 2, false));
+        assert!(summarise(content).ended_by_text);
+        for text in
+            ["From: a@b.c\r\nhello\r\n", " x: y\r\n", "a  b: c\r\n", "a b, c: d\r\n", "\u{e9} x: d\r\n"]
+        {
+            assert!(summarise_tolerant(text.as_bytes()).ended_by_text, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_line_of_an_mbox_file_is_found() {
+        let check =
+            |content: &str, expected| assert_eq!(mbox_line_len(content.as_bytes()), expected, "{content:?}");
+        check("From a@b.c Mon Nov 30 16:51:09 2026\r\nFrom: a@b.c\r\n", 37);
+        check("From a@b.c\r\nFrom: a@b.c\r\n", 12);
+        check("From : a@b.c\r\n", 0);
+        check("From: a@b.c\r\n", 0);
+        check("From a@b.c", 0);
+    }
+
+    #[test]
     fn s_044_the_received_field_names_the_protocol_and_is_folded() {
         let smtp =
             |tls, authenticated, smtputf8| Protocol::Smtp { extended: true, tls, authenticated, smtputf8 };
@@ -242,7 +333,48 @@ mod tests {
         assert!(hidden.starts_with("Received: by mail.example.org with ESMTPSA"));
     }
 
+    fn hop(helo: &str) -> Hop<'_> {
+        let at = Timestamp::from_millis(1_795_480_496_000);
+        Hop {
+            helo: Some(helo),
+            client: Some([192, 0, 2, 1].into()),
+            by: "mail.example.org",
+            with: Protocol::Smtp { extended: true, tls: false, authenticated: false, smtputf8: false },
+            tls: "",
+            id: MessageId::new(at, GroupId(1), 7),
+            at,
+        }
+    }
+
+    #[test]
+    fn s_044_and_s_211_the_name_of_a_client_is_made_safe_for_received() {
+        for (helo, expected) in [
+            ("client.example.org", "from client.example.org ([192.0.2.1]) by"),
+            ("b\u{fc}cher.example", "from xn--bcher-kva.example ([192.0.2.1]) by"),
+            ("office-.example.org", "from office-.example.org ([192.0.2.1]) by"),
+            ("my_pc", "from my_pc ([192.0.2.1]) by"),
+            ("[192.0.2.7]", "from [192.0.2.7] ([192.0.2.1]) by"),
+            ("[2001:db8::1]", "from [IPv6:2001:db8::1] ([192.0.2.1]) by"),
+            ("[ipv6:2001:db8::1]", "from [IPv6:2001:db8::1] ([192.0.2.1]) by"),
+            ("anna's-pc", "from [192.0.2.1] (helo=anna's-pc) ([192.0.2.1]) by"),
+            ("b\u{fc}ro_1", "from [192.0.2.1] (helo=b?ro_1) ([192.0.2.1]) by"),
+            ("a)(b\\", "from [192.0.2.1] (helo=a??b?) ([192.0.2.1]) by"),
+        ] {
+            let field = received_field(&hop(helo)).replace("\r\n\t", " ");
+            assert!(field.starts_with(&format!("Received: {expected} mail.example.org")), "{helo}: {field}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn s_044_a_received_field_is_one_field_of_ascii_lines(helo in "\\PC{1,255}|[ -~]{1,255}") {
+            let field = received_field(&hop(&helo));
+            prop_assert!(field.is_ascii());
+            prop_assert!(field.lines().all(|line| line.len() <= 998));
+            let summary = summarise(field.as_bytes());
+            prop_assert_eq!((summary.received, summary.len, summary.ended_by_text), (1, field.len(), false));
+        }
+
         #[test]
         fn summarising_any_bytes_never_panics(content in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), any::<u8>()], 0..200)) {
             let summary = summarise(&content);

@@ -6,3 +6,4 @@ pub mod data;
 pub mod headers;
 pub mod reply;
 pub mod server;
+pub mod tolerance;

@@ -13,13 +13,14 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use postroad_core::{Address, ByteSize, Reply};
+use postroad_core::{Address, ByteSize, Recipients, Reply};
 use zeroize::Zeroizing;
 
 use crate::{
-    command::{Command, CommandError, Mail},
+    command::{Command, CommandError, Mail, Parsed},
     data::{DataDecoder, Decoded},
     headers,
+    tolerance::{Syntax, Tolerance, Tolerances, Tolerant},
 };
 
 mod auth;
@@ -37,10 +38,14 @@ pub struct ServerConfig {
     pub message_size_max: u64,
     /// Most recipients of one transaction; RFC 5321 4.5.3.1.8 requires at least 100.
     pub recipients_max: usize,
+    /// Senders, recipients and messages in a row that may be refused to a client with an identity before 421.
+    ///
+    /// Refusals to other clients count as errors.
+    pub refusals_max: u32,
     /// The listener has a certificate: STARTTLS is offered.
     pub tls_available: bool,
-    /// Refuse a space between `FROM:` and the path, as RFC 5321 demands.
-    pub strict_syntax: bool,
+    /// Who may deviate from the syntax.
+    pub tolerant: Tolerant,
     /// How long the client may take for one command, counted from the end of the previous one.
     pub command_timeout: Duration,
     /// How long the client may take to send a message.
@@ -54,8 +59,9 @@ impl Default for ServerConfig {
             service: Service::Submission,
             message_size_max: 26_214_400,
             recipients_max: 1000,
+            refusals_max: 1000,
             tls_available: false,
-            strict_syntax: false,
+            tolerant: Tolerant::Known,
             // RFC 5321 4.5.3.2.7.
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(1800),
@@ -135,9 +141,11 @@ pub struct Message {
     /// The arguments of MAIL.
     pub mail: Mail,
     /// The recipients that policy accepted, in order.
-    pub recipients: Vec<Address>,
+    pub recipients: Recipients,
     /// Header and body, with dot-stuffing removed.
     pub content: Bytes,
+    /// How far the client may deviate from the syntax.
+    pub syntax: Syntax,
 }
 
 /// The answer of the policy.
@@ -159,13 +167,17 @@ pub struct ServerSession<I> {
     hello: Option<Hello>,
     /// AUTH has succeeded: a second AUTH is refused (RFC 4954 4).
     logged_in: bool,
+    /// The smaller of the listener's and the client's own limit; 0 for none.
+    message_size_max: u64,
     state: State,
     replies: BytesMut,
     deadline: Instant,
     errors: u32,
+    /// Refusals since the last accepted message, of a client with an identity.
+    refusals: u32,
     junk: u32,
     auth_failures: u32,
-    stray_spaces: u32,
+    tolerated: Vec<Tolerance>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +200,7 @@ enum State {
     /// The client must respond to an AUTH challenge.
     Auth(auth::Exchange),
     /// An overlong line is being discarded.
-    Discarding { discarded: usize, then: Box<State> },
+    Discarding { discarded: usize, of_auth: bool, then: Box<State> },
     /// The policy has not answered yet.
     AwaitingAnswer(PendingQuestion),
     /// STARTTLS was accepted; the handshake is due.
@@ -210,7 +222,9 @@ enum PendingQuestion {
 #[derive(Debug)]
 struct Envelope {
     mail: Mail,
-    recipients: Vec<Address>,
+    recipients: Recipients,
+    /// How many times a recipient was named again.
+    repeated: usize,
 }
 
 impl<I> ServerSession<I> {
@@ -219,6 +233,7 @@ impl<I> ServerSession<I> {
     pub fn new(config: Arc<ServerConfig>, peer: Peer<I>, now: Instant) -> Self {
         Self {
             deadline: now + config.command_timeout,
+            message_size_max: config.message_size_max,
             config,
             peer,
             hello: None,
@@ -226,9 +241,10 @@ impl<I> ServerSession<I> {
             state: State::New,
             replies: BytesMut::with_capacity(256),
             errors: 0,
+            refusals: 0,
             junk: 0,
             auth_failures: 0,
-            stray_spaces: 0,
+            tolerated: Vec::new(),
         }
     }
 
@@ -255,8 +271,8 @@ impl<I> ServerSession<I> {
                         None => continue,
                     }
                 }
-                State::Discarding { discarded, then } => {
-                    if let Some(output) = self.discard(discarded, then, input) {
+                State::Discarding { discarded, of_auth, then } => {
+                    if let Some(output) = self.discard(discarded, of_auth, then, input) {
                         return output;
                     }
                 }
@@ -296,24 +312,24 @@ impl<I> ServerSession<I> {
             (PendingQuestion::Credentials, Answer::Reply(reply)) => self.refuse_credentials(&reply),
             (PendingQuestion::Sender(mail), Answer::Yes) => {
                 self.reply(&Reply::new(250, 1, 0, "sender ok"));
-                self.state = State::Transaction(Envelope { mail, recipients: Vec::new() });
+                self.state =
+                    State::Transaction(Envelope { mail, recipients: Recipients::new(), repeated: 0 });
             }
-            (PendingQuestion::Sender(_), Answer::Reply(reply)) => self.reply(&reply),
+            (PendingQuestion::Sender(_), Answer::Reply(reply)) => self.refusal_reply(&reply),
             (PendingQuestion::Recipient(mut envelope, address), Answer::Yes) => {
                 self.reply(&Reply::new(250, 1, 5, "recipient ok"));
-                envelope.recipients.push(address);
+                envelope.recipients.insert(address);
                 self.state = State::Transaction(envelope);
             }
             (PendingQuestion::Recipient(envelope, _), Answer::Reply(reply)) => {
-                self.reply(&reply);
                 self.state = State::Transaction(envelope);
+                self.refusal_reply(&reply);
             }
-            (PendingQuestion::Message, Answer::Reply(reply)) => {
-                if reply.is_positive() {
-                    self.junk = 0;
-                }
+            (PendingQuestion::Message, Answer::Reply(reply)) if reply.is_positive() => {
+                (self.junk, self.refusals) = (0, 0);
                 self.reply(&reply);
             }
+            (PendingQuestion::Message, Answer::Reply(reply)) => self.refusal_reply(&reply),
             (question, _) => panic!("not an answer to {question:?}"),
         }
         self.close_after_421();
@@ -351,6 +367,21 @@ impl<I> ServerSession<I> {
         self.peer.identity.as_ref()
     }
 
+    /// Applies the message size limit of the identity, if it has one; the listener's limit holds too.
+    pub fn limit_message_size(&mut self, own: Option<u64>) {
+        self.message_size_max = match (self.config.message_size_max, own) {
+            (listener, None | Some(0)) => listener,
+            (0, Some(own)) => own,
+            (listener, Some(own)) => listener.min(own),
+        };
+    }
+
+    /// Returns true when the client has authenticated with AUTH; being in a trusted network is less.
+    #[must_use]
+    pub fn is_logged_in(&self) -> bool {
+        self.logged_in
+    }
+
     /// Returns the client's address.
     #[must_use]
     pub fn peer_ip(&self) -> IpAddr {
@@ -375,10 +406,19 @@ impl<I> ServerSession<I> {
         self.peer.tls.as_ref()
     }
 
-    /// Returns how many forbidden spaces before a path were accepted.
-    #[must_use]
-    pub fn stray_spaces(&self) -> u32 {
-        self.stray_spaces
+    /// Takes the deviations from the syntax that were accepted since the last call.
+    pub fn take_tolerated(&mut self) -> Vec<Tolerance> {
+        std::mem::take(&mut self.tolerated)
+    }
+
+    fn syntax(&self) -> Syntax {
+        match (self.config.tolerant, self.config.service) {
+            (Tolerant::Nobody, _) => Syntax::Strict,
+            (Tolerant::Everybody, _) => Syntax::LoggedIn,
+            (Tolerant::Known, _) if self.logged_in => Syntax::LoggedIn,
+            (Tolerant::Known, Service::Submission) => Syntax::Submission,
+            (Tolerant::Known, Service::Relay) => Syntax::Stranger,
+        }
     }
 
     /// Sends the greeting, or refuses a client that sent something before it.
@@ -405,7 +445,7 @@ impl<I> ServerSession<I> {
             self.reply(&Reply::new(221, 7, 0, "this port expects plaintext SMTP"));
             return Err(None);
         }
-        let bytes_max = self.line_bytes_max(&state);
+        let bytes_max = self.line_bytes_max(&state, input);
         if let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(bytes_max)]) {
             let line = input.split_to(end + 1);
             self.deadline = now + self.config.command_timeout;
@@ -418,7 +458,10 @@ impl<I> ServerSession<I> {
             return Ok(Bytes::copy_from_slice(line));
         }
         if input.len() >= bytes_max {
-            self.state = State::Discarding { discarded: 0, then: Box::new(state) };
+            let of_auth = bytes_max == LINE_BYTES_AUTH;
+            // RFC 4954 4: an exchange ends with a line that is too long.
+            let then = if matches!(state, State::Auth(_)) { State::Ready } else { state };
+            self.state = State::Discarding { discarded: 0, of_auth, then: Box::new(then) };
             return Err(None);
         }
         // The deadline counts from the end of the previous command; single bytes do not extend it.
@@ -426,31 +469,39 @@ impl<I> ServerSession<I> {
         Err(Some(Output::Read(self.deadline)))
     }
 
-    fn line_bytes_max(&self, state: &State) -> usize {
+    fn line_bytes_max(&self, state: &State, input: &[u8]) -> usize {
         match state {
             State::Auth(_) => LINE_BYTES_AUTH,
+            // RFC 4954 4.3: an initial response counts too.
+            _ if self.is_extended() && begins_auth(input) => LINE_BYTES_AUTH,
             _ if self.is_extended() => LINE_BYTES_EXTENDED,
             _ => LINE_BYTES_PLAIN,
         }
     }
 
     /// Discards an overlong line up to its end.
-    fn discard(&mut self, discarded: usize, then: Box<State>, input: &mut BytesMut) -> Option<Output> {
-        let end = memchr::memchr(b'\n', input).map(|end| end + 1);
-        let dropped = input.split_to(end.unwrap_or(input.len())).len();
-        let discarded = discarded + dropped;
-        if end.is_some() {
-            let was_auth = matches!(*then, State::Auth(_));
-            self.state = if was_auth { State::Ready } else { *then };
-            let detail = if was_auth { 6 } else { 2 };
+    fn discard(
+        &mut self,
+        discarded: usize,
+        of_auth: bool,
+        then: Box<State>,
+        input: &mut BytesMut,
+    ) -> Option<Output> {
+        let room = DISCARD_BYTES_MAX - discarded;
+        let searched = input.len().min(room);
+        if let Some(end) = memchr::memchr(b'\n', &input[..searched]) {
+            let _ = input.split_to(end + 1);
+            self.state = *then;
+            let detail = if of_auth { 6 } else { 2 };
             self.error_reply(&Reply::new(500, 5, detail, "line too long"));
             return None;
         }
-        if discarded > DISCARD_BYTES_MAX {
+        if searched == room {
             self.reply(&Reply::new(421, 7, 0, "line too long"));
             return None;
         }
-        self.state = State::Discarding { discarded, then };
+        input.clear();
+        self.state = State::Discarding { discarded: discarded + searched, of_auth, then };
         Some(Output::Read(self.deadline))
     }
 
@@ -459,8 +510,11 @@ impl<I> ServerSession<I> {
             return self.continue_auth(line);
         }
         // `next_line` has applied the limit of the state.
-        match Command::parse(line) {
-            Ok(command) => self.handle(now, command, input),
+        match Command::parse(line, self.syntax()) {
+            Ok(Parsed { command, tolerated }) => {
+                self.tolerated.extend(tolerated);
+                self.handle(now, command, input)
+            }
             Err(error) => {
                 self.refuse_command(error);
                 None
@@ -473,9 +527,7 @@ impl<I> ServerSession<I> {
             Command::Ehlo(name) => self.hello(Hello { name, extended: true }),
             Command::Helo(name) => self.hello(Hello { name, extended: false }),
             Command::Mail(mail) => return self.mail(*mail),
-            Command::Recipient { address, stray_space } => {
-                return self.recipient(address, stray_space);
-            }
+            Command::Recipient(address) => return self.recipient(address),
             Command::Data => self.data(now),
             Command::Reset => {
                 self.state = State::Ready;
@@ -501,7 +553,7 @@ impl<I> ServerSession<I> {
     fn hello(&mut self, hello: Hello) {
         let mut text = self.config.hostname.to_string();
         if hello.extended {
-            let size = format!("SIZE {}", self.config.message_size_max);
+            let size = format!("SIZE {}", self.message_size_max);
             let offers_tls = self.config.tls_available && self.peer.tls.is_none();
             let offers_auth = self.peer.tls.is_some() && !self.logged_in;
             let capabilities = [
@@ -524,15 +576,13 @@ impl<I> ServerSession<I> {
     }
 
     fn mail(&mut self, mail: Mail) -> Option<Question> {
-        let limit = self.config.message_size_max;
+        let limit = self.message_size_max;
         let refusal = if self.hello.is_none() {
             Some(Reply::new(503, 5, 1, "send EHLO first"))
         } else if matches!(self.state, State::Transaction(_)) {
             Some(Reply::new(503, 5, 1, "nested MAIL command"))
         } else if self.config.service == Service::Submission && self.peer.identity.is_none() {
             Some(Reply::new(530, 7, 0, "authentication required"))
-        } else if mail.stray_space && self.config.strict_syntax {
-            Some(Reply::new(501, 5, 4, "space before the address not allowed"))
         } else if limit != 0 && mail.size > limit {
             Some(Reply::new(
                 552,
@@ -547,13 +597,12 @@ impl<I> ServerSession<I> {
             self.error_reply(&refusal);
             return None;
         }
-        self.stray_spaces += u32::from(mail.stray_space);
         self.state = State::AwaitingAnswer(PendingQuestion::Sender(mail.clone()));
         Some(Question::Sender(mail))
     }
 
-    fn recipient(&mut self, address: Address, stray_space: bool) -> Option<Question> {
-        let envelope = match std::mem::replace(&mut self.state, State::Ready) {
+    fn recipient(&mut self, address: Address) -> Option<Question> {
+        let mut envelope = match std::mem::replace(&mut self.state, State::Ready) {
             State::Transaction(envelope) => envelope,
             other => {
                 self.state = other;
@@ -561,25 +610,25 @@ impl<I> ServerSession<I> {
                 return None;
             }
         };
-        let refusal = if stray_space && self.config.strict_syntax {
-            Some(Reply::new(501, 5, 4, "space before the address not allowed"))
-        } else if !envelope.mail.smtputf8 && !address.is_ascii() {
-            Some(Reply::new(553, 6, 7, "address requires SMTPUTF8"))
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
+        if !envelope.mail.smtputf8 && !address.is_ascii() {
             self.state = State::Transaction(envelope);
-            self.error_reply(&refusal);
+            self.error_reply(&Reply::new(553, 6, 7, "address requires SMTPUTF8"));
             return None;
         }
-        if envelope.recipients.len() >= self.config.recipients_max {
+        let repeats = envelope.recipients.has(&address);
+        envelope.repeated += usize::from(repeats);
+        if repeats && envelope.repeated <= self.config.recipients_max {
+            // It is accepted already, and one delivery.
+            self.state = State::Transaction(envelope);
+            self.reply(&Reply::new(250, 1, 5, "recipient ok"));
+            return None;
+        }
+        if repeats || envelope.recipients.len() >= self.config.recipients_max {
             // RFC 5321 4.5.3.1.10: the recipients before it stay valid.
             self.state = State::Transaction(envelope);
-            self.reply(&Reply::new(452, 5, 3, "too many recipients"));
+            self.refusal_reply(&Reply::new(452, 5, 3, "too many recipients"));
             return None;
         }
-        self.stray_spaces += u32::from(stray_space);
         self.state = State::AwaitingAnswer(PendingQuestion::Recipient(envelope, address.clone()));
         Some(Question::Recipient(address))
     }
@@ -588,7 +637,7 @@ impl<I> ServerSession<I> {
         match std::mem::replace(&mut self.state, State::Ready) {
             State::Transaction(envelope) if !envelope.recipients.is_empty() => {
                 self.reply(&Reply::plain(354, "end data with <CR><LF>.<CR><LF>"));
-                let limit = self.config.message_size_max;
+                let limit = self.message_size_max;
                 let size_max = if limit == 0 { u64::MAX } else { limit };
                 // The announced size is a hint and reserves at most 64 KiB.
                 let expected = usize::try_from(envelope.mail.size.min(64 << 10)).unwrap_or(0).max(4 << 10);
@@ -619,24 +668,36 @@ impl<I> ServerSession<I> {
             return Some(Output::Read(until));
         }
         self.state = State::Ready;
-        let content = match decoder.finish() {
+        let syntax = self.syntax();
+        let mut tolerances = Tolerances::new(syntax);
+        let lf_lines = syntax >= Tolerance::LfLines.least();
+        let content = match if lf_lines { decoder.finish_tolerant() } else { decoder.finish() } {
             Decoded::Content(content) => content,
+            Decoded::LfLines(content) => {
+                tolerances.accept(Tolerance::LfLines);
+                content
+            }
             refused => {
-                self.reply(&refusal_of(&refused, self.config.message_size_max));
+                self.refusal_reply(&refusal_of(&refused, self.message_size_max));
                 return None;
             }
         };
-        if let Some(refusal) = self.header_refusal(&content) {
-            self.reply(&refusal);
+        let content = without_mbox_line(content, &mut tolerances);
+        if let Some(refusal) = self.header_refusal(&content, &mut tolerances) {
+            self.refusal_reply(&refusal);
             return None;
         }
+        self.tolerated.extend(tolerances.into_accepted());
         self.state = State::AwaitingAnswer(PendingQuestion::Message);
-        let Envelope { mail, recipients } = envelope;
-        Some(Output::Ask(Question::Message(Box::new(Message { mail, recipients, content }))))
+        let Envelope { mail, recipients, .. } = envelope;
+        Some(Output::Ask(Question::Message(Box::new(Message { mail, recipients, content, syntax }))))
     }
 
-    fn header_refusal(&self, content: &[u8]) -> Option<Reply> {
-        let header = headers::summarise(content);
+    fn header_refusal(&self, content: &[u8], tolerances: &mut Tolerances) -> Option<Reply> {
+        let mut header = headers::summarise_tolerant(content);
+        if header.spaced_names > 0 && !tolerances.accept(Tolerance::FieldName) {
+            header = headers::summarise(content);
+        }
         if header.received > HOPS_MAX {
             return Some(Reply::new(554, 4, 6, "too many hops"));
         }
@@ -694,6 +755,21 @@ impl<I> ServerSession<I> {
         }
     }
 
+    /// Refuses a sender, a recipient or a message; disconnects after too many.
+    ///
+    /// A stranger who tries recipients is cut off like one who makes errors. A client with an identity may have
+    /// a list with many bad addresses, so it has a limit of its own, which an accepted message resets.
+    fn refusal_reply(&mut self, reply: &Reply) {
+        if self.peer.identity.is_none() {
+            return self.error_reply(reply);
+        }
+        self.reply(reply);
+        self.refusals += 1;
+        if self.refusals > self.config.refusals_max {
+            self.close_with_421();
+        }
+    }
+
     /// Replies to a command that sends no mail; disconnects after too many in a row.
     fn junk_reply(&mut self, reply: &Reply) {
         self.reply(reply);
@@ -721,13 +797,27 @@ impl<I> ServerSession<I> {
     }
 }
 
+fn without_mbox_line(content: Bytes, tolerances: &mut Tolerances) -> Bytes {
+    match headers::mbox_line_len(&content) {
+        0 => content,
+        len if tolerances.accept(Tolerance::MboxLine) => content.slice(len..),
+        _ => content,
+    }
+}
+
+fn begins_auth(input: &[u8]) -> bool {
+    input.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
+}
+
 fn refusal_of(refused: &Decoded, limit: u64) -> Reply {
     match refused {
         Decoded::TooLarge => {
             Reply::new(552, 3, 4, format!("message exceeds the limit of {}", ByteSize(limit).in_words()))
         }
         Decoded::BareNewline => Reply::new(550, 5, 2, "bare CR/LF not allowed"),
-        Decoded::Nul | Decoded::Content(_) => Reply::new(554, 6, 0, "NUL byte not allowed"),
+        Decoded::Nul | Decoded::Content(_) | Decoded::LfLines(_) => {
+            Reply::new(554, 6, 0, "NUL byte not allowed")
+        }
     }
 }
 
@@ -876,6 +966,40 @@ mod tests {
     fn s_007_a_tls_hello_on_a_plaintext_port_is_refused_at_once() {
         check("\x16\x03\x01 and no end of a line", &["220 ", "221 2.7.0"]);
         check("NOOP\r\n\x16\x03\x01\n", &["220 ", "250 ", "221 2.7.0"]);
+    }
+
+    #[test]
+    fn s_028_a_line_over_64_kib_ends_the_session_even_when_its_end_has_arrived() {
+        let line = |bytes: usize| format!("EHLO x.y\r\n{}\r\nNOOP\r\n", "x".repeat(bytes));
+        check(&line(60 << 10), &["220 ", "250 ", "500 5.5.2", "250 2.0.0"]);
+        check(&line(70 << 10), &["220 ", "250 ", "421 4.7.0"]);
+    }
+
+    #[test]
+    fn s_302_a_line_of_auth_may_have_12_288_bytes() {
+        let line = |bytes: usize| format!("EHLO x.y\r\nAUTH PLAIN {}\r\nNOOP\r\n", "x".repeat(bytes - 13));
+        check(&line(12_288), &["220 ", "250 ", "538 5.7.11", "250 2.0.0"]);
+        check(&line(12_289), &["220 ", "250 ", "500 5.5.6", "250 2.0.0"]);
+    }
+
+    #[test]
+    fn s_201_the_smaller_of_the_limits_of_listener_and_client_holds() {
+        let now = Instant::now();
+        for (listener, own, expected) in
+            [(10, None, 10), (10, Some(5), 5), (10, Some(20), 10), (0, Some(5), 5), (0, None, 0)]
+        {
+            let config = ServerConfig { message_size_max: listener, ..ServerConfig::default() };
+            let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: None, identity: Some(()) };
+            let mut session = ServerSession::new(Arc::new(config), peer, now);
+            session.limit_message_size(own);
+            let mut buffer = BytesMut::new();
+            session.poll(now, &mut buffer);
+            buffer.extend_from_slice(b"EHLO x.y\r\nMAIL FROM:<a@b.c> SIZE=6\r\n");
+            session.poll(now, &mut buffer);
+            let replies = String::from_utf8(session.take_replies().to_vec()).unwrap();
+            assert!(replies.contains(&format!("-SIZE {expected}\r\n")), "{replies}");
+            assert_eq!(replies.contains("552 5.3.4"), expected == 5, "{replies}");
+        }
     }
 
     #[test]

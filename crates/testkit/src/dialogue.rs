@@ -61,6 +61,8 @@ pub struct Settings {
     pub size_max: Option<u64>,
     /// The recipient limit: `@ recipients-max N`.
     pub recipients_max: Option<usize>,
+    /// The refusal limit of clients with an identity: `@ refusals-max N`.
+    pub refusals_max: Option<u32>,
     /// Needs a session without a network, because it moves the clock: `@ bare-only`.
     pub bare_only: bool,
     /// Needs the test policy, or a listener that waits before its greeting: `@ test-listener`.
@@ -76,6 +78,7 @@ impl Settings {
         strict: false,
         size_max: None,
         recipients_max: None,
+        refusals_max: None,
         bare_only: false,
         test_listener: false,
     };
@@ -189,6 +192,7 @@ fn apply_setting(settings: &mut Settings, setting: &str) -> bool {
         "bare-only" => settings.bare_only = true,
         "test-listener" => settings.test_listener = true,
         "size-max" => settings.size_max = value.parse().ok(),
+        "refusals-max" => settings.refusals_max = value.parse().ok(),
         "recipients-max" => settings.recipients_max = value.parse().ok(),
         _ => return false,
     }

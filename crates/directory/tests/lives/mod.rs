@@ -23,7 +23,7 @@ fn secret() -> impl Strategy<Value = Secret> {
     prop_oneof![
         (0..6_u8).prop_map(login),
         (0..6_u8).prop_map(|byte| Secret::ApiKey { sha256: [byte; 32] }),
-        Just(Secret::Network),
+        any::<bool>().prop_map(|relay| Secret::Network { relay }),
     ]
 }
 

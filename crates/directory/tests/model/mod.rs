@@ -125,7 +125,7 @@ impl Model {
                 match &put.secret {
                     Secret::Login { login, .. } => uniques.push(format!("login {login}")),
                     Secret::ApiKey { sha256 } => uniques.push(format!("key {sha256:?}")),
-                    Secret::Network => {
+                    Secret::Network { .. } => {
                         let mut networks: Vec<_> =
                             put.networks.iter().map(|network| network.trunc()).collect();
                         networks.sort();
@@ -133,7 +133,7 @@ impl Model {
                         uniques.extend(networks.iter().map(ToString::to_string));
                     }
                 }
-                let somewhere = put.secret != Secret::Network || !put.networks.is_empty();
+                let somewhere = !matches!(put.secret, Secret::Network { .. }) || !put.networks.is_empty();
                 there(Kind::Tenant, &put.tenant) && somewhere
             }
             Put::Pool(put) => put.members.iter().all(|(source, _)| there(Kind::Source, source)),
@@ -184,7 +184,7 @@ impl Model {
                 let found = match &put.secret {
                     Secret::Login { login, .. } => view.login(login),
                     Secret::ApiKey { sha256 } => view.api_key(sha256),
-                    Secret::Network => view.network(put.networks[0].addr()),
+                    Secret::Network { .. } => view.network(put.networks[0].addr()),
                 };
                 assert_eq!(found, Some(credential));
             }

@@ -96,7 +96,12 @@ pub(crate) fn message_id(submission: &Submission) -> MessageId {
 
 fn config() -> IngressConfig {
     let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let listener = |service, implicit_tls| SmtpListener { listen: loopback, service, implicit_tls };
+    let listener = |service, implicit_tls| SmtpListener {
+        listen: loopback,
+        service,
+        implicit_tls,
+        strict_syntax: false,
+    };
     IngressConfig {
         hostname: Domain::parse("mx.test").unwrap(),
         listeners: vec![
@@ -140,7 +145,8 @@ pub(crate) fn directory() -> Vec<Command> {
         credential("elsewhere", "any", login("far", "secret"), networks("192.0.2.0/24")),
         credential("any-key", "any", api_key("any-key"), Vec::new()),
         credential("shop-key", "shop", api_key("shop-key"), Vec::new()),
-        credential("trusted", "any", Secret::Network, networks("127.0.0.9/32")),
+        credential("trusted", "any", Secret::Network { relay: false }, networks("127.0.0.9/32")),
+        credential("gateway", "any", Secret::Network { relay: true }, networks("127.0.0.8/32")),
         Put::Route(Route {
             pattern: Pattern::Exact(Domain::parse("routed.example").unwrap()),
             host: "10.0.0.1".into(),

@@ -46,6 +46,8 @@ pub struct Session<'a, I> {
     pub tls: Option<&'a TlsInfo>,
     /// The identity of the client, if known.
     pub identity: Option<&'a I>,
+    /// The client has authenticated with AUTH.
+    pub logged_in: bool,
 }
 
 /// The decisions of the role behind a listener.
@@ -55,6 +57,11 @@ pub trait Policy: Send + Sync + 'static {
 
     /// Returns the identity of a client by its address alone, if its network is a credential.
     fn network_identity(&self, client: IpAddr) -> Option<Self::Identity>;
+
+    /// Returns the message size limit of an identity, if it has its own; the listener's limit holds too.
+    fn message_size_max(&self, _identity: &Self::Identity) -> Option<u64> {
+        None
+    }
 
     /// Answers a question. A positive reply to a message means that it is stored.
     ///

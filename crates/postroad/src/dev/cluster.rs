@@ -191,8 +191,12 @@ fn sections(args: &DevArgs, role: RoleName, number: u16) -> String {
         RoleName::Control => format!("[http]\nlisten = \"{}\"\n", args.listen_http),
         RoleName::Ingress => {
             let at = |address| offset(address, number - 1);
+            let addresses = [args.listen_smtp, args.listen_smtps, args.listen_grpc];
+            let on_loopback = addresses.iter().all(|address| address.ip().is_loopback());
+            // A node that other hosts reach needs a name.
+            let hostname = if on_loopback { "localhost" } else { "dev.localhost" };
             format!(
-                "{resolver}[tls]\nself_signed = true\n\n[ingress]\nhostname = \"localhost\"\ngrpc_listen = \"{}\"\ngrpc_plaintext = true\nconnections_per_network_max = 10000\n\
+                "{resolver}[tls]\nself_signed = true\n\n[ingress]\nhostname = \"{hostname}\"\ngrpc_listen = \"{}\"\ngrpc_plaintext = true\nconnections_per_network_max = 10000\n\
                  listeners = [\n  {{ listen = \"{}\" }},\n  {{ listen = \"{}\", implicit_tls = true }},\n]\n",
                 at(args.listen_grpc),
                 at(args.listen_smtp),

@@ -99,6 +99,9 @@ fn secret(credential: &CredentialPolicy) -> anyhow::Result<Secret> {
         }
         (None, None) => None,
     };
+    let is_network =
+        credential.api_key.is_none() && credential.api_key_sha256.is_none() && credential.login.is_none();
+    ensure!(is_network || !credential.relay, "`relay` is only for a credential by networks alone");
     match (&credential.api_key, &credential.api_key_sha256, &credential.login, password) {
         (Some(key), None, None, None) => {
             ensure!(key.len() >= 16, "`api_key` is too short: expected at least 16 characters");
@@ -110,7 +113,7 @@ fn secret(credential: &CredentialPolicy) -> anyhow::Result<Secret> {
         }
         (None, None, None, None) => {
             ensure!(!credential.networks.is_empty(), "expected a key, a login with a password, or networks");
-            Ok(Secret::Network)
+            Ok(Secret::Network { relay: credential.relay })
         }
         _ => bail!(
             "expected one of `api_key`, `api_key_sha256`, or `login` with a password, and no other of them"
@@ -186,11 +189,12 @@ mod tests {
               - {name: app, tenant: acme, api_key: 0123456789abcdef}
               - {name: people, tenant: acme, login: acme, password: correct horse}
               - {name: hall, tenant: acme, networks: [192.0.2.0/24]}
+              - {name: gateway, tenant: acme, networks: [192.0.3.1/32], relay: true}
             limits: [{name: slow, site: receiver.example, rates: [10/s, 1000/h]}]
             routes: [{domain: '*', host: relay.example, port: 25}]
             remove: {sources: [old]}
             ",
-            Ok((8, 1)),
+            Ok((9, 1)),
         );
     }
 
@@ -200,6 +204,8 @@ mod tests {
         check("credentials: [{name: a, tenant: t, api_key: 0123456789abcdef, login: b}]", Err(wrong));
         check("credentials: [{name: a, tenant: t, login: b}]", Err(wrong));
         check("credentials: [{name: a, tenant: t}]", Err("credential `a`: expected a key"));
+        let keyed = "credentials: [{name: a, tenant: t, api_key: 0123456789abcdef, relay: true}]";
+        check(keyed, Err("credential `a`: `relay` is only for a credential by networks alone"));
         check("credentials: [{name: a, tenant: t, api_key: short}]", Err("at least 16"));
         check("credentials: [{name: a, tenant: t, api_key_sha256: zz}]", Err("64 hexadecimal"));
     }

@@ -76,7 +76,7 @@ impl From<&Secret> for wire::Secret {
             Secret::Login { login, verifier } => {
                 Wire::Login(wire::Login { login: login.to_string(), verifier: verifier.to_string() })
             }
-            Secret::Network => Wire::Network(wire::Network {}),
+            Secret::Network { relay } => Wire::Network(wire::Network { relay: *relay }),
         };
         Self { secret: Some(secret) }
     }
@@ -93,7 +93,7 @@ impl TryFrom<wire::Secret> for Secret {
                 Self::ApiKey { sha256 }
             }
             Wire::Login(login) => Self::Login { login: login.login.into(), verifier: login.verifier.into() },
-            Wire::Network(wire::Network {}) => Self::Network,
+            Wire::Network(wire::Network { relay }) => Self::Network { relay },
         })
     }
 }

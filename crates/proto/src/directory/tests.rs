@@ -16,7 +16,12 @@ fn some_domain() -> Domain {
 
 fn secrets() -> Vec<Secret> {
     let login = Secret::Login { login: "alice".into(), verifier: "$argon2id$x".into() };
-    vec![Secret::ApiKey { sha256: [7; 32] }, login, Secret::Network]
+    vec![
+        Secret::ApiKey { sha256: [7; 32] },
+        login,
+        Secret::Network { relay: false },
+        Secret::Network { relay: true },
+    ]
 }
 
 fn sender_domains() -> Vec<SenderDomains> {
@@ -141,9 +146,19 @@ fn commands_round_trip() {
 #[test]
 fn an_entry_of_the_first_version_can_still_be_read() {
     let mut entry = Entry { commands: commands(), term: Some(7) };
-    // Commands added later are not in it.
+    // Commands and values added later are not in it.
     entry.commands.retain(|command| !matches!(command, Command::ReleaseSource { .. }));
+    for command in &mut entry.commands {
+        if let Command::Change(changes) = command {
+            changes.retain(|change| !has_relay_network(change));
+        }
+    }
     assert_eq!(Entry::decode(Bytes::from_static(include_bytes!("entry-v1.bin"))), Ok(entry));
+}
+
+fn has_relay_network(change: &Change) -> bool {
+    let Change::Put(Put::Credential(put)) = change else { return false };
+    put.secret == Secret::Network { relay: true }
 }
 
 #[test]

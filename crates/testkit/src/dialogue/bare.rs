@@ -9,7 +9,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use postroad_smtp::server::{Output, Peer as Client, ServerConfig, ServerSession, Service, TlsInfo};
+use postroad_smtp::{
+    server::{Output, Peer as Client, ServerConfig, ServerSession, Service, TlsInfo},
+    tolerance::Tolerant,
+};
 
 use super::{Envelope, Settings, play::Peer, play::TestPolicy};
 
@@ -36,8 +39,9 @@ impl Settings {
             service: if self.relay { Service::Relay } else { Service::Submission },
             message_size_max: self.size_max.unwrap_or(usual.message_size_max),
             recipients_max: self.recipients_max.unwrap_or(usual.recipients_max),
+            refusals_max: self.refusals_max.unwrap_or(usual.refusals_max),
             tls_available: !self.no_starttls,
-            strict_syntax: self.strict,
+            tolerant: if self.strict { Tolerant::Nobody } else { Tolerant::Known },
             ..usual
         }
     }

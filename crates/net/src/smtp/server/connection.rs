@@ -102,6 +102,7 @@ impl<P: Policy> Connection<P> {
         let ip = self.client.ip().to_canonical();
         let peer = Peer { ip, tls, identity: self.shared.policy.network_identity(ip) };
         let mut session = ServerSession::new(Arc::clone(&self.shared.server), peer, Instant::now());
+        self.limit_message_size(&mut session);
         self.run_session(&mut session).await
     }
 
@@ -145,12 +146,14 @@ impl<P: Policy> Connection<P> {
 
     async fn answer(&mut self, session: &mut ServerSession<P::Identity>, question: Question) {
         let is_message = matches!(question, Question::Message(_));
+        let is_login = matches!(question, Question::Authenticate(_));
         let session_view = Session {
             client: self.client,
             helo: session.helo(),
             extended: session.is_extended(),
             tls: session.tls(),
             identity: session.identity(),
+            logged_in: session.is_logged_in(),
         };
         let answer = self.shared.policy.decide(session_view, question).await;
         if is_message && matches!(&answer, Answer::Reply(reply) if reply.is_positive()) {
@@ -160,6 +163,15 @@ impl<P: Policy> Connection<P> {
             }
         }
         session.answer(Instant::now(), answer);
+        if is_login {
+            self.limit_message_size(session);
+        }
+    }
+
+    /// S-201: the limit that is announced and enforced is that of the client's tenant, once it is known.
+    fn limit_message_size(&self, session: &mut ServerSession<P::Identity>) {
+        let own = session.identity().and_then(|identity| self.shared.policy.message_size_max(identity));
+        session.limit_message_size(own);
     }
 
     /// S-037: the message was accepted once; the client may send it again.
@@ -171,6 +183,7 @@ impl<P: Policy> Connection<P> {
     }
 
     async fn send_replies(&mut self, session: &mut ServerSession<P::Identity>) -> io::Result<()> {
+        self.shared.metrics.note_tolerated(&session.take_tolerated());
         let replies = session.take_replies();
         if replies.is_empty() {
             return Ok(());
