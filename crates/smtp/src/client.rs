@@ -127,7 +127,11 @@ pub enum Phase {
 /// What the session needs next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Send [`ClientSession::take_output`], then read bytes before the deadline.
+    /// Hand [`ClientSession::take_output`] to the system, then call [`ClientSession::written`].
+    ///
+    /// Only then is there a deadline for the reply: however slowly the server reads, it has its full time to answer.
+    Write,
+    /// Read bytes before the deadline.
     Read(Instant),
     /// Do a TLS handshake and call [`ClientSession::tls_established`]. The input must be empty.
     StartTls,
@@ -215,8 +219,17 @@ pub struct ClientSession {
     tls: bool,
     reader: ReplyReader,
     output: Vec<Bytes>,
-    deadline: Instant,
+    reply: ReplyDue,
     transactions: u32,
+}
+
+/// When the next reply is due.
+#[derive(Clone, Copy, Debug)]
+enum ReplyDue {
+    /// This long after the last byte of the output was handed to the system (D-045).
+    AfterWrite(Duration),
+    /// At this time.
+    At(Instant),
 }
 
 #[derive(Debug)]
@@ -265,7 +278,7 @@ impl ClientSession {
     #[must_use]
     pub fn new(config: ClientConfig, now: Instant) -> Self {
         Self {
-            deadline: now + config.timeouts.greeting,
+            reply: ReplyDue::At(now + config.timeouts.greeting),
             config,
             state: State::Greeting,
             capabilities: Capabilities::default(),
@@ -302,6 +315,26 @@ impl ClientSession {
         }
     }
 
+    fn next_io(&self) -> Output {
+        match self.reply {
+            ReplyDue::AfterWrite(_) => Output::Write,
+            ReplyDue::At(deadline) => Output::Read(deadline),
+        }
+    }
+
+    /// The system has taken the last byte of the output at `now`; the time for the reply begins.
+    pub fn written(&mut self, now: Instant) {
+        if let ReplyDue::AfterWrite(limit) = self.reply {
+            self.reply = ReplyDue::At(now + limit);
+        }
+    }
+
+    /// Sets how long the reply to the buffered output may take; without output it is counted from `now`.
+    fn expect_reply_within(&mut self, now: Instant, limit: Duration) {
+        self.reply =
+            if self.output.is_empty() { ReplyDue::At(now + limit) } else { ReplyDue::AfterWrite(limit) };
+    }
+
     /// Takes the buffered output, in order, possibly none.
     pub fn take_output(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.output)
@@ -329,7 +362,7 @@ impl ClientSession {
             lines.data();
         }
         self.output.push(lines.finish());
-        self.deadline = now + self.config.timeouts.envelope;
+        self.expect_reply_within(now, self.config.timeouts.envelope);
         self.state = State::Envelope(Box::new(ActiveTransaction {
             wire,
             results: vec![None; transaction.recipients.len()],
@@ -379,7 +412,7 @@ impl ClientSession {
     pub fn quit(&mut self, now: Instant) {
         if matches!(self.state, State::Idle) {
             self.output.push(Bytes::from_static(b"QUIT\r\n"));
-            self.deadline = now + self.config.timeouts.quit;
+            self.expect_reply_within(now, self.config.timeouts.quit);
             self.state = State::Quitting;
         }
     }
@@ -469,7 +502,7 @@ impl ClientSession {
     fn send_ehlo(&mut self, now: Instant) {
         self.capabilities = Capabilities::default();
         self.output.push(CommandLine::ehlo("EHLO", &self.config.helo));
-        self.deadline = now + self.config.timeouts.hello;
+        self.expect_reply_within(now, self.config.timeouts.hello);
         self.state = State::Ehlo;
     }
 
@@ -477,7 +510,7 @@ impl ClientSession {
         // D-038: fall back to HELO when the server refuses EHLO, but never inside TLS.
         if reply.is_permanent() && !self.tls && self.config.tls != TlsUse::Required {
             self.output.push(CommandLine::ehlo("HELO", &self.config.helo));
-            self.deadline = now + self.config.timeouts.hello;
+            self.expect_reply_within(now, self.config.timeouts.hello);
             self.state = State::Helo;
             return;
         }
@@ -488,7 +521,7 @@ impl ClientSession {
         match (self.config.tls, self.capabilities.start_tls && !self.tls) {
             (TlsUse::Opportunistic | TlsUse::Required, true) => {
                 self.output.push(Bytes::from_static(b"STARTTLS\r\n"));
-                self.deadline = now + self.config.timeouts.start_tls;
+                self.expect_reply_within(now, self.config.timeouts.start_tls);
                 self.state = State::StartTls;
             }
             (TlsUse::Required, false) if !self.tls => self.state = State::Ended(Ended::NoTls),
@@ -539,21 +572,21 @@ impl ClientSession {
                     self.output.push(active.command(expected));
                 }
                 let timeouts = &self.config.timeouts;
-                self.deadline =
-                    now + if expected == Expected::Data { timeouts.data } else { timeouts.envelope };
+                let limit = if expected == Expected::Data { timeouts.data } else { timeouts.envelope };
+                self.expect_reply_within(now, limit);
                 self.state = State::Envelope(active);
                 None
             }
             Next::Content => {
                 self.output.append(&mut active.wire);
-                self.deadline = now + self.config.timeouts.message;
+                self.expect_reply_within(now, self.config.timeouts.message);
                 self.state = State::Message(active);
                 None
             }
             Next::EmptyContent => {
                 // RFC 2920 3.1: 354 although no recipient was accepted; an empty message ends DATA.
                 self.output.push(Bytes::from_static(b".\r\n"));
-                self.deadline = now + self.config.timeouts.message;
+                self.expect_reply_within(now, self.config.timeouts.message);
                 self.state = State::Message(active);
                 None
             }
@@ -573,7 +606,7 @@ impl ClientSession {
             self.state = State::Idle;
         } else {
             self.output.push(Bytes::from_static(b"RSET\r\n"));
-            self.deadline = now + self.config.timeouts.reset;
+            self.expect_reply_within(now, self.config.timeouts.reset);
             self.state = State::Resetting;
         }
     }
