@@ -65,6 +65,12 @@ pub fn outcome_of_session(ended: &Ended) -> Outcome {
         Ended::NoTls => {
             Outcome::new(K::Soft, Some(C::TlsPolicy), 0, "4.7.4 the receiver does not offer STARTTLS")
         }
+        Ended::Injected => Outcome::new(
+            K::Soft,
+            Some(C::TlsPolicy),
+            0,
+            "4.7.0 plaintext followed the reply to STARTTLS: the connection may be under attack",
+        ),
         Ended::Quit | Ended::Idle => not_sent(Lost::Closed),
     }
 }
@@ -117,11 +123,13 @@ pub fn signal_of_session(ended: &Ended) -> Signal {
         Ended::Refused(_, reply) => Signal::Failed(reply.to_string().into()),
         Ended::Lost(_, lost) => Signal::Failed(text_of(*lost).into()),
         Ended::NoTls => Signal::Failed("no TLS".into()),
+        Ended::Injected => Signal::Failed("plaintext after the reply to STARTTLS".into()),
         Ended::Quit | Ended::Idle => Signal::Failed(text_of(Lost::Closed).into()),
     }
 }
 
 /// Returns true when the same host may be tried again without TLS, under a policy that does not require it (D-039).
+/// After injected plaintext it may not: that is what an attacker wants.
 #[must_use]
 pub fn is_tls_failure(ended: &Ended) -> bool {
     matches!(ended, Ended::Refused(Phase::StartTls, _) | Ended::Lost(Phase::StartTls, _))
@@ -293,5 +301,6 @@ mod tests {
         assert!(is_tls_failure(&Ended::Lost(Phase::StartTls, Lost::Closed)));
         assert!(!is_tls_failure(&Ended::Lost(Phase::Hello, Lost::Closed)));
         assert!(!is_tls_failure(&Ended::NoTls));
+        assert!(!is_tls_failure(&Ended::Injected));
     }
 }

@@ -189,6 +189,10 @@ pub enum Ended {
     Refused(Phase, Reply),
     /// TLS is required and the server does not offer it.
     NoTls,
+    /// Plaintext followed the 220 to STARTTLS, where only the handshake may: somebody may have injected it (S-402).
+    ///
+    /// Asking this host again without TLS would give the attacker what it wants.
+    Injected,
     /// The connection was lost in this phase.
     Lost(Phase, Lost),
     /// The server ended an idle session.
@@ -381,6 +385,11 @@ impl ClientSession {
         self.send_ehlo(now);
     }
 
+    /// The server, or somebody on the way, sent plaintext where the handshake was due.
+    pub fn plaintext_instead_of_handshake(&mut self) {
+        self.state = State::Ended(Ended::Injected);
+    }
+
     /// The connection was lost or the deadline passed; returns the results of a transaction in progress.
     pub fn connection_lost(&mut self, timed_out: bool) -> Option<Vec<RecipientResult>> {
         let lost = if timed_out { Lost::TimedOut(self.phase()) } else { Lost::Closed };
@@ -534,11 +543,7 @@ impl ClientSession {
             return self.refuse(Phase::StartTls, reply);
         }
         // S-402: a byte received before the handshake may have been injected.
-        self.state = if input.is_empty() {
-            State::Handshake
-        } else {
-            State::Ended(Ended::Lost(Phase::StartTls, Lost::Protocol(ReplyError::Malformed)))
-        };
+        self.state = if input.is_empty() { State::Handshake } else { State::Ended(Ended::Injected) };
     }
 
     fn become_idle(&mut self) {

@@ -336,7 +336,10 @@ impl Connection {
                 if let Some(Err(error)) = &failed {
                     tracing::debug!(%error, server = server_name, "TLS handshake with a server failed");
                 }
-                self.session.connection_lost(failed.is_none());
+                match &failed {
+                    Some(Err(error)) if is_plaintext(error) => self.session.plaintext_instead_of_handshake(),
+                    _ => drop(self.session.connection_lost(failed.is_none())),
+                }
             }
         }
     }
@@ -359,6 +362,12 @@ impl Connection {
         let connecting = Box::pin(tls.connector().connect(name, socket));
         self.timer.timeout_at(deadline, connecting).await
     }
+}
+
+/// Returns true when the server sent something other than TLS records.
+fn is_plaintext(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }
 
 /// Returns how long a message of this size may take at the minimum rate.

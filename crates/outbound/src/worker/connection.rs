@@ -74,6 +74,10 @@ impl Worker {
         } else {
             ended
         };
+        if ended == Ended::Injected {
+            self.context.metrics.starttls_injected.increment(1);
+            tracing::warn!(%remote, "plaintext followed the reply to STARTTLS: the connection may be under attack");
+        }
         let outcome = result::outcome_of_session(&ended);
         let result = AttemptResult { outcome, remote, tls: "".into() };
         Err(SessionFailure { result, signal: result::signal_of_session(&ended) })

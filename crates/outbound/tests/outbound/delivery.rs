@@ -72,6 +72,21 @@ async fn d_039_a_host_whose_starttls_fails_is_tried_again_without_tls() {
 }
 
 #[tokio::test]
+async fn s_402_a_host_with_plaintext_after_its_starttls_reply_is_not_asked_again_in_the_clear() {
+    let injected = Script { tls: Tls::Starttls, ..misbehaves(Phase::Starttls, Action::Inject) };
+    let report = outcome(Setup::default(), injected.clone()).await;
+    is(&report, K::Soft, Some(C::TlsPolicy));
+    assert!(report.text.contains("under attack"), "{}", report.text);
+    // Another mail host may have a way without the attacker.
+    let (first, second) = two_sinks(injected, Script::default()).await;
+    let node = two_hosts(&first, &second).start(None).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    is(&node.queue.report(1, 0).await, K::Delivered, None);
+    assert_eq!((first.ledger().count(), second.ledger().count()), (0, 1));
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn the_outcome_depends_on_the_reply_and_its_phase() {
     let check = async |phase, reply: &str, kind, class| {
         let report = outcome(Setup::default(), replies(phase, reply)).await;
@@ -196,22 +211,25 @@ async fn d_031_a_stale_connection_costs_no_attempt() {
 #[tokio::test]
 async fn d_010_the_next_mail_host_is_tried_when_one_refuses() {
     let (first, second) = two_sinks(replies(Phase::Connect, "554 no service"), Script::default()).await;
-    let mut setup = Setup {
-        zones: Zones::default()
-            .mx("example.test", 10, "one.test")
-            .mx("example.test", 20, "two.test")
-            .address("one.test", first.address().ip())
-            .address("two.test", second.address().ip()),
-        ..Setup::default()
-    };
-    setup.config.smtp_port = first.address().port();
-    let node = setup.start(None).await;
+    let node = two_hosts(&first, &second).start(None).await;
     node.assign(1, "example.test", &["a@example.test"]).await;
     let report = node.queue.report(1, 0).await;
     is(&report, K::Delivered, None);
     assert!(report.remote.starts_with("two.test ["), "{}", report.remote);
     assert_eq!((first.ledger().count(), second.ledger().count()), (0, 1));
     node.stop().await;
+}
+
+/// A domain whose mail hosts are two receivers, `one.test` preferred.
+fn two_hosts(first: &Sink, second: &Sink) -> Setup {
+    let zones = Zones::default()
+        .mx("example.test", 10, "one.test")
+        .mx("example.test", 20, "two.test")
+        .address("one.test", first.address().ip())
+        .address("two.test", second.address().ip());
+    let mut setup = Setup { zones, ..Setup::default() };
+    setup.config.smtp_port = first.address().port();
+    setup
 }
 
 /// Two receivers on different addresses and the same port.

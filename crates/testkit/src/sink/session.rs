@@ -446,6 +446,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Action::Stall => return self.stall().await,
             Action::Garbage => self.output.extend_from_slice(b"\x00\xff\x16\x03 no reply at all\r\n"),
             Action::GoOn | Action::Close | Action::HalfClose => self.put(reply),
+            Action::Inject => {
+                self.put(reply);
+                self.output.extend_from_slice(b"250-injected.test\r\n250 PIPELINING\r\n");
+                self.flush().await?;
+                return self.stall().await;
+            }
         }
         if rule.byte_delay_ms > 0 {
             self.drip(Duration::from_millis(rule.byte_delay_ms)).await?;
