@@ -309,7 +309,9 @@ impl ClientSession {
                         return Output::Done(results);
                     }
                 }
-                Ok(None) => return Output::Read(self.deadline),
+                // A line that is no reply, such as an empty one after the last reply.
+                Ok(None) if matches!(self.state, State::Idle) && input.is_empty() => return Output::Idle,
+                Ok(None) => return self.next_io(),
                 Err(error) => {
                     if let Some(results) = self.end_session(Lost::Protocol(error)) {
                         return Output::Done(results);
@@ -437,6 +439,12 @@ impl ClientSession {
     #[must_use]
     pub fn is_unanswered(&self) -> bool {
         matches!(&self.state, State::Envelope(active) if !active.answered)
+    }
+
+    /// Returns how many replies of this session broke the rules and were understood (D-044).
+    #[must_use]
+    pub fn irregular_replies(&self) -> u64 {
+        self.reader.irregular()
     }
 
     /// Returns the extensions that the server announced.

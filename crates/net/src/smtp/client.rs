@@ -169,6 +169,12 @@ impl Connection {
         self.session.capabilities()
     }
 
+    /// Returns how many replies broke the rules of SMTP and were understood.
+    #[must_use]
+    pub fn irregular_replies(&self) -> u64 {
+        self.session.irregular_replies()
+    }
+
     /// Returns the number of finished transactions.
     #[must_use]
     pub fn transactions(&self) -> u32 {

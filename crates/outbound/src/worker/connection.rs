@@ -46,6 +46,7 @@ impl OpenConnection {
     /// Closes the connection, with QUIT if the server still reads.
     pub(super) async fn quit(self) {
         let Self { connection, _counted, .. } = self;
+        _counted.0.irregular_replies.increment(connection.irregular_replies());
         if connection.is_usable() {
             connection.quit().await;
         }
