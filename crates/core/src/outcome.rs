@@ -138,6 +138,13 @@ impl Outcome {
         let end = clean.floor_char_boundary(OUTCOME_TEXT_BYTES_MAX);
         Self { kind, class, code, text: clean[..end].into() }
     }
+
+    /// Returns true when the attempt counts as one of the delivery's: the receiver was asked, and not only for a
+    /// smaller transaction.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        self.kind != OutcomeKind::Internal && self.class != Some(BounceClass::TooManyRecipients)
+    }
 }
 
 #[cfg(test)]

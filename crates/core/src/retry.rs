@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use crate::{Outcome, OutcomeKind};
+
+/// The wait after an attempt that failed on our side: the receiver was not asked, and the fault may soon be over.
+const INTERNAL_WAIT: Duration = Duration::from_secs(10);
+
 /// Waits between attempts. Default: 5 min, 20 min, then doubling up to 4 h, for 5 days; each ±20 %.
 ///
 /// RFC 5321 4.5.4.1 asks for 30 minutes on average and four to five days; the short first wait is for greylisting.
@@ -29,6 +34,15 @@ impl Default for RetrySchedule {
 }
 
 impl RetrySchedule {
+    /// Returns the wait after an attempt with this outcome, which was the delivery's attempt number `attempt`.
+    #[must_use]
+    pub fn wait_after(&self, outcome: &Outcome, attempt: u32, jitter: u16) -> Duration {
+        match outcome.kind {
+            OutcomeKind::Internal => spread(INTERNAL_WAIT, jitter),
+            _ => self.wait(attempt, jitter),
+        }
+    }
+
     /// Returns the wait after attempt number `attempt` (1 is the first). `jitter` 0 gives −20 %, 65,535 gives +20 %.
     #[must_use]
     pub fn wait(&self, attempt: u32, jitter: u16) -> Duration {
@@ -39,12 +53,16 @@ impl RetrySchedule {
                 self.second.saturating_mul(1 << doublings).min(self.cap)
             }
         };
-        // 80 % to 120 % in integers, so that all replicas get the same result; split so that the product cannot overflow.
-        let permille = 800 + u64::from(jitter) * 400 / u64::from(u16::MAX);
-        let millis = u64::try_from(base.as_millis()).unwrap_or(u64::MAX);
-        let spread = (millis / 1000).saturating_mul(permille).saturating_add(millis % 1000 * permille / 1000);
-        Duration::from_millis(spread)
+        spread(base, jitter)
     }
+}
+
+/// Returns 80 % to 120 % of `base`, in integers so that the result is the same everywhere, and without overflow.
+fn spread(base: Duration, jitter: u16) -> Duration {
+    let permille = 800 + u64::from(jitter) * 400 / u64::from(u16::MAX);
+    let millis = u64::try_from(base.as_millis()).unwrap_or(u64::MAX);
+    let spread = (millis / 1000).saturating_mul(permille).saturating_add(millis % 1000 * permille / 1000);
+    Duration::from_millis(spread)
 }
 
 #[cfg(test)]
@@ -78,5 +96,15 @@ mod tests {
         };
         assert!(schedule.wait(u32::MAX, u16::MAX) > Duration::from_secs(1 << 40));
         assert!(schedule.wait(1, 0) > Duration::from_secs(1 << 40));
+    }
+
+    #[test]
+    fn d_053_a_fault_on_our_side_is_retried_in_seconds() {
+        let schedule = RetrySchedule::default();
+        let internal = Outcome::new(OutcomeKind::Internal, None, 0, "out of descriptors");
+        let soft = Outcome::new(OutcomeKind::Soft, None, 451, "later");
+        assert!(schedule.wait_after(&internal, 7, u16::MAX) <= Duration::from_secs(12));
+        assert_eq!(schedule.wait_after(&soft, 7, 9), schedule.wait(7, 9));
+        assert!(!internal.is_counted() && soft.is_counted());
     }
 }

@@ -371,7 +371,7 @@ impl Ledger {
         if by_owner {
             recipient.reported = recipient.reported.max(report.id.attempt.0);
         }
-        if report.outcome.class == Some(postroad_core::BounceClass::TooManyRecipients) {
+        if !report.outcome.is_counted() {
             recipient.counted = recipient.counted.saturating_sub(1);
         }
         if next_state != NextState::Unchanged {

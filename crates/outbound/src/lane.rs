@@ -42,6 +42,9 @@ const RECOVERY_WINDOW: u32 = 10;
 /// and in a slow lane every job might keep another frame in memory.
 const COPY_AFTER: Duration = Duration::from_secs(2);
 
+/// The pause after a fault of this node: long enough to be cheap when each attempt fails, and no judgement of the site.
+const LOCAL_PAUSE: Duration = Duration::from_secs(5);
+
 /// How long an unused lane is remembered.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
@@ -112,6 +115,8 @@ pub enum Signal {
     Failed(Box<str>),
     /// It asked this source to slow down, or refused it.
     Refused(Box<str>),
+    /// This node could not even try, for this reason: the site is not at fault.
+    Local(Box<str>),
     /// It says nothing about the site.
     Silent,
 }
@@ -247,6 +252,7 @@ impl Lane {
             }
             Signal::Failed(reason) => self.feedback.failed(limit).map(|length| (length, reason)),
             Signal::Refused(reason) => Some((self.feedback.pause(), reason)),
+            Signal::Local(reason) => Some((LOCAL_PAUSE, reason)),
         };
         let Some((length, reason)) = pause else { return Vec::new() };
         self.pause = Some(Pause { until: now + length, reason });

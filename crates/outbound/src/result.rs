@@ -83,6 +83,7 @@ pub fn outcome_of_dns(error: &DnsError) -> Outcome {
         DnsError::NullMx => (K::Hard, C::BadDomain, "5.1.10"),
         DnsError::BadTarget => (K::Hard, C::BadDomain, "5.4.4"),
         DnsError::NoAddress | DnsError::Temporary(_) => (K::Soft, C::Dns, "4.4.3"),
+        DnsError::Exhausted(_) => (K::Internal, C::Dns, "4.3.0"),
     };
     Outcome::new(kind, Some(class), 0, &format!("{status} {error}"))
 }
@@ -241,6 +242,8 @@ mod tests {
         check(DnsError::BadTarget, K::Hard, "5.4.4 ");
         check(DnsError::NoAddress, K::Soft, "4.4.3 ");
         check(DnsError::Temporary("SERVFAIL".into()), K::Soft, "4.4.3 ");
+        // D-053: nothing was asked.
+        check(DnsError::Exhausted("too many open files".into()), K::Internal, "4.3.0 ");
     }
 
     #[test]

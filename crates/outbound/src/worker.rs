@@ -347,8 +347,10 @@ impl Worker {
 }
 
 fn report_without_session(attempt: &mut Attempt, outcome: Outcome) -> Signal {
+    let local = outcome.kind == OutcomeKind::Internal;
+    let signal = if local { Signal::Local(outcome.text.clone()) } else { Signal::Silent };
     attempt.report_all(&AttemptResult::without_remote(outcome));
-    Signal::Silent
+    signal
 }
 
 /// Returns the more serious of two signals of one attempt.
@@ -356,7 +358,7 @@ fn worse(one: Signal, other: Signal) -> Signal {
     let rank = |signal: &Signal| match signal {
         Signal::Refused(_) => 3,
         Signal::Failed(_) => 2,
-        Signal::Served => 1,
+        Signal::Local(_) | Signal::Served => 1,
         Signal::Silent => 0,
     };
     if rank(&other) >= rank(&one) { other } else { one }

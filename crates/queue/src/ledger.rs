@@ -108,7 +108,8 @@ impl LedgerGroup {
         self.shared.with_ledger(|ledger| {
             for report in reports {
                 let attempts = ledger.attempts(report.id.delivery).unwrap_or(0);
-                report.retry_at = now.after(self.retry.wait(attempts, rand::random()));
+                let wait = self.retry.wait_after(&report.outcome, attempts, rand::random());
+                report.retry_at = now.after(wait);
             }
         });
     }

@@ -108,6 +108,21 @@ fn d_036_a_refusing_site_pauses_its_lane_and_waiting_jobs_are_given_back() {
 }
 
 #[test]
+fn d_053_a_fault_of_this_node_delays_its_lane_for_seconds_each_time() {
+    let mut now = Instant::now();
+    let mut lane = lane(now);
+    for _ in 0..5 {
+        drop(lane.push(now, job(1, now)));
+        assert_eq!(lane.ended(now, Signal::Local("too many open files".into())).len(), 1);
+        assert_eq!(lane.pause().unwrap().until, now + LOCAL_PAUSE);
+        now += LOCAL_PAUSE;
+        lane.tick(now);
+        // Nothing was learned about the site.
+        assert_eq!(lane.window(now), lane.open_window());
+    }
+}
+
+#[test]
 fn d_062_a_lane_pauses_after_a_round_of_failures() {
     let now = Instant::now();
     let mut lane = lane(now);

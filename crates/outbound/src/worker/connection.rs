@@ -143,8 +143,10 @@ fn not_connected(error: &ConnectError, target: &Target) -> SessionFailure {
         _ => (OutcomeKind::Soft, BounceClass::Connection),
     };
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    let text = format!("4.4.1 {error}{cause}");
+    let status = if error.is_local() { "4.3.0" } else { "4.4.1" };
+    let text = format!("{status} {error}{cause}");
     let outcome = Outcome::new(kind, Some(class), 0, &text);
     let result = AttemptResult { outcome, remote: target.remote().into(), tls: "".into() };
-    SessionFailure { result, signal: Signal::Failed(text.into()) }
+    let signal = if error.is_local() { Signal::Local(text.into()) } else { Signal::Failed(text.into()) };
+    SessionFailure { result, signal }
 }

@@ -329,6 +329,14 @@ async fn d_062_the_lane_of_an_unreachable_site_pauses() {
 }
 
 #[tokio::test]
+async fn d_053_a_source_address_that_this_node_lacks_is_an_internal_fault() {
+    let setup = Setup { source_address: Some([203, 0, 113, 1].into()), ..Setup::default() };
+    let report = outcome(setup, Script::default()).await;
+    is(&report, K::Internal, Some(C::Connection));
+    assert!(report.text.starts_with("4.3.0 cannot use the source address"), "{}", report.text);
+}
+
+#[tokio::test]
 async fn large_content_is_fetched_before_delivery() {
     let sink = sink(Script::default()).await;
     let node = Setup::default().start_routed(&sink).await;
