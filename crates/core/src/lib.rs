@@ -19,7 +19,7 @@ pub use domain::{Domain, DomainError};
 pub use id::{
     AttemptNumber, ClusterId, DeliveryId, Epoch, GroupId, MessageId, NodeId, PoolId, SourceId, TenantId,
 };
-pub use outcome::{BounceClass, Outcome, OutcomeKind};
+pub use outcome::{BounceClass, LaneEffect, Outcome, OutcomeKind, Party, Retry};
 pub use reply::{EnhancedCode, Reply};
 pub use retry::RetrySchedule;
 pub use size::ByteSize;

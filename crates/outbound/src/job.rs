@@ -104,6 +104,7 @@ impl Job {
             started_at_millis: started_at.as_millis(),
             ended_at_millis: ended_at.as_millis(),
             tls: tls.to_string(),
+            reading: Some(outcome.into()),
         });
     }
 

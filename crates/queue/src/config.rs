@@ -79,12 +79,24 @@ pub struct RetryConfig {
     pub second_secs: u64,
     /// No wait is longer, in seconds.
     pub cap_secs: u64,
+    /// The wait where an early retry would harm, in seconds: after a refusal by policy that a rule says to try again, and
+    /// from the second time that the reply to the final dot is lost.
+    pub distant_secs: u64,
+    /// How many copies a receiver may have that never confirms one: after so many lost replies to the final dot the
+    /// delivery ends as `unconfirmed`; 0 for any number. The same on every queue node.
+    pub copies_max: u8,
 }
 
 impl Default for RetryConfig {
     fn default() -> Self {
-        let RetrySchedule { first, second, cap, .. } = RetrySchedule::default();
-        Self { first_secs: first.as_secs(), second_secs: second.as_secs(), cap_secs: cap.as_secs() }
+        let RetrySchedule { first, second, cap, distant, copies_max, .. } = RetrySchedule::default();
+        Self {
+            first_secs: first.as_secs(),
+            second_secs: second.as_secs(),
+            cap_secs: cap.as_secs(),
+            distant_secs: distant.as_secs(),
+            copies_max,
+        }
     }
 }
 
@@ -150,6 +162,7 @@ impl QueueConfig {
             ),
             (self.waiting_bytes_max < 1 << 20, ("waiting_bytes_max", "expected at least 1 MiB, in bytes")),
             (self.event_bytes_max < 1 << 20, ("event_bytes_max", "expected at least 1 MiB, in bytes")),
+            (self.retry.distant_secs == 0, ("retry.distant_secs", "expected at least 1")),
             (self.message_expiry_secs == 0, ("message_expiry_secs", "expected at least 1")),
             (
                 self.lease.lease_secs * 1000 < timeout_max_millis * 3,
@@ -210,6 +223,8 @@ impl QueueConfig {
             first: Duration::from_secs(self.retry.first_secs),
             second: Duration::from_secs(self.retry.second_secs),
             cap: Duration::from_secs(self.retry.cap_secs),
+            distant: Duration::from_secs(self.retry.distant_secs),
+            copies_max: self.retry.copies_max,
             age_max: Duration::from_secs(self.message_expiry_secs),
         }
     }

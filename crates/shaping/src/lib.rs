@@ -9,6 +9,7 @@ mod text;
 mod verdict;
 mod written;
 
+pub use postroad_core::{LaneEffect, Party, Retry};
 pub use rules::{Rule, RuleError, Rules};
-pub use verdict::{Ending, LaneEffect, Party, Phase, Refusal, Retry, Verdict};
+pub use verdict::{Ending, Phase, Refusal, Verdict};
 pub use written::{WrittenReplyError, read_reply};

@@ -4,12 +4,12 @@ mod parse;
 
 use std::sync::LazyLock;
 
-use postroad_core::{BounceClass, EnhancedCode, Reply};
+use postroad_core::{BounceClass, EnhancedCode, LaneEffect, Party, Reply};
 use regex::bytes::Regex;
 
 use crate::{
     text,
-    verdict::{Ending, LaneEffect, Party, Phase, Refusal, Verdict},
+    verdict::{Ending, Phase, Refusal, Verdict},
 };
 
 pub use parse::RuleError;

@@ -1,8 +1,6 @@
 //! The verdict on one reply: separate values for the delivery, the address, the lane and the record.
 
-use std::num::NonZeroU8;
-
-use postroad_core::{BounceClass, OutcomeKind};
+use postroad_core::{BounceClass, LaneEffect, OutcomeKind, Party, Retry};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
@@ -61,52 +59,6 @@ impl Phase {
     pub fn is_early(self) -> bool {
         matches!(self, Self::Connect | Self::Ehlo | Self::StartTls)
     }
-}
-
-words! {
-    /// Whose matter a refusal is.
-    Party {
-        /// The recipient's mailbox, address or domain.
-        Recipient = "recipient",
-        /// The envelope sender.
-        Sender = "sender",
-        /// The address we send from, its reverse DNS or its EHLO name.
-        Ip = "ip",
-        /// The domain we send for: its authentication or reputation.
-        Domain = "domain",
-        /// The message.
-        Content = "content",
-        /// The receiver's own state, capacity or configuration.
-        Receiver = "receiver",
-    }
-}
-
-words! {
-    /// What a reply means for the lane (source × site) it came on.
-    LaneEffect {
-        /// Nothing: it is about one mailbox, sender, domain or message.
-        None = "none",
-        /// Send more slowly.
-        Slow = "slow",
-        /// Stop for a while.
-        Pause = "pause",
-        /// This connection is used up; a new one is as good as before.
-        Reconnect = "reconnect",
-    }
-}
-
-/// Whether, and how, a refused delivery is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// The delivery ends.
-    Never,
-    /// On the usual schedule, until the message is too old.
-    Normal,
-    /// At long distance, and at most this many times more; then the delivery ends.
-    Distant {
-        /// How many further attempts there may be.
-        tries_max: NonZeroU8,
-    },
 }
 
 /// What a refusal does to the delivery. Only a hard one can suppress the address.

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, num::NonZeroU8};
 
-use postroad_core::{BounceClass, OutcomeKind};
+use postroad_core::{BounceClass, LaneEffect, OutcomeKind, Party, Retry};
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{CodePattern, Consequence, EnhancedPattern, Outcomes, Rule, Rules};
-use crate::verdict::{Ending, LaneEffect, Party, Phase, Retry};
+use crate::verdict::{Ending, Phase};
 
 /// How many rules a file may have.
 const RULES_MAX: usize = 2000;
