@@ -6,12 +6,12 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use postroad_core::{Outcome, OutcomeKind, SourceId, Timestamp};
-use postroad_smtp::client::{RecipientResult, Transaction};
+use postroad_smtp::client::Transaction;
 
 use crate::{
     job::{self, AttemptResult, Job, JobRecipient},
+    lane::Signal,
     metrics::OutboundMetrics,
-    result,
 };
 
 /// A job in progress.
@@ -23,18 +23,32 @@ pub(crate) struct Attempt {
     open: Vec<JobRecipient>,
     started_at: Timestamp,
     started: Instant,
+    /// The most serious signal so far.
+    signal: Signal,
     metrics: Arc<OutboundMetrics>,
 }
 
 impl Attempt {
     pub(crate) fn begin(mut job: Job, source: SourceId, metrics: Arc<OutboundMetrics>) -> Self {
         let open = std::mem::take(&mut job.recipients);
-        Self { job, source, open, started_at: job::now(), started: Instant::now(), metrics }
+        let (started_at, started) = (job::now(), Instant::now());
+        Self { job, source, open, started_at, started, signal: Signal::Silent, metrics }
     }
 
     /// Returns the recipients that have no outcome yet.
     pub(crate) fn open(&self) -> &[JobRecipient] {
         &self.open
+    }
+
+    /// Adds what a part of the attempt says about the site.
+    pub(crate) fn note(&mut self, signal: Signal) {
+        let before = std::mem::replace(&mut self.signal, Signal::Silent);
+        self.signal = before.worse(signal);
+    }
+
+    /// Returns what the attempt says about the site.
+    pub(crate) fn signal(&self) -> Signal {
+        self.signal.clone()
     }
 
     /// Returns the transaction for the open recipients.
@@ -49,15 +63,14 @@ impl Attempt {
     }
 
     /// Reports the recipients of a transaction, except those at the positions `keep_open`.
-    pub(crate) fn report_results(
+    pub(crate) fn report_outcomes(
         &mut self,
-        results: &[RecipientResult],
+        outcomes: Vec<Outcome>,
         keep_open: &[usize],
         remote: &Arc<str>,
         tls: &Arc<str>,
     ) {
         let recipients = std::mem::take(&mut self.open);
-        let outcomes = result::outcomes_of(results);
         for (index, (recipient, outcome)) in recipients.into_iter().zip(outcomes).enumerate() {
             if keep_open.contains(&index) {
                 self.open.push(recipient);

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind};
+use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind, Retry};
 use postroad_directory::Source;
 use postroad_net::{ConnectError, connect, smtp::client::Connection};
 use postroad_smtp::client::{ClientConfig, Ended, TlsUse};
@@ -40,6 +40,20 @@ impl Drop for Counted {
 pub(super) struct SessionFailure {
     pub(super) result: AttemptResult,
     pub(super) signal: Signal,
+}
+
+impl SessionFailure {
+    /// Returns what the failures of two hosts of a site come to: the site is as bad as its better host, and a refusal for
+    /// good counts only when nothing gives hope.
+    pub(super) fn and(self, other: Self) -> Self {
+        let worth = |failure: &Self| {
+            let outcome = &failure.result.outcome;
+            // A reply of a server tells more than a failed connection.
+            (outcome.retry != Retry::Never, outcome.code != 0)
+        };
+        let result = if worth(&other) > worth(&self) { other.result } else { self.result };
+        Self { result, signal: self.signal.milder(other.signal) }
+    }
 }
 
 impl OpenConnection {

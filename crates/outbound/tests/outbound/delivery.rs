@@ -280,11 +280,11 @@ async fn d_015_a_private_address_is_never_connected() {
 }
 
 #[tokio::test]
-async fn d_036_the_lane_of_a_site_that_asks_to_slow_down_pauses_and_others_go_on() {
-    let busy =
-        Receiver { rules: vec![Rule::reply(Phase::Mail, "421 4.7.0 slow down")], ..Receiver::default() };
+async fn d_036_the_lane_of_a_site_that_blocks_us_pauses_and_others_go_on() {
+    const BLOCKED: &str = "421 4.7.1 Client host [198.51.100.7] blocked using zen.spamhaus.org";
+    let busy = Receiver { rules: vec![Rule::reply(Phase::Mail, BLOCKED)], ..Receiver::default() };
     let script = Script::default().with_domain("busy.test", busy);
-    let (first, second) = two_sinks(replies(Phase::Mail, "421 4.7.0 slow down"), script).await;
+    let (first, second) = two_sinks(replies(Phase::Mail, BLOCKED), script).await;
     let zones = Zones::default()
         .address("busy.test", first.address().ip())
         .address("good.test", second.address().ip());
@@ -293,7 +293,7 @@ async fn d_036_the_lane_of_a_site_that_asks_to_slow_down_pauses_and_others_go_on
     setup.config.suspension_first_secs = 1;
     let node = setup.start(None).await;
     node.assign(1, "busy.test", &["a@busy.test"]).await;
-    is(&node.queue.report(1, 0).await, K::SiteSoft, Some(C::RateLimited));
+    is(&node.queue.report(1, 0).await, K::PolicyBlock, Some(C::SpamBlock));
     node.queue.window(1, "busy.test", |window| window == 0).await;
     // An assignment during the pause is given back.
     node.assign(2, "busy.test", &["a@busy.test"]).await;
