@@ -4,8 +4,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
-use postroad_core::{Outcome, OutcomeKind, SourceId, Timestamp};
+use postroad_core::{Address, Outcome, OutcomeKind, SourceId, Timestamp};
+use postroad_mail::finish::Finished;
 use postroad_smtp::client::Transaction;
 
 use crate::{
@@ -52,13 +52,18 @@ impl Attempt {
     }
 
     /// Returns the transaction for the open recipients.
-    pub(crate) fn transaction(&self, content: &[Bytes]) -> Transaction {
+    ///
+    /// What the server must be able to do is computed from what is sent, however the message came in.
+    pub(crate) fn transaction(&self, content: Finished) -> Transaction {
+        let recipients: Vec<Address> = self.open.iter().map(|recipient| recipient.address.clone()).collect();
+        let addresses = self.job.sender.iter().chain(&recipients);
+        let smtputf8 = content.smtputf8 || addresses.into_iter().any(|address| !address.as_str().is_ascii());
         Transaction {
             sender: self.job.sender.clone(),
-            recipients: self.open.iter().map(|recipient| recipient.address.clone()).collect(),
-            content: content.to_vec(),
-            smtputf8: self.job.smtputf8,
-            eight_bit: self.job.eight_bit,
+            recipients,
+            smtputf8,
+            eight_bit: content.eight_bit,
+            content: content.parts,
         }
     }
 

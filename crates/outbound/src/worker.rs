@@ -11,7 +11,8 @@ use std::{
 
 use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind};
 use postroad_directory::Source;
-use postroad_smtp::client::RecipientResult;
+use postroad_mail::finish::{Offered, finish};
+use postroad_smtp::client::{Capabilities, RecipientResult};
 use postroad_telemetry::trace;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -167,7 +168,7 @@ impl Worker {
                 Err(outcome) => return report_without_session(attempt, *outcome),
             }
         }
-        if self.can_reuse(attempt, attempt_context, targets.as_deref())
+        if self.can_reuse(attempt_context, targets.as_deref())
             && let TransactionEnd::Done = self.transact(attempt, &content, attempt_context).await
         {
             return;
@@ -207,22 +208,14 @@ impl Worker {
     }
 
     /// Returns true when the connection may be used for this job (D-030); `targets` are those of its domain, if looked up.
-    fn can_reuse(
-        &mut self,
-        attempt: &Attempt,
-        attempt_context: &AttemptContext,
-        targets: Option<&[Target]>,
-    ) -> bool {
+    fn can_reuse(&mut self, attempt_context: &AttemptContext, targets: Option<&[Target]>) -> bool {
         let messages_max = self.handle.with(|lane| lane.messages_per_connection());
         let Some(open) = &mut self.open else { return false };
         let same_source = (open.source.address, &open.source.helo)
             == (attempt_context.source.address, &attempt_context.source.helo);
-        let offered = open.connection.capabilities();
-        let has_extensions = (!attempt.job.smtputf8 || offered.smtputf8)
-            && (!attempt.job.eight_bit || offered.eight_bit_mime);
         let same_destination = targets.is_none_or(|targets| targets.contains(&open.target));
         let can_reuse =
-            same_source && has_extensions && same_destination && open.messages < messages_max && open.connection.is_usable();
+            same_source && same_destination && open.messages < messages_max && open.connection.is_usable();
         if can_reuse && targets.is_some() {
             open.planned = (attempt_context.domain.clone(), Instant::now());
         }
@@ -332,7 +325,9 @@ impl Worker {
     ) -> TransactionEnd {
         loop {
             let Some(open) = &mut self.open else { return TransactionEnd::Done };
-            let transaction = attempt.transaction(&content.parts);
+            let Capabilities { eight_bit_mime, smtputf8, .. } = open.connection.capabilities();
+            let transaction =
+                attempt.transaction(finish(&content.parts, Offered { eight_bit_mime, smtputf8 }));
             let until = source_lost(&self.context.lease, &attempt_context.abort);
             let delivery = open.connection.deliver(transaction, until).await;
             if delivery.stale {

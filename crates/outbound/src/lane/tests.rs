@@ -34,8 +34,6 @@ fn job(number: u128, received: Instant) -> Job {
         epoch: Epoch(1),
         sender: None,
         recipients: vec![recipient(0), recipient(1)],
-        smtputf8: false,
-        eight_bit: false,
         size: 0,
         content: None,
         traceparent: String::new(),

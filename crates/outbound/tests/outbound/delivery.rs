@@ -311,6 +311,101 @@ async fn d_036_the_lane_of_a_site_that_blocks_us_pauses_and_others_go_on() {
 }
 
 #[tokio::test]
+async fn d_036_a_receiver_that_ends_connections_after_some_messages_gets_the_rest_at_once() {
+    for per_connection in [5, 2] {
+        let script = Script { messages_per_connection_max: per_connection, ..Script::default() };
+        let sink = sink(script).await;
+        let node = Setup::default().start_routed(&sink).await;
+        for message in 1..=60 {
+            node.assign(message, "example.test", &["a@example.test"]).await;
+        }
+        for message in 1..=60 {
+            is(&node.queue.report(message, 0).await, K::Delivered, None);
+        }
+        assert_eq!(sink.ledger().count(), 60);
+        let paused = node.queue.seen(|seen| {
+            let windows = seen.windows.iter().flat_map(|windows| &windows.sources);
+            windows.flat_map(|source| &source.sites).any(|site| site.window == 0)
+        });
+        assert!(!paused, "nothing was said about the lane");
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn d_036_a_host_that_is_busy_at_mail_is_left_for_the_next_in_the_same_attempt() {
+    let (first, second) = two_sinks(replies(Phase::Mail, "421 4.3.2 too busy"), Script::default()).await;
+    let node = two_hosts(&first, &second).start(None).await;
+    for message in 1..=3 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+        let report = node.queue.report(message, 0).await;
+        is(&report, K::Delivered, None);
+        assert!(report.remote.starts_with("two.test ["), "{}", report.remote);
+    }
+    node.stop().await;
+}
+
+const SIGNED: &str =
+    "Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nGr\u{fc}\u{df}e\r\n--b--\r\n";
+
+/// Assigns a message with this content.
+async fn assign_content(node: &crate::node::Node, address: &str, content: &'static str) {
+    let mut message = assignment(1, crate::node::SOURCE, node.epoch, "example.test", &[address]);
+    message.content = Bytes::from_static(content.as_bytes());
+    message.size_bytes = content.len() as u64;
+    node.queue.assign(vec![message]).await;
+}
+
+#[tokio::test]
+async fn s_210_a_host_that_lacks_what_a_message_needs_is_left_for_the_next_before_a_bounce() {
+    for (lacking, address, content) in [
+        (
+            Script { smtputf8: false, ..Script::default() },
+            "m\u{fc}ller@example.test",
+            "Subject: hi\r\n\r\nhi\r\n",
+        ),
+        (Script { eight_bit_mime: false, ..Script::default() }, "a@example.test", SIGNED),
+    ] {
+        let (first, second) = two_sinks(lacking.clone(), Script::default()).await;
+        let node = two_hosts(&first, &second).start(None).await;
+        assign_content(&node, address, content).await;
+        let report = node.queue.report(1, 0).await;
+        is(&report, K::Delivered, None);
+        assert!(report.remote.starts_with("two.test ["), "{}", report.remote);
+        second.set_script(lacking);
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn s_204_a_message_is_converted_for_a_host_without_8bitmime_whatever_door_it_came_by() {
+    for eight_bit_mime in [true, false] {
+        let sink = sink(Script { smtputf8: false, eight_bit_mime, ..Script::default() }).await;
+        let node = Setup::default().start_routed(&sink).await;
+        assign_content(&node, "a@example.test", "Subject: Gr\u{fc}\u{df}e\r\n\r\nGr\u{fc}\u{df}e\r\n").await;
+        is(&node.queue.report(1, 0).await, K::Delivered, None);
+        assert_eq!(sink.ledger().count(), 1);
+        node.stop().await;
+    }
+    // A signed part must not be changed.
+    let sink = sink(Script { eight_bit_mime: false, ..Script::default() }).await;
+    let node = Setup::default().start_routed(&sink).await;
+    assign_content(&node, "a@example.test", SIGNED).await;
+    let report = node.queue.report(1, 0).await;
+    is(&report, K::Hard, Some(C::Other));
+    assert!(report.text.starts_with("5.6.3"), "{}", report.text);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn d_050_a_report_names_party_and_rule() {
+    let report = outcome(Setup::default(), replies(Phase::Recipient, "550 5.1.1 no such user")).await;
+    let reading = report.reading.unwrap();
+    assert_eq!(reading.party, u32::from(postroad_core::Party::Recipient.code()));
+    assert!(reading.suppress && !reading.rule.is_empty());
+}
+
+#[tokio::test]
 async fn d_062_the_lane_of_an_unreachable_site_pauses() {
     let gone = sink(Script::default()).await;
     let address = gone.address();
