@@ -15,6 +15,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("settings", &["core"]),
     ("telemetry", &["core", "settings"]),
     ("smtp", &["core"]),
+    ("shaping", &["core"]),
     ("ledger", &["core"]),
     ("directory", &["core"]),
     ("proto", &["core", "ledger", "directory"]),
@@ -51,6 +52,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "settings",
             "telemetry",
             "smtp",
+            "shaping",
             "proto",
             "directory",
             "storage",
@@ -78,12 +80,13 @@ const USERS: &[(&str, &[&str])] = &[
     ("hickory-proto", &["dns", "testkit"]),
     ("hickory-server", &["dns", "testkit"]),
     ("sqlx", &["control"]),
+    ("regex", &["shaping"]),
     ("clap", &["postroad", "loadtest", "testkit"]),
     ("anyhow", &["postroad", "loadtest", "testkit", "tests"]),
 ];
 
 /// The crates without I/O, and what they must not depend on, directly or not.
-const PURE: &[&str] = &["core", "smtp", "ledger", "directory"];
+const PURE: &[&str] = &["core", "smtp", "shaping", "ledger", "directory"];
 const IMPURE: &[&str] = &[
     "tokio",
     "mio",

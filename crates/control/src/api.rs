@@ -73,6 +73,10 @@ struct AttemptItem {
     node: Option<u64>,
     outcome: Option<String>,
     class: Option<String>,
+    /// Whose matter a refusal was: recipient, sender, ip, domain, content or receiver.
+    party: Option<String>,
+    /// The name of the rule that read the reply.
+    rule: Option<String>,
     code: Option<u32>,
     response: Option<String>,
     remote: Option<String>,
@@ -165,6 +169,8 @@ impl From<Step> for StepItem {
                 node: step.node,
                 outcome: step.outcome,
                 class: step.class,
+                party: step.party,
+                rule: step.rule,
                 code: step.code,
                 response: step.response,
                 remote: step.remote,

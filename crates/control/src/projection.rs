@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use postroad_core::{BounceClass, GroupId, MessageId, OutcomeKind};
+use postroad_core::{BounceClass, GroupId, MessageId, OutcomeKind, Party};
 use postroad_proto::{
     parse_message_id,
     queue::{Accepted, AttemptEnded, Event, attempt_ended::NextState, event::Kind},
@@ -101,6 +101,8 @@ pub(crate) struct TimelineRow {
     tls: Option<String>,
     started_at: Option<u64>,
     ended_at: Option<u64>,
+    party: Option<&'static str>,
+    rule: Option<String>,
 }
 
 /// A message id as SQLite reads it from JSON: hexadecimal.
@@ -211,6 +213,7 @@ impl Rows {
         let outcome = code(ended.kind).and_then(OutcomeKind::from_code)?;
         let class = code(ended.bounce_class).and_then(BounceClass::from_code);
         let response = text(&ended.text);
+        let reading = ended.reading.unwrap_or_default();
         let row = self.deliveries.row(message, recipient);
         row.attempts = row.attempts.max(ended.attempt);
         if let Some(state) = new_state {
@@ -237,6 +240,8 @@ impl Rows {
             tls: Some(text(&ended.tls)).filter(|text| !text.is_empty()),
             started_at: Some(sqlite_integer(ended.started_at_millis)).filter(|at| *at != 0),
             ended_at: Some(sqlite_integer(ended.ended_at_millis)).filter(|at| *at != 0),
+            party: code(reading.party).and_then(Party::from_code).map(Party::as_str),
+            rule: Some(text(&reading.rule)).filter(|rule| !rule.is_empty()),
         });
         Some(())
     }
@@ -364,6 +369,8 @@ impl Serialize for TimelineRow {
         row.serialize_element(&self.tls)?;
         row.serialize_element(&self.started_at)?;
         row.serialize_element(&self.ended_at)?;
+        row.serialize_element(&self.party)?;
+        row.serialize_element(&self.rule)?;
         row.end()
     }
 }

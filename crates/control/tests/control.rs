@@ -14,10 +14,10 @@ use axum::{
 use fake::{FakeQueue, GROUP, now};
 use postroad_cluster::Endpoints;
 use postroad_control::{Control, ControlConfig, ControlDeps, Nav};
-use postroad_core::{MessageId, OutcomeKind};
+use postroad_core::{MessageId, OutcomeKind, Party};
 use postroad_proto::queue::{
-    Accepted, AttemptEnded, Change, Ended, FinalState, Gap, Held, Released, attempt_ended::NextState,
-    event::Kind,
+    Accepted, AttemptEnded, Change, Ended, FinalState, Gap, Held, Reading, Released,
+    attempt_ended::NextState, event::Kind,
 };
 use postroad_settings::WritableFile;
 use postroad_telemetry::Health;
@@ -175,6 +175,36 @@ async fn api_and_page_show_the_timeline_of_a_message() {
         assert!(page.contains(shown), "{shown} is missing in {page}");
     }
     assert!(!page.contains("<button>"), "every recipient has a final outcome: there is nothing to change");
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn the_record_shows_whose_matter_a_refusal_is_and_the_rule_that_read_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, endpoints) = FakeQueue::start().await;
+    let control = Running::start(&directory.path().join("control.sqlite"), &endpoints).await;
+    let message = id(1);
+    queue.push(Some(message), None, accepted("blocked", &["a@receiver.example"]));
+    let reading = Reading {
+        party: u32::from(Party::Ip.code()),
+        rule: "listed_address".to_owned(),
+        ..Reading::default()
+    };
+    let refused = AttemptEnded {
+        attempt: 1,
+        kind: u32::from(OutcomeKind::PolicyBlock.code()),
+        code: 550,
+        text: "5.7.1 blocked".to_owned(),
+        next_state: Some(NextState::Ended(FinalState::Bounced.into())),
+        reading: Some(reading),
+        ..AttemptEnded::default()
+    };
+    let last = queue.push(Some(message), Some(0), Kind::AttemptEnded(refused));
+    queue.wait_consumed(last).await;
+    let page = control.page(&format!("/messages/{message}")).await;
+    assert!(page.contains("about our IP address") && page.contains("<code>listed_address</code>"), "{page}");
+    let step = &control.message(message).await["deliveries"][0]["timeline"][0];
+    assert_eq!((&step["party"], &step["rule"]), (&"ip".into(), &"listed_address".into()), "{step}");
     control.stop().await;
 }
 

@@ -1,6 +1,6 @@
 //! The outcome of a delivery attempt, as bounces, statistics and retries share it.
 
-use std::fmt;
+use std::{fmt, num::NonZeroU8};
 
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $code:literal, $text:literal;)* }) => {
@@ -17,6 +17,12 @@ macro_rules! named {
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
+            }
+
+            /// Returns the value with this name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == name)
             }
 
             /// Returns the code used on disk and on the wire. Codes are never reused.
@@ -111,6 +117,77 @@ named! {
         Expired = 22, "expired";
         /// Not recognised.
         Other = 23, "other";
+        /// The reply to the final dot was lost again and again: the receiver may have a copy of every attempt.
+        Unconfirmed = 24, "unconfirmed";
+    }
+}
+
+named! {
+    /// Whose matter a refusal is.
+    Party {
+        /// The recipient's mailbox, address or domain.
+        Recipient = 1, "recipient";
+        /// The envelope sender.
+        Sender = 2, "sender";
+        /// The address we send from, its reverse DNS or its EHLO name.
+        Ip = 3, "ip";
+        /// The domain we send for: its authentication or reputation.
+        Domain = 4, "domain";
+        /// The message.
+        Content = 5, "content";
+        /// The receiver's own state, capacity or configuration.
+        Receiver = 6, "receiver";
+    }
+}
+
+named! {
+    /// What an outcome means for its lane (source × site).
+    LaneEffect {
+        /// Nothing: it is about one mailbox, sender, domain or message.
+        None = 1, "none";
+        /// Send more slowly.
+        Slow = 2, "slow";
+        /// Stop for a while.
+        Pause = 3, "pause";
+        /// This connection is used up; a new one is as good as before.
+        Reconnect = 4, "reconnect";
+    }
+}
+
+/// Whether, and how, a delivery is tried again after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The delivery ends.
+    Never,
+    /// On the usual schedule, until the message is too old.
+    Normal,
+    /// At long distance, and at most this many times more; then the delivery ends.
+    Distant {
+        /// How many further attempts there may be.
+        tries_max: NonZeroU8,
+    },
+}
+
+impl Retry {
+    /// Returns the code used on disk and on the wire, and the number of tries, 0 unless distant.
+    #[must_use]
+    pub const fn codes(self) -> (u8, u8) {
+        match self {
+            Self::Never => (1, 0),
+            Self::Normal => (2, 0),
+            Self::Distant { tries_max } => (3, tries_max.get()),
+        }
+    }
+
+    /// Returns the value with these codes.
+    #[must_use]
+    pub const fn from_codes(code: u8, tries_max: u8) -> Option<Self> {
+        match (code, NonZeroU8::new(tries_max)) {
+            (1, _) => Some(Self::Never),
+            (2, _) => Some(Self::Normal),
+            (3, Some(tries_max)) => Some(Self::Distant { tries_max }),
+            _ => None,
+        }
     }
 }
 
@@ -125,18 +202,58 @@ pub struct Outcome {
     pub code: u16,
     /// The receiver's reply or our own error: one line without control characters, at most 512 bytes.
     pub text: Box<str>,
+    /// Whose matter a refusal is.
+    pub party: Option<Party>,
+    /// Whether, and how, the delivery is tried again.
+    pub retry: Retry,
+    /// What it means for the lane.
+    pub lane: LaneEffect,
+    /// The mailbox does not exist or is closed: never mail this address again.
+    pub suppress: bool,
+    /// The name of the rule that read the reply; empty without a reply.
+    pub rule: Box<str>,
+}
+
+impl OutcomeKind {
+    /// Returns how a delivery is tried again after an outcome of this kind, where nothing else was said.
+    #[must_use]
+    pub const fn retry(self) -> Retry {
+        match self {
+            Self::Delivered | Self::Hard => Retry::Never,
+            Self::Soft | Self::SiteSoft | Self::PolicyBlock | Self::Unknown | Self::Internal => Retry::Normal,
+        }
+    }
 }
 
 /// RFC 5321 4.5.3.1.5 limits a reply line to 512 bytes; the rest is cut off.
 pub const OUTCOME_TEXT_BYTES_MAX: usize = 512;
 
 impl Outcome {
-    /// Makes an outcome; replaces control characters in `text` with spaces and cuts it at a character boundary.
+    /// Makes an outcome that says nothing about the lane, retried as its kind says.
+    ///
+    /// Replaces control characters in `text` with spaces and cuts it at a character boundary.
     #[must_use]
     pub fn new(kind: OutcomeKind, class: Option<BounceClass>, code: u16, text: &str) -> Self {
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let end = clean.floor_char_boundary(OUTCOME_TEXT_BYTES_MAX);
-        Self { kind, class, code, text: clean[..end].into() }
+        Self {
+            kind,
+            class,
+            code,
+            text: clean[..end].into(),
+            party: None,
+            retry: kind.retry(),
+            lane: LaneEffect::None,
+            suppress: false,
+            rule: "".into(),
+        }
+    }
+
+    /// Returns true when the attempt counts as one of the delivery's: the receiver was asked, and not only for a
+    /// smaller transaction.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        self.kind != OutcomeKind::Internal && self.class != Some(BounceClass::TooManyRecipients)
     }
 }
 
@@ -152,7 +269,20 @@ mod tests {
         for class in BounceClass::ALL {
             assert_eq!(BounceClass::from_code(class.code()), Some(*class));
         }
+        for party in Party::ALL {
+            assert_eq!(Party::from_code(party.code()), Some(*party));
+        }
+        for effect in LaneEffect::ALL {
+            assert_eq!(LaneEffect::from_code(effect.code()), Some(*effect));
+            assert_eq!(LaneEffect::from_name(effect.as_str()), Some(*effect));
+        }
+        let distant = Retry::Distant { tries_max: NonZeroU8::MIN };
+        for retry in [Retry::Never, Retry::Normal, distant] {
+            let (code, tries_max) = retry.codes();
+            assert_eq!(Retry::from_codes(code, tries_max), Some(retry));
+        }
         assert_eq!((OutcomeKind::from_code(0), BounceClass::from_code(99)), (None, None));
+        assert_eq!((Retry::from_codes(0, 0), Retry::from_codes(3, 0)), (None, None));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub const fn enhanced(class: u8, subject: u16, detail: u16) -> EnhancedCode {
 /// A reply of one or more lines with one code (RFC 5321 4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// Three digits, 200 to 559.
+    /// Three digits, 200 to 599.
     pub code: u16,
     /// The enhanced status code, repeated on every line.
     pub enhanced: Option<EnhancedCode>,

@@ -23,6 +23,9 @@ pub enum DnsError {
     /// The lookup failed: a name server failed, was unreachable or timed out.
     #[error("DNS lookup failed: {0}")]
     Temporary(String),
+    /// This node could not ask: it is out of descriptors, buffers or ports.
+    #[error("DNS lookup not possible: {0}")]
+    Exhausted(String),
 }
 
 impl DnsError {
@@ -31,14 +34,14 @@ impl DnsError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::NoSuchDomain | Self::NullMx | Self::NoMailHost | Self::BadTarget => true,
-            Self::NoAddress | Self::Temporary(_) => false,
+            Self::NoAddress | Self::Temporary(_) | Self::Exhausted(_) => false,
         }
     }
 
     /// Returns true when the lookup itself failed, which says nothing about the domain.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Temporary(_))
+        matches!(self, Self::Temporary(_) | Self::Exhausted(_))
     }
 
     /// Returns the matching SMTP reply code and enhanced code.
@@ -50,7 +53,7 @@ impl DnsError {
             Self::NullMx => (556, enhanced(5, 1, 10)),
             Self::NoMailHost | Self::BadTarget => (550, enhanced(5, 4, 4)),
             Self::NoAddress => (451, enhanced(4, 4, 4)),
-            Self::Temporary(_) => (451, enhanced(4, 4, 3)),
+            Self::Temporary(_) | Self::Exhausted(_) => (451, enhanced(4, 4, 3)),
         }
     }
 }

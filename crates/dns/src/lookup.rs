@@ -1,6 +1,6 @@
 //! Single queries to the recursive resolver, and the meaning of their answers.
 
-use std::net::IpAddr;
+use std::{io, net::IpAddr};
 
 use hickory_resolver::{
     TokioResolver,
@@ -12,6 +12,7 @@ use hickory_resolver::{
 };
 use postroad_core::Domain;
 use rand::seq::SliceRandom;
+use rustix::io::Errno;
 
 use crate::{
     DnsError,
@@ -75,8 +76,17 @@ fn records(
             ResponseCode::NXDomain => Err(DnsError::NoSuchDomain),
             code => Err(DnsError::Temporary(code.to_string())),
         },
+        NetError::Io(error) if is_exhausted(error) => Err(DnsError::Exhausted(error.to_string())),
         _ => Err(DnsError::Temporary(error.to_string())),
     }
+}
+
+/// This node lacks descriptors, buffers or ports: no name server was asked.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
+    )
 }
 
 /// Returns the name with the root label, so that no search list is applied.

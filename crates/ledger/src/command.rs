@@ -30,6 +30,8 @@ pub enum Command {
         below: Epoch,
         /// When these deliveries are due again.
         retry_at: Timestamp,
+        /// As in [`Report`].
+        copies_max: u8,
     },
     /// Ends every delivery of a message that has not ended.
     Cancel(MessageId),
@@ -168,6 +170,9 @@ pub struct Report {
     /// When the delivery is due again if the outcome does not end it. The leader sets it from the retry schedule; until
     /// then it is [`RETRY_AT_UNSET`].
     pub retry_at: Timestamp,
+    /// How many copies the receiver may have before the delivery stops; 0 for any number. The leader sets it from its
+    /// configuration.
+    pub copies_max: u8,
     /// Host and address that answered; at most [`TEXT_BYTES_MAX`].
     pub remote: Box<str>,
     /// TLS version and cipher, empty for plaintext; at most [`TEXT_BYTES_MAX`].

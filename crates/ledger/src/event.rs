@@ -6,8 +6,8 @@ use std::{
 };
 
 use postroad_core::{
-    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, FinalState, MessageId, NodeId, Outcome,
-    OutcomeKind, SourceId, TenantId, Timestamp,
+    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, FinalState, LaneEffect, MessageId, NodeId,
+    Outcome, OutcomeKind, Party, Retry, SourceId, TenantId, Timestamp,
 };
 
 use crate::codec::{Corrupt, Put, Take};
@@ -256,6 +256,13 @@ pub(crate) fn put_outcome(out: &mut impl Put, outcome: &Outcome) {
     out.u8(outcome.class.map_or(0, BounceClass::code));
     out.u16(outcome.code);
     out.text(&outcome.text);
+    out.u8(outcome.party.map_or(0, Party::code));
+    let (retry, tries_max) = outcome.retry.codes();
+    out.u8(retry);
+    out.u8(tries_max);
+    out.u8(outcome.lane.code());
+    out.u8(u8::from(outcome.suppress));
+    out.text(&outcome.rule);
 }
 
 pub(crate) fn take_outcome(from: &mut Take<'_>) -> Result<Outcome, Corrupt> {
@@ -264,7 +271,20 @@ pub(crate) fn take_outcome(from: &mut Take<'_>) -> Result<Outcome, Corrupt> {
         0 => None,
         code => Some(BounceClass::from_code(code).ok_or(Corrupt)?),
     };
-    Ok(Outcome { kind, class, code: from.u16()?, text: from.text()?.into() })
+    Ok(Outcome {
+        kind,
+        class,
+        code: from.u16()?,
+        text: from.text()?.into(),
+        party: match from.u8()? {
+            0 => None,
+            code => Some(Party::from_code(code).ok_or(Corrupt)?),
+        },
+        retry: Retry::from_codes(from.u8()?, from.u8()?).ok_or(Corrupt)?,
+        lane: LaneEffect::from_code(from.u8()?).ok_or(Corrupt)?,
+        suppress: from.u8()? != 0,
+        rule: from.text()?.into(),
+    })
 }
 
 const EVENTS_PER_PAGE: usize = 128;

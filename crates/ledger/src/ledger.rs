@@ -9,8 +9,8 @@ use std::{
 };
 
 use postroad_core::{
-    Address, AttemptNumber, DeliveryId, DeliveryState, Epoch, FinalState, MessageId, Outcome, OutcomeKind,
-    PoolId, SourceId, TenantId, Timestamp,
+    Address, AttemptNumber, BounceClass, DeliveryId, DeliveryState, Epoch, FinalState, MessageId, Outcome,
+    OutcomeKind, Party, PoolId, Retry, SourceId, TenantId, Timestamp, retry::Attempts,
 };
 
 use crate::{
@@ -24,6 +24,9 @@ use crate::{
     row::{Body, BodyRef, Message, PendingChange, Recipient, State},
     stage::Stage,
 };
+
+/// The receiver refused the delivery for good.
+const BOUNCED: NextState = NextState::Ended(FinalState::Bounced);
 
 /// Bounds of a ledger: the same on every replica of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +150,9 @@ impl Ledger {
             Command::Report(report) => self.report(*report, effects),
             Command::Return(id) => self.return_attempt(id, effects),
             Command::Started(_) => Reply::Done,
-            Command::Reclaim { source, below, retry_at } => self.reclaim(source, below, retry_at, effects),
+            Command::Reclaim { source, below, retry_at, copies_max } => {
+                self.reclaim(source, below, retry_at, copies_max, effects)
+            }
             Command::Cancel(id) => self.change(id, effects, Self::cancel),
             Command::Hold(id) => self.change(id, effects, Self::hold),
             Command::Release(id) => self.change(id, effects, Self::release),
@@ -219,6 +224,9 @@ impl Ledger {
                 attempt: 0,
                 counted: 0,
                 reported: 0,
+                unknown: 0,
+                distant: 0,
+                internal: 0,
             })
             .collect();
         self.index.counts.queued += recipients.len() as u64;
@@ -297,7 +305,7 @@ impl Ledger {
         true
     }
 
-    fn report(&mut self, report: Report, effects: &mut Vec<Effect>) -> Reply {
+    fn report(&mut self, mut report: Report, effects: &mut Vec<Effect>) -> Reply {
         let Some(key) = self.key(report.id.delivery) else { return Reply::NotFound };
         let recipient = self.recipient(key).expect("a key names a recipient that exists");
         let (state, reported, last_attempt) = (recipient.state, recipient.reported, recipient.attempt);
@@ -315,7 +323,11 @@ impl Ledger {
             State::Sending { source, epoch, node, pending }
                 if attempt == last_attempt && epoch == report.id.epoch =>
             {
-                let next_state = self.after_attempt(key, pending, &report.outcome, report.retry_at);
+                let next_state =
+                    self.after_attempt(key, pending, &report.outcome, report.retry_at, report.copies_max);
+                if report.outcome.kind == OutcomeKind::Unknown && next_state == BOUNCED {
+                    report.outcome.class = Some(BounceClass::Unconfirmed);
+                }
                 let grant = SourceGrant { source, epoch, node };
                 self.record_attempt(key, grant, report, next_state, effects);
                 return Reply::Done;
@@ -327,11 +339,15 @@ impl Ledger {
         };
         // Late: the attempt ended as unknown. Where the delivery waits, its real outcome still counts.
         let is_waiting = matches!(state, State::Queued { .. } | State::Held);
-        let next_state = match report.outcome.kind {
-            OutcomeKind::Delivered if is_waiting => NextState::Ended(FinalState::Delivered),
-            OutcomeKind::Hard if is_waiting => NextState::Ended(FinalState::Bounced),
+        let next_state = match (report.outcome.kind, report.outcome.retry) {
+            (OutcomeKind::Delivered, _) if is_waiting => NextState::Ended(FinalState::Delivered),
+            (_, Retry::Never) if is_waiting => BOUNCED,
             _ => NextState::Unchanged,
         };
+        if report.outcome.kind != OutcomeKind::Unknown {
+            let recipient = self.recipient_mut(key);
+            recipient.unknown = recipient.unknown.saturating_sub(1);
+        }
         self.record_attempt(key, grant, report, next_state, effects);
         Reply::Done
     }
@@ -343,13 +359,25 @@ impl Ledger {
         pending: PendingChange,
         outcome: &Outcome,
         retry_at: Timestamp,
+        copies_max: u8,
     ) -> NextState {
         let expires_at = self.messages.get(key.slot).map_or(Timestamp::ZERO, |message| message.expires_at);
-        match (outcome.kind, pending) {
-            (OutcomeKind::Delivered, _) => NextState::Ended(FinalState::Delivered),
-            (OutcomeKind::Hard, _) => NextState::Ended(FinalState::Bounced),
+        let recipient = self.recipient(key).expect("a key names a recipient that exists");
+        let copies = recipient.attempts().copies_after(outcome);
+        let stops = outcome.kind == OutcomeKind::Unknown && copies_max > 0 && copies >= copies_max;
+        match (outcome.kind, outcome.retry) {
+            (OutcomeKind::Delivered, _) => return NextState::Ended(FinalState::Delivered),
+            (_, Retry::Never) => return BOUNCED,
+            _ => {}
+        }
+        match (outcome.retry, pending) {
             (_, PendingChange::Cancel) => NextState::Ended(FinalState::Cancelled),
             _ if expires_at <= self.now => NextState::Ended(FinalState::Expired),
+            (Retry::Distant { tries_max }, _) if recipient.distant >= tries_max.get() => BOUNCED,
+            // D-046: the receiver loses every reply to the final dot.
+            _ if stops && outcome.party == Some(Party::Receiver) => BOUNCED,
+            // Our own nodes failed each time, and perhaps nothing was sent: a person decides.
+            _ if stops => NextState::Held,
             (_, PendingChange::Hold) => NextState::Held,
             (_, PendingChange::None) => NextState::Retry(retry_at.clamp(self.now, expires_at)),
         }
@@ -371,10 +399,16 @@ impl Ledger {
         if by_owner {
             recipient.reported = recipient.reported.max(report.id.attempt.0);
         }
-        if report.outcome.class == Some(postroad_core::BounceClass::TooManyRecipients) {
+        if !report.outcome.is_counted() {
             recipient.counted = recipient.counted.saturating_sub(1);
         }
         if next_state != NextState::Unchanged {
+            let distant = matches!(report.outcome.retry, Retry::Distant { .. });
+            let unknown = report.outcome.kind == OutcomeKind::Unknown;
+            recipient.distant = recipient.distant.saturating_add(u8::from(distant));
+            recipient.unknown = recipient.unknown.saturating_add(u8::from(unknown));
+            let internal = report.outcome.kind == OutcomeKind::Internal;
+            recipient.internal = if internal { recipient.internal.saturating_add(1) } else { 0 };
             recipient.last = Some(Box::new(report.outcome.clone()));
         }
         let event = AttemptEvent {
@@ -427,6 +461,7 @@ impl Ledger {
         source: SourceId,
         below: Epoch,
         retry_at: Timestamp,
+        copies_max: u8,
         effects: &mut Vec<Effect>,
     ) -> Reply {
         let seen = self.epochs.entry(source).or_default();
@@ -443,11 +478,12 @@ impl Ledger {
             let id = AttemptId { delivery, attempt: AttemptNumber(recipient.attempt), epoch };
             let outcome =
                 Outcome::new(OutcomeKind::Unknown, None, 0, "the outbound node did not report the outcome");
-            let next_state = self.after_attempt(key, pending, &outcome, retry_at);
+            let next_state = self.after_attempt(key, pending, &outcome, retry_at, copies_max);
             let report = Report {
                 id,
                 outcome,
                 retry_at,
+                copies_max,
                 remote: "".into(),
                 tls: "".into(),
                 started_at: Timestamp::ZERO,
@@ -795,10 +831,10 @@ impl Ledger {
         })
     }
 
-    /// Returns how many attempts at a delivery count for its retry schedule, while its message has not ended.
+    /// Returns what the retry schedule needs to know about a delivery, while its message has not ended.
     #[must_use]
-    pub fn attempts(&self, delivery: DeliveryId) -> Option<u32> {
-        self.recipient(self.key(delivery)?).map(|recipient| recipient.counted)
+    pub fn attempts(&self, delivery: DeliveryId) -> Option<Attempts> {
+        self.recipient(self.key(delivery)?).map(Recipient::attempts)
     }
 
     fn delivery_view(&self, recipient: &Recipient) -> DeliveryView {

@@ -2,6 +2,7 @@
 
 use postroad_core::{
     Address, Epoch, FinalState, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId, Timestamp,
+    retry::Attempts,
 };
 
 use crate::{
@@ -45,6 +46,12 @@ pub(crate) struct Recipient {
     pub(crate) counted: u32,
     /// The highest attempt whose outcome its owner reported.
     pub(crate) reported: u32,
+    /// Attempts that ended as unknown: the receiver may have a copy of each.
+    pub(crate) unknown: u8,
+    /// Attempts whose outcome asks for a retry at long distance.
+    pub(crate) distant: u8,
+    /// Attempts in a row that failed on our side.
+    pub(crate) internal: u8,
 }
 
 /// The state of a delivery.
@@ -166,6 +173,10 @@ impl Recipient {
         parsed(&self.address)
     }
 
+    pub(crate) fn attempts(&self) -> Attempts {
+        Attempts { counted: self.counted, unknown: self.unknown, internal: self.internal }
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         !matches!(self.state, State::Ended(_))
     }
@@ -177,6 +188,9 @@ impl Recipient {
         out.u32(self.attempt);
         out.u32(self.counted);
         out.u32(self.reported);
+        out.u8(self.unknown);
+        out.u8(self.distant);
+        out.u8(self.internal);
         out.u8(u8::from(self.last.is_some()));
         if let Some(last) = &self.last {
             put_outcome(out, last);
@@ -211,6 +225,9 @@ impl Recipient {
             attempt: from.u32()?,
             counted: from.u32()?,
             reported: from.u32()?,
+            unknown: from.u8()?,
+            distant: from.u8()?,
+            internal: from.u8()?,
             last: from.option(take_outcome)?.map(Box::new),
             state: match from.u8()? {
                 1 => State::Queued { due: from.time()? },

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The version of the layout; other versions are refused.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// The state of a ledger at one moment. Pages are shared with the ledger until it writes to them.
 #[derive(Clone, Debug)]

@@ -6,18 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postroad_core::{
     Address, AttemptNumber, BounceClass, DeliveryId, DeliveryState, Epoch, FinalState, GroupId, MessageId,
-    NodeId, Outcome, OutcomeKind, PoolId, SourceId, TenantId, Timestamp,
+    NodeId, Outcome, OutcomeKind, Party, PoolId, Retry, SourceId, TenantId, Timestamp,
 };
 use postroad_ledger::{
     Dispatcher, Ledger, Limits,
     command::{Accept, Assign, AttemptId, Command, Content, Effect, NewRecipient, Report, SourceGrant},
     dispatch::{Weighted, Windows},
-    event::{EventKind, NextState},
+    event::{AttemptEvent, EventKind, NextState},
 };
 use proptest::prelude::*;
 
 const LIMITS: Limits = Limits { event_bytes_max: 1 << 20, staged_chunks_max: 8 };
 const START: u64 = 1_800_000_000_000;
+const COPIES_MAX: u8 = 3;
 
 /// One random step; numbers pick among what exists at that moment.
 #[derive(Clone, Copy, Debug)]
@@ -211,7 +212,8 @@ impl World {
             }
             Step::Reclaim(below) => {
                 let retry_at = Timestamp::from_millis(self.now + 10);
-                self.apply(Command::Reclaim { source: SourceId(1), below: Epoch(below.into()), retry_at });
+                let (source, below) = (SourceId(1), Epoch(below.into()));
+                self.apply(Command::Reclaim { source, below, retry_at, copies_max: COPIES_MAX });
             }
             Step::Cancel(pick) => self.change(pick, Command::Cancel),
             Step::Hold(pick) => self.change(pick, Command::Hold),
@@ -273,8 +275,12 @@ impl World {
     fn new_report(&self, id: AttemptId, kind: OutcomeKind) -> Command {
         Command::Report(Box::new(Report {
             id,
-            outcome: Outcome::new(kind, Some(BounceClass::Other), 0, "as the test has it"),
+            outcome: Outcome {
+                party: Some(Party::Receiver),
+                ..Outcome::new(kind, Some(BounceClass::Other), 0, "as the test has it")
+            },
             retry_at: Timestamp::from_millis(self.now + 5),
+            copies_max: COPIES_MAX,
             remote: "".into(),
             tls: "".into(),
             started_at: Timestamp::from_millis(self.now),
@@ -567,10 +573,72 @@ fn a_late_report_of_delivered_ends_a_delivery_that_would_be_retried() {
         source: SourceId(1),
         below: Epoch(2),
         retry_at: Timestamp::from_millis(START),
+        copies_max: 0,
     });
     assert_eq!(world.ledger.counts().queued, 1, "an unknown attempt is retried");
     let report = world.new_report(id, OutcomeKind::Delivered);
     world.apply(report.clone());
     assert_eq!(world.ended.get(&id.delivery), Some(&FinalState::Delivered));
     world.apply(report);
+}
+
+/// Assigns the only delivery again and again and reports `outcome`; returns the number of attempts and the last event.
+fn attempts_until_it_stops(outcome: &Outcome) -> (usize, AttemptEvent) {
+    let mut world = World::new();
+    let accept = world.new_accept(1, 0, true, 60_000);
+    world.apply(accept);
+    loop {
+        let (id, _) = *world.attempts.last().unwrap();
+        let Command::Report(mut report) = world.new_report(id, outcome.kind) else { unreachable!() };
+        report.outcome = outcome.clone();
+        let next = world.next_event;
+        world.apply(Command::Report(report));
+        let last = world.ledger.events(next).last().unwrap().kind.clone();
+        let EventKind::Attempt(event) = last else { panic!("{last:?}") };
+        if !matches!(event.next_state, NextState::Retry(_)) {
+            return (world.attempts.len(), *event);
+        }
+        world.now += 10;
+        let attempt = AttemptNumber(u32::try_from(world.attempts.len()).unwrap() + 1);
+        world.apply(Command::Assign(Assign { delivery: id.delivery, attempt, grant: grant(1) }));
+    }
+}
+
+#[test]
+fn a_refusal_by_policy_ends_the_delivery_or_is_tried_a_few_times_as_its_rule_says() {
+    let block = |retry| {
+        let outcome = Outcome::new(OutcomeKind::PolicyBlock, Some(BounceClass::SpamBlock), 550, "blocked");
+        Outcome { retry, ..outcome }
+    };
+    let bounced = NextState::Ended(FinalState::Bounced);
+    let (attempts, last) = attempts_until_it_stops(&block(Retry::Never));
+    assert_eq!((attempts, last.next_state), (1, bounced));
+    let distant = Retry::Distant { tries_max: 3.try_into().unwrap() };
+    let (attempts, last) = attempts_until_it_stops(&block(distant));
+    assert_eq!((attempts, last.next_state, last.outcome.class), (4, bounced, Some(BounceClass::SpamBlock)));
+}
+
+#[test]
+fn d_046_a_receiver_that_loses_every_reply_gets_no_more_copies_than_allowed() {
+    let lost =
+        Outcome::new(OutcomeKind::Unknown, Some(BounceClass::Connection), 0, "after the final dot: closed");
+    let by_receiver = Outcome { party: Some(Party::Receiver), ..lost.clone() };
+    let (attempts, last) = attempts_until_it_stops(&by_receiver);
+    assert_eq!((attempts, last.next_state), (COPIES_MAX.into(), NextState::Ended(FinalState::Bounced)));
+    let (kind, class) = (last.outcome.kind, last.outcome.class);
+    assert_eq!((kind, class), (OutcomeKind::Unknown, Some(BounceClass::Unconfirmed)));
+    // Where our own nodes aborted, perhaps nothing was sent: a person decides.
+    let (attempts, last) = attempts_until_it_stops(&lost);
+    assert_eq!((attempts, last.next_state), (COPIES_MAX.into(), NextState::Held));
+}
+
+#[test]
+fn d_053_an_internal_fault_is_no_attempt() {
+    let mut world = World::new();
+    let accept = world.new_accept(1, 0, true, 60_000);
+    world.apply(accept);
+    let (id, _) = world.attempts[0];
+    let report = world.new_report(id, OutcomeKind::Internal);
+    world.apply(report);
+    assert_eq!(world.ledger.attempts(id.delivery).unwrap().counted, 0);
 }

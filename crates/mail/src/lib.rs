@@ -1,7 +1,10 @@
-//! Parses the content of messages for showing: the only crate that uses the MIME parser.
+//! The content of messages: converted for the next hop, and parsed for showing.
 //!
-//! Transport does not use this crate: what it needs of a header is in `smtp::headers`.
+//! The only crate that uses the MIME parser, which reads for people only: what is sent never passes through it.
+//! What transport needs of a header is in `smtp::headers`.
 //! Content is untrusted, so everything that is read from it is bounded, and HTML is sanitised.
+
+pub mod finish;
 
 mod bounds;
 mod html;

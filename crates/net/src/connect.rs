@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -35,9 +36,12 @@ pub enum ConnectError {
         /// The target address.
         to: IpAddr,
     },
-    /// No socket is available, or the source is not an address of this node.
+    /// The source is not an address of this node.
     #[error("cannot use the source address")]
     Source(#[source] io::Error),
+    /// This node has no socket, descriptor, buffer or port left: nothing was sent to the peer.
+    #[error("this node is out of sockets, ports or memory")]
+    Exhausted(#[source] io::Error),
     /// The peer did not answer in time.
     #[error("timed out after {}", in_seconds(*.0))]
     TimedOut(Duration),
@@ -50,7 +54,7 @@ impl ConnectError {
     /// Returns true when this node, not the peer, is at fault.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        matches!(self, Self::Family { .. } | Self::Source(_))
+        matches!(self, Self::Family { .. } | Self::Source(_) | Self::Exhausted(_))
     }
 
     /// Returns true when a retry can help.
@@ -90,20 +94,77 @@ pub async fn connect_trusted(
     limit: Duration,
 ) -> Result<TcpStream, ConnectError> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let socket = socket.map_err(ConnectError::Source)?;
+    let socket = socket.map_err(ConnectError::Exhausted)?;
     if let Some(from) = from {
         if from.is_ipv4() != to.is_ipv4() {
             return Err(ConnectError::Family { from, to: to.ip() });
         }
-        socket.bind(SocketAddr::new(from, 0)).map_err(ConnectError::Source)?;
+        socket.bind(SocketAddr::new(from, 0)).map_err(cannot_bind)?;
     }
     let connected = time::timeout(limit, socket.connect(to)).await;
-    let stream = connected.map_err(|_| ConnectError::TimedOut(limit))?.map_err(ConnectError::Failed)?;
-    prepare(&stream).map_err(ConnectError::Failed)?;
+    let stream = connected.map_err(|_| ConnectError::TimedOut(limit))?.map_err(cannot_connect)?;
+    prepare(&stream).map_err(cannot_connect)?;
     Ok(stream)
+}
+
+/// Binding to a fixed address and any port: only this node can be the cause.
+fn cannot_bind(error: io::Error) -> ConnectError {
+    match Errno::from_io_error(&error) {
+        // All ports of the address are in use.
+        Some(Errno::ADDRINUSE) => ConnectError::Exhausted(error),
+        _ if is_exhausted(&error) => ConnectError::Exhausted(error),
+        _ => ConnectError::Source(error),
+    }
+}
+
+fn cannot_connect(error: io::Error) -> ConnectError {
+    match Errno::from_io_error(&error) {
+        // connect(2): no port is free, or none is for this source and peer.
+        Some(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => ConnectError::Exhausted(error),
+        _ if is_exhausted(&error) => ConnectError::Exhausted(error),
+        _ => ConnectError::Failed(error),
+    }
+}
+
+/// The system lacks something that the peer cannot take or give.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
+    )
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d_053_a_fault_of_this_node_is_not_the_peers() {
+        let check = |error: ConnectError, local: bool| assert_eq!(error.is_local(), local, "{error:?}");
+        let io = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        for errno in
+            [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE]
+        {
+            check(cannot_bind(io(errno)), true);
+            check(cannot_connect(io(errno)), true);
+        }
+        for errno in
+            [Errno::CONNREFUSED, Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::CONNRESET, Errno::TIMEDOUT]
+        {
+            check(cannot_connect(io(errno)), false);
+        }
+    }
+
+    #[tokio::test]
+    async fn d_053_a_source_that_is_no_address_of_this_node_is_a_local_fault() {
+        let elsewhere = Some(IpAddr::from([203, 0, 113, 1]));
+        let to = SocketAddr::from(([127, 0, 0, 1], 9));
+        let error = connect_trusted(to, elsewhere, Duration::from_secs(1)).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Source(_)), "{error:?}");
+    }
 }

@@ -136,8 +136,6 @@ impl IncomingAssignments<'_> {
                 epoch: Epoch(assignment.epoch),
                 sender: sender.clone(),
                 recipients,
-                smtputf8: assignment.smtputf8,
-                eight_bit: assignment.eight_bit,
                 size: assignment.size_bytes,
                 content: Some(assignment.content.clone()).filter(|content| !content.is_empty()),
                 traceparent: assignment.traceparent.clone(),

@@ -4,14 +4,14 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
-use postroad_core::{Outcome, OutcomeKind, SourceId, Timestamp};
-use postroad_smtp::client::{RecipientResult, Transaction};
+use postroad_core::{Address, Outcome, OutcomeKind, SourceId, Timestamp};
+use postroad_mail::finish::Finished;
+use postroad_smtp::client::Transaction;
 
 use crate::{
     job::{self, AttemptResult, Job, JobRecipient},
+    lane::Signal,
     metrics::OutboundMetrics,
-    result,
 };
 
 /// A job in progress.
@@ -23,13 +23,16 @@ pub(crate) struct Attempt {
     open: Vec<JobRecipient>,
     started_at: Timestamp,
     started: Instant,
+    /// The most serious signal so far.
+    signal: Signal,
     metrics: Arc<OutboundMetrics>,
 }
 
 impl Attempt {
     pub(crate) fn begin(mut job: Job, source: SourceId, metrics: Arc<OutboundMetrics>) -> Self {
         let open = std::mem::take(&mut job.recipients);
-        Self { job, source, open, started_at: job::now(), started: Instant::now(), metrics }
+        let (started_at, started) = (job::now(), Instant::now());
+        Self { job, source, open, started_at, started, signal: Signal::Silent, metrics }
     }
 
     /// Returns the recipients that have no outcome yet.
@@ -37,27 +40,42 @@ impl Attempt {
         &self.open
     }
 
+    /// Adds what a part of the attempt says about the site.
+    pub(crate) fn note(&mut self, signal: Signal) {
+        let before = std::mem::replace(&mut self.signal, Signal::Silent);
+        self.signal = before.worse(signal);
+    }
+
+    /// Returns what the attempt says about the site.
+    pub(crate) fn signal(&self) -> Signal {
+        self.signal.clone()
+    }
+
     /// Returns the transaction for the open recipients.
-    pub(crate) fn transaction(&self, content: &[Bytes]) -> Transaction {
+    ///
+    /// What the server must be able to do is computed from what is sent, however the message came in.
+    pub(crate) fn transaction(&self, content: Finished) -> Transaction {
+        let recipients: Vec<Address> = self.open.iter().map(|recipient| recipient.address.clone()).collect();
+        let addresses = self.job.sender.iter().chain(&recipients);
+        let smtputf8 = content.smtputf8 || addresses.into_iter().any(|address| !address.as_str().is_ascii());
         Transaction {
             sender: self.job.sender.clone(),
-            recipients: self.open.iter().map(|recipient| recipient.address.clone()).collect(),
-            content: content.to_vec(),
-            smtputf8: self.job.smtputf8,
-            eight_bit: self.job.eight_bit,
+            recipients,
+            smtputf8,
+            eight_bit: content.eight_bit,
+            content: content.parts,
         }
     }
 
     /// Reports the recipients of a transaction, except those at the positions `keep_open`.
-    pub(crate) fn report_results(
+    pub(crate) fn report_outcomes(
         &mut self,
-        results: &[RecipientResult],
+        outcomes: Vec<Outcome>,
         keep_open: &[usize],
         remote: &Arc<str>,
         tls: &Arc<str>,
     ) {
         let recipients = std::mem::take(&mut self.open);
-        let outcomes = result::outcomes_of(results);
         for (index, (recipient, outcome)) in recipients.into_iter().zip(outcomes).enumerate() {
             if keep_open.contains(&index) {
                 self.open.push(recipient);

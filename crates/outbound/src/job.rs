@@ -25,10 +25,6 @@ pub struct Job {
     pub sender: Option<Address>,
     /// At least one while the job waits.
     pub recipients: Vec<JobRecipient>,
-    /// The receiver must support SMTPUTF8.
-    pub smtputf8: bool,
-    /// The content holds bytes above 127.
-    pub eight_bit: bool,
     /// Bytes of the content.
     pub size: u64,
     /// Header and body; `None` when they must be fetched.
@@ -104,6 +100,7 @@ impl Job {
             started_at_millis: started_at.as_millis(),
             ended_at_millis: ended_at.as_millis(),
             tls: tls.to_string(),
+            reading: Some(outcome.into()),
         });
     }
 

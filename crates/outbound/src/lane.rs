@@ -21,8 +21,12 @@ use crate::{
     rate::{RateLimiter, WindowRecord},
 };
 
+mod per_connection;
+
 #[cfg(test)]
 mod tests;
+
+use per_connection::MessagesPerConnection;
 
 /// Bounds of a lane.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +45,9 @@ const RECOVERY_WINDOW: u32 = 10;
 /// A job that waits longer than this gets its own copy of its content: until then it shares the frame in which it came,
 /// and in a slow lane every job might keep another frame in memory.
 const COPY_AFTER: Duration = Duration::from_secs(2);
+
+/// The pause after a fault of this node: long enough to be cheap when each attempt fails, and no judgement of the site.
+const LOCAL_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long an unused lane is remembered.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -70,6 +77,7 @@ pub struct Lane {
     closed: bool,
     last_used: Instant,
     ipv6_avoided_until: Option<Instant>,
+    per_connection: MessagesPerConnection,
 }
 
 /// Why a lane is paused, and until when.
@@ -108,12 +116,37 @@ pub enum Wake {
 pub enum Signal {
     /// It answered, whether it accepted the recipients or not.
     Served,
-    /// A session could not be opened, or broke.
+    /// A session could not be opened, or broke, or the site asked for mail more slowly.
     Failed(Box<str>),
     /// It asked this source to slow down, or refused it.
     Refused(Box<str>),
+    /// This node could not even try, for this reason: the site is not at fault.
+    Local(Box<str>),
     /// It says nothing about the site.
     Silent,
+}
+
+impl Signal {
+    /// Returns the more serious of two signals of one attempt.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        if other.rank() >= self.rank() { other } else { self }
+    }
+
+    /// Returns the less serious of two signals, as when one of two hosts of a site refuses.
+    #[must_use]
+    pub fn milder(self, other: Self) -> Self {
+        if other.rank() < self.rank() { other } else { self }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Silent => 0,
+            Self::Served | Self::Local(_) => 1,
+            Self::Failed(_) => 2,
+            Self::Refused(_) => 3,
+        }
+    }
 }
 
 impl Lane {
@@ -135,6 +168,7 @@ impl Lane {
             closed: false,
             last_used: now,
             ipv6_avoided_until: None,
+            per_connection: MessagesPerConnection::default(),
         }
     }
 
@@ -247,6 +281,7 @@ impl Lane {
             }
             Signal::Failed(reason) => self.feedback.failed(limit).map(|length| (length, reason)),
             Signal::Refused(reason) => Some((self.feedback.pause(), reason)),
+            Signal::Local(reason) => Some((LOCAL_PAUSE, reason)),
         };
         let Some((length, reason)) = pause else { return Vec::new() };
         self.pause = Some(Pause { until: now + length, reason });
@@ -388,7 +423,17 @@ impl Lane {
     /// Returns how many messages may be sent over one connection.
     #[must_use]
     pub fn messages_per_connection(&self) -> u32 {
-        self.limits.messages_per_connection_max.max(1)
+        self.per_connection.limit(self.limits.messages_per_connection_max)
+    }
+
+    /// The site ended a connection after this many messages.
+    pub fn connection_ended_after(&mut self, messages: u32) {
+        self.per_connection.ended_after(messages);
+    }
+
+    /// A connection carried as many messages as it may.
+    pub fn connection_filled(&mut self) {
+        self.per_connection.filled();
     }
 
     /// Returns true while IPv6 is avoided.

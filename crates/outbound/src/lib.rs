@@ -1,6 +1,6 @@
 //! The outbound role: takes assignments, delivers them by SMTP, reports every outcome.
 //!
-//! Decisions are plain values: [`lane`], [`pending_attempts`], [`lease`], [`rate`], [`feedback`], [`plan`], [`classify`].
+//! Decisions are plain values: [`lane`], [`pending_attempts`], [`lease`], [`rate`], [`feedback`], [`plan`], [`result`].
 //! The other modules do the I/O.
 
 pub mod config;
@@ -8,7 +8,6 @@ pub mod error;
 pub mod metrics;
 pub mod service;
 
-pub mod classify;
 pub mod feedback;
 pub mod group_attempts;
 pub mod job;

@@ -8,6 +8,8 @@ const ATTEMPTS: &str = "postroad_outbound_attempts_total";
 const ATTEMPT_SECONDS: &str = "postroad_outbound_attempt_seconds";
 const CONNECTIONS: &str = "postroad_outbound_connections_total";
 const CONNECTIONS_OPEN: &str = "postroad_outbound_open_connections";
+const STARTTLS_INJECTED: &str = "postroad_outbound_starttls_injected_total";
+const IRREGULAR_REPLIES: &str = "postroad_outbound_irregular_replies_total";
 const REUSED: &str = "postroad_outbound_reused_connections_total";
 const LANES: &str = "postroad_outbound_lanes";
 const PAUSES: &str = "postroad_outbound_lane_pauses_total";
@@ -21,6 +23,12 @@ pub const CATALOGUE: &[Metric] = &[
     Metric::counter(ATTEMPTS, "Attempts at one delivery that ended, by how", &["outcome"]),
     Metric::histogram(ATTEMPT_SECONDS, "From the start of an attempt to its outcome", &[]),
     Metric::counter(CONNECTIONS, "Connections to receivers that were tried, by result", &["result"]),
+    Metric::counter(
+        STARTTLS_INJECTED,
+        "Connections ended because plaintext followed the reply to STARTTLS",
+        &[],
+    ),
+    Metric::counter(IRREGULAR_REPLIES, "Replies that broke the rules of SMTP and were understood", &[]),
     Metric::gauge(CONNECTIONS_OPEN, "Sessions with receivers that are open", &[]),
     Metric::counter(REUSED, "Messages sent over a connection that had carried one before", &[]),
     Metric::gauge(LANES, "Lanes that are remembered", &[]),
@@ -41,6 +49,10 @@ pub struct OutboundMetrics {
     pub connected: Counter,
     /// Connections that could not be made.
     pub not_connected: Counter,
+    /// Connections with plaintext in place of a TLS handshake.
+    pub starttls_injected: Counter,
+    /// Replies that broke the rules and were understood.
+    pub irregular_replies: Counter,
     /// Sessions that are open.
     pub connections_open: Gauge,
     /// Messages over a connection used before.
@@ -67,6 +79,8 @@ impl Default for OutboundMetrics {
             attempt_seconds: histogram!(ATTEMPT_SECONDS),
             connected: counter!(CONNECTIONS, "result" => "connected"),
             not_connected: counter!(CONNECTIONS, "result" => "failed"),
+            starttls_injected: counter!(STARTTLS_INJECTED),
+            irregular_replies: counter!(IRREGULAR_REPLIES),
             connections_open: gauge!(CONNECTIONS_OPEN),
             reused: counter!(REUSED),
             lanes: gauge!(LANES),

@@ -1,7 +1,7 @@
 //! A worker of a lane: delivers its jobs one after the other, over at most one connection at a time.
 //!
-//! The connection is kept for the next job under the conditions of D-030: same source, host, port and TLS,
-//! and a server with the extensions that the message needs.
+//! The connection is kept for the next job under the conditions of D-030: same source, host, port and TLS.
+//! How a transaction ended decides what follows: the next job, a new connection, or the next host.
 
 use std::{
     net::IpAddr,
@@ -11,6 +11,8 @@ use std::{
 
 use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind};
 use postroad_directory::Source;
+use postroad_mail::finish::{Offered, finish};
+use postroad_smtp::client::{Capabilities, RecipientResult};
 use postroad_telemetry::trace;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -89,9 +91,28 @@ struct AttemptContext {
 /// How a transaction ended.
 enum TransactionEnd {
     /// All recipients are reported or given back.
-    Done(Signal),
-    /// The receiver had closed the reused connection before the transaction (D-031).
-    Stale,
+    Done,
+    /// The connection is over and took nothing of the message: a new one may take it at once (D-031, D-036).
+    Reconnect,
+    /// This host did not take the message: another may (D-036).
+    NextHost(SessionFailure),
+}
+
+/// What an attempt has tried so far.
+#[derive(Default)]
+struct Tried {
+    sessions: usize,
+    ipv6_failed: bool,
+    failure: Option<SessionFailure>,
+}
+
+impl Tried {
+    fn add(&mut self, failed: SessionFailure) {
+        self.failure = Some(match self.failure.take() {
+            None => failed,
+            Some(before) => before.and(failed),
+        });
+    }
 }
 
 impl Worker {
@@ -132,13 +153,13 @@ impl Worker {
             return Signal::Silent;
         };
         let attempt_context = AttemptContext { source, abort, domain };
-        self.deliver(&mut attempt, &attempt_context).instrument(span).await
+        self.deliver(&mut attempt, &attempt_context).instrument(span).await;
+        attempt.signal()
     }
 
-    async fn deliver(&mut self, attempt: &mut Attempt, attempt_context: &AttemptContext) -> Signal {
+    async fn deliver(&mut self, attempt: &mut Attempt, attempt_context: &AttemptContext) {
         let Some(content) = self.content(attempt, attempt_context).await else {
-            attempt.give_back();
-            return Signal::Silent;
+            return attempt.give_back();
         };
         let mut targets = None;
         if !self.is_planned(&attempt_context.domain) {
@@ -147,11 +168,10 @@ impl Worker {
                 Err(outcome) => return report_without_session(attempt, *outcome),
             }
         }
-        if self.can_reuse(attempt, attempt_context, targets.as_deref()) {
-            if let TransactionEnd::Done(signal) = self.transact(attempt, &content, attempt_context).await {
-                return signal;
-            }
-            self.open = None;
+        if self.can_reuse(attempt_context, targets.as_deref())
+            && let TransactionEnd::Done = self.transact(attempt, &content, attempt_context).await
+        {
+            return;
         }
         self.close_connection().await;
         let targets = match targets {
@@ -161,7 +181,7 @@ impl Worker {
                 Err(outcome) => return report_without_session(attempt, *outcome),
             },
         };
-        self.try_targets(attempt, &targets, &content, attempt_context).await
+        self.try_targets(attempt, &targets, &content, attempt_context).await;
     }
 
     /// Returns the content; `None` when it cannot be fetched.
@@ -188,23 +208,14 @@ impl Worker {
     }
 
     /// Returns true when the connection may be used for this job (D-030); `targets` are those of its domain, if looked up.
-    fn can_reuse(
-        &mut self,
-        attempt: &Attempt,
-        attempt_context: &AttemptContext,
-        targets: Option<&[Target]>,
-    ) -> bool {
+    fn can_reuse(&mut self, attempt_context: &AttemptContext, targets: Option<&[Target]>) -> bool {
         let messages_max = self.handle.with(|lane| lane.messages_per_connection());
         let Some(open) = &mut self.open else { return false };
         let same_source = (open.source.address, &open.source.helo)
             == (attempt_context.source.address, &attempt_context.source.helo);
-        let can_utf8 = !attempt.job.smtputf8 || open.connection.capabilities().smtputf8;
         let same_destination = targets.is_none_or(|targets| targets.contains(&open.target));
-        let can_reuse = same_source
-            && can_utf8
-            && same_destination
-            && open.messages < messages_max
-            && open.connection.is_usable();
+        let can_reuse =
+            same_source && same_destination && open.messages < messages_max && open.connection.is_usable();
         if can_reuse && targets.is_some() {
             open.planned = (attempt_context.domain.clone(), Instant::now());
         }
@@ -239,57 +250,70 @@ impl Worker {
         plan(&hosts, &rules)
     }
 
-    /// Tries one address after the other until a session is open.
+    /// Tries one address after the other until one has taken or refused the message.
     async fn try_targets(
         &mut self,
         attempt: &mut Attempt,
         targets: &[Target],
         content: &Content,
         attempt_context: &AttemptContext,
-    ) -> Signal {
-        let mut failure: Option<SessionFailure> = None;
-        let (mut sessions, mut ipv6_failed) = (0, false);
+    ) {
+        let mut tried = Tried::default();
         for target in targets {
-            if sessions >= self.context.config.sessions_max {
+            if tried.sessions >= self.context.config.sessions_max {
                 break;
             }
-            let opened = self.open(target, attempt_context, &mut sessions);
-            let lease = self.context.lease.clone();
-            match while_permitted(&lease, &attempt_context.abort, opened).await {
-                None => {
-                    attempt.give_back();
-                    return Signal::Silent;
-                }
-                Some(Ok(open)) => {
-                    if ipv6_failed && target.address.is_ipv4() {
-                        self.handle.with(|lane| lane.avoid_ipv6(Instant::now()));
-                    }
-                    self.open = Some(open);
-                    return match self.transact(attempt, content, attempt_context).await {
-                        TransactionEnd::Done(signal) => signal,
-                        // Closed between two transactions: the open recipients have not been tried.
-                        TransactionEnd::Stale => {
-                            attempt.give_back();
-                            Signal::Silent
-                        }
-                    };
-                }
-                Some(Err(failed)) => {
-                    ipv6_failed |= target.address.is_ipv6();
-                    // A reply of a server tells more than a failed connection.
-                    if failed.result.outcome.code != 0 || failure.is_none() {
-                        failure = Some(failed);
-                    }
-                }
+            if self.try_target(attempt, target, content, attempt_context, &mut tried).await {
+                return;
             }
         }
-        let Some(SessionFailure { result, signal }) = failure else {
+        let Some(SessionFailure { result, signal }) = tried.failure else {
             let text = "4.4.4 the route has no address of the source's family (IPv4 or IPv6)";
             let outcome = Outcome::new(OutcomeKind::Soft, Some(BounceClass::Connection), 0, text);
             return report_without_session(attempt, outcome);
         };
+        attempt.note(signal);
         attempt.report_all(&result);
-        signal
+    }
+
+    /// Tries one address; false when another may be tried.
+    async fn try_target(
+        &mut self,
+        attempt: &mut Attempt,
+        target: &Target,
+        content: &Content,
+        attempt_context: &AttemptContext,
+        tried: &mut Tried,
+    ) -> bool {
+        let lease = self.context.lease.clone();
+        loop {
+            let opened = self.open(target, attempt_context, &mut tried.sessions);
+            match while_permitted(&lease, &attempt_context.abort, opened).await {
+                None => {
+                    attempt.give_back();
+                    return true;
+                }
+                Some(Err(failed)) => {
+                    tried.ipv6_failed |= target.address.is_ipv6();
+                    tried.add(failed);
+                    return false;
+                }
+                Some(Ok(open)) => self.open = Some(open),
+            }
+            if tried.ipv6_failed && target.address.is_ipv4() {
+                self.handle.with(|lane| lane.avoid_ipv6(Instant::now()));
+            }
+            match self.transact(attempt, content, attempt_context).await {
+                TransactionEnd::Done => return true,
+                // The connection ended between two transactions: it has carried at least one of this message.
+                TransactionEnd::Reconnect => self.close_connection().await,
+                TransactionEnd::NextHost(failed) => {
+                    self.close_connection().await;
+                    tried.add(failed);
+                    return false;
+                }
+            }
+        }
     }
 
     /// Sends the message, and again to recipients that were too many for one transaction (D-035).
@@ -299,44 +323,77 @@ impl Worker {
         content: &Content,
         attempt_context: &AttemptContext,
     ) -> TransactionEnd {
-        let messages_max = self.handle.with(|lane| lane.messages_per_connection());
-        let mut result = Signal::Silent;
-        let mut allowed = true;
         loop {
-            let Some(open) = &mut self.open else { return TransactionEnd::Done(result) };
-            let transaction = attempt.transaction(&content.parts);
+            let Some(open) = &mut self.open else { return TransactionEnd::Done };
+            let Capabilities { eight_bit_mime, smtputf8, .. } = open.connection.capabilities();
+            let transaction =
+                attempt.transaction(finish(&content.parts, Offered { eight_bit_mime, smtputf8 }));
             let until = source_lost(&self.context.lease, &attempt_context.abort);
             let delivery = open.connection.deliver(transaction, until).await;
             if delivery.stale {
-                return TransactionEnd::Stale;
+                return TransactionEnd::Reconnect;
             }
             if delivery.not_started {
                 self.open = None;
                 attempt.give_back();
-                return TransactionEnd::Done(result);
+                return TransactionEnd::Done;
             }
-            if open.messages > 0 {
-                self.context.metrics.reused.increment(1);
+            let outcomes = result::outcomes_of(&delivery.results);
+            if let Some(end) = self.not_taken(&delivery.results, &outcomes) {
+                return end;
             }
-            open.messages += 1;
-            let usable = open.connection.is_usable() && open.messages < messages_max;
-            let mut next_recipients =
-                if usable { result::over_recipient_limit(&delivery.results) } else { Vec::new() };
-            if !next_recipients.is_empty() {
-                allowed = self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
-            }
-            if !allowed {
-                next_recipients.clear();
-            }
-            attempt.report_results(&delivery.results, &next_recipients, &open.remote, &open.tls);
-            result = worse(result, result::signal_of(&delivery.results));
-            if !usable {
-                self.close_connection().await;
-            }
-            if next_recipients.is_empty() {
-                return TransactionEnd::Done(result);
+            if !self.report(attempt, &delivery.results, outcomes).await {
+                return TransactionEnd::Done;
             }
         }
+    }
+
+    /// Returns how to go on where the server took nothing of the message and another connection or host may.
+    fn not_taken(&self, results: &[RecipientResult], outcomes: &[Outcome]) -> Option<TransactionEnd> {
+        let open = self.open.as_ref()?;
+        if open.messages > 0 && result::is_end_of_connection(results, outcomes) {
+            self.handle.with(|lane| lane.connection_ended_after(open.messages));
+            return Some(TransactionEnd::Reconnect);
+        }
+        if !result::may_try_next_host(results, outcomes) {
+            return None;
+        }
+        let outcome = outcomes.first()?.clone();
+        let result = AttemptResult { outcome, remote: open.remote.clone(), tls: open.tls.clone() };
+        Some(TransactionEnd::NextHost(SessionFailure { result, signal: result::signal_of(outcomes) }))
+    }
+
+    /// Reports the outcomes of a transaction; true when recipients remain that go in the next one.
+    async fn report(
+        &mut self,
+        attempt: &mut Attempt,
+        results: &[RecipientResult],
+        outcomes: Vec<Outcome>,
+    ) -> bool {
+        let messages_max = self.handle.with(|lane| lane.messages_per_connection());
+        let Some(open) = &mut self.open else { return false };
+        if open.messages > 0 {
+            self.context.metrics.reused.increment(1);
+        }
+        open.messages += 1;
+        let is_full = open.messages >= messages_max;
+        let usable = open.connection.is_usable() && !is_full;
+        let mut next_recipients =
+            if usable { result::over_recipient_limit(results, &outcomes) } else { Vec::new() };
+        let may_go_on =
+            next_recipients.is_empty() || self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
+        if !may_go_on {
+            next_recipients.clear();
+        }
+        attempt.note(result::signal_of(&outcomes));
+        attempt.report_outcomes(outcomes, &next_recipients, &open.remote, &open.tls);
+        if is_full {
+            self.handle.with(Lane::connection_filled);
+        }
+        if !usable {
+            self.close_connection().await;
+        }
+        !next_recipients.is_empty()
     }
 
     async fn close_connection(&mut self) {
@@ -346,18 +403,9 @@ impl Worker {
     }
 }
 
-fn report_without_session(attempt: &mut Attempt, outcome: Outcome) -> Signal {
+fn report_without_session(attempt: &mut Attempt, outcome: Outcome) {
+    if outcome.kind == OutcomeKind::Internal {
+        attempt.note(Signal::Local(outcome.text.clone()));
+    }
     attempt.report_all(&AttemptResult::without_remote(outcome));
-    Signal::Silent
-}
-
-/// Returns the more serious of two signals of one attempt.
-fn worse(one: Signal, other: Signal) -> Signal {
-    let rank = |signal: &Signal| match signal {
-        Signal::Refused(_) => 3,
-        Signal::Failed(_) => 2,
-        Signal::Served => 1,
-        Signal::Silent => 0,
-    };
-    if rank(&other) >= rank(&one) { other } else { one }
 }

@@ -2,6 +2,7 @@
 //!
 //! It is a library too, so that tests can generate the reference pages.
 
+pub mod classify;
 pub mod cli;
 pub mod cluster;
 pub mod config;

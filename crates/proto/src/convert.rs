@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use postroad_core::{
-    Address, AttemptNumber, BounceClass, MessageId, Outcome, OutcomeKind, PoolId, Timestamp,
+    Address, AttemptNumber, BounceClass, LaneEffect, MessageId, Outcome, OutcomeKind, Party, PoolId, Retry,
+    Timestamp,
 };
 
 /// A value that cannot be converted; names the field.
@@ -37,15 +38,110 @@ pub(crate) fn parse_sender(text: Option<&str>) -> Result<Option<Address>, Malfor
     text.filter(|text| !text.is_empty()).map(parse_address).transpose()
 }
 
-pub(crate) fn parse_outcome(kind: u32, class: u32, code: u32, text: &str) -> Result<Outcome, Malformed> {
-    let byte = |code: u32| u8::try_from(code).ok();
+pub(crate) fn parse_outcome(
+    kind: u32,
+    class: u32,
+    code: u32,
+    text: &str,
+    reading: Option<Reading>,
+) -> Result<Outcome, Malformed> {
     let kind = required(byte(kind).and_then(OutcomeKind::from_code), "kind")?;
     let class = match class {
         0 => None,
         code => Some(required(byte(code).and_then(BounceClass::from_code), "bounce_class")?),
     };
     let code = u16::try_from(code).map_err(|_| Malformed("code"))?;
-    Ok(Outcome::new(kind, class, code, text))
+    let outcome = Outcome::new(kind, class, code, text);
+    match reading {
+        None => Ok(outcome),
+        Some(reading) => reading.add_to(outcome),
+    }
+}
+
+fn byte(code: u32) -> Option<u8> {
+    u8::try_from(code).ok()
+}
+
+/// What a reply was read as; the log and the protocol of the queue each have this message.
+pub(crate) struct Reading {
+    pub(crate) party: u32,
+    pub(crate) retry: u32,
+    pub(crate) tries_max: u32,
+    pub(crate) lane_effect: u32,
+    pub(crate) suppress: bool,
+    pub(crate) rule: String,
+}
+
+impl Reading {
+    fn add_to(self, outcome: Outcome) -> Result<Outcome, Malformed> {
+        Ok(Outcome {
+            party: match self.party {
+                0 => None,
+                code => Some(required(byte(code).and_then(Party::from_code), "party")?),
+            },
+            retry: match self.retry {
+                0 => outcome.kind.retry(),
+                code => {
+                    let codes = byte(code).zip(byte(self.tries_max));
+                    required(codes.and_then(|(code, tries)| Retry::from_codes(code, tries)), "retry")?
+                }
+            },
+            lane: match self.lane_effect {
+                0 => LaneEffect::None,
+                code => required(byte(code).and_then(LaneEffect::from_code), "lane_effect")?,
+            },
+            suppress: self.suppress,
+            rule: cut(self.rule),
+            ..outcome
+        })
+    }
+}
+
+impl From<&Outcome> for Reading {
+    fn from(outcome: &Outcome) -> Self {
+        let (retry, tries_max) = outcome.retry.codes();
+        Self {
+            party: outcome.party.map_or(0, |party| u32::from(party.code())),
+            retry: retry.into(),
+            tries_max: tries_max.into(),
+            lane_effect: outcome.lane.code().into(),
+            suppress: outcome.suppress,
+            rule: outcome.rule.to_string(),
+        }
+    }
+}
+
+macro_rules! same_message {
+    ($wire:ty) => {
+        impl From<$wire> for Reading {
+            fn from(wire: $wire) -> Self {
+                Self {
+                    party: wire.party,
+                    retry: wire.retry,
+                    tries_max: wire.tries_max,
+                    lane_effect: wire.lane_effect,
+                    suppress: wire.suppress,
+                    rule: wire.rule,
+                }
+            }
+        }
+
+        impl From<&Outcome> for $wire {
+            fn from(outcome: &Outcome) -> Self {
+                let Reading { party, retry, tries_max, lane_effect, suppress, rule } = outcome.into();
+                Self { party, retry, tries_max, lane_effect, suppress, rule }
+            }
+        }
+    };
+}
+
+same_message!(crate::generated::log::Reading);
+same_message!(crate::generated::queue::Reading);
+
+/// Cuts a text that is too long: an outcome must not be lost to a long host name.
+pub(crate) fn cut(text: String) -> Box<str> {
+    let end = text.floor_char_boundary(postroad_ledger::command::TEXT_BYTES_MAX);
+    text[..end].into()
 }
 
 pub(crate) fn class_code(outcome: &Outcome) -> u32 {

@@ -114,6 +114,7 @@ impl From<&AttemptEvent> for wire::AttemptEnded {
             tls: event.tls.to_string(),
             started_at_millis: event.started_at.as_millis(),
             ended_at_millis: event.ended_at.as_millis(),
+            reading: Some((&event.outcome).into()),
             next_state: match event.next_state {
                 NextState::Retry(due) => Some(Wire::RetryAtMillis(due.as_millis())),
                 NextState::Ended(end) => Some(Wire::Ended(wire::FinalState::from(end).into())),
@@ -132,7 +133,13 @@ fn parse_attempt(delivery: DeliveryId, event: wire::AttemptEnded) -> Result<Atte
         source: SourceId(event.source),
         epoch: Epoch(event.epoch),
         node: NodeId(event.node),
-        outcome: parse_outcome(event.kind, event.bounce_class, event.code, &event.text)?,
+        outcome: parse_outcome(
+            event.kind,
+            event.bounce_class,
+            event.code,
+            &event.text,
+            event.reading.map(Into::into),
+        )?,
         remote: event.remote.into(),
         tls: event.tls.into(),
         started_at: time(event.started_at_millis),

@@ -71,10 +71,11 @@ impl From<&Command> for wire::command::Command {
             Command::Report(report) => Self::Report(report.as_ref().into()),
             Command::Return(id) => Self::Return((*id).into()),
             Command::Started(id) => Self::Started((*id).into()),
-            Command::Reclaim { source, below, retry_at } => Self::Reclaim(wire::Reclaim {
+            Command::Reclaim { source, below, retry_at, copies_max } => Self::Reclaim(wire::Reclaim {
                 source: source.0,
                 below: below.0,
                 retry_at_millis: retry_at.as_millis(),
+                copies_max: u32::from(*copies_max),
             }),
             Command::Cancel(id) => Self::Cancel(message_id(*id)),
             Command::Hold(id) => Self::Hold(message_id(*id)),
@@ -113,6 +114,7 @@ impl TryFrom<wire::command::Command> for Command {
                 source: SourceId(reclaim.source),
                 below: Epoch(reclaim.below),
                 retry_at: time(reclaim.retry_at_millis),
+                copies_max: copies_max(reclaim.copies_max)?,
             },
             Wire::Cancel(id) => Self::Cancel(parse_message_id(&id)?),
             Wire::Hold(id) => Self::Hold(parse_message_id(&id)?),
@@ -246,6 +248,10 @@ impl TryFrom<wire::AttemptId> for AttemptId {
     }
 }
 
+fn copies_max(wire: u32) -> Result<u8, Malformed> {
+    u8::try_from(wire).map_err(|_| Malformed("copies_max"))
+}
+
 impl From<&Report> for wire::Report {
     fn from(report: &Report) -> Self {
         Self {
@@ -259,6 +265,8 @@ impl From<&Report> for wire::Report {
             tls: report.tls.to_string(),
             started_at_millis: report.started_at.as_millis(),
             ended_at_millis: report.ended_at.as_millis(),
+            reading: Some((&report.outcome).into()),
+            copies_max: report.copies_max.into(),
         }
     }
 }
@@ -269,8 +277,15 @@ impl TryFrom<wire::Report> for Report {
     fn try_from(report: wire::Report) -> Result<Self, Malformed> {
         Ok(Self {
             id: required(report.attempt, "attempt")?.try_into()?,
-            outcome: parse_outcome(report.kind, report.bounce_class, report.code, &report.text)?,
+            outcome: parse_outcome(
+                report.kind,
+                report.bounce_class,
+                report.code,
+                &report.text,
+                report.reading.map(Into::into),
+            )?,
             retry_at: time(report.retry_at_millis),
+            copies_max: copies_max(report.copies_max)?,
             remote: report.remote.into(),
             tls: report.tls.into(),
             started_at: time(report.started_at_millis),
@@ -281,7 +296,10 @@ impl TryFrom<wire::Report> for Report {
 
 #[cfg(test)]
 mod tests {
-    use postroad_core::{Address, AttemptNumber, BounceClass, MessageId, Outcome, OutcomeKind, PoolId};
+    use postroad_core::{
+        Address, AttemptNumber, BounceClass, LaneEffect, MessageId, Outcome, OutcomeKind, Party, PoolId,
+        Retry,
+    };
 
     use super::*;
 
@@ -329,11 +347,19 @@ mod tests {
     fn commands_round_trip() {
         let grant = SourceGrant { source: SourceId(1), epoch: Epoch(2), node: NodeId(3) };
         let delivery = attempt().delivery;
-        let outcome = Outcome::new(OutcomeKind::Soft, Some(BounceClass::Greylisted), 451, "later");
+        let outcome = Outcome {
+            party: Some(Party::Ip),
+            retry: Retry::Distant { tries_max: 3.try_into().unwrap() },
+            lane: LaneEffect::Slow,
+            suppress: true,
+            rule: "some_rule".into(),
+            ..Outcome::new(OutcomeKind::PolicyBlock, Some(BounceClass::SpamBlock), 550, "blocked")
+        };
         let report = Report {
             id: attempt(),
             outcome,
             retry_at: time(6),
+            copies_max: 4,
             remote: "mx [192.0.2.1]".into(),
             tls: "TLSv1.3".into(),
             started_at: time(1),
@@ -346,7 +372,7 @@ mod tests {
             Command::Report(Box::new(report)),
             Command::Return(attempt()),
             Command::Started(attempt()),
-            Command::Reclaim { source: SourceId(8), below: Epoch(10), retry_at: time(12) },
+            Command::Reclaim { source: SourceId(8), below: Epoch(10), retry_at: time(12), copies_max: 4 },
             Command::Cancel(id()),
             Command::Hold(id()),
             Command::Release(id()),

@@ -9,7 +9,7 @@ use postroad_ledger::{
 };
 
 use crate::{
-    convert::{Malformed, attempt, message_id, parse_message_id, parse_outcome, required, time},
+    convert::{Malformed, attempt, cut, message_id, parse_message_id, parse_outcome, required, time},
     queue as wire,
 };
 
@@ -44,20 +44,21 @@ impl TryFrom<wire::Report> for Report {
     fn try_from(report: wire::Report) -> Result<Self, Malformed> {
         Ok(Self {
             id: required(report.attempt, "attempt")?.try_into()?,
-            outcome: parse_outcome(report.kind, report.bounce_class, report.code, &report.text)?,
+            outcome: parse_outcome(
+                report.kind,
+                report.bounce_class,
+                report.code,
+                &report.text,
+                report.reading.map(Into::into),
+            )?,
             retry_at: RETRY_AT_UNSET,
+            copies_max: 0,
             remote: cut(report.remote),
             tls: cut(report.tls),
             started_at: time(report.started_at_millis),
             ended_at: time(report.ended_at_millis),
         })
     }
-}
-
-/// Cuts a text that is too long: an outcome must not be lost to a long host name.
-fn cut(text: String) -> Box<str> {
-    let end = text.floor_char_boundary(postroad_ledger::command::TEXT_BYTES_MAX);
-    text[..end].into()
 }
 
 impl TryFrom<wire::RecallAnswer> for Command {

@@ -74,6 +74,14 @@ settings! {
         /// The longest wait.
         interval_max: Duration = RetrySchedule::default().cap,
             within Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+        /// The wait where an early retry would harm: after a refusal by policy that a rule says to try again,
+        /// and from the second time that the reply to the final dot is lost.
+        distant_interval: Duration = RetrySchedule::default().distant,
+            within Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+        /// Copies that a receiver may have that never confirms one.
+        /// After so many lost replies to the final dot the delivery ends as `unconfirmed`; 0 for any number.
+        /// Must be the same on every queue node.
+        copies_max: u8 = RetrySchedule::default().copies_max, within 0..=255;
     }
     rules Self::rules;
 }
@@ -159,6 +167,8 @@ impl QueueConfig {
             first: self.retry.first_interval,
             second: self.retry.second_interval,
             cap: self.retry.interval_max,
+            distant: self.retry.distant_interval,
+            copies_max: self.retry.copies_max,
             age_max: self.message_age_max,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use postroad_core::{GroupId, RetrySchedule};
+use postroad_core::{GroupId, OutcomeKind, RetrySchedule};
 use postroad_directory::View;
 use postroad_ledger::{
     BodyRef,
@@ -57,11 +57,12 @@ impl LedgerGroup {
         let shared = Arc::new(SharedLedger::new(id, config.limits()));
         let group = node.open_group(id, LedgerMachine(shared.clone())).await?;
         let (inbox, requests) = mpsc::channel(REQUESTS_MAX);
-        let proposer = Proposer::new(shared.clone(), group.clone(), requests, views.clone());
+        let retry = config.retry_schedule();
+        let proposer =
+            Proposer::new(shared.clone(), group.clone(), requests, views.clone(), retry.copies_max);
         let room_max = config.waiting_bytes_max.to_usize() / PERMIT_BYTES;
         let room_max = room_max.min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(room_max));
-        let retry = config.retry_schedule();
         Ok((Self { shared, group, views, retry, inbox, room, room_max }, proposer))
     }
 
@@ -102,13 +103,23 @@ impl LedgerGroup {
         self.commit(vec![command], Vec::new()).await?.pop().ok_or(ProposeError::Unknown)
     }
 
-    /// Sets the `retry_at` of reports from the retry schedule.
+    /// Sets when the deliveries of reports are due again, from the retry schedule, and how many copies they may make.
     pub(crate) fn set_retry_times(&self, reports: &mut [Report]) {
         let now = clock::now();
         self.shared.with_ledger(|ledger| {
             for report in reports {
-                let attempts = ledger.attempts(report.id.delivery).unwrap_or(0);
-                report.retry_at = now.after(self.retry.wait(attempts, rand::random()));
+                let attempts = ledger.attempts(report.id.delivery).unwrap_or_default();
+                report.copies_max = self.retry.copies_max;
+                if report.outcome.kind == OutcomeKind::Unknown
+                    && report.copies_max > 0
+                    && attempts.copies_after(&report.outcome) >= report.copies_max
+                {
+                    self.shared.metrics.unconfirmed.increment(1);
+                    let (message, copies) = (report.id.delivery.message, report.copies_max);
+                    tracing::warn!(%message, copies, remote = %report.remote, "delivery stopped: the receiver never confirms and may have copies");
+                }
+                let wait = self.retry.wait_after(&report.outcome, attempts, rand::random());
+                report.retry_at = now.after(wait);
             }
         });
     }

@@ -16,6 +16,11 @@ pub const CATALOGUE: &[Metric] = &[
     Metric::counter("postroad_queue_finished_total", "Messages that ended for every recipient", &["group"]),
     Metric::counter("postroad_queue_reports_total", "Attempts reported, by outcome", &["outcome"]),
     Metric::counter(
+        "postroad_queue_unconfirmed_total",
+        "Deliveries stopped because the receiver may have as many copies as are allowed and never confirmed one",
+        &["group"],
+    ),
+    Metric::counter(
         "postroad_queue_reclaims_total",
         "Sources whose unreported attempts were given up",
         &["group"],
@@ -83,6 +88,7 @@ pub const CATALOGUE: &[Metric] = &[
 pub(crate) struct LedgerMetrics {
     pub(crate) assigned: Counter,
     pub(crate) finished: Counter,
+    pub(crate) unconfirmed: Counter,
     pub(crate) reclaims: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) commit: Histogram,
@@ -107,6 +113,7 @@ impl LedgerMetrics {
         Self {
             assigned: counter!("postroad_queue_assigned_total", "group" => group.clone()),
             finished: counter!("postroad_queue_finished_total", "group" => group.clone()),
+            unconfirmed: counter!("postroad_queue_unconfirmed_total", "group" => group.clone()),
             reclaims: counter!("postroad_queue_reclaims_total", "group" => group.clone()),
             unreadable: counter!("postroad_queue_unreadable_contents_total", "group" => group.clone()),
             commit: histogram!("postroad_queue_commit_seconds", "group" => group.clone()),

@@ -79,7 +79,7 @@ macro_rules! integers {
     )*};
 }
 
-integers!(u16, u32, u64, usize);
+integers!(u8, u16, u32, u64, usize);
 
 macro_rules! ids {
     ($($type:ident),*) => {$(

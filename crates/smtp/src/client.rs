@@ -127,7 +127,11 @@ pub enum Phase {
 /// What the session needs next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Send [`ClientSession::take_output`], then read bytes before the deadline.
+    /// Hand [`ClientSession::take_output`] to the system, then call [`ClientSession::written`].
+    ///
+    /// Only then is there a deadline for the reply: however slowly the server reads, it has its full time to answer.
+    Write,
+    /// Read bytes before the deadline.
     Read(Instant),
     /// Do a TLS handshake and call [`ClientSession::tls_established`]. The input must be empty.
     StartTls,
@@ -185,6 +189,10 @@ pub enum Ended {
     Refused(Phase, Reply),
     /// TLS is required and the server does not offer it.
     NoTls,
+    /// Plaintext followed the 220 to STARTTLS, where only the handshake may: somebody may have injected it (S-402).
+    ///
+    /// Asking this host again without TLS would give the attacker what it wants.
+    Injected,
     /// The connection was lost in this phase.
     Lost(Phase, Lost),
     /// The server ended an idle session.
@@ -215,8 +223,17 @@ pub struct ClientSession {
     tls: bool,
     reader: ReplyReader,
     output: Vec<Bytes>,
-    deadline: Instant,
+    reply: ReplyDue,
     transactions: u32,
+}
+
+/// When the next reply is due.
+#[derive(Clone, Copy, Debug)]
+enum ReplyDue {
+    /// This long after the last byte of the output was handed to the system (D-045).
+    AfterWrite(Duration),
+    /// At this time.
+    At(Instant),
 }
 
 #[derive(Debug)]
@@ -265,7 +282,7 @@ impl ClientSession {
     #[must_use]
     pub fn new(config: ClientConfig, now: Instant) -> Self {
         Self {
-            deadline: now + config.timeouts.greeting,
+            reply: ReplyDue::At(now + config.timeouts.greeting),
             config,
             state: State::Greeting,
             capabilities: Capabilities::default(),
@@ -292,7 +309,9 @@ impl ClientSession {
                         return Output::Done(results);
                     }
                 }
-                Ok(None) => return Output::Read(self.deadline),
+                // A line that is no reply, such as an empty one after the last reply.
+                Ok(None) if matches!(self.state, State::Idle) && input.is_empty() => return Output::Idle,
+                Ok(None) => return self.next_io(),
                 Err(error) => {
                     if let Some(results) = self.end_session(Lost::Protocol(error)) {
                         return Output::Done(results);
@@ -300,6 +319,26 @@ impl ClientSession {
                 }
             }
         }
+    }
+
+    fn next_io(&self) -> Output {
+        match self.reply {
+            ReplyDue::AfterWrite(_) => Output::Write,
+            ReplyDue::At(deadline) => Output::Read(deadline),
+        }
+    }
+
+    /// The system has taken the last byte of the output at `now`; the time for the reply begins.
+    pub fn written(&mut self, now: Instant) {
+        if let ReplyDue::AfterWrite(limit) = self.reply {
+            self.reply = ReplyDue::At(now + limit);
+        }
+    }
+
+    /// Sets how long the reply to the buffered output may take; without output it is counted from `now`.
+    fn expect_reply_within(&mut self, now: Instant, limit: Duration) {
+        self.reply =
+            if self.output.is_empty() { ReplyDue::At(now + limit) } else { ReplyDue::AfterWrite(limit) };
     }
 
     /// Takes the buffered output, in order, possibly none.
@@ -329,7 +368,7 @@ impl ClientSession {
             lines.data();
         }
         self.output.push(lines.finish());
-        self.deadline = now + self.config.timeouts.envelope;
+        self.expect_reply_within(now, self.config.timeouts.envelope);
         self.state = State::Envelope(Box::new(ActiveTransaction {
             wire,
             results: vec![None; transaction.recipients.len()],
@@ -346,6 +385,11 @@ impl ClientSession {
     pub fn tls_established(&mut self, now: Instant) {
         self.tls = true;
         self.send_ehlo(now);
+    }
+
+    /// The server, or somebody on the way, sent plaintext where the handshake was due.
+    pub fn plaintext_instead_of_handshake(&mut self) {
+        self.state = State::Ended(Ended::Injected);
     }
 
     /// The connection was lost or the deadline passed; returns the results of a transaction in progress.
@@ -379,7 +423,7 @@ impl ClientSession {
     pub fn quit(&mut self, now: Instant) {
         if matches!(self.state, State::Idle) {
             self.output.push(Bytes::from_static(b"QUIT\r\n"));
-            self.deadline = now + self.config.timeouts.quit;
+            self.expect_reply_within(now, self.config.timeouts.quit);
             self.state = State::Quitting;
         }
     }
@@ -395,6 +439,12 @@ impl ClientSession {
     #[must_use]
     pub fn is_unanswered(&self) -> bool {
         matches!(&self.state, State::Envelope(active) if !active.answered)
+    }
+
+    /// Returns how many replies of this session broke the rules and were understood (D-044).
+    #[must_use]
+    pub fn irregular_replies(&self) -> u64 {
+        self.reader.irregular()
     }
 
     /// Returns the extensions that the server announced.
@@ -469,7 +519,7 @@ impl ClientSession {
     fn send_ehlo(&mut self, now: Instant) {
         self.capabilities = Capabilities::default();
         self.output.push(CommandLine::ehlo("EHLO", &self.config.helo));
-        self.deadline = now + self.config.timeouts.hello;
+        self.expect_reply_within(now, self.config.timeouts.hello);
         self.state = State::Ehlo;
     }
 
@@ -477,7 +527,7 @@ impl ClientSession {
         // D-038: fall back to HELO when the server refuses EHLO, but never inside TLS.
         if reply.is_permanent() && !self.tls && self.config.tls != TlsUse::Required {
             self.output.push(CommandLine::ehlo("HELO", &self.config.helo));
-            self.deadline = now + self.config.timeouts.hello;
+            self.expect_reply_within(now, self.config.timeouts.hello);
             self.state = State::Helo;
             return;
         }
@@ -488,7 +538,7 @@ impl ClientSession {
         match (self.config.tls, self.capabilities.start_tls && !self.tls) {
             (TlsUse::Opportunistic | TlsUse::Required, true) => {
                 self.output.push(Bytes::from_static(b"STARTTLS\r\n"));
-                self.deadline = now + self.config.timeouts.start_tls;
+                self.expect_reply_within(now, self.config.timeouts.start_tls);
                 self.state = State::StartTls;
             }
             (TlsUse::Required, false) if !self.tls => self.state = State::Ended(Ended::NoTls),
@@ -501,11 +551,7 @@ impl ClientSession {
             return self.refuse(Phase::StartTls, reply);
         }
         // S-402: a byte received before the handshake may have been injected.
-        self.state = if input.is_empty() {
-            State::Handshake
-        } else {
-            State::Ended(Ended::Lost(Phase::StartTls, Lost::Protocol(ReplyError::Malformed)))
-        };
+        self.state = if input.is_empty() { State::Handshake } else { State::Ended(Ended::Injected) };
     }
 
     fn become_idle(&mut self) {
@@ -539,21 +585,21 @@ impl ClientSession {
                     self.output.push(active.command(expected));
                 }
                 let timeouts = &self.config.timeouts;
-                self.deadline =
-                    now + if expected == Expected::Data { timeouts.data } else { timeouts.envelope };
+                let limit = if expected == Expected::Data { timeouts.data } else { timeouts.envelope };
+                self.expect_reply_within(now, limit);
                 self.state = State::Envelope(active);
                 None
             }
             Next::Content => {
                 self.output.append(&mut active.wire);
-                self.deadline = now + self.config.timeouts.message;
+                self.expect_reply_within(now, self.config.timeouts.message);
                 self.state = State::Message(active);
                 None
             }
             Next::EmptyContent => {
                 // RFC 2920 3.1: 354 although no recipient was accepted; an empty message ends DATA.
                 self.output.push(Bytes::from_static(b".\r\n"));
-                self.deadline = now + self.config.timeouts.message;
+                self.expect_reply_within(now, self.config.timeouts.message);
                 self.state = State::Message(active);
                 None
             }
@@ -573,7 +619,7 @@ impl ClientSession {
             self.state = State::Idle;
         } else {
             self.output.push(Bytes::from_static(b"RSET\r\n"));
-            self.deadline = now + self.config.timeouts.reset;
+            self.expect_reply_within(now, self.config.timeouts.reset);
             self.state = State::Resetting;
         }
     }

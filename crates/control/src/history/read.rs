@@ -73,6 +73,10 @@ pub(crate) struct Step {
     pub(crate) node: Option<u64>,
     pub(crate) outcome: Option<String>,
     pub(crate) class: Option<String>,
+    /// Whose matter a refusal was.
+    pub(crate) party: Option<String>,
+    /// The rule that read the reply.
+    pub(crate) rule: Option<String>,
     pub(crate) code: Option<u32>,
     pub(crate) response: Option<String>,
     pub(crate) remote: Option<String>,
@@ -300,6 +304,8 @@ fn step(row: &SqliteRow) -> Result<Step, sqlx::Error> {
         node: row.try_get::<Option<i64>, _>("node")?.map(|node| node as u64),
         outcome: row.try_get("outcome")?,
         class: row.try_get("class")?,
+        party: row.try_get("party")?,
+        rule: row.try_get("rule")?,
         code: row.try_get("code")?,
         response: row.try_get("response")?,
         remote: row.try_get("remote")?,

@@ -231,6 +231,8 @@ fn response(step: &Step) -> Markup {
         @if let Some(text) = &step.response { (text) }
         @if let Some(outcome) = outcome {
             div.soft { (outcome_text(outcome)) @if let Some(class) = &step.class { ", " (class.replace('_', " ")) } }
+            @if let Some(party) = &step.party { div.soft { "about " (party_text(party)) } }
+            @if let Some(rule) = &step.rule { div.soft { "rule " code { (rule) } } }
             @if outcome == OutcomeKind::Unknown.as_str() {
                 div.warn { "The receiver may have accepted it: a second copy is possible." }
             }
@@ -245,6 +247,19 @@ fn outcome_text(outcome: &str) -> &str {
         "soft" | "site_soft" => "temporary",
         "policy_block" => "policy block",
         "internal" => "internal error",
+        other => other,
+    }
+}
+
+/// Whose matter a refusal was, in words for a person.
+fn party_text(party: &str) -> &str {
+    match party {
+        "recipient" => "the recipient",
+        "sender" => "the sender address",
+        "ip" => "our IP address",
+        "domain" => "our domain",
+        "content" => "the message",
+        "receiver" => "the receiving server",
         other => other,
     }
 }

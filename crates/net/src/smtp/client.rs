@@ -112,7 +112,9 @@ impl Connection {
                 Output::Idle => return Ok(connection),
                 Output::StartTls => connection.handshake(tls, server_name).await,
                 Output::Ended(ended) => return Err(ended),
-                Output::Read(_) | Output::Done(_) => unreachable!("no transaction has been started"),
+                Output::Read(_) | Output::Write | Output::Done(_) => {
+                    unreachable!("no transaction has been started")
+                }
             }
         }
     }
@@ -167,6 +169,12 @@ impl Connection {
         self.session.capabilities()
     }
 
+    /// Returns how many replies broke the rules of SMTP and were understood.
+    #[must_use]
+    pub fn irregular_replies(&self) -> u64 {
+        self.session.irregular_replies()
+    }
+
     /// Returns the number of finished transactions.
     #[must_use]
     pub fn transactions(&self) -> u32 {
@@ -208,7 +216,7 @@ impl Connection {
 
     /// Sends RSET if needed, without waiting for its reply; returns false when the session is over.
     async fn finish_transaction(&mut self) -> bool {
-        let written = self.write(pin!(pending())).await.is_ok();
+        let written = self.write_output(pin!(pending())).await.is_ok();
         written && !matches!(self.session.poll(Instant::now(), &mut self.input), Output::Ended(_))
     }
 
@@ -217,23 +225,16 @@ impl Connection {
         self.unanswered = false;
         let mut broken = None;
         loop {
-            let deadline = match self.session.poll(Instant::now(), &mut self.input) {
-                Output::Read(deadline) => deadline,
+            let interrupted = match self.session.poll(Instant::now(), &mut self.input) {
+                Output::Write => {
+                    broken = self.write_output(abort.as_mut()).await.err().or(broken);
+                    broken.filter(|broken| *broken == Interrupted::Aborted)
+                }
+                Output::Read(deadline) => self.read_reply(deadline, broken, abort.as_mut()).await.err(),
                 Output::Done(results) => {
                     return Output::Done(correct_for_incomplete_write(results, broken.is_some()));
                 }
                 output => return output,
-            };
-            if let Err(interrupted) = self.write(abort.as_mut()).await {
-                broken = Some(interrupted);
-            }
-            let interrupted = match broken {
-                None => self.read(deadline, abort.as_mut()).await.err(),
-                Some(Interrupted::Aborted) => broken,
-                Some(interrupted) => {
-                    let final_deadline = deadline.min(Instant::now() + FINAL_REPLY_TIMEOUT);
-                    self.read(final_deadline, abort.as_mut()).await.err().map(|_| interrupted)
-                }
             };
             let Some(interrupted) = interrupted else { continue };
             if interrupted == Interrupted::Aborted {
@@ -245,6 +246,25 @@ impl Connection {
                 return Output::Done(correct_for_incomplete_write(results, broken.is_some()));
             }
         }
+    }
+
+    /// Writes the output of the session, whose time for the reply then begins.
+    async fn write_output(&mut self, abort: Pin<&mut impl Future<Output = ()>>) -> Result<(), Interrupted> {
+        let written = self.write(abort).await;
+        self.session.written(Instant::now());
+        written
+    }
+
+    /// Reads part of a reply. After a broken write only a reply that the server sent before it closed is of use.
+    async fn read_reply(
+        &mut self,
+        deadline: Instant,
+        broken: Option<Interrupted>,
+        abort: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), Interrupted> {
+        let Some(broken) = broken else { return self.read(deadline, abort).await };
+        let final_deadline = deadline.min(Instant::now() + FINAL_REPLY_TIMEOUT);
+        self.read(final_deadline, abort).await.map_err(|_| broken)
     }
 
     /// Aborts the transaction; a reply that has already arrived still counts.
@@ -322,7 +342,10 @@ impl Connection {
                 if let Some(Err(error)) = &failed {
                     tracing::debug!(%error, server = server_name, "TLS handshake with a server failed");
                 }
-                self.session.connection_lost(failed.is_none());
+                match &failed {
+                    Some(Err(error)) if is_plaintext(error) => self.session.plaintext_instead_of_handshake(),
+                    _ => drop(self.session.connection_lost(failed.is_none())),
+                }
             }
         }
     }
@@ -345,6 +368,12 @@ impl Connection {
         let connecting = Box::pin(tls.connector().connect(name, socket));
         self.timer.timeout_at(deadline, connecting).await
     }
+}
+
+/// Returns true when the server sent something other than TLS records.
+fn is_plaintext(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }
 
 /// Returns how long a message of this size may take at the minimum rate.

@@ -34,8 +34,6 @@ fn job(number: u128, received: Instant) -> Job {
         epoch: Epoch(1),
         sender: None,
         recipients: vec![recipient(0), recipient(1)],
-        smtputf8: false,
-        eight_bit: false,
         size: 0,
         content: None,
         traceparent: String::new(),
@@ -105,6 +103,21 @@ fn d_036_a_refusing_site_pauses_its_lane_and_waiting_jobs_are_given_back() {
     assert!(lane.tick(later).is_empty());
     assert_eq!(lane.window(later), RECOVERY_WINDOW);
     assert!(lane.pause().is_none() && lane.push(later, job(10, later)).is_ok());
+}
+
+#[test]
+fn d_053_a_fault_of_this_node_delays_its_lane_for_seconds_each_time() {
+    let mut now = Instant::now();
+    let mut lane = lane(now);
+    for _ in 0..5 {
+        drop(lane.push(now, job(1, now)));
+        assert_eq!(lane.ended(now, Signal::Local("too many open files".into())).len(), 1);
+        assert_eq!(lane.pause().unwrap().until, now + LOCAL_PAUSE);
+        now += LOCAL_PAUSE;
+        lane.tick(now);
+        // Nothing was learned about the site.
+        assert_eq!(lane.window(now), lane.open_window());
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind};
+use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind, Retry};
 use postroad_directory::Source;
 use postroad_net::{ConnectError, connect, smtp::client::Connection};
 use postroad_smtp::client::{ClientConfig, Ended, TlsUse};
@@ -39,10 +39,25 @@ pub(super) struct SessionFailure {
     pub(super) signal: Signal,
 }
 
+impl SessionFailure {
+    /// Returns what the failures of two hosts of a site come to: the site is as bad as its better host, and a refusal for
+    /// good counts only when nothing gives hope.
+    pub(super) fn and(self, other: Self) -> Self {
+        let worth = |failure: &Self| {
+            let outcome = &failure.result.outcome;
+            // A reply of a server tells more than a failed connection.
+            (outcome.retry != Retry::Never, outcome.code != 0)
+        };
+        let result = if worth(&other) > worth(&self) { other.result } else { self.result };
+        Self { result, signal: self.signal.milder(other.signal) }
+    }
+}
+
 impl OpenConnection {
     /// Closes the connection, with QUIT if the server still reads.
     pub(super) async fn quit(self) {
         let Self { connection, _counted, .. } = self;
+        _counted.0.irregular_replies.increment(connection.irregular_replies());
         if connection.is_usable() {
             connection.quit().await;
         }
@@ -71,6 +86,10 @@ impl Worker {
         } else {
             ended
         };
+        if ended == Ended::Injected {
+            self.context.metrics.starttls_injected.increment(1);
+            tracing::warn!(%remote, "plaintext followed the reply to STARTTLS: the connection may be under attack");
+        }
         let outcome = result::outcome_of_session(&ended);
         let result = AttemptResult { outcome, remote, tls: "".into() };
         Err(SessionFailure { result, signal: result::signal_of_session(&ended) })
@@ -134,8 +153,10 @@ fn not_connected(error: &ConnectError, target: &Target) -> SessionFailure {
         _ => (OutcomeKind::Soft, BounceClass::Connection),
     };
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    let text = format!("4.4.1 {error}{cause}");
+    let status = if error.is_local() { "4.3.0" } else { "4.4.1" };
+    let text = format!("{status} {error}{cause}");
     let outcome = Outcome::new(kind, Some(class), 0, &text);
     let result = AttemptResult { outcome, remote: target.remote().into(), tls: "".into() };
-    SessionFailure { result, signal: Signal::Failed(text.into()) }
+    let signal = if error.is_local() { Signal::Local(text.into()) } else { Signal::Failed(text.into()) };
+    SessionFailure { result, signal }
 }

@@ -72,6 +72,21 @@ async fn d_039_a_host_whose_starttls_fails_is_tried_again_without_tls() {
 }
 
 #[tokio::test]
+async fn s_402_a_host_with_plaintext_after_its_starttls_reply_is_not_asked_again_in_the_clear() {
+    let injected = Script { tls: Tls::Starttls, ..misbehaves(Phase::Starttls, Action::Inject) };
+    let report = outcome(Setup::default(), injected.clone()).await;
+    is(&report, K::Soft, Some(C::TlsPolicy));
+    assert!(report.text.contains("under attack"), "{}", report.text);
+    // Another mail host may have a way without the attacker.
+    let (first, second) = two_sinks(injected, Script::default()).await;
+    let node = two_hosts(&first, &second).start(None).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    is(&node.queue.report(1, 0).await, K::Delivered, None);
+    assert_eq!((first.ledger().count(), second.ledger().count()), (0, 1));
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn the_outcome_depends_on_the_reply_and_its_phase() {
     let check = async |phase, reply: &str, kind, class| {
         let report = outcome(Setup::default(), replies(phase, reply)).await;
@@ -196,22 +211,25 @@ async fn d_031_a_stale_connection_costs_no_attempt() {
 #[tokio::test]
 async fn d_010_the_next_mail_host_is_tried_when_one_refuses() {
     let (first, second) = two_sinks(replies(Phase::Connect, "554 no service"), Script::default()).await;
-    let mut setup = Setup {
-        zones: Zones::default()
-            .mx("example.test", 10, "one.test")
-            .mx("example.test", 20, "two.test")
-            .address("one.test", first.address().ip())
-            .address("two.test", second.address().ip()),
-        ..Setup::default()
-    };
-    setup.config.smtp_port = first.address().port();
-    let node = setup.start(None).await;
+    let node = two_hosts(&first, &second).start(None).await;
     node.assign(1, "example.test", &["a@example.test"]).await;
     let report = node.queue.report(1, 0).await;
     is(&report, K::Delivered, None);
     assert!(report.remote.starts_with("two.test ["), "{}", report.remote);
     assert_eq!((first.ledger().count(), second.ledger().count()), (0, 1));
     node.stop().await;
+}
+
+/// A domain whose mail hosts are two receivers, `one.test` preferred.
+fn two_hosts(first: &Sink, second: &Sink) -> Setup {
+    let zones = Zones::default()
+        .mx("example.test", 10, "one.test")
+        .mx("example.test", 20, "two.test")
+        .address("one.test", first.address().ip())
+        .address("two.test", second.address().ip());
+    let mut setup = Setup { zones, ..Setup::default() };
+    setup.config.smtp_port = first.address().port();
+    setup
 }
 
 /// Two receivers on different addresses and the same port.
@@ -262,11 +280,11 @@ async fn d_015_a_private_address_is_never_connected() {
 }
 
 #[tokio::test]
-async fn d_036_the_lane_of_a_site_that_asks_to_slow_down_pauses_and_others_go_on() {
-    let busy =
-        Receiver { rules: vec![Rule::reply(Phase::Mail, "421 4.7.0 slow down")], ..Receiver::default() };
+async fn d_036_the_lane_of_a_site_that_blocks_us_pauses_and_others_go_on() {
+    const BLOCKED: &str = "421 4.7.1 Client host [198.51.100.7] blocked using zen.spamhaus.org";
+    let busy = Receiver { rules: vec![Rule::reply(Phase::Mail, BLOCKED)], ..Receiver::default() };
     let script = Script::default().with_domain("busy.test", busy);
-    let (first, second) = two_sinks(replies(Phase::Mail, "421 4.7.0 slow down"), script).await;
+    let (first, second) = two_sinks(replies(Phase::Mail, BLOCKED), script).await;
     let zones = Zones::default()
         .address("busy.test", first.address().ip())
         .address("good.test", second.address().ip());
@@ -275,7 +293,7 @@ async fn d_036_the_lane_of_a_site_that_asks_to_slow_down_pauses_and_others_go_on
     setup.config.pause_first = Duration::from_secs(1);
     let node = setup.start(None).await;
     node.assign(1, "busy.test", &["a@busy.test"]).await;
-    is(&node.queue.report(1, 0).await, K::SiteSoft, Some(C::RateLimited));
+    is(&node.queue.report(1, 0).await, K::PolicyBlock, Some(C::SpamBlock));
     node.queue.window(1, "busy.test", |window| window == 0).await;
     // An assignment during the pause is given back.
     node.assign(2, "busy.test", &["a@busy.test"]).await;
@@ -290,6 +308,101 @@ async fn d_036_the_lane_of_a_site_that_asks_to_slow_down_pauses_and_others_go_on
     node.assign(4, "busy.test", &["a@busy.test"]).await;
     is(&node.queue.report(4, 0).await, K::Delivered, None);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn d_036_a_receiver_that_ends_connections_after_some_messages_gets_the_rest_at_once() {
+    for per_connection in [5, 2] {
+        let script = Script { messages_per_connection_max: per_connection, ..Script::default() };
+        let sink = sink(script).await;
+        let node = Setup::default().start_routed(&sink).await;
+        for message in 1..=60 {
+            node.assign(message, "example.test", &["a@example.test"]).await;
+        }
+        for message in 1..=60 {
+            is(&node.queue.report(message, 0).await, K::Delivered, None);
+        }
+        assert_eq!(sink.ledger().count(), 60);
+        let paused = node.queue.seen(|seen| {
+            let windows = seen.windows.iter().flat_map(|windows| &windows.sources);
+            windows.flat_map(|source| &source.sites).any(|site| site.window == 0)
+        });
+        assert!(!paused, "nothing was said about the lane");
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn d_036_a_host_that_is_busy_at_mail_is_left_for_the_next_in_the_same_attempt() {
+    let (first, second) = two_sinks(replies(Phase::Mail, "421 4.3.2 too busy"), Script::default()).await;
+    let node = two_hosts(&first, &second).start(None).await;
+    for message in 1..=3 {
+        node.assign(message, "example.test", &["a@example.test"]).await;
+        let report = node.queue.report(message, 0).await;
+        is(&report, K::Delivered, None);
+        assert!(report.remote.starts_with("two.test ["), "{}", report.remote);
+    }
+    node.stop().await;
+}
+
+const SIGNED: &str =
+    "Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nGr\u{fc}\u{df}e\r\n--b--\r\n";
+
+/// Assigns a message with this content.
+async fn assign_content(node: &crate::node::Node, address: &str, content: &'static str) {
+    let mut message = assignment(1, crate::node::SOURCE, node.epoch, "example.test", &[address]);
+    message.content = Bytes::from_static(content.as_bytes());
+    message.size_bytes = content.len() as u64;
+    node.queue.assign(vec![message]).await;
+}
+
+#[tokio::test]
+async fn s_210_a_host_that_lacks_what_a_message_needs_is_left_for_the_next_before_a_bounce() {
+    for (lacking, address, content) in [
+        (
+            Script { smtputf8: false, ..Script::default() },
+            "m\u{fc}ller@example.test",
+            "Subject: hi\r\n\r\nhi\r\n",
+        ),
+        (Script { eight_bit_mime: false, ..Script::default() }, "a@example.test", SIGNED),
+    ] {
+        let (first, second) = two_sinks(lacking.clone(), Script::default()).await;
+        let node = two_hosts(&first, &second).start(None).await;
+        assign_content(&node, address, content).await;
+        let report = node.queue.report(1, 0).await;
+        is(&report, K::Delivered, None);
+        assert!(report.remote.starts_with("two.test ["), "{}", report.remote);
+        second.set_script(lacking);
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn s_204_a_message_is_converted_for_a_host_without_8bitmime_whatever_door_it_came_by() {
+    for eight_bit_mime in [true, false] {
+        let sink = sink(Script { smtputf8: false, eight_bit_mime, ..Script::default() }).await;
+        let node = Setup::default().start_routed(&sink).await;
+        assign_content(&node, "a@example.test", "Subject: Gr\u{fc}\u{df}e\r\n\r\nGr\u{fc}\u{df}e\r\n").await;
+        is(&node.queue.report(1, 0).await, K::Delivered, None);
+        assert_eq!(sink.ledger().count(), 1);
+        node.stop().await;
+    }
+    // A signed part must not be changed.
+    let sink = sink(Script { eight_bit_mime: false, ..Script::default() }).await;
+    let node = Setup::default().start_routed(&sink).await;
+    assign_content(&node, "a@example.test", SIGNED).await;
+    let report = node.queue.report(1, 0).await;
+    is(&report, K::Hard, Some(C::Other));
+    assert!(report.text.starts_with("5.6.3"), "{}", report.text);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn d_050_a_report_names_party_and_rule() {
+    let report = outcome(Setup::default(), replies(Phase::Recipient, "550 5.1.1 no such user")).await;
+    let reading = report.reading.unwrap();
+    assert_eq!(reading.party, u32::from(postroad_core::Party::Recipient.code()));
+    assert!(reading.suppress && !reading.rule.is_empty());
 }
 
 #[tokio::test]
@@ -308,6 +421,14 @@ async fn d_062_the_lane_of_an_unreachable_site_pauses() {
     }
     node.queue.window(1, "gone.test", |window| window == 0).await;
     node.stop().await;
+}
+
+#[tokio::test]
+async fn d_053_a_source_address_that_this_node_lacks_is_an_internal_fault() {
+    let setup = Setup { source_address: Some([203, 0, 113, 1].into()), ..Setup::default() };
+    let report = outcome(setup, Script::default()).await;
+    is(&report, K::Internal, Some(C::Connection));
+    assert!(report.text.starts_with("4.3.0 cannot use the source address"), "{}", report.text);
 }
 
 #[tokio::test]

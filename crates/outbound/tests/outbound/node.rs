@@ -1,6 +1,11 @@
 //! An outbound node under test, with a fake queue, a fake DNS and receivers.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use postroad_core::{Domain, NodeId, SourceId};
 use postroad_directory::change::{PutLimits, PutSource};
@@ -28,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) config: OutboundConfig,
     pub(crate) caps: Caps,
     pub(crate) zones: Zones,
+    /// The address of the source.
+    pub(crate) source_address: Option<IpAddr>,
     pub(crate) home: Arc<TempDir>,
     pub(crate) lease: Duration,
     pub(crate) guard: Guard,
@@ -50,6 +57,7 @@ impl Default for Setup {
             config,
             caps: Caps::default(),
             zones: Zones::default(),
+            source_address: None,
             home: Arc::new(TempDir::new().unwrap()),
             lease: Duration::from_secs(60),
             guard: Guard { allow: vec!["127.0.0.0/8".parse().unwrap()] },
@@ -87,7 +95,7 @@ impl Setup {
         queue.set_lease(self.lease);
         queue.put(Put::Source(PutSource {
             name: "one".into(),
-            address: None,
+            address: self.source_address,
             helo: Domain::parse("out.postroad.example").unwrap(),
             nodes: Vec::new(),
         }));

@@ -61,6 +61,8 @@ pub(crate) struct Proposer {
     reclaim: bool,
     unknown_since: BTreeMap<SourceId, Instant>,
     sweep: Sweep,
+    /// How many copies a receiver may have that confirms none; 0 for any number.
+    copies_max: u8,
 }
 
 /// The position of the search for expired messages.
@@ -83,6 +85,7 @@ impl Proposer {
         group: Group<LedgerMachine>,
         inbox: mpsc::Receiver<CommitRequest>,
         views: watch::Receiver<Arc<View>>,
+        copies_max: u8,
     ) -> Self {
         let sweep = Sweep { next_at: Instant::now() + SWEEP_EVERY, from: None };
         Self {
@@ -95,6 +98,7 @@ impl Proposer {
             reclaim: false,
             unknown_since: BTreeMap::new(),
             sweep,
+            copies_max,
         }
     }
 
@@ -203,7 +207,8 @@ impl Proposer {
         if std::mem::take(&mut self.reclaim) {
             let below = self.earlier_epochs(ledger);
             self.shared.metrics.reclaims.increment(below.len() as u64);
-            let reclaim = |(source, below)| Command::Reclaim { source, below, retry_at: now };
+            let copies_max = self.copies_max;
+            let reclaim = |(source, below)| Command::Reclaim { source, below, retry_at: now, copies_max };
             commands.extend(below.into_iter().map(reclaim));
         }
         commands.extend(self.sweep.step(ledger, now));

@@ -299,6 +299,7 @@ async fn report_unreadable(ledger: &LedgerGroup, assignment: &wire::Assignment) 
             id: id.try_into().ok()?,
             outcome: Outcome::new(OutcomeKind::Internal, None, 0, "message body unreadable"),
             retry_at: RETRY_AT_UNSET,
+            copies_max: 0,
             remote: "".into(),
             tls: "".into(),
             started_at: now,

@@ -43,7 +43,9 @@ impl Driver {
     }
 
     fn sent(&mut self) -> String {
-        String::from_utf8(self.session.take_output().concat()).unwrap()
+        let output = self.session.take_output();
+        self.session.written(self.now);
+        String::from_utf8(output.concat()).unwrap()
     }
 }
 
@@ -52,7 +54,7 @@ fn check(extensions: &str, dialogue: &[(&str, &str)], expected: &RecipientResult
     let mut driver = Driver::start(extensions, &["c@d.example"]);
     for (sends, receives) in dialogue {
         assert_eq!(driver.sent(), *sends);
-        assert!(matches!(driver.receive(receives), Output::Read(_)), "{receives:?}");
+        assert!(matches!(driver.receive(receives), Output::Read(_) | Output::Write), "{receives:?}");
     }
     assert_eq!(driver.session.abort().as_deref(), Some(std::slice::from_ref(expected)), "{dialogue:?}");
     assert_eq!(driver.sent(), "", "nothing more is sent");
@@ -101,4 +103,57 @@ fn a_session_without_a_transaction_can_be_aborted() {
     assert_eq!(session.abort(), None);
     let ended = Ended::Lost(Phase::Greeting, Lost::Aborted);
     assert_eq!(session.poll(Instant::now(), &mut BytesMut::new()), Output::Ended(ended));
+}
+
+#[test]
+fn d_045_the_time_for_the_reply_to_the_final_dot_begins_when_its_last_byte_was_written() {
+    let mut driver = Driver::start("HELP", &["c@d.example"]);
+    for replies in ["250 ok\r\n", "250 ok\r\n"] {
+        driver.sent();
+        driver.receive(replies);
+    }
+    assert_eq!(driver.sent(), "DATA\r\n");
+    assert_eq!(driver.receive("354 go\r\n"), Output::Write);
+    assert!(!driver.session.take_output().is_empty());
+    // The server reads slowly: writing takes longer than it may take to reply.
+    let limit = Timeouts::default().message;
+    driver.now += limit + Duration::from_secs(55);
+    assert_eq!(driver.receive(""), Output::Write);
+    driver.session.written(driver.now);
+    let deadline = driver.now + limit;
+    assert_eq!(driver.receive(""), Output::Read(deadline));
+    // And it thinks for nearly as long as it may. A part of a reply does not extend the deadline (D-002).
+    driver.now += limit - Duration::from_secs(1);
+    assert_eq!(driver.receive("250 2.0"), Output::Read(deadline));
+    assert!(matches!(driver.receive(".0 queued\r\n"), Output::Done(_)));
+}
+
+#[test]
+fn d_045_the_time_for_every_reply_begins_when_its_command_was_written() {
+    let mut driver = Driver::start("HELP", &["c@d.example"]);
+    let timeouts = Timeouts::default();
+    let turns =
+        [("250 ok\r\n", timeouts.envelope), ("250 ok\r\n", timeouts.envelope), ("354 go\r\n", timeouts.data)];
+    for (reply, limit) in turns {
+        driver.now += Duration::from_secs(3600);
+        assert_eq!(driver.receive(""), Output::Write);
+        driver.sent();
+        assert_eq!(driver.receive(""), Output::Read(driver.now + limit));
+        driver.receive(reply);
+    }
+}
+
+#[test]
+fn d_044_an_empty_line_after_a_reply_does_not_delay_the_next_transaction() {
+    let mut driver = Driver::start("HELP", &["c@d.example"]);
+    for (_, reply) in [(MAIL, "250 ok\r\n"), (RCPT, "250 ok\r\n"), ("DATA\r\n", "354 go\r\n")] {
+        driver.sent();
+        driver.receive(reply);
+    }
+    driver.sent();
+    let Output::Done(results) = driver.receive("\r\n250 2.0.0 taken\r\n\r\n") else { panic!("no result") };
+    let taken = RecipientResult::Reply(Phase::Message, Reply::new(250, 0, 0, "taken"));
+    assert_eq!(results, [taken]);
+    assert_eq!(driver.receive(""), Output::Idle);
+    assert_eq!(driver.session.irregular_replies(), 1);
 }

@@ -193,6 +193,8 @@ pub enum Action {
     Stall,
     /// Bytes that are not a reply are sent instead of it.
     Garbage,
+    /// More replies follow in the same packet, as an attacker on the way injects them.
+    Inject,
 }
 
 /// Why a script cannot be used.

@@ -22,6 +22,8 @@ use super::{
 
 /// The longest command line.
 const LINE_BYTES_MAX: usize = 64 << 10;
+/// More lines without a reply code than any client should pass over.
+const GARBAGE_LINES: usize = 100;
 /// The size of reads while commands are expected, and while content is.
 const COMMAND_READ_BYTES: usize = 2 << 10;
 const CONTENT_READ_BYTES: usize = 32 << 10;
@@ -444,8 +446,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Action::CloseSilently => return Err(End::Closed),
             Action::Reset => return Err(End::Reset),
             Action::Stall => return self.stall().await,
-            Action::Garbage => self.output.extend_from_slice(b"\x00\xff\x16\x03 no reply at all\r\n"),
+            Action::Garbage => {
+                let lines = b"\x00\xff\x16\x03 no reply at all\r\n".repeat(GARBAGE_LINES);
+                self.output.extend_from_slice(&lines);
+            }
             Action::GoOn | Action::Close | Action::HalfClose => self.put(reply),
+            Action::Inject => {
+                self.put(reply);
+                self.output.extend_from_slice(b"250-injected.test\r\n250 PIPELINING\r\n");
+                self.flush().await?;
+                return self.stall().await;
+            }
         }
         if rule.byte_delay_ms > 0 {
             self.drip(Duration::from_millis(rule.byte_delay_ms)).await?;

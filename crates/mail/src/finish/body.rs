@@ -1,0 +1,201 @@
+//! The conversion of a whole message to 7-bit: each part with 8-bit bytes is encoded, its structure is kept.
+
+use memchr::memmem;
+
+use super::{
+    Unconvertible,
+    encode::{base64_lines, quoted_printable},
+    field::{encode_header, fields, name_and_value, parameters, quoted_string},
+};
+
+/// Parts within parts; every level costs one pass over its bytes.
+const DEPTH_MAX: usize = 20;
+
+/// Returns the message in 7-bit.
+pub(super) fn to_seven_bit(message: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let mut out = Vec::with_capacity(message.len() + message.len() / 2);
+    convert(Entity::new(message, true), 0, &mut out)?;
+    Ok(out)
+}
+
+/// A message or a part: header and body.
+struct Entity<'a> {
+    whole: &'a [u8],
+    /// Up to and including the empty line.
+    header: &'a [u8],
+    body: &'a [u8],
+    /// It is a message, not a part of one.
+    is_message: bool,
+}
+
+impl<'a> Entity<'a> {
+    fn new(whole: &'a [u8], is_message: bool) -> Self {
+        let length = if whole.starts_with(b"\r\n") {
+            2
+        } else {
+            memmem::find(whole, b"\r\n\r\n").map_or(whole.len(), |end| end + 4)
+        };
+        let (header, body) = whole.split_at(length);
+        Self { whole, header, body, is_message }
+    }
+
+    fn value(&self, wanted: &str) -> Option<&'a [u8]> {
+        let named = fields(self.header).filter_map(name_and_value);
+        named.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value)
+    }
+
+    /// Writes the header, in ASCII and with this transfer encoding.
+    fn put_header(&self, encoding: Option<&str>, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+        let is_encoding = |field: &&[u8]| {
+            name_and_value(field)
+                .is_some_and(|(name, _)| name.eq_ignore_ascii_case("content-transfer-encoding"))
+        };
+        let kept: Vec<u8> = fields(self.header)
+            .filter(|field| *field != b"\r\n" && (encoding.is_none() || !is_encoding(field)))
+            .flatten()
+            .copied()
+            .collect();
+        out.extend_from_slice(&encode_header(&kept)?);
+        if let Some(encoding) = encoding {
+            if self.is_message && self.value("mime-version").is_none() {
+                out.extend_from_slice(b"MIME-Version: 1.0\r\n");
+            }
+            if self.value("content-type").is_none() {
+                let charset = if std::str::from_utf8(self.body).is_ok() { "utf-8" } else { "unknown-8bit" };
+                out.extend_from_slice(format!("Content-Type: text/plain; charset={charset}\r\n").as_bytes());
+            }
+            out.extend_from_slice(format!("Content-Transfer-Encoding: {encoding}\r\n").as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+}
+
+/// What a body is, by its `Content-Type`.
+enum Kind {
+    Text,
+    Multipart { boundary: Vec<u8> },
+    Message,
+    Other,
+}
+
+fn convert(entity: Entity<'_>, depth: usize, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    if entity.whole.is_ascii() {
+        out.extend_from_slice(entity.whole);
+        return Ok(());
+    }
+    if depth > DEPTH_MAX {
+        return Err(Unconvertible::Structure);
+    }
+    let kind = kind_of(entity.value("content-type"))?;
+    if entity.body.is_ascii() {
+        entity.put_header(None, out)?;
+        out.extend_from_slice(entity.body);
+        return Ok(());
+    }
+    // An encoding says that the body has no such bytes.
+    let encoding =
+        entity.value("content-transfer-encoding").map(|value| value.trim_ascii().to_ascii_lowercase());
+    if !matches!(encoding.as_deref(), None | Some(b"7bit" | b"8bit" | b"binary" | b"")) {
+        return Err(Unconvertible::Structure);
+    }
+    match kind {
+        Kind::Multipart { boundary } => {
+            entity.put_header(Some("7bit"), out)?;
+            convert_parts(entity.body, &boundary, depth, out)
+        }
+        Kind::Message => {
+            entity.put_header(Some("7bit"), out)?;
+            convert(Entity::new(entity.body, true), depth + 1, out)
+        }
+        Kind::Text if is_mostly_ascii(entity.body) => {
+            entity.put_header(Some("quoted-printable"), out)?;
+            out.extend_from_slice(&quoted_printable(entity.body));
+            Ok(())
+        }
+        Kind::Text | Kind::Other => {
+            entity.put_header(Some("base64"), out)?;
+            out.extend_from_slice(&base64_lines(entity.body));
+            Ok(())
+        }
+    }
+}
+
+/// Quoted-printable takes three bytes for each of these, base64 four for three of any.
+fn is_mostly_ascii(text: &[u8]) -> bool {
+    text.iter().filter(|byte| !byte.is_ascii()).count() <= text.len() / 6
+}
+
+fn kind_of(content_type: Option<&[u8]>) -> Result<Kind, Unconvertible> {
+    let Some(value) = content_type else { return Ok(Kind::Text) };
+    let items = parameters(value);
+    let kind = items.first().map(|kind| kind.trim_ascii().to_ascii_lowercase()).unwrap_or_default();
+    match &*kind {
+        b"multipart/signed" => Err(Unconvertible::Signed),
+        // Its parts are messages where they do not say what they are.
+        b"multipart/digest" => Err(Unconvertible::Structure),
+        kind if kind.starts_with(b"multipart/") => {
+            let boundary = items.iter().skip(1).find_map(|item| boundary(item));
+            Ok(Kind::Multipart { boundary: boundary.ok_or(Unconvertible::Structure)? })
+        }
+        b"message/rfc822" => Ok(Kind::Message),
+        kind if kind.starts_with(b"message/") => Err(Unconvertible::Structure),
+        kind if kind.starts_with(b"text/") => Ok(Kind::Text),
+        _ => Ok(Kind::Other),
+    }
+}
+
+fn boundary(parameter: &[u8]) -> Option<Vec<u8>> {
+    let parameter = parameter.trim_ascii();
+    let equals = memchr::memchr(b'=', parameter)?;
+    if !parameter[..equals].trim_ascii().eq_ignore_ascii_case(b"boundary") {
+        return None;
+    }
+    let value = parameter[equals + 1..].trim_ascii();
+    let boundary = quoted_string(value).map_or_else(|| value.to_vec(), |(content, _)| content);
+    (!boundary.is_empty()).then_some(boundary)
+}
+
+/// Converts the parts between the delimiters; what is before the first and after the last is no part.
+fn convert_parts(body: &[u8], boundary: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    let delimiter = [b"--", boundary].concat();
+    let mut rest = body;
+    let mut is_part = false;
+    loop {
+        let found = next_delimiter(rest, &delimiter);
+        let content = &rest[..found.as_ref().map_or(rest.len(), |found| found.start)];
+        if is_part {
+            convert(Entity::new(content, false), depth + 1, out)?;
+        } else if content.is_ascii() {
+            out.extend_from_slice(content);
+        } else {
+            return Err(Unconvertible::Structure);
+        }
+        let Some(found) = found else { return Ok(()) };
+        out.extend_from_slice(&rest[found.start..found.end]);
+        is_part = !found.closes;
+        rest = &rest[found.end..];
+    }
+}
+
+/// A delimiter line with the CRLF before it.
+struct Delimiter {
+    start: usize,
+    end: usize,
+    closes: bool,
+}
+
+fn next_delimiter(body: &[u8], delimiter: &[u8]) -> Option<Delimiter> {
+    for at in memmem::find_iter(body, delimiter) {
+        let begins_line = at == 0 || body[..at].ends_with(b"\r\n");
+        let after = &body[at + delimiter.len()..];
+        let closes = after.starts_with(b"--");
+        let line_end = memchr::memchr(b'\n', after).map_or(after.len(), |newline| newline + 1);
+        let only_white = after[if closes { 2 } else { 0 }..line_end].trim_ascii().is_empty();
+        if begins_line && only_white {
+            let start = if at == 0 { 0 } else { at - 2 };
+            return Some(Delimiter { start, end: at + delimiter.len() + line_end, closes });
+        }
+    }
+    None
+}

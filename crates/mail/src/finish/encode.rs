@@ -1,0 +1,106 @@
+//! The encodings of MIME: quoted-printable, base64 and encoded words.
+
+/// The longest line of encoded text (RFC 2045 6.7 and 6.8).
+const LINE_MAX: usize = 76;
+/// The longest encoded word (RFC 2047 2).
+const WORD_MAX: usize = 75;
+
+/// Encodes text whose lines end with CRLF (RFC 2045 6.7).
+pub(super) fn quoted_printable(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + text.len() / 4);
+    let mut lines = text.split_inclusive(|byte| *byte == b'\n').peekable();
+    while let Some(line) = lines.next() {
+        let content = line.strip_suffix(b"\r\n").unwrap_or(line);
+        quoted_printable_line(content, &mut out);
+        out.extend_from_slice(&line[content.len()..]);
+    }
+    out
+}
+
+fn quoted_printable_line(line: &[u8], out: &mut Vec<u8>) {
+    let mut length = 0;
+    for (position, byte) in line.iter().enumerate() {
+        let is_last = position + 1 == line.len();
+        let literal = match byte {
+            b'=' => false,
+            b' ' | b'\t' => !is_last,
+            // A line of a single dot, or one that begins with "From ", is changed by some relays.
+            b'.' | b'F' if position == 0 => false,
+            byte => byte.is_ascii_graphic(),
+        };
+        let needed = if literal { 1 } else { 3 };
+        // One column is for the `=` of a soft line break.
+        if length + needed > LINE_MAX - usize::from(!is_last) {
+            out.extend_from_slice(b"=\r\n");
+            length = 0;
+        }
+        if literal {
+            out.push(*byte);
+        } else {
+            out.extend_from_slice(format!("={byte:02X}").as_bytes());
+        }
+        length += needed;
+    }
+}
+
+/// Encodes bytes in lines (RFC 2045 6.8).
+pub(super) fn base64_lines(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() / 3 * 4 + bytes.len() / 28 + 8);
+    for line in bytes.chunks(LINE_MAX / 4 * 3) {
+        base64(line, &mut out);
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+fn base64(bytes: &[u8], out: &mut Vec<u8>) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for group in bytes.chunks(3) {
+        let bits =
+            group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        for position in 0..4 {
+            let sextet = bits >> (18 - 6 * position) & 63;
+            out.push(if position <= group.len() { ALPHABET[sextet as usize] } else { b'=' });
+        }
+    }
+}
+
+/// Encodes text of a header field as encoded words, separated by folding white space (RFC 2047).
+///
+/// Text that is not UTF-8 has no known charset (RFC 1428).
+pub(super) fn encoded_words(text: &[u8], out: &mut Vec<u8>) {
+    let charset = if std::str::from_utf8(text).is_ok() { "utf-8" } else { "unknown-8bit" };
+    let (start, end) = (format!("=?{charset}?B?"), "?=");
+    let bytes_max = (WORD_MAX - start.len() - end.len()) / 4 * 3;
+    let mut rest = text;
+    let mut is_first = true;
+    while !rest.is_empty() {
+        let mut length = rest.len().min(bytes_max);
+        // A character must not be divided between words.
+        while length < rest.len() && length > 1 && charset == "utf-8" && rest[length] & 0xC0 == 0x80 {
+            length -= 1;
+        }
+        if !is_first {
+            out.extend_from_slice(b"\r\n ");
+        }
+        is_first = false;
+        out.extend_from_slice(start.as_bytes());
+        base64(&rest[..length], out);
+        out.extend_from_slice(end.as_bytes());
+        rest = &rest[length..];
+    }
+}
+
+/// Encodes the value of a MIME parameter (RFC 2231 4).
+pub(super) fn extended_parameter(value: &[u8], out: &mut Vec<u8>) {
+    let charset = if std::str::from_utf8(value).is_ok() { "utf-8" } else { "unknown-8bit" };
+    out.extend_from_slice(charset.as_bytes());
+    out.extend_from_slice(b"''");
+    for byte in value {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_') {
+            out.push(*byte);
+        } else {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+}

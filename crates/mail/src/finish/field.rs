@@ -1,0 +1,291 @@
+//! Header fields beyond ASCII, written in ASCII where the field allows it (RFC 2047 5, RFC 2231).
+
+use super::{
+    Unconvertible,
+    encode::{encoded_words, extended_parameter},
+};
+
+/// Fields of addresses: encoded words may stand for the words of a phrase, and in comments.
+const ADDRESS_FIELDS: &[&str] = &[
+    "from",
+    "sender",
+    "reply-to",
+    "to",
+    "cc",
+    "bcc",
+    "resent-from",
+    "resent-sender",
+    "resent-to",
+    "resent-cc",
+    "resent-bcc",
+    "disposition-notification-to",
+];
+/// Fields of parameters.
+const PARAMETER_FIELDS: &[&str] = &["content-type", "content-disposition"];
+/// Fields in which nothing may be encoded.
+const STRUCTURED_FIELDS: &[&str] = &[
+    "date",
+    "message-id",
+    "in-reply-to",
+    "references",
+    "received",
+    "return-path",
+    "mime-version",
+    "content-transfer-encoding",
+    "content-id",
+    "dkim-signature",
+    "arc-seal",
+    "arc-message-signature",
+    "arc-authentication-results",
+    "authentication-results",
+    "resent-date",
+    "resent-message-id",
+];
+
+/// Encodes a header up to and including its empty line; ASCII fields are unchanged.
+pub(super) fn encode_header(header: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let mut out = Vec::with_capacity(header.len() + header.len() / 2);
+    for field in fields(header) {
+        encode_field(field, &mut out)?;
+    }
+    Ok(out)
+}
+
+/// Splits a header into fields with their folded lines; the empty line at the end is one of them.
+pub(super) fn fields(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = header;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let mut end = 0;
+        loop {
+            end += memchr::memchr(b'\n', &rest[end..]).map_or(rest.len() - end, |newline| newline + 1);
+            let is_folded = matches!(rest.get(end), Some(b' ' | b'\t')) && end > 2;
+            if !is_folded {
+                break;
+            }
+        }
+        let (field, after) = rest.split_at(end);
+        rest = after;
+        Some(field)
+    })
+}
+
+/// Splits a field into its name and its value.
+pub(super) fn name_and_value(field: &[u8]) -> Option<(&str, &[u8])> {
+    let colon = memchr::memchr(b':', field)?;
+    let name = std::str::from_utf8(&field[..colon]).ok()?.trim_ascii_end();
+    Some((name, &field[colon + 1..]))
+}
+
+fn encode_field(field: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    if field.is_ascii() {
+        out.extend_from_slice(field);
+        return Ok(());
+    }
+    let (name, value) =
+        name_and_value(field).filter(|(name, _)| name.is_ascii()).ok_or(Unconvertible::Field)?;
+    let is_in = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known));
+    if is_in(STRUCTURED_FIELDS) {
+        return Err(Unconvertible::Field);
+    }
+    let value = unfolded(value);
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    if is_in(ADDRESS_FIELDS) {
+        encode_addresses(&value, out)?;
+    } else if is_in(PARAMETER_FIELDS) {
+        encode_parameters(&value, out)?;
+    } else {
+        encode_text(&value, out);
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// The value on one line, without white space around it.
+fn unfolded(value: &[u8]) -> Vec<u8> {
+    let lines: Vec<u8> = value.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
+    lines.trim_ascii().to_vec()
+}
+
+/// Encodes unstructured text from its first to its last word beyond ASCII.
+fn encode_text(value: &[u8], out: &mut Vec<u8>) {
+    let mut words: Vec<&[u8]> = value.split(|byte| *byte == b' ').collect();
+    let Some(first) = words.iter().position(|word| !word.is_ascii()) else {
+        return out.extend_from_slice(value);
+    };
+    let last = words.iter().rposition(|word| !word.is_ascii()).unwrap_or(first);
+    let after = words.split_off(last + 1);
+    let encoded = words.split_off(first);
+    for word in &words {
+        out.extend_from_slice(word);
+        out.push(b' ');
+    }
+    encoded_words(&encoded.join(&b' '), out);
+    // Long text must be foldable: a line holds 998 bytes.
+    for word in &after {
+        out.extend_from_slice(b"\r\n ");
+        out.extend_from_slice(word);
+    }
+}
+
+/// Encodes the display names and comments of a list of addresses.
+fn encode_addresses(value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    let mut rest = value;
+    // The words of a phrase, until it is clear that an address follows.
+    let mut phrase: Vec<u8> = Vec::new();
+    while let Some(first) = rest.first() {
+        match first {
+            b'"' => {
+                let (content, length) = quoted_string(rest).ok_or(Unconvertible::Field)?;
+                if content.is_ascii() {
+                    phrase.extend_from_slice(&rest[..length]);
+                } else if rest.get(length) == Some(&b'@') {
+                    return Err(Unconvertible::Address);
+                } else {
+                    phrase.extend_from_slice(&content);
+                }
+                rest = &rest[length..];
+            }
+            b'(' => {
+                let length = comment_length(rest).ok_or(Unconvertible::Field)?;
+                let comment = &rest[1..length - 1];
+                phrase_end(&mut phrase, out)?;
+                out.push(b'(');
+                if comment.is_ascii() {
+                    out.extend_from_slice(comment);
+                } else {
+                    encoded_words(comment, out);
+                }
+                out.push(b')');
+                rest = &rest[length..];
+            }
+            b'<' => {
+                let length = memchr::memchr(b'>', rest).ok_or(Unconvertible::Field)? + 1;
+                if !rest[..length].is_ascii() {
+                    return Err(Unconvertible::Address);
+                }
+                phrase_end(&mut phrase, out)?;
+                out.extend_from_slice(&rest[..length]);
+                rest = &rest[length..];
+            }
+            b',' | b':' | b';' => {
+                phrase_end(&mut phrase, out)?;
+                out.push(*first);
+                rest = rest[1..].trim_ascii_start();
+                // Each address begins a line.
+                if *first == b',' && !rest.is_empty() {
+                    out.extend_from_slice(b"\r\n ");
+                }
+            }
+            byte => {
+                phrase.push(*byte);
+                rest = &rest[1..];
+            }
+        }
+    }
+    phrase_end(&mut phrase, out)
+}
+
+/// Writes a phrase or an address without angle brackets.
+fn phrase_end(phrase: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    let text = std::mem::take(phrase);
+    if text.is_ascii() {
+        out.extend_from_slice(&text);
+        return Ok(());
+    }
+    if text.contains(&b'@') {
+        return Err(Unconvertible::Address);
+    }
+    let words = text.trim_ascii();
+    let start = text.len() - text.trim_ascii_start().len();
+    out.extend_from_slice(&text[..start]);
+    encoded_words(words, out);
+    out.extend_from_slice(&text[start + words.len()..]);
+    Ok(())
+}
+
+/// Encodes the values of parameters.
+fn encode_parameters(value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    let mut is_first = true;
+    for item in parameters(value) {
+        if !is_first {
+            out.extend_from_slice(b";\r\n ");
+        }
+        is_first = false;
+        let item = item.trim_ascii();
+        if item.is_ascii() {
+            out.extend_from_slice(item);
+            continue;
+        }
+        let equals = memchr::memchr(b'=', item).ok_or(Unconvertible::Field)?;
+        let (name, value) = (item[..equals].trim_ascii(), item[equals + 1..].trim_ascii());
+        if !name.is_ascii() || name.ends_with(b"*") {
+            return Err(Unconvertible::Field);
+        }
+        out.extend_from_slice(name);
+        out.extend_from_slice(b"*=");
+        match quoted_string(value) {
+            Some((content, _)) => extended_parameter(&content, out),
+            None => extended_parameter(value, out),
+        }
+    }
+    Ok(())
+}
+
+/// Splits at semicolons outside quoted strings.
+pub(super) fn parameters(value: &[u8]) -> Vec<&[u8]> {
+    let (mut items, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
+    for (position, byte) in value.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b';' if !quoted => {
+                items.push(&value[start..position]);
+                start = position + 1;
+            }
+            _ => {}
+        }
+    }
+    items.push(&value[start..]);
+    items.retain(|item| !item.trim_ascii().is_empty());
+    items
+}
+
+/// Returns the content of the quoted string at the front, and its length with the quotes.
+pub(super) fn quoted_string(text: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let mut content = Vec::new();
+    let mut bytes = text.iter().enumerate();
+    if bytes.next()?.1 != &b'"' {
+        return None;
+    }
+    while let Some((position, byte)) = bytes.next() {
+        match byte {
+            b'"' => return Some((content, position + 1)),
+            b'\\' => content.push(*bytes.next()?.1),
+            byte => content.push(*byte),
+        }
+    }
+    None
+}
+
+/// Returns the length of the comment at the front, which may have comments inside.
+fn comment_length(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut escaped) = (0_usize, false);
+    for (position, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'(' => depth += 1,
+            b')' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(position + 1);
+        }
+    }
+    None
+}

@@ -1,0 +1,171 @@
+use super::*;
+
+const NOTHING: Offered = Offered { eight_bit_mime: false, smtputf8: false };
+const EIGHT_BIT: Offered = Offered { eight_bit_mime: true, smtputf8: false };
+const ALL: Offered = Offered { eight_bit_mime: true, smtputf8: true };
+
+fn lines(text: &str) -> Bytes {
+    Bytes::from(text.replace('\n', "\r\n"))
+}
+
+/// Checks what becomes of a message for a hop, in 7-bit unless `eight_bit`.
+fn check(content: &str, offered: Offered, expected: &str) {
+    let finished = finish(&[lines(content)], offered);
+    assert!(!finished.smtputf8, "{content}");
+    let text = String::from_utf8(finished.parts.concat()).unwrap().replace("\r\n", "\n");
+    assert_eq!(text, expected);
+    assert_eq!(finished.eight_bit, !text.is_ascii());
+}
+
+/// Checks that a message cannot be converted, and what it then needs.
+fn check_unchanged(content: &str, offered: Offered, eight_bit: bool, smtputf8: bool) {
+    let content = vec![lines(content)];
+    assert_eq!(finish(&content, offered), Finished { parts: content, eight_bit, smtputf8 });
+}
+
+#[test]
+fn s_204_ascii_is_passed_on_and_needs_nothing() {
+    check_unchanged("Subject: hi\n\nhello\n", NOTHING, false, false);
+}
+
+#[test]
+fn s_204_content_that_the_hop_takes_is_not_changed() {
+    check_unchanged("Subject: hi\n\nGrüße\n", EIGHT_BIT, true, false);
+    check_unchanged("Subject: Grüße\n\nGrüße\n", ALL, true, true);
+}
+
+#[test]
+fn s_204_a_text_becomes_quoted_printable() {
+    check(
+        "Subject: hi\n\nGrüße = so \n.\nFrom here\n",
+        NOTHING,
+        "Subject: hi\nMIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\
+         Content-Transfer-Encoding: quoted-printable\n\n\
+         Gr=C3=BC=C3=9Fe =3D so=20\n=2E\n=46rom here\n",
+    );
+    let typed = "MIME-Version: 1.0\nContent-Type: text/html; charset=iso-8859-15\nContent-Transfer-Encoding: 8bit\n\n";
+    check(
+        &format!("{typed}a{}é\n", "b".repeat(80)),
+        NOTHING,
+        &format!(
+            "MIME-Version: 1.0\nContent-Type: text/html; charset=iso-8859-15\nContent-Transfer-Encoding: quoted-printable\n\n\
+             a{}=\n{}=C3=A9\n",
+            "b".repeat(74),
+            "b".repeat(6)
+        ),
+    );
+}
+
+#[test]
+fn s_204_text_of_other_scripts_and_other_types_become_base64() {
+    check(
+        "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\nпривет\n",
+        NOTHING,
+        "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: base64\n\n\
+         0L/RgNC40LLQtdGCDQo=\n",
+    );
+}
+
+#[test]
+fn s_204_each_part_of_a_multipart_is_converted_by_itself() {
+    check(
+        "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"a b\"\nContent-Transfer-Encoding: 8bit\n\n\
+         preamble\n--a b\n\nplain\n--a b\nContent-Type: text/plain; charset=utf-8\n\ncafé au lait\n--a b\n\
+         Content-Type: message/rfc822\nContent-Transfer-Encoding: 8bit\n\nSubject: été\n\nhi\n--a b--\nend\n",
+        NOTHING,
+        "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"a b\"\nContent-Transfer-Encoding: 7bit\n\n\
+         preamble\n--a b\n\nplain\n--a b\nContent-Type: text/plain; charset=utf-8\n\
+         Content-Transfer-Encoding: quoted-printable\n\ncaf=C3=A9 au lait\n--a b\n\
+         Content-Type: message/rfc822\nContent-Transfer-Encoding: 7bit\n\nSubject: =?utf-8?B?w6l0w6k=?=\n\nhi\n--a b--\nend\n",
+    );
+}
+
+#[test]
+fn s_204_a_header_is_written_in_encoded_words() {
+    let check = |header: &str, expected: &str| {
+        check(&format!("{header}\n\nhi\n"), EIGHT_BIT, &format!("{expected}\n\nhi\n"))
+    };
+    check("Subject: Grüße", "Subject: =?utf-8?B?R3LDvMOfZQ==?=");
+    check("Subject: Re: Grüße aus Bern", "Subject: Re: =?utf-8?B?R3LDvMOfZQ==?=\n aus\n Bern");
+    check("From: Jürgen Öl <a@b.example>", "From: =?utf-8?B?SsO8cmdlbiDDlmw=?= <a@b.example>");
+    check(
+        "To: \"Öl, J\" <a@b.example>, c@d.example",
+        "To: =?utf-8?B?w5ZsLCBK?= <a@b.example>,\n c@d.example",
+    );
+    check("To: a@b.example (Jürgen)", "To: a@b.example (=?utf-8?B?SsO8cmdlbg==?=)");
+    check(
+        "Content-Disposition: attachment; filename=\"Größe.txt\"",
+        "Content-Disposition: attachment;\n filename*=utf-8''Gr%C3%B6%C3%9Fe.txt",
+    );
+    check("X-Note: before\n über", "X-Note: before =?utf-8?B?w7xiZXI=?=");
+}
+
+#[test]
+fn s_210_an_internationalised_address_needs_smtputf8() {
+    for header in ["From: <jürgen@b.example>", "To: jürgen@b.example", "To: \"jürgen\"@b.example"] {
+        let content = format!("{header}\n\nhi\n");
+        check_unchanged(&content, EIGHT_BIT, true, true);
+        check_unchanged(&content, NOTHING, true, true);
+        check_unchanged(&content, ALL, true, true);
+    }
+    check_unchanged("Message-ID: <ü@b.example>\n\nhi\n", EIGHT_BIT, true, true);
+}
+
+#[test]
+fn s_204_a_header_in_no_known_charset_is_marked_so() {
+    let content = [b"Subject: Gr\xFC\xDFe\r\n\r\nhi\r\n".as_slice()].concat();
+    for offered in [EIGHT_BIT, ALL, NOTHING] {
+        let finished = finish(&[content.clone().into()], offered);
+        assert_eq!(
+            finished.parts.concat(),
+            b"Subject: =?unknown-8bit?B?R3L832U=?=\r\n\r\nhi\r\n",
+            "{offered:?}"
+        );
+        assert!(!finished.eight_bit && !finished.smtputf8);
+    }
+}
+
+#[test]
+fn s_204_a_signed_part_and_a_broken_structure_are_never_changed() {
+    for content in [
+        "Content-Type: multipart/signed; boundary=x\n\n--x\n\nGrüße\n--x--\n",
+        "Content-Type: multipart/mixed; boundary=y\n\n--y\nContent-Type: multipart/signed; boundary=x\n\n--x\n\nGrüße\n--x--\n\n--y--\n",
+        "Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\nGrüße\n",
+        "Content-Type: multipart/mixed\n\nGrüße\n",
+        "Content-Type: message/partial\n\nGrüße\n",
+    ] {
+        check_unchanged(content, NOTHING, true, false);
+    }
+    let nested = "Content-Type: message/rfc822\n\n".repeat(30);
+    check_unchanged(&format!("{nested}Subject: a\n\nGrüße\n"), NOTHING, true, false);
+}
+
+#[test]
+fn a_header_that_ends_across_parts_is_found() {
+    let content = "Subject: Grüße\r\n\r\nbody é\r\n".as_bytes();
+    let expected = finish(&[Bytes::from_static(content)], EIGHT_BIT);
+    for at in 1..content.len() {
+        let parts = [Bytes::from_static(&content[..at]), Bytes::from_static(&content[at..])];
+        let finished = finish(&parts, EIGHT_BIT);
+        assert_eq!(finished.parts.concat(), expected.parts.concat(), "{at}");
+        assert_eq!((finished.eight_bit, finished.smtputf8), (true, false));
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_content_is_finished_within_what_the_hop_offers_or_says_so(
+        content in proptest::collection::vec(proptest::sample::select(vec![
+            "Subject: ", "To: ", "Content-Type: ", "multipart/mixed; boundary=b", "text/plain", "message/rfc822",
+            "Content-Transfer-Encoding: 8bit", "\r\n", "\r\n\r\n", "--b\r\n", "--b--", "é", "a", "\"", "(", ")", "<", ">", ",", ";", "\\", "=", " ",
+        ]), 0..40),
+    ) {
+        let content = [Bytes::from(content.concat())];
+        for offered in [NOTHING, EIGHT_BIT, ALL] {
+            let finished = finish(&content, offered);
+            let sent = finished.parts.concat();
+            proptest::prop_assert!(finished.eight_bit || sent.is_ascii());
+            proptest::prop_assert!(!finished.eight_bit || sent == content[0] || offered.eight_bit_mime);
+        }
+    }
+}
