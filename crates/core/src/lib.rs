@@ -22,8 +22,8 @@ pub use duration::DurationText;
 pub use id::{
     AttemptNumber, ClusterId, DeliveryId, Epoch, GroupId, MessageId, NodeId, PoolId, SourceId, TenantId,
 };
-pub use recipients::Recipients;
 pub use outcome::{BounceClass, LaneEffect, Outcome, OutcomeKind, Party, Retry};
+pub use recipients::Recipients;
 pub use reply::{EnhancedCode, Reply};
 pub use retry::RetrySchedule;
 pub use size::ByteSize;
