@@ -145,7 +145,7 @@ async fn s_305_a_network_credential_identifies_clients_in_it() {
         let (submission, stored) = rig.last();
         assert_eq!(submission.origin, origin);
         // RFC 3848: `ESMTPA` is for clients that used AUTH.
-        assert!(stored.contains(" with ESMTP id "), "{stored}");
+        assert!(stored.contains(" with ESMTP\r\n\tid "), "{stored}");
     }
     rig.stop().await;
 }
