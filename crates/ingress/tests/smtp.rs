@@ -161,6 +161,22 @@ async fn s_305_and_s_039_a_network_without_relay_counts_only_where_clients_submi
 }
 
 #[tokio::test]
+async fn s_305_a_login_says_nothing_about_other_connections_of_its_address() {
+    let rig = Rig::start().await;
+    let mut known = Smtp::login(rig.implicit, "anna", "secret").await;
+    known.mail("a@a.example", &["b@b.example"], CONTENT, "250 2.0.0").await;
+    for address in [rig.implicit, rig.submission] {
+        let mut other = match address == rig.implicit {
+            true => Smtp::secure(address).await,
+            false => Smtp::connect(address).await,
+        };
+        other.command("EHLO client.test", "250").await;
+        other.command("MAIL FROM:<a@a.example>", "530 5.7.0").await;
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn s_012_and_s_040_senders_must_belong_to_the_tenant() {
     let rig = Rig::start().await;
     let mut client = Smtp::login(rig.implicit, "sam", "secret").await;
