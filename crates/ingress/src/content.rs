@@ -5,12 +5,10 @@
 use std::{fmt::Write, ops::Range};
 
 use bytes::{Bytes, BytesMut};
-use postroad_smtp::headers::{self, HeaderSummary, Hop};
+use postroad_smtp::headers::{self, HOPS_MAX, HeaderSummary, Hop};
 
 use crate::error::Refusal;
 
-/// The same limit as in SMTP sessions; RFC 5321 6.3 asks for at least 100, Postfix uses 50.
-const HOPS_MAX: usize = 50;
 /// The ledger stores at most this much of a subject.
 const SUBJECT_BYTES_MAX: usize = 256;
 

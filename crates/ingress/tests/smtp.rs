@@ -145,7 +145,7 @@ async fn s_305_a_network_credential_identifies_clients_in_it() {
         let (submission, stored) = rig.last();
         assert_eq!(submission.origin, origin);
         // RFC 3848: `ESMTPA` is for clients that used AUTH.
-        assert!(stored.contains(" with ESMTP id "), "{stored}");
+        assert!(stored.contains(" with ESMTP\r\n\tid "), "{stored}");
     }
     rig.stop().await;
 }
@@ -157,6 +157,22 @@ async fn s_305_and_s_039_a_network_without_relay_counts_only_where_clients_submi
     client.command("EHLO x.y", "250").await;
     client.command("MAIL FROM:<a@a.example>", "250 2.1.0").await;
     client.command("RCPT TO:<b@b.example>", "550 5.7.1").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn s_305_a_login_says_nothing_about_other_connections_of_its_address() {
+    let rig = Rig::start().await;
+    let mut known = Smtp::login(rig.implicit, "anna", "secret").await;
+    known.mail("a@a.example", &["b@b.example"], CONTENT, "250 2.0.0").await;
+    for address in [rig.implicit, rig.submission] {
+        let mut other = match address == rig.implicit {
+            true => Smtp::secure(address).await,
+            false => Smtp::connect(address).await,
+        };
+        other.command("EHLO client.test", "250").await;
+        other.command("MAIL FROM:<a@a.example>", "530 5.7.0").await;
+    }
     rig.stop().await;
 }
 

@@ -4,6 +4,9 @@ use std::net::IpAddr;
 
 use postroad_core::{Domain, MessageId, Timestamp, address::parse_literal};
 
+/// The most `Received` fields of a message: RFC 5321 6.3 asks for at least 100 before a loop is assumed; like Postfix we allow 50.
+pub const HOPS_MAX: usize = 50;
+
 /// The facts about a message's header that transport needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderSummary<'a> {

@@ -1,8 +1,13 @@
-//! AUTH PLAIN (RFC 4616) and LOGIN: decodes base64 into credentials.
+//! AUTH PLAIN (RFC 4616) and LOGIN: the exchange with the client, from base64 to credentials.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::BytesMut;
 use postroad_core::Reply;
 use zeroize::Zeroizing;
+
+use super::{PendingQuestion, Question, ServerSession, State};
+
+const AUTH_FAILURES_MAX: u32 = 3;
 
 /// The SASL mechanism of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,5 +110,71 @@ fn plain(text: &str) -> Step {
             secret: Zeroizing::new(secret.into()),
         }),
         _ => Step::Refused(Reply::new(501, 5, 2, "malformed AUTH PLAIN response")),
+    }
+}
+
+impl<I> ServerSession<I> {
+    pub(super) fn auth(
+        &mut self,
+        mechanism: &str,
+        initial: Option<Zeroizing<Box<str>>>,
+        input: &BytesMut,
+    ) -> Option<Question> {
+        let refusal = if self.hello.is_none() {
+            Some(Reply::new(503, 5, 1, "send EHLO first"))
+        } else if self.peer.tls.is_none() {
+            Some(Reply::new(538, 7, 11, "encryption required for the requested authentication mechanism"))
+        } else if self.logged_in || matches!(self.state, State::Transaction(_)) {
+            Some(Reply::new(503, 5, 1, "AUTH not permitted now"))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.error_reply(&refusal);
+            return None;
+        }
+        // RFC 4954 4: AUTH must be the last command of a pipelined group.
+        if !input.is_empty() {
+            self.reply(&Reply::new(554, 5, 0, "no pipelining after AUTH"));
+            self.state = State::Closed;
+            return None;
+        }
+        let step = Exchange::start(mechanism, initial.as_ref().map(|initial| &***initial));
+        self.handle_auth_step(step)
+    }
+
+    pub(super) fn continue_auth(&mut self, line: &[u8]) -> Option<Question> {
+        let State::Auth(exchange) = std::mem::replace(&mut self.state, State::Ready) else {
+            unreachable!("the caller has checked the state");
+        };
+        self.handle_auth_step(exchange.respond(line))
+    }
+
+    fn handle_auth_step(&mut self, step: Step) -> Option<Question> {
+        match step {
+            Step::Challenge(text, exchange) => {
+                self.reply(&Reply::plain(334, text));
+                self.state = State::Auth(exchange);
+                None
+            }
+            Step::Done(credentials) => {
+                self.state = State::AwaitingAnswer(PendingQuestion::Credentials);
+                Some(Question::Authenticate(credentials))
+            }
+            Step::Refused(reply) => {
+                self.error_reply(&reply);
+                None
+            }
+        }
+    }
+
+    pub(super) fn refuse_credentials(&mut self, reply: &Reply) {
+        self.reply(reply);
+        // A temporary failure of our side is not counted against the client.
+        self.auth_failures += u32::from(reply.is_permanent());
+        if self.auth_failures >= AUTH_FAILURES_MAX {
+            self.reply(&Reply::new(421, 7, 0, "Too many authentication failures"));
+            self.state = State::Closed;
+        }
     }
 }

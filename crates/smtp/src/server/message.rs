@@ -1,0 +1,94 @@
+//! Messages: from the first byte of the data to the question whether to store them.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use postroad_core::{ByteSize, Reply};
+
+use super::{
+    Message, Output, PendingQuestion, Question, ServerSession, Service, State, transaction::Envelope,
+};
+use crate::{
+    data::{DataDecoder, Decoded},
+    headers::{self, HOPS_MAX},
+    tolerance::{Tolerance, Tolerances},
+};
+
+impl<I> ServerSession<I> {
+    /// Receives the message; when it is complete and valid, asks policy to store it.
+    pub(super) fn receive(
+        &mut self,
+        envelope: Envelope,
+        mut decoder: DataDecoder,
+        until: Instant,
+        input: &mut BytesMut,
+    ) -> Option<Output> {
+        if !decoder.decode(input) {
+            self.state = State::Data { envelope, decoder, until };
+            return Some(Output::Read(until));
+        }
+        self.state = State::Ready;
+        let syntax = self.syntax();
+        let mut tolerances = Tolerances::new(syntax);
+        let lf_lines = syntax >= Tolerance::LfLines.least();
+        let content = match if lf_lines { decoder.finish_tolerant() } else { decoder.finish() } {
+            Decoded::Content(content) => content,
+            Decoded::LfLines(content) => {
+                tolerances.accept(Tolerance::LfLines);
+                content
+            }
+            refused => {
+                self.refusal_reply(&refusal_of(&refused, self.message_size_max));
+                return None;
+            }
+        };
+        let content = without_mbox_line(content, &mut tolerances);
+        if let Some(refusal) = self.header_refusal(&content, &mut tolerances) {
+            self.refusal_reply(&refusal);
+            return None;
+        }
+        self.tolerated.extend(tolerances.into_accepted());
+        self.state = State::AwaitingAnswer(PendingQuestion::Message);
+        let Envelope { mail, recipients, .. } = envelope;
+        Some(Output::Ask(Question::Message(Box::new(Message { mail, recipients, content, syntax }))))
+    }
+
+    fn header_refusal(&self, content: &[u8], tolerances: &mut Tolerances) -> Option<Reply> {
+        let mut header = headers::summarise_tolerant(content);
+        if header.spaced_names > 0 && !tolerances.accept(Tolerance::FieldName) {
+            header = headers::summarise(content);
+        }
+        if header.received > HOPS_MAX {
+            return Some(Reply::new(554, 4, 6, "too many hops"));
+        }
+        if self.config.service == Service::Relay {
+            return None;
+        }
+        match (header.ended_by_text, header.from) {
+            (true, _) => Some(Reply::new(554, 6, 0, "header contains a line that is not a field")),
+            (false, 0) => Some(Reply::new(554, 6, 0, "message has no From field")),
+            (false, 1) => None,
+            (false, _) => Some(Reply::new(554, 6, 0, "message has more than one From field")),
+        }
+    }
+}
+
+fn without_mbox_line(content: Bytes, tolerances: &mut Tolerances) -> Bytes {
+    match headers::mbox_line_len(&content) {
+        0 => content,
+        len if tolerances.accept(Tolerance::MboxLine) => content.slice(len..),
+        _ => content,
+    }
+}
+
+fn refusal_of(refused: &Decoded, limit: u64) -> Reply {
+    match refused {
+        Decoded::TooLarge => {
+            Reply::new(552, 3, 4, format!("message exceeds the limit of {}", ByteSize(limit).in_words()))
+        }
+        Decoded::BareNewline => Reply::new(550, 5, 2, "bare CR/LF not allowed"),
+        Decoded::Nul | Decoded::Content(_) | Decoded::LfLines(_) => {
+            Reply::new(554, 6, 0, "NUL byte not allowed")
+        }
+    }
+}

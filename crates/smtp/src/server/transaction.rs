@@ -1,0 +1,99 @@
+//! Transactions: MAIL, RCPT and DATA (RFC 5321 3.3).
+
+use std::time::Instant;
+
+use postroad_core::{Address, ByteSize, Recipients, Reply};
+
+use super::{PendingQuestion, Question, ServerSession, Service, State};
+use crate::{command::Mail, data::DataDecoder};
+
+/// What a transaction has so far.
+#[derive(Debug)]
+pub(super) struct Envelope {
+    pub(super) mail: Mail,
+    pub(super) recipients: Recipients,
+    /// How many times a recipient was named again.
+    pub(super) repeated: usize,
+}
+
+impl<I> ServerSession<I> {
+    pub(super) fn mail(&mut self, mail: Mail) -> Option<Question> {
+        let limit = self.message_size_max;
+        let refusal = if self.hello.is_none() {
+            Some(Reply::new(503, 5, 1, "send EHLO first"))
+        } else if matches!(self.state, State::Transaction(_)) {
+            Some(Reply::new(503, 5, 1, "nested MAIL command"))
+        } else if self.config.service == Service::Submission && self.peer.identity.is_none() {
+            Some(Reply::new(530, 7, 0, "authentication required"))
+        } else if limit != 0 && mail.size > limit {
+            Some(Reply::new(
+                552,
+                3,
+                4,
+                format!("message exceeds the limit of {}", ByteSize(limit).in_words()),
+            ))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.error_reply(&refusal);
+            return None;
+        }
+        self.state = State::AwaitingAnswer(PendingQuestion::Sender(mail.clone()));
+        Some(Question::Sender(mail))
+    }
+
+    pub(super) fn recipient(&mut self, address: Address) -> Option<Question> {
+        let mut envelope = match std::mem::replace(&mut self.state, State::Ready) {
+            State::Transaction(envelope) => envelope,
+            other => {
+                self.state = other;
+                self.error_reply(&Reply::new(503, 5, 1, "need MAIL command"));
+                return None;
+            }
+        };
+        if !envelope.mail.smtputf8 && !address.is_ascii() {
+            self.state = State::Transaction(envelope);
+            self.error_reply(&Reply::new(553, 6, 7, "address requires SMTPUTF8"));
+            return None;
+        }
+        let repeats = envelope.recipients.has(&address);
+        envelope.repeated += usize::from(repeats);
+        if repeats && envelope.repeated <= self.config.recipients_max {
+            // It is accepted already, and one delivery.
+            self.state = State::Transaction(envelope);
+            self.reply(&Reply::new(250, 1, 5, "recipient ok"));
+            return None;
+        }
+        if repeats || envelope.recipients.len() >= self.config.recipients_max {
+            // RFC 5321 4.5.3.1.10: the recipients before it stay valid.
+            self.state = State::Transaction(envelope);
+            self.refusal_reply(&Reply::new(452, 5, 3, "too many recipients"));
+            return None;
+        }
+        self.state = State::AwaitingAnswer(PendingQuestion::Recipient(envelope, address.clone()));
+        Some(Question::Recipient(address))
+    }
+
+    pub(super) fn data(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.state, State::Ready) {
+            State::Transaction(envelope) if !envelope.recipients.is_empty() => {
+                self.reply(&Reply::plain(354, "end data with <CR><LF>.<CR><LF>"));
+                let limit = self.message_size_max;
+                let size_max = if limit == 0 { u64::MAX } else { limit };
+                // The announced size is a hint and reserves at most 64 KiB.
+                let expected = usize::try_from(envelope.mail.size.min(64 << 10)).unwrap_or(0).max(4 << 10);
+                let decoder = DataDecoder::new(size_max, expected);
+                self.state = State::Data { envelope, decoder, until: now + self.config.data_timeout };
+            }
+            State::Transaction(envelope) => {
+                self.state = State::Transaction(envelope);
+                self.error_reply(&Reply::new(554, 5, 1, "no valid recipients"));
+            }
+            other => {
+                self.state = other;
+                self.error_reply(&Reply::new(503, 5, 1, "need MAIL command"));
+            }
+        }
+    }
+}
