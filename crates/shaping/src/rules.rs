@@ -1,0 +1,227 @@
+//! The rules as a value: which one matches a reply, and the verdict it gives.
+
+mod parse;
+
+use std::sync::LazyLock;
+
+use postroad_core::{BounceClass, EnhancedCode, Reply};
+use regex::bytes::Regex;
+
+use crate::{
+    text,
+    verdict::{Ending, LaneEffect, Party, Phase, Refusal, Verdict},
+};
+
+pub use parse::RuleError;
+
+/// An ordered list of rules; for every phase some rule matches any reply.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    rules: Vec<Rule>,
+}
+
+/// One rule: a reply matches when each given part does.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    name: Box<str>,
+    why: Box<str>,
+    phases: Vec<Phase>,
+    codes: Vec<CodePattern>,
+    enhanced: Vec<EnhancedPattern>,
+    provider: Option<Box<str>>,
+    /// All of these must match.
+    words: Vec<Regex>,
+    /// None of these may.
+    without: Vec<Regex>,
+    outcomes: Outcomes,
+}
+
+impl Rule {
+    /// Returns the name that records and output show.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns why the rule is there.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// Returns true for a rule without any condition but phases: it catches what no other rule did.
+    fn is_default_for(&self, phase: Phase, permanent: bool) -> bool {
+        let unconditional = self.codes.is_empty()
+            && self.enhanced.is_empty()
+            && self.provider.is_none()
+            && self.words.is_empty()
+            && self.without.is_empty();
+        unconditional && self.speaks_of(phase) && self.outcomes.get(phase, permanent).is_some()
+    }
+
+    fn reads(&self, text: &[u8]) -> bool {
+        self.words.iter().all(|pattern| pattern.is_match(text))
+            && !self.without.iter().any(|pattern| pattern.is_match(text))
+    }
+
+    fn speaks_of(&self, phase: Phase) -> bool {
+        self.phases.is_empty() || self.phases.contains(&phase)
+    }
+}
+
+/// What a rule makes of a temporary and of a permanent reply; it does not match where it says nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outcomes {
+    transient: Option<Consequence>,
+    permanent: Option<Consequence>,
+    /// What a permanent reply before MAIL means, where the rule says so itself.
+    early: Option<Consequence>,
+}
+
+impl Outcomes {
+    fn get(&self, phase: Phase, permanent: bool) -> Option<Consequence> {
+        if !permanent {
+            return self.transient;
+        }
+        if !phase.is_early() {
+            return self.permanent;
+        }
+        self.early.or_else(|| self.permanent.map(|permanent| permanent.before_mail(phase)))
+    }
+}
+
+/// A refusal without its rule's name.
+#[derive(Clone, Copy, Debug)]
+struct Consequence {
+    ending: Ending,
+    class: BounceClass,
+    party: Party,
+    lane: LaneEffect,
+}
+
+impl Consequence {
+    /// Nothing was said about a message yet, so no delivery ends by it; another host or another day may do (D-038).
+    fn before_mail(self, phase: Phase) -> Self {
+        match self.ending {
+            Ending::Hard { .. } => Self { ending: Ending::SiteSoft, ..self },
+            Ending::PolicyBlock { .. } if phase == Phase::Connect => {
+                Self { ending: Ending::SiteSoft, ..self }
+            }
+            Ending::PolicyBlock { .. } | Ending::Soft | Ending::SiteSoft => self,
+        }
+    }
+}
+
+/// `550`, `55x`, `5xx`: `None` is any digit.
+#[derive(Clone, Copy, Debug)]
+struct CodePattern([Option<u8>; 3]);
+
+impl CodePattern {
+    fn matches(self, code: u16) -> bool {
+        let digits = [code / 100, code / 10 % 10, code % 10];
+        self.0
+            .iter()
+            .zip(digits)
+            .all(|(wanted, digit)| wanted.is_none_or(|wanted| u16::from(wanted) == digit))
+    }
+}
+
+/// Subject and an inclusive range of details; the class is that of the reply code, which decides where they differ.
+#[derive(Clone, Copy, Debug)]
+struct EnhancedPattern {
+    subject: u16,
+    detail_from: u16,
+    detail_to: u16,
+}
+
+impl EnhancedPattern {
+    fn matches(self, code: EnhancedCode) -> bool {
+        self.subject == code.subject && (self.detail_from..=self.detail_to).contains(&code.detail)
+    }
+}
+
+/// A reply that no phase allows: neither success where it counts nor a refusal.
+const UNEXPECTED: Refusal<'static> = Refusal {
+    ending: Ending::SiteSoft,
+    class: BounceClass::Protocol,
+    party: Party::Receiver,
+    lane: LaneEffect::Reconnect,
+    rule: "unexpected_reply",
+};
+
+impl Rules {
+    /// Returns the rules that are built in.
+    #[must_use]
+    pub fn builtin() -> &'static Self {
+        static BUILTIN: LazyLock<Rules> = LazyLock::new(|| {
+            Rules::parse(include_str!("../rules.txt")).expect("a test parses the rules that are built in")
+        });
+        &BUILTIN
+    }
+
+    /// Parses a file of rules; its grammar stands at the head of the built-in `rules.txt`.
+    ///
+    /// # Errors
+    /// Returns every error of the file, in the order of its lines.
+    pub fn parse(file: &str) -> Result<Self, Vec<RuleError>> {
+        parse::parse(file)
+    }
+
+    /// Returns the rules in the order in which they are tried.
+    #[must_use]
+    pub fn list(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Decides what `reply`, given in `phase`, means for one recipient.
+    ///
+    /// `provider` is who the site belongs to, where that is known: rules of other providers are passed over.
+    #[must_use]
+    pub fn classify(&self, phase: Phase, provider: Option<&str>, reply: &Reply) -> Verdict<'_> {
+        if phase == Phase::Dot && (200..300).contains(&reply.code) {
+            return Verdict::Delivered;
+        }
+        if !reply.is_transient() && !reply.is_permanent() {
+            return Verdict::Refused(UNEXPECTED);
+        }
+        let asked = Asked { phase, provider, code: reply.code, enhanced: enhanced_of(reply) };
+        let text = text::normalise(&reply.text);
+        let found = self.rules.iter().find_map(|rule| {
+            let consequence = rule.outcomes.get(phase, reply.is_permanent())?;
+            (asked.meets(rule) && rule.reads(text.as_bytes())).then_some((consequence, rule))
+        });
+        let (Consequence { ending, class, party, lane }, rule) =
+            found.expect("parsing refuses rules without a default for each phase");
+        Verdict::Refused(Refusal { ending, class, party, lane, rule: &rule.name })
+    }
+}
+
+/// What of a reply is compared besides its words.
+struct Asked<'a> {
+    phase: Phase,
+    provider: Option<&'a str>,
+    code: u16,
+    enhanced: Option<EnhancedCode>,
+}
+
+impl Asked<'_> {
+    fn meets(&self, rule: &Rule) -> bool {
+        rule.speaks_of(self.phase)
+            && (rule.codes.is_empty() || rule.codes.iter().any(|pattern| pattern.matches(self.code)))
+            && (rule.enhanced.is_empty()
+                || self.enhanced.is_some_and(|code| rule.enhanced.iter().any(|p| p.matches(code))))
+            && match (&rule.provider, self.provider) {
+                (Some(of_rule), Some(of_site)) => **of_rule == *of_site,
+                _ => true,
+            }
+    }
+}
+
+/// The enhanced code in front of the text, whatever its class, or else the one within it.
+fn enhanced_of(reply: &Reply) -> Option<EnhancedCode> {
+    let class = (reply.code / 100) as u8;
+    reply
+        .enhanced
+        .or_else(|| EnhancedCode::parse_prefix(&reply.text).map(|(code, _length)| code))
+        .or_else(|| text::enhanced_in(&reply.text, class))
+}

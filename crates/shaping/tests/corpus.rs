@@ -1,0 +1,142 @@
+//! The replies of `corpus.tsv` against the built-in rules, and what holds for any reply.
+
+use std::collections::BTreeSet;
+
+use postroad_core::{OutcomeKind, Reply};
+use postroad_shaping::{LaneEffect, Party, Phase, Retry, Rules, Verdict, read_reply};
+use proptest::prelude::*;
+
+/// D-050 asks for this many.
+const REPLIES_MIN: usize = 500;
+
+fn lines() -> impl Iterator<Item = &'static str> {
+    include_str!("corpus.tsv").lines().filter(|line| !line.starts_with('#'))
+}
+
+/// kind, class, party, suppress, lane and rule, as the columns of the corpus have them.
+fn columns(verdict: &Verdict<'_>) -> String {
+    let Some(refusal) = verdict.refusal() else { return "delivered\t-\t-\tno\tnone\t-".to_owned() };
+    let suppress = if refusal.ending.suppresses() { "yes" } else { "no" };
+    let kind = refusal.ending.kind();
+    format!("{kind}\t{}\t{}\t{suppress}\t{}\t{}", refusal.class, refusal.party, refusal.lane, refusal.rule)
+}
+
+fn classify(phase: &str, reply: &str) -> String {
+    let phase = Phase::from_name(phase).unwrap_or_else(|| panic!("`{phase}` is a phase"));
+    let reply = read_reply(reply).unwrap_or_else(|error| panic!("{error}"));
+    columns(&Rules::builtin().classify(phase, None, &reply))
+}
+
+#[test]
+fn d_050_every_reply_of_the_corpus_is_read_as_it_says() {
+    let mut wrong = Vec::new();
+    for line in lines() {
+        let (phase, rest) = line.split_once('\t').expect("a line has columns");
+        let (reply, expected) = rest.split_once('\t').expect("a line has columns");
+        let found = classify(phase, reply);
+        if found != expected {
+            wrong.push(format!("{phase} {reply}\n  expected {expected}\n  found    {found}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(lines().count() >= REPLIES_MIN);
+}
+
+#[test]
+fn d_050_every_rule_has_a_reply_in_the_corpus() {
+    let covered: BTreeSet<&str> = lines().filter_map(|line| line.rsplit('\t').next()).collect();
+    let rules = Rules::builtin().list().iter();
+    let missing: Vec<&str> = rules.map(|rule| rule.name()).filter(|name| !covered.contains(name)).collect();
+    assert!(missing.is_empty(), "no line of corpus.tsv names {missing:?}");
+}
+
+#[test]
+fn d_052_a_blocklist_never_reads_as_a_bad_recipient_whatever_its_code() {
+    let texts = [
+        "rejected, listed at zen.spamhaus.org",
+        "user unknown; your IP 192.0.2.1 is on our blocklist",
+        "blocked using a blocklist",
+        "[TSS09] all messages from 192.0.2.1 will be permanently deferred",
+        "part of your network is on our block list (S3150)",
+    ];
+    for code in ["550 5.1.1", "550", "553 5.1.2", "554 5.2.1", "551 5.1.6"] {
+        for text in texts {
+            let found = classify("rcpt", &format!("{code} {text}"));
+            assert!(found.starts_with("policy_block\tspam_block\tip\tno\tpause"), "{code} {text}: {found}");
+        }
+    }
+}
+
+#[test]
+fn d_035_552_to_a_recipient_is_too_many_and_elsewhere_permanent() {
+    assert!(classify("rcpt", "552 too many recipients").starts_with("soft\ttoo_many_recipients"));
+    assert!(classify("rcpt", "552 not now").starts_with("soft\ttoo_many_recipients"));
+    assert!(classify("rcpt", "552 5.2.2 mailbox full").starts_with("soft\tquota"));
+    assert!(classify("mail", "552 message size exceeds limit").starts_with("hard\ttoo_big"));
+}
+
+#[test]
+fn a_rule_of_another_provider_is_passed_over() {
+    let rules = Rules::parse(
+        "rule of_one\n why one provider only\n provider one\n words full\n 5yz soft quota recipient\n\
+         rule rest\n why the rest\n 4yz soft other receiver\n 5yz hard other receiver\n",
+    );
+    let rules = rules.expect("the rules are well formed");
+    let reply = Reply::plain(550, "full");
+    let rule = |provider| rules.classify(Phase::Rcpt, provider, &reply).refusal().map(|refusal| refusal.rule);
+    assert_eq!(rule(Some("one")), Some("of_one"));
+    assert_eq!(rule(None), Some("of_one"));
+    assert_eq!(rule(Some("two")), Some("rest"));
+}
+
+#[test]
+fn a_refusal_by_policy_is_tried_a_few_times_at_long_distance_or_not_at_all() {
+    let retry = |phase, reply: &str| {
+        let reply = read_reply(reply).expect("a reply");
+        Rules::builtin().classify(phase, None, &reply).refusal().map(|refusal| refusal.ending.retry())
+    };
+    let listed = "550 5.7.1 Client host [192.0.2.1] blocked using zen.spamhaus.org";
+    assert!(matches!(retry(Phase::Rcpt, listed), Some(Retry::Distant { tries_max }) if tries_max.get() == 3));
+    assert_eq!(retry(Phase::Connect, listed), Some(Retry::Normal));
+    assert_eq!(retry(Phase::Rcpt, "450 4.7.1 192.0.2.1 is on our blocklist"), Some(Retry::Normal));
+    assert_eq!(retry(Phase::Rcpt, "550 5.1.1 user unknown"), Some(Retry::Never));
+    assert_eq!(retry(Phase::Dot, "250 ok"), None);
+}
+
+#[test]
+fn the_reference_page_has_every_word_and_every_rule() {
+    const TABLE: &str = "| rule | why |\n|---|---|\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/replies.md");
+    let page = std::fs::read_to_string(path).expect("the page is there");
+    let (before, _old) = page.split_once(TABLE).expect("the page has a table of rules");
+    let rows = Rules::builtin().list().iter().map(|rule| format!("| `{}` | {} |\n", rule.name(), rule.why()));
+    let made = format!("{before}{TABLE}{}", rows.collect::<String>());
+    if std::env::var_os("POSTROAD_WRITE_DOCS").is_some() {
+        std::fs::write(path, &made).expect("the page can be written");
+    }
+    let page = std::fs::read_to_string(path).expect("the page is there");
+    assert!(page == made, "replies.md is old; POSTROAD_WRITE_DOCS=1 writes it again");
+    let phases = Phase::ALL.iter().map(|phase| format!("| `{phase}` |"));
+    let parties = Party::ALL.iter().map(|party| format!("`{party}`"));
+    let effects = LaneEffect::ALL.iter().map(|effect| format!("`{effect}`"));
+    for word in phases.chain(parties).chain(effects) {
+        assert!(before.contains(&word), "the page does not name {word}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_4yz_never_ends_a_delivery_and_no_text_panics(
+        code in 400u16..600,
+        phase in proptest::sample::select(Phase::ALL),
+        text in proptest::string::string_regex("(?s)([45]\\.[0-7]\\.[0-9]{1,3} )?(user|mailbox|ip|blocked|unknown|full|spam|relay|tls|sender|\\PC| |\n){0,30}").expect("a pattern"),
+    ) {
+        let verdict = Rules::builtin().classify(phase, None, &Reply::plain(code, text));
+        if code < 500 {
+            prop_assert_ne!(verdict.kind(), OutcomeKind::Hard);
+        }
+        if let Some(refusal) = verdict.refusal() {
+            prop_assert!(!refusal.ending.suppresses() || refusal.party == Party::Recipient);
+        }
+    }
+}
