@@ -40,6 +40,16 @@ pub enum Command {
     /// Look at one message, or change what becomes of it
     #[command(subcommand)]
     Message(MessageCommand),
+    /// Show what the rules make of receivers' replies: kind, class, party, suppress, lane and rule, one reply a line
+    Classify(ClassifyArgs),
+}
+
+/// Flags of `classify`.
+#[derive(Args, Debug)]
+pub struct ClassifyArgs {
+    /// What lines without a phase answer: connect, ehlo, starttls, mail, rcpt, data or dot; without it, `PHASE<TAB>REPLY`
+    #[arg(long, value_name = "PHASE", value_parser = crate::classify::named_phase)]
+    pub phase: Option<postroad_shaping::Phase>,
 }
 
 /// Flags of `dev`.

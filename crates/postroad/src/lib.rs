@@ -2,6 +2,7 @@
 //!
 //! A library too, so that its reference pages can be made by tests.
 
+pub mod classify;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -5,6 +5,7 @@ use std::{io::Write, process::ExitCode};
 use anyhow::Result;
 use clap::Parser;
 use postroad::{
+    classify,
     cli::{Cli, ClusterCommand, Command, ConfigCommand},
     cluster, dev, operator, roles,
 };
@@ -44,6 +45,7 @@ fn run(command: Command) -> Result<String> {
         Command::Cluster(ClusterCommand::Rejoin(args)) => roles::rejoin(&args.config),
         Command::Apply(args) => on_runtime(operator::apply_file(&args)),
         Command::Message(command) => on_runtime(operator::message(&command)),
+        Command::Classify(args) => classify::run(&args),
     }
 }
 
