@@ -52,7 +52,9 @@ fn classify_line(phase: Option<Phase>, line: &str) -> Result<String, String> {
         (Some((name, reply)), _) => (named_phase(name)?, reply),
         (None, Some(phase)) => (phase, line),
         (None, None) => {
-            return Err("there is no tab: expected `PHASE<TAB>REPLY`, or `--phase PHASE` for all lines".to_owned());
+            return Err(
+                "there is no tab: expected `PHASE<TAB>REPLY`, or `--phase PHASE` for all lines".to_owned()
+            );
         }
     };
     let reply = read_reply(reply).map_err(|error| error.to_string())?;
