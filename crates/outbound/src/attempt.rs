@@ -56,8 +56,8 @@ impl Attempt {
     /// What the server must be able to do is computed from what is sent, however the message came in.
     pub(crate) fn transaction(&self, content: Finished) -> Transaction {
         let recipients: Vec<Address> = self.open.iter().map(|recipient| recipient.address.clone()).collect();
-        let addresses = self.job.sender.iter().chain(&recipients);
-        let smtputf8 = content.smtputf8 || addresses.into_iter().any(|address| !address.as_str().is_ascii());
+        let mut addresses = self.job.sender.iter().chain(&recipients);
+        let smtputf8 = content.smtputf8 || addresses.any(|address| !address.as_str().is_ascii());
         Transaction {
             sender: self.job.sender.clone(),
             recipients,

@@ -16,12 +16,18 @@ pub(crate) fn normalise(text: &str) -> String {
     let folded = fold(text);
     let mut out = String::with_capacity(folded.len());
     for word in folded.split([' ', '\n', '\t', '\r']).filter(|word| !word.is_empty()) {
-        if !out.is_empty() {
-            out.push(' ');
-        }
+        push_blank(&mut out);
         push_word(&mut out, word);
     }
+    out.truncate(out.trim_end_matches(' ').len());
     out
+}
+
+/// One blank between words, whatever stood there.
+fn push_blank(out: &mut String) {
+    if !out.is_empty() && !out.ends_with(' ') {
+        out.push(' ');
+    }
 }
 
 /// Lower case without accents and typographic quotes.
@@ -115,7 +121,9 @@ fn push_plain(out: &mut String, atom: &str) {
                 Some(stem) if !stem.is_empty() => (stem, true),
                 _ => (atom, false),
             };
-            out.extend(stem.chars().map(|c| if matches!(c, '-' | '_') { ' ' } else { c }));
+            for c in stem.chars() {
+                if matches!(c, '-' | '_') { push_blank(out) } else { out.push(c) }
+            }
             if negated {
                 out.push_str(" not");
             }

@@ -40,8 +40,8 @@ impl<'a> Entity<'a> {
     }
 
     fn value(&self, wanted: &str) -> Option<&'a [u8]> {
-        let named = fields(self.header).filter_map(name_and_value);
-        named.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value)
+        let mut named = fields(self.header).filter_map(name_and_value);
+        named.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value)
     }
 
     /// Writes the header, in ASCII and with this transfer encoding.

@@ -8,8 +8,7 @@ const WORD_MAX: usize = 75;
 /// Encodes text whose lines end with CRLF (RFC 2045 6.7).
 pub(super) fn quoted_printable(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + text.len() / 4);
-    let mut lines = text.split_inclusive(|byte| *byte == b'\n').peekable();
-    while let Some(line) = lines.next() {
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
         let content = line.strip_suffix(b"\r\n").unwrap_or(line);
         quoted_printable_line(content, &mut out);
         out.extend_from_slice(&line[content.len()..]);
