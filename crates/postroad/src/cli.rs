@@ -4,12 +4,13 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use postroad_core::MessageId;
 
 use crate::route::RouteArgument;
 
 /// A mail delivery cluster that an organisation runs itself.
 #[derive(Debug, Parser)]
-#[command(name = "postroad", version, propagate_version = true)]
+#[command(name = "postroad", version, propagate_version = true, after_help = crate::operator::EXIT_STATUS_HELP)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -249,7 +250,7 @@ pub enum MessageCommand {
 #[derive(Args, Debug)]
 pub struct MessageArgs {
     /// The message id, from the 250 reply or the gRPC response
-    pub id: String,
+    pub id: MessageId,
     /// Which cluster
     #[command(flatten)]
     pub target: TargetArgs,

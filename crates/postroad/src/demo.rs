@@ -22,7 +22,7 @@ const VERIFIER: &str =
 pub async fn apply(endpoints: &Endpoints, routes: &[RouteArgument]) -> anyhow::Result<()> {
     let mut policy = Policy::parse(&policy_text())?;
     policy.routes = routes.iter().map(RouteArgument::to_policy).collect();
-    operator::apply(endpoints, &policy.changes()?, false).await.map(drop)
+    operator::apply(endpoints, &policy.changes()?).await.map(drop)
 }
 
 /// Returns the ingress configuration of `dev`.

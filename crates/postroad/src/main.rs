@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "postroad: {error:#}");
-            ExitCode::FAILURE
+            operator::exit_code(&error)
         }
     }
 }
