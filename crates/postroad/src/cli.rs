@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use postroad_core::MessageId;
 
-use crate::route::RouteArgument;
+use crate::{policy::PolicyKind, route::RouteArgument};
 
 /// A mail delivery cluster that an organisation runs itself.
 #[derive(Debug, Parser)]
@@ -38,6 +38,8 @@ pub enum Command {
     Cluster(ClusterCommand),
     /// Apply a policy file: tenants, credentials, pools, sources, limits and routes
     Apply(ApplyArgs),
+    /// Print the policy in force, as a policy file without keys and passwords
+    Get(GetArgs),
     /// Show, hold, release or cancel one message
     #[command(subcommand)]
     Message(MessageCommand),
@@ -225,9 +227,22 @@ pub struct ApplyArgs {
     /// The policy file, YAML; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
-    /// Show what would change, and change nothing
+    /// Show each item and field that would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub target: TargetArgs,
+}
+
+/// Flags of `get`.
+#[derive(Args, Debug)]
+pub struct GetArgs {
+    /// Only items of this kind
+    pub kind: Option<PolicyKind>,
+    /// Only the item with this name; a route is named by its domain
+    #[arg(requires = "kind")]
+    pub name: Option<String>,
     /// Which cluster
     #[command(flatten)]
     pub target: TargetArgs,

@@ -1,9 +1,10 @@
 //! The demo tenant, only in `dev`: one login, one API key, and the loopback networks.
 
 use postroad_cluster::Endpoints;
+use postroad_directory::View;
 use postroad_ingress::{IngressConfig, SmtpListener};
 
-use crate::{cli::DevArgs, operator, policy::Policy, route::RouteArgument};
+use crate::{cli::DevArgs, operator, policy::PolicyFile, route::RouteArgument};
 
 /// The demo login.
 pub const LOGIN: &str = "demo";
@@ -20,9 +21,11 @@ const VERIFIER: &str =
 /// # Errors
 /// The directory cannot be reached or refuses the changes.
 pub async fn apply(endpoints: &Endpoints, routes: &[RouteArgument]) -> anyhow::Result<()> {
-    let mut policy = Policy::parse(&policy_text())?;
-    policy.routes = routes.iter().map(RouteArgument::to_policy).collect();
-    operator::apply(endpoints, &policy.changes()?).await.map(drop)
+    let mut file = PolicyFile::read("the demo policy", &policy_text())?;
+    file.policy.routes = routes.iter().map(RouteArgument::to_policy).collect();
+    // It has no password and refers to nothing that the directory would have to have.
+    let changes = file.policy.changes(&View::empty()).map_err(|problems| file.error(problems))?;
+    operator::apply(endpoints, &changes).await.map(drop)
 }
 
 /// Returns the ingress configuration of `dev`.
@@ -62,6 +65,7 @@ mod tests {
     fn the_verifier_matches_the_password() {
         let hash = PasswordHash::new(VERIFIER).unwrap();
         Argon2::default().verify_password(SECRET.as_bytes(), &hash).unwrap();
-        assert_eq!(Policy::parse(&policy_text()).unwrap().changes().unwrap().puts.len(), 6);
+        let file = PolicyFile::read("demo", &policy_text()).unwrap();
+        assert_eq!(file.policy.changes(&View::empty()).unwrap().puts.len(), 6);
     }
 }

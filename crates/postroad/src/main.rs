@@ -43,6 +43,7 @@ fn run(command: Command) -> Result<String> {
         Command::Cluster(ClusterCommand::Form(args)) => roles::form(&args.config),
         Command::Cluster(ClusterCommand::Rejoin(args)) => roles::rejoin(&args.config),
         Command::Apply(args) => on_runtime(operator::apply_file(&args)),
+        Command::Get(args) => on_runtime(operator::get(&args)),
         Command::Message(command) => on_runtime(operator::message(&command)),
     }
 }

@@ -1,17 +1,18 @@
-//! The operator's commands: `postroad apply` and `postroad message`.
+//! The operator's commands: `postroad apply`, `postroad get` and `postroad message`.
 
 mod apply;
 mod error;
 mod message;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use postroad_cluster::{CallError, DirectoryClient, Endpoints, LeaderCalls, LeaderWatch};
-use postroad_core::NodeId;
+use postroad_cluster::{CallError, DirectoryClient, DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch};
+use postroad_core::{GroupId, NodeId};
+use postroad_directory::View;
 use postroad_net::{Expect, NodeTls, Role, Transport};
 
-pub use apply::{apply, apply_file};
+pub use apply::{apply, apply_file, get};
 pub use error::{EXIT_STATUS_HELP, OperatorError, exit_code};
 pub use message::message;
 
@@ -62,9 +63,33 @@ impl Operator {
         DirectoryClient::new(&self.endpoints, &self.leaders.subscribe())
     }
 
+    /// Returns the directory, not older than what its leader has now.
+    async fn view(&self, action: &str) -> Result<Arc<View>, OperatorError> {
+        view(&self.endpoints, &self.directory()).await.map_err(|error| self.failed(action, error))
+    }
+
     /// Says what a failed call means for the command, whose purpose is `action`.
     fn failed(&self, action: &str, error: CallError) -> OperatorError {
         OperatorError::of(action, &self.addresses, error)
+    }
+}
+
+/// Returns the directory, not older than what its leader has now.
+///
+/// # Errors
+/// No leader answered in time.
+pub(crate) async fn view(endpoints: &Endpoints, directory: &DirectoryClient) -> Result<Arc<View>, CallError> {
+    // A change of nothing returns the leader's revision; any node streams the items.
+    let leader = directory.apply(&[], &[], true, WITHIN).await?;
+    let watch = DirectoryWatch::start(endpoints);
+    let mut views = watch.subscribe();
+    let current = views.wait_for(|view| view.revision() >= leader.revision);
+    match tokio::time::timeout(WITHIN, current).await {
+        Ok(Ok(view)) => Ok(Arc::clone(&view)),
+        Ok(Err(_)) | Err(_) => Err(CallError::Unavailable {
+            group: GroupId::DIRECTORY,
+            last: "no queue node sent the directory in time".to_owned(),
+        }),
     }
 }
 
