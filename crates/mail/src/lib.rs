@@ -3,9 +3,13 @@
 //! Transport does not use this crate: what it needs of a header is in `smtp::headers`.
 //! Content is untrusted, so everything that is read from it is bounded, and HTML is sanitised.
 
-mod bounds;
-mod html;
 mod parsed;
+
+mod bounds;
+mod charset;
+mod html;
+mod parameters;
+mod words;
 
 pub use bounds::TooComplex;
 pub use html::sanitise_html;
