@@ -34,12 +34,13 @@ async fn a_cluster_that_cannot_be_asked_is_not_a_message_that_does_not_exist() {
     let asked = format!("no answer from the cluster at `{nobody}`");
     let policy = tempfile::NamedTempFile::new().expect("a file can be made");
     let policy = policy.path().to_str().expect("the path is text");
+    let apply = ["apply", "-f", policy];
     tokio::join!(
         check(nobody, &["message", "get", ID], 4, &asked),
         check(nobody, &["message", "hold", ID], 4, &asked),
         check(nobody, &["message", "release", ID], 4, &asked),
         check(nobody, &["message", "cancel", ID], 4, &asked),
-        check(nobody, &["apply", "-f", policy], 4, &asked),
+        check(nobody, &apply, 4, &asked),
     );
     let dev = Dev::start(&[]).await.unwrap_or_else(|error| panic!("{error:#}"));
     for change in ["get", "hold", "release", "cancel"] {

@@ -48,31 +48,31 @@ pub enum Command {
 /// Flags of `dev`.
 #[derive(Args, Clone, Debug)]
 pub struct DevArgs {
-    /// Keep the data here between runs; otherwise a temporary directory is used
+    /// Keep messages, history, sandbox and applied policy here between runs; otherwise a temporary directory is used
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Listen here for SMTP with STARTTLS
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2525")]
-    pub listen_smtp: SocketAddr,
-    /// Listen here for SMTP with implicit TLS
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4650")]
-    pub listen_smtps: SocketAddr,
-    /// Listen here for gRPC submission
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5051")]
-    pub listen_grpc: SocketAddr,
-    /// Listen here for HTTP: console and sandbox
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    pub listen_http: SocketAddr,
-    /// Listen here for HTTP: metrics and health
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
-    pub listen_metrics: SocketAddr,
-    /// Listen here for `postroad apply` and `postroad message`
-    #[arg(long, value_name = "ADDRESS", default_value = crate::operator::DEV_ADDRESS)]
-    pub listen_operator: SocketAddr,
-    /// Deliver to real receivers, by MX, instead of capturing
+    /// Listen here for SMTP with STARTTLS [default: 127.0.0.1:2525, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_smtp: Option<SocketAddr>,
+    /// Listen here for SMTP with implicit TLS [default: 127.0.0.1:4650, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_smtps: Option<SocketAddr>,
+    /// Listen here for gRPC submission [default: 127.0.0.1:5051, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_grpc: Option<SocketAddr>,
+    /// Listen here for HTTP: console and sandbox [default: 127.0.0.1:8080, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_http: Option<SocketAddr>,
+    /// Listen here for HTTP: metrics and health [default: 127.0.0.1:9090, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_metrics: Option<SocketAddr>,
+    /// Listen here for `postroad apply` and `postroad message` [default: 127.0.0.1:7070, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_operator: Option<SocketAddr>,
+    /// Deliver to real receivers, by MX, instead of capturing, in this run
     #[arg(long)]
     pub deliver: bool,
-    /// Send mail for DOMAIN (`*`: every other domain) to this host and port; may be repeated
+    /// Send mail for DOMAIN (`*`: every other domain) to this host and port, in this run; may be repeated
     #[arg(long = "route", value_name = "DOMAIN=HOST:PORT")]
     pub routes: Vec<RouteArgument>,
     /// Use this DNS resolver instead of the system's

@@ -12,7 +12,7 @@ use postroad_core::{GroupId, NodeId};
 use postroad_directory::View;
 use postroad_net::{Expect, NodeTls, Role, Transport};
 
-pub use apply::{apply, apply_file, get};
+pub use apply::{apply_file, get};
 pub use error::{EXIT_STATUS_HELP, OperatorError, exit_code};
 pub use message::message;
 
@@ -25,8 +25,11 @@ use crate::{
 /// Where `postroad dev` listens for operators.
 pub const DEV_ADDRESS: &str = "127.0.0.1:7070";
 
+/// Its port.
+pub(crate) const DEV_PORT: u16 = 7070;
+
 /// How long the cluster may take to respond.
-const WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const WITHIN: Duration = Duration::from_secs(10);
 
 /// The queue nodes that an operator's command talks to.
 struct Operator {

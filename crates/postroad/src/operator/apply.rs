@@ -3,24 +3,14 @@
 use std::{io::Read, path::Path};
 
 use anyhow::Context;
-use postroad_cluster::{Applied, DirectoryClient, Endpoints, LeaderWatch};
+use postroad_cluster::Applied;
 use postroad_directory::ItemName;
 
 use super::{Operator, OperatorError, WITHIN};
 use crate::{
     cli::{ApplyArgs, GetArgs},
-    policy::{Changes, Policy, PolicyFile, describe, to_yaml},
+    policy::{Policy, PolicyFile, describe, to_yaml},
 };
-
-/// Applies changes.
-///
-/// # Errors
-/// The cluster cannot be reached, or refuses the changes.
-pub async fn apply(endpoints: &Endpoints, changes: &Changes) -> anyhow::Result<Applied> {
-    let leaders = LeaderWatch::start(endpoints);
-    let directory = DirectoryClient::new(endpoints, &leaders.subscribe());
-    Ok(directory.apply(&changes.puts, &changes.removals, false, WITHIN).await?)
-}
 
 /// Runs `postroad apply`.
 ///
