@@ -76,6 +76,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("maud", &["web", "control", "sandbox"]),
     ("mail-auth", &["mail"]),
     ("mail-parser", &["mail"]),
+    ("encoding_rs", &["mail"]),
     ("hickory-resolver", &["dns"]),
     ("hickory-proto", &["dns", "testkit"]),
     ("hickory-server", &["dns", "testkit"]),

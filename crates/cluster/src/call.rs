@@ -99,7 +99,7 @@ impl LeaderCalls {
                 }
             }
             if Instant::now() + RETRY_AFTER >= deadline {
-                return Err(CallError::Unavailable { group, last: last.message().to_owned() });
+                return Err(CallError::Unavailable { group, last: with_sources(&last) });
             }
             // During an election two nodes may name each other.
             time::sleep(RETRY_AFTER / if hinted.is_some() { 10 } else { 1 }).await;
@@ -115,6 +115,20 @@ impl LeaderCalls {
         nodes.sort_by_key(|(node, _)| Some(*node) != first);
         nodes
     }
+}
+
+/// Returns a status message with its causes: that of a failed connection alone names no reason.
+fn with_sources(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// UNAVAILABLE means that the node is not the leader, or that the connection broke.

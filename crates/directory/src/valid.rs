@@ -21,6 +21,16 @@ const RATE_PER_MAX: Duration = Duration::from_secs(31 * 86_400);
 
 type Checked = Result<(), &'static str>;
 
+impl Put {
+    /// Checks the item by itself, whatever else is in the directory.
+    ///
+    /// # Errors
+    /// The rule that it breaks, as a sentence.
+    pub fn check(&self) -> Result<(), &'static str> {
+        check(self)
+    }
+}
+
 /// Checks one item by itself.
 pub(crate) fn check(put: &Put) -> Checked {
     match put {

@@ -6,9 +6,13 @@
 
 pub mod finish;
 
-mod bounds;
-mod html;
 mod parsed;
+
+mod bounds;
+mod charset;
+mod html;
+mod parameters;
+mod words;
 
 pub use bounds::TooComplex;
 pub use html::sanitise_html;

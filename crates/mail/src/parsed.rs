@@ -1,11 +1,16 @@
 //! A parsed message for showing.
 
-use mail_parser::{Address, Header, HeaderName, Message, MessageParser, MessagePart, MimeHeaders, PartType};
+use mail_parser::{
+    Address, Encoding, Header, HeaderName, Message, MessageParser, MessagePart, MimeHeaders, PartType,
+    decoders::{base64::base64_decode, quoted_printable::quoted_printable_decode},
+};
 use postroad_core::Timestamp;
 
 use crate::{
     bounds::{self, TooComplex},
+    charset,
     html::HTML_BYTES_MAX,
+    parameters, words,
 };
 
 /// Bytes of text that are returned.
@@ -78,40 +83,31 @@ pub fn parse(content: &[u8]) -> Result<ParsedMessage, TooComplex> {
 #[must_use]
 pub fn decode_text(value: &[u8]) -> String {
     let value = &value[..value.len().min(LINE_BYTES_MAX)];
-    let field = [b"Subject: ", value, b"\r\n\r\n"].concat();
-    let parser = MessageParser::new().header_text(HeaderName::Subject).default_header_ignore();
-    let message = parser.parse_headers(&field);
-    let text = message.as_ref().and_then(Message::subject).unwrap_or_default();
-    line(text)
+    line(&words::decode(value))
 }
 
 fn parser() -> MessageParser {
-    MessageParser::new()
-        .with_mime_headers()
-        .header_text(HeaderName::Subject)
-        .header_date(HeaderName::Date)
-        .header_address(HeaderName::From)
-        .header_address(HeaderName::To)
-        .header_address(HeaderName::Cc)
-        .default_header_raw()
+    MessageParser::new().with_mime_headers().header_date(HeaderName::Date).default_header_raw()
 }
 
 fn of_message(message: &Message<'_>, content: &[u8]) -> ParsedMessage {
     let root = message.root_part();
     let text = first_of(message, &message.text_body, |part| matches!(part.body, PartType::Text(_)));
     let html = first_of(message, &message.html_body, |part| matches!(part.body, PartType::Html(_)));
+    let (text, html) = (text.map(|part| body_text(part, content)), html.map(|part| body_text(part, content)));
+    let subject = root.headers.iter().find(|header| header.name == HeaderName::Subject);
     ParsedMessage {
-        subject: line(message.subject().unwrap_or_default()),
-        from: mailboxes(&root.headers, &HeaderName::From),
-        to: mailboxes(&root.headers, &HeaderName::To),
-        cc: mailboxes(&root.headers, &HeaderName::Cc),
+        subject: subject.map(|header| decode_text(raw(header, content))).unwrap_or_default(),
+        from: mailboxes(&root.headers, &HeaderName::From, content),
+        to: mailboxes(&root.headers, &HeaderName::To, content),
+        cc: mailboxes(&root.headers, &HeaderName::Cc, content),
         date: message.date().and_then(|date| {
             let seconds = u64::try_from(date.to_timestamp()).ok()?;
             Some(Timestamp::from_millis(seconds.saturating_mul(1000)))
         }),
-        text: text.map(|text| cut(text, TEXT_BYTES_MAX).to_owned()),
-        html: html.map(|html| cut(html, HTML_BYTES_MAX).to_owned()),
-        attachments: message.attachments().map(attachment).collect(),
+        text: text.map(|text| cut(&text, TEXT_BYTES_MAX).to_owned()),
+        html: html.map(|html| cut(&html, HTML_BYTES_MAX).to_owned()),
+        attachments: message.attachments().map(|part| attachment(part, content)).collect(),
         headers: fields(&root.headers, content),
     }
 }
@@ -121,23 +117,73 @@ fn first_of<'m>(
     message: &'m Message<'_>,
     bodies: &[u32],
     wanted: fn(&MessagePart<'_>) -> bool,
-) -> Option<&'m str> {
-    bodies.iter().filter_map(|id| message.part(*id)).find(|part| wanted(part))?.text_contents()
+) -> Option<&'m MessagePart<'m>> {
+    bodies.iter().filter_map(|id| message.part(*id)).find(|part| wanted(part))
 }
 
-fn mailboxes(headers: &[Header<'_>], name: &HeaderName<'_>) -> Vec<Mailbox> {
-    let named = headers.iter().filter(|header| header.name == *name);
-    let addresses = named.filter_map(|header| header.value.as_address()).flat_map(Address::iter);
-    addresses
-        .take(MAILBOXES_MAX)
-        .map(|found| Mailbox {
+/// The text of a part, decoded by our reading of its charset.
+fn body_text(part: &MessagePart<'_>, content: &[u8]) -> String {
+    let body = content.get(part.offset_body as usize..part.offset_end as usize).unwrap_or_default();
+    let bytes = match part.encoding {
+        Encoding::None => Some(body.to_vec()),
+        Encoding::QuotedPrintable => quoted_printable_decode(body),
+        Encoding::Base64 => base64_decode(body),
+    };
+    match bytes {
+        Some(bytes) if !part.is_encoding_problem => {
+            let label = parameter(part, &HeaderName::ContentType, "charset", content).unwrap_or_default();
+            charset::decode(&String::from_utf8_lossy(&label), &bytes)
+        }
+        _ => part.text_contents().unwrap_or_default().to_owned(),
+    }
+}
+
+/// A parameter of a field of a part, as it came.
+fn parameter(part: &MessagePart<'_>, field: &HeaderName<'_>, name: &str, content: &[u8]) -> Option<Vec<u8>> {
+    let header = part.headers.iter().rev().find(|header| header.name == *field)?;
+    let parameters = parameters::of(raw(header, content));
+    parameters.into_iter().find(|(found, _)| found == name).map(|(_, value)| value)
+}
+
+/// The value of a field as it came.
+fn raw<'c>(header: &Header<'_>, content: &'c [u8]) -> &'c [u8] {
+    let value = content.get(header.offset_start as usize..header.offset_end as usize);
+    value.unwrap_or_default().trim_ascii()
+}
+
+fn mailboxes(headers: &[Header<'_>], name: &HeaderName<'_>, content: &[u8]) -> Vec<Mailbox> {
+    let parser = MessageParser::new().header_address(HeaderName::To).default_header_ignore();
+    let mut mailboxes = Vec::new();
+    for header in headers.iter().filter(|header| header.name == *name) {
+        let field = [b"To: ", &*words::decode_phrases(raw(header, content)), b"\r\n\r\n"].concat();
+        let message = parser.parse_headers(&field);
+        let addresses = message.as_ref().and_then(Message::to).into_iter().flat_map(Address::iter);
+        mailboxes.extend(addresses.take(MAILBOXES_MAX).map(|found| Mailbox {
             name: line(found.name().unwrap_or_default()),
             address: line(found.address().unwrap_or_default()),
-        })
-        .collect()
+        }));
+    }
+    mailboxes.truncate(MAILBOXES_MAX);
+    mailboxes
 }
 
-fn attachment(part: &MessagePart<'_>) -> Attachment {
+/// The file name of an attachment: `filename`, else `name`.
+fn file_name(part: &MessagePart<'_>, content: &[u8]) -> String {
+    let fields = [(HeaderName::ContentDisposition, "filename"), (HeaderName::ContentType, "name")];
+    let own = fields.iter().find_map(|(field, name)| parameter(part, field, name, content));
+    // An extended or continued parameter (RFC 2231) is the parser's matter, and is preferred where both are there.
+    let is_extended = fields.iter().any(|(field, name)| {
+        let headers = part.headers.iter().filter(|header| header.name == *field);
+        let mut names = headers.flat_map(|header| parameters::of(raw(header, content)));
+        names.any(|(found, _)| found.strip_prefix(name).is_some_and(|rest| rest.starts_with('*')))
+    });
+    match own {
+        Some(value) if !is_extended => decode_text(&value),
+        _ => line(part.attachment_name().unwrap_or_default()),
+    }
+}
+
+fn attachment(part: &MessagePart<'_>, content: &[u8]) -> Attachment {
     let media_type = match part.content_type() {
         Some(found) => {
             let subtype = found.subtype().map(|subtype| format!("/{subtype}")).unwrap_or_default();
@@ -148,7 +194,7 @@ fn attachment(part: &MessagePart<'_>) -> Attachment {
             _ => "text/plain".to_owned(),
         },
     };
-    Attachment { name: line(part.attachment_name().unwrap_or_default()), media_type, bytes: part.len() }
+    Attachment { name: file_name(part, content), media_type, bytes: part.len() }
 }
 
 /// The header fields with their raw values.
@@ -225,6 +271,62 @@ mod tests {
         assert_eq!(parsed.attachments, [pdf]);
         assert_eq!(parsed.headers.len(), 7);
         assert_eq!(parsed.headers[3], ("Subject".into(), "=?utf-8?b?R3LDvMOfZQ==?= from\r\n here".into()));
+    }
+
+    #[test]
+    fn text_is_shown_as_it_was_meant() {
+        let subject = "Subject: =?utf-8?Q?=E0=B9?= =?utf-8?Q?=88?=\r\n";
+        assert_eq!(parse(format!("{subject}\r\n").as_bytes()).unwrap().subject, "\u{e48}");
+        let check = |header: &str, body: &[u8], expected: &str| {
+            let content = [header.as_bytes(), b"\r\n\r\n", body].concat();
+            assert_eq!(parse(&content).unwrap().text.as_deref(), Some(expected), "{header}");
+            let content =
+                [b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n", &*content, b"\r\n--b--\r\n"];
+            assert_eq!(parse(&content.concat()).unwrap().text.as_deref(), Some(expected), "{header}");
+        };
+        check("Content-Type: text/plain; charset=cp932", b"\x83n\x83\x8d", "ハロ");
+        check("Content-Type: text/plain; charset=eucjp", b"\xa5\xcf\xa5\xed", "ハロ");
+        check("Content-Type: text/plain; charset=koi8r", b"\xf0\xd2\xc9", "При");
+        check("Content-Type: text/plain; charset=us-ascii", "Grüße".as_bytes(), "Grüße");
+        check("Content-Type: text/plain", "Grüße".as_bytes(), "Grüße");
+        let base64 = "Content-Type: text/plain; charset=cp932\r\nContent-Transfer-Encoding: base64";
+        check(base64, b"g26D\r\njQ==", "ハロ");
+        let quoted = "Content-Type: text/plain; charset=koi8r\r\nContent-Transfer-Encoding: quoted-printable";
+        check(quoted, b"=F0=D2=\r\n=C9", "При");
+    }
+
+    #[test]
+    fn names_are_shown_as_they_were_meant() {
+        let check = |value: &str, name: &str| {
+            let parsed = parse(format!("From: {value} <r@sender.example>\r\n\r\n").as_bytes()).unwrap();
+            let expected = Mailbox { name: name.into(), address: "r@sender.example".into() };
+            assert_eq!(parsed.from, [expected], "{value}");
+        };
+        check("=?utf-8?Q?=E0=B9?= =?utf-8?Q?=88?=", "\u{e48}");
+        check("=?utf-8?Q?B=2C_C?=", "B, C");
+        check("=?utf-8?q?Ren=C3=A9?= Smith", "René Smith");
+        check("\"=?utf-8?q?Ren=C3=A9?=\"", "René");
+        check("=?koi8r?Q?=F0=D2=C9?=", "При");
+    }
+
+    #[test]
+    fn file_names_are_read_as_people_mean_them() {
+        let check = |fields: &str, name: &str| {
+            let content = format!(
+                "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n{fields}\r\n\r\nx\r\n--b--\r\n"
+            );
+            let parsed = parse(content.as_bytes()).unwrap();
+            assert_eq!(parsed.attachments[0].name, name, "{fields}");
+        };
+        check("Content-Type: application/pdf; name=a b;c.pdf", "a b;c.pdf");
+        check(
+            "Content-Type: application/pdf\r\nContent-Disposition: attachment; filename=a b.pdf",
+            "a b.pdf",
+        );
+        check("Content-Type: application/pdf; name=\"=?utf-8?Q?=C3=BC.pdf?=\"", "ü.pdf");
+        let extended = "Content-Disposition: attachment; filename*=utf-8''%C3%BC.pdf; filename=u.pdf";
+        check(&format!("Content-Type: application/pdf; name=v.pdf\r\n{extended}"), "ü.pdf");
+        check("Content-Type: application/pdf", "");
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use postroad_core::{Domain, NodeId};
+use postroad_core::{Domain, MessageId, NodeId};
 use postroad_settings::HostPort;
 
-use crate::route::RouteArgument;
+use crate::{policy::PolicyKind, route::RouteArgument};
 
 /// A mail delivery cluster that an organisation runs itself.
 #[derive(Debug, Parser)]
-#[command(name = "postroad", version, propagate_version = true)]
+#[command(name = "postroad", version, propagate_version = true, after_help = crate::operator::EXIT_STATUS_HELP)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -39,6 +39,8 @@ pub enum Command {
     Cluster(ClusterCommand),
     /// Apply a policy file: tenants, credentials, pools, sources, limits and routes
     Apply(ApplyArgs),
+    /// Print the policy in force, as a policy file without keys and passwords
+    Get(GetArgs),
     /// Show, hold, release or cancel one message
     #[command(subcommand)]
     Message(MessageCommand),
@@ -57,31 +59,31 @@ pub struct ClassifyArgs {
 /// Flags of `dev`.
 #[derive(Args, Clone, Debug)]
 pub struct DevArgs {
-    /// Keep the data here between runs; otherwise a temporary directory is used
+    /// Keep messages, history, sandbox and applied policy here between runs; otherwise a temporary directory is used
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Listen here for SMTP with STARTTLS
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2525")]
-    pub listen_smtp: SocketAddr,
-    /// Listen here for SMTP with implicit TLS
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4650")]
-    pub listen_smtps: SocketAddr,
-    /// Listen here for gRPC submission
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5051")]
-    pub listen_grpc: SocketAddr,
-    /// Listen here for HTTP: console and sandbox
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    pub listen_http: SocketAddr,
-    /// Listen here for HTTP: metrics and health
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
-    pub listen_metrics: SocketAddr,
-    /// Listen here for `postroad apply` and `postroad message`
-    #[arg(long, value_name = "ADDRESS", default_value = crate::operator::DEV_ADDRESS)]
-    pub listen_operator: SocketAddr,
-    /// Deliver to real receivers, by MX, instead of capturing
+    /// Listen here for SMTP with STARTTLS [default: 127.0.0.1:2525, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_smtp: Option<SocketAddr>,
+    /// Listen here for SMTP with implicit TLS [default: 127.0.0.1:4650, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_smtps: Option<SocketAddr>,
+    /// Listen here for gRPC submission [default: 127.0.0.1:5051, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_grpc: Option<SocketAddr>,
+    /// Listen here for HTTP: console and sandbox [default: 127.0.0.1:8080, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_http: Option<SocketAddr>,
+    /// Listen here for HTTP: metrics and health [default: 127.0.0.1:9090, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_metrics: Option<SocketAddr>,
+    /// Listen here for `postroad apply` and `postroad message` [default: 127.0.0.1:7070, or a free port where that is in use]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_operator: Option<SocketAddr>,
+    /// Deliver to real receivers, by MX, instead of capturing, in this run
     #[arg(long)]
     pub deliver: bool,
-    /// Send mail for DOMAIN (`*`: every other domain) to this host and port; may be repeated
+    /// Send mail for DOMAIN (`*`: every other domain) to this host and port, in this run; may be repeated
     #[arg(long = "route", value_name = "DOMAIN=HOST:PORT")]
     pub routes: Vec<RouteArgument>,
     /// Use this DNS resolver instead of the system's
@@ -246,9 +248,22 @@ pub struct ApplyArgs {
     /// The policy file, YAML; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
-    /// Show what would change, and change nothing
+    /// Show each item and field that would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub target: TargetArgs,
+}
+
+/// Flags of `get`.
+#[derive(Args, Debug)]
+pub struct GetArgs {
+    /// Only items of this kind
+    pub kind: Option<PolicyKind>,
+    /// Only the item with this name; a route is named by its domain
+    #[arg(requires = "kind")]
+    pub name: Option<String>,
     /// Which cluster
     #[command(flatten)]
     pub target: TargetArgs,
@@ -271,7 +286,7 @@ pub enum MessageCommand {
 #[derive(Args, Debug)]
 pub struct MessageArgs {
     /// The message id, from the 250 reply or the gRPC response
-    pub id: String,
+    pub id: MessageId,
     /// Which cluster
     #[command(flatten)]
     pub target: TargetArgs,

@@ -114,6 +114,16 @@ impl ClusterDirectory {
         Ok(config)
     }
 
+    /// Writes the configuration of a node that joined before, replacing its settings.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn reconfigure(&self, template: &NodeTemplate<'_>) -> anyhow::Result<()> {
+        let config = template.out.join(format!("{}.toml", template.role.as_str()));
+        fs::write(&config, template::node(&self.file, template))
+            .with_context(|| format!("cannot write `{}`", config.display()))
+    }
+
     /// Returns the directory.
     #[must_use]
     pub fn path(&self) -> &Path {

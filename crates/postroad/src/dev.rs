@@ -13,7 +13,10 @@ use postroad_cluster::Endpoints;
 use postroad_control::{Control, ControlConfig, ControlDeps};
 use postroad_core::{ClusterId, NodeId};
 use postroad_ingress::{Ingress, IngressDeps};
-use postroad_net::{ClientTls, Expect, Guard, MemoryNet, Role, ServerTls, Transport};
+use postroad_net::{
+    ClientTls, Expect, Guard, MemoryNet, Role, ServerTls, Transport,
+    authority::{write_public, write_secret},
+};
 use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
 use postroad_queue::{Queue, QueueConfig, QueueDeps, Voter};
 use postroad_sandbox::{Sandbox, SandboxConfig, SandboxDeps};
@@ -26,6 +29,7 @@ use crate::{
     cli::DevArgs,
     components::Components,
     demo,
+    dev::listen::Listeners,
     resolver::resolver,
     roles::{serve_metrics, serve_pages},
     route::RouteArgument,
@@ -33,7 +37,12 @@ use crate::{
 };
 
 mod banner;
+mod listen;
+mod run_routes;
+
 pub mod cluster;
+
+pub(crate) use run_routes::RunRoutes;
 
 /// Always the same id, so that `dev` can open a data directory again.
 const CLUSTER: ClusterId = ClusterId(1);
@@ -41,6 +50,8 @@ const QUEUE: NodeId = NodeId(1);
 const INGRESS: NodeId = NodeId(2);
 const OUTBOUND: NodeId = NodeId(3);
 const LEDGER_GROUPS: u16 = 1;
+/// How often ingress may lose a port to another process between finding and opening it.
+const INGRESS_RETRIES: u32 = 3;
 const NAV: postroad_sandbox::Nav = &[("Overview", "/"), ("Messages", "/messages"), ("Sandbox", "/sandbox")];
 /// The queue's address in the in-memory network; no port is opened.
 const QUEUE_ADDRESS: &str = "127.0.0.1:7400";
@@ -54,12 +65,13 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     let telemetry = start_telemetry()?;
     let data = Data::open(args.data.as_deref())?;
     let mut components = Components::default();
+    let mut listeners = Listeners::of(args);
     let started = tokio::select! {
-        started = start(args, data.path(), &mut components) => started.map(|()| true),
+        started = start(args, &data, &mut listeners, &mut components) => started.map(|()| true),
         () = shutdown.cancelled() => Ok(false),
     };
     if let Ok(true) = started {
-        std::io::stdout().write_all(banner::text(args, data.path()).as_bytes())?;
+        std::io::stdout().write_all(banner::text(args, &listeners, &data).as_bytes())?;
         tokio::select! {
             () = shutdown.cancelled() => {}
             name = components.first_to_end() => tracing::error!(component = name, "component stopped by itself"),
@@ -109,22 +121,66 @@ impl Data {
             Self::Temporary(dir) => dir.path(),
         }
     }
+
+    /// Where the sandbox keeps its captures between runs, if it does.
+    fn sandbox(&self) -> Option<PathBuf> {
+        match self {
+            Self::Kept(path) => Some(path.join("sandbox")),
+            Self::Temporary(_) => None,
+        }
+    }
+
+    /// The record of what the flags of a run did to the routes.
+    fn run_routes(&self) -> PathBuf {
+        self.path().join("run-routes.toml")
+    }
+
+    /// The self-signed certificate of the listeners, which clients can be given as their authority.
+    fn certificate(&self) -> PathBuf {
+        self.path().join("certificate.pem")
+    }
+
+    /// Its key.
+    fn key(&self) -> PathBuf {
+        self.path().join("certificate.key")
+    }
+
+    /// Generates the certificate in the first run.
+    fn make_certificate(&self) -> anyhow::Result<()> {
+        if self.certificate().exists() && self.key().exists() {
+            return Ok(());
+        }
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let (certificate, key) = ServerTls::self_signed_pem(&names)?;
+        let written = write_secret(&self.key(), key.as_bytes())
+            .and_then(|()| write_public(&self.certificate(), certificate.as_bytes()));
+        written.with_context(|| format!("cannot write `{}`", self.certificate().display()))
+    }
 }
 
 /// Starts the roles, the queue first; they stop in reverse order.
-async fn start(args: &DevArgs, data: &Path, components: &mut Components) -> anyhow::Result<()> {
+async fn start(
+    args: &DevArgs,
+    data: &Data,
+    listeners: &mut Listeners,
+    components: &mut Components,
+) -> anyhow::Result<()> {
     let (health, net) = (Health::new(), MemoryNet::new());
-    let http = bind(args.listen_http).await?;
-    let metrics = bind(args.listen_metrics).await?;
-    start_queue(args, data, &net, &health, components).await?;
+    // Ports of flags that are taken are found before anything is started.
+    listeners.find_ingress(1)?;
+    let http = listeners.http.bind().await?;
+    let metrics = listeners.metrics.bind().await?;
+    let operator = listeners.operator.bind().await?;
+    start_queue(data.path(), operator, &net, &health, components).await?;
     let channel = Transport::Memory(net).channel(QUEUE_ADDRESS, Expect::node(Role::Queue, QUEUE));
     let endpoints = Endpoints::from([(QUEUE, channel)]);
 
-    let sandbox = start_sandbox(&health, NAV).await?;
+    let sandbox = start_sandbox(&health, NAV, data.sandbox()).await?;
     let routes = routes(args, sandbox.local_addr());
-    demo::apply(&endpoints, &routes).await.context("cannot apply the demo tenant")?;
+    let applied = demo::apply(&endpoints, &routes, &data.run_routes()).await;
+    applied.context("cannot apply the demo tenant")?;
     let control_deps = ControlDeps {
-        data_directory: data.to_owned(),
+        data_directory: data.path().to_owned(),
         endpoints: endpoints.clone(),
         health: health.clone(),
         nav: NAV,
@@ -136,8 +192,8 @@ async fn start(args: &DevArgs, data: &Path, components: &mut Components) -> anyh
     components.spawn("control", |shutdown| control.run(shutdown));
     components.spawn("pages", |shutdown| serve_pages(http, pages, shutdown));
 
-    start_outbound(args, data, &endpoints, &health, components)?;
-    start_ingress(args, endpoints, &health, components).await?;
+    start_outbound(args, data.path(), &endpoints, &health, components)?;
+    start_ingress(args, data, listeners, endpoints, &health, components).await?;
     let ready = health.clone();
     components.spawn("metrics", |shutdown| serve_metrics(metrics, health, shutdown));
     while !ready.is_ready() {
@@ -156,19 +212,19 @@ fn routes(args: &DevArgs, sandbox: SocketAddr) -> Vec<RouteArgument> {
 }
 
 /// The sandbox listens on a free port: outbound finds it by its route.
-async fn start_sandbox(health: &Health, nav: postroad_sandbox::Nav) -> anyhow::Result<Sandbox> {
+async fn start_sandbox(
+    health: &Health,
+    nav: postroad_sandbox::Nav,
+    directory: Option<PathBuf>,
+) -> anyhow::Result<Sandbox> {
     let config = SandboxConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..SandboxConfig::default() };
-    let deps = SandboxDeps { health: health.clone(), nav };
+    let deps = SandboxDeps { health: health.clone(), nav, directory };
     Sandbox::start(config, deps).await.context("cannot start the sandbox")
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-}
-
 async fn start_queue(
-    args: &DevArgs,
     data: &Path,
+    operator: TcpListener,
     net: &MemoryNet,
     health: &Health,
     components: &mut Components,
@@ -189,11 +245,10 @@ async fn start_queue(
         transport: Transport::Memory(net.clone()),
         health: health.clone(),
     };
-    let listener = bind(args.listen_operator).await?;
     let queue = Queue::start(config, deps).await.context("cannot start the queue")?;
     components.spawn("queue", |shutdown| queue.run(shutdown));
     let net = net.clone();
-    components.spawn("operators", |shutdown| operators(listener, net, shutdown));
+    components.spawn("operators", |shutdown| operators(operator, net, shutdown));
     Ok(())
 }
 
@@ -239,20 +294,36 @@ fn start_outbound(
 
 async fn start_ingress(
     args: &DevArgs,
+    data: &Data,
+    listeners: &mut Listeners,
     endpoints: Endpoints,
     health: &Health,
     components: &mut Components,
 ) -> anyhow::Result<()> {
-    let tls = ServerTls::self_signed(&["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-    let deps = IngressDeps {
-        node: INGRESS,
-        endpoints,
-        ledger_groups: LEDGER_GROUPS,
-        resolver: resolver(args.resolver)?,
-        tls: Some(tls),
-        health: health.clone(),
+    data.make_certificate()?;
+    let tls = ServerTls::from_files(data.certificate(), data.key())?;
+    let deps = || -> anyhow::Result<_> {
+        Ok(IngressDeps {
+            node: INGRESS,
+            endpoints: endpoints.clone(),
+            ledger_groups: LEDGER_GROUPS,
+            resolver: resolver(args.resolver)?,
+            tls: Some(tls.clone()),
+            health: health.clone(),
+        })
     };
-    let ingress = Ingress::start(demo::ingress(args), deps).await.context("cannot start ingress")?;
+    let mut tries = 0;
+    let ingress = loop {
+        listeners.find_ingress(1)?;
+        let Listeners { smtp, smtps, grpc, .. } = listeners;
+        let config = demo::ingress(smtp.address, smtps.address, grpc.address);
+        match Ingress::start(config, deps()?).await {
+            Ok(ingress) => break ingress,
+            // Another process may have taken a port since it was found free.
+            Err(_) if tries < INGRESS_RETRIES => tries += 1,
+            Err(error) => return Err(error).context("cannot start ingress"),
+        }
+    };
     components.spawn("ingress", |shutdown| ingress.run(shutdown));
     Ok(())
 }

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "postroad: {error:#}");
-            ExitCode::FAILURE
+            operator::exit_code(&error)
         }
     }
 }
@@ -45,6 +45,7 @@ fn run(command: Command) -> Result<String> {
         Command::Cluster(ClusterCommand::Form(args)) => roles::form(&args.config),
         Command::Cluster(ClusterCommand::Rejoin(args)) => roles::rejoin(&args.config),
         Command::Apply(args) => on_runtime(operator::apply_file(&args)),
+        Command::Get(args) => on_runtime(operator::get(&args)),
         Command::Message(command) => on_runtime(operator::message(&command)),
         Command::Classify(args) => classify::run(&args),
     }

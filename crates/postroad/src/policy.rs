@@ -3,55 +3,66 @@
 //! Items are referred to by name; the directory assigns their ids. A field that is left out has its default, and an item
 //! that the file does not name stays unchanged.
 
+mod read;
+
 mod changes;
+mod export;
 
 pub use changes::Changes;
+pub use export::{describe, to_yaml};
+pub use read::{Place, PolicyError, PolicyFile, Problem};
 
-use std::{collections::BTreeSet, net::IpAddr, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 use postroad_core::{ByteSize, Domain, NodeId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A policy file.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Policy {
     /// Egress addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourcePolicy>,
     /// Weighted sources.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pools: Vec<PoolPolicy>,
     /// The owners of mail.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tenants: Vec<TenantPolicy>,
     /// How clients authenticate as a tenant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<CredentialPolicy>,
     /// Concurrency and rates of lanes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitsPolicy>,
     /// Hosts that get a domain's mail instead of its MX.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RoutePolicy>,
     /// Items to remove.
+    #[serde(skip_serializing)]
     pub remove: RemovePolicy,
 }
 
 /// An egress address and its name.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourcePolicy {
     /// Its name.
     pub name: String,
     /// The local address to send from; chosen by the system when left out.
-    #[serde(default, deserialize_with = "optional_parsed")]
+    #[serde(default, deserialize_with = "optional_parsed", skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
     /// The EHLO name: the one that the address resolves to.
-    #[serde(deserialize_with = "domain")]
+    #[serde(deserialize_with = "domain", serialize_with = "text")]
     pub helo: Domain,
     /// Outbound nodes that may own it; any when left out.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<u64>,
 }
 
 /// Weighted sources.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolPolicy {
     /// Its name.
@@ -61,7 +72,7 @@ pub struct PoolPolicy {
 }
 
 /// A source in a pool.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemberPolicy {
     /// The source's name.
@@ -72,23 +83,28 @@ pub struct MemberPolicy {
 }
 
 /// A tenant.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantPolicy {
     /// Its name.
     pub name: String,
     /// Sender domains it may use; any when left out.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domains: Option<Vec<String>>,
     /// The pool that its mail is sent from.
     pub pool: String,
     /// The largest message it may send.
-    #[serde(default, deserialize_with = "optional_parsed")]
+    #[serde(
+        default,
+        deserialize_with = "optional_parsed",
+        serialize_with = "optional_text",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub message_size_max: Option<ByteSize>,
 }
 
 /// A credential: an API key, a login, or a network.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialPolicy {
     /// Its name.
@@ -96,56 +112,77 @@ pub struct CredentialPolicy {
     /// The tenant's name.
     pub tenant: String,
     /// An API key; only its SHA-256 leaves this machine.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<String>,
     /// The SHA-256 of an API key, in hexadecimal.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_sha256: Option<String>,
     /// A login, with `password` or `password_hash`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<String>,
     /// The password; only a verifier (argon2id) leaves this machine.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
     /// The password's verifier, as a PHC string.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_hash: Option<String>,
+    /// Keep the key or password that the cluster has for this name, as an exported policy says.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stored_secret: bool,
     /// Client networks it is valid from; any when left out. Without a key or a login, the networks are the credential.
-    #[serde(default, deserialize_with = "parsed_list")]
+    #[serde(
+        default,
+        deserialize_with = "parsed_list",
+        serialize_with = "texts",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub networks: Vec<IpNet>,
     /// Clients in the networks need no login on listeners of the service `relay` either, such as port 25.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub relay: bool,
 }
 
+impl CredentialPolicy {
+    /// Returns true when nothing but the client's network proves who it is.
+    fn is_by_networks_alone(&self) -> bool {
+        let Self { api_key, api_key_sha256, login, stored_secret, .. } = self;
+        api_key.is_none() && api_key_sha256.is_none() && login.is_none() && !stored_secret
+    }
+}
+
 /// Limits of the lanes that match source and site.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsPolicy {
     /// Its name.
     pub name: String,
     /// Only for this source.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Only for this site.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<String>,
     /// Concurrent connections.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_max: Option<u32>,
     /// Messages over one connection.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages_per_connection_max: Option<u32>,
     /// Deliveries assigned to the outbound node and not reported yet.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
     /// Such as `100/s`, `5000/h`, `10/30s`: each is kept in every interval of its length.
-    #[serde(default, deserialize_with = "optional_rates")]
+    #[serde(
+        default,
+        deserialize_with = "optional_rates",
+        serialize_with = "optional_rate_texts",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub rates: Option<Vec<RatePolicy>>,
 }
 
 /// A host that gets a domain's mail.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoutePolicy {
     /// A domain, or `*` for every other domain.
@@ -157,7 +194,7 @@ pub struct RoutePolicy {
 }
 
 /// The names of items to remove.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RemovePolicy {
     /// Sources.
@@ -187,8 +224,7 @@ impl FromStr for RatePolicy {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected =
-            || format!("`{text}` is not a valid rate: expected such as `100/s`, `5000/h` or `10/30s`");
+        let expected = || "expected a rate such as `100/s`, `5000/h` or `10/30s`".to_owned();
         let (messages, per) = text.split_once('/').ok_or_else(expected)?;
         let messages = messages.trim().parse().map_err(|_| expected())?;
         let per = per.trim();
@@ -206,14 +242,34 @@ impl FromStr for RatePolicy {
     }
 }
 
-impl Policy {
-    /// Parses a policy file.
-    ///
-    /// # Errors
-    /// The text is not YAML, or has an unknown field or an invalid value.
-    pub fn parse(text: &str) -> Result<Self, serde_yaml_ng::Error> {
-        serde_yaml_ng::from_str(text)
+impl fmt::Display for RatePolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.per.as_secs();
+        let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+        let (length, unit) =
+            units.into_iter().find(|(length, _)| seconds.is_multiple_of(*length)).unwrap_or((1, "s"));
+        match seconds / length {
+            1 => write!(f, "{}/{unit}", self.messages),
+            count => write!(f, "{}/{count}{unit}", self.messages),
+        }
     }
+}
+
+/// The kinds of items, as the sections of a policy file are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PolicyKind {
+    /// Egress addresses.
+    Sources,
+    /// Weighted sources.
+    Pools,
+    /// The owners of mail.
+    Tenants,
+    /// How clients authenticate as a tenant.
+    Credentials,
+    /// Concurrency and rates of lanes.
+    Limits,
+    /// Hosts that get a domain's mail instead of its MX.
+    Routes,
 }
 
 impl SourcePolicy {
@@ -235,22 +291,40 @@ impl TenantPolicy {
     }
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn text<S: Serializer>(value: &impl fmt::Display, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+fn optional_text<S: Serializer>(value: &Option<impl fmt::Display>, to: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(ToString::to_string).serialize(to)
+}
+
+fn texts<S: Serializer>(values: &[impl fmt::Display], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(values.iter().map(ToString::to_string))
+}
+
+fn optional_rate_texts<S: Serializer>(rates: &Option<Vec<RatePolicy>>, to: S) -> Result<S::Ok, S::Error> {
+    texts(rates.as_deref().unwrap_or_default(), to)
+}
+
 fn one() -> u32 {
     1
 }
 
 fn domain<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Domain, D::Error> {
     let text = String::deserialize(from)?;
-    Domain::parse(&text).map_err(|error| serde::de::Error::custom(format!("`{text}`: {error}")))
+    Domain::parse(&text).map_err(serde::de::Error::custom)
 }
 
 fn optional_parsed<'de, D: serde::Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
     from: D,
 ) -> Result<Option<T>, D::Error> {
     let text = Option::<String>::deserialize(from)?;
-    let parse =
-        |text: String| text.parse().map_err(|error| serde::de::Error::custom(format!("`{text}`: {error}")));
-    text.map(parse).transpose()
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
 fn parsed_list<'de, D: serde::Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
@@ -274,6 +348,7 @@ mod tests {
         let check = |text: &str, messages, seconds| {
             let expected = RatePolicy { messages, per: Duration::from_secs(seconds) };
             assert_eq!(text.parse(), Ok(expected), "{text}");
+            assert_eq!(expected.to_string().parse(), Ok(expected), "{text}");
         };
         check("100/s", 100, 1);
         check("10/30s", 10, 30);
@@ -283,15 +358,5 @@ mod tests {
         {
             assert!(text.parse::<RatePolicy>().is_err(), "{text:?}");
         }
-    }
-
-    #[test]
-    fn errors_name_the_line_and_the_value() {
-        let policy = Policy::parse("routes:\n  - {domain: '*', host: mx.example, port: 25}\n").unwrap();
-        assert_eq!(policy.routes[0].host, "mx.example");
-        let error = Policy::parse("tenants:\n  - {name: a, pol: b}\n").unwrap_err().to_string();
-        assert!(error.contains("unknown field `pol`") && error.contains("line 2"), "{error}");
-        let error = Policy::parse("limits:\n  - {name: a, rates: [fast]}\n").unwrap_err().to_string();
-        assert!(error.contains("`fast` is not a valid rate"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! What can go wrong.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 /// Why the sandbox did not start.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +10,14 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The directory of captures cannot be read or written.
+    #[error("cannot use the sandbox's directory `{path}`")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
         /// The system's error.
         source: io::Error,
     },

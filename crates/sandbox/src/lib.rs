@@ -6,6 +6,7 @@
 mod api;
 mod capture;
 mod config;
+mod disk;
 mod error;
 pub mod metrics;
 mod pages;

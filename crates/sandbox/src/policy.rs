@@ -26,8 +26,17 @@ impl Policy for CaptureAll {
             Question::Authenticate(_) => Answer::Identity(()),
             Question::Sender(_) | Question::Recipient(_) => Answer::Yes,
             Question::Message(message) => {
-                let id = self.store.add(message.mail.sender, message.recipients.into_vec(), message.content);
-                Answer::Reply(Reply::new(250, 0, 0, format!("captured as {id}")))
+                let store = Arc::clone(&self.store);
+                let add =
+                    move || store.add(message.mail.sender, message.recipients.into_vec(), message.content);
+                // The store may write a file.
+                match tokio::task::spawn_blocking(add).await.map_err(std::io::Error::from) {
+                    Ok(Ok(id)) => Answer::Reply(Reply::new(250, 0, 0, format!("captured as {id}"))),
+                    Ok(Err(error)) | Err(error) => {
+                        tracing::error!(%error, "cannot keep a captured message");
+                        Answer::Reply(Reply::new(451, 3, 0, "the sandbox cannot keep the message; try again"))
+                    }
+                }
             }
         }
     }

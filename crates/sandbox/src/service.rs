@@ -1,6 +1,6 @@
 //! The sandbox as a service: its listener, its store and its pages.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::Router;
 use postroad_net::smtp::server::{ListenerConfig, serve};
@@ -22,6 +22,8 @@ pub struct SandboxDeps {
     pub health: Health,
     /// The links at the top of every page.
     pub nav: Nav,
+    /// Where captures are kept between runs; in memory only when `None`.
+    pub directory: Option<PathBuf>,
 }
 
 /// A sandbox with its listener open; [`Sandbox::run`] serves it.
@@ -39,16 +41,23 @@ impl Sandbox {
     /// Opens the listener.
     ///
     /// # Errors
-    /// The address cannot be listened on.
+    /// The address cannot be listened on, or the directory cannot be used.
     pub async fn start(config: SandboxConfig, deps: SandboxDeps) -> Result<Self, StartError> {
         let failed = |source: io::Error| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let ready = deps.health.component("sandbox");
+        let store = Store::new(config.messages_max, config.bytes_max.bytes());
+        let store = match deps.directory {
+            None => store,
+            Some(directory) => store
+                .kept_in(&directory)
+                .map_err(|source| StartError::Directory { path: directory.clone(), source })?,
+        };
         Ok(Self {
             listener,
             address,
-            store: Arc::new(Store::new(config.messages_max, config.bytes_max.bytes())),
+            store: Arc::new(store),
             config: listener_config(config),
             nav: deps.nav,
             ready,

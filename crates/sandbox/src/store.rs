@@ -2,6 +2,8 @@
 
 use std::{
     collections::VecDeque,
+    io,
+    path::Path,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -10,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use postroad_core::{Address, MessageId, Timestamp};
 
-use crate::{capture::Capture, metrics::Metrics};
+use crate::{capture::Capture, disk::Disk, metrics::Metrics};
 
 /// The newest captures, oldest first.
 #[derive(Debug)]
@@ -19,6 +21,7 @@ pub(crate) struct Store {
     messages_max: usize,
     bytes_max: u64,
     metrics: Metrics,
+    disk: Option<Disk>,
 }
 
 #[derive(Debug, Default)]
@@ -40,29 +43,64 @@ pub(crate) struct Filter {
 
 impl Store {
     pub(crate) fn new(messages_max: usize, bytes_max: u64) -> Self {
-        Self { kept: Mutex::default(), messages_max, bytes_max, metrics: Metrics::new() }
+        Self { kept: Mutex::default(), messages_max, bytes_max, metrics: Metrics::new(), disk: None }
+    }
+
+    /// Keeps captures in a directory too, and reads those that are there.
+    ///
+    /// # Errors
+    /// The directory cannot be read or made.
+    pub(crate) fn kept_in(self, directory: &Path) -> io::Result<Self> {
+        let (disk, captures) = Disk::open(directory)?;
+        let store = Self { disk: Some(disk), ..self };
+        for capture in captures {
+            store.keep(&mut store.kept.lock(), capture);
+        }
+        Ok(store)
     }
 
     /// Keeps a message and returns its id; drops the oldest captures beyond the bounds.
-    pub(crate) fn add(&self, sender: Option<Address>, recipients: Vec<Address>, content: Bytes) -> u64 {
-        let mut dropped = Vec::new();
+    ///
+    /// # Errors
+    /// It cannot be written to the directory.
+    pub(crate) fn add(
+        &self,
+        sender: Option<Address>,
+        recipients: Vec<Address>,
+        content: Bytes,
+    ) -> io::Result<u64> {
         let mut kept = self.kept.lock();
-        kept.captured += 1;
-        let id = kept.captured;
-        let capture = Arc::new(Capture::new(id, now(), sender, recipients, content));
+        let id = kept.captured + 1;
+        let capture = Capture::new(id, now(), sender, recipients, content);
+        if let Some(disk) = &self.disk {
+            disk.write(&capture)?;
+        }
+        self.keep(&mut kept, capture);
+        drop(kept);
+        self.metrics.captured.increment(1);
+        Ok(id)
+    }
+
+    fn keep(&self, kept: &mut Kept, capture: Capture) {
+        kept.captured = capture.id;
         kept.bytes += capture.bytes();
-        kept.captures.push_back(capture);
+        kept.captures.push_back(Arc::new(capture));
+        let mut dropped = 0;
         while kept.captures.len() > self.messages_max || kept.bytes > self.bytes_max {
             let Some(oldest) = kept.captures.pop_front() else { break };
             kept.bytes -= oldest.bytes();
-            dropped.push(oldest);
+            self.forget(oldest.id);
+            dropped += 1;
         }
         self.metrics.messages.set(kept.captures.len() as f64);
         self.metrics.bytes.set(kept.bytes as f64);
-        drop(kept);
-        self.metrics.captured.increment(1);
-        self.metrics.dropped.increment(dropped.len() as u64);
-        id
+        self.metrics.dropped.increment(dropped);
+    }
+
+    fn forget(&self, id: u64) {
+        if let Some(disk) = &self.disk {
+            disk.remove(id);
+        }
     }
 
     /// Returns the newest captures that match the filter, at most `limit`.
@@ -75,9 +113,7 @@ impl Store {
 
     pub(crate) fn find(&self, id: u64) -> Option<Arc<Capture>> {
         let kept = self.kept.lock();
-        // Ids have no gaps, and the last one is at the back.
-        let from_back = usize::try_from(kept.captured.checked_sub(id)?).ok()?;
-        let position = kept.captures.len().checked_sub(1)?.checked_sub(from_back)?;
+        let position = kept.captures.binary_search_by_key(&id, |capture| capture.id).ok()?;
         kept.captures.get(position).cloned()
     }
 
@@ -102,7 +138,7 @@ impl Store {
         };
         self.metrics.messages.set(0.0);
         self.metrics.bytes.set(0.0);
-        drop(cleared);
+        cleared.iter().for_each(|capture| self.forget(capture.id));
     }
 }
 
@@ -133,7 +169,7 @@ mod tests {
 
     fn add(store: &Store, to: &str, subject: &str) -> u64 {
         let to = Address::parse(to).unwrap();
-        store.add(None, vec![to], format!("Subject: {subject}\r\n\r\nbody").into())
+        store.add(None, vec![to], format!("Subject: {subject}\r\n\r\nbody").into()).unwrap()
     }
 
     fn ids(store: &Store, to: &str, subject: &str) -> Vec<u64> {
@@ -165,8 +201,28 @@ mod tests {
         }
         let (messages, bytes) = store.kept();
         assert!(messages < 10 && bytes <= 2_000, "{messages} {bytes}");
-        store.add(None, Vec::new(), vec![b'a'; 10_000].into());
+        store.add(None, Vec::new(), vec![b'a'; 10_000].into()).unwrap();
         assert_eq!(store.kept(), (0, 0));
+    }
+
+    #[test]
+    fn captures_outlive_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Store::new(2, u64::MAX).kept_in(directory.path()).unwrap();
+        let store = open();
+        for subject in ["one", "two", "three"] {
+            add(&store, "a@b.example", subject);
+        }
+        std::fs::write(directory.path().join("notes.txt"), "not a capture").unwrap();
+        let store = open();
+        assert_eq!(ids(&store, "", ""), [3, 2]);
+        let capture = store.find(2).unwrap();
+        assert_eq!((capture.subject(), &*capture.content), ("two", &b"Subject: two\r\n\r\nbody"[..]));
+        assert_eq!((capture.sender.as_ref(), capture.recipients.len()), (None, 1));
+        assert_eq!(add(&store, "a@b.example", "four"), 4);
+        assert!(open().find(2).is_none());
+        store.clear();
+        assert_eq!(open().kept(), (0, 0));
     }
 
     #[test]

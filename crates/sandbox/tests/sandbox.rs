@@ -37,7 +37,8 @@ impl Running {
     async fn start(config: SandboxConfig) -> Self {
         let health = Health::new();
         let config = SandboxConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ..config };
-        let sandbox = Sandbox::start(config, SandboxDeps { health, nav: NAV }).await.unwrap();
+        let sandbox =
+            Sandbox::start(config, SandboxDeps { health, nav: NAV, directory: None }).await.unwrap();
         let (address, router) = (sandbox.local_addr(), sandbox.router());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(sandbox.run(shutdown.clone()));

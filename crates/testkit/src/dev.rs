@@ -78,6 +78,12 @@ impl Dev {
         self.ports[3]
     }
 
+    /// Returns its address for the operator's commands.
+    #[must_use]
+    pub fn operator(&self) -> SocketAddr {
+        self.ports[5]
+    }
+
     /// Returns its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

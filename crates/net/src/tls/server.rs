@@ -62,9 +62,18 @@ impl ServerTls {
     /// # Errors
     /// A name is invalid, or the system has no randomness.
     pub fn self_signed(names: &[String]) -> Result<Self, TlsError> {
+        let (certificate, key) = Self::self_signed_pem(names)?;
+        Self::from_pem(certificate.as_bytes(), key.as_bytes())
+    }
+
+    /// Generates a self-signed certificate; returns it and its key in PEM, to be kept in files.
+    ///
+    /// # Errors
+    /// A name is invalid, or the system has no randomness.
+    pub fn self_signed_pem(names: &[String]) -> Result<(String, String), TlsError> {
         let SelfSigned { cert, signing_key } =
             rcgen::generate_simple_self_signed(names).map_err(TlsError::Make)?;
-        Self::from_pem(cert.pem().as_bytes(), signing_key.serialize_pem().as_bytes())
+        Ok((cert.pem(), signing_key.serialize_pem()))
     }
 
     /// Reloads the files; returns true when they changed. On an error the old certificate stays in use.

@@ -1,55 +1,190 @@
 //! Turns a policy into changes of the directory. Secrets are hashed here, so that only hashes leave this machine.
 
-use anyhow::{Context, bail, ensure};
-use argon2::{Argon2, PasswordHasher, password_hash::phc::PasswordHash};
+mod secret;
+
+use std::collections::HashSet;
+
 use postroad_core::Domain;
 use postroad_directory::{
-    Caps, ItemName, Kind, Pattern, Put, Rate, Route, Secret, SenderDomains,
+    Caps, Item, ItemName, Kind, Pattern, Put, Rate, Route, Secret, SenderDomains, View,
     change::{PutCredential, PutLimits, PutPool, PutSource, PutTenant},
 };
 
-use super::{CredentialPolicy, LimitsPolicy, Policy, PoolPolicy, RoutePolicy, SourcePolicy, TenantPolicy};
+use self::secret::Given;
+use super::{
+    CredentialPolicy, LimitsPolicy, Policy, PoolPolicy, RatePolicy, RemovePolicy, RoutePolicy, SourcePolicy,
+    TenantPolicy,
+    read::{Place, Problem},
+};
 
 /// Changes of the directory, applied as a whole or not at all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes {
     /// Items to create or replace.
     pub puts: Vec<Put>,
     /// Items to remove.
     pub removals: Vec<ItemName>,
+    /// What is allowed and may not be what was meant, as sentences.
+    pub notes: Vec<String>,
 }
 
+/// An item with its place in the file.
+type Placed<T> = (Place, T);
+
 impl Policy {
-    /// Returns the changes that the policy asks for.
+    /// Returns what is wrong with the items by themselves, whatever the cluster has.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut seen = HashSet::new();
+        for (place, put) in self.puts(|given| Ok(given.placeholder())) {
+            match put {
+                Err(problem) => problems.push(problem),
+                Ok(put) => {
+                    problems.extend(put.check().err().map(|rule| Problem::new(place.clone(), rule)));
+                    problems.extend(named_twice(&mut seen, place, put.name()));
+                }
+            }
+        }
+        for (place, name) in self.remove.names() {
+            problems.extend(named_twice(&mut seen, place, name));
+        }
+        problems
+    }
+
+    /// Returns the changes that the policy asks for in a cluster that has `stored`.
     ///
     /// # Errors
-    /// An item is invalid; the error names it.
-    pub fn changes(&self) -> anyhow::Result<Changes> {
+    /// Every item that the cluster would not accept.
+    pub fn changes(&self, stored: &View) -> Result<Changes, Vec<Problem>> {
+        let mut problems = self.missing_references(stored);
         let mut puts = Vec::new();
-        puts.extend(self.sources.iter().map(source));
-        puts.extend(self.pools.iter().map(pool));
-        for one in &self.tenants {
-            puts.push(tenant(one).with_context(|| format!("tenant `{}`", one.name))?);
+        for (_, put) in self.puts(|given| given.secret(stored)) {
+            match put {
+                Ok(put) => puts.push(put),
+                Err(problem) => problems.push(problem),
+            }
         }
-        for one in &self.credentials {
-            puts.push(credential(one).with_context(|| format!("credential `{}`", one.name))?);
+        if !problems.is_empty() {
+            return Err(problems);
         }
-        puts.extend(self.limits.iter().map(limits));
-        for one in &self.routes {
-            puts.push(Put::Route(route(one).with_context(|| format!("route `{}`", one.domain))?));
+        let removals = self.remove.names().map(|(_, name)| name).collect();
+        Ok(Changes { puts, removals, notes: self.notes(stored) })
+    }
+
+    /// The items to create or replace; `secret` turns what a credential gives into what is stored.
+    fn puts(
+        &self,
+        secret: impl Fn(&Given<'_>) -> Result<Secret, String>,
+    ) -> Vec<Placed<Result<Put, Problem>>> {
+        let mut puts = Vec::new();
+        puts.extend(placed("sources", &self.sources).map(|(place, one)| (place, Ok(source(one)))));
+        puts.extend(placed("pools", &self.pools).map(|(place, one)| (place, Ok(pool(one)))));
+        puts.extend(placed("tenants", &self.tenants).map(|(place, one)| {
+            let put = tenant(one).map_err(|expected| Problem::new(place.key("domains"), expected));
+            (place, put)
+        }));
+        puts.extend(placed("credentials", &self.credentials).map(|(place, one)| {
+            let put = credential(one, &place, &secret);
+            (place, put)
+        }));
+        puts.extend(placed("limits", &self.limits).map(|(place, one)| (place, Ok(limits(one)))));
+        puts.extend(placed("routes", &self.routes).map(|(place, one)| {
+            let put = route(one).map(Put::Route);
+            let put = put.map_err(|expected| Problem::new(place.key("domain"), expected));
+            (place, put)
+        }));
+        puts
+    }
+
+    /// References to items that neither the file nor the cluster has.
+    fn missing_references(&self, stored: &View) -> Vec<Problem> {
+        let removed: HashSet<ItemName> = self.remove.names().map(|(_, name)| name).collect();
+        let mut names: HashSet<ItemName> =
+            stored.items().map(Item::name).filter(|name| !removed.contains(name)).collect();
+        names.extend(self.sources.iter().map(|one| ItemName::new(Kind::Source, one.name.as_str())));
+        names.extend(self.pools.iter().map(|one| ItemName::new(Kind::Pool, one.name.as_str())));
+        names.extend(self.tenants.iter().map(|one| ItemName::new(Kind::Tenant, one.name.as_str())));
+        let missing = |(place, name): Placed<ItemName>| {
+            let is_missing = !names.contains(&name);
+            is_missing
+                .then(|| Problem::new(place, format!("neither the file nor the cluster has a `{name}`")))
+        };
+        self.references().into_iter().filter_map(missing).collect()
+    }
+
+    fn references(&self) -> Vec<Placed<ItemName>> {
+        let mut references = Vec::new();
+        for (place, pool) in placed("pools", &self.pools) {
+            let members = pool.sources.iter().enumerate().map(|(index, member)| {
+                let place = place.key("sources").index(index).key("source");
+                (place, ItemName::new(Kind::Source, member.source.as_str()))
+            });
+            references.extend(members);
         }
-        let removals = [
-            (Kind::Route, &self.remove.routes),
-            (Kind::Limits, &self.remove.limits),
-            (Kind::Credential, &self.remove.credentials),
-            (Kind::Tenant, &self.remove.tenants),
-            (Kind::Pool, &self.remove.pools),
-            (Kind::Source, &self.remove.sources),
+        references.extend(
+            placed("tenants", &self.tenants)
+                .map(|(place, tenant)| (place.key("pool"), ItemName::new(Kind::Pool, tenant.pool.as_str()))),
+        );
+        references.extend(placed("credentials", &self.credentials).map(|(place, credential)| {
+            (place.key("tenant"), ItemName::new(Kind::Tenant, credential.tenant.as_str()))
+        }));
+        references.extend(placed("limits", &self.limits).filter_map(|(place, limits)| {
+            let source = limits.source.as_deref()?;
+            Some((place.key("source"), ItemName::new(Kind::Source, source)))
+        }));
+        references
+    }
+
+    /// What the cluster accepts, and the operator may not have meant.
+    fn notes(&self, stored: &View) -> Vec<String> {
+        let mut notes = Vec::new();
+        for (_, name) in self.remove.names() {
+            if stored.item(name.kind, &name.name).is_none() {
+                notes.push(format!("{name}: does not exist, so there is nothing to remove"));
+            }
+        }
+        for source in &self.sources {
+            for node in source.owners() {
+                if stored.incarnation(node).is_none() {
+                    notes.push(format!(
+                        "source {}: no outbound node `{node}` has a lease now; it sends from this source once it runs",
+                        source.name
+                    ));
+                }
+            }
+        }
+        notes
+    }
+}
+
+fn named_twice(seen: &mut HashSet<ItemName>, place: Place, name: ItemName) -> Option<Problem> {
+    let problem = Problem::new(place, format!("`{name}` is in the file twice"));
+    (!seen.insert(name)).then_some(problem)
+}
+
+fn placed<'p, T>(section: &'static str, items: &'p [T]) -> impl Iterator<Item = Placed<&'p T>> {
+    items.iter().enumerate().map(move |(index, item)| (Place::item(section, index), item))
+}
+
+impl RemovePolicy {
+    /// Returns the names of the items to remove, those that refer to others first.
+    fn names(&self) -> impl Iterator<Item = Placed<ItemName>> {
+        let kinds = [
+            (Kind::Route, "routes", &self.routes),
+            (Kind::Limits, "limits", &self.limits),
+            (Kind::Credential, "credentials", &self.credentials),
+            (Kind::Tenant, "tenants", &self.tenants),
+            (Kind::Pool, "pools", &self.pools),
+            (Kind::Source, "sources", &self.sources),
         ];
-        let removals = removals
-            .into_iter()
-            .flat_map(|(kind, names)| names.iter().map(move |name| ItemName::new(kind, name.as_str())));
-        Ok(Changes { removals: removals.collect(), puts })
+        kinds.into_iter().flat_map(|(kind, key, names)| {
+            let place = Place::default().key("remove").key(key);
+            names
+                .iter()
+                .enumerate()
+                .map(move |(index, name)| (place.index(index), ItemName::new(kind, name.as_str())))
+        })
     }
 }
 
@@ -67,8 +202,8 @@ fn pool(pool: &PoolPolicy) -> Put {
     Put::Pool(PutPool { name: pool.name.as_str().into(), members })
 }
 
-fn tenant(tenant: &TenantPolicy) -> anyhow::Result<Put> {
-    let domains = match tenant.sender_domains().map_err(anyhow::Error::msg)? {
+fn tenant(tenant: &TenantPolicy) -> Result<Put, String> {
+    let domains = match tenant.sender_domains()? {
         None => SenderDomains::Any,
         Some(domains) => SenderDomains::Only(domains),
     };
@@ -80,70 +215,23 @@ fn tenant(tenant: &TenantPolicy) -> anyhow::Result<Put> {
     }))
 }
 
-fn credential(credential: &CredentialPolicy) -> anyhow::Result<Put> {
+fn credential(
+    credential: &CredentialPolicy,
+    place: &Place,
+    secret: impl Fn(&Given<'_>) -> Result<Secret, String>,
+) -> Result<Put, Problem> {
+    let given = Given::of(credential, place)?;
+    let secret = secret(&given).map_err(|expected| Problem::new(place.clone(), expected))?;
     Ok(Put::Credential(PutCredential {
         name: credential.name.as_str().into(),
         tenant: credential.tenant.as_str().into(),
-        secret: secret(credential)?,
-        networks: credential.networks.clone(),
+        secret,
+        networks: credential.networks.iter().map(ipnet::IpNet::trunc).collect(),
     }))
 }
 
-fn secret(credential: &CredentialPolicy) -> anyhow::Result<Secret> {
-    let password = match (&credential.password, &credential.password_hash) {
-        (Some(_), Some(_)) => bail!("expected `password` or `password_hash`, not both"),
-        (Some(password), None) => Some(verifier(password)?),
-        (None, Some(hash)) => {
-            ensure!(PasswordHash::new(hash).is_ok(), "`password_hash` is not a PHC string");
-            Some(hash.clone())
-        }
-        (None, None) => None,
-    };
-    let is_network =
-        credential.api_key.is_none() && credential.api_key_sha256.is_none() && credential.login.is_none();
-    ensure!(is_network || !credential.relay, "`relay` is only for a credential by networks alone");
-    match (&credential.api_key, &credential.api_key_sha256, &credential.login, password) {
-        (Some(key), None, None, None) => {
-            ensure!(key.len() >= 16, "`api_key` is too short: expected at least 16 characters");
-            Ok(Secret::ApiKey { sha256: sha256(key.as_bytes()) })
-        }
-        (None, Some(digest), None, None) => Ok(Secret::ApiKey { sha256: hexadecimal(digest)? }),
-        (None, None, Some(login), Some(verifier)) => {
-            Ok(Secret::Login { login: login.as_str().into(), verifier: verifier.into() })
-        }
-        (None, None, None, None) => {
-            ensure!(!credential.networks.is_empty(), "expected a key, a login with a password, or networks");
-            Ok(Secret::Network { relay: credential.relay })
-        }
-        _ => bail!(
-            "expected one of `api_key`, `api_key_sha256`, or `login` with a password, and no other of them"
-        ),
-    }
-}
-
-/// Hashes a password with argon2id and the parameters that the `argon2` crate recommends.
-fn verifier(password: &str) -> anyhow::Result<String> {
-    let hash = Argon2::default().hash_password(password.as_bytes());
-    Ok(hash.map_err(|error| anyhow::anyhow!("cannot hash the password: {error}"))?.to_string())
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().try_into().expect("SHA-256 gives 32 bytes")
-}
-
-fn hexadecimal(text: &str) -> anyhow::Result<[u8; 32]> {
-    ensure!(text.len() == 64 && text.is_ascii(), "`api_key_sha256` must have 64 hexadecimal digits");
-    let mut bytes = [0; 32];
-    for (position, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * position..2 * position + 2], 16)
-            .context("`api_key_sha256` must have 64 hexadecimal digits")?;
-    }
-    Ok(bytes)
-}
-
 fn limits(limits: &LimitsPolicy) -> Put {
-    let rate = |rate: &super::RatePolicy| Rate { messages: rate.messages, per: rate.per };
+    let rate = |rate: &RatePolicy| Rate { messages: rate.messages, per: rate.per };
     Put::Limits(PutLimits {
         name: limits.name.as_str().into(),
         source: limits.source.as_deref().map(Into::into),
@@ -157,10 +245,10 @@ fn limits(limits: &LimitsPolicy) -> Put {
     })
 }
 
-fn route(route: &RoutePolicy) -> anyhow::Result<Route> {
+fn route(route: &RoutePolicy) -> Result<Route, &'static str> {
     let pattern = match route.domain.as_str() {
         "*" => Pattern::Any,
-        name => Pattern::Exact(Domain::parse(name)?),
+        name => Pattern::Exact(Domain::parse(name).map_err(|_| "expected a domain or `*`")?),
     };
     Ok(Route { pattern, host: route.host.as_str().into(), port: route.port })
 }
@@ -168,12 +256,16 @@ fn route(route: &RoutePolicy) -> anyhow::Result<Route> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::PolicyFile;
 
     fn check(text: &str, expected: Result<(usize, usize), &str>) {
-        let changes = Policy::parse(text).unwrap().changes();
+        let changes = PolicyFile::read("policy.yaml", text)
+            .and_then(|file| file.policy.changes(&View::empty()).map_err(|problems| file.error(problems)));
         match (changes, expected) {
-            (Ok(Changes { puts, removals }), Ok(count)) => assert_eq!((puts.len(), removals.len()), count),
-            (Err(error), Err(part)) => assert!(format!("{error:#}").contains(part), "{error:#}"),
+            (Ok(Changes { puts, removals, .. }), Ok(count)) => {
+                assert_eq!((puts.len(), removals.len()), count);
+            }
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (seen, expected) => panic!("{seen:?} instead of {expected:?}"),
         }
     }
@@ -201,12 +293,54 @@ mod tests {
     #[test]
     fn a_credential_is_one_of_key_login_or_networks() {
         let wrong = "expected one of";
-        check("credentials: [{name: a, tenant: t, api_key: 0123456789abcdef, login: b}]", Err(wrong));
-        check("credentials: [{name: a, tenant: t, login: b}]", Err(wrong));
-        check("credentials: [{name: a, tenant: t}]", Err("credential `a`: expected a key"));
-        let keyed = "credentials: [{name: a, tenant: t, api_key: 0123456789abcdef, relay: true}]";
-        check(keyed, Err("credential `a`: `relay` is only for a credential by networks alone"));
-        check("credentials: [{name: a, tenant: t, api_key: short}]", Err("at least 16"));
-        check("credentials: [{name: a, tenant: t, api_key_sha256: zz}]", Err("64 hexadecimal"));
+        let tenant = |credential: &str| {
+            format!(
+                "sources: [{{name: s, helo: s.example}}]\npools: [{{name: p, sources: [{{source: s}}]}}]\n\
+                tenants: [{{name: t, pool: p}}]\ncredentials: [{{name: a, tenant: t{credential}}}]"
+            )
+        };
+        let check = |credential: &str, expected| check(&tenant(credential), Err(expected));
+        check(", api_key: 0123456789abcdef, login: b", wrong);
+        check(", login: b", "policy.yaml:4: `credentials[0].login` = `b`: expected a `password` with it");
+        check("", "`credentials[0]`: expected one of");
+        check(", api_key: short", "at least 16");
+        check(", api_key_sha256: zz", "64 hexadecimal");
+        check(", password_hash: zz, login: b", "PHC");
+        check(", stored_secret: true", "has no key or password for this credential");
+        check(", stored_secret: true, password: x, login: y", wrong);
+    }
+
+    #[test]
+    fn every_reference_that_is_missing_is_named() {
+        let text = "pools:\n- name: p\n  sources:\n  - source: one\ntenants:\n- {name: t, pool: q}\n";
+        check(
+            text,
+            Err(
+                "policy.yaml:4: `pools[0].sources[0].source` = `one`: neither the file nor the cluster has a `source one`",
+            ),
+        );
+        check(
+            text,
+            Err("policy.yaml:6: `tenants[0].pool` = `q`: neither the file nor the cluster has a `pool q`"),
+        );
+    }
+
+    #[test]
+    fn an_item_is_in_a_file_once() {
+        check(
+            "limits:\n- {name: a}\n- {name: a}\n",
+            Err("policy.yaml:3: `limits[1]`: `limits a` is in the file twice"),
+        );
+    }
+
+    #[test]
+    fn what_may_not_be_meant_is_noted() {
+        let text = "sources: [{name: s, helo: s.example, nodes: [99]}]\nremove: {routes: [x.example]}\n";
+        let file = PolicyFile::read("policy.yaml", text).unwrap();
+        let notes = file.policy.changes(&View::empty()).unwrap().notes;
+        assert!(
+            notes[0].starts_with("route x.example: does not exist") && notes[1].contains("node `99`"),
+            "{notes:?}"
+        );
     }
 }

@@ -1,0 +1,154 @@
+//! `postroad message`: shows and changes one message of the queue.
+
+use std::fmt::Write;
+
+use postroad_core::{MessageId, Timestamp};
+use postroad_proto::queue::{
+    Change, ChangeMessageRequest, ChangeResult, DeliveryState, DeliveryView, GetMessageRequest, MessageView,
+    queue_service_client::QueueServiceClient,
+};
+
+use super::{Operator, OperatorError, WITHIN};
+use crate::cli::{MessageArgs, MessageCommand};
+
+/// Runs `postroad message`.
+///
+/// # Errors
+/// The message is not in the queue, or the cluster cannot be reached.
+pub async fn message(command: &MessageCommand) -> anyhow::Result<String> {
+    match command {
+        MessageCommand::Get(args) => get(args).await,
+        MessageCommand::Hold(args) => change(args, Change::Hold).await,
+        MessageCommand::Release(args) => change(args, Change::Release).await,
+        MessageCommand::Cancel(args) => change(args, Change::Cancel).await,
+    }
+}
+
+struct Target {
+    id: MessageId,
+    operator: Operator,
+}
+
+impl Target {
+    fn new(args: &MessageArgs) -> anyhow::Result<Self> {
+        Ok(Self { id: args.id, operator: Operator::connect(&args.target)? })
+    }
+
+    async fn view(&self) -> Result<MessageView, OperatorError> {
+        let request = GetMessageRequest { message_id: postroad_proto::message_id(self.id), tenant: 0 };
+        let call = async |channel| QueueServiceClient::new(channel).get_message(request.clone()).await;
+        let response = self.operator.calls().call(self.id.group(), WITHIN, call).await;
+        Ok(response.map_err(|error| self.failed("read", error))?.into_inner())
+    }
+
+    fn failed(&self, verb: &str, error: postroad_cluster::CallError) -> OperatorError {
+        self.operator.failed(&format!("{verb} message `{}`", self.id), error)
+    }
+}
+
+async fn get(args: &MessageArgs) -> anyhow::Result<String> {
+    let target = Target::new(args)?;
+    Ok(describe(target.id, &target.view().await?))
+}
+
+fn describe(id: MessageId, view: &MessageView) -> String {
+    let mut text = String::new();
+    let sender = view.sender.as_deref().unwrap_or_default();
+    let accepted = Timestamp::from_millis(view.accepted_at_millis);
+    let expires = Timestamp::from_millis(view.expires_at_millis);
+    let size = view.size_bytes;
+    let _ = writeln!(text, "{id}  <{sender}>  {size} bytes  accepted {accepted}  expires {expires}");
+    for delivery in &view.deliveries {
+        let state = state_name(delivery);
+        let due = match delivery.state() {
+            DeliveryState::Queued | DeliveryState::Deferred => {
+                format!("  due {}", Timestamp::from_millis(delivery.due_at_millis))
+            }
+            _ => String::new(),
+        };
+        let (recipient, site, attempts) = (&delivery.recipient, &delivery.site, delivery.attempts);
+        let _ = writeln!(text, "  {recipient}  {state}{due}  site {site}  attempts {attempts}");
+        if !delivery.last_response.is_empty() {
+            let _ = writeln!(text, "    {}", delivery.last_response);
+        }
+    }
+    text
+}
+
+fn state_name(delivery: &DeliveryView) -> &'static str {
+    match delivery.state() {
+        DeliveryState::Unspecified => "unknown",
+        DeliveryState::Queued => "queued",
+        DeliveryState::Deferred => "deferred",
+        DeliveryState::Sending => "sending",
+        DeliveryState::Held => "held",
+        DeliveryState::Delivered => "delivered",
+        DeliveryState::Bounced => "bounced",
+        DeliveryState::Expired => "expired",
+        DeliveryState::Cancelled => "cancelled",
+        DeliveryState::Suppressed => "suppressed",
+    }
+}
+
+async fn change(args: &MessageArgs, change: Change) -> anyhow::Result<String> {
+    let target = Target::new(args)?;
+    // The response to a change names no recipient: their addresses and states are read first.
+    let before = target.view().await?;
+    let message_id = postroad_proto::message_id(target.id);
+    let request = ChangeMessageRequest { message_id, change: change.into(), tenant: 0 };
+    let call = async |channel| QueueServiceClient::new(channel).change_message(request.clone()).await;
+    let response = target.operator.calls().call(target.id.group(), WITHIN, call).await;
+    let response = response.map_err(|error| target.failed("change", error))?.into_inner();
+    let line = |(delivery, result): (&DeliveryView, ChangeResult)| {
+        format!("{}: {}\n", delivery.recipient, result_text(change, delivery, result))
+    };
+    Ok(before.deliveries.iter().zip(response.results()).map(line).collect())
+}
+
+fn result_text(change: Change, before: &DeliveryView, result: ChangeResult) -> String {
+    let changed = match change {
+        Change::Hold => "held",
+        Change::Release => "released",
+        Change::Cancel => "cancelled",
+        Change::Unspecified => "changed",
+    };
+    match (result, before.state()) {
+        (ChangeResult::Unspecified, _) => "unknown result: use the same version as the cluster".to_owned(),
+        (ChangeResult::Done, _) => changed.to_owned(),
+        (ChangeResult::InFlight, _) => format!("sending; {changed} unless this attempt is final"),
+        (ChangeResult::Unchanged, _) if change == Change::Release => "not held".to_owned(),
+        (ChangeResult::Unchanged, _) => format!("already {changed}"),
+        (
+            ChangeResult::AlreadyEnded,
+            DeliveryState::Unspecified
+            | DeliveryState::Queued
+            | DeliveryState::Sending
+            | DeliveryState::Deferred
+            | DeliveryState::Held,
+        ) => "final outcome since this command began; see the console".to_owned(),
+        (ChangeResult::AlreadyEnded, _) => format!("already {}", state_name(before)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_of_a_change_names_the_state() {
+        let check = |change, state: DeliveryState, result, expected: &str| {
+            let before = DeliveryView { state: state.into(), ..DeliveryView::default() };
+            assert_eq!(result_text(change, &before, result), expected);
+        };
+        check(Change::Hold, DeliveryState::Queued, ChangeResult::Done, "held");
+        check(Change::Hold, DeliveryState::Held, ChangeResult::Unchanged, "already held");
+        check(Change::Release, DeliveryState::Queued, ChangeResult::Unchanged, "not held");
+        check(Change::Cancel, DeliveryState::Delivered, ChangeResult::AlreadyEnded, "already delivered");
+        check(
+            Change::Cancel,
+            DeliveryState::Sending,
+            ChangeResult::InFlight,
+            "sending; cancelled unless this attempt is final",
+        );
+    }
+}
