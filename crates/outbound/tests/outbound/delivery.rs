@@ -100,11 +100,11 @@ async fn d_001_every_phase_has_a_deadline() {
     for (phase, kind) in phases {
         let mut setup = Setup::default();
         let timeouts = &mut setup.config.timeouts;
-        timeouts.greeting_secs = 1;
-        timeouts.hello_secs = 1;
-        timeouts.envelope_secs = 1;
-        timeouts.data_secs = 1;
-        timeouts.message_secs = 1;
+        timeouts.greeting = Duration::from_secs(1);
+        timeouts.hello = Duration::from_secs(1);
+        timeouts.envelope = Duration::from_secs(1);
+        timeouts.data = Duration::from_secs(1);
+        timeouts.message = Duration::from_secs(1);
         let started = std::time::Instant::now();
         let report = outcome(setup, misbehaves(phase, Action::Stall)).await;
         is(&report, kind, Some(C::Timeout));
@@ -117,7 +117,7 @@ async fn d_002_d_037_an_invalid_or_dripping_reply_ends_the_session() {
     let report = outcome(Setup::default(), misbehaves(Phase::Mail, Action::Garbage)).await;
     is(&report, K::SiteSoft, Some(C::Protocol));
     let mut setup = Setup::default();
-    setup.config.timeouts.envelope_secs = 1;
+    setup.config.timeouts.envelope = Duration::from_secs(1);
     let slow = Rule { byte_delay_ms: 300, ..Rule::reply(Phase::Mail, "250 2.1.0 so slow") };
     let report = outcome(setup, Script::default().with_rule(slow)).await;
     is(&report, K::Soft, Some(C::Timeout));
