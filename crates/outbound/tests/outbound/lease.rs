@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use postroad_core::{Domain, NodeId, OutcomeKind, SourceId};
+use postroad_core::{ByteSize, Domain, NodeId, OutcomeKind, SourceId};
 use postroad_directory::{Command, Put, PutSource};
 use postroad_proto::queue::RecallAnswer;
 use postroad_testkit::{

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use postroad_core::OutcomeKind;
+use postroad_core::{ByteSize, OutcomeKind};
 use postroad_directory::{Caps, Rate};
 use postroad_outbound::pending_attempts::LISTED_PER_FRAME_MAX;
 use postroad_proto::queue::{ReportAck, queue_frame::Frame};
