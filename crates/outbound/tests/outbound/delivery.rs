@@ -139,6 +139,20 @@ async fn d_002_d_037_an_invalid_or_dripping_reply_ends_the_session() {
 }
 
 #[tokio::test]
+async fn d_044_an_irregular_reply_that_can_be_understood_is_never_unknown() {
+    let check = async |phase, raw: &str, kind: K, code: u32, said: &str| {
+        let rule = Rule { then: Action::Raw, ..Rule::reply(phase, raw) };
+        let report = outcome(Setup::default(), Script::default().with_rule(rule)).await;
+        assert_eq!((report.kind, report.code), (u32::from(kind.code()), code), "{report:?}");
+        assert!(report.text.contains(said), "{report:?}");
+    };
+    check(Phase::Message, "\r\n250 taken\r\n", K::Delivered, 250, "taken").await;
+    check(Phase::Message, "250-queued\r\n251 ok\r\n", K::Delivered, 251, "queued").await;
+    check(Phase::Message, "filter: ok\r\n250 2.0.0 taken\r\n", K::Delivered, 250, "filter: ok").await;
+    check(Phase::Connect, "220-x.test\r\n521 5.7.1 blocked\r\n", K::SiteSoft, 521, "220 x.test").await;
+}
+
+#[tokio::test]
 async fn d_033_the_outcome_of_each_recipient_is_exact() {
     let refuse =
         Receiver { rules: vec![Rule::reply(Phase::Recipient, "550 5.1.1 no")], ..Receiver::default() };

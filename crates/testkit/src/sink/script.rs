@@ -140,7 +140,7 @@ pub struct Rule {
     #[serde(default)]
     pub delay_ms: u64,
     /// The reply, lines separated by `\n`; without it, the normal reply.
-    /// A message is accepted unless this is 4xx or 5xx.
+    /// A message is accepted unless this is 4xx or 5xx, white space in front of it aside.
     #[serde(default)]
     pub reply: Option<Box<str>>,
     /// Sends the reply byte by byte, with this delay after each.
@@ -193,6 +193,8 @@ pub enum Action {
     Stall,
     /// Bytes that are not a reply are sent instead of it.
     Garbage,
+    /// The reply is sent byte for byte, with the line ends and codes that it has.
+    Raw,
     /// More replies follow in the same packet, as an attacker on the way injects them.
     Inject,
 }

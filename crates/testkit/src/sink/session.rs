@@ -371,7 +371,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.input.advance(wire_len);
         let rule = self.rule(Phase::Message, &envelope.recipients);
         let refused =
-            rule.as_ref().and_then(|rule| rule.reply.as_deref()).is_some_and(|reply| !reply.starts_with('2'));
+            rule.as_ref().and_then(|rule| rule.reply.as_deref()).is_some_and(|reply| !is_positive(reply));
         if !refused {
             let (at, since_start) = (wall_clock(), self.shared.ledger.since_start());
             let record = |recipient| Record {
@@ -451,6 +451,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.output.extend_from_slice(&lines);
             }
             Action::GoOn | Action::Close | Action::HalfClose => self.put(reply),
+            Action::Raw => self.output.extend_from_slice(reply.as_bytes()),
             Action::Inject => {
                 self.put(reply);
                 self.output.extend_from_slice(b"250-injected.test\r\n250 PIPELINING\r\n");
@@ -471,7 +472,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let _ = self.stream.shutdown().await;
                 self.stall().await
             }
-            _ => Ok(matches!(reply.as_bytes().first(), Some(b'2' | b'3'))),
+            _ => Ok(is_positive(reply)),
         }
     }
 
@@ -510,6 +511,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.output.extend_from_slice(format!("{code}{separator}{line}\r\n").as_bytes());
         }
     }
+}
+
+fn is_positive(reply: &str) -> bool {
+    reply.trim_start().starts_with(['2', '3'])
 }
 
 /// The text between `<` and the `>` at the end of the path.
