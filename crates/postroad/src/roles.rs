@@ -351,10 +351,17 @@ pub async fn control(config: &Path) -> anyhow::Result<()> {
     }
     std::fs::create_dir_all(&common.node.data)?;
     let role = Control::start(control, deps).await?;
-    let pages = role.router();
+    let pages = site(role.router(), NAV, &http.hosts);
     process.components.spawn("control", |shutdown| role.run(shutdown));
     process.components.spawn("http", |shutdown| serve_pages(listener, pages, shutdown));
     process.run("control").await
+}
+
+/// Returns pages as this machine's listener serves them: to its own name and those of `http.hosts`.
+pub(crate) fn site(pages: axum::Router, nav: postroad_control::Nav, hosts: &[String]) -> axum::Router {
+    let machine = rustix::system::uname();
+    let names = hosts.iter().map(String::as_str).chain(machine.nodename().to_str().ok());
+    postroad_web::site(pages, nav, postroad_web::HostList::new(names))
 }
 
 /// Serves pages until `shutdown`.

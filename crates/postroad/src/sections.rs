@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use postroad_core::{ClusterId, NodeId};
+use postroad_core::{ClusterId, Domain, NodeId};
 use postroad_net::ServerTls;
 use serde::{Deserialize, Serialize};
 
@@ -120,15 +120,22 @@ impl Section for MetricsSection {}
 pub struct HttpSection {
     /// Address and port.
     pub listen: SocketAddr,
+    /// Names that browsers may use for the console, without port, besides IP addresses, `localhost` and the name of the machine. Others are refused with 421.
+    pub hosts: Vec<String>,
 }
 
 impl Default for HttpSection {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), hosts: Vec::new() }
     }
 }
 
-impl Section for HttpSection {}
+impl Section for HttpSection {
+    fn problems(&self) -> Vec<(&'static str, String)> {
+        let wrong = self.hosts.iter().filter(|name| Domain::parse(name).is_err());
+        wrong.map(|name| ("hosts", format!("expected host names without port, not `{name}`"))).collect()
+    }
+}
 
 /// `[dns]`: whom to ask.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
