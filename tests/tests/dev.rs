@@ -13,7 +13,8 @@ use postroad_testkit::{
     process::{consecutive_free_ports, free_ports, http_get, postroad_binary},
 };
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::TcpStream,
     process::{Child, ChildStdout, Command},
     time::{sleep, timeout},
 };
@@ -186,6 +187,34 @@ async fn the_examples_of_the_readme_and_of_the_banner_send_a_message() {
         assert!(sent.status.success(), "{example}: {}", String::from_utf8_lossy(&sent.stderr));
         captured(&dev, number).await;
     }
+    dev.stop().await;
+}
+
+/// Asks for a path under a name, as a browser does that was led to this address by the name.
+async fn ask(dev: &Dev, path: &str, host: &str) -> String {
+    let mut stream = TcpStream::connect(dev.address("console")).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("its answer is text");
+    answer
+}
+
+#[tokio::test]
+async fn console_and_sandbox_answer_to_their_own_names_only() {
+    let ports = own_ports();
+    let mut flags: Vec<&str> = ports.iter().map(String::as_str).collect();
+    flags.extend(["--http-host", "console.example"]);
+    let dev = Dev::start(&flags).await;
+    for path in ["/", "/messages", "/sandbox", "/sandbox/v1/messages", "/api/v1/messages/x", "/nothing"] {
+        let answer = ask(&dev, path, "rebound.example").await;
+        assert!(answer.starts_with("HTTP/1.0 421 ") && answer.contains("http.hosts"), "{path}: {answer}");
+        for own in ["console.example", "localhost:8080"] {
+            assert!(!ask(&dev, path, own).await.starts_with("HTTP/1.0 421 "), "{path}");
+        }
+    }
+    let answer = ask(&dev, "/nothing", "localhost").await;
+    assert!(answer.starts_with("HTTP/1.0 404 ") && answer.contains("href=\"/\""), "{answer}");
     dev.stop().await;
 }
 

@@ -80,6 +80,9 @@ pub struct DevArgs {
     /// Listen here for `postroad apply` and `postroad message` [default: 127.0.0.1:7070, or a free port where that is in use]
     #[arg(long, value_name = "ADDRESS")]
     pub listen_operator: Option<SocketAddr>,
+    /// Let browsers use this name for console and sandbox, besides IP addresses, `localhost` and the name of this machine; may be repeated
+    #[arg(long = "http-host", value_name = "NAME", value_parser = Domain::parse)]
+    pub http_hosts: Vec<Domain>,
     /// Deliver to real receivers, by MX, instead of capturing, in this run
     #[arg(long)]
     pub deliver: bool,

@@ -31,7 +31,7 @@ use crate::{
     demo,
     dev::listen::Listeners,
     resolver::resolver,
-    roles::{serve_metrics, serve_pages},
+    roles::{serve_metrics, serve_pages, site},
     route::RouteArgument,
     signal,
 };
@@ -187,7 +187,7 @@ async fn start(
     };
     let control =
         Control::start(ControlConfig::default(), control_deps).await.context("cannot start control")?;
-    let pages = control.router().merge(sandbox.router());
+    let pages = site(control.router().merge(sandbox.router()), NAV, &args.http_hosts);
     components.spawn("sandbox", |shutdown| sandbox.run(shutdown));
     components.spawn("control", |shutdown| control.run(shutdown));
     components.spawn("pages", |shutdown| serve_pages(http, pages, shutdown));

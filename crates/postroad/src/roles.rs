@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use postroad_control::{Control, ControlDeps};
+use postroad_core::Domain;
 use postroad_ingress::{Ingress, IngressDeps};
 use postroad_net::{ClientTls, Guard, Transport};
 use postroad_outbound::{Outbound, OutboundDeps};
@@ -251,10 +252,17 @@ pub async fn control(config: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(data)
         .with_context(|| format!("cannot create `{}` (`node.data`)", data.display()))?;
     let role = Control::start(file.control.clone(), deps).await?;
-    let pages = role.router();
+    let pages = site(role.router(), NAV, &file.http.hosts);
     process.components.spawn("control", |shutdown| role.run(shutdown));
     process.components.spawn("http", |shutdown| serve_pages(listener, pages, shutdown));
     process.run(file, config).await
+}
+
+/// Returns pages as this machine's listener serves them: to its own name and those of `http.hosts`.
+pub(crate) fn site(pages: axum::Router, nav: postroad_control::Nav, hosts: &[Domain]) -> axum::Router {
+    let machine = rustix::system::uname();
+    let names = hosts.iter().map(Domain::as_str).chain(machine.nodename().to_str().ok());
+    postroad_web::site(pages, nav, postroad_web::HostList::new(names))
 }
 
 /// Serves pages until `shutdown`.

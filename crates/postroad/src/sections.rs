@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
-use postroad_core::{ClusterId, NodeId};
+use postroad_core::{ClusterId, Domain, NodeId};
 use postroad_net::ServerTls;
 use postroad_settings::{HostPort, ReadableFile, Rules, WritableDirectory, require, settings};
 
@@ -88,6 +88,9 @@ settings! {
     pub struct HttpSection {
         /// Address and port.
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+        /// Names that browsers may use for the console, without port.
+        /// IP addresses, `localhost` and the name of the machine are always allowed; others are refused with 421.
+        hosts: Vec<Domain> = Vec::new();
     }
 }
 

@@ -1,6 +1,13 @@
 //! The frame, style and security headers of HTML pages: no scripts, nothing loaded from other hosts.
+//! A listener serves its pages as a [`site`]: to its own names only.
 //!
 //! The content of a page belongs to its role.
+
+mod hosts;
+mod site;
+
+pub use hosts::HostList;
+pub use site::site;
 
 use axum::{
     http::{

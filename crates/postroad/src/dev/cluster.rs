@@ -103,6 +103,7 @@ async fn start(
         pages.with_context(|| format!("cannot listen on {} (`--listen-http`)", sandbox_pages(listeners)))?;
     let routes = routes(args, sandbox.local_addr());
     let router = sandbox.router().merge(to_console(listeners.http.address));
+    let router = roles::site(router, NAV, &args.http_hosts);
     components.spawn("sandbox", |shutdown| sandbox.run(shutdown));
     components.spawn("pages", |shutdown| serve_pages(pages, router, shutdown));
 
@@ -336,7 +337,10 @@ fn sections(
             let allow: Vec<String> = args.allow_addresses.iter().map(ToString::to_string).collect();
             format!("{resolver}[guard]\nallow = {allow:?}\n\n[outbound]\nsmtp_port = {}\n", args.smtp_port)
         }
-        RoleName::Control => format!("[http]\nlisten = \"{}\"\n", listeners.http.address),
+        RoleName::Control => {
+            let hosts: Vec<&str> = args.http_hosts.iter().map(Domain::as_str).collect();
+            format!("[http]\nlisten = \"{}\"\nhosts = {hosts:?}\n", listeners.http.address)
+        }
         RoleName::Ingress => {
             let path = |path: PathBuf| -> anyhow::Result<_> {
                 let path = std::path::absolute(&path)?;
