@@ -212,7 +212,7 @@ impl Rows {
         let class = code(ended.bounce_class).and_then(BounceClass::from_code);
         let response = text(&ended.text);
         let row = self.deliveries.row(message, recipient);
-        row.attempts = row.attempts.max(ended.attempt);
+        row.attempts = row.attempts.max(ended.number);
         if let Some(state) = new_state {
             row.set_state(state, position.at, due_at);
             row.response = Some(reply_text(ended.code, &response));
@@ -226,7 +226,7 @@ impl Rows {
             kind: "attempt",
             new_state: new_state.map(State::as_str),
             due_at,
-            attempt: Some(ended.attempt),
+            attempt: Some(ended.number),
             source: Some(ended.source),
             node: Some(ended.node),
             outcome: Some(outcome.as_str()),

@@ -69,6 +69,8 @@ pub struct AttemptEvent {
     pub delivery: DeliveryId,
     /// Which attempt at it.
     pub attempt: AttemptNumber,
+    /// Its number among those that were not given back unstarted: what people see, without holes.
+    pub number: u32,
     /// From which source.
     pub source: SourceId,
     /// Under which epoch.
@@ -193,6 +195,7 @@ impl AttemptEvent {
     fn put(&self, out: &mut impl Put) {
         put_delivery(out, self.delivery);
         out.u32(self.attempt.0);
+        out.u32(self.number);
         out.u32(self.source.0);
         out.u64(self.epoch.0);
         out.u64(self.node.0);
@@ -219,6 +222,7 @@ impl AttemptEvent {
         Ok(Self {
             delivery: take_delivery(from)?,
             attempt: AttemptNumber(from.u32()?),
+            number: from.u32()?,
             source: SourceId(from.u32()?),
             epoch: Epoch(from.u64()?),
             node: NodeId(from.u64()?),

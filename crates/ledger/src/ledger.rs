@@ -217,6 +217,7 @@ impl Ledger {
                 site: self.sites.intern(&recipient.site),
                 pool: recipient.pool,
                 attempt: 0,
+                given_back: 0,
                 counted: 0,
                 reported: 0,
             })
@@ -380,6 +381,7 @@ impl Ledger {
         let event = AttemptEvent {
             delivery,
             attempt: report.id.attempt,
+            number: recipient.number_of(report.id.attempt),
             source: grant.source,
             epoch: grant.epoch,
             node: grant.node,
@@ -408,6 +410,7 @@ impl Ledger {
             return Reply::Done;
         }
         recipient.counted = recipient.counted.saturating_sub(1);
+        recipient.given_back = recipient.given_back.saturating_add(1);
         match pending {
             PendingChange::None => self.queue_again(key, now, effects),
             PendingChange::Hold => {
@@ -717,7 +720,7 @@ pub struct DeliveryView {
     pub due_at: Option<Timestamp>,
     /// Who is sending it.
     pub grant: Option<SourceGrant>,
-    /// Attempts that were started.
+    /// Attempts that have ended; one that was given back unstarted is none.
     pub attempts: u32,
     /// How the last attempt ended.
     pub last: Option<Outcome>,
@@ -818,7 +821,7 @@ impl Ledger {
             state,
             due_at,
             grant,
-            attempts: recipient.counted,
+            attempts: recipient.attempted(),
             last: recipient.last.as_deref().cloned(),
         }
     }

@@ -1,7 +1,7 @@
 //! A message as the ledger keeps it in memory: small, because there may be millions.
 
 use postroad_core::{
-    Address, Epoch, FinalState, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId, Timestamp,
+    Address, AttemptNumber, Epoch, FinalState, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId, Timestamp,
 };
 
 use crate::{
@@ -41,6 +41,8 @@ pub(crate) struct Recipient {
     pub(crate) pool: PoolId,
     /// The number of the last attempt that was assigned.
     pub(crate) attempt: u32,
+    /// Attempts that were given back without being started.
+    pub(crate) given_back: u32,
     /// Attempts that count for the retry schedule.
     pub(crate) counted: u32,
     /// The highest attempt whose outcome its owner reported.
@@ -166,6 +168,19 @@ impl Recipient {
         parsed(&self.address)
     }
 
+    /// Returns how many attempts have ended: as many as the record shows. One under way may still be given back.
+    pub(crate) fn attempted(&self) -> u32 {
+        let under_way = u32::from(matches!(self.state, State::Sending { .. }));
+        self.attempt.saturating_sub(self.given_back).saturating_sub(under_way)
+    }
+
+    /// Returns the number of an attempt among those that were not given back: without holes, for people.
+    ///
+    /// For a late report this assumes that none was given back since.
+    pub(crate) fn number_of(&self, attempt: AttemptNumber) -> u32 {
+        attempt.0.saturating_sub(self.given_back).max(1)
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         !matches!(self.state, State::Ended(_))
     }
@@ -175,6 +190,7 @@ impl Recipient {
         out.u32(self.site);
         out.u32(self.pool.0);
         out.u32(self.attempt);
+        out.u32(self.given_back);
         out.u32(self.counted);
         out.u32(self.reported);
         out.u8(u8::from(self.last.is_some()));
@@ -209,6 +225,7 @@ impl Recipient {
             site: from.u32()?,
             pool: PoolId(from.u32()?),
             attempt: from.u32()?,
+            given_back: from.u32()?,
             counted: from.u32()?,
             reported: from.u32()?,
             last: from.option(take_outcome)?.map(Box::new),

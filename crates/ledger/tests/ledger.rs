@@ -130,6 +130,7 @@ impl World {
                             .iter()
                             .any(|(known, _)| known.delivery == id.delivery && known.attempt == id.attempt)
                     );
+                    assert!((1..=attempt.attempt.0).contains(&attempt.number));
                     match attempt.next_state {
                         NextState::Ended(end) => Some((attempt.delivery, end)),
                         NextState::Unchanged => None,
@@ -555,6 +556,33 @@ fn i7_a_cancelled_delivery_that_is_returned_is_never_sent() {
     world.apply(Command::Cancel(id.delivery.message));
     world.apply(Command::Return(id));
     assert_eq!(world.ended.get(&id.delivery), Some(&FinalState::Cancelled));
+}
+
+#[test]
+fn a_delivery_that_was_given_back_counts_as_no_attempt() {
+    let mut world = World::new();
+    let accept = world.new_accept(1, 0, true, 60_000);
+    world.apply(accept);
+    let (id, given) = world.attempts[0];
+    let attempts = |world: &World| world.ledger.message(id.delivery.message).unwrap().deliveries[0].attempts;
+    assert_eq!(attempts(&world), 0, "it waits in a lane and may still be given back");
+    world.apply(Command::Return(id));
+    world.apply(Command::Return(id));
+    let again = Assign { delivery: id.delivery, attempt: AttemptNumber(2), grant: given };
+    world.apply(Command::Assign(again));
+    let (id, _) = world.attempts[1];
+    let report = world.new_report(id, OutcomeKind::Soft);
+    world.apply(report);
+    assert_eq!(attempts(&world), 1);
+    let numbers: Vec<u32> = world
+        .ledger
+        .events(1)
+        .filter_map(|event| match &event.kind {
+            EventKind::Attempt(attempt) => Some(attempt.number),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(numbers, [1], "the record counts as the ledger does");
 }
 
 #[test]

@@ -103,6 +103,7 @@ impl From<&AttemptEvent> for wire::AttemptEnded {
         use wire::attempt_ended::NextState as Wire;
         Self {
             attempt: event.attempt.0,
+            number: event.number,
             source: event.source.0,
             epoch: event.epoch.0,
             node: event.node.0,
@@ -129,6 +130,7 @@ fn parse_attempt(delivery: DeliveryId, event: wire::AttemptEnded) -> Result<Atte
     Ok(AttemptEvent {
         delivery,
         attempt: attempt(event.attempt),
+        number: event.number,
         source: SourceId(event.source),
         epoch: Epoch(event.epoch),
         node: NodeId(event.node),
@@ -203,6 +205,7 @@ mod tests {
         EventKind::Attempt(Box::new(AttemptEvent {
             delivery: delivery(),
             attempt: attempt(2),
+            number: 1,
             source: SourceId(4),
             epoch: Epoch(5),
             node: NodeId(6),
