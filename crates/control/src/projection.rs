@@ -163,11 +163,18 @@ impl Rows {
         match event.kind? {
             Kind::Accepted(accepted) => self.accepted(position, message()?, accepted),
             Kind::AttemptEnded(attempt) => return self.attempt_ended(position, delivery()?, attempt),
-            Kind::Ended(ended) => self.changed(position, delivery()?, State::of_end(ended.state)?, None),
-            Kind::Held(_) => self.changed(position, delivery()?, State::Held, None),
+            Kind::Ended(ended) => {
+                self.changed(position, delivery()?, "ended", State::of_end(ended.state)?, None);
+            }
+            Kind::Held(_) => self.changed(position, delivery()?, "held", State::Held, None),
             Kind::Released(released) => {
                 let due_at = sqlite_integer(released.due_at_millis);
-                self.changed(position, delivery()?, State::Queued, Some(due_at));
+                self.changed(position, delivery()?, "released", State::Queued, Some(due_at));
+            }
+            Kind::Retried(retried) => {
+                let due_at = sqlite_integer(retried.due_at_millis);
+                let state = if retried.deferred { State::Deferred } else { State::Queued };
+                self.changed(position, delivery()?, "retried", state, Some(due_at));
             }
             Kind::Gap(_) => {}
         }
@@ -246,6 +253,7 @@ impl Rows {
         &mut self,
         position: Position,
         (message, recipient): (Id, u32),
+        kind: &'static str,
         state: State,
         due_at: Option<u64>,
     ) {
@@ -253,11 +261,6 @@ impl Rows {
         if state.is_final() {
             self.counts.count(position.minute(), message, state);
         }
-        let kind = match state {
-            State::Held => "held",
-            State::Queued => "released",
-            _ => "ended",
-        };
         self.timeline.push(TimelineRow {
             message,
             recipient,

@@ -36,11 +36,22 @@ pub enum EventKind {
     Held(DeliveryId),
     /// A delivery was released, due at this time.
     Released(DeliveryId, Timestamp),
+    /// A person asked for an attempt now.
+    Retried(DeliveryId, Retried),
     /// The events from this one to `through` were dropped, because the bound was reached before every consumer read them.
     Gap {
         /// The last one dropped.
         through: u64,
     },
+}
+
+/// A queued or deferred delivery became due at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retried {
+    /// When it is due.
+    pub due: Timestamp,
+    /// An attempt has ended: it stays deferred. Otherwise it stays queued.
+    pub deferred: bool,
 }
 
 /// A message was accepted.
@@ -135,6 +146,12 @@ impl Event {
                 out.u8(6);
                 out.u64(*through);
             }
+            EventKind::Retried(delivery, retried) => {
+                out.u8(7);
+                put_delivery(out, *delivery);
+                out.time(retried.due);
+                out.u8(u8::from(retried.deferred));
+            }
         }
     }
 
@@ -147,6 +164,10 @@ impl Event {
             4 => EventKind::Held(take_delivery(from)?),
             5 => EventKind::Released(take_delivery(from)?, from.time()?),
             6 => EventKind::Gap { through: from.u64()? },
+            7 => EventKind::Retried(
+                take_delivery(from)?,
+                Retried { due: from.time()?, deferred: take_flag(from)? },
+            ),
             _ => return Err(Corrupt),
         };
         Ok(Self { sequence, at, kind })
@@ -244,6 +265,14 @@ impl AttemptEvent {
 
 pub(crate) fn take_final_state(from: &mut Take<'_>) -> Result<FinalState, Corrupt> {
     FinalState::from_code(from.u8()?).ok_or(Corrupt)
+}
+
+pub(crate) fn take_flag(from: &mut Take<'_>) -> Result<bool, Corrupt> {
+    match from.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Corrupt),
+    }
 }
 
 fn put_delivery(out: &mut impl Put, delivery: DeliveryId) {

@@ -19,7 +19,7 @@ use crate::{
         Report, SourceGrant, TEXT_BYTES_MAX,
     },
     ended::EndedIds,
-    event::{AcceptedEvent, AttemptEvent, Event, EventKind, EventLog, NextState},
+    event::{AcceptedEvent, AttemptEvent, Event, EventKind, EventLog, NextState, Retried},
     pages::Pages,
     row::{Body, BodyRef, Message, PendingChange, Recipient, State},
     stage::Stage,
@@ -151,6 +151,7 @@ impl Ledger {
             Command::Cancel(id) => self.change(id, effects, Self::cancel),
             Command::Hold(id) => self.change(id, effects, Self::hold),
             Command::Release(id) => self.change(id, effects, Self::release),
+            Command::Retry(id) => self.change(id, effects, Self::retry),
             Command::Expire(deliveries) => self.expire(&deliveries, effects),
             Command::Consume { consumer, through } => {
                 if self.events.consume(&consumer, through) {
@@ -220,6 +221,7 @@ impl Ledger {
                 given_back: 0,
                 counted: 0,
                 reported: 0,
+                retry_now: false,
             })
             .collect();
         self.index.counts.queued += recipients.len() as u64;
@@ -367,6 +369,9 @@ impl Ledger {
     ) {
         let delivery = report.id.delivery;
         let recipient = self.recipient_mut(key);
+        if next_state != NextState::Unchanged {
+            recipient.retry_now = false;
+        }
         // A reclaimed attempt was not reported by its owner, who still may.
         let by_owner = report.started_at != Timestamp::ZERO || report.outcome.kind != OutcomeKind::Unknown;
         if by_owner {
@@ -411,6 +416,7 @@ impl Ledger {
         }
         recipient.counted = recipient.counted.saturating_sub(1);
         recipient.given_back = recipient.given_back.saturating_add(1);
+        recipient.retry_now = false;
         match pending {
             PendingChange::None => self.queue_again(key, now, effects),
             PendingChange::Hold => {
@@ -534,6 +540,28 @@ impl Ledger {
         }
     }
 
+    fn retry(&mut self, key: Key, delivery: DeliveryId, effects: &mut Vec<Effect>) -> Change {
+        let due = self.now;
+        let Some(state) = self.recipient(key).map(|recipient| recipient.state) else {
+            return Change::AlreadyEnded;
+        };
+        match state {
+            State::Ended(_) => Change::AlreadyEnded,
+            State::Held => Change::Unchanged,
+            State::Sending { .. } => Change::InFlight,
+            State::Queued { .. } => {
+                let recipient = self.recipient_mut(key);
+                if std::mem::replace(&mut recipient.retry_now, true) {
+                    return Change::Unchanged;
+                }
+                let deferred = recipient.last.is_some();
+                self.events.append(due, EventKind::Retried(delivery, Retried { due, deferred }));
+                self.queue_again(key, due, effects);
+                Change::Done
+            }
+        }
+    }
+
     /// Remembers a change for an assigned delivery, and asks its owner to return it.
     fn request_change(
         &mut self,
@@ -606,6 +634,7 @@ impl Ledger {
         let delivery = DeliveryId { message: message.id, recipient: key.recipient };
         let recipient = &mut message.recipients[key.recipient as usize];
         let before = std::mem::replace(&mut recipient.state, state);
+        recipient.retry_now &= matches!(state, State::Queued { .. } | State::Sending { .. });
         let site = recipient.site;
         self.index.leave(delivery, site, before);
         self.index.enter(delivery, site, state);
@@ -753,6 +782,8 @@ pub struct AssignedView<'a> {
     pub content: &'a [BodyRef],
     /// Its owner is asked to return it.
     pub recalled: bool,
+    /// A person asked for it: its lane does not wait.
+    pub retry_now: bool,
 }
 
 impl Ledger {
@@ -795,6 +826,7 @@ impl Ledger {
             traceparent: &message.traceparent,
             content: message.body.parts(),
             recalled: pending != PendingChange::None,
+            retry_now: recipient.retry_now,
         })
     }
 

@@ -7,7 +7,7 @@ use postroad_core::{
 use crate::{
     codec::{Corrupt, Put, Take},
     command::SourceGrant,
-    event::{put_outcome, take_final_state, take_outcome},
+    event::{put_outcome, take_final_state, take_flag, take_outcome},
 };
 
 /// A message and its recipients.
@@ -47,6 +47,8 @@ pub(crate) struct Recipient {
     pub(crate) counted: u32,
     /// The highest attempt whose outcome its owner reported.
     pub(crate) reported: u32,
+    /// A person asked for this attempt: it need not wait for a lane that waits. Until the attempt ends or is given back.
+    pub(crate) retry_now: bool,
 }
 
 /// The state of a delivery.
@@ -193,6 +195,7 @@ impl Recipient {
         out.u32(self.given_back);
         out.u32(self.counted);
         out.u32(self.reported);
+        out.u8(u8::from(self.retry_now));
         out.u8(u8::from(self.last.is_some()));
         if let Some(last) = &self.last {
             put_outcome(out, last);
@@ -228,6 +231,7 @@ impl Recipient {
             given_back: from.u32()?,
             counted: from.u32()?,
             reported: from.u32()?,
+            retry_now: take_flag(from)?,
             last: from.option(take_outcome)?.map(Box::new),
             state: match from.u8()? {
                 1 => State::Queued { due: from.time()? },

@@ -32,6 +32,7 @@ enum Step {
     Cancel(u8),
     Hold(u8),
     Release(u8),
+    Retry(u8),
     Expire,
     Consume(u8),
     Pass(u16),
@@ -52,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Cancel),
         1 => any::<u8>().prop_map(Hold),
         1 => any::<u8>().prop_map(Release),
+        1 => any::<u8>().prop_map(Retry),
         1 => Just(Expire),
         1 => any::<u8>().prop_map(Consume),
         2 => (0_u16..100).prop_map(Pass),
@@ -141,7 +143,9 @@ impl World {
                     }
                 }
                 EventKind::Ended(delivery, end) => Some((*delivery, *end)),
-                EventKind::Held(delivery) | EventKind::Released(delivery, _) => {
+                EventKind::Held(delivery)
+                | EventKind::Released(delivery, _)
+                | EventKind::Retried(delivery, _) => {
                     assert!(!self.ended.contains_key(delivery));
                     None
                 }
@@ -217,6 +221,7 @@ impl World {
             Step::Cancel(pick) => self.change(pick, Command::Cancel),
             Step::Hold(pick) => self.change(pick, Command::Hold),
             Step::Release(pick) => self.change(pick, Command::Release),
+            Step::Retry(pick) => self.change(pick, Command::Retry),
             Step::Expire => {
                 let (found, _) = self.ledger.expired(
                     MessageId::from_u128(0),
@@ -461,6 +466,37 @@ proptest! {
         let counts = leader.world.ledger.counts();
         prop_assert_eq!((counts.queued, counts.sending), (0, 0), "nothing starves");
     }
+}
+
+#[test]
+fn a_retry_is_assigned_before_its_time_and_while_its_window_is_closed() {
+    let mut leader = Leader::new(1);
+    let accept = leader.world.new_accept(2, 0, false, 60_000);
+    leader.apply(accept);
+    leader.dispatch();
+    leader.report_all(OutcomeKind::Soft);
+    leader.dispatch();
+    leader.report_all(OutcomeKind::Soft);
+    leader.dispatcher.set_windows(grant(1), Windows { default: 0, sites: BTreeMap::new() });
+    assert_eq!(leader.dispatch(), 0, "both are deferred, and the lane is paused");
+    let message = leader.world.attempts[0].0.delivery.message;
+    leader.apply(Command::Retry(message));
+    leader.apply(Command::Retry(message));
+    assert_eq!(leader.dispatcher.next_wake(Timestamp::from_millis(leader.world.now)).map(|at| at.as_millis()), Some(leader.world.now));
+    // A new leader finds the wish in the state.
+    let mut fresh = Dispatcher::rebuild(&leader.world.ledger);
+    let pools = BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);
+    fresh.set_pools(&pools, &[grant(1)]);
+    fresh.set_windows(grant(1), Windows::default());
+    leader.dispatcher = fresh;
+    assert_eq!(leader.dispatch(), 2);
+    let view = leader.world.ledger.message(message).unwrap();
+    assert!(view.deliveries.iter().all(|delivery| delivery.state == DeliveryState::Sending));
+    let retried = |event: &&postroad_ledger::event::Event| matches!(event.kind, EventKind::Retried(_, retried) if retried.deferred);
+    assert_eq!(leader.world.ledger.events(1).filter(retried).count(), 2, "asked for twice, recorded once");
+    // The next attempt waits like any other.
+    leader.report_all(OutcomeKind::Soft);
+    assert_eq!(leader.dispatch(), 0);
 }
 
 /// A tenant whose share was empty and fills again must not get two turns.

@@ -241,6 +241,8 @@ pub enum MessageCommand {
     Hold(MessageArgs),
     /// Release every held recipient: the next attempt is due at once
     Release(MessageArgs),
+    /// Retry every queued or deferred recipient now, also where its lane waits; held ones need `release`
+    Retry(MessageArgs),
     /// Cancel every recipient that has no final outcome
     Cancel(MessageArgs),
 }

@@ -39,6 +39,7 @@ fn job(number: u128, received: Instant) -> Job {
         size: 0,
         content: None,
         traceparent: String::new(),
+        retry_now: false,
         received,
         budget: None,
     }
@@ -105,6 +106,18 @@ fn d_036_a_refusing_site_pauses_its_lane_and_waiting_jobs_are_given_back() {
     assert!(lane.tick(later).is_empty());
     assert_eq!(lane.window(later), RECOVERY_WINDOW);
     assert!(lane.pause().is_none() && lane.push(later, job(10, later)).is_ok());
+}
+
+#[test]
+fn a_job_that_a_person_asked_for_ends_the_pause_of_its_lane() {
+    let now = Instant::now();
+    let mut lane = lane(now);
+    lane.ended(now, Signal::Refused("421 4.7.0 slow down".into()));
+    assert!(lane.push(now, job(1, now)).is_err());
+    let asked = Job { retry_now: true, ..job(2, now) };
+    assert!(matches!(lane.push(now, asked), Ok(Wake::New)));
+    lane.worker_started();
+    assert_eq!(started(lane.next(now)), Some(2));
 }
 
 #[test]

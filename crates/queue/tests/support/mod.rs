@@ -394,6 +394,7 @@ pub fn kind(event: &wire::Event) -> &'static str {
         Some(Kind::Ended(_)) => "ended",
         Some(Kind::Held(_)) => "held",
         Some(Kind::Released(_)) => "released",
+        Some(Kind::Retried(_)) => "retried",
         Some(Kind::Gap(_)) => "gap",
         None => "nothing",
     }
