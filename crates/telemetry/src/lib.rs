@@ -6,6 +6,7 @@
 mod catalogue;
 mod health;
 mod process;
+mod quiet;
 mod recorder;
 mod server;
 mod start;

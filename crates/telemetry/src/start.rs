@@ -14,10 +14,13 @@ use opentelemetry_sdk::{
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
 };
 
-use crate::{process, recorder, trace};
+use crate::{process, quiet::ForeignLines, recorder, trace};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -106,7 +109,7 @@ pub fn init(config: &TelemetryConfig, service: &'static str) -> Result<Telemetry
             .with_threads(false)
             .with_filter(filter_fn(|metadata| metadata.target() == trace::TARGET))
     });
-    let log = log_layer(config.log_format).with_filter(filter);
+    let log = log_layer(config.log_format).with_filter(filter.and(ForeignLines::default()));
     tracing_subscriber::registry()
         .with(log)
         .with(traces)
