@@ -251,7 +251,7 @@ async fn s_302_plain_and_login_with_and_without_an_initial_response() {
 async fn s_302_auth_fails_temporarily_before_the_directory_is_loaded() {
     let rig = Rig::unready(FakeQueue::new(Vec::new())).await;
     let mut client = Smtp::secure(rig.implicit).await;
-    client.say(&auth_plain("anna", "secret"), "454 4.7.0").await;
+    client.command(&auth_plain("anna", "secret"), "454 4.7.0").await;
     assert_eq!(rig.health.not_ready(), ["ingress"]);
     directory().iter().for_each(|command| rig.queue.apply(command));
     eventually("ready", || rig.health.is_ready()).await;
