@@ -369,7 +369,8 @@ impl Dispatcher {
         window_min: u32,
     ) -> Option<SourceGrant> {
         let members = self.pools.get(&pool)?.members.iter().map(|member| member.source);
-        let with_room: Vec<bool> = members.map(|source| self.room(ledger, source, site, window_min) > 0).collect();
+        let with_room: Vec<bool> =
+            members.map(|source| self.room(ledger, source, site, window_min) > 0).collect();
         let pool = self.pools.get_mut(&pool)?;
         let mut candidates: Vec<&mut Member> = pool
             .members

@@ -64,6 +64,8 @@ pub(crate) struct Index {
     pub(crate) assigned: BTreeMap<SourceId, BTreeSet<DeliveryId>>,
     /// Their number per source and site.
     pub(crate) lanes: BTreeMap<(SourceId, u32), u32>,
+    /// Messages of each tenant.
+    pub(crate) tenants: BTreeMap<TenantId, u64>,
     pub(crate) counts: Counts,
 }
 
@@ -193,6 +195,7 @@ impl Ledger {
         let message = self.new_message(&accept, body);
         let slot = self.messages.insert(message);
         self.index.slots.insert(accept.id, slot);
+        self.index.enter_message(accept.tenant);
         let event = AcceptedEvent {
             message: accept.id,
             tenant: accept.tenant,
@@ -611,6 +614,7 @@ impl Ledger {
             self.sites.release(recipient.site);
         }
         self.index.slots.remove(&delivery.message);
+        self.index.leave_message(message.tenant);
         if delivery.message.at() >= EndedIds::oldest(self.now) {
             self.ended.insert(delivery.message);
         }
@@ -665,6 +669,18 @@ impl Ledger {
 }
 
 impl Index {
+    pub(crate) fn enter_message(&mut self, tenant: TenantId) {
+        *self.tenants.entry(tenant).or_default() += 1;
+    }
+
+    fn leave_message(&mut self, tenant: TenantId) {
+        let messages = self.tenants.get_mut(&tenant).expect("a message that is here was entered");
+        *messages -= 1;
+        if *messages == 0 {
+            self.tenants.remove(&tenant);
+        }
+    }
+
     pub(crate) fn enter(&mut self, delivery: DeliveryId, site: u32, state: State) {
         match state {
             State::Queued { .. } => self.counts.queued += 1,
@@ -930,6 +946,12 @@ impl Ledger {
     #[must_use]
     pub fn message_count(&self) -> usize {
         self.messages.len()
+    }
+
+    /// Returns the number of a tenant's messages that have not ended.
+    #[must_use]
+    pub fn messages_of(&self, tenant: TenantId) -> u64 {
+        self.index.tenants.get(&tenant).copied().unwrap_or(0)
     }
 
     /// Returns how many deliveries are in each state.

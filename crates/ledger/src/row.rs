@@ -1,7 +1,8 @@
 //! A message as the ledger keeps it in memory: small, because there may be millions.
 
 use postroad_core::{
-    Address, AttemptNumber, Epoch, FinalState, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId, Timestamp,
+    Address, AttemptNumber, Epoch, FinalState, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId,
+    Timestamp,
 };
 
 use crate::{

@@ -163,6 +163,9 @@ impl World {
         let counts = self.ledger.counts();
         let here = counts.queued + counts.sending + counts.held;
         assert_eq!(self.accepted.len() as u64, self.ended.len() as u64 + here);
+        let of_tenants: u64 = (1..=3).map(|tenant| self.ledger.messages_of(TenantId(tenant))).sum();
+        assert_eq!(of_tenants, self.ledger.message_count() as u64);
+        assert_eq!(self.twin.messages_of(TenantId(1)), self.ledger.messages_of(TenantId(1)));
         for delivery in &self.accepted {
             let view = self.ledger.message(delivery.message);
             let state = view.map(|view| view.deliveries[delivery.recipient as usize].state);
@@ -482,7 +485,10 @@ fn a_retry_is_assigned_before_its_time_and_while_its_window_is_closed() {
     let message = leader.world.attempts[0].0.delivery.message;
     leader.apply(Command::Retry(message));
     leader.apply(Command::Retry(message));
-    assert_eq!(leader.dispatcher.next_wake(Timestamp::from_millis(leader.world.now)).map(|at| at.as_millis()), Some(leader.world.now));
+    assert_eq!(
+        leader.dispatcher.next_wake(Timestamp::from_millis(leader.world.now)).map(|at| at.as_millis()),
+        Some(leader.world.now)
+    );
     // A new leader finds the wish in the state.
     let mut fresh = Dispatcher::rebuild(&leader.world.ledger);
     let pools = BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);

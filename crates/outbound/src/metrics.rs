@@ -10,6 +10,7 @@ const CONNECTIONS: &str = "postroad_outbound_connections_total";
 const CONNECTIONS_OPEN: &str = "postroad_outbound_open_connections";
 const REUSED: &str = "postroad_outbound_reused_connections_total";
 const LANES: &str = "postroad_outbound_lanes";
+const SOURCES_WITHOUT_ADDRESS: &str = "postroad_outbound_sources_without_address";
 const PAUSES: &str = "postroad_outbound_lane_pauses_total";
 const GIVEN_BACK: &str = "postroad_outbound_given_back_total";
 const BUDGET_WAITS: &str = "postroad_outbound_content_budget_waits_total";
@@ -24,6 +25,7 @@ pub const CATALOGUE: &[Metric] = &[
     Metric::gauge(CONNECTIONS_OPEN, "Sessions with receivers that are open", &[]),
     Metric::counter(REUSED, "Messages sent over a connection that had carried one before", &[]),
     Metric::gauge(LANES, "Lanes that are remembered", &[]),
+    Metric::gauge(SOURCES_WITHOUT_ADDRESS, "Owned sources whose address this machine cannot use", &[]),
     Metric::counter(PAUSES, "Pauses of a lane whose site asked to slow down or could not be reached", &[]),
     Metric::counter(GIVEN_BACK, "Jobs given back to the queue without an attempt", &[]),
     Metric::counter(BUDGET_WAITS, "Times assignments waited because the content budget was used up", &[]),
@@ -47,6 +49,8 @@ pub struct OutboundMetrics {
     pub reused: Counter,
     /// Lanes in memory.
     pub lanes: Gauge,
+    /// Owned sources whose address this machine lacks.
+    pub sources_without_address: Gauge,
     /// Pauses begun.
     pub pauses: Counter,
     /// Jobs given back.
@@ -70,6 +74,7 @@ impl Default for OutboundMetrics {
             connections_open: gauge!(CONNECTIONS_OPEN),
             reused: counter!(REUSED),
             lanes: gauge!(LANES),
+            sources_without_address: gauge!(SOURCES_WITHOUT_ADDRESS),
             pauses: counter!(PAUSES),
             given_back: counter!(GIVEN_BACK),
             budget_waits: counter!(BUDGET_WAITS),

@@ -227,6 +227,9 @@ pub struct ApplyArgs {
     /// Show what would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Accept the removal of items that do not exist
+    #[arg(long)]
+    pub ignore_missing: bool,
     /// Which cluster
     #[command(flatten)]
     pub target: TargetArgs,

@@ -1,6 +1,6 @@
 //! The demo tenant, only in `dev`: one login, one API key, and the loopback networks.
 
-use postroad_cluster::Endpoints;
+use postroad_cluster::{ApplyOptions, Endpoints};
 use postroad_ingress::{IngressConfig, SmtpListener};
 
 use crate::{cli::DevArgs, operator, policy::Policy, route::RouteArgument};
@@ -22,7 +22,7 @@ const VERIFIER: &str =
 pub async fn apply(endpoints: &Endpoints, routes: &[RouteArgument]) -> anyhow::Result<()> {
     let mut policy = Policy::parse(&policy_text())?;
     policy.routes = routes.iter().map(RouteArgument::to_policy).collect();
-    operator::apply(endpoints, &policy.changes()?, false).await.map(drop)
+    operator::apply(endpoints, &policy.changes()?, ApplyOptions::default()).await.map(drop)
 }
 
 /// Returns the ingress configuration of `dev`.

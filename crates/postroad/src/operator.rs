@@ -3,7 +3,7 @@
 use std::{fmt::Write, io::Read, path::Path, time::Duration};
 
 use anyhow::Context;
-use postroad_cluster::{Applied, DirectoryClient, Endpoints, LeaderCalls, LeaderWatch};
+use postroad_cluster::{Applied, ApplyOptions, DirectoryClient, Endpoints, LeaderCalls, LeaderWatch};
 use postroad_core::{MessageId, NodeId, Timestamp};
 use postroad_net::{Expect, NodeTls, Role, Transport};
 use postroad_proto::queue::{
@@ -28,10 +28,14 @@ const WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The cluster cannot be reached, or refuses the changes.
-pub async fn apply(endpoints: &Endpoints, changes: &Changes, dry_run: bool) -> anyhow::Result<Applied> {
+pub async fn apply(
+    endpoints: &Endpoints,
+    changes: &Changes,
+    options: ApplyOptions,
+) -> anyhow::Result<Applied> {
     let leaders = LeaderWatch::start(endpoints);
     let directory = DirectoryClient::new(endpoints, &leaders.subscribe());
-    Ok(directory.apply(&changes.puts, &changes.removals, dry_run, WITHIN).await?)
+    Ok(directory.apply(&changes.puts, &changes.removals, options, WITHIN).await?)
 }
 
 /// Runs `postroad apply`.
@@ -43,10 +47,13 @@ pub async fn apply_file(args: &ApplyArgs) -> anyhow::Result<String> {
         read(&args.file).with_context(|| format!("cannot read the policy file `{}`", args.file.display()))?;
     let policy = Policy::parse(&text).with_context(|| format!("`{}`", args.file.display()))?;
     let changes = policy.changes().with_context(|| format!("`{}`", args.file.display()))?;
-    let Applied { revision, changed } = apply(&endpoints(&args.target)?, &changes, args.dry_run).await?;
+    let options = ApplyOptions { dry_run: args.dry_run, ignore_missing: args.ignore_missing };
+    let applied = apply(&endpoints(&args.target)?, &changes, options).await?;
+    let Applied { revision, changed, warnings } = applied;
     let verb = if args.dry_run { "would change" } else { "changed" };
     let items = if changed == 1 { "item" } else { "items" };
-    Ok(format!("{verb} {changed} {items}; the directory is at revision {revision}\n"))
+    let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    Ok(format!("{warnings}{verb} {changed} {items}; the directory is at revision {revision}\n"))
 }
 
 fn read(file: &Path) -> std::io::Result<String> {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use leases::LeaseTimes;
 pub use machine::DirectoryMachine;
-pub use service::DirectoryApi;
+pub use service::{DirectoryApi, QueuedMessages};
 
 use barrier::Barrier;
 use lease_manager::{LeaseManager, SharedLeases};
@@ -44,11 +44,15 @@ pub struct DirectoryHost {
     closing: CancellationToken,
 }
 
-/// Opens group 0; [`DirectoryHost::run`] manages the leases.
+/// Opens group 0, whose changes ask `queued` before they remove a tenant; [`DirectoryHost::run`] manages the leases.
 ///
 /// # Errors
 /// See [`OpenError`].
-pub async fn start(node: &Node, times: LeaseTimes) -> Result<DirectoryHost, OpenError> {
+pub async fn start(
+    node: &Node,
+    times: LeaseTimes,
+    queued: QueuedMessages,
+) -> Result<DirectoryHost, OpenError> {
     let (machine, state) = DirectoryMachine::new();
     let view = state.view.clone();
     let group = node.open_group(GroupId::DIRECTORY, machine).await?;
@@ -64,6 +68,7 @@ pub async fn start(node: &Node, times: LeaseTimes) -> Result<DirectoryHost, Open
         times,
         wake: wake.clone(),
         closing: closing.clone(),
+        queued,
     };
     let lease_manager = LeaseManager { group: group.clone(), view: view.clone(), leases, times, wake };
     Ok(DirectoryHost { view, group, api, lease_manager, barriers, closing })

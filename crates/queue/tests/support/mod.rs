@@ -265,7 +265,7 @@ impl Cluster {
         };
         let pool = PutPool { name: "pool".into(), members: vec![(name.into(), 1)] };
         let puts = [Put::Source(source), Put::Pool(pool)];
-        self.directory.apply(&puts, &[], false, PATIENCE).await.unwrap();
+        self.directory.apply(&puts, &[], postroad_cluster::ApplyOptions::default(), PATIENCE).await.unwrap();
         let mut views = self.views.clone();
         let view = views.wait_for(|view| view.pools().next().is_some()).await.unwrap();
         view.pools().next().unwrap().id
