@@ -14,5 +14,4 @@ pub use leaders::{Endpoints, Leader, LeaderTable, LeaderWatch};
 pub use submit::{SubmitConfig, SubmitError, Submitter};
 pub use watch::DirectoryWatch;
 
-/// The largest gRPC frame between nodes: one Raft entry of 1 MiB and its envelope, with room to spare.
-pub const FRAME_BYTES_MAX: usize = 8 << 20;
+pub use postroad_proto::FRAME_BYTES_MAX;

@@ -16,7 +16,10 @@ use postroad_cluster::Submitter;
 use postroad_core::{Address, Domain, MessageId, Timestamp};
 use postroad_directory::{Tenant, View};
 use postroad_dns::Resolver;
-use postroad_proto::queue::{Recipient, Submission};
+use postroad_proto::{
+    CONTENT_BYTES_MAX,
+    queue::{Recipient, Submission},
+};
 use postroad_smtp::headers::{Hop, Protocol};
 use postroad_telemetry::trace;
 use tokio::sync::watch;
@@ -30,8 +33,6 @@ use crate::{
     metrics::Metrics,
 };
 
-/// The most content of one log entry; larger messages are sent to the queue in chunks first.
-const CHUNK_BYTES_MAX: usize = 768 << 10;
 /// Concurrent chunks of one message.
 const CHUNKS_AT_ONCE: usize = 4;
 /// Concurrent site lookups of one message.
@@ -200,7 +201,7 @@ impl SubmissionHandler {
         completed: Completed,
     ) -> Result<(), Refusal> {
         submission.subject = completed.subject;
-        if completed.bytes <= CHUNK_BYTES_MAX as u64 {
+        if completed.bytes <= CONTENT_BYTES_MAX as u64 {
             submission.content = completed.parts;
         } else {
             submission.chunks = self.send_chunks(id, &submission.message_id, completed.parts).await?;
@@ -311,12 +312,12 @@ fn needs_smtputf8(incoming: &Incoming<'_>, completed: &Completed) -> bool {
 /// Splits parts into full chunks and a last smaller one; slices, does not copy.
 fn chunks(parts: Vec<Bytes>) -> Vec<Vec<Bytes>> {
     let mut chunks = vec![Vec::new()];
-    let mut room = CHUNK_BYTES_MAX;
+    let mut room = CONTENT_BYTES_MAX;
     for mut part in parts {
         while !part.is_empty() {
             if room == 0 {
                 chunks.push(Vec::new());
-                room = CHUNK_BYTES_MAX;
+                room = CONTENT_BYTES_MAX;
             }
             let cut = part.split_to(part.len().min(room));
             room -= cut.len();
@@ -339,8 +340,10 @@ mod tests {
 
     #[test]
     fn all_chunks_but_the_last_are_full() {
-        let bytes: Bytes = (0..2 * CHUNK_BYTES_MAX + 10).map(|index| index as u8).collect::<Vec<u8>>().into();
-        for cuts in [vec![0], vec![5], vec![CHUNK_BYTES_MAX - 1, CHUNK_BYTES_MAX], vec![2 * CHUNK_BYTES_MAX]]
+        let bytes: Bytes =
+            (0..2 * CONTENT_BYTES_MAX + 10).map(|index| index as u8).collect::<Vec<u8>>().into();
+        for cuts in
+            [vec![0], vec![5], vec![CONTENT_BYTES_MAX - 1, CONTENT_BYTES_MAX], vec![2 * CONTENT_BYTES_MAX]]
         {
             let mut rest = bytes.clone();
             let mut parts = Vec::new();
@@ -352,7 +355,7 @@ mod tests {
             parts.push(rest);
             let chunks = chunks(parts);
             let sizes: Vec<usize> = chunks.iter().map(|chunk| chunk.iter().map(Bytes::len).sum()).collect();
-            assert_eq!(sizes, [CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, 10]);
+            assert_eq!(sizes, [CONTENT_BYTES_MAX, CONTENT_BYTES_MAX, 10]);
             assert_eq!(chunks.concat().concat(), bytes);
         }
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use postroad_core::GroupId;
 use postroad_directory::View;
-use postroad_proto::directory::wire::directory_service_server::DirectoryServiceServer;
+use postroad_proto::{FRAME_BYTES_MAX, directory::wire::directory_service_server::DirectoryServiceServer};
 use postroad_raft::{Group, Node, OpenError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,9 +27,6 @@ pub use service::{DirectoryApi, QueuedMessages};
 
 use barrier::Barrier;
 use lease_manager::{LeaseManager, SharedLeases};
-
-/// The largest gRPC frame between nodes.
-const FRAME_BYTES_MAX: usize = 8 << 20;
 
 /// The directory on this node.
 #[derive(Debug)]
