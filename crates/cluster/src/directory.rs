@@ -5,7 +5,7 @@ use std::time::Duration;
 use postroad_core::{Epoch, GroupId, NodeId, SourceId};
 use postroad_directory::{ItemName, Put};
 use postroad_proto::directory::wire::{
-    ApplyRequest, ClaimRequest, OwnedSource, ReleaseRequest, RenewRequest,
+    ApplyRequest, ApplyResponse, ClaimRequest, OwnedSource, ReleaseRequest, RenewRequest,
     directory_service_client::DirectoryServiceClient,
 };
 use tokio::sync::watch;
@@ -22,13 +22,24 @@ pub struct DirectoryClient {
     calls: LeaderCalls,
 }
 
+/// How a change is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ApplyOptions {
+    /// Only return what would change.
+    pub dry_run: bool,
+    /// Accept the removal of items that do not exist.
+    pub ignore_missing: bool,
+}
+
 /// The result of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// The directory's revision.
     pub revision: u64,
     /// Items that changed, or would change.
     pub changed: u32,
+    /// What was accepted and may not do what was meant, as sentences.
+    pub warnings: Vec<String>,
 }
 
 /// The answer to a claim.
@@ -65,7 +76,7 @@ impl DirectoryClient {
         Self { calls: LeaderCalls::new(endpoints, leaders) }
     }
 
-    /// Changes items, all or nothing; with `dry_run` only returns what would change.
+    /// Changes items, all or nothing.
     ///
     /// # Errors
     /// A rule is broken, or no leader answered in time: the change may have been applied, and can be repeated.
@@ -73,20 +84,35 @@ impl DirectoryClient {
         &self,
         puts: &[Put],
         removals: &[ItemName],
-        dry_run: bool,
+        options: ApplyOptions,
         within: Duration,
     ) -> Result<Applied, CallError> {
-        let request = ApplyRequest {
+        let mut request = ApplyRequest {
             puts: puts.iter().map(Into::into).collect(),
             removals: removals.iter().map(Into::into).collect(),
-            dry_run,
+            dry_run: options.dry_run,
+            ignore_missing: options.ignore_missing,
         };
+        if !removals.is_empty() && !options.ignore_missing {
+            // A call that got no answer is repeated, and may have removed the items: so they are looked for first.
+            request.dry_run = true;
+            let applied = self.send_apply(&request, within).await?;
+            if options.dry_run {
+                return Ok(applied);
+            }
+            (request.dry_run, request.ignore_missing) = (false, true);
+        }
+        self.send_apply(&request, within).await
+    }
+
+    async fn send_apply(&self, request: &ApplyRequest, within: Duration) -> Result<Applied, CallError> {
         let call = |channel| {
             let request = request.clone();
             async move { client(channel).apply(request).await }
         };
         let response = self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner();
-        Ok(Applied { revision: response.revision, changed: response.changed })
+        let ApplyResponse { revision, changed, warnings } = response;
+        Ok(Applied { revision, changed, warnings })
     }
 
     /// Claims what an earlier incarnation of this node owned; `replaces` is one that has certainly ended.

@@ -9,10 +9,9 @@ pub mod submit;
 pub mod watch;
 
 pub use call::{CallError, LeaderCalls};
-pub use directory::{Applied, Claim, DirectoryClient, Renewed};
+pub use directory::{Applied, ApplyOptions, Claim, DirectoryClient, Renewed};
 pub use leaders::{Endpoints, Leader, LeaderTable, LeaderWatch};
 pub use submit::{SubmitConfig, SubmitError, Submitter};
 pub use watch::DirectoryWatch;
 
-/// The largest gRPC frame between nodes: one Raft entry of 1 MiB and its envelope, with room to spare.
-pub const FRAME_BYTES_MAX: usize = 8 << 20;
+pub use postroad_proto::FRAME_BYTES_MAX;

@@ -59,7 +59,7 @@ impl DirectoryService for Fake {
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
         let changed = u32::try_from(request.into_inner().puts.len()).unwrap();
-        Ok(Response::new(ApplyResponse { revision: 7, changed }))
+        Ok(Response::new(ApplyResponse { revision: 7, changed, warnings: Vec::new() }))
     }
 
     async fn claim(&self, _: Request<ClaimRequest>) -> Result<Response<ClaimResponse>, Status> {
@@ -188,8 +188,11 @@ async fn requests_and_answers_arrive_unchanged() {
     let nodes = Nodes::start().await;
     let (_unknown, table) = watch::channel(LeaderTable::new());
     let client = DirectoryClient::new(&nodes.endpoints, &table);
-    let applied = client.apply(&[source("a"), source("b")], &[], false, SECOND).await.unwrap();
-    assert_eq!(applied, Applied { revision: 7, changed: 2 });
+    let applied = client
+        .apply(&[source("a"), source("b")], &[], postroad_cluster::ApplyOptions::default(), SECOND)
+        .await
+        .unwrap();
+    assert_eq!(applied, Applied { revision: 7, changed: 2, warnings: Vec::new() });
     let claim = client.claim(NodeId(9), 1, None, SECOND).await.unwrap();
     assert_eq!(claim, postroad_cluster::Claim::Wait(Duration::from_millis(250)));
     client.release(NodeId(9), 1, SECOND).await.unwrap();

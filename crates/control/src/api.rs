@@ -57,7 +57,7 @@ struct DeliveryItem {
 struct StepItem {
     sequence: u64,
     at: String,
-    /// `attempt`, `held`, `released` or `ended`.
+    /// `attempt`, `held`, `released`, `retried` or `ended`.
     kind: String,
     /// The state after it; `null` for a late outcome that changed nothing.
     new_state: Option<String>,

@@ -165,11 +165,18 @@ impl Rows {
         match event.kind? {
             Kind::Accepted(accepted) => self.accepted(position, message()?, accepted),
             Kind::AttemptEnded(attempt) => return self.attempt_ended(position, delivery()?, attempt),
-            Kind::Ended(ended) => self.changed(position, delivery()?, State::of_end(ended.state)?, None),
-            Kind::Held(_) => self.changed(position, delivery()?, State::Held, None),
+            Kind::Ended(ended) => {
+                self.changed(position, delivery()?, "ended", State::of_end(ended.state)?, None);
+            }
+            Kind::Held(_) => self.changed(position, delivery()?, "held", State::Held, None),
             Kind::Released(released) => {
                 let due_at = sqlite_integer(released.due_at_millis);
-                self.changed(position, delivery()?, State::Queued, Some(due_at));
+                self.changed(position, delivery()?, "released", State::Queued, Some(due_at));
+            }
+            Kind::Retried(retried) => {
+                let due_at = sqlite_integer(retried.due_at_millis);
+                let state = if retried.deferred { State::Deferred } else { State::Queued };
+                self.changed(position, delivery()?, "retried", state, Some(due_at));
             }
             Kind::Gap(_) => {}
         }
@@ -215,7 +222,7 @@ impl Rows {
         let response = text(&ended.text);
         let reading = ended.reading.unwrap_or_default();
         let row = self.deliveries.row(message, recipient);
-        row.attempts = row.attempts.max(ended.attempt);
+        row.attempts = row.attempts.max(ended.number);
         if let Some(state) = new_state {
             row.set_state(state, position.at, due_at);
             row.response = Some(reply_text(ended.code, &response));
@@ -229,7 +236,7 @@ impl Rows {
             kind: "attempt",
             new_state: new_state.map(State::as_str),
             due_at,
-            attempt: Some(ended.attempt),
+            attempt: Some(ended.number),
             source: Some(ended.source),
             node: Some(ended.node),
             outcome: Some(outcome.as_str()),
@@ -251,6 +258,7 @@ impl Rows {
         &mut self,
         position: Position,
         (message, recipient): (Id, u32),
+        kind: &'static str,
         state: State,
         due_at: Option<u64>,
     ) {
@@ -258,11 +266,6 @@ impl Rows {
         if state.is_final() {
             self.counts.count(position.minute(), message, state);
         }
-        let kind = match state {
-            State::Held => "held",
-            State::Queued => "released",
-            _ => "ended",
-        };
         self.timeline.push(TimelineRow {
             message,
             recipient,

@@ -115,7 +115,9 @@ fn accepted(subject: &str, recipients: &[&str]) -> Kind {
 fn attempt(number: u32, code: u32, text: &str, then: Option<NextState>) -> Kind {
     let kind = if code < 400 { OutcomeKind::Delivered } else { OutcomeKind::Soft };
     Kind::AttemptEnded(AttemptEnded {
-        attempt: number,
+        // The queue's own number is higher where attempts were given back.
+        attempt: number + 5,
+        number,
         source: 3,
         epoch: 1,
         node: 9,
@@ -331,6 +333,7 @@ async fn c_112_hostile_text_is_escaped() {
     let message = id(1);
     let mut hostile = AttemptEnded {
         attempt: 1,
+        number: 1,
         kind: u32::from(OutcomeKind::Soft.code()),
         code: 451,
         text: HOSTILE.repeat(100),

@@ -7,6 +7,7 @@
 pub mod change;
 pub mod item;
 
+mod advice;
 mod codec;
 mod delta;
 mod directory;
@@ -15,6 +16,7 @@ mod snapshot;
 mod valid;
 mod view;
 
+pub use advice::Warning;
 pub use change::{
     Change, Command, Done, Put, PutCredential, PutLimits, PutPool, PutSource, PutTenant, Refusal, Reply,
 };

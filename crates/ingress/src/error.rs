@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use postroad_cluster::SubmitError;
 use postroad_core::{ByteSize, Domain, Reply};
-use tonic::{Code, Status};
+use tonic::Code;
 
 /// Why the role did not start; always a fault of this node's configuration.
 #[derive(Debug, thiserror::Error)]
@@ -98,15 +98,7 @@ impl Refusal {
         Reply::new(code, subject, detail, self.to_string())
     }
 
-    /// Returns the gRPC status that submission.proto documents.
-    pub(crate) fn status(&self) -> Status {
-        let message = match self.field() {
-            Some(field) => format!("{field}: {self}"),
-            None => self.to_string(),
-        };
-        Status::new(self.code(), message)
-    }
-
+    /// Returns the gRPC code that submission.proto documents.
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::NoIdentity => Code::Unauthenticated,
@@ -127,7 +119,8 @@ impl Refusal {
         }
     }
 
-    fn field(&self) -> Option<&'static str> {
+    /// Returns the field of a gRPC request that is at fault.
+    pub(crate) fn field(&self) -> Option<&'static str> {
         match self {
             Self::SenderLiteral | Self::NullSender => Some("envelope.sender"),
             Self::RecipientLiteral => Some("envelope.recipients"),
@@ -136,6 +129,31 @@ impl Refusal {
             }
             _ => None,
         }
+    }
+
+    /// Returns the reason in gRPC's error details: stable, for programs.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NoIdentity => "AUTHENTICATION_REQUIRED",
+            Self::RelayDenied => "RELAY_DENIED",
+            Self::Sender(_) | Self::SenderLiteral | Self::NullSender => "SENDER_NOT_ALLOWED",
+            Self::From => "FROM_NOT_ALLOWED",
+            Self::RecipientLiteral => "ADDRESS_LITERAL",
+            Self::TooLarge(_) => "MESSAGE_TOO_LARGE",
+            Self::FromFields(_) | Self::Header | Self::Nul => "CONTENT_INVALID",
+            Self::Hops => "TOO_MANY_HOPS",
+            Self::Invalid(_) => "REFUSED_BY_QUEUE",
+            Self::NoDirectory => "DIRECTORY_NOT_LOADED",
+            Self::Busy => "TOO_MANY_IN_PROGRESS",
+            Self::Unavailable => "QUEUE_UNAVAILABLE",
+            Self::Unknown => "OUTCOME_UNKNOWN",
+            Self::StorageFull => "STORAGE_FULL",
+        }
+    }
+
+    /// Returns true when nothing was stored and the same request may succeed later.
+    pub(crate) fn is_retryable(&self) -> bool {
+        matches!(self, Self::NoDirectory | Self::Busy | Self::Unavailable | Self::StorageFull)
     }
 
     /// Returns the label in metrics.

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, future, stream};
 use postroad_cluster::{CallError, FRAME_BYTES_MAX, LeaderCalls};
 use postroad_core::{Address, Host, MessageId, Recipients};
 use postroad_net::peer_info;
@@ -17,12 +17,15 @@ use postroad_proto::{
 };
 use postroad_smtp::headers::Protocol;
 use postroad_telemetry::trace;
+use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 mod server;
+mod status;
 mod view;
 
 pub(crate) use server::{report, serve};
+use status::{try_later, with_reason};
 
 use crate::{
     auth::{Authenticator, Identity, Verdict},
@@ -55,21 +58,21 @@ struct Caller {
 enum RequestError {
     Policy(Refusal),
     /// A field is missing or malformed.
-    Field(String),
+    Field {
+        field: String,
+        problem: String,
+    },
+}
+
+impl RequestError {
+    fn field(field: impl Into<String>, problem: impl ToString) -> Self {
+        Self::Field { field: field.into(), problem: problem.to_string() }
+    }
 }
 
 impl From<Refusal> for RequestError {
     fn from(refusal: Refusal) -> Self {
         Self::Policy(refusal)
-    }
-}
-
-impl From<RequestError> for Status {
-    fn from(refused: RequestError) -> Self {
-        match refused {
-            RequestError::Policy(refusal) => refusal.status(),
-            RequestError::Field(message) => Self::invalid_argument(message),
-        }
     }
 }
 
@@ -89,10 +92,15 @@ impl SubmissionService for GrpcService {
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
         let caller = Arc::new(self.caller(&request)?);
         let service = self.clone();
-        // A broken connection ends the stream; nobody is left to answer.
-        let items = stream::unfold(request.into_inner(), |mut items| async move {
-            let item = items.message().await.ok().flatten()?;
-            Some((item, items))
+        let (broken, ending) = oneshot::channel();
+        let items = stream::unfold((request.into_inner(), broken), |(mut items, broken)| async move {
+            match items.message().await {
+                Ok(item) => Some((item?, (items, broken))),
+                Err(status) => {
+                    let _ = broken.send(status);
+                    None
+                }
+            }
         });
         let answers = items
             .map(move |item| {
@@ -100,18 +108,26 @@ impl SubmissionService for GrpcService {
                 async move { Ok(service.accept_item(&caller, item).await) }
             })
             .buffer_unordered(self.handler.config.stream_items_max);
-        Ok(Response::new(Box::pin(answers)))
+        // An item that cannot be read ends the stream with its error, after the answers to all items before it.
+        let too_large = self.too_large();
+        let ending = stream::once(ending).filter_map(move |broken| {
+            // tonic's code for an item over the limit.
+            let is_too_large = |status: &Status| status.code() == Code::OutOfRange;
+            let status =
+                broken.ok().map(|status| if is_too_large(&status) { too_large.clone() } else { status });
+            future::ready(status.map(Err))
+        });
+        Ok(Response::new(Box::pin(answers.chain(ending))))
     }
 
     async fn get_message(&self, request: Request<GetMessageRequest>) -> Result<Response<Message>, Status> {
         let caller = self.caller(&request)?;
         let tenant = self.handler.tenant(&caller.identity).map_err(|refusal| refusal.status())?;
         let text = request.into_inner().message_id;
-        let id: MessageId =
-            text.parse().map_err(|error| Status::invalid_argument(format!("message_id: {error}")))?;
+        let id: MessageId = text.parse().map_err(|error| RequestError::field("message_id", error))?;
         // An id with an unknown group does not come from this cluster.
         if !(1..=self.ledger_groups).contains(&id.group().0) {
-            return Err(Status::not_found("no such message"));
+            return Err(no_such_message());
         }
         let question = queue::GetMessageRequest {
             message_id: Bytes::copy_from_slice(&id.as_u128().to_be_bytes()),
@@ -124,16 +140,21 @@ impl SubmissionService for GrpcService {
         };
         match self.calls.call(id.group(), LOOKUP_TIMEOUT, ask).await {
             Ok(answer) => Ok(Response::new(view::message(id, answer.into_inner()))),
-            Err(CallError::Refused { code: Code::NotFound, .. }) => Err(Status::not_found("no such message")),
+            Err(CallError::Refused { code: Code::NotFound, .. }) => Err(no_such_message()),
             Err(error @ CallError::Refused { .. }) => Err(Status::internal(error.to_string())),
             Err(CallError::Unavailable { .. }) => {
-                Err(Status::unavailable("the queue does not answer, try again later"))
+                Err(try_later("the queue does not answer, try again later", "QUEUE_UNAVAILABLE"))
             }
         }
     }
 }
 
 impl GrpcService {
+    /// The status of a request over the size limit.
+    fn too_large(&self) -> Status {
+        Refusal::TooLarge(self.handler.config.message_size_max.bytes()).status()
+    }
+
     /// Authenticates the caller by its API key: `authorization: Bearer KEY`.
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let client = peer_info(request).and_then(|peer| client_ip(&peer.address));
@@ -142,12 +163,16 @@ impl GrpcService {
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, key)| key.trim());
-        let Some(key) = key else { return Err(Status::unauthenticated("an API key is required")) };
+        let Some(key) = key else {
+            return Err(with_reason(Code::Unauthenticated, "an API key is required", "API_KEY_MISSING"));
+        };
         // A client without an IP address is in no network.
         let address = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));
         let identity = match self.authenticator.api_key(key, address) {
             Verdict::Valid(identity) => identity,
-            Verdict::Invalid => return Err(Status::unauthenticated("invalid API key")),
+            Verdict::Invalid => {
+                return Err(with_reason(Code::Unauthenticated, "invalid API key", "API_KEY_INVALID"));
+            }
             Verdict::Unavailable => return Err(Refusal::NoDirectory.status()),
         };
         let traceparent =
@@ -158,7 +183,7 @@ impl GrpcService {
     async fn accept_item(&self, caller: &Caller, item: SubmitStreamRequest) -> SubmitStreamResponse {
         let accepted = match item.request {
             Some(request) => self.accept(caller, request).await,
-            None => Err(RequestError::Field("request: missing".to_owned())),
+            None => Err(RequestError::field("request", "missing")),
         };
         let result = match accepted {
             Ok(id) => StreamResult::Accepted(SubmitResponse { message_id: id.to_string() }),
@@ -188,7 +213,7 @@ impl GrpcService {
     /// Parses and checks a request, like an SMTP session does command by command.
     fn read<'a>(&self, caller: &'a Caller, request: SubmitRequest) -> Result<Incoming<'a>, RequestError> {
         let tenant = self.handler.tenant(&caller.identity)?;
-        let envelope = request.envelope.ok_or_else(|| RequestError::Field("envelope: missing".to_owned()))?;
+        let envelope = request.envelope.ok_or_else(|| RequestError::field("envelope", "missing"))?;
         let sender = match envelope.sender.as_str() {
             "" => None,
             text => Some(address("envelope.sender", text)?),
@@ -196,7 +221,7 @@ impl GrpcService {
         self.handler.check_sender(&tenant, sender.as_ref(), request.content.len() as u64)?;
         let limit = self.handler.config.recipients_max;
         if envelope.recipients.is_empty() || envelope.recipients.len() > limit {
-            return Err(RequestError::Field(format!("envelope.recipients: expected 1 to {limit}")));
+            return Err(RequestError::field("envelope.recipients", format!("expected 1 to {limit}")));
         }
         let recipients: Recipients = envelope
             .recipients
@@ -220,6 +245,10 @@ impl GrpcService {
     }
 }
 
+fn no_such_message() -> Status {
+    with_reason(Code::NotFound, "no such message", "MESSAGE_NOT_FOUND")
+}
+
 fn recipient(index: usize, text: &str) -> Result<Address, RequestError> {
     let address = address(&format!("envelope.recipients[{index}]"), text)?;
     match address.host() {
@@ -229,7 +258,7 @@ fn recipient(index: usize, text: &str) -> Result<Address, RequestError> {
 }
 
 fn address(field: &str, text: &str) -> Result<Address, RequestError> {
-    Address::parse(text).map_err(|error| RequestError::Field(format!("{field}: {error}")))
+    Address::parse(text).map_err(|error| RequestError::field(field, error))
 }
 
 fn metadata<'a>(metadata: &'a MetadataMap, name: &str) -> Option<&'a str> {

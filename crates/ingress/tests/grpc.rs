@@ -16,6 +16,7 @@ use postroad_proto::{
 };
 use support::{MESSAGE_SIZE_MAX, Mode, Rig, message_id};
 use tonic::{Code, Request, Status, transport::Channel};
+use tonic_types::StatusExt;
 
 const CONTENT: &str = "From: a@shop.example\nSubject: Hello\n\nhi\n";
 
@@ -34,6 +35,10 @@ fn with_key<T>(key: &str, message: T) -> Request<T> {
 async fn client(rig: &Rig) -> SubmissionServiceClient<Channel> {
     let expect = Expect { role: Role::Ingress, node: None };
     SubmissionServiceClient::new(Transport::Plain.channel(&rig.grpc.to_string(), expect))
+}
+
+fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }
 
 fn check(answer: Result<impl std::fmt::Debug, Status>, code: Code, part: &str) {
@@ -169,8 +174,22 @@ async fn s_201_the_size_limit_applies_to_grpc() {
     client.submit(with_key("any-key", request("", &["b@b.example"], content.clone()))).await.unwrap();
     assert_eq!(rig.last().0.chunks, 5);
     content.push(b'x');
-    let over = client.submit(with_key("any-key", request("", &["b@b.example"], content))).await;
-    check(over, Code::ResourceExhausted, "3 MiB");
+    // One byte over, and so far over that the request is not even decoded.
+    for excess in [0, 1 << 20] {
+        content.resize(limit + 1 + excess, b'x');
+        let over = client.submit(with_key("any-key", request("", &["b@b.example"], content.clone()))).await;
+        let refused = over.unwrap_err();
+        assert_eq!(reason(&refused), "MESSAGE_TOO_LARGE");
+        check(Err::<(), _>(refused), Code::ResourceExhausted, "3 MiB");
+    }
+    let items = [CONTENT.as_bytes().to_vec(), content].map(|content| {
+        let request = request("a@shop.example", &["b@b.example"], content);
+        SubmitStreamRequest { sequence: 1, request: Some(request) }
+    });
+    let answers = client.submit_stream(with_key("any-key", stream::iter(items))).await.unwrap().into_inner();
+    let mut answers: Vec<_> = answers.collect().await;
+    check(answers.pop().unwrap(), Code::ResourceExhausted, "3 MiB");
+    assert!(matches!(answers[..], [Ok(_)]), "the item before it is answered: {answers:?}");
     rig.stop().await;
 }
 
@@ -186,6 +205,30 @@ async fn s_034_a_message_that_cannot_be_stored_is_unavailable() {
     }
     rig.queue.mode.send_replace(Mode::Accept);
     client.submit(message()).await.unwrap();
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_error_has_a_reason_and_the_field_and_says_whether_to_retry() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let good = || request("a@shop.example", &["b@b.example"], CONTENT);
+    let answer = client.submit(good()).await.unwrap_err();
+    assert_eq!(reason(&answer), "API_KEY_MISSING");
+
+    let malformed = request("a@shop.example", &["b@b.example", "c"], CONTENT);
+    let answer = client.submit(with_key("shop-key", malformed)).await.unwrap_err();
+    let details = answer.get_error_details();
+    assert_eq!(reason(&answer), "FIELD_INVALID");
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "envelope.recipients[1]");
+    assert!(details.retry_info().is_none());
+
+    rig.queue.mode.send_replace(Mode::Answer(SubmitStatus::StorageFull));
+    let answer = client.submit(with_key("shop-key", good())).await.unwrap_err();
+    let details = answer.get_error_details();
+    assert_eq!(reason(&answer), "STORAGE_FULL");
+    assert_eq!(details.error_info().unwrap().domain, "postroad");
+    assert!(details.retry_info().unwrap().retry_delay.is_some());
     rig.stop().await;
 }
 
@@ -225,9 +268,12 @@ async fn health_and_reflection_are_served() {
     use tonic_health::pb::{
         HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
     };
-    use tonic_reflection::pb::v1::{
-        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    use tonic_reflection::pb::{
+        v1::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        },
+        v1alpha,
     };
     let rig = Rig::start().await;
     let channel = Transport::Plain.channel(&rig.grpc.to_string(), Expect { role: Role::Ingress, node: None });
@@ -241,12 +287,27 @@ async fn health_and_reflection_are_served() {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
-    let mut reflection = ServerReflectionClient::new(channel);
+    let mut reflection = ServerReflectionClient::new(channel.clone());
     let mut answers = reflection.server_reflection_info(stream::iter([list])).await.unwrap().into_inner();
     let answer = answers.next().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
     let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
     assert!(names.contains(&"postroad.submission.v1.SubmissionService"), "{names:?}");
     assert!(!names.iter().any(|name| name.contains("queue")), "{names:?}");
+
+    let symbol = "postroad.submission.v1.SubmissionService".to_owned();
+    let question = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
+            symbol,
+        )),
+    };
+    let mut older = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let mut answers = older.server_reflection_info(stream::iter([question])).await.unwrap().into_inner();
+    let answer = answers.next().await.unwrap().unwrap().message_response.unwrap();
+    let v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(files) = answer else {
+        panic!("{answer:?}")
+    };
+    assert!(!files.file_descriptor_proto.is_empty());
     rig.stop().await;
 }

@@ -39,6 +39,8 @@ pub enum Command {
     Hold(MessageId),
     /// Releases a message's held deliveries, due at once.
     Release(MessageId),
+    /// Makes a message's queued and deferred deliveries due at once, also where their lane waits.
+    Retry(MessageId),
     /// Expires deliveries that are past their message's expiry and not assigned.
     Expire(Vec<DeliveryId>),
     /// A consumer has read events up to and including this one.
@@ -211,12 +213,13 @@ pub enum Refusal {
     Invalid,
 }
 
-/// The result of a cancel, hold or release for one recipient.
+/// The result of a cancel, hold, release or retry for one recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// It took effect.
     Done,
-    /// The delivery was in that state already.
+    /// The delivery was in that state already, or is not in a state that this changes: held for a retry, not held for a
+    /// release.
     Unchanged,
     /// The delivery has ended.
     AlreadyEnded,

@@ -1,6 +1,7 @@
 //! Decides what is assigned next: the leader's queues, rebuilt from the ledger when a node becomes leader.
 //!
 //! Due deliveries wait in a ready queue per (pool, site), where tenants take turns by bytes.
+//! Deliveries that a person wants to be retried now go first, also into a lane whose window is closed.
 //! A lane (source × site) has a window, set by the source's owner; assigned deliveries fill it, and assignments that are
 //! proposed and not applied yet. A queue whose lanes are full leaves the round until one has room, so a slow site delays
 //! only itself.
@@ -24,6 +25,9 @@ const TURN_BYTES: u64 = 64 << 10;
 /// Deliveries of one queue before the next one's turn.
 const TURN_DELIVERIES: usize = 32;
 
+/// The least room of a lane for deliveries that a person wants to be retried now, also while its window is closed.
+const RETRY_NOW_WINDOW: u32 = 16;
+
 /// Deliveries that become ready in one poll.
 const DUE_AT_ONCE: usize = 10_000;
 
@@ -32,6 +36,8 @@ const DUE_AT_ONCE: usize = 10_000;
 pub struct Dispatcher {
     /// Deliveries that are not due yet.
     later: BTreeSet<(Timestamp, Key)>,
+    /// Deliveries that a person wants to be retried now: they go before all others.
+    retry_now: VecDeque<Key>,
     ready: BTreeMap<QueueId, ReadyQueue>,
     /// Queues that are not empty and may have a lane with room.
     round: VecDeque<QueueId>,
@@ -207,7 +213,7 @@ impl Dispatcher {
         if self.ready.get(&(pool, site.clone())).is_some_and(|queue| queue.len > 0) {
             return None;
         }
-        let grant = self.choose(ledger, pool, &site)?;
+        let grant = self.choose(ledger, pool, &site, 0)?;
         Some((grant, self.reserve(grant, site, None)))
     }
 
@@ -217,6 +223,7 @@ impl Dispatcher {
     pub fn poll(&mut self, ledger: &Ledger, now: Timestamp, max: usize) -> DueWork {
         self.take_due(ledger, now);
         let mut work = DueWork::default();
+        self.serve_retries(ledger, now, max, &mut work);
         while work.len() < max
             && let Some(id) = self.round.pop_front()
         {
@@ -257,7 +264,8 @@ impl Dispatcher {
     /// Returns when to poll again: now, at a time, or only after an event.
     #[must_use]
     pub fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.round.is_empty() { self.later.first().map(|(due, _)| *due) } else { Some(now) }
+        let is_idle = self.round.is_empty() && self.retry_now.is_empty();
+        if is_idle { self.later.first().map(|(due, _)| *due) } else { Some(now) }
     }
 
     /// Returns how many deliveries are due and wait for a lane with room.
@@ -276,11 +284,41 @@ impl Dispatcher {
     }
 
     fn make_ready(&mut self, ledger: &Ledger, key: Key) {
+        match queued(ledger, key) {
+            Some((_, recipient)) if recipient.retry_now => self.retry_now.push_back(key),
+            Some(_) => self.push_ready(ledger, key),
+            None => {}
+        }
+    }
+
+    fn push_ready(&mut self, ledger: &Ledger, key: Key) {
         let Some((message, recipient)) = queued(ledger, key) else { return };
         let id = (recipient.pool, ledger.sites.name(recipient.site).clone());
         let queue = self.ready.entry(id.clone()).or_default();
         queue.push(message.tenant, key);
         self.wake(id);
+    }
+
+    /// Takes deliveries to be retried now; those whose lanes have no room even for these wait like the others.
+    fn serve_retries(&mut self, ledger: &Ledger, now: Timestamp, max: usize, work: &mut DueWork) {
+        while work.len() < max
+            && let Some(key) = self.retry_now.pop_front()
+        {
+            let Some((message, recipient)) = queued(ledger, key) else { continue };
+            if self.proposed.contains(&key) {
+                continue;
+            }
+            let next = Next::new(key, message, recipient);
+            if next.expires_at <= now {
+                work.expired.push(next.delivery);
+                continue;
+            }
+            let site = ledger.sites.name(recipient.site).clone();
+            match self.choose(ledger, recipient.pool, &site, RETRY_NOW_WINDOW) {
+                Some(grant) => work.assigns.push(self.propose(next, grant, site)),
+                None => self.push_ready(ledger, key),
+            }
+        }
     }
 
     /// Takes from one queue until it is empty, its turn is over or its lanes are full; returns false when they are full.
@@ -303,23 +341,36 @@ impl Dispatcher {
                 work.expired.push(next.delivery);
                 continue;
             }
-            let Some(grant) = self.choose(ledger, id.0, &id.1) else { return false };
-            self.proposed.insert(next.key);
-            let assign = Assign { delivery: next.delivery, attempt: next.attempt, grant };
-            work.assigns.push((assign, self.reserve(grant, id.1.clone(), Some(next.key))));
+            let Some(grant) = self.choose(ledger, id.0, &id.1, 0) else { return false };
+            work.assigns.push(self.propose(next, grant, id.1.clone()));
         }
         true
     }
 
     fn has_room(&self, ledger: &Ledger, id: &QueueId) -> bool {
         let members = self.pools.get(&id.0).map_or(&[][..], |pool| &pool.members);
-        members.iter().any(|member| self.room(ledger, member.source, &id.1) > 0)
+        members.iter().any(|member| self.room(ledger, member.source, &id.1, 0) > 0)
+    }
+
+    fn propose(&mut self, next: Next, grant: SourceGrant, site: Arc<str>) -> (Assign, Reservation) {
+        self.proposed.insert(next.key);
+        let assign = Assign { delivery: next.delivery, attempt: next.attempt, grant };
+        (assign, self.reserve(grant, site, Some(next.key)))
     }
 
     /// Picks among the pool's sources with room, in proportion to their weights (smooth weighted round robin).
-    fn choose(&mut self, ledger: &Ledger, pool: PoolId, site: &Arc<str>) -> Option<SourceGrant> {
+    ///
+    /// A lane's window counts as `window_min` where it is smaller.
+    fn choose(
+        &mut self,
+        ledger: &Ledger,
+        pool: PoolId,
+        site: &Arc<str>,
+        window_min: u32,
+    ) -> Option<SourceGrant> {
         let members = self.pools.get(&pool)?.members.iter().map(|member| member.source);
-        let with_room: Vec<bool> = members.map(|source| self.room(ledger, source, site) > 0).collect();
+        let with_room: Vec<bool> =
+            members.map(|source| self.room(ledger, source, site, window_min) > 0).collect();
         let pool = self.pools.get_mut(&pool)?;
         let mut candidates: Vec<&mut Member> = pool
             .members
@@ -337,11 +388,11 @@ impl Dispatcher {
         self.sources.get(&best.source).map(|source| source.grant)
     }
 
-    fn room(&self, ledger: &Ledger, source: SourceId, site: &Arc<str>) -> u32 {
+    fn room(&self, ledger: &Ledger, source: SourceId, site: &Arc<str>, window_min: u32) -> u32 {
         let Some(windows) = self.sources.get(&source).and_then(|source| source.windows.as_ref()) else {
             return 0;
         };
-        let window = windows.sites.get(&**site).copied().unwrap_or(windows.default);
+        let window = windows.sites.get(&**site).copied().unwrap_or(windows.default).max(window_min);
         let reserved = self.reserved.get(&(source, site.clone())).copied().unwrap_or(0);
         window.saturating_sub(ledger.outstanding(source, site).saturating_add(reserved))
     }
@@ -373,6 +424,17 @@ struct Next {
     delivery: DeliveryId,
     attempt: AttemptNumber,
     expires_at: Timestamp,
+}
+
+impl Next {
+    fn new(key: Key, message: &Message, recipient: &Recipient) -> Self {
+        Self {
+            key,
+            delivery: DeliveryId { message: message.id, recipient: key.recipient },
+            attempt: AttemptNumber(recipient.attempt.saturating_add(1)),
+            expires_at: message.expires_at,
+        }
+    }
 }
 
 impl ReadyQueue {
@@ -413,12 +475,7 @@ impl ReadyQueue {
             self.len -= 1;
             let Some((message, recipient)) = current else { continue };
             share.deficit = share.deficit.saturating_sub(u64::from(message.size));
-            return Some(Next {
-                key,
-                delivery: DeliveryId { message: message.id, recipient: key.recipient },
-                attempt: AttemptNumber(recipient.attempt.saturating_add(1)),
-                expires_at: message.expires_at,
-            });
+            return Some(Next::new(key, message, recipient));
         }
         None
     }

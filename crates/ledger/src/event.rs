@@ -36,11 +36,22 @@ pub enum EventKind {
     Held(DeliveryId),
     /// A delivery was released, due at this time.
     Released(DeliveryId, Timestamp),
+    /// A person asked for an attempt now.
+    Retried(DeliveryId, Retried),
     /// The events from this one to `through` were dropped, because the bound was reached before every consumer read them.
     Gap {
         /// The last one dropped.
         through: u64,
     },
+}
+
+/// A queued or deferred delivery became due at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retried {
+    /// When it is due.
+    pub due: Timestamp,
+    /// An attempt has ended: it stays deferred. Otherwise it stays queued.
+    pub deferred: bool,
 }
 
 /// A message was accepted.
@@ -69,6 +80,8 @@ pub struct AttemptEvent {
     pub delivery: DeliveryId,
     /// Which attempt at it.
     pub attempt: AttemptNumber,
+    /// Its number among those that were not given back unstarted: what people see, without holes.
+    pub number: u32,
     /// From which source.
     pub source: SourceId,
     /// Under which epoch.
@@ -133,6 +146,12 @@ impl Event {
                 out.u8(6);
                 out.u64(*through);
             }
+            EventKind::Retried(delivery, retried) => {
+                out.u8(7);
+                put_delivery(out, *delivery);
+                out.time(retried.due);
+                out.u8(u8::from(retried.deferred));
+            }
         }
     }
 
@@ -145,6 +164,10 @@ impl Event {
             4 => EventKind::Held(take_delivery(from)?),
             5 => EventKind::Released(take_delivery(from)?, from.time()?),
             6 => EventKind::Gap { through: from.u64()? },
+            7 => EventKind::Retried(
+                take_delivery(from)?,
+                Retried { due: from.time()?, deferred: take_flag(from)? },
+            ),
             _ => return Err(Corrupt),
         };
         Ok(Self { sequence, at, kind })
@@ -193,6 +216,7 @@ impl AttemptEvent {
     fn put(&self, out: &mut impl Put) {
         put_delivery(out, self.delivery);
         out.u32(self.attempt.0);
+        out.u32(self.number);
         out.u32(self.source.0);
         out.u64(self.epoch.0);
         out.u64(self.node.0);
@@ -219,6 +243,7 @@ impl AttemptEvent {
         Ok(Self {
             delivery: take_delivery(from)?,
             attempt: AttemptNumber(from.u32()?),
+            number: from.u32()?,
             source: SourceId(from.u32()?),
             epoch: Epoch(from.u64()?),
             node: NodeId(from.u64()?),
@@ -240,6 +265,14 @@ impl AttemptEvent {
 
 pub(crate) fn take_final_state(from: &mut Take<'_>) -> Result<FinalState, Corrupt> {
     FinalState::from_code(from.u8()?).ok_or(Corrupt)
+}
+
+pub(crate) fn take_flag(from: &mut Take<'_>) -> Result<bool, Corrupt> {
+    match from.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Corrupt),
+    }
 }
 
 fn put_delivery(out: &mut impl Put, delivery: DeliveryId) {

@@ -19,7 +19,7 @@ use crate::{
         Report, SourceGrant, TEXT_BYTES_MAX,
     },
     ended::EndedIds,
-    event::{AcceptedEvent, AttemptEvent, Event, EventKind, EventLog, NextState},
+    event::{AcceptedEvent, AttemptEvent, Event, EventKind, EventLog, NextState, Retried},
     pages::Pages,
     row::{Body, BodyRef, Message, PendingChange, Recipient, State},
     stage::Stage,
@@ -67,6 +67,8 @@ pub(crate) struct Index {
     pub(crate) assigned: BTreeMap<SourceId, BTreeSet<DeliveryId>>,
     /// Their number per source and site.
     pub(crate) lanes: BTreeMap<(SourceId, u32), u32>,
+    /// Messages of each tenant.
+    pub(crate) tenants: BTreeMap<TenantId, u64>,
     pub(crate) counts: Counts,
 }
 
@@ -156,6 +158,7 @@ impl Ledger {
             Command::Cancel(id) => self.change(id, effects, Self::cancel),
             Command::Hold(id) => self.change(id, effects, Self::hold),
             Command::Release(id) => self.change(id, effects, Self::release),
+            Command::Retry(id) => self.change(id, effects, Self::retry),
             Command::Expire(deliveries) => self.expire(&deliveries, effects),
             Command::Consume { consumer, through } => {
                 if self.events.consume(&consumer, through) {
@@ -197,6 +200,7 @@ impl Ledger {
         let message = self.new_message(&accept, body);
         let slot = self.messages.insert(message);
         self.index.slots.insert(accept.id, slot);
+        self.index.enter_message(accept.tenant);
         let event = AcceptedEvent {
             message: accept.id,
             tenant: accept.tenant,
@@ -222,11 +226,13 @@ impl Ledger {
                 site: self.sites.intern(&recipient.site),
                 pool: recipient.pool,
                 attempt: 0,
+                given_back: 0,
                 counted: 0,
                 reported: 0,
                 unknown: 0,
                 distant: 0,
                 internal: 0,
+                retry_now: false,
             })
             .collect();
         self.index.counts.queued += recipients.len() as u64;
@@ -394,6 +400,9 @@ impl Ledger {
     ) {
         let delivery = report.id.delivery;
         let recipient = self.recipient_mut(key);
+        if next_state != NextState::Unchanged {
+            recipient.retry_now = false;
+        }
         // A reclaimed attempt was not reported by its owner, who still may.
         let by_owner = report.started_at != Timestamp::ZERO || report.outcome.kind != OutcomeKind::Unknown;
         if by_owner {
@@ -414,6 +423,7 @@ impl Ledger {
         let event = AttemptEvent {
             delivery,
             attempt: report.id.attempt,
+            number: recipient.number_of(report.id.attempt),
             source: grant.source,
             epoch: grant.epoch,
             node: grant.node,
@@ -442,6 +452,8 @@ impl Ledger {
             return Reply::Done;
         }
         recipient.counted = recipient.counted.saturating_sub(1);
+        recipient.given_back = recipient.given_back.saturating_add(1);
+        recipient.retry_now = false;
         match pending {
             PendingChange::None => self.queue_again(key, now, effects),
             PendingChange::Hold => {
@@ -567,6 +579,28 @@ impl Ledger {
         }
     }
 
+    fn retry(&mut self, key: Key, delivery: DeliveryId, effects: &mut Vec<Effect>) -> Change {
+        let due = self.now;
+        let Some(state) = self.recipient(key).map(|recipient| recipient.state) else {
+            return Change::AlreadyEnded;
+        };
+        match state {
+            State::Ended(_) => Change::AlreadyEnded,
+            State::Held => Change::Unchanged,
+            State::Sending { .. } => Change::InFlight,
+            State::Queued { .. } => {
+                let recipient = self.recipient_mut(key);
+                if std::mem::replace(&mut recipient.retry_now, true) {
+                    return Change::Unchanged;
+                }
+                let deferred = recipient.last.is_some();
+                self.events.append(due, EventKind::Retried(delivery, Retried { due, deferred }));
+                self.queue_again(key, due, effects);
+                Change::Done
+            }
+        }
+    }
+
     /// Remembers a change for an assigned delivery, and asks its owner to return it.
     fn request_change(
         &mut self,
@@ -616,6 +650,7 @@ impl Ledger {
             self.sites.release(recipient.site);
         }
         self.index.slots.remove(&delivery.message);
+        self.index.leave_message(message.tenant);
         if delivery.message.at() >= EndedIds::oldest(self.now) {
             self.ended.insert(delivery.message);
         }
@@ -639,6 +674,7 @@ impl Ledger {
         let delivery = DeliveryId { message: message.id, recipient: key.recipient };
         let recipient = &mut message.recipients[key.recipient as usize];
         let before = std::mem::replace(&mut recipient.state, state);
+        recipient.retry_now &= matches!(state, State::Queued { .. } | State::Sending { .. });
         let site = recipient.site;
         self.index.leave(delivery, site, before);
         self.index.enter(delivery, site, state);
@@ -669,6 +705,18 @@ impl Ledger {
 }
 
 impl Index {
+    pub(crate) fn enter_message(&mut self, tenant: TenantId) {
+        *self.tenants.entry(tenant).or_default() += 1;
+    }
+
+    fn leave_message(&mut self, tenant: TenantId) {
+        let messages = self.tenants.get_mut(&tenant).expect("a message that is here was entered");
+        *messages -= 1;
+        if *messages == 0 {
+            self.tenants.remove(&tenant);
+        }
+    }
+
     pub(crate) fn enter(&mut self, delivery: DeliveryId, site: u32, state: State) {
         match state {
             State::Queued { .. } => self.counts.queued += 1,
@@ -753,7 +801,7 @@ pub struct DeliveryView {
     pub due_at: Option<Timestamp>,
     /// Who is sending it.
     pub grant: Option<SourceGrant>,
-    /// Attempts that were started.
+    /// Attempts that have ended; one that was given back unstarted is none.
     pub attempts: u32,
     /// How the last attempt ended.
     pub last: Option<Outcome>,
@@ -786,6 +834,8 @@ pub struct AssignedView<'a> {
     pub content: &'a [BodyRef],
     /// Its owner is asked to return it.
     pub recalled: bool,
+    /// A person asked for it: its lane does not wait.
+    pub retry_now: bool,
 }
 
 impl Ledger {
@@ -828,6 +878,7 @@ impl Ledger {
             traceparent: &message.traceparent,
             content: message.body.parts(),
             recalled: pending != PendingChange::None,
+            retry_now: recipient.retry_now,
         })
     }
 
@@ -854,7 +905,7 @@ impl Ledger {
             state,
             due_at,
             grant,
-            attempts: recipient.counted,
+            attempts: recipient.attempted(),
             last: recipient.last.as_deref().cloned(),
         }
     }
@@ -931,6 +982,12 @@ impl Ledger {
     #[must_use]
     pub fn message_count(&self) -> usize {
         self.messages.len()
+    }
+
+    /// Returns the number of a tenant's messages that have not ended.
+    #[must_use]
+    pub fn messages_of(&self, tenant: TenantId) -> u64 {
+        self.index.tenants.get(&tenant).copied().unwrap_or(0)
     }
 
     /// Returns how many deliveries are in each state.

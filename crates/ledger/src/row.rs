@@ -1,14 +1,14 @@
 //! A message as the ledger keeps it in memory: small, because there may be millions.
 
 use postroad_core::{
-    Address, Epoch, FinalState, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId, Timestamp,
-    retry::Attempts,
+    Address, AttemptNumber, Epoch, FinalState, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId,
+    Timestamp, retry::Attempts,
 };
 
 use crate::{
     codec::{Corrupt, Put, Take},
     command::SourceGrant,
-    event::{put_outcome, take_final_state, take_outcome},
+    event::{put_outcome, take_final_state, take_flag, take_outcome},
 };
 
 /// A message and its recipients.
@@ -42,6 +42,8 @@ pub(crate) struct Recipient {
     pub(crate) pool: PoolId,
     /// The number of the last attempt that was assigned.
     pub(crate) attempt: u32,
+    /// Attempts that were given back without being started.
+    pub(crate) given_back: u32,
     /// Attempts that count for the retry schedule.
     pub(crate) counted: u32,
     /// The highest attempt whose outcome its owner reported.
@@ -52,6 +54,8 @@ pub(crate) struct Recipient {
     pub(crate) distant: u8,
     /// Attempts in a row that failed on our side.
     pub(crate) internal: u8,
+    /// A person asked for this attempt: it need not wait for a lane that waits. Until the attempt ends or is given back.
+    pub(crate) retry_now: bool,
 }
 
 /// The state of a delivery.
@@ -177,6 +181,19 @@ impl Recipient {
         Attempts { counted: self.counted, unknown: self.unknown, internal: self.internal }
     }
 
+    /// Returns how many attempts have ended: as many as the record shows. One under way may still be given back.
+    pub(crate) fn attempted(&self) -> u32 {
+        let under_way = u32::from(matches!(self.state, State::Sending { .. }));
+        self.attempt.saturating_sub(self.given_back).saturating_sub(under_way)
+    }
+
+    /// Returns the number of an attempt among those that were not given back: without holes, for people.
+    ///
+    /// For a late report this assumes that none was given back since.
+    pub(crate) fn number_of(&self, attempt: AttemptNumber) -> u32 {
+        attempt.0.saturating_sub(self.given_back).max(1)
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         !matches!(self.state, State::Ended(_))
     }
@@ -186,11 +203,13 @@ impl Recipient {
         out.u32(self.site);
         out.u32(self.pool.0);
         out.u32(self.attempt);
+        out.u32(self.given_back);
         out.u32(self.counted);
         out.u32(self.reported);
         out.u8(self.unknown);
         out.u8(self.distant);
         out.u8(self.internal);
+        out.u8(u8::from(self.retry_now));
         out.u8(u8::from(self.last.is_some()));
         if let Some(last) = &self.last {
             put_outcome(out, last);
@@ -223,11 +242,13 @@ impl Recipient {
             site: from.u32()?,
             pool: PoolId(from.u32()?),
             attempt: from.u32()?,
+            given_back: from.u32()?,
             counted: from.u32()?,
             reported: from.u32()?,
             unknown: from.u8()?,
             distant: from.u8()?,
             internal: from.u8()?,
+            retry_now: take_flag(from)?,
             last: from.option(take_outcome)?.map(Box::new),
             state: match from.u8()? {
                 1 => State::Queued { due: from.time()? },

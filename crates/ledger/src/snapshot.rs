@@ -81,6 +81,7 @@ impl Ledger {
             let delivery = DeliveryId { message: id, recipient: number };
             self.index.enter(delivery, recipient.site, recipient.state);
         }
+        self.index.enter_message(message.tenant);
         let slot = self.messages.insert(message);
         match self.index.slots.insert(id, slot) {
             None => Ok(()),

@@ -33,6 +33,7 @@ enum Step {
     Cancel(u8),
     Hold(u8),
     Release(u8),
+    Retry(u8),
     Expire,
     Consume(u8),
     Pass(u16),
@@ -53,6 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Cancel),
         1 => any::<u8>().prop_map(Hold),
         1 => any::<u8>().prop_map(Release),
+        1 => any::<u8>().prop_map(Retry),
         1 => Just(Expire),
         1 => any::<u8>().prop_map(Consume),
         2 => (0_u16..100).prop_map(Pass),
@@ -131,6 +133,7 @@ impl World {
                             .iter()
                             .any(|(known, _)| known.delivery == id.delivery && known.attempt == id.attempt)
                     );
+                    assert!((1..=attempt.attempt.0).contains(&attempt.number));
                     match attempt.next_state {
                         NextState::Ended(end) => Some((attempt.delivery, end)),
                         NextState::Unchanged => None,
@@ -141,7 +144,9 @@ impl World {
                     }
                 }
                 EventKind::Ended(delivery, end) => Some((*delivery, *end)),
-                EventKind::Held(delivery) | EventKind::Released(delivery, _) => {
+                EventKind::Held(delivery)
+                | EventKind::Released(delivery, _)
+                | EventKind::Retried(delivery, _) => {
                     assert!(!self.ended.contains_key(delivery));
                     None
                 }
@@ -159,6 +164,9 @@ impl World {
         let counts = self.ledger.counts();
         let here = counts.queued + counts.sending + counts.held;
         assert_eq!(self.accepted.len() as u64, self.ended.len() as u64 + here);
+        let of_tenants: u64 = (1..=3).map(|tenant| self.ledger.messages_of(TenantId(tenant))).sum();
+        assert_eq!(of_tenants, self.ledger.message_count() as u64);
+        assert_eq!(self.twin.messages_of(TenantId(1)), self.ledger.messages_of(TenantId(1)));
         for delivery in &self.accepted {
             let view = self.ledger.message(delivery.message);
             let state = view.map(|view| view.deliveries[delivery.recipient as usize].state);
@@ -218,6 +226,7 @@ impl World {
             Step::Cancel(pick) => self.change(pick, Command::Cancel),
             Step::Hold(pick) => self.change(pick, Command::Hold),
             Step::Release(pick) => self.change(pick, Command::Release),
+            Step::Retry(pick) => self.change(pick, Command::Retry),
             Step::Expire => {
                 let (found, _) = self.ledger.expired(
                     MessageId::from_u128(0),
@@ -468,6 +477,40 @@ proptest! {
     }
 }
 
+#[test]
+fn a_retry_is_assigned_before_its_time_and_while_its_window_is_closed() {
+    let mut leader = Leader::new(1);
+    let accept = leader.world.new_accept(2, 0, false, 60_000);
+    leader.apply(accept);
+    leader.dispatch();
+    leader.report_all(OutcomeKind::Soft);
+    leader.dispatch();
+    leader.report_all(OutcomeKind::Soft);
+    leader.dispatcher.set_windows(grant(1), Windows { default: 0, sites: BTreeMap::new() });
+    assert_eq!(leader.dispatch(), 0, "both are deferred, and the lane is paused");
+    let message = leader.world.attempts[0].0.delivery.message;
+    leader.apply(Command::Retry(message));
+    leader.apply(Command::Retry(message));
+    assert_eq!(
+        leader.dispatcher.next_wake(Timestamp::from_millis(leader.world.now)).map(|at| at.as_millis()),
+        Some(leader.world.now)
+    );
+    // A new leader finds the wish in the state.
+    let mut fresh = Dispatcher::rebuild(&leader.world.ledger);
+    let pools = BTreeMap::from([(PoolId(1), vec![Weighted { source: SourceId(1), weight: 1 }])]);
+    fresh.set_pools(&pools, &[grant(1)]);
+    fresh.set_windows(grant(1), Windows::default());
+    leader.dispatcher = fresh;
+    assert_eq!(leader.dispatch(), 2);
+    let view = leader.world.ledger.message(message).unwrap();
+    assert!(view.deliveries.iter().all(|delivery| delivery.state == DeliveryState::Sending));
+    let retried = |event: &&postroad_ledger::event::Event| matches!(event.kind, EventKind::Retried(_, retried) if retried.deferred);
+    assert_eq!(leader.world.ledger.events(1).filter(retried).count(), 2, "asked for twice, recorded once");
+    // The next attempt waits like any other.
+    leader.report_all(OutcomeKind::Soft);
+    assert_eq!(leader.dispatch(), 0);
+}
+
 /// A tenant whose share was empty and fills again must not get two turns.
 #[test]
 fn a_tenant_that_returns_before_its_turn_gets_one_turn() {
@@ -561,6 +604,33 @@ fn i7_a_cancelled_delivery_that_is_returned_is_never_sent() {
     world.apply(Command::Cancel(id.delivery.message));
     world.apply(Command::Return(id));
     assert_eq!(world.ended.get(&id.delivery), Some(&FinalState::Cancelled));
+}
+
+#[test]
+fn a_delivery_that_was_given_back_counts_as_no_attempt() {
+    let mut world = World::new();
+    let accept = world.new_accept(1, 0, true, 60_000);
+    world.apply(accept);
+    let (id, given) = world.attempts[0];
+    let attempts = |world: &World| world.ledger.message(id.delivery.message).unwrap().deliveries[0].attempts;
+    assert_eq!(attempts(&world), 0, "it waits in a lane and may still be given back");
+    world.apply(Command::Return(id));
+    world.apply(Command::Return(id));
+    let again = Assign { delivery: id.delivery, attempt: AttemptNumber(2), grant: given };
+    world.apply(Command::Assign(again));
+    let (id, _) = world.attempts[1];
+    let report = world.new_report(id, OutcomeKind::Soft);
+    world.apply(report);
+    assert_eq!(attempts(&world), 1);
+    let numbers: Vec<u32> = world
+        .ledger
+        .events(1)
+        .filter_map(|event| match &event.kind {
+            EventKind::Attempt(attempt) => Some(attempt.number),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(numbers, [1], "the record counts as the ledger does");
 }
 
 #[test]

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use http::Response;
 use tokio::net::TcpListener;
-use tonic::transport::Server;
+use tonic::{Code, Status, body::Body, transport::Server};
+use tower::{
+    layer::util::{Identity, Stack},
+    util::MapResponseLayer,
+};
 
 use crate::{tls::ServerTls, transport::NodeListener};
 
@@ -13,9 +18,16 @@ pub fn listen(listener: TcpListener, tls: Option<&ServerTls>) -> NodeListener {
     NodeListener::public(listener, tls.map(|tls| tls.acceptor(&[b"h2"])))
 }
 
-/// Returns a server with limits for untrusted clients.
+/// Returns a server with limits for untrusted clients; a request over the size limit of its service gets `too_large`.
 #[must_use]
-pub fn server_builder() -> Server {
+pub fn server_builder(
+    too_large: Status,
+) -> Server<Stack<MapResponseLayer<impl Fn(Response<Body>) -> Response<Body> + Clone>, Identity>> {
+    // tonic answers OUT_OF_RANGE, which no service of ours uses. gRPC's own servers answer RESOURCE_EXHAUSTED.
+    let answer = move |response: Response<Body>| match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() == Code::OutOfRange => too_large.clone().into_http(),
+        _ => response,
+    };
     Server::builder()
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
@@ -24,4 +36,5 @@ pub fn server_builder() -> Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(16 << 10)
         .http2_max_pending_accept_reset_streams(Some(64))
+        .layer(MapResponseLayer::new(answer))
 }

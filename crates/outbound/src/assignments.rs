@@ -139,6 +139,7 @@ impl IncomingAssignments<'_> {
                 size: assignment.size_bytes,
                 content: Some(assignment.content.clone()).filter(|content| !content.is_empty()),
                 traceparent: assignment.traceparent.clone(),
+                retry_now: assignment.retry_now,
                 received: Instant::now(),
                 budget: budget.clone(),
             };

@@ -31,6 +31,8 @@ pub struct Job {
     pub content: Option<Bytes>,
     /// W3C traceparent, empty without a trace.
     pub traceparent: String,
+    /// A person asked for it: a pause of its lane ends.
+    pub retry_now: bool,
     /// When it was received.
     pub received: Instant,
     /// Its part of the content budget.

@@ -172,11 +172,14 @@ impl Lane {
         }
     }
 
-    /// Adds a job; returns which worker to wake.
+    /// Adds a job; returns which worker to wake. One that a person asked for ends a pause.
     ///
     /// # Errors
     /// The lane is paused or closed: the caller must give the job back.
     pub fn push(&mut self, now: Instant, job: Job) -> Result<Wake, Box<Job>> {
+        if job.retry_now {
+            self.pause = None;
+        }
         if self.closed || self.is_paused(now) {
             return Err(Box::new(job));
         }

@@ -26,6 +26,7 @@ use crate::{
     lane::{Lane, LaneConfig, Next, Signal, Wake, window_of},
     metrics::OutboundMetrics,
     pending_attempts::LaneName,
+    source_addresses::SourceAddresses,
     worker,
 };
 
@@ -36,6 +37,7 @@ mod timers;
 pub(crate) struct Lanes {
     config: LaneConfig,
     sources: Mutex<HashMap<SourceId, OwnedSource>>,
+    addresses: Mutex<SourceAddresses>,
     timers: Mutex<BTreeSet<(Instant, LaneId)>>,
     timer_moved: Notify,
     next_id: AtomicU64,
@@ -94,6 +96,7 @@ impl Lanes {
         Self {
             config,
             sources: Mutex::default(),
+            addresses: Mutex::default(),
             timers: Mutex::default(),
             timer_moved: Notify::new(),
             next_id: AtomicU64::new(0),
@@ -109,6 +112,8 @@ impl Lanes {
     ///
     /// For a source that is no longer owned, attempts in progress are aborted and waiting jobs given back.
     pub(crate) fn set_sources(&self, view: &View, owned: &[Arc<Source>]) {
+        let without_address = self.addresses.lock().check(owned);
+        self.metrics.sources_without_address.set(without_address as f64);
         let mut sources = self.sources.lock();
         let kept = |id: &SourceId, before: &OwnedSource| {
             owned.iter().any(|source| source.id == *id && source.epoch == before.source.epoch)

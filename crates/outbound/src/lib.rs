@@ -29,6 +29,7 @@ mod ownership;
 mod permit;
 mod release;
 mod session;
+mod source_addresses;
 mod worker;
 
 pub use config::OutboundConfig;

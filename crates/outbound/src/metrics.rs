@@ -12,6 +12,7 @@ const STARTTLS_INJECTED: &str = "postroad_outbound_starttls_injected_total";
 const IRREGULAR_REPLIES: &str = "postroad_outbound_irregular_replies_total";
 const REUSED: &str = "postroad_outbound_reused_connections_total";
 const LANES: &str = "postroad_outbound_lanes";
+const SOURCES_WITHOUT_ADDRESS: &str = "postroad_outbound_sources_without_address";
 const PAUSES: &str = "postroad_outbound_lane_pauses_total";
 const GIVEN_BACK: &str = "postroad_outbound_given_back_total";
 const BUDGET_WAITS: &str = "postroad_outbound_content_budget_waits_total";
@@ -32,6 +33,7 @@ pub const CATALOGUE: &[Metric] = &[
     Metric::gauge(CONNECTIONS_OPEN, "Sessions with receivers that are open", &[]),
     Metric::counter(REUSED, "Messages sent over a connection that had carried one before", &[]),
     Metric::gauge(LANES, "Lanes that are remembered", &[]),
+    Metric::gauge(SOURCES_WITHOUT_ADDRESS, "Owned sources whose address this machine cannot use", &[]),
     Metric::counter(PAUSES, "Pauses of a lane whose site asked to slow down or could not be reached", &[]),
     Metric::counter(GIVEN_BACK, "Jobs given back to the queue without an attempt", &[]),
     Metric::counter(BUDGET_WAITS, "Times assignments waited because the content budget was used up", &[]),
@@ -59,6 +61,8 @@ pub struct OutboundMetrics {
     pub reused: Counter,
     /// Lanes in memory.
     pub lanes: Gauge,
+    /// Owned sources whose address this machine lacks.
+    pub sources_without_address: Gauge,
     /// Pauses begun.
     pub pauses: Counter,
     /// Jobs given back.
@@ -84,6 +88,7 @@ impl Default for OutboundMetrics {
             connections_open: gauge!(CONNECTIONS_OPEN),
             reused: counter!(REUSED),
             lanes: gauge!(LANES),
+            sources_without_address: gauge!(SOURCES_WITHOUT_ADDRESS),
             pauses: counter!(PAUSES),
             given_back: counter!(GIVEN_BACK),
             budget_waits: counter!(BUDGET_WAITS),

@@ -254,6 +254,9 @@ pub struct ApplyArgs {
     /// Show each item and field that would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Accept the removal of items that do not exist
+    #[arg(long)]
+    pub ignore_missing: bool,
     /// Which cluster
     #[command(flatten)]
     pub target: TargetArgs,
@@ -281,6 +284,8 @@ pub enum MessageCommand {
     Hold(MessageArgs),
     /// Release every held recipient: the next attempt is due at once
     Release(MessageArgs),
+    /// Retry every queued or deferred recipient now, also where its lane waits; held ones need `release`
+    Retry(MessageArgs),
     /// Cancel every recipient that has no final outcome
     Cancel(MessageArgs),
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use postroad_cluster::{DirectoryClient, Endpoints, LeaderWatch};
+use postroad_cluster::{ApplyOptions, DirectoryClient, Endpoints, LeaderWatch};
 use postroad_core::Domain;
 use postroad_ingress::{IngressConfig, SmtpListener};
 
@@ -53,7 +53,9 @@ async fn apply_file(
     let stored = operator::view(endpoints, directory).await?;
     let Changes { puts, removals, .. } =
         file.policy.changes(&stored).map_err(|problems| file.error(problems))?;
-    directory.apply(&puts, &removals, false, operator::WITHIN).await?;
+    // A route of the last run may be gone by another hand.
+    let options = ApplyOptions { ignore_missing: true, ..ApplyOptions::default() };
+    directory.apply(&puts, &removals, options, operator::WITHIN).await?;
     Ok(())
 }
 

@@ -7,7 +7,9 @@ mod message;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use postroad_cluster::{CallError, DirectoryClient, DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch};
+use postroad_cluster::{
+    ApplyOptions, CallError, DirectoryClient, DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch,
+};
 use postroad_core::{GroupId, NodeId};
 use postroad_directory::View;
 use postroad_net::{Expect, NodeTls, Role, TlsError, Transport};
@@ -83,7 +85,8 @@ impl Operator {
 /// No leader answered in time.
 pub(crate) async fn view(endpoints: &Endpoints, directory: &DirectoryClient) -> Result<Arc<View>, CallError> {
     // A change of nothing returns the leader's revision; any node streams the items.
-    let leader = directory.apply(&[], &[], true, WITHIN).await?;
+    let leader =
+        directory.apply(&[], &[], ApplyOptions { dry_run: true, ..ApplyOptions::default() }, WITHIN).await?;
     let watch = DirectoryWatch::start(endpoints);
     let mut views = watch.subscribe();
     let current = views.wait_for(|view| view.revision() >= leader.revision);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use postroad_core::{DeliveryId, Epoch, FinalState, MessageId, NodeId, SourceId, TenantId};
-use postroad_ledger::event::{AcceptedEvent, AttemptEvent, Event, EventKind, NextState};
+use postroad_ledger::event::{AcceptedEvent, AttemptEvent, Event, EventKind, NextState, Retried};
 
 use crate::{
     convert::{
@@ -27,6 +27,10 @@ impl From<&Event> for wire::Event {
                 of_delivery(*delivery, Kind::Ended(wire::Ended { state }))
             }
             EventKind::Held(delivery) => of_delivery(*delivery, Kind::Held(wire::Held {})),
+            EventKind::Retried(delivery, Retried { due, deferred }) => {
+                let (due_at_millis, deferred) = (due.as_millis(), *deferred);
+                of_delivery(*delivery, Kind::Retried(wire::Retried { due_at_millis, deferred }))
+            }
             EventKind::Released(delivery, due) => {
                 let due_at_millis = due.as_millis();
                 of_delivery(*delivery, Kind::Released(wire::Released { due_at_millis }))
@@ -66,6 +70,10 @@ impl TryFrom<wire::Event> for Event {
             Kind::Ended(ended) => EventKind::Ended(delivery()?, parse_final_state(ended.state)?),
             Kind::Held(_) => EventKind::Held(delivery()?),
             Kind::Released(released) => EventKind::Released(delivery()?, time(released.due_at_millis)),
+            Kind::Retried(retried) => {
+                let (due, deferred) = (time(retried.due_at_millis), retried.deferred);
+                EventKind::Retried(delivery()?, Retried { due, deferred })
+            }
             Kind::Gap(gap) if gap.through >= event.sequence => EventKind::Gap { through: gap.through },
             Kind::Gap(_) => return Err(Malformed("through")),
         };
@@ -103,6 +111,7 @@ impl From<&AttemptEvent> for wire::AttemptEnded {
         use wire::attempt_ended::NextState as Wire;
         Self {
             attempt: event.attempt.0,
+            number: event.number,
             source: event.source.0,
             epoch: event.epoch.0,
             node: event.node.0,
@@ -130,6 +139,7 @@ fn parse_attempt(delivery: DeliveryId, event: wire::AttemptEnded) -> Result<Atte
     Ok(AttemptEvent {
         delivery,
         attempt: attempt(event.attempt),
+        number: event.number,
         source: SourceId(event.source),
         epoch: Epoch(event.epoch),
         node: NodeId(event.node),
@@ -210,6 +220,7 @@ mod tests {
         EventKind::Attempt(Box::new(AttemptEvent {
             delivery: delivery(),
             attempt: attempt(2),
+            number: 1,
             source: SourceId(4),
             epoch: Epoch(5),
             node: NodeId(6),
@@ -235,6 +246,9 @@ mod tests {
         }
         check(EventKind::Held(delivery()));
         check(EventKind::Released(delivery(), time(30)));
+        for deferred in [false, true] {
+            check(EventKind::Retried(delivery(), Retried { due: time(31), deferred }));
+        }
         check(EventKind::Gap { through: 9 });
     }
 

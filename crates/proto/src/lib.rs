@@ -35,5 +35,9 @@ pub use convert::{Malformed, message_id, parse_message_id};
 pub use generated::{queue, raft, submission};
 pub use submit::{CONTENT_BYTES_MAX, parse_submission};
 
+/// The largest gRPC frame between roles: one Raft entry of 1 MiB and its envelope, with room to spare; with what the leader
+/// adds it fits a frame between queue nodes.
+pub const FRAME_BYTES_MAX: usize = 8 << 20;
+
 /// The descriptors of every file in `/proto`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

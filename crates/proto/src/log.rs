@@ -80,6 +80,7 @@ impl From<&Command> for wire::command::Command {
             Command::Cancel(id) => Self::Cancel(message_id(*id)),
             Command::Hold(id) => Self::Hold(message_id(*id)),
             Command::Release(id) => Self::Release(message_id(*id)),
+            Command::Retry(id) => Self::Retry(message_id(*id)),
             Command::Expire(deliveries) => Self::Expire(wire::Expire {
                 deliveries: deliveries.iter().map(|delivery| (*delivery).into()).collect(),
             }),
@@ -119,6 +120,7 @@ impl TryFrom<wire::command::Command> for Command {
             Wire::Cancel(id) => Self::Cancel(parse_message_id(&id)?),
             Wire::Hold(id) => Self::Hold(parse_message_id(&id)?),
             Wire::Release(id) => Self::Release(parse_message_id(&id)?),
+            Wire::Retry(id) => Self::Retry(parse_message_id(&id)?),
             Wire::Expire(expire) => Self::Expire(
                 expire.deliveries.into_iter().map(|id| delivery(Some(id))).collect::<Result<_, _>>()?,
             ),
@@ -376,6 +378,7 @@ mod tests {
             Command::Cancel(id()),
             Command::Hold(id()),
             Command::Release(id()),
+            Command::Retry(id()),
             Command::Expire(vec![delivery, delivery]),
             Command::Consume { consumer: "control".into(), through: 99 },
             Command::StageChunk { message: id(), number: 1, slot: 2 },

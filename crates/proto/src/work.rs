@@ -95,6 +95,7 @@ impl From<&AssignedView<'_>> for wire::Assignment {
             size_bytes: u64::from(view.size),
             content: Bytes::new(),
             traceparent: view.traceparent.to_owned(),
+            retry_now: view.retry_now,
         }
     }
 }

@@ -16,20 +16,17 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use postroad_core::GroupId;
 use postroad_directory::View;
-use postroad_proto::directory::wire::directory_service_server::DirectoryServiceServer;
+use postroad_proto::{FRAME_BYTES_MAX, directory::wire::directory_service_server::DirectoryServiceServer};
 use postroad_raft::{Group, Node, OpenError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use leases::LeaseTimes;
 pub use machine::DirectoryMachine;
-pub use service::DirectoryApi;
+pub use service::{DirectoryApi, QueuedMessages};
 
 use barrier::Barrier;
 use lease_manager::{LeaseManager, SharedLeases};
-
-/// The largest gRPC frame between nodes.
-const FRAME_BYTES_MAX: usize = 8 << 20;
 
 /// The directory on this node.
 #[derive(Debug)]
@@ -44,11 +41,15 @@ pub struct DirectoryHost {
     closing: CancellationToken,
 }
 
-/// Opens group 0; [`DirectoryHost::run`] manages the leases.
+/// Opens group 0, whose changes ask `queued` before they remove a tenant; [`DirectoryHost::run`] manages the leases.
 ///
 /// # Errors
 /// See [`OpenError`].
-pub async fn start(node: &Node, times: LeaseTimes) -> Result<DirectoryHost, OpenError> {
+pub async fn start(
+    node: &Node,
+    times: LeaseTimes,
+    queued: QueuedMessages,
+) -> Result<DirectoryHost, OpenError> {
     let (machine, state) = DirectoryMachine::new();
     let view = state.view.clone();
     let group = node.open_group(GroupId::DIRECTORY, machine).await?;
@@ -64,6 +65,7 @@ pub async fn start(node: &Node, times: LeaseTimes) -> Result<DirectoryHost, Open
         times,
         wake: wake.clone(),
         closing: closing.clone(),
+        queued,
     };
     let lease_manager = LeaseManager { group: group.clone(), view: view.clone(), leases, times, wake };
     Ok(DirectoryHost { view, group, api, lease_manager, barriers, closing })

@@ -1,6 +1,10 @@
 //! A queue node: start, serve, and stop with its leadership transferred first.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use postroad_core::GroupId;
 use postroad_net::{NodeListener, Role, Transport, peer_info, server_builder};
@@ -16,7 +20,7 @@ use tonic::{
 
 use crate::{
     config::QueueConfig,
-    directory::{self, DirectoryHost},
+    directory::{self, DirectoryHost, QueuedMessages},
     error::StartError,
     leaders::{Leaders, LeadersTask},
     ledger::{LedgerGroup, proposer::Proposer},
@@ -95,7 +99,9 @@ impl Queue {
         let log = open_log(&config, &deps).await?;
         let peers = Arc::new(Peers::new(deps.transport.clone()));
         let node = Node::new(config.node(), deps.voters.clone(), log.clone(), peers);
-        let directory = directory::start(&node, config.leases()).await?;
+        let opened: Arc<OnceLock<Arc<BTreeMap<GroupId, LedgerGroup>>>> = Arc::default();
+        let queued = queued_messages(opened.clone());
+        let directory = directory::start(&node, config.leases(), queued).await?;
         let mut statuses = BTreeMap::from([(GroupId::DIRECTORY, directory.group.status())]);
         let (mut ledgers, mut proposers) = (BTreeMap::new(), Vec::new());
         for id in (1..=deps.ledger_groups).map(GroupId) {
@@ -105,6 +111,8 @@ impl Queue {
             proposers.push(proposer);
         }
         let ledgers = Arc::new(ledgers);
+        // The directory opens first, because the ledgers read it.
+        let _ = opened.set(ledgers.clone());
         let (watched, leaders) = Leaders::new(deps.identity.node, statuses, ready);
         let stopping = CancellationToken::new();
         let service = QueueService::new(&config, ledgers.clone(), watched, stopping.clone());
@@ -169,6 +177,14 @@ impl Queue {
         tasks.shutdown().await;
         tracing::info!("queue node stopped");
     }
+}
+
+fn queued_messages(ledgers: Arc<OnceLock<Arc<BTreeMap<GroupId, LedgerGroup>>>>) -> QueuedMessages {
+    QueuedMessages::new(move |tenant| {
+        let ledgers = ledgers.get().map(|ledgers| ledgers.values());
+        let count = |ledger: &LedgerGroup| ledger.shared.with_ledger(|state| state.messages_of(tenant));
+        ledgers.into_iter().flatten().map(count).sum()
+    })
 }
 
 fn check_membership(deps: &QueueDeps) -> Result<(), StartError> {

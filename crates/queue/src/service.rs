@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt};
 use postroad_core::{GroupId, MessageId};
 use postroad_net::{Role, peer_info};
 use postroad_proto::{
-    parse_message_id,
+    FRAME_BYTES_MAX, parse_message_id,
     queue::{self as wire, queue_service_server},
 };
 use tokio_stream::wrappers::WatchStream;
@@ -25,9 +25,6 @@ mod events;
 mod message;
 mod submit;
 mod work;
-
-/// The largest frame between roles; with the leader's additions it fits a frame between queue nodes.
-const FRAME_BYTES_MAX: usize = 8 << 20;
 
 /// A stream of responses.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -6,11 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_cluster::{Applied, CallError, Claim, DirectoryClient, DirectoryWatch, Endpoints, LeaderTable};
+use postroad_cluster::{
+    Applied, ApplyOptions, CallError, Claim, DirectoryClient, DirectoryWatch, Endpoints, LeaderTable,
+};
 use postroad_core::{ClusterId, Domain, NodeId};
 use postroad_directory::{ItemName, Kind, Put, PutPool, PutSource, PutTenant, SenderDomains, View};
 use postroad_net::{Expect, MemoryNet, Role, Transport, server_builder};
-use postroad_queue::directory::{self, DirectoryMachine, LeaseTimes};
+use postroad_queue::directory::{self, DirectoryMachine, LeaseTimes, QueuedMessages};
 use postroad_raft::{Connect, Group, Node, NodeConfig, Purpose, Voter};
 use postroad_storage::{Disk, DiskId, Identity, Log, LogConfig, Origin, format, sim::SimFs};
 use tokio::{sync::watch, task::JoinSet, time};
@@ -50,7 +52,9 @@ impl Running {
         format(&fs, identity, Disk { id: DiskId(voter.node.0), origin: Origin::Form }).unwrap();
         let log = Log::open(Arc::new(fs), config, identity).unwrap();
         let node = Node::new(NodeConfig::default(), voters.to_vec(), log, Arc::new(Pipes(transport.clone())));
-        let host = directory::start(&node, TIMES).await.unwrap();
+        // The second tenant has mail.
+        let queued = QueuedMessages::new(|tenant| u64::from(tenant.0 == 2) * 3);
+        let host = directory::start(&node, TIMES, queued).await.unwrap();
         let group = host.group.clone();
         let routes = Routes::new(node.service()).add_service(host.server());
         let listener = transport.bind(&voter.address).await.unwrap();
@@ -95,7 +99,7 @@ impl Cluster {
     }
 
     async fn apply(&self, puts: &[Put]) -> Applied {
-        self.client.apply(puts, &[], false, WITHIN).await.unwrap()
+        self.client.apply(puts, &[], ApplyOptions::default(), WITHIN).await.unwrap()
     }
 
     async fn claim(&self, node: u64, incarnation: u64, replaces: Option<u64>) -> Claim {
@@ -137,6 +141,10 @@ fn demo() -> Vec<Put> {
     ]
 }
 
+fn applied_at(revision: u64, changed: u32) -> Applied {
+    Applied { revision, changed, warnings: Vec::new() }
+}
+
 /// The owner of each source, 0 for none.
 fn owners(view: &View) -> Vec<u64> {
     view.sources().map(|source| source.owner.map_or(0, |owner| owner.node.0)).collect()
@@ -151,19 +159,57 @@ async fn a_change_reaches_every_watch_and_repeating_it_changes_nothing() {
     let cluster = Cluster::start(1).await;
     let watching = DirectoryWatch::start(&cluster.endpoints);
     let mut view = watching.subscribe();
-    let dry = cluster.client.apply(&demo(), &[], true, WITHIN).await.unwrap();
-    assert_eq!(dry, Applied { revision: 1, changed: 3 });
+    let dry_run = ApplyOptions { dry_run: true, ..ApplyOptions::default() };
+    let dry = cluster.client.apply(&demo(), &[], dry_run, WITHIN).await.unwrap();
+    assert_eq!(dry, applied_at(1, 3));
     let applied = cluster.apply(&demo()).await;
-    assert_eq!(applied, Applied { revision: 2, changed: 3 });
+    assert_eq!(applied, applied_at(2, 3));
     wait_until(&mut view, |view| view.revision() == 2).await;
     assert!(view.borrow().item(Kind::Tenant, "demo").is_some());
     let log_before = cluster.nodes[0].as_ref().unwrap().group.applied();
-    assert_eq!(cluster.apply(&demo()).await, Applied { revision: 2, changed: 0 });
+    assert_eq!(cluster.apply(&demo()).await, applied_at(2, 0));
     assert_eq!(cluster.nodes[0].as_ref().unwrap().group.applied(), log_before, "not even the log grows");
     let gone = [ItemName::new(Kind::Tenant, "demo"), ItemName::new(Kind::Tenant, "never")];
-    let removed = cluster.client.apply(&[], &gone, false, WITHIN).await.unwrap();
-    assert_eq!(removed, Applied { revision: 3, changed: 1 });
+    let ignore_missing = ApplyOptions { ignore_missing: true, ..ApplyOptions::default() };
+    let removed = cluster.client.apply(&[], &gone, ignore_missing, WITHIN).await.unwrap();
+    assert_eq!(removed, applied_at(3, 1));
     wait_until(&mut view, |view| view.item(Kind::Tenant, "demo").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_legal_and_not_meant_is_refused_or_warned_about() {
+    let cluster = Cluster::start(1).await;
+    cluster.apply(&demo()).await;
+    let second = Put::Tenant(PutTenant {
+        name: "second".into(),
+        domains: SenderDomains::Any,
+        pool: "default".into(),
+        message_size_max: None,
+    });
+    cluster.apply(&[second]).await;
+    let remove = async |kind, name: &str, options| {
+        cluster.client.apply(&[], &[ItemName::new(kind, name)], options, WITHIN).await
+    };
+    let refused = |outcome: Result<Applied, CallError>| match outcome {
+        Err(CallError::Refused { code, message }) => (code, message),
+        other => panic!("{other:?}"),
+    };
+    let plain = ApplyOptions::default();
+    let (code, message) = refused(remove(Kind::Route, "nobody.example", plain).await);
+    assert_eq!((code, message.as_str()), (Code::NotFound, "`route nobody.example` does not exist"));
+    let (code, message) = refused(remove(Kind::Tenant, "second", plain).await);
+    assert_eq!(code, Code::FailedPrecondition);
+    assert!(message.starts_with("`tenant second` has 3 messages queued"), "{message}");
+    assert_eq!(remove(Kind::Tenant, "demo", plain).await.unwrap().changed, 1);
+
+    let helo = Domain::parse("mail.example").unwrap();
+    let nodes = vec![NodeId(9), NodeId(10)];
+    let pinned = Put::Source(PutSource { name: "pinned".into(), address: None, helo, nodes });
+    cluster.claim(9, 1, None).await;
+    let warnings = cluster.apply(std::slice::from_ref(&pinned)).await.warnings;
+    assert_eq!(warnings, ["`source pinned`: no outbound node `10` is running in this cluster"]);
+    cluster.claim(10, 1, None).await;
+    assert_eq!(cluster.apply(&[pinned]).await.warnings, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,7 +217,7 @@ async fn a_change_that_breaks_a_rule_is_refused_with_the_reason() {
     let cluster = Cluster::start(1).await;
     let refused = async |puts: &[Put], removals: &[ItemName]| match cluster
         .client
-        .apply(puts, removals, false, WITHIN)
+        .apply(puts, removals, ApplyOptions::default(), WITHIN)
         .await
     {
         Err(CallError::Refused { code, message }) => (code, message),

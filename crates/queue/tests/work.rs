@@ -235,6 +235,16 @@ async fn a_delivery_with_a_soft_outcome_is_deferred() {
     let wait = delivery.due_at_millis.saturating_sub(support::now().as_millis());
     assert!((230_000..=370_000).contains(&wait), "{wait}");
     assert_eq!(delivery.last_response, "2.0.0 noted");
+
+    // A person does not want to wait, although the lane is closed.
+    session.send_windows(outbound.windows(&cluster, 0)).await;
+    assert_eq!(cluster.change(id, Change::Release).await, ChangeResult::Unchanged, "it is not held");
+    assert_eq!(cluster.change(id, Change::Retry).await, ChangeResult::Done);
+    let assignment = session.assignment().await;
+    assert!(assignment.retry_now);
+    assert_eq!(cluster.change(id, Change::Retry).await, ChangeResult::InFlight);
+    let kinds = cluster.events(1, 3).await;
+    assert_eq!(kinds.iter().map(kind).collect::<Vec<_>>(), ["accepted", "attempt", "retried"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

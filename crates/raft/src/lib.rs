@@ -10,6 +10,7 @@ mod machine;
 mod membership;
 mod network;
 mod node;
+mod reachability;
 mod service;
 mod store;
 mod types;

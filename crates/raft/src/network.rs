@@ -35,6 +35,7 @@ use tonic::{Code, Request, Status, metadata::MetadataMap, transport::Channel};
 use crate::{
     disk_status::{Acknowledged, DiskGuard, PeerAcknowledgements},
     node::Voter,
+    reachability::{Pace, Reachability},
     types::{Member, Snapshot, State, Types, Vote},
     wire,
 };
@@ -74,6 +75,7 @@ pub(crate) struct Network {
     pub(crate) full: FullPeers,
     pub(crate) acknowledged: PeerAcknowledgements,
     pub(crate) refused: RefusedBy,
+    pub(crate) reachability: Reachability,
     pub(crate) disk_guard: DiskGuard,
 }
 
@@ -90,6 +92,8 @@ impl Network {
             network: self.clone(),
             target,
             disk: node.disk,
+            purpose,
+            pace: Pace::default(),
             channel: channel(purpose),
             snapshots: channel(Purpose::Snapshot),
         }
@@ -141,6 +145,8 @@ pub(crate) struct Client {
     target: u64,
     /// The target's disk in the membership.
     disk: u64,
+    purpose: Purpose,
+    pace: Pace,
     channel: Channel,
     snapshots: Channel,
 }
@@ -176,8 +182,24 @@ impl Client {
         Ok(())
     }
 
-    /// Logs once that a peer refuses because of its disk.
+    /// Waits for the turn of an append; a heartbeat is skipped instead, since the next one follows soon.
+    async fn turn(&self) -> Result<(), RPCError<Types>> {
+        match self.purpose {
+            Purpose::Vote if !self.pace.is_due() => Err(rpc_error("the peer did not answer: skipped")),
+            Purpose::Vote => Ok(()),
+            Purpose::Log | Purpose::Snapshot => {
+                self.pace.due(&self.network.reachability).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes a failed call; logs once that a peer refuses because of its disk.
     fn failed(&self, status: Status) -> RPCError<Types> {
+        self.pace.failed();
+        if is_silence(status.code()) {
+            self.network.reachability.failed(self.target, status.message());
+        }
         let Network { group, refused, .. } = &self.network;
         if status.code() == Code::FailedPrecondition && refused.lock().insert((*group, self.target)) {
             let (peer, error) = (self.target, status.message());
@@ -192,10 +214,45 @@ impl Client {
     }
 
     fn answered(&self) {
+        self.pace.answered();
+        self.network.reachability.answered(self.target);
         let Network { group, refused, .. } = &self.network;
         if refused.lock().remove(&(*group, self.target)) {
             let peer = self.target;
             tracing::info!(%group, peer, "queue node {peer} has its known disk again");
+        }
+    }
+}
+
+/// Returns true for a call that did not reach the peer, or that the peer did not answer.
+fn is_silence(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled)
+}
+
+/// A call that awaits its first answer: one that is dropped before counts as unanswered.
+struct Unanswered<'c>(Option<&'c Client>);
+
+impl Unanswered<'_> {
+    fn answered(&mut self) {
+        if let Some(client) = self.0.take() {
+            client.answered();
+        }
+    }
+
+    /// Ends the call with an error, before or after its first answer.
+    fn failed(&mut self, client: &Client, status: Status) -> RPCError<Types> {
+        self.0 = None;
+        client.failed(status)
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        // openraft drops a heartbeat at its deadline, and a stream of entries when the leader changes.
+        if let Some(client) = self.0.take()
+            && client.purpose == Purpose::Vote
+        {
+            client.failed(Status::deadline_exceeded("the peer did not answer in time"));
         }
     }
 }
@@ -245,11 +302,14 @@ impl NetStreamAppend<Types> for Client {
         let request = self.request(requests);
         let client = &*self;
         Box::pin(async move {
-            let answers = service.append(request).await.map_err(|status| client.failed(status))?.into_inner();
-            client.answered();
+            client.turn().await?;
+            let mut call = Unanswered(Some(client));
+            let answers = service.append(request).await;
+            let answers = answers.map_err(|status| call.failed(client, status))?.into_inner();
             let answers = answers.map(move |answer| {
                 in_flight.add_permits(1);
-                let answer = answer.map_err(rpc_error)?;
+                let answer = answer.map_err(|status| call.failed(client, status))?;
+                call.answered();
                 client.network.note_room(client.target, answer.full);
                 let result = wire::to_append_result(answer).map_err(rpc_error)?;
                 if let Ok(Some(matched)) = &result {

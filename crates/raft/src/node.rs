@@ -16,6 +16,7 @@ use crate::{
     machine::Machine,
     membership::Joining,
     network::{Connect, FullPeers, Network, RefusedBy},
+    reachability::Reachability,
     service::{Hosted, RaftServer, Service},
     store::Store,
 };
@@ -100,6 +101,7 @@ pub struct Node {
     full: FullPeers,
     acknowledged: PeerAcknowledgements,
     refused: RefusedBy,
+    reachability: Reachability,
     service: Service,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -129,6 +131,7 @@ impl Node {
             full: FullPeers::default(),
             acknowledged: PeerAcknowledgements::default(),
             refused: RefusedBy::default(),
+            reachability: Reachability::default(),
             service,
             tasks: parking_lot::Mutex::new(JoinSet::new()),
         }
@@ -186,6 +189,7 @@ impl Node {
             full: self.full.clone(),
             acknowledged: self.acknowledged.clone(),
             refused: self.refused.clone(),
+            reachability: self.reachability.clone(),
             disk_guard: self.service.disk_guard.clone(),
         }
     }

@@ -297,6 +297,28 @@ async fn r_02_a_dead_leader_is_replaced_and_nothing_committed_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_node_is_called_a_few_times_a_second_and_catches_up_when_it_is_back() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.commit("before", 1000).await;
+    let dead = (cluster.leader().await + 1) % 3;
+    cluster.kill(dead).await;
+    // In its place, something that counts the calls and answers none. Every failed call of openraft is a line in its log.
+    let listener = bind(cluster.voters[dead].address.parse().unwrap()).await;
+    let mut called = Vec::new();
+    while called.len() < 30 {
+        cluster.commit(&format!("entry {}", called.len()), 100).await;
+        drop(listener.accept().await.unwrap());
+        called.push(Instant::now());
+    }
+    let twelve = called[29] - called[17];
+    assert!(twelve > Duration::from_secs(1), "12 calls within {twelve:?}");
+    drop(listener);
+    cluster.restart(dead).await;
+    cluster.commit("after", 1000).await;
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_is_too_far_behind_gets_the_state_and_its_bodies() {
     let mut cluster = Cluster::start(3).await;
     let index = cluster.commit("keep this", 30_000).await;

@@ -2,11 +2,19 @@
 //!
 //! The only user of sled, whose flush does not reach the disk and which may panic on files damaged by a power cut: every
 //! call catches panics, and a cache that cannot be opened starts empty.
+//!
+//! Only damaged files are moved away. Files that are locked or cannot be reached are intact and stay: the cache then
+//! starts empty in the next generation, a directory beside them, which later starts prefer, so that no start ever reads
+//! files that are older than what the last one wrote.
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::{self, File, TryLockError},
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Bytes of pages kept in memory.
@@ -15,6 +23,11 @@ const MEMORY_BYTES: u64 = 16 << 20;
 const FLUSH_EVERY_MILLIS: u64 = 500;
 /// Larger values are not stored: sled writes several bytes for each byte.
 pub const CACHE_VALUE_BYTES_MAX: usize = 4 << 10;
+/// How long to wait for a lock: sled returns from drop before its threads have closed the file.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+const LOCK_POLL: Duration = Duration::from_millis(5);
+/// Generations beside a first one that stays locked.
+const GENERATIONS_MAX: u32 = 8;
 
 /// The store; calls may block on the disk.
 pub struct Cache {
@@ -22,16 +35,50 @@ pub struct Cache {
     db: Option<sled::Db>,
 }
 
+/// Why sled did not open.
+#[derive(Debug)]
+enum Closed {
+    /// Another process, or an earlier cache of this one, has the files open.
+    Locked,
+    /// The system refused: no permission, no space, no such place.
+    Unreachable(io::Error),
+    /// The files are not what sled wrote.
+    Damaged,
+}
+
 impl Cache {
-    /// Opens the cache of a directory that no other process uses; starts empty if it cannot be opened.
+    /// Opens the cache of a directory; waits for its lock, and starts empty if it cannot be opened.
+    ///
+    /// Blocks for up to ten seconds while the files are locked.
     #[must_use]
     pub fn open(directory: &Path) -> Self {
-        if let Some(db) = try_open(directory) {
-            return Self { db: Some(db) };
-        }
-        tracing::warn!(directory = %directory.display(), "cannot open the cache: starting empty");
-        let removed = fs::remove_dir_all(directory);
-        Self { db: removed.ok().and_then(|()| try_open(directory)) }
+        Self::open_within(directory, LOCK_WAIT_MAX)
+    }
+
+    fn open_within(directory: &Path, lock_wait_max: Duration) -> Self {
+        let newest = (1..=GENERATIONS_MAX).rev().find(|number| generation(directory, *number).exists());
+        let newest = newest.unwrap_or(0);
+        let path = generation(directory, newest);
+        let next = match open_unlocked(&path, lock_wait_max) {
+            Ok(db) => {
+                (0..newest).for_each(|number| remove_unlocked(&generation(directory, number)));
+                return Self { db: Some(db) };
+            }
+            Err(Closed::Damaged) => {
+                tracing::warn!(directory = %path.display(), "the cache is damaged: starting empty");
+                move_away(&path);
+                path
+            }
+            Err(Closed::Locked) => {
+                tracing::warn!(directory = %path.display(), "the cache is locked: starting empty beside it");
+                generation(directory, (newest + 1).min(GENERATIONS_MAX))
+            }
+            Err(Closed::Unreachable(error)) => {
+                tracing::warn!(directory = %path.display(), %error, "cannot open the cache: starting empty");
+                generation(directory, (newest + 1).min(GENERATIONS_MAX))
+            }
+        };
+        Self { db: open_unlocked(&next, Duration::ZERO).ok() }
     }
 
     /// Stores a value under a key; it may be lost.
@@ -80,12 +127,72 @@ impl fmt::Debug for Cache {
     }
 }
 
-fn try_open(directory: &Path) -> Option<sled::Db> {
+/// The directory of a generation: `cache`, then `cache.1`.
+fn generation(directory: &Path, number: u32) -> PathBuf {
+    match number {
+        0 => directory.to_owned(),
+        _ => with_suffix(directory, &number.to_string()),
+    }
+}
+
+fn with_suffix(directory: &Path, suffix: &str) -> PathBuf {
+    let mut path = directory.as_os_str().to_owned();
+    path.push(".");
+    path.push(suffix);
+    path.into()
+}
+
+/// Keeps the last damaged files, for a person to look at.
+fn move_away(directory: &Path) {
+    let damaged = with_suffix(directory, "damaged");
+    let moved = match fs::remove_dir_all(&damaged) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::rename(directory, &damaged),
+    };
+    if let Err(error) = moved {
+        tracing::warn!(directory = %directory.display(), %error, "cannot move the damaged cache away");
+    }
+}
+
+fn remove_unlocked(directory: &Path) {
+    if !is_locked(directory) {
+        // A generation that stays costs space only: a newer one is preferred.
+        let _ = fs::remove_dir_all(directory);
+    }
+}
+
+/// Opens sled once nobody else has its files open.
+fn open_unlocked(directory: &Path, lock_wait_max: Duration) -> Result<sled::Db, Closed> {
+    let give_up = Instant::now() + lock_wait_max;
+    loop {
+        match try_open(directory) {
+            Err(Closed::Locked) if Instant::now() < give_up => thread::sleep(LOCK_POLL),
+            outcome => return outcome,
+        }
+    }
+}
+
+fn try_open(directory: &Path) -> Result<sled::Db, Closed> {
+    // Asked first: sled reports a lock like any other failure.
+    if is_locked(directory) {
+        return Err(Closed::Locked);
+    }
     let config = sled::Config::new()
         .path(directory)
         .cache_capacity(MEMORY_BYTES)
         .flush_every_ms(Some(FLUSH_EVERY_MILLIS));
-    catch_unwind(AssertUnwindSafe(|| config.open())).ok()?.ok()
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(_)) if is_locked(directory) => Err(Closed::Locked),
+        Ok(Err(sled::Error::Io(error))) if error.raw_os_error().is_some() => Err(Closed::Unreachable(error)),
+        Ok(Err(_)) | Err(_) => Err(Closed::Damaged),
+    }
+}
+
+/// Returns true when sled has the directory open, in any process. sled locks this file with `flock`.
+fn is_locked(directory: &Path) -> bool {
+    let lock = File::open(directory.join("db")).map(|file| file.try_lock());
+    matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
 
 #[cfg(test)]
@@ -122,6 +229,47 @@ mod tests {
         assert!(cache.all(10).is_empty());
         cache.put(b"b", b"2");
         assert_eq!(cache.all(10).len(), 1);
+        assert!(home.path().join("cache.damaged/db").exists(), "damaged files are kept for a person");
+    }
+
+    #[test]
+    fn a_locked_cache_is_waited_for_and_keeps_its_values() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("cache");
+        let cache = Cache::open(&directory);
+        cache.put(b"a", b"1");
+        cache.flush();
+        thread::scope(|scope| {
+            let later = scope.spawn(|| Cache::open(&directory).all(10));
+            thread::sleep(10 * LOCK_POLL);
+            drop(cache);
+            assert_eq!(later.join().unwrap(), [(b"a".to_vec(), b"1".to_vec())]);
+        });
+    }
+
+    #[test]
+    fn a_cache_that_stays_locked_is_not_removed_and_its_old_values_are_never_read_again() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("cache");
+        let holder = Cache::open(&directory);
+        holder.put(b"a", b"old");
+        let beside = Cache::open_within(&directory, Duration::ZERO);
+        assert!(beside.all(10).is_empty());
+        beside.put(b"a", b"new");
+        beside.flush();
+        assert_eq!(holder.all(10), [(b"a".to_vec(), b"old".to_vec())]);
+        drop((holder, beside));
+        assert_eq!(Cache::open(&directory).all(10), [(b"a".to_vec(), b"new".to_vec())]);
+    }
+
+    #[test]
+    fn quick_restarts_never_lose_values() {
+        let home = tempfile::tempdir().unwrap();
+        for round in 0..50_u32 {
+            let cache = Cache::open(home.path());
+            assert_eq!(cache.all(100).len(), round as usize);
+            cache.put(&round.to_be_bytes(), b"1");
+        }
     }
 
     #[test]

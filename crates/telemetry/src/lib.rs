@@ -7,6 +7,7 @@ mod catalogue;
 mod config;
 mod health;
 mod process;
+mod quiet;
 mod recorder;
 mod server;
 mod start;

@@ -13,10 +13,16 @@ use opentelemetry_sdk::{
 };
 use tokio::task::JoinHandle;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::filter_fn, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
 };
 
-use crate::{LogFilter, LogFormat, OtlpEndpoint, TelemetryConfig, process, recorder, trace};
+use crate::{
+    LogFilter, LogFormat, OtlpEndpoint, TelemetryConfig, process, quiet::ForeignLines, recorder, trace,
+};
 
 /// Why telemetry did not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +67,7 @@ pub fn init(config: &TelemetryConfig, service: &'static str) -> Result<Telemetry
             .with_threads(false)
             .with_filter(filter_fn(|metadata| metadata.target() == trace::TARGET))
     });
-    let log = log_layer(config.log_format).with_filter(filter);
+    let log = log_layer(config.log_format).with_filter(filter.and(ForeignLines::default()));
     tracing_subscriber::registry()
         .with(log)
         .with(traces)

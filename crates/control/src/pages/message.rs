@@ -104,6 +104,7 @@ fn parse_change(change: &str) -> Option<Change> {
     match change {
         "hold" => Some(Change::Hold),
         "release" => Some(Change::Release),
+        "retry" => Some(Change::Retry),
         "cancel" => Some(Change::Cancel),
         _ => None,
     }
@@ -120,7 +121,7 @@ fn buttons(id: MessageId, deliveries: &[Delivery]) -> Markup {
     };
     html! {
         div.buttons {
-            @if waits { (button("hold", "Hold")) }
+            @if waits { (button("retry", "Retry now")) (button("hold", "Hold")) }
             @if held { (button("release", "Release")) }
             (button("cancel", "Cancel"))
         }
@@ -198,6 +199,7 @@ fn line(console: &Console, step: &Step) -> Markup {
             td {
                 @match step.attempt {
                     Some(attempt) => { "attempt " (attempt) ": " },
+                    None if step.kind == "retried" => "retry requested: ",
                     None => "",
                 }
                 @match new_state {

@@ -33,15 +33,19 @@ pub(crate) async fn serve(
     let request_bytes_max = content_bytes_max
         .saturating_add(config.recipients_max.saturating_mul(RECIPIENT_BYTES_MAX))
         .saturating_add(ENVELOPE_BYTES_MAX);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .with_service_name(SERVICE_NAME)
-        .build_v1()
-        .expect("our build generated the descriptors");
-    let server = public::server_builder()
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .with_service_name(SERVICE_NAME)
+    };
+    let v1 = reflection().build_v1().expect("our build generated the descriptors");
+    // Older clients know only this version.
+    let v1alpha = reflection().build_v1alpha().expect("our build generated the descriptors");
+    let server = public::server_builder(service.too_large())
         .add_service(SubmissionServiceServer::new(service).max_decoding_message_size(request_bytes_max))
         .add_service(HealthServer::new(HealthService::from_health_reporter(reporter)))
-        .add_service(reflection)
+        .add_service(v1)
+        .add_service(v1alpha)
         .serve_with_incoming_shutdown(listener, shutdown.clone().cancelled_owned());
     let late = async {
         shutdown.cancelled().await;

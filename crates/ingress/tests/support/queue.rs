@@ -81,7 +81,7 @@ impl FakeQueue {
             return Some(result(status));
         }
         let bytes: usize = submission.content.iter().map(Bytes::len).sum();
-        assert!(bytes <= 768 << 10, "{bytes} bytes do not fit an entry");
+        assert!(bytes <= postroad_proto::CONTENT_BYTES_MAX, "{bytes} bytes do not fit an entry");
         if let Some(number) = submission.chunk {
             let content = submission.content.concat();
             self.chunks.send_modify(|chunks| drop(chunks.insert((submission.message_id, number), content)));
@@ -101,7 +101,10 @@ impl FakeQueue {
 
 pub(crate) async fn serve(listener: NodeListener, queue: Arc<FakeQueue>) {
     let served = server_builder()
-        .add_service(QueueServiceServer::from_arc(Arc::clone(&queue)).max_decoding_message_size(8 << 20))
+        .add_service(
+            QueueServiceServer::from_arc(Arc::clone(&queue))
+                .max_decoding_message_size(postroad_proto::FRAME_BYTES_MAX),
+        )
         .add_service(DirectoryServiceServer::from_arc(queue))
         .serve_with_incoming(listener);
     served.await.unwrap();

@@ -37,6 +37,7 @@ fn job(number: u128, received: Instant) -> Job {
         size: 0,
         content: None,
         traceparent: String::new(),
+        retry_now: false,
         received,
         budget: None,
     }
@@ -118,6 +119,18 @@ fn d_053_a_fault_of_this_node_delays_its_lane_for_seconds_each_time() {
         // Nothing was learned about the site.
         assert_eq!(lane.window(now), lane.open_window());
     }
+}
+
+#[test]
+fn a_job_that_a_person_asked_for_ends_the_pause_of_its_lane() {
+    let now = Instant::now();
+    let mut lane = lane(now);
+    lane.ended(now, Signal::Refused("421 4.7.0 slow down".into()));
+    assert!(lane.push(now, job(1, now)).is_err());
+    let asked = Job { retry_now: true, ..job(2, now) };
+    assert!(matches!(lane.push(now, asked), Ok(Wake::New)));
+    lane.worker_started();
+    assert_eq!(started(lane.next(now)), Some(2));
 }
 
 #[test]

@@ -171,7 +171,7 @@ async fn r_33_a_source_is_not_released_while_its_assignments_wait_for_the_budget
     let busy = Receiver { rules: vec![slow], ..Receiver::default() };
     let sink = sink(Script::default().with_domain("busy.test", busy)).await;
     let mut setup = short_lease();
-    setup.config.content_bytes_max = postroad_core::ByteSize::mib(16);
+    setup.config.content_bytes_max = ByteSize::mib(16);
     setup.config.connections_initial = 1;
     let node = setup.start_routed(&sink).await;
     let (other, other_epoch) = second_source(&node).await;

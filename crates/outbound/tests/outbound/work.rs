@@ -106,7 +106,7 @@ async fn acknowledgements_and_recalls_do_not_wait_for_the_content_budget() {
     let busy = postroad_testkit::sink::Receiver { rules: vec![slow], ..Default::default() };
     let sink = sink(Script::default().with_domain("busy.test", busy)).await;
     let mut setup = Setup::default();
-    setup.config.content_bytes_max = postroad_core::ByteSize::mib(16);
+    setup.config.content_bytes_max = ByteSize::mib(16);
     let node = setup.start_routed(&sink).await;
     for message in 1..=6 {
         node.queue.set_acknowledges(message < 6);

@@ -19,7 +19,7 @@ use axum::{
     response::{IntoResponse, Redirect},
     routing::get,
 };
-use postroad_core::{MessageId, NodeId};
+use postroad_core::{Domain, MessageId, NodeId};
 use postroad_net::{NodeTls, Transport};
 use postroad_telemetry::Health;
 use rustix::process::{Pid, Signal, kill_process};

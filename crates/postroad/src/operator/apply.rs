@@ -3,7 +3,7 @@
 use std::{io::Read, path::Path};
 
 use anyhow::Context;
-use postroad_cluster::Applied;
+use postroad_cluster::{Applied, ApplyOptions};
 use postroad_directory::ItemName;
 
 use super::{Operator, OperatorError, WITHIN};
@@ -24,12 +24,14 @@ pub async fn apply_file(args: &ApplyArgs) -> anyhow::Result<String> {
     let action = format!("apply `{name}`");
     let stored = operator.view(&action).await?;
     let changes = file.policy.changes(&stored).map_err(|problems| file.error(problems))?;
-    let applied = operator.directory().apply(&changes.puts, &changes.removals, args.dry_run, WITHIN).await;
-    let Applied { revision, changed } = applied.map_err(|error| operator.failed(&action, error))?;
+    let options = ApplyOptions { dry_run: args.dry_run, ignore_missing: args.ignore_missing };
+    let applied = operator.directory().apply(&changes.puts, &changes.removals, options, WITHIN).await;
+    let Applied { revision, changed, warnings } = applied.map_err(|error| operator.failed(&action, error))?;
     let items = describe(&changes, &stored, args.dry_run);
     let verb = if args.dry_run { "would change" } else { "changed" };
     let number = if changed == 1 { "item" } else { "items" };
-    Ok(format!("{items}{verb} {changed} {number}; the directory is at revision {revision}\n"))
+    let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    Ok(format!("{warnings}{items}{verb} {changed} {number}; the directory is at revision {revision}\n"))
 }
 
 /// Runs `postroad get`.

@@ -20,6 +20,7 @@ pub async fn message(command: &MessageCommand) -> anyhow::Result<String> {
         MessageCommand::Get(args) => get(args).await,
         MessageCommand::Hold(args) => change(args, Change::Hold).await,
         MessageCommand::Release(args) => change(args, Change::Release).await,
+        MessageCommand::Retry(args) => change(args, Change::Retry).await,
         MessageCommand::Cancel(args) => change(args, Change::Cancel).await,
     }
 }
@@ -109,14 +110,23 @@ fn result_text(change: Change, before: &DeliveryView, result: ChangeResult) -> S
     let changed = match change {
         Change::Hold => "held",
         Change::Release => "released",
+        Change::Retry => "due now",
         Change::Cancel => "cancelled",
         Change::Unspecified => "changed",
     };
     match (result, before.state()) {
         (ChangeResult::Unspecified, _) => "unknown result: use the same version as the cluster".to_owned(),
         (ChangeResult::Done, _) => changed.to_owned(),
+        (ChangeResult::InFlight, _) if change == Change::Retry => {
+            "sending: an attempt is under way".to_owned()
+        }
         (ChangeResult::InFlight, _) => format!("sending; {changed} unless this attempt is final"),
-        (ChangeResult::Unchanged, _) if change == Change::Release => "not held".to_owned(),
+        (ChangeResult::Unchanged, _) if change == Change::Release => {
+            "not held; `postroad message retry` tries it now".to_owned()
+        }
+        (ChangeResult::Unchanged, DeliveryState::Held) if change == Change::Retry => {
+            "held; `postroad message release` makes it due now".to_owned()
+        }
         (ChangeResult::Unchanged, _) => format!("already {changed}"),
         (
             ChangeResult::AlreadyEnded,
@@ -142,7 +152,26 @@ mod tests {
         };
         check(Change::Hold, DeliveryState::Queued, ChangeResult::Done, "held");
         check(Change::Hold, DeliveryState::Held, ChangeResult::Unchanged, "already held");
-        check(Change::Release, DeliveryState::Queued, ChangeResult::Unchanged, "not held");
+        check(
+            Change::Release,
+            DeliveryState::Deferred,
+            ChangeResult::Unchanged,
+            "not held; `postroad message retry` tries it now",
+        );
+        check(Change::Retry, DeliveryState::Deferred, ChangeResult::Done, "due now");
+        check(Change::Retry, DeliveryState::Deferred, ChangeResult::Unchanged, "already due now");
+        check(
+            Change::Retry,
+            DeliveryState::Held,
+            ChangeResult::Unchanged,
+            "held; `postroad message release` makes it due now",
+        );
+        check(
+            Change::Retry,
+            DeliveryState::Sending,
+            ChangeResult::InFlight,
+            "sending: an attempt is under way",
+        );
         check(Change::Cancel, DeliveryState::Delivered, ChangeResult::AlreadyEnded, "already delivered");
         check(
             Change::Cancel,

@@ -24,8 +24,6 @@ pub struct Changes {
     pub puts: Vec<Put>,
     /// Items to remove.
     pub removals: Vec<ItemName>,
-    /// What is allowed and may not be what was meant, as sentences.
-    pub notes: Vec<String>,
 }
 
 /// An item with its place in the file.
@@ -69,7 +67,7 @@ impl Policy {
             return Err(problems);
         }
         let removals = self.remove.names().map(|(_, name)| name).collect();
-        Ok(Changes { puts, removals, notes: self.notes(stored) })
+        Ok(Changes { puts, removals })
     }
 
     /// The items to create or replace; `secret` turns what a credential gives into what is stored.
@@ -134,27 +132,6 @@ impl Policy {
             Some((place.key("source"), ItemName::new(Kind::Source, source)))
         }));
         references
-    }
-
-    /// What the cluster accepts, and the operator may not have meant.
-    fn notes(&self, stored: &View) -> Vec<String> {
-        let mut notes = Vec::new();
-        for (_, name) in self.remove.names() {
-            if stored.item(name.kind, &name.name).is_none() {
-                notes.push(format!("{name}: does not exist, so there is nothing to remove"));
-            }
-        }
-        for source in &self.sources {
-            for node in source.owners() {
-                if stored.incarnation(node).is_none() {
-                    notes.push(format!(
-                        "source {}: no outbound node `{node}` has a lease now; it sends from this source once it runs",
-                        source.name
-                    ));
-                }
-            }
-        }
-        notes
     }
 }
 
@@ -330,17 +307,6 @@ mod tests {
         check(
             "limits:\n- {name: a}\n- {name: a}\n",
             Err("policy.yaml:3: `limits[1]`: `limits a` is in the file twice"),
-        );
-    }
-
-    #[test]
-    fn what_may_not_be_meant_is_noted() {
-        let text = "sources: [{name: s, helo: s.example, nodes: [99]}]\nremove: {routes: [x.example]}\n";
-        let file = PolicyFile::read("policy.yaml", text).unwrap();
-        let notes = file.policy.changes(&View::empty()).unwrap().notes;
-        assert!(
-            notes[0].starts_with("route x.example: does not exist") && notes[1].contains("node `99`"),
-            "{notes:?}"
         );
     }
 }

@@ -171,9 +171,6 @@ pub fn describe(changes: &Changes, stored: &View, dry_run: bool) -> String {
     for name in changes.removals.iter().filter(|name| stored.item(name.kind, &name.name).is_some()) {
         let _ = writeln!(text, "{would}removed: {name}");
     }
-    for note in &changes.notes {
-        let _ = writeln!(text, "note: {note}");
-    }
     text
 }
 

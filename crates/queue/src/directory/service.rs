@@ -8,8 +8,8 @@ use std::{
 };
 
 use futures::{Stream, stream};
-use postroad_core::{Epoch, NodeId, SourceId};
-use postroad_directory::{Change, Command, Done, Owner, Refusal, Reply, View};
+use postroad_core::{Epoch, NodeId, SourceId, TenantId};
+use postroad_directory::{Change, Command, Done, Item, Owner, Refusal, Reply, View, Warning};
 use postroad_net::{PeerIdentity, Role, peer_info};
 use postroad_proto::directory::{
     Entry, update_frames,
@@ -51,6 +51,24 @@ pub struct DirectoryApi {
     pub(super) times: LeaseTimes,
     pub(super) wake: Arc<Notify>,
     pub(super) closing: CancellationToken,
+    pub(super) queued: QueuedMessages,
+}
+
+/// Returns how many messages of a tenant have not ended, in all ledger groups, as this node has applied them.
+#[derive(Clone)]
+pub struct QueuedMessages(Arc<dyn Fn(TenantId) -> u64 + Send + Sync>);
+
+impl QueuedMessages {
+    /// Asks `count`.
+    pub fn new(count: impl Fn(TenantId) -> u64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(count))
+    }
+}
+
+impl std::fmt::Debug for QueuedMessages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueuedMessages").finish_non_exhaustive()
+    }
 }
 
 type Updates = Pin<Box<dyn Stream<Item = Result<Update, Status>> + Send>>;
@@ -78,13 +96,16 @@ impl DirectoryService for DirectoryApi {
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
         require(&request, &[Role::Operator, Role::Control, Role::Queue])?;
-        let ApplyRequest { puts, removals, dry_run } = request.into_inner();
+        let ApplyRequest { puts, removals, dry_run, ignore_missing } = request.into_inner();
         let puts = puts.into_iter().map(|put| put.try_into().map(Change::Put));
         let removals = removals.into_iter().map(|name| name.try_into().map(Change::Remove));
         let changes: Result<Vec<Change>, postroad_proto::Malformed> = puts.chain(removals).collect();
         let changes = changes.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.barrier.pass().await.map_err(|error| refused(&error))?;
+        let warnings = self.advise(&changes, ignore_missing)?;
         let Done { revision, changed } = self.change(changes, dry_run).await?;
-        Ok(Response::new(ApplyResponse { revision, changed }))
+        let warnings = warnings.iter().map(Warning::to_string).collect();
+        Ok(Response::new(ApplyResponse { revision, changed, warnings }))
     }
 
     async fn claim(&self, request: Request<ClaimRequest>) -> Result<Response<ClaimResponse>, Status> {
@@ -159,9 +180,28 @@ impl DirectoryService for DirectoryApi {
 }
 
 impl DirectoryApi {
-    /// Commits a change, unless it changes nothing.
+    /// Refuses what is legal and certainly not meant; returns warnings about what may not be.
+    fn advise(&self, changes: &[Change], ignore_missing: bool) -> Result<Vec<Warning>, Status> {
+        let directory = self.state.directory.lock();
+        if let (Some(name), false) = (directory.missing(changes).first(), ignore_missing) {
+            return Err(Status::not_found(format!("`{name}` does not exist")));
+        }
+        for change in changes {
+            let Change::Remove(name) = change else { continue };
+            let Some(Item::Tenant(tenant)) = directory.item(name) else { continue };
+            let queued = (self.queued.0)(tenant.id);
+            if queued > 0 {
+                let messages = if queued == 1 { "message" } else { "messages" };
+                return Err(Status::failed_precondition(format!(
+                    "`{name}` has {queued} {messages} queued: remove it once they have ended, or cancel them"
+                )));
+            }
+        }
+        Ok(directory.warnings(changes))
+    }
+
+    /// Commits a change after a barrier, unless it changes nothing.
     async fn change(&self, changes: Vec<Change>, dry_run: bool) -> Result<Done, Status> {
-        self.barrier.pass().await.map_err(|error| refused(&error))?;
         let checked = self.state.directory.lock().check(&changes);
         let checked = checked.map_err(|refusal| refusal_status(&refusal))?;
         if dry_run || checked.changed == 0 {

@@ -262,6 +262,7 @@ fn add(assignments: &mut Vec<PendingAssignment>, view: &AssignedView<'_>) -> usi
         && last.message == view.id.delivery.message
         && last.grant == view.grant
         && last.assignment.site == view.site
+        && last.assignment.retry_now == view.retry_now
     {
         last.assignment.recipients.push(view.into());
         return 0;

@@ -1,4 +1,4 @@
-//! One message: its state, and cancel, hold and release.
+//! One message: its state, and cancel, hold, release and retry.
 
 use postroad_core::{MessageId, TenantId, Timestamp};
 use postroad_ledger::{
@@ -32,6 +32,7 @@ pub(super) async fn change(
         Change::Cancel => Command::Cancel(id),
         Change::Hold => Command::Hold(id),
         Change::Release => Command::Release(id),
+        Change::Retry => Command::Retry(id),
         Change::Unspecified => return Err(Status::invalid_argument("expected a change")),
     };
     read(ledger, id, tenant).await?;

@@ -269,7 +269,7 @@ impl Cluster {
         };
         let pool = PutPool { name: "pool".into(), members: vec![(name.into(), 1)] };
         let puts = [Put::Source(source), Put::Pool(pool)];
-        self.directory.apply(&puts, &[], false, PATIENCE).await.unwrap();
+        self.directory.apply(&puts, &[], postroad_cluster::ApplyOptions::default(), PATIENCE).await.unwrap();
         let mut views = self.views.clone();
         let view = views.wait_for(|view| view.pools().next().is_some()).await.unwrap();
         view.pools().next().unwrap().id
@@ -398,6 +398,7 @@ pub fn kind(event: &wire::Event) -> &'static str {
         Some(Kind::Ended(_)) => "ended",
         Some(Kind::Held(_)) => "held",
         Some(Kind::Released(_)) => "released",
+        Some(Kind::Retried(_)) => "retried",
         Some(Kind::Gap(_)) => "gap",
         None => "nothing",
     }

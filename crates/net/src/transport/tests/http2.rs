@@ -115,7 +115,8 @@ async fn public_clients_have_no_identity_in_the_clear_and_over_tls() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listener = public::listen(listener, tls.as_ref());
         let address = listener.local_addr().to_owned();
-        let server = public::server_builder().add_service(Mirror);
+        let server =
+            public::server_builder(tonic::Status::resource_exhausted("too large")).add_service(Mirror);
         let serving = tokio::spawn(server.serve_with_incoming(listener));
         let with_tls = tls.is_some();
         let connector = service_fn(move |_| {
