@@ -170,7 +170,7 @@ impl DataDecoder {
     /// Returns the message of a client that is known, like [`DataDecoder::finish`], but repairs lines that end with LF.
     ///
     /// Only where nobody can read the bytes in two ways: no CRLF before the end of data, no CR at all, and no line
-    /// that is a lone dot. So whoever takes LF for a line end sees the same single message.
+    /// that is a lone dot. So a server that takes LF for a line end sees the same single message.
     #[must_use]
     pub fn finish_tolerant(self) -> Decoded {
         let repairable = self.bare_newline && !self.begins_with_lone_dot && !self.nul;
