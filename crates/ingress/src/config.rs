@@ -70,6 +70,13 @@ impl IngressConfig {
         let (room, largest) = (self.in_flight_bytes_max, self.message_size_max);
         require!(rules, self.in_flight_bytes_max, self.message_size_max;
             room >= largest, "expected at least `message_size_max` ({largest})");
+        let mut addresses: Vec<SocketAddr> = self.listeners.iter().map(|listener| listener.listen).collect();
+        addresses.extend(self.grpc_listen);
+        addresses.sort_unstable();
+        // Port 0 is any free one.
+        for pair in addresses.windows(2).filter(|pair| pair[0].port() != 0) {
+            require!(rules, self.listeners, self.grpc_listen; pair[0] != pair[1], "{} is listed twice", pair[0]);
+        }
         require!(rules, self.listeners, self.grpc_listen;
             !self.listeners.is_empty() || self.grpc_listen.is_some(), "expected a listener here or in `grpc_listen`");
         let exposed = self.listen_addresses().any(|address| !address.ip().is_loopback());

@@ -279,8 +279,11 @@ fn print_file<T: RoleFile>(file: &Path) -> Result<String, ConfigError> {
 fn check_file<T: RoleFile>(path: &Path) -> anyhow::Result<String> {
     let user = User::current();
     let (file, mut problems) = source::<T>(path).opening_files().read::<T>();
-    check_cluster(&file, &mut problems);
-    file.check_use(&mut problems);
+    // Where the file itself cannot be read, nothing is known of what it names.
+    if !problems.concern("") {
+        check_cluster(&file, &mut problems);
+        file.check_use(&mut problems);
+    }
     if let Err(error) = problems.finish() {
         anyhow::bail!("{error}\n  files were opened as {user}");
     }

@@ -64,8 +64,9 @@ impl ClusterSection {
         require!(rules, self.queue; matches!(count, 1 | 3 | 5), "expected 1, 3 or 5 queue nodes, not {count}");
         let mut ids: Vec<NodeId> = self.queue.iter().map(|queue| queue.node).collect();
         ids.sort_unstable();
-        let twice = ids.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
-        require!(rules, self.queue; twice.is_none(), "node {} is listed twice", twice.unwrap_or_default());
+        for pair in ids.windows(2) {
+            require!(rules, self.queue; pair[0] != pair[1], "node {} is listed twice", pair[0]);
+        }
     }
 
     /// Returns true when the node is a queue node.

@@ -286,6 +286,15 @@ fn files_that_are_missing_or_unusable_are_reported_together() {
 }
 
 #[test]
+fn a_file_that_is_not_toml_or_not_there_is_not_blamed_for_what_it_names() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("queue.toml");
+    check(RoleName::Queue, &file, &["cannot be read: No such file"]);
+    fs::write(&file, "-----BEGIN CERTIFICATE-----\n").unwrap();
+    check(RoleName::Queue, &file, &[":1: not TOML: "]);
+}
+
+#[test]
 fn certificates_are_used_as_the_node_would_use_them() {
     let (files, other) = (Files::new(), Files::new());
     let config = files.join(RoleName::Outbound, 21);
@@ -349,6 +358,18 @@ fn listeners_that_need_a_certificate_are_found_without_one() {
         &config,
         &["`tls.key` = \"authority.pem\": no valid private key in the PEM file"],
     );
+}
+
+#[test]
+fn an_address_or_a_node_that_is_listed_twice_is_found() {
+    let files = Files::new();
+    let config = files.join(RoleName::Ingress, 11);
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("0.0.0.0:465", "0.0.0.0:587")).unwrap();
+    check(RoleName::Ingress, &config, &["`ingress.listeners` = […]: 0.0.0.0:587 is listed twice"]);
+    let node = "  { node = 1, address = \"127.0.0.1:7400\" },\n";
+    fs::write(&config, text.replace(node, &node.repeat(3))).unwrap();
+    check(RoleName::Ingress, &config, &["`cluster.queue` = […]: node 1 is listed twice"]);
 }
 
 #[test]

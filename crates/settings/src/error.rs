@@ -59,7 +59,7 @@ impl Problems {
         self.found.is_empty()
     }
 
-    /// Returns true when something is wrong with this key or what is below it.
+    /// Returns true when something is wrong with this key or what is below it; with the file as a whole for an empty key.
     #[must_use]
     pub fn concern(&self, key: &str) -> bool {
         let below = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Field, Given, Item, Problem, Problems, SettingValue};
+use crate::{Field, Given, Item, Origin, Problem, Problems, SettingValue};
 
 /// A file that is being read.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Reading<'a> {
     open_files: bool,
     /// The file has errors of syntax: what seems to be missing may be there.
     is_partial: bool,
+    /// Sections that only files of other roles have.
+    other_sections: &'a [&'static str],
     problems: &'a mut Problems,
 }
 
@@ -30,12 +32,18 @@ pub enum Wrong {
 }
 
 impl<'a> Reading<'a> {
-    pub(crate) fn new(base: &Path, open_files: bool, problems: &'a mut Problems) -> Self {
+    pub(crate) fn new(
+        base: &Path,
+        open_files: bool,
+        other_sections: &'a [&'static str],
+        problems: &'a mut Problems,
+    ) -> Self {
         Self {
             path: String::new(),
             base: base.to_owned(),
             open_files,
             is_partial: !problems.is_empty(),
+            other_sections,
             problems,
         }
     }
@@ -137,11 +145,17 @@ impl<'r, 'a> TableReader<'r, 'a> {
     /// Ends the table: settings that are left are unknown.
     pub fn finish(self) {
         let Self { reading, left, known } = self;
+        let is_root = reading.path.is_empty();
         for (name, given) in left {
-            let what = if reading.path.is_empty() { "section" } else { "setting" };
-            let reason = match nearest(&name, &known) {
-                Some(near) => format!("unknown {what}; did you mean `{near}`?"),
-                None => format!("unknown {what}; expected one of {}", known.join(", ")),
+            let is_variable = matches!(given.origin, Some(Origin::Variable(_)));
+            let reason = match reading.other_sections.contains(&name.as_str()) {
+                true if is_root => format!("a section of other roles; expected one of {}", known.join(", ")),
+                // A variable may be meant for another role.
+                _ if is_root && is_variable => {
+                    unknown("section", &name, &[&known, reading.other_sections].concat())
+                }
+                _ if is_root => unknown("section", &name, &known),
+                _ => unknown("setting", &name, &known),
             };
             let key = reading.below(&name);
             let value = matches!(given.item, Item::Scalar(_)).then(|| given.shown());
@@ -172,6 +186,13 @@ fn absent_field<T: SettingValue>(field: &Field<T>, reading: &mut Reading<'_>) ->
         reading.problems.add(Problem { origin: None, key, value: None, reason });
     }
     T::absent(reading)
+}
+
+fn unknown(what: &str, name: &str, known: &[&str]) -> String {
+    match nearest(name, known) {
+        Some(near) => format!("unknown {what}; did you mean `{near}`?"),
+        None => format!("unknown {what}; expected one of {}", known.join(", ")),
+    }
 }
 
 /// Returns the known name that was probably meant.

@@ -66,7 +66,7 @@ impl Source {
         // A relative path is meant from the file that it stands in, wherever the command was started.
         let base = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
         let base = base.parent().unwrap_or(Path::new("/"));
-        let mut reading = Reading::new(base, self.open_files, &mut problems);
+        let mut reading = Reading::new(base, self.open_files, &self.other_sections, &mut problems);
         let value = T::read(&given, &mut reading).unwrap_or_default();
         (value, problems)
     }

@@ -167,6 +167,18 @@ fn every_error_is_reported_with_line_key_value_and_what_was_expected() {
 }
 
 #[test]
+fn a_section_of_another_role_is_named_as_such() {
+    check(
+        &format!("{GOOD}[outbound]\nsmtp_port = 25\n"),
+        &[("POSTROAD__OUTBOND__SMTP_PORT", "25")],
+        &[
+            ":3: `outbound`: a section of other roles; expected one of ingress, paths",
+            ": environment variable `POSTROAD__OUTBOND__SMTP_PORT`: `outbond`: unknown section; did you mean `outbound`?",
+        ],
+    );
+}
+
+#[test]
 fn rules_between_settings_name_the_line_and_are_skipped_where_a_value_is_wrong() {
     let text = format!("{GOOD}in_flight_bytes_max = \"2MiB\"\n");
     check(
