@@ -19,8 +19,12 @@ impl Page {
         let page = std::fs::read_to_string(Path::new(PROJECT).join("deploy/README.md")).expect("it is there");
         let page = page.split("\n## ").next().unwrap_or_default();
         let blocks = |language: &str| -> Vec<String> {
-            let starts = page.split(&format!("```{language}\n")).skip(1);
-            starts.filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
+            let fence = format!("```{language}\n");
+            page.split(&fence)
+                .skip(1)
+                .filter_map(|rest| rest.split("```").next())
+                .map(str::to_owned)
+                .collect()
         };
         let files = [
             ("init.sh", "postroad cluster init"),
