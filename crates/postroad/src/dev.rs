@@ -324,6 +324,12 @@ async fn start_ingress(
             Err(error) => return Err(error).context("cannot start ingress"),
         }
     };
+    let Listeners { smtp, smtps, grpc, .. } = listeners;
+    // Port 0 asks for any.
+    for (listen, address) in [smtp, smtps].into_iter().zip(ingress.smtp_addresses()) {
+        listen.address = *address;
+    }
+    grpc.address = ingress.grpc_address().unwrap_or(grpc.address);
     components.spawn("ingress", |shutdown| ingress.run(shutdown));
     Ok(())
 }

@@ -90,7 +90,10 @@ impl Listen {
             }
             bound => bound,
         };
-        listener.with_context(|| self.refusal(self.address))
+        let listener = listener.with_context(|| self.refusal(self.address))?;
+        // Port 0 asks for any.
+        self.address = listener.local_addr()?;
+        Ok(listener)
     }
 
     /// Takes `number` consecutive ports that are free now, from the address on.
