@@ -3,14 +3,11 @@
 //! `apply` is pure: two ledgers that applied the same commands are equal, on any machine.
 //! Effects are hints to the leader; a new leader finds its work by reading the state.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::BTreeMap;
 
 use postroad_core::{
-    Address, AttemptNumber, BounceClass, DeliveryId, DeliveryState, Epoch, FinalState, MessageId, Outcome,
-    OutcomeKind, Party, PoolId, Retry, SourceId, TenantId, Timestamp, retry::Attempts,
+    Address, AttemptNumber, BounceClass, DeliveryId, Epoch, FinalState, MessageId, Outcome, OutcomeKind,
+    Party, Retry, SourceId, Timestamp,
 };
 
 use crate::{
@@ -19,9 +16,11 @@ use crate::{
         Report, SourceGrant, TEXT_BYTES_MAX,
     },
     ended::EndedIds,
-    event::{AcceptedEvent, AttemptEvent, Event, EventKind, EventLog, NextState, Retried},
+    event::{AcceptedEvent, AttemptEvent, EventKind, EventLog, NextState, Retried},
+    index::Index,
     pages::Pages,
     row::{Body, BodyRef, Message, PendingChange, Recipient, State},
+    sites::Sites,
     stage::Stage,
 };
 
@@ -59,68 +58,40 @@ pub struct Ledger {
     pub(crate) index: Index,
 }
 
-/// Indexes that can be rebuilt from the rows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Index {
-    pub(crate) slots: BTreeMap<MessageId, u32>,
-    /// Deliveries assigned to each source, by id, so that every replica iterates in the same order.
-    pub(crate) assigned: BTreeMap<SourceId, BTreeSet<DeliveryId>>,
-    /// Their number per source and site.
-    pub(crate) lanes: BTreeMap<(SourceId, u32), u32>,
-    /// Messages of each tenant.
-    pub(crate) tenants: BTreeMap<TenantId, u64>,
-    pub(crate) counts: Counts,
+/// How the ledger learned that an attempt has ended.
+enum AttemptEnd {
+    /// Its owner reported it.
+    Reported(Report),
+    /// Its owner can no longer report it in time.
+    Reclaimed(AttemptId),
 }
 
-/// How many deliveries are in each state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Queued or deferred.
-    pub queued: u64,
-    /// With an outbound node.
-    pub sending: u64,
-    /// Held.
-    pub held: u64,
+/// What is known about an attempt that ended.
+struct Facts {
+    id: AttemptId,
+    outcome: Outcome,
+    remote: Box<str>,
+    tls: Box<str>,
+    started_at: Timestamp,
+    ended_at: Timestamp,
 }
 
-/// Site names, each kept once.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sites {
-    /// Each name, and how many recipients use it.
-    pub(crate) rows: Pages<(Arc<str>, u32)>,
-    slots: BTreeMap<Arc<str>, u32>,
+impl Facts {
+    fn unreported(id: AttemptId, now: Timestamp) -> Self {
+        let (remote, tls) = ("".into(), "".into());
+        Self { id, outcome: unreported(), remote, tls, started_at: Timestamp::ZERO, ended_at: now }
+    }
 }
 
-impl Sites {
-    /// Returns the slot of a name, and counts one more use.
-    pub(crate) fn intern(&mut self, name: &str) -> u32 {
-        if let Some(slot) = self.slots.get(name) {
-            self.rows.get_mut(*slot).expect("the index names rows that exist").1 += 1;
-            return *slot;
-        }
-        let name: Arc<str> = name.into();
-        let slot = self.rows.insert((name.clone(), 1));
-        self.slots.insert(name, slot);
-        slot
+impl From<Report> for Facts {
+    fn from(report: Report) -> Self {
+        let Report { id, outcome, remote, tls, started_at, ended_at, .. } = report;
+        Self { id, outcome, remote, tls, started_at, ended_at }
     }
+}
 
-    pub(crate) fn release(&mut self, slot: u32) {
-        let (name, uses) = self.rows.get_mut(slot).expect("a row names a site that exists");
-        *uses -= 1;
-        if *uses == 0 {
-            let name = name.clone();
-            self.slots.remove(&name);
-            self.rows.remove(slot);
-        }
-    }
-
-    pub(crate) fn name(&self, slot: u32) -> &Arc<str> {
-        &self.rows.get(slot).expect("a row names a site that exists").0
-    }
-
-    pub(crate) fn slot(&self, name: &str) -> Option<u32> {
-        self.slots.get(name).copied()
-    }
+fn unreported() -> Outcome {
+    Outcome::new(OutcomeKind::Unknown, None, 0, "the outbound node did not report the outcome")
 }
 
 impl Ledger {
@@ -335,7 +306,7 @@ impl Ledger {
                     report.outcome.class = Some(BounceClass::Unconfirmed);
                 }
                 let grant = SourceGrant { source, epoch, node };
-                self.record_attempt(key, grant, report, next_state, effects);
+                self.record_attempt(key, grant, AttemptEnd::Reported(report), next_state, effects);
                 return Reply::Done;
             }
             State::Sending { source, node, .. } => SourceGrant { source, epoch: report.id.epoch, node },
@@ -354,7 +325,7 @@ impl Ledger {
             let recipient = self.recipient_mut(key);
             recipient.unknown = recipient.unknown.saturating_sub(1);
         }
-        self.record_attempt(key, grant, report, next_state, effects);
+        self.record_attempt(key, grant, AttemptEnd::Reported(report), next_state, effects);
         Reply::Done
     }
 
@@ -394,44 +365,48 @@ impl Ledger {
         &mut self,
         key: Key,
         grant: SourceGrant,
-        report: Report,
+        end: AttemptEnd,
         next_state: NextState,
         effects: &mut Vec<Effect>,
     ) {
-        let delivery = report.id.delivery;
+        let now = self.now;
         let recipient = self.recipient_mut(key);
         if next_state != NextState::Unchanged {
             recipient.retry_now = false;
         }
-        // A reclaimed attempt was not reported by its owner, who still may.
-        let by_owner = report.started_at != Timestamp::ZERO || report.outcome.kind != OutcomeKind::Unknown;
-        if by_owner {
-            recipient.reported = recipient.reported.max(report.id.attempt.0);
-        }
-        if !report.outcome.is_counted() {
+        let Facts { id, outcome, remote, tls, started_at, ended_at } = match end {
+            AttemptEnd::Reported(report) => {
+                recipient.reported = recipient.reported.max(report.id.attempt.0);
+                report.into()
+            }
+            // Its owner has not reported it, and still may.
+            AttemptEnd::Reclaimed(id) => Facts::unreported(id, now),
+        };
+        if !outcome.is_counted() {
             recipient.counted = recipient.counted.saturating_sub(1);
         }
         if next_state != NextState::Unchanged {
-            let distant = matches!(report.outcome.retry, Retry::Distant { .. });
-            let unknown = report.outcome.kind == OutcomeKind::Unknown;
+            let distant = matches!(outcome.retry, Retry::Distant { .. });
+            let unknown = outcome.kind == OutcomeKind::Unknown;
             recipient.distant = recipient.distant.saturating_add(u8::from(distant));
             recipient.unknown = recipient.unknown.saturating_add(u8::from(unknown));
-            let internal = report.outcome.kind == OutcomeKind::Internal;
+            let internal = outcome.kind == OutcomeKind::Internal;
             recipient.internal = if internal { recipient.internal.saturating_add(1) } else { 0 };
-            recipient.last = Some(Box::new(report.outcome.clone()));
+            recipient.last = Some(Box::new(outcome.clone()));
         }
+        let delivery = id.delivery;
         let event = AttemptEvent {
             delivery,
-            attempt: report.id.attempt,
-            number: recipient.number_of(report.id.attempt),
+            attempt: id.attempt,
+            number: recipient.number_of(id.attempt),
             source: grant.source,
             epoch: grant.epoch,
             node: grant.node,
-            outcome: report.outcome,
-            remote: report.remote,
-            tls: report.tls,
-            started_at: report.started_at,
-            ended_at: report.ended_at,
+            outcome,
+            remote,
+            tls,
+            started_at,
+            ended_at,
             next_state,
         };
         self.events.append(self.now, EventKind::Attempt(Box::new(event)));
@@ -488,20 +463,9 @@ impl Ledger {
                 continue;
             }
             let id = AttemptId { delivery, attempt: AttemptNumber(recipient.attempt), epoch };
-            let outcome =
-                Outcome::new(OutcomeKind::Unknown, None, 0, "the outbound node did not report the outcome");
-            let next_state = self.after_attempt(key, pending, &outcome, retry_at, copies_max);
-            let report = Report {
-                id,
-                outcome,
-                retry_at,
-                copies_max,
-                remote: "".into(),
-                tls: "".into(),
-                started_at: Timestamp::ZERO,
-                ended_at: self.now,
-            };
-            self.record_attempt(key, SourceGrant { source, epoch, node }, report, next_state, effects);
+            let next_state = self.after_attempt(key, pending, &unreported(), retry_at, copies_max);
+            let (grant, end) = (SourceGrant { source, epoch, node }, AttemptEnd::Reclaimed(id));
+            self.record_attempt(key, grant, end, next_state, effects);
         }
         Reply::Done
     }
@@ -694,7 +658,7 @@ impl Ledger {
         lane.and_then(|lane| self.index.lanes.get(&lane)).copied().unwrap_or(0)
     }
 
-    fn recipient(&self, key: Key) -> Option<&Recipient> {
+    pub(crate) fn recipient(&self, key: Key) -> Option<&Recipient> {
         self.messages.get(key.slot)?.recipients.get(key.recipient as usize)
     }
 
@@ -704,321 +668,9 @@ impl Ledger {
     }
 }
 
-impl Index {
-    pub(crate) fn enter_message(&mut self, tenant: TenantId) {
-        *self.tenants.entry(tenant).or_default() += 1;
-    }
-
-    fn leave_message(&mut self, tenant: TenantId) {
-        let messages = self.tenants.get_mut(&tenant).expect("a message that is here was entered");
-        *messages -= 1;
-        if *messages == 0 {
-            self.tenants.remove(&tenant);
-        }
-    }
-
-    pub(crate) fn enter(&mut self, delivery: DeliveryId, site: u32, state: State) {
-        match state {
-            State::Queued { .. } => self.counts.queued += 1,
-            State::Held => self.counts.held += 1,
-            State::Ended(_) => {}
-            State::Sending { source, .. } => {
-                self.counts.sending += 1;
-                self.assigned.entry(source).or_default().insert(delivery);
-                *self.lanes.entry((source, site)).or_default() += 1;
-            }
-        }
-    }
-
-    fn leave(&mut self, delivery: DeliveryId, site: u32, state: State) {
-        match state {
-            State::Queued { .. } => self.counts.queued -= 1,
-            State::Held => self.counts.held -= 1,
-            State::Ended(_) => {}
-            State::Sending { source, .. } => {
-                self.counts.sending -= 1;
-                let assigned = self.assigned.get_mut(&source).expect("what is assigned was entered");
-                assigned.remove(&delivery);
-                if assigned.is_empty() {
-                    self.assigned.remove(&source);
-                }
-                let lane = self.lanes.get_mut(&(source, site)).expect("what is assigned was entered");
-                *lane -= 1;
-                if *lane == 0 {
-                    self.lanes.remove(&(source, site));
-                }
-            }
-        }
-    }
-}
-
 fn is_bounded(accept: &Accept) -> bool {
     let texts = [&accept.subject, &accept.origin, &accept.traceparent];
     (1..=RECIPIENTS_MAX).contains(&accept.recipients.len())
         && texts.iter().all(|text| text.len() <= TEXT_BYTES_MAX)
         && accept.recipients.iter().all(|recipient| (1..=TEXT_BYTES_MAX).contains(&recipient.site.len()))
-}
-
-/// A message and the state of its deliveries, for people and programs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MessageView {
-    /// The message.
-    pub id: MessageId,
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// The reverse path.
-    pub sender: Option<Address>,
-    /// Bytes of the content.
-    pub size: u32,
-    /// When the ledger took responsibility.
-    pub accepted_at: Timestamp,
-    /// No attempt starts at or after this.
-    pub expires_at: Timestamp,
-    /// An address needs SMTPUTF8.
-    pub smtputf8: bool,
-    /// The content holds bytes above 127.
-    pub eight_bit: bool,
-    /// W3C traceparent, empty without a trace.
-    pub traceparent: Box<str>,
-    /// Where the content is, in order.
-    pub content: Vec<BodyRef>,
-    /// Every recipient, in the order of the envelope.
-    pub deliveries: Vec<DeliveryView>,
-}
-
-/// One recipient and the state of its delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeliveryView {
-    /// The mailbox.
-    pub address: Address,
-    /// The normalised MX set, or the domain.
-    pub site: Arc<str>,
-    /// The pool whose sources may deliver it.
-    pub pool: PoolId,
-    /// Its state.
-    pub state: DeliveryState,
-    /// When the next attempt is due, while it is queued or deferred.
-    pub due_at: Option<Timestamp>,
-    /// Who is sending it.
-    pub grant: Option<SourceGrant>,
-    /// Attempts that have ended; one that was given back unstarted is none.
-    pub attempts: u32,
-    /// How the last attempt ended.
-    pub last: Option<Outcome>,
-}
-
-/// An assigned delivery as the owner of its source needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AssignedView<'a> {
-    /// Which attempt.
-    pub id: AttemptId,
-    /// The source, its epoch and its owner.
-    pub grant: SourceGrant,
-    /// Whose message it is.
-    pub tenant: TenantId,
-    /// The reverse path, empty for the null sender.
-    pub sender: &'a str,
-    /// The mailbox.
-    pub address: &'a str,
-    /// The normalised MX set, or the domain.
-    pub site: &'a str,
-    /// Bytes of the content.
-    pub size: u32,
-    /// An address needs SMTPUTF8.
-    pub smtputf8: bool,
-    /// The content holds bytes above 127.
-    pub eight_bit: bool,
-    /// W3C traceparent, empty without a trace.
-    pub traceparent: &'a str,
-    /// Where the content is, in order.
-    pub content: &'a [BodyRef],
-    /// Its owner is asked to return it.
-    pub recalled: bool,
-    /// A person asked for it: its lane does not wait.
-    pub retry_now: bool,
-}
-
-impl Ledger {
-    /// Returns a message that has not ended.
-    #[must_use]
-    pub fn message(&self, id: MessageId) -> Option<MessageView> {
-        let message = self.messages.get(*self.index.slots.get(&id)?)?;
-        Some(MessageView {
-            id,
-            tenant: message.tenant,
-            sender: message.sender(),
-            size: message.size,
-            accepted_at: message.accepted_at,
-            expires_at: message.expires_at,
-            smtputf8: message.smtputf8,
-            eight_bit: message.eight_bit,
-            traceparent: message.traceparent.clone(),
-            content: message.body.parts().to_vec(),
-            deliveries: message.recipients.iter().map(|recipient| self.delivery_view(recipient)).collect(),
-        })
-    }
-
-    /// Returns a delivery that is assigned.
-    #[must_use]
-    pub fn assigned(&self, key: Key) -> Option<AssignedView<'_>> {
-        let message = self.messages.get(key.slot)?;
-        let recipient = message.recipients.get(key.recipient as usize)?;
-        let State::Sending { source, epoch, node, pending } = recipient.state else { return None };
-        let delivery = DeliveryId { message: message.id, recipient: key.recipient };
-        Some(AssignedView {
-            id: AttemptId { delivery, attempt: AttemptNumber(recipient.attempt), epoch },
-            grant: SourceGrant { source, epoch, node },
-            tenant: message.tenant,
-            sender: &message.sender,
-            address: &recipient.address,
-            site: self.sites.name(recipient.site),
-            size: message.size,
-            smtputf8: message.smtputf8,
-            eight_bit: message.eight_bit,
-            traceparent: &message.traceparent,
-            content: message.body.parts(),
-            recalled: pending != PendingChange::None,
-            retry_now: recipient.retry_now,
-        })
-    }
-
-    /// Returns what the retry schedule needs to know about a delivery, while its message has not ended.
-    #[must_use]
-    pub fn attempts(&self, delivery: DeliveryId) -> Option<Attempts> {
-        self.recipient(self.key(delivery)?).map(Recipient::attempts)
-    }
-
-    fn delivery_view(&self, recipient: &Recipient) -> DeliveryView {
-        let (state, due_at, grant) = match recipient.state {
-            State::Queued { due } if recipient.last.is_none() => (DeliveryState::Queued, Some(due), None),
-            State::Queued { due } => (DeliveryState::Deferred, Some(due), None),
-            State::Sending { source, epoch, node, .. } => {
-                (DeliveryState::Sending, None, Some(SourceGrant { source, epoch, node }))
-            }
-            State::Held => (DeliveryState::Held, None, None),
-            State::Ended(end) => (DeliveryState::Final(end), None, None),
-        };
-        DeliveryView {
-            address: recipient.address(),
-            site: self.sites.name(recipient.site).clone(),
-            pool: recipient.pool,
-            state,
-            due_at,
-            grant,
-            attempts: recipient.attempted(),
-            last: recipient.last.as_deref().cloned(),
-        }
-    }
-
-    /// Returns true when the message is in the ledger, or ended so recently that its id is kept.
-    #[must_use]
-    pub fn knows(&self, id: MessageId) -> bool {
-        self.index.slots.contains_key(&id) || self.ended.contains(id)
-    }
-
-    /// Returns the deliveries assigned to a source, by id.
-    pub fn assigned_to(&self, source: SourceId) -> impl Iterator<Item = DeliveryId> {
-        self.index.assigned.get(&source).into_iter().flatten().copied()
-    }
-
-    /// Returns true when deliveries are assigned to a source, and neither this epoch nor a later one has been seen.
-    #[must_use]
-    pub fn has_work_below(&self, source: SourceId, epoch: Epoch) -> bool {
-        self.index.assigned.contains_key(&source) && self.epochs.get(&source).is_none_or(|seen| *seen < epoch)
-    }
-
-    /// Returns the sources with assigned deliveries.
-    pub fn sources_with_work(&self) -> impl Iterator<Item = SourceId> {
-        self.index.assigned.keys().copied()
-    }
-
-    /// Examines up to `examined_max` messages from `from` on; returns the deliveries that have expired, and the id to go on
-    /// from, `None` at the end.
-    #[must_use]
-    pub fn expired(
-        &self,
-        from: MessageId,
-        examined_max: usize,
-        now: Timestamp,
-    ) -> (Vec<DeliveryId>, Option<MessageId>) {
-        let mut rest = self.index.slots.range(from..);
-        let mut found = Vec::new();
-        for (id, slot) in rest.by_ref().take(examined_max) {
-            let Some(message) = self.messages.get(*slot).filter(|message| message.expires_at <= now) else {
-                continue;
-            };
-            let ended = (0..)
-                .zip(&message.recipients)
-                .filter(|(_, recipient)| matches!(recipient.state, State::Queued { .. } | State::Held));
-            found.extend(ended.map(|(recipient, _)| DeliveryId { message: *id, recipient }));
-        }
-        (found, rest.next().map(|(id, _)| *id))
-    }
-
-    /// Returns the events from number `from` on; dropped ones are one [`EventKind::Gap`].
-    pub fn events(&self, from: u64) -> impl Iterator<Item = &Event> {
-        self.events.from(from)
-    }
-
-    /// Returns the number of the first event that is kept, and that of the next one.
-    #[must_use]
-    pub fn event_range(&self) -> (u64, u64) {
-        (self.events.first(), self.events.next())
-    }
-
-    /// Returns the next event of a consumer, 0 for an unknown one.
-    #[must_use]
-    pub fn cursor(&self, consumer: &str) -> u64 {
-        self.events.cursor(consumer)
-    }
-
-    /// Returns the bytes of the events that are kept.
-    #[must_use]
-    pub fn event_bytes(&self) -> u64 {
-        self.events.bytes()
-    }
-
-    /// Returns the number of messages that have not ended.
-    #[must_use]
-    pub fn message_count(&self) -> usize {
-        self.messages.len()
-    }
-
-    /// Returns the number of a tenant's messages that have not ended.
-    #[must_use]
-    pub fn messages_of(&self, tenant: TenantId) -> u64 {
-        self.index.tenants.get(&tenant).copied().unwrap_or(0)
-    }
-
-    /// Returns how many deliveries are in each state.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        self.index.counts
-    }
-
-    /// Returns when the oldest message that has not ended was accepted.
-    #[must_use]
-    pub fn oldest(&self) -> Option<Timestamp> {
-        let (_, slot) = self.index.slots.first_key_value()?;
-        self.messages.get(*slot).map(|message| message.accepted_at)
-    }
-
-    /// Returns the time of the last command.
-    #[must_use]
-    pub fn now(&self) -> Timestamp {
-        self.now
-    }
-
-    /// Returns a hash of every event so far and the counts: equal on equal replicas.
-    ///
-    /// It is kept up to date, so reading it is cheap; a divergence shows at the next event.
-    #[must_use]
-    pub fn state_hash(&self) -> u64 {
-        let Counts { queued, sending, held } = self.index.counts;
-        [self.now.as_millis(), self.messages.len() as u64, queued, sending, held]
-            .into_iter()
-            .fold(self.events.hash(), |hash, word| {
-                (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
-            })
-    }
 }

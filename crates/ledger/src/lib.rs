@@ -10,16 +10,21 @@ pub mod event;
 
 mod codec;
 mod ended;
+mod index;
 mod ledger;
 mod pages;
+mod query;
 mod row;
+mod sites;
 mod snapshot;
 mod stage;
 
 pub use codec::Corrupt;
 pub use dispatch::Dispatcher;
 pub use ended::REMEMBERED_FOR;
-pub use ledger::{AssignedView, Counts, DeliveryView, Ledger, Limits, MessageView};
+pub use index::Counts;
+pub use ledger::{Ledger, Limits};
+pub use query::{AssignedView, DeliveryView, MessageView};
 pub use row::BodyRef;
 pub use snapshot::Snapshot;
 pub use stage::STAGED_FOR;

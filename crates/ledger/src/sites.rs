@@ -1,0 +1,45 @@
+//! Names of sites: a row has a number.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::pages::Pages;
+
+/// Site names, each kept once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sites {
+    /// Each name, and how many recipients use it.
+    pub(crate) rows: Pages<(Arc<str>, u32)>,
+    slots: BTreeMap<Arc<str>, u32>,
+}
+
+impl Sites {
+    /// Returns the slot of a name, and counts one more use.
+    pub(crate) fn intern(&mut self, name: &str) -> u32 {
+        if let Some(slot) = self.slots.get(name) {
+            self.rows.get_mut(*slot).expect("the index names rows that exist").1 += 1;
+            return *slot;
+        }
+        let name: Arc<str> = name.into();
+        let slot = self.rows.insert((name.clone(), 1));
+        self.slots.insert(name, slot);
+        slot
+    }
+
+    pub(crate) fn release(&mut self, slot: u32) {
+        let (name, uses) = self.rows.get_mut(slot).expect("a row names a site that exists");
+        *uses -= 1;
+        if *uses == 0 {
+            let name = name.clone();
+            self.slots.remove(&name);
+            self.rows.remove(slot);
+        }
+    }
+
+    pub(crate) fn name(&self, slot: u32) -> &Arc<str> {
+        &self.rows.get(slot).expect("a row names a site that exists").0
+    }
+
+    pub(crate) fn slot(&self, name: &str) -> Option<u32> {
+        self.slots.get(name).copied()
+    }
+}
