@@ -9,11 +9,14 @@ use postroad::{
     cli::{Cli, ClusterCommand, Command, ConfigCommand},
     cluster, config, dev, operator, roles,
 };
+use rustix::fs::Mode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Mail, keys and databases are readable by this user only, whatever umask the shell or the unit has.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     match run(Cli::parse().command) {
         Ok(text) => {
             // A closed standard output is not an error.
