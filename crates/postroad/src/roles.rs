@@ -413,3 +413,26 @@ impl Section for OutboundConfig {
 impl Section for ControlConfig {}
 
 impl Section for TelemetryConfig {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns whether the file of an ingress node is refused because of this key.
+    fn is_refused(key: &str, ingress: &str) -> bool {
+        let table = ingress.parse().expect("the sample is TOML");
+        let read = IngressFile::read(Loader::new("ingress.toml".into(), table));
+        read.err().is_some_and(|error| error.problems.iter().any(|problem| problem.key == key))
+    }
+
+    #[test]
+    fn config_check_refuses_grpc_in_the_clear_and_a_name_that_nobody_knows() {
+        let grpc = "[ingress]\nhostname = \"mail.example.org\"\ngrpc_listen = \"192.0.2.1:50051\"\n";
+        assert!(is_refused("ingress.grpc_listen", grpc));
+        assert!(!is_refused("ingress.grpc_listen", &format!("{grpc}grpc_plaintext = true\n")));
+        assert!(!is_refused("ingress.grpc_listen", &format!("[tls]\nself_signed = true\n{grpc}")));
+        let unnamed = "[ingress]\nlisteners = [{ listen = \"0.0.0.0:587\" }]\n";
+        assert!(is_refused("ingress.hostname", unnamed));
+        assert!(!is_refused("ingress.hostname", &unnamed.replace("0.0.0.0", "127.0.0.1")));
+    }
+}
