@@ -98,3 +98,16 @@ fn cluster_section(cluster: &ClusterFile, name: &str) -> String {
 fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_an_ingress_node_has_its_host_name() {
+        let cluster = ClusterFile { id: 1, ledger_groups: 1, queue: Vec::new() };
+        let text = role_sections(&cluster, RoleName::Ingress, 11, "mail.example.org");
+        let table: toml::Table = text.parse().expect("the template is TOML");
+        assert_eq!(table["ingress"]["hostname"].as_str(), Some("mail.example.org"));
+    }
+}
