@@ -88,8 +88,7 @@ fn phrase(out: &mut Vec<u8>, text: &str, within: bool) {
 fn run(value: &[u8]) -> Option<(String, &[u8])> {
     let mut first = word(value)?;
     let mut text = String::new();
-    loop {
-        let Some(next) = word(first.rest.trim_ascii_start()) else { break };
+    while let Some(next) = word(first.rest.trim_ascii_start()) {
         if next.label == first.label {
             first.bytes.extend(next.bytes);
             first.rest = next.rest;

@@ -15,7 +15,6 @@ use crate::{HostList, Nav, error_page, page, security_headers};
 const APIS: &[&str] = &["/api/", "/sandbox/v1/"];
 
 /// Returns pages as one listener serves them: only for the names of `hosts`, and with a page for unknown paths.
-#[must_use]
 pub fn site(pages: Router, nav: Nav, hosts: HostList) -> Router {
     let unknown = move |uri: Uri| async move { unknown_path(nav, &uri) };
     pages.fallback(unknown).layer(middleware::from_fn_with_state((nav, hosts), require_own_name))

@@ -235,12 +235,15 @@ impl<'de> Visitor<'de> for Seek<'_> {
     }
 }
 
+/// A key whose value is a list of items of their own, and how to read it.
+type List = (&'static str, fn(&mut Reader, &Value, &Place));
+
 /// An item of a section, as the file has it.
 trait Section: DeserializeOwned {
     /// A valid item with the keys that every one needs, and no others.
     const SAMPLE: &str;
-    /// The key whose value is a list of items of their own, and how to read it.
-    const LIST: Option<(&str, fn(&mut Reader, &Value, &Place))> = None;
+    /// Its list, if it has one.
+    const LIST: Option<List> = None;
 }
 
 impl Section for SourcePolicy {
@@ -249,7 +252,7 @@ impl Section for SourcePolicy {
 
 impl Section for PoolPolicy {
     const SAMPLE: &str = "{name: a, sources: []}";
-    const LIST: Option<(&str, fn(&mut Reader, &Value, &Place))> =
+    const LIST: Option<List> =
         Some(("sources", |reader, value, place| drop(reader.items::<MemberPolicy>(value, place))));
 }
 
