@@ -1,12 +1,13 @@
 //! The rules as a value: which one matches a reply, and the verdict it gives.
 
 mod parse;
+mod pattern;
 
 use std::sync::LazyLock;
 
 use postroad_core::{BounceClass, EnhancedCode, LaneEffect, Party, Reply};
-use regex::bytes::Regex;
 
+use self::{parse::Origin, pattern::Pattern};
 use crate::{
     text,
     verdict::{Ending, Phase, Refusal, Verdict},
@@ -30,9 +31,9 @@ pub struct Rule {
     enhanced: Vec<EnhancedPattern>,
     provider: Option<Box<str>>,
     /// All of these must match.
-    words: Vec<Regex>,
+    words: Vec<Pattern>,
     /// None of these may.
-    without: Vec<Regex>,
+    without: Vec<Pattern>,
     outcomes: Outcomes,
 }
 
@@ -154,7 +155,8 @@ impl Rules {
     #[must_use]
     pub fn builtin() -> &'static Self {
         static BUILTIN: LazyLock<Rules> = LazyLock::new(|| {
-            Rules::parse(include_str!("../rules.txt")).expect("a test parses the rules that are built in")
+            parse::parse(include_str!("../rules.txt"), Origin::BuiltIn)
+                .expect("a test parses the rules that are built in")
         });
         &BUILTIN
     }
@@ -164,7 +166,7 @@ impl Rules {
     /// # Errors
     /// Returns every error of the file, in the order of its lines.
     pub fn parse(file: &str) -> Result<Self, Vec<RuleError>> {
-        parse::parse(file)
+        parse::parse(file, Origin::Given)
     }
 
     /// Returns the rules in the order in which they are tried.

@@ -91,12 +91,21 @@ fn push_atom(out: &mut String, atom: &str, in_link: bool) {
         out.push(ADDRESS);
     } else if is_ip(bare) {
         out.push_str(if in_link { "" } else { IP });
+    } else if let Some(name) = name_before_ip(bare) {
+        out.push_str(name);
+        out.push_str(if in_link { "" } else { IP });
     } else if in_link {
         out.push_str(bare);
     } else {
         push_plain(out, bare);
     }
     out.push_str(tail);
+}
+
+/// Returns `ip:` of `ip:192.0.2.1`.
+fn name_before_ip(atom: &str) -> Option<&str> {
+    let (name, after) = atom.split_at(atom.find(':')? + 1);
+    is_ip(after).then_some(name)
 }
 
 fn is_ip(atom: &str) -> bool {
@@ -175,6 +184,7 @@ mod tests {
         check("id=a@b.example;ip=192.0.2.1", "id=@;ip=%ip");
         check("[192.0.2.1]:25 and 2001:db8::1.", "[%ip]:25 and %ip.");
         check("192.0.2.1:25 is bad", "%ip is bad");
+        check("IP:192.0.2.1 from:2001:db8::1", "ip:%ip from:%ip");
         check("version 4.16.50, 1.2.3.4.5", "version 4.16.50, 1.2.3.4.5");
         check("can't cannot won't doesn’t", "can not can not will not does not");
         check("E-Mail MAILBOX_FULL non-existent", "email mailbox full non existent");

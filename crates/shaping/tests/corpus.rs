@@ -68,6 +68,46 @@ fn d_052_a_blocklist_never_reads_as_a_bad_recipient_whatever_its_code() {
 }
 
 #[test]
+fn d_052_what_is_said_of_anybody_but_the_recipient_never_suppresses() {
+    let replies = [
+        "rcpt 550 5.1.1 Sender unknown",
+        "rcpt 550 5.1.0 The sending user does not exist",
+        "rcpt 550 5.1.1 Invalid user in MAIL FROM",
+        "rcpt 550 Your account does not exist here, relaying denied",
+        "rcpt 550 5.7.1 Client user account disabled",
+        "rcpt 550 5.1.8 Sender account is suspended",
+        "rcpt 550 account suspended for sending spam, contact your provider",
+        "rcpt 550-Postmaster verification failed\\n550-Response: 550 <maria@shop.example>: User unknown\\n550 rejected",
+        "rcpt 550 5.1.1 too many unknown users, connection blocked",
+        "rcpt 550 We found too many users that do not exist in your mail",
+        "rcpt 550 5.7.1 unusual invalid recipients",
+        "rcpt 550 Host unknown: 198.51.100.7 not found in DNS",
+        "rcpt 550 Server not found: user database unavailable",
+        "rcpt 550 5.1.1 directory service down, user not found",
+        "rcpt 550 User does not exist or quota exceeded, may be either",
+        "rcpt 550 The domain of the user is suspended",
+        "rcpt 550 hosting account suspended",
+        "rcpt 550 5.2.1 mailbox disabled for your domain by policy",
+        "rcpt 550 user has been temporarily suspended",
+        "rcpt 550 feature disabled for this account",
+        "data 503 all recipients are invalid",
+        "mail 550 5.1.1 no such user",
+        "connect 554 no such user",
+        "dot 550 user-agent not found",
+        "dot 550 reply-to address is unknown",
+        "dot 550 5.6.0 invalid recipient header, address not valid",
+        "dot 550 link points to a disabled account page",
+        "dot 550 Your message to a closed list was not accepted, mailbox is restricted",
+        "dot 550 5.2.0 RESOLVER.ADR.BadPrimary; recipient primary SMTP address is missing or invalid",
+    ];
+    for line in replies {
+        let (phase, reply) = line.split_once(' ').expect("a phase and a reply");
+        let found = classify(phase, reply);
+        assert!(!found.contains("\tyes\t"), "{line}: {found}");
+    }
+}
+
+#[test]
 fn d_035_552_to_a_recipient_is_too_many_and_elsewhere_permanent() {
     assert!(classify("rcpt", "552 too many recipients").starts_with("soft\ttoo_many_recipients"));
     assert!(classify("rcpt", "552 not now").starts_with("soft\ttoo_many_recipients"));

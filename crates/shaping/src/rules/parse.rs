@@ -3,15 +3,22 @@
 use std::{collections::BTreeMap, fmt, num::NonZeroU8};
 
 use postroad_core::{BounceClass, LaneEffect, OutcomeKind, Party, Retry};
-use regex::bytes::{Regex, RegexBuilder};
 
-use super::{CodePattern, Consequence, EnhancedPattern, Outcomes, Rule, Rules};
+use super::{CodePattern, Consequence, EnhancedPattern, Outcomes, Rule, Rules, pattern::Pattern};
 use crate::verdict::{Ending, Phase};
 
 /// How many rules a file may have.
 const RULES_MAX: usize = 2000;
-/// What one pattern may take in memory, compiled.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
+
+/// Where a file comes from decides when its patterns are compiled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// An operator's file: compiled at once, so that its errors are reported.
+    #[default]
+    Given,
+    /// The file of this crate, which a test has compiled.
+    BuiltIn,
+}
 
 /// What is wrong with a file of rules, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +45,8 @@ struct Entry {
     value: String,
 }
 
-pub(super) fn parse(file: &str) -> Result<Rules, Vec<RuleError>> {
-    let mut reader = Reader::default();
+pub(super) fn parse(file: &str, origin: Origin) -> Result<Rules, Vec<RuleError>> {
+    let mut reader = Reader { origin, ..Reader::default() };
     for entry in entries(file, &mut reader.errors) {
         reader.read(entry);
     }
@@ -82,6 +89,7 @@ struct Draft {
 
 #[derive(Default)]
 struct Reader {
+    origin: Origin,
     errors: Vec<RuleError>,
     names: BTreeMap<String, String>,
     done: Vec<Rule>,
@@ -220,10 +228,12 @@ impl Reader {
     }
 
     /// Compiles a pattern. Texts are folded before, so patterns are bytes without Unicode tables.
-    fn pattern(&mut self, entry: &Entry) -> Option<Regex> {
-        let regex = self.expand(entry.line, &entry.value)?;
-        let compiled = RegexBuilder::new(&regex).unicode(false).size_limit(PATTERN_BYTES_MAX).build();
-        compiled
+    fn pattern(&mut self, entry: &Entry) -> Option<Pattern> {
+        let source = self.expand(entry.line, &entry.value)?;
+        if self.origin == Origin::BuiltIn {
+            return Some(Pattern::built_in(&source));
+        }
+        Pattern::checked(&source)
             .map_err(|error| self.error(entry.line, format!("`{}`: {}", entry.value, one_line(&error))))
             .ok()
     }
@@ -390,6 +400,10 @@ fn ending(kind: &str, suppress: bool, tries: Option<NonZeroU8>) -> Result<Ending
 mod tests {
     use super::*;
 
+    fn parse(file: &str) -> Result<Rules, Vec<RuleError>> {
+        super::parse(file, Origin::Given)
+    }
+
     const REST: &str = "rule rest\n why the rest\n 4yz soft other receiver\n 5yz hard other receiver\n";
 
     /// Parses `file` with a rule behind it that catches everything, and compares lines and beginnings of errors.
@@ -453,6 +467,12 @@ mod tests {
         outcome("soft policy ip tries=3", "`tries`: expected kind policy_block");
         outcome("policy_block policy ip tries=0", "`tries=0`: expected a number from 1");
         outcome("delivered policy ip", "`delivered`: expected hard, soft");
+    }
+
+    #[test]
+    fn the_patterns_that_are_built_in_compile() {
+        let errors = parse(include_str!("../../rules.txt")).err().unwrap_or_default();
+        assert!(errors.is_empty(), "{errors:?}");
     }
 
     #[test]
