@@ -77,6 +77,8 @@ const USERS: &[(&str, &[&str])] = &[
     ("mail-auth", &["mail"]),
     ("mail-parser", &["mail"]),
     ("encoding_rs", &["mail"]),
+    ("metrics", &["telemetry"]),
+    ("metrics-exporter-prometheus", &["telemetry"]),
     ("hickory-resolver", &["dns"]),
     ("hickory-proto", &["dns", "testkit"]),
     ("hickory-server", &["dns", "testkit"]),

@@ -1,31 +1,30 @@
 //! The metrics of control.
 
-use metrics::{Counter, Gauge, Histogram};
 use postroad_core::GroupId;
-use postroad_telemetry::Metric;
+use postroad_telemetry::{Counter, Gauge, Histogram, Label};
 
-/// Every metric this crate records.
-pub const CATALOGUE: &[Metric] = &[
-    Metric::counter(EVENTS, "Events written to the history", &[]),
-    Metric::counter(REPEATED, "Events that came again and had no effect", &[]),
-    Metric::counter(UNREADABLE, "Events of a kind this version does not know", &[]),
-    Metric::counter(LOST, "Events that were dropped by the queue before they could be written", &[]),
-    Metric::histogram(BATCH_EVENTS, "Events written in one transaction", &[]),
-    Metric::histogram(BATCH_SECONDS, "How long one transaction took, with its sync", &[]),
-    Metric::counter(FAILURES, "Transactions that failed and are tried again", &[]),
-    Metric::gauge(LAG, "Events of a group that are committed and not yet written", &["group"]),
-    Metric::gauge(MESSAGES, "Messages whose history is kept", &[]),
-];
+const GROUP: Label = Label::few("group", "the numbers of the ledger groups");
 
-const EVENTS: &str = "postroad_control_events_total";
-const REPEATED: &str = "postroad_control_events_repeated_total";
-const UNREADABLE: &str = "postroad_control_events_unreadable_total";
-const LOST: &str = "postroad_control_events_lost_total";
-const BATCH_EVENTS: &str = "postroad_control_batch_events";
-const BATCH_SECONDS: &str = "postroad_control_batch_seconds";
-const FAILURES: &str = "postroad_control_write_failures_total";
-const LAG: &str = "postroad_control_lag_events";
-const MESSAGES: &str = "postroad_control_messages";
+postroad_telemetry::catalogue! {
+    /// Events written to the history
+    counter EVENTS = "postroad_control_events_total" [];
+    /// Events that came again and changed nothing
+    counter REPEATED = "postroad_control_repeated_events_total" [];
+    /// Events of a kind that this version does not know
+    counter UNREADABLE = "postroad_control_unreadable_events_total" [];
+    /// Events that the queue dropped before they could be written
+    counter LOST = "postroad_control_lost_events_total" [];
+    /// Events written in one transaction
+    histogram BATCH_EVENTS = "postroad_control_batch_events" [];
+    /// Time of one transaction, with its sync
+    histogram BATCH_SECONDS = "postroad_control_batch_seconds" [];
+    /// Transactions that failed and are tried again
+    counter FAILURES = "postroad_control_write_failures_total" [];
+    /// Events of a group that are committed and not yet written
+    gauge LAG = "postroad_control_lag_events" [GROUP];
+    /// Messages whose history is kept
+    gauge MESSAGES = "postroad_control_messages" [];
+}
 
 /// The handles of the writer.
 #[derive(Debug)]
@@ -43,19 +42,19 @@ pub(crate) struct WriterMetrics {
 impl WriterMetrics {
     pub(crate) fn new() -> Self {
         Self {
-            events: metrics::counter!(EVENTS),
-            repeated: metrics::counter!(REPEATED),
-            unreadable: metrics::counter!(UNREADABLE),
-            lost: metrics::counter!(LOST),
-            batch_events: metrics::histogram!(BATCH_EVENTS),
-            batch_seconds: metrics::histogram!(BATCH_SECONDS),
-            failures: metrics::counter!(FAILURES),
-            messages: metrics::gauge!(MESSAGES),
+            events: EVENTS.with([]),
+            repeated: REPEATED.with([]),
+            unreadable: UNREADABLE.with([]),
+            lost: LOST.with([]),
+            batch_events: BATCH_EVENTS.with([]),
+            batch_seconds: BATCH_SECONDS.with([]),
+            failures: FAILURES.with([]),
+            messages: MESSAGES.with([]),
         }
     }
 }
 
 /// The lag of one group.
 pub(crate) fn lag(group: GroupId) -> Gauge {
-    metrics::gauge!(LAG, "group" => group.to_string())
+    LAG.with([&group.to_string()])
 }

@@ -13,6 +13,9 @@ macro_rules! named {
             /// All values, ordered by code.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
+            /// The names of all values, in the same order.
+            pub const NAMES: &'static [&'static str] = &[$($text,)*];
+
             /// Returns the name used in events, metrics and the API.
             #[must_use]
             pub const fn as_str(self) -> &'static str {

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Histogram};
-use postroad_telemetry::Metric;
+use postroad_telemetry::{Counter, Histogram, Label};
 
-/// The metrics of this crate.
-pub const CATALOGUE: &[Metric] = &[
-    Metric::counter("postroad_dns_lookups_total", "Lookups of mail hosts by what came of them", &["result"]),
-    Metric::histogram("postroad_dns_lookup_seconds", "Time until the mail hosts of a domain were known", &[]),
-    Metric::counter(
-        "postroad_dns_sites_total",
-        "Sites told: from the cache, after a lookup, or the domain itself because none could be told in time",
-        &["from"],
-    ),
-];
+const RESULT: Label = Label::one_of("result", &["found", "permanent_error", "temporary_error"]);
+const FROM: Label = Label::one_of("from", &["cache", "lookup", "domain"]);
+
+postroad_telemetry::catalogue! {
+    /// Lookups of mail hosts, by result
+    counter LOOKUPS = "postroad_dns_lookups_total" [RESULT];
+    /// Time until the mail hosts of a domain were known
+    histogram LOOKUP_SECONDS = "postroad_dns_lookup_seconds" [];
+    /// Sites of recipients, by where they came from: the cache, a lookup, or the domain itself when no lookup ended in time
+    counter SITES = "postroad_dns_sites_total" [FROM];
+}
 
 /// Handles of the metrics above.
 #[derive(Debug)]
@@ -30,17 +30,14 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let lookups =
-            |result: &'static str| metrics::counter!("postroad_dns_lookups_total", "result" => result);
-        let sites = |from: &'static str| metrics::counter!("postroad_dns_sites_total", "from" => from);
         Self {
-            found: lookups("found"),
-            permanent: lookups("permanent_error"),
-            temporary: lookups("temporary_error"),
-            seconds: metrics::histogram!("postroad_dns_lookup_seconds"),
-            site_cached: sites("cache"),
-            site_looked_up: sites("lookup"),
-            site_untold: sites("domain"),
+            found: LOOKUPS.with(["found"]),
+            permanent: LOOKUPS.with(["permanent_error"]),
+            temporary: LOOKUPS.with(["temporary_error"]),
+            seconds: LOOKUP_SECONDS.with([]),
+            site_cached: SITES.with(["cache"]),
+            site_looked_up: SITES.with(["lookup"]),
+            site_untold: SITES.with(["domain"]),
         }
     }
 

@@ -63,6 +63,11 @@ impl Identity {
         client.map_or_else(|| format!("{kind} {name}"), |client| format!("{kind} {name} from {client}"))
     }
 
+    /// Returns the name of the credential.
+    pub(crate) fn name(&self) -> &str {
+        &self.credential.name
+    }
+
     /// Returns the tenant of the credential, unless the credential was changed or removed.
     pub(crate) fn tenant(&self, view: &View) -> Option<Arc<Tenant>> {
         match view.item(Kind::Credential, &self.credential.name) {
@@ -154,7 +159,7 @@ impl Authenticator {
         match verdict {
             Verdict::Valid(_) => self.metrics.login_good.increment(1),
             Verdict::Invalid => self.metrics.login_wrong.increment(1),
-            Verdict::Unavailable => self.metrics.login_untold.increment(1),
+            Verdict::Unavailable => self.metrics.login_unavailable.increment(1),
         }
         verdict
     }

@@ -156,7 +156,23 @@ impl Refusal {
         matches!(self, Self::NoDirectory | Self::Busy | Self::Unavailable | Self::StorageFull)
     }
 
-    /// Returns the label in metrics.
+    /// Every label, in the order of the reference.
+    pub(crate) const LABELS: &[&str] = &[
+        "identity",
+        "relay",
+        "sender",
+        "recipient",
+        "size",
+        "content",
+        "invalid",
+        "no_directory",
+        "busy",
+        "unavailable",
+        "unknown",
+        "storage_full",
+    ];
+
+    /// Returns the label in metrics and in the mail log: one of [`Self::LABELS`].
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::NoIdentity => "identity",

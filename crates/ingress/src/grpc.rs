@@ -16,7 +16,10 @@ use postroad_proto::{
     },
 };
 use postroad_smtp::headers::Protocol;
-use postroad_telemetry::trace;
+use postroad_telemetry::{
+    mail_log::{self, Mailbox},
+    trace,
+};
 use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
@@ -31,6 +34,7 @@ use crate::{
     auth::{Authenticator, Identity, Verdict},
     content,
     error::Refusal,
+    records::{self, Client, Refused},
     submission::{Incoming, SubmissionHandler},
 };
 
@@ -164,6 +168,15 @@ impl GrpcService {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, key)| key.trim());
         let Some(key) = key else {
+            let refused = Refused {
+                stage: "submit",
+                client: client_at(client),
+                tenant: None,
+                from: Mailbox::None,
+                to: Mailbox::None,
+                traceparent: "",
+            };
+            records::rejected(&self.handler.metrics, &refused, &Refusal::NoIdentity);
             return Err(with_reason(Code::Unauthenticated, "an API key is required", "API_KEY_MISSING"));
         };
         // A client without an IP address is in no network.
@@ -171,9 +184,13 @@ impl GrpcService {
         let identity = match self.authenticator.api_key(key, address) {
             Verdict::Valid(identity) => identity,
             Verdict::Invalid => {
+                records::login_failed(&client_at(client), Mailbox::None, "wrong");
                 return Err(with_reason(Code::Unauthenticated, "invalid API key", "API_KEY_INVALID"));
             }
-            Verdict::Unavailable => return Err(Refusal::NoDirectory.status()),
+            Verdict::Unavailable => {
+                records::login_failed(&client_at(client), Mailbox::None, "unavailable");
+                return Err(Refusal::NoDirectory.status());
+            }
         };
         let traceparent =
             header("traceparent").filter(|text| trace::is_traceparent(text)).unwrap_or_default();
@@ -199,13 +216,36 @@ impl GrpcService {
     }
 
     async fn accept(&self, caller: &Caller, request: SubmitRequest) -> Result<MessageId, RequestError> {
+        let envelope = request.envelope.as_ref().filter(|_| mail_log::is_enabled());
+        let sender = envelope.map(|envelope| envelope.sender.clone());
         match self.read(caller, request) {
             Ok(incoming) => Ok(self.handler.accept(incoming).await?),
-            Err(refused) => {
-                if let RequestError::Policy(refusal) = &refused {
-                    self.handler.metrics.note_refused(refusal);
-                }
-                Err(refused)
+            Err(error) => {
+                self.record_refused(caller, sender.as_deref(), &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn record_refused(&self, caller: &Caller, sender: Option<&str>, error: &RequestError) {
+        let tenant = caller.identity.tenant(&self.handler.view());
+        let refused = Refused {
+            stage: "submit",
+            client: client_at(caller.client),
+            tenant: tenant.as_deref(),
+            from: match sender {
+                None => Mailbox::None,
+                Some("") => Mailbox::Null,
+                Some(sender) => Mailbox::Of(sender),
+            },
+            to: Mailbox::None,
+            traceparent: &caller.traceparent,
+        };
+        let metrics = &self.handler.metrics;
+        match error {
+            RequestError::Policy(refusal) => records::rejected(metrics, &refused, refusal),
+            RequestError::Field(why) => {
+                records::rejected_for(metrics, &refused, "invalid", || format!("InvalidArgument {why}"));
             }
         }
     }
@@ -263,6 +303,10 @@ fn address(field: &str, text: &str) -> Result<Address, RequestError> {
 
 fn metadata<'a>(metadata: &'a MetadataMap, name: &str) -> Option<&'a str> {
     metadata.get(name)?.to_str().ok()
+}
+
+fn client_at(address: Option<IpAddr>) -> Client<'static> {
+    Client { address, protocol: Protocol::Grpc, helo: "" }
 }
 
 /// Returns the IP address of `address:port`.

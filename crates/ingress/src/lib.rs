@@ -13,6 +13,7 @@ mod author;
 mod content;
 mod grpc;
 mod policy;
+mod records;
 mod submission;
 
 pub use config::{IngressConfig, ListenerService, SmtpListener};

@@ -10,11 +10,13 @@ use postroad_smtp::{
     server::{Answer, Credentials, Message, Question},
     tolerance::Tolerance,
 };
+use postroad_telemetry::mail_log::Mailbox;
 
 use crate::{
     ListenerService,
     auth::{Authenticator, Identity, Verdict},
     error::Refusal,
+    records::{self, Client, Refused},
     submission::{Incoming, SubmissionHandler},
 };
 
@@ -39,8 +41,14 @@ impl Policy for SmtpPolicy {
     async fn decide(&self, session: Session<'_, Identity>, question: Question) -> Answer<Identity> {
         match question {
             Question::Authenticate(credentials) => self.authenticate(&session, credentials).await,
-            Question::Sender(mail) => self.answer(self.sender(&session, &mail)),
-            Question::Recipient(recipient) => self.answer(self.recipient(&session, &recipient)),
+            Question::Sender(mail) => {
+                let from = Mailbox::sender(mail.sender.as_ref());
+                self.answer(&session, "mail", [from, Mailbox::None], self.sender(&session, &mail))
+            }
+            Question::Recipient(recipient) => {
+                let to = Mailbox::Of(recipient.as_str());
+                self.answer(&session, "rcpt", [Mailbox::None, to], self.recipient(&session, &recipient))
+            }
             Question::Message(message) => Answer::Reply(self.message(&session, *message).await),
         }
     }
@@ -67,24 +75,35 @@ impl SmtpPolicy {
         // Proxy authorization (RFC 4616 2) is not supported.
         let acts_for_itself =
             credentials.authorization.is_empty() || credentials.authorization == credentials.login;
-        let client = session.client.ip().to_canonical();
-        match self.authenticator.login(&credentials.login, credentials.secret, client).await {
-            Verdict::Valid(identity) if acts_for_itself => Answer::Identity(identity),
+        let address = session.client.ip().to_canonical();
+        let verdict = self.authenticator.login(&credentials.login, credentials.secret, address).await;
+        let (reason, reply) = match verdict {
+            Verdict::Valid(identity) if acts_for_itself => return Answer::Identity(identity),
             Verdict::Valid(_) | Verdict::Invalid => {
-                Answer::Reply(Reply::new(535, 7, 8, "authentication credentials invalid"))
+                ("wrong", Reply::new(535, 7, 8, "authentication credentials invalid"))
             }
-            Verdict::Unavailable => Answer::Reply(Reply::new(454, 7, 0, "temporary authentication failure")),
-        }
+            Verdict::Unavailable => {
+                ("unavailable", Reply::new(454, 7, 0, "temporary authentication failure"))
+            }
+        };
+        records::login_failed(&client_of(session), Mailbox::Of(&credentials.login), reason);
+        Answer::Reply(reply)
     }
 
-    fn answer(&self, decided: Result<(), Refusal>) -> Answer<Identity> {
-        match decided {
-            Ok(()) => Answer::Yes,
-            Err(refusal) => {
-                self.handler.metrics.note_refused(&refusal);
-                Answer::Reply(refusal.reply())
-            }
-        }
+    /// Answers yes, or records the refusal of a sender or a recipient.
+    fn answer(
+        &self,
+        session: &Session<'_, Identity>,
+        stage: &'static str,
+        [from, to]: [Mailbox<'_>; 2],
+        decided: Result<(), Refusal>,
+    ) -> Answer<Identity> {
+        let Err(refusal) = decided else { return Answer::Yes };
+        let tenant = session.identity.and_then(|identity| identity.tenant(&self.handler.view()));
+        let client = client_of(session);
+        let refused = Refused { stage, client, tenant: tenant.as_deref(), from, to, traceparent: "" };
+        records::rejected(&self.handler.metrics, &refused, &refusal);
+        Answer::Reply(refusal.reply())
     }
 
     fn sender(&self, session: &Session<'_, Identity>, mail: &Mail) -> Result<(), Refusal> {
@@ -111,12 +130,7 @@ impl SmtpPolicy {
 
     async fn message(&self, session: &Session<'_, Identity>, message: Message) -> Reply {
         let Some(identity) = session.identity else { return Refusal::RelayDenied.reply() };
-        let with = Protocol::Smtp {
-            extended: session.extended,
-            tls: session.tls.is_some(),
-            authenticated: session.logged_in,
-            smtputf8: message.mail.smtputf8,
-        };
+        let with = protocol_of(session, message.mail.smtputf8);
         let incoming = Incoming {
             identity,
             sender: message.mail.sender,
@@ -135,4 +149,14 @@ impl SmtpPolicy {
             Err(refusal) => refusal.reply(),
         }
     }
+}
+
+fn protocol_of(session: &Session<'_, Identity>, smtputf8: bool) -> Protocol {
+    let (tls, authenticated) = (session.tls.is_some(), session.logged_in);
+    Protocol::Smtp { extended: session.extended, tls, authenticated, smtputf8 }
+}
+
+fn client_of<'a>(session: &Session<'a, Identity>) -> Client<'a> {
+    let address = Some(session.client.ip().to_canonical());
+    Client { address, protocol: protocol_of(session, false), helo: session.helo }
 }

@@ -23,7 +23,7 @@ use crate::{
     IngressConfig, SmtpListener, StartError,
     auth::Authenticator,
     grpc::{self, GrpcService},
-    metrics::{CATALOGUE, Metrics},
+    metrics::Metrics,
     policy::SmtpPolicy,
     submission::SubmissionHandler,
 };
@@ -87,7 +87,6 @@ impl Ingress {
     /// # Errors
     /// A port cannot be opened, or a listener that needs a certificate has none (gRPC included).
     pub async fn start(config: IngressConfig, deps: IngressDeps) -> Result<Self, StartError> {
-        postroad_telemetry::describe(CATALOGUE);
         let config = Arc::new(config);
         if let Some(address) = config.unprotected_grpc(deps.tls.is_some()) {
             return Err(StartError::GrpcWithoutCertificate(address));

@@ -21,7 +21,7 @@ use postroad_proto::{
     queue::{Recipient, Submission},
 };
 use postroad_smtp::headers::{Hop, Protocol};
-use postroad_telemetry::trace;
+use postroad_telemetry::{mail_log::Mailbox, trace};
 use tokio::sync::watch;
 
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     content::{self, Completed},
     error::Refusal,
     metrics::Metrics,
+    records::{self, Client, Refused},
 };
 
 /// Concurrent chunks of one message.
@@ -67,6 +68,23 @@ pub(crate) struct Incoming<'a> {
     pub(crate) tls: &'a str,
     /// The trace context of the client; empty without one.
     pub(crate) traceparent: &'a str,
+}
+
+impl Incoming<'_> {
+    /// Returns the client, for the records.
+    pub(crate) fn client(&self) -> Client<'_> {
+        Client { address: self.client, protocol: self.with, helo: self.helo }
+    }
+
+    /// Describes the message as one that was refused, for the records.
+    fn refused<'a>(&'a self, tenant: Option<&'a Tenant>, traceparent: &'a str) -> Refused<'a> {
+        let stage = match self.with {
+            Protocol::Smtp { .. } => "message",
+            Protocol::Grpc => "submit",
+        };
+        let from = Mailbox::sender(self.sender.as_ref());
+        Refused { stage, client: self.client(), tenant, from, to: Mailbox::None, traceparent }
+    }
 }
 
 impl SubmissionHandler {
@@ -131,29 +149,45 @@ impl SubmissionHandler {
     /// Accepts a message. When it returns the id, a majority of queue nodes has synced the message.
     pub(crate) async fn accept(&self, incoming: Incoming<'_>) -> Result<MessageId, Refusal> {
         let started = Instant::now();
-        let (protocol, recipients) = (incoming.with, incoming.recipients.len());
         let span = trace::span("ingress.submit", incoming.traceparent);
         let own = trace::traceparent_of(&span);
         let traceparent = if own.is_empty() { incoming.traceparent.to_owned() } else { own };
-        let accepted = Box::pin(self.submit(incoming, traceparent)).await;
+        let view = self.view();
+        let tenant = incoming.identity.tenant(&view);
+        let accepted = match &tenant {
+            Some(tenant) => Box::pin(self.submit(&incoming, &view, tenant, &traceparent)).await,
+            None => Err(Refusal::NoIdentity),
+        };
         drop(span);
-        match &accepted {
-            Ok((id, bytes)) => {
-                self.metrics.note_accepted(protocol, recipients, *bytes, started.elapsed());
-                tracing::debug!(message_id = %id, recipients, bytes, "message accepted");
+        match (&accepted, &tenant) {
+            (Ok((id, bytes)), Some(tenant)) => {
+                records::accepted(
+                    &self.metrics,
+                    &incoming,
+                    tenant,
+                    *id,
+                    *bytes,
+                    &traceparent,
+                    started.elapsed(),
+                );
             }
-            Err(refusal) => {
-                self.metrics.note_refused(refusal);
-                tracing::debug!(%refusal, "message refused");
+            (Err(refusal), tenant) => {
+                let refused = incoming.refused(tenant.as_deref(), &traceparent);
+                records::rejected(&self.metrics, &refused, refusal);
             }
+            (Ok(_), None) => {}
         }
         accepted.map(|(id, _)| id)
     }
 
-    async fn submit(&self, incoming: Incoming<'_>, traceparent: String) -> Result<(MessageId, u64), Refusal> {
-        let view = self.view();
-        let tenant = incoming.identity.tenant(&view).ok_or(Refusal::NoIdentity)?;
-        self.check_size(&tenant, incoming.content.len() as u64)?;
+    async fn submit(
+        &self,
+        incoming: &Incoming<'_>,
+        view: &View,
+        tenant: &Tenant,
+        traceparent: &str,
+    ) -> Result<(MessageId, u64), Refusal> {
+        self.check_size(tenant, incoming.content.len() as u64)?;
         let header = content::check(&incoming.content, incoming.tolerant)?;
         author::check(&incoming.content[..header.len], &tenant.domains)?;
 
@@ -161,21 +195,21 @@ impl SubmissionHandler {
         let group = self.submitter.pick_group(rand::random()).ok_or(Refusal::Unavailable)?;
         let now = now();
         let id = MessageId::new(now, group, random);
-        let completed = content::complete(&incoming.content, &header, &self.hop(&incoming, id, now));
+        let completed = content::complete(&incoming.content, &header, &self.hop(incoming, id, now));
         let _reserved = self.reserve(completed.bytes)?;
 
         let bytes = completed.bytes;
-        let sites = self.sites(&view, &incoming.recipients).await;
+        let sites = self.sites(view, &incoming.recipients).await;
         let envelope = Submission {
             message_id: Bytes::copy_from_slice(&id.as_u128().to_be_bytes()),
             tenant: tenant.id.0,
             sender: incoming.sender.as_ref().map(|sender| sender.as_str().to_owned()),
             recipients: recipients(&incoming.recipients, sites, tenant.pool.0),
             size_bytes: bytes,
-            smtputf8: needs_smtputf8(&incoming, &completed),
+            smtputf8: needs_smtputf8(incoming, &completed),
             eight_bit: completed.eight_bit,
             origin: incoming.identity.origin(incoming.client),
-            traceparent,
+            traceparent: traceparent.to_owned(),
             ..Submission::default()
         };
         self.send_to_queue(id, envelope, completed).await?;

@@ -9,6 +9,8 @@ use postroad_core::{
     Timestamp,
 };
 
+use crate::Finished;
+
 /// One change of the ledger's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -260,8 +262,8 @@ pub enum Effect {
         /// To which owner it was assigned.
         grant: SourceGrant,
     },
-    /// A message ended for every recipient: its content is no longer needed.
-    Finished(MessageId),
+    /// A message ended for every recipient and has left the ledger: its content is no longer needed.
+    Finished(Box<Finished>),
 }
 
 /// The position of a delivery in a ledger, valid until its message ends.

@@ -274,6 +274,16 @@ impl Dispatcher {
         self.ready.values().map(|queue| queue.len).sum()
     }
 
+    /// Returns how many deliveries of each pool are due and wait for a lane with room.
+    #[must_use]
+    pub fn ready_by_pool(&self) -> BTreeMap<PoolId, u64> {
+        let mut pools = BTreeMap::new();
+        for ((pool, _), queue) in &self.ready {
+            *pools.entry(*pool).or_default() += queue.len as u64;
+        }
+        pools
+    }
+
     /// Moves a bounded number, so that a new leader with many due deliveries still serves other commands.
     fn take_due(&mut self, ledger: &Ledger, now: Timestamp) {
         for _ in 0..DUE_AT_ONCE {

@@ -17,6 +17,10 @@ pub(crate) struct Index {
     /// Messages of each tenant.
     pub(crate) tenants: BTreeMap<TenantId, u64>,
     pub(crate) counts: Counts,
+    /// Deliveries that have not ended, by the slot of their site.
+    pub(crate) open_by_site: Vec<u32>,
+    /// Deliveries that have not ended, by tenant.
+    pub(crate) open_by_tenant: BTreeMap<TenantId, u64>,
 }
 
 /// How many deliveries are in each state.
@@ -31,6 +35,26 @@ pub struct Counts {
 }
 
 impl Index {
+    /// Counts a delivery that has not ended.
+    pub(crate) fn opened(&mut self, tenant: TenantId, site: u32) {
+        let site = site as usize;
+        if self.open_by_site.len() <= site {
+            self.open_by_site.resize(site + 1, 0);
+        }
+        self.open_by_site[site] += 1;
+        *self.open_by_tenant.entry(tenant).or_default() += 1;
+    }
+
+    /// Counts the end of a delivery.
+    pub(crate) fn closed(&mut self, tenant: TenantId, site: u32) {
+        self.open_by_site[site as usize] -= 1;
+        let open = self.open_by_tenant.get_mut(&tenant).expect("what ends was counted");
+        *open -= 1;
+        if *open == 0 {
+            self.open_by_tenant.remove(&tenant);
+        }
+    }
+
     pub(crate) fn enter_message(&mut self, tenant: TenantId) {
         *self.tenants.entry(tenant).or_default() += 1;
     }

@@ -17,6 +17,7 @@ use crate::{
     },
     ended::EndedIds,
     event::{AcceptedEvent, AttemptEvent, EventKind, EventLog, NextState, Retried},
+    finished::Finished,
     index::Index,
     pages::Pages,
     row::{Body, BodyRef, Message, PendingChange, Recipient, State},
@@ -207,6 +208,7 @@ impl Ledger {
             })
             .collect();
         self.index.counts.queued += recipients.len() as u64;
+        recipients.iter().for_each(|recipient| self.index.opened(accept.tenant, recipient.site));
         Message {
             id: accept.id,
             tenant: accept.tenant,
@@ -610,15 +612,13 @@ impl Ledger {
             return;
         }
         let message = self.messages.remove(key.slot).expect("a key names a row that exists");
-        for recipient in &message.recipients {
-            self.sites.release(recipient.site);
-        }
+        let sites = message.recipients.iter().map(|recipient| self.sites.release(recipient.site)).collect();
         self.index.slots.remove(&delivery.message);
         self.index.leave_message(message.tenant);
         if delivery.message.at() >= EndedIds::oldest(self.now) {
             self.ended.insert(delivery.message);
         }
-        effects.push(Effect::Finished(delivery.message));
+        effects.push(Effect::Finished(Box::new(Finished { message, sites })));
     }
 
     /// Changes the state; an effect tells the leader if that frees room in a lane.
@@ -639,9 +639,13 @@ impl Ledger {
         let recipient = &mut message.recipients[key.recipient as usize];
         let before = std::mem::replace(&mut recipient.state, state);
         recipient.retry_now &= matches!(state, State::Queued { .. } | State::Sending { .. });
-        let site = recipient.site;
+        let (site, has_ended) = (recipient.site, !recipient.is_open());
+        let tenant = message.tenant;
         self.index.leave(delivery, site, before);
         self.index.enter(delivery, site, state);
+        if has_ended {
+            self.index.closed(tenant, site);
+        }
     }
 
     /// Returns the position of a delivery, while its message has not ended.

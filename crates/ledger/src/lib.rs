@@ -10,6 +10,7 @@ pub mod event;
 
 mod codec;
 mod ended;
+mod finished;
 mod index;
 mod ledger;
 mod pages;
@@ -22,6 +23,7 @@ mod stage;
 pub use codec::Corrupt;
 pub use dispatch::Dispatcher;
 pub use ended::REMEMBERED_FOR;
+pub use finished::{DeliveryFacts, Finished};
 pub use index::Counts;
 pub use ledger::{Ledger, Limits};
 pub use query::{AssignedView, DeliveryView, MessageView};

@@ -252,6 +252,17 @@ impl Ledger {
         self.index.counts
     }
 
+    /// Returns how many deliveries of each site have not ended; a site may be named with none.
+    pub fn open_by_site(&self) -> impl Iterator<Item = (&str, u64)> {
+        let open = |slot: u32| self.index.open_by_site.get(slot as usize).copied().unwrap_or(0);
+        self.sites.rows.iter().map(move |(slot, (name, _))| (&**name, u64::from(open(slot))))
+    }
+
+    /// Returns how many deliveries of each tenant have not ended.
+    pub fn open_by_tenant(&self) -> impl Iterator<Item = (TenantId, u64)> {
+        self.index.open_by_tenant.iter().map(|(tenant, open)| (*tenant, *open))
+    }
+
     /// Returns when the oldest message that has not ended was accepted.
     #[must_use]
     pub fn oldest(&self) -> Option<Timestamp> {

@@ -25,14 +25,16 @@ impl Sites {
         slot
     }
 
-    pub(crate) fn release(&mut self, slot: u32) {
+    /// Counts one use less, and returns the name.
+    pub(crate) fn release(&mut self, slot: u32) -> Arc<str> {
         let (name, uses) = self.rows.get_mut(slot).expect("a row names a site that exists");
         *uses -= 1;
-        if *uses == 0 {
-            let name = name.clone();
+        let (name, is_unused) = (name.clone(), *uses == 0);
+        if is_unused {
             self.slots.remove(&name);
             self.rows.remove(slot);
         }
+        name
     }
 
     pub(crate) fn name(&self, slot: u32) -> &Arc<str> {

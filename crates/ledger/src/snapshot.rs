@@ -80,6 +80,9 @@ impl Ledger {
             recipient.site = self.sites.intern(name);
             let delivery = DeliveryId { message: id, recipient: number };
             self.index.enter(delivery, recipient.site, recipient.state);
+            if recipient.is_open() {
+                self.index.opened(message.tenant, recipient.site);
+            }
         }
         self.index.enter_message(message.tenant);
         let slot = self.messages.insert(message);

@@ -100,13 +100,40 @@ impl World {
         let reply = self.ledger.apply(self.index, at, command.clone(), &mut effects);
         assert_eq!(self.twin.apply(self.index, at, command, &mut twin_effects), reply);
         assert_eq!(self.twin.state_hash(), self.ledger.state_hash());
-        for effect in effects {
+        for effect in &effects {
             if let Effect::Assigned { id, grant, .. } = effect {
-                self.attempts.push((id, grant));
+                self.attempts.push((*id, *grant));
             }
         }
+        self.check_what_ended_is_known(&effects);
         self.read_events();
         self.check_conservation();
+    }
+
+    /// The leader's log names the recipient of everything that ended, though its message may have left the ledger.
+    fn check_what_ended_is_known(&self, effects: &[Effect]) {
+        for event in self.ledger.events(self.next_event) {
+            let delivery = match &event.kind {
+                EventKind::Ended(delivery, _)
+                | EventKind::Held(delivery)
+                | EventKind::Released(delivery, _) => *delivery,
+                EventKind::Attempt(attempt) => attempt.delivery,
+                EventKind::Accepted(_) | EventKind::Gap { .. } => continue,
+            };
+            let finished = effects.iter().find_map(|effect| match effect {
+                Effect::Finished(finished) if finished.id() == delivery.message => Some(finished),
+                _ => None,
+            });
+            let facts = self
+                .ledger
+                .delivery(delivery)
+                .or_else(|| finished.and_then(|finished| finished.delivery(delivery.recipient)));
+            let facts = facts.unwrap_or_else(|| panic!("nothing is known of {delivery}"));
+            assert!(
+                facts.address.starts_with(&format!("r{}@{}", delivery.recipient, facts.site)),
+                "{facts:?}"
+            );
+        }
     }
 
     /// Reads the events as a consumer would, and checks that they make sense.
@@ -167,6 +194,10 @@ impl World {
         let of_tenants: u64 = (1..=3).map(|tenant| self.ledger.messages_of(TenantId(tenant))).sum();
         assert_eq!(of_tenants, self.ledger.message_count() as u64);
         assert_eq!(self.twin.messages_of(TenantId(1)), self.ledger.messages_of(TenantId(1)));
+        for ledger in [&self.ledger, &self.twin] {
+            assert_eq!(ledger.open_by_site().map(|(_, open)| open).sum::<u64>(), here);
+            assert_eq!(ledger.open_by_tenant().map(|(_, open)| open).sum::<u64>(), here);
+        }
         for delivery in &self.accepted {
             let view = self.ledger.message(delivery.message);
             let state = view.map(|view| view.deliveries[delivery.recipient as usize].state);

@@ -1,60 +1,61 @@
 //! The metrics of listeners and connections.
 
-use metrics::{Counter, Gauge};
 use postroad_smtp::tolerance::Tolerance;
-use postroad_telemetry::Metric;
+use postroad_telemetry::{Counter, Gauge, Label};
 
-/// Every metric this crate records.
-pub const CATALOGUE: &[Metric] = &[
-    Metric::counter(
-        ACCEPT_FAILURES,
-        "Times no connection could be accepted, as when descriptors ran out",
-        &[],
-    ),
-    Metric::counter(NODE_HANDSHAKES, "TLS handshakes between nodes that failed", &["side"]),
-    Metric::counter(DENIED, "Connections not made because the address is not to be reached from here", &[]),
-    Metric::gauge(OPEN, "SMTP connections that are open", &["listener"]),
-    Metric::counter(CONNECTIONS, "SMTP connections accepted", &["listener"]),
-    Metric::counter(REFUSED, "SMTP connections refused, by the bound that was hit", &["listener", "bound"]),
-    Metric::counter(HANDSHAKES, "TLS handshakes of SMTP clients that failed", &["listener"]),
-    Metric::counter(TIMEOUTS, "SMTP connections closed because the client took too long", &["listener"]),
-    Metric::counter(RECEIVED, "Bytes received from SMTP clients", &["listener"]),
-    Metric::counter(
-        UNDELIVERED,
-        "Messages taken whose client was gone before it could be told",
-        &["listener"],
-    ),
-    Metric::counter(
-        TOLERATED,
-        "Deviations from the syntax that were accepted from SMTP clients",
-        &["listener", "tolerance"],
-    ),
-    Metric::counter(CUT, "SMTP connections still busy when the time for draining was over", &["listener"]),
-];
+const SIDE: Label = Label::one_of("side", &["accept", "connect"]);
+const LISTENER: Label =
+    Label::few("listener", "the names of SMTP listeners: `submission`, `relay`, and `smtp` for the sandbox");
+const BOUND: Label = Label::one_of("bound", &["connections", "connections_per_network", "policy"]);
+const TOLERANCE: Label = Label::one_of("tolerance", &TOLERANCES);
 
-const ACCEPT_FAILURES: &str = "postroad_net_accept_failures_total";
-const NODE_HANDSHAKES: &str = "postroad_net_node_handshake_failures_total";
-const DENIED: &str = "postroad_net_connects_denied_total";
-const OPEN: &str = "postroad_net_smtp_connections_open";
-const CONNECTIONS: &str = "postroad_net_smtp_connections_total";
-const REFUSED: &str = "postroad_net_smtp_refused_total";
-const HANDSHAKES: &str = "postroad_net_smtp_handshake_failures_total";
-const TIMEOUTS: &str = "postroad_net_smtp_timeouts_total";
-const RECEIVED: &str = "postroad_net_smtp_received_bytes_total";
-const UNDELIVERED: &str = "postroad_net_smtp_ack_undelivered_total";
-const TOLERATED: &str = "postroad_net_smtp_tolerated_total";
-const CUT: &str = "postroad_net_smtp_cut_total";
+const TOLERANCES: [&str; Tolerance::ALL.len()] = {
+    let mut labels = [""; Tolerance::ALL.len()];
+    let mut place = 0;
+    while place < labels.len() {
+        labels[place] = Tolerance::ALL[place].label();
+        place += 1;
+    }
+    labels
+};
+
+postroad_telemetry::catalogue! {
+    /// Times no connection could be accepted, as when file descriptors ran out
+    counter ACCEPT_FAILURES = "postroad_net_accept_failures_total" [];
+    /// TLS handshakes between nodes that failed
+    counter NODE_HANDSHAKES = "postroad_net_node_handshake_failures_total" [SIDE];
+    /// Connections not made because the guard denies the address
+    counter DENIED = "postroad_net_connects_denied_total" [];
+    /// SMTP connections that are open
+    gauge OPEN = "postroad_net_smtp_connections_open" [LISTENER];
+    /// SMTP connections accepted
+    counter CONNECTIONS = "postroad_net_smtp_connections_total" [LISTENER];
+    /// SMTP connections refused, by the bound that was hit
+    counter REFUSED = "postroad_net_smtp_refused_total" [LISTENER, BOUND];
+    /// TLS handshakes with SMTP clients that failed
+    counter HANDSHAKES = "postroad_net_smtp_handshake_failures_total" [LISTENER];
+    /// SMTP connections closed because the client took too long
+    counter TIMEOUTS = "postroad_net_smtp_timeouts_total" [LISTENER];
+    /// Bytes received from SMTP clients
+    counter RECEIVED = "postroad_net_smtp_received_bytes_total" [LISTENER];
+    /// Messages accepted whose client closed the connection before it read the reply: it may send them again
+    counter UNDELIVERED = "postroad_net_smtp_ack_undelivered_total" [LISTENER];
+    /// Deviations from the syntax that were accepted from SMTP clients
+    counter TOLERATED = "postroad_net_smtp_tolerated_total" [LISTENER, TOLERANCE];
+    /// SMTP connections that were still busy at the end of drain_timeout, and were closed
+    counter CUT = "postroad_net_smtp_drain_aborted_total" [LISTENER];
+}
 
 pub(crate) fn accept_failed() {
-    metrics::counter!(ACCEPT_FAILURES).increment(1);
+    ACCEPT_FAILURES.with([]).increment(1);
 }
 
 pub(crate) fn node_handshake_failed(side: &'static str) {
-    metrics::counter!(NODE_HANDSHAKES, "side" => side).increment(1);
+    NODE_HANDSHAKES.with([side]).increment(1);
 }
 
 pub(crate) fn connect_denied() {
-    metrics::counter!(DENIED).increment(1);
+    DENIED.with([]).increment(1);
 }
 
 /// What one SMTP listener records.
@@ -70,29 +71,23 @@ pub(crate) struct Listener {
     pub(crate) received: Counter,
     pub(crate) ack_undelivered: Counter,
     pub(crate) cut: Counter,
-    /// In the order of [`Tolerance::ALL`].
     tolerated: [Counter; Tolerance::ALL.len()],
 }
 
 impl Listener {
     pub(crate) fn new(name: &str) -> Self {
-        let counter = |metric: &'static str| metrics::counter!(metric, "listener" => name.to_owned());
-        let refused =
-            |bound: &'static str| metrics::counter!(REFUSED, "listener" => name.to_owned(), "bound" => bound);
         Self {
-            open: metrics::gauge!(OPEN, "listener" => name.to_owned()),
-            connections: counter(CONNECTIONS),
-            refused_total: refused("connections"),
-            refused_network: refused("connections_per_network"),
-            refused_policy: refused("policy"),
-            handshakes_failed: counter(HANDSHAKES),
-            timeouts: counter(TIMEOUTS),
-            received: counter(RECEIVED),
-            ack_undelivered: counter(UNDELIVERED),
-            cut: counter(CUT),
-            tolerated: Tolerance::ALL.map(|tolerance| {
-                metrics::counter!(TOLERATED, "listener" => name.to_owned(), "tolerance" => tolerance.label())
-            }),
+            open: OPEN.with([name]),
+            connections: CONNECTIONS.with([name]),
+            refused_total: REFUSED.with([name, "connections"]),
+            refused_network: REFUSED.with([name, "connections_per_network"]),
+            refused_policy: REFUSED.with([name, "policy"]),
+            handshakes_failed: HANDSHAKES.with([name]),
+            timeouts: TIMEOUTS.with([name]),
+            received: RECEIVED.with([name]),
+            ack_undelivered: UNDELIVERED.with([name]),
+            cut: CUT.with([name]),
+            tolerated: TOLERANCES.map(|tolerance| TOLERATED.with([name, tolerance])),
         }
     }
 

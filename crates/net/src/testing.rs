@@ -1,20 +1,8 @@
-//! Shared by the tests of this crate: a scripted peer, and a metrics recorder that can be read.
+//! Shared by the tests of this crate: a scripted peer.
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    net::SocketAddr,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, process::Command, time::Duration};
 
 use bytes::BytesMut;
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -137,36 +125,4 @@ pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
         }
     };
     time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("timed out waiting: {what}"));
-}
-
-/// Readable counters, for tests on a single-threaded runtime.
-#[derive(Clone, Default)]
-pub(crate) struct Counters(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>);
-
-impl Counters {
-    /// Returns the sum of a counter over its labels.
-    pub(crate) fn read(&self, name: &str) -> u64 {
-        let counters = self.0.lock();
-        let of_name = counters.iter().filter(|(key, _)| key.starts_with(name));
-        of_name.map(|(_, counter)| counter.load(Ordering::Relaxed)).sum()
-    }
-}
-
-impl Recorder for Counters {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let mut counters = self.0.lock();
-        Counter::from_arc(Arc::clone(counters.entry(key.to_string()).or_default()))
-    }
-
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
 }

@@ -2,16 +2,21 @@
 //!
 //! Each recipient is reported or given back exactly once, even if the worker panics.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use postroad_core::{Address, Outcome, OutcomeKind, SourceId, Timestamp};
+use postroad_core::{Address, AttemptNumber, BounceClass, Outcome, OutcomeKind, Party, SourceId, Timestamp};
 use postroad_mail::finish::Finished;
 use postroad_smtp::client::Transaction;
+use postroad_telemetry::mail_log::{self, Mailbox, Said, Secs, Trace};
 
 use crate::{
     job::{self, AttemptResult, Job, JobRecipient},
     lane::Signal,
-    metrics::OutboundMetrics,
+    metrics::LaneMetrics,
+    plan::Target,
 };
 
 /// A job in progress.
@@ -25,11 +30,11 @@ pub(crate) struct Attempt {
     started: Instant,
     /// The most serious signal so far.
     signal: Signal,
-    metrics: Arc<OutboundMetrics>,
+    metrics: Arc<LaneMetrics>,
 }
 
 impl Attempt {
-    pub(crate) fn begin(mut job: Job, source: SourceId, metrics: Arc<OutboundMetrics>) -> Self {
+    pub(crate) fn begin(mut job: Job, source: SourceId, metrics: Arc<LaneMetrics>) -> Self {
         let open = std::mem::take(&mut job.recipients);
         let (started_at, started) = (job::now(), Instant::now());
         Self { job, source, open, started_at, started, signal: Signal::Silent, metrics }
@@ -95,16 +100,44 @@ impl Attempt {
 
     /// Gives all open recipients back to the queue: nothing was sent for them.
     pub(crate) fn give_back(&mut self) {
-        self.metrics.given_back.increment(1);
+        self.metrics.all.given_back.increment(1);
         for recipient in std::mem::take(&mut self.open) {
             self.job.attempts.give_back(self.job.attempt_id(&recipient), self.source);
         }
     }
 
     fn report(&self, recipient: &JobRecipient, result: &AttemptResult) {
-        self.metrics.attempted(result.outcome.kind);
-        self.metrics.attempt_seconds.record(self.started.elapsed().as_secs_f64());
+        let (took, delay) = (self.started.elapsed(), job::now().since(self.job.message.at()));
+        self.metrics.attempted(result.outcome.kind, took, delay);
+        if mail_log::is_enabled() {
+            self.log(recipient, result, took, delay);
+        }
         self.job.report(recipient, self.source, self.started_at, result);
+    }
+
+    fn log(&self, recipient: &JobRecipient, result: &AttemptResult, took: Duration, delay: Duration) {
+        let AttemptResult { outcome, remote, tls } = result;
+        let (mx, address) = Target::parse_remote(remote);
+        mail_log::write(&mail_log::Attempt {
+            id: self.job.message,
+            recipient: recipient.number,
+            attempt: AttemptNumber(recipient.attempt),
+            outcome: outcome.kind.as_str(),
+            class: outcome.class.map(BounceClass::as_str),
+            party: outcome.party.map(Party::as_str),
+            code: Some(outcome.code).filter(|code| *code != 0),
+            reply: Said(&outcome.text),
+            rule: Some(&*outcome.rule).filter(|rule| !rule.is_empty()),
+            to: Mailbox::Of(recipient.address.as_str()),
+            source: &self.metrics.source,
+            site: &self.metrics.site,
+            mx,
+            address,
+            tls: Some(&**tls).filter(|tls| !tls.is_empty()),
+            seconds: Secs(took),
+            delay: Secs(delay),
+            trace: Trace(&self.job.traceparent),
+        });
     }
 }
 

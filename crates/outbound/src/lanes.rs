@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use postroad_core::{Epoch, MessageId, SourceId};
 use postroad_directory::{Item, LaneLimits, Source, View};
 use postroad_proto::queue::{SiteWindow, SourceWindows};
+use postroad_telemetry::Tallied;
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -24,7 +25,7 @@ use crate::{
     job::Job,
     journal::Journal,
     lane::{Lane, LaneConfig, Next, Signal, Wake, window_of},
-    metrics::OutboundMetrics,
+    metrics::{LaneMetrics, OutboundMetrics},
     pending_attempts::LaneName,
     source_addresses::SourceAddresses,
     worker,
@@ -75,6 +76,7 @@ pub(crate) struct LaneHandle {
     pub(crate) source: SourceId,
     /// The site.
     pub(crate) site: Arc<str>,
+    pub(crate) metrics: Arc<LaneMetrics>,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -87,6 +89,8 @@ struct State {
     abort: CancellationToken,
     /// When its timer fires.
     timer: Option<Instant>,
+    /// Counts the lane among the paused ones.
+    paused: Option<Tallied>,
 }
 
 impl Lanes {
@@ -159,12 +163,14 @@ impl Lanes {
         let name = LaneName { source: owned.source.id, site: site.clone() };
         let rates = self.journal.rates(&name, &limits, owned.source.epoch, owned.since);
         let lane = Lane::new(self.config, limits, rates, Instant::now());
-        let state =
-            State { lane, source: owned.source.clone(), abort: CancellationToken::new(), timer: None };
+        let (source, abort) = (owned.source.clone(), CancellationToken::new());
+        let metrics = LaneMetrics::new(self.metrics.clone(), &source.name, site);
+        let state = State { lane, source, abort, timer: None, paused: None };
         let handle = Arc::new(LaneHandle {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             source: owned.source.id,
             site: site.clone(),
+            metrics: Arc::new(metrics),
             state: Mutex::new(state),
             wake: Notify::new(),
         });
@@ -307,10 +313,14 @@ impl Lanes {
             if state.lane.window(Instant::now()) != window {
                 self.windows_changed();
             }
-            (back, state.lane.pause().filter(|_| !paused_before).cloned())
+            let paused = state.lane.pause().filter(|_| !paused_before).cloned();
+            if paused.is_some() {
+                state.paused = Some(handle.metrics.while_paused());
+            }
+            (back, paused)
         };
         let Some(pause) = paused else { return };
-        self.metrics.pauses.increment(1);
+        handle.metrics.paused();
         let seconds = pause.until.saturating_duration_since(Instant::now()).as_secs();
         tracing::info!(source = %handle.source, site = %handle.site, seconds, reason = %pause.reason, "lane paused");
         handle.wake.notify_waiters();

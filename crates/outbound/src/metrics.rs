@@ -1,45 +1,67 @@
 //! What this role measures.
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use std::{sync::Arc, time::Duration};
+
 use postroad_core::OutcomeKind;
-use postroad_telemetry::Metric;
+use postroad_telemetry::{
+    Counter, Gauge, Histogram, Label, RankedCounter, RankedHistogram, Ranking, Tallied, Tally,
+};
 
-const ATTEMPTS: &str = "postroad_outbound_attempts_total";
-const ATTEMPT_SECONDS: &str = "postroad_outbound_attempt_seconds";
-const CONNECTIONS: &str = "postroad_outbound_connections_total";
-const CONNECTIONS_OPEN: &str = "postroad_outbound_open_connections";
-const STARTTLS_INJECTED: &str = "postroad_outbound_starttls_injected_total";
-const IRREGULAR_REPLIES: &str = "postroad_outbound_irregular_replies_total";
-const REUSED: &str = "postroad_outbound_reused_connections_total";
-const LANES: &str = "postroad_outbound_lanes";
-const SOURCES_WITHOUT_ADDRESS: &str = "postroad_outbound_sources_without_address";
-const PAUSES: &str = "postroad_outbound_lane_pauses_total";
-const GIVEN_BACK: &str = "postroad_outbound_given_back_total";
-const BUDGET_WAITS: &str = "postroad_outbound_content_budget_waits_total";
-const LEASE_SECONDS: &str = "postroad_outbound_lease_remaining_seconds";
-const LEASE_ENDS: &str = "postroad_outbound_lease_ends_total";
+const OUTCOME: Label = Label::one_of("outcome", OutcomeKind::NAMES);
+const RESULT: Label = Label::one_of("result", &["connected", "failed"]);
+const SITE: Label =
+    Label::ranked("site", "the sites of receivers: a normalised set of MX hosts, or a domain");
+const SOURCE: Label = Label::ranked("source", "the names of sources");
 
-/// Everything this crate records.
-pub const CATALOGUE: &[Metric] = &[
-    Metric::counter(ATTEMPTS, "Attempts at one delivery that ended, by how", &["outcome"]),
-    Metric::histogram(ATTEMPT_SECONDS, "From the start of an attempt to its outcome", &[]),
-    Metric::counter(CONNECTIONS, "Connections to receivers that were tried, by result", &["result"]),
-    Metric::counter(
-        STARTTLS_INJECTED,
-        "Connections ended because plaintext followed the reply to STARTTLS",
-        &[],
-    ),
-    Metric::counter(IRREGULAR_REPLIES, "Replies that broke the rules of SMTP and were understood", &[]),
-    Metric::gauge(CONNECTIONS_OPEN, "Sessions with receivers that are open", &[]),
-    Metric::counter(REUSED, "Messages sent over a connection that had carried one before", &[]),
-    Metric::gauge(LANES, "Lanes that are remembered", &[]),
-    Metric::gauge(SOURCES_WITHOUT_ADDRESS, "Owned sources whose address this machine cannot use", &[]),
-    Metric::counter(PAUSES, "Pauses of a lane whose site asked to slow down or could not be reached", &[]),
-    Metric::counter(GIVEN_BACK, "Jobs given back to the queue without an attempt", &[]),
-    Metric::counter(BUDGET_WAITS, "Times assignments waited because the content budget was used up", &[]),
-    Metric::gauge(LEASE_SECONDS, "What is left of the lease on this node's sources", &[]),
-    Metric::counter(LEASE_ENDS, "Times the lease ended before it was renewed", &[]),
-];
+postroad_telemetry::catalogue! {
+    /// Attempts to deliver to one recipient that ended, by outcome
+    counter ATTEMPTS = "postroad_outbound_attempts_total" [OUTCOME];
+    /// Time of an attempt, from its start to its outcome
+    histogram ATTEMPT_SECONDS = "postroad_outbound_attempt_seconds" [];
+    /// Attempts to deliver to one recipient that ended, by site and outcome
+    ranked_counter SITE_ATTEMPTS = "postroad_outbound_site_attempts_total" [SITE, OUTCOME];
+    /// Time of an attempt, from its start to its outcome, by site
+    ranked_histogram SITE_ATTEMPT_SECONDS = "postroad_outbound_site_attempt_seconds" [SITE];
+    /// Time from the acceptance of a message to its delivery to one recipient, by site
+    ranked_histogram SITE_DELAY_SECONDS = "postroad_outbound_site_delivery_delay_seconds" [SITE];
+    /// Pauses of lanes whose site asked to slow down or could not be reached, by site
+    ranked_counter SITE_PAUSES = "postroad_outbound_site_lane_pauses_total" [SITE];
+    /// Attempts to deliver to one recipient that ended, by source and outcome
+    ranked_counter SOURCE_ATTEMPTS = "postroad_outbound_source_attempts_total" [SOURCE, OUTCOME];
+    /// Time from the acceptance of a message to its delivery to one recipient, by source
+    ranked_histogram SOURCE_DELAY_SECONDS = "postroad_outbound_source_delivery_delay_seconds" [SOURCE];
+    /// Lanes that are paused, by site
+    ranked_gauge PAUSED_LANES = "postroad_outbound_paused_lanes" [SITE];
+    /// Connections to receivers that were tried, by result
+    counter CONNECTIONS = "postroad_outbound_connections_total" [RESULT];
+    /// Connections ended because plaintext followed the reply to STARTTLS
+    counter STARTTLS_INJECTED = "postroad_outbound_starttls_injected_total" [];
+    /// Replies that broke the rules of SMTP and were understood
+    counter IRREGULAR_REPLIES = "postroad_outbound_irregular_replies_total" [];
+    /// Connections to receivers that are open
+    gauge CONNECTIONS_OPEN = "postroad_outbound_open_connections" [];
+    /// Transactions over a connection that had carried one before
+    counter REUSED = "postroad_outbound_reused_connections_total" [];
+    /// Lanes in memory: a lane is forgotten some time after its last job
+    gauge LANES = "postroad_outbound_lanes" [];
+    /// Sources of this node whose address this machine cannot use
+    gauge SOURCES_WITHOUT_ADDRESS = "postroad_outbound_sources_without_address" [];
+    /// Pauses of lanes whose site asked to slow down or could not be reached
+    counter PAUSES = "postroad_outbound_lane_pauses_total" [];
+    /// Jobs given back to the queue without an attempt
+    counter GIVEN_BACK = "postroad_outbound_given_back_total" [];
+    /// Times assignments waited because the content budget was used up; outbound.content_bytes_max sets it
+    counter BUDGET_WAITS = "postroad_outbound_content_budget_waits_total" [];
+    /// Time until the lease on the sources of this node ends
+    gauge LEASE_SECONDS = "postroad_outbound_lease_remaining_seconds" [];
+    /// Times the lease ended before it was renewed
+    counter LEASE_ENDS = "postroad_outbound_lease_ends_total" [];
+}
+
+static SITES: Ranking =
+    Ranking::new(&[&SITE_ATTEMPTS, &SITE_ATTEMPT_SECONDS, &SITE_DELAY_SECONDS, &SITE_PAUSES]);
+static SOURCES: Ranking = Ranking::new(&[&SOURCE_ATTEMPTS, &SOURCE_DELAY_SECONDS]);
+static PAUSED: Tally = Tally::new(&PAUSED_LANES);
 
 /// Handles to the metrics of the hot paths.
 #[derive(Debug)]
@@ -55,7 +77,7 @@ pub struct OutboundMetrics {
     pub starttls_injected: Counter,
     /// Replies that broke the rules and were understood.
     pub irregular_replies: Counter,
-    /// Sessions that are open.
+    /// Connections that are open.
     pub connections_open: Gauge,
     /// Messages over a connection used before.
     pub reused: Counter,
@@ -71,39 +93,87 @@ pub struct OutboundMetrics {
     pub budget_waits: Counter,
     /// Seconds left of the lease.
     pub lease_remaining: Gauge,
-    /// Leases that ended unrenewed.
+    /// Leases that ended before they were renewed.
     pub lease_ends: Counter,
 }
 
 impl Default for OutboundMetrics {
     fn default() -> Self {
-        let attempts = OutcomeKind::ALL.iter().map(|kind| counter!(ATTEMPTS, "outcome" => kind.as_str()));
+        PAUSED.declare();
         Self {
-            attempts: attempts.collect(),
-            attempt_seconds: histogram!(ATTEMPT_SECONDS),
-            connected: counter!(CONNECTIONS, "result" => "connected"),
-            not_connected: counter!(CONNECTIONS, "result" => "failed"),
-            starttls_injected: counter!(STARTTLS_INJECTED),
-            irregular_replies: counter!(IRREGULAR_REPLIES),
-            connections_open: gauge!(CONNECTIONS_OPEN),
-            reused: counter!(REUSED),
-            lanes: gauge!(LANES),
-            sources_without_address: gauge!(SOURCES_WITHOUT_ADDRESS),
-            pauses: counter!(PAUSES),
-            given_back: counter!(GIVEN_BACK),
-            budget_waits: counter!(BUDGET_WAITS),
-            lease_remaining: gauge!(LEASE_SECONDS),
-            lease_ends: counter!(LEASE_ENDS),
+            attempts: OutcomeKind::ALL.iter().map(|kind| ATTEMPTS.with([kind.as_str()])).collect(),
+            attempt_seconds: ATTEMPT_SECONDS.with([]),
+            connected: CONNECTIONS.with(["connected"]),
+            not_connected: CONNECTIONS.with(["failed"]),
+            starttls_injected: STARTTLS_INJECTED.with([]),
+            irregular_replies: IRREGULAR_REPLIES.with([]),
+            connections_open: CONNECTIONS_OPEN.with([]),
+            reused: REUSED.with([]),
+            lanes: LANES.with([]),
+            sources_without_address: SOURCES_WITHOUT_ADDRESS.with([]),
+            pauses: PAUSES.with([]),
+            given_back: GIVEN_BACK.with([]),
+            budget_waits: BUDGET_WAITS.with([]),
+            lease_remaining: LEASE_SECONDS.with([]),
+            lease_ends: LEASE_ENDS.with([]),
         }
     }
 }
 
-impl OutboundMetrics {
-    /// Counts the end of an attempt.
-    pub fn attempted(&self, kind: OutcomeKind) {
-        let place = OutcomeKind::ALL.iter().position(|known| *known == kind);
-        if let Some(counter) = place.and_then(|place| self.attempts.get(place)) {
-            counter.increment(1);
+/// The handles of one lane: those of its site and of its source.
+#[derive(Debug)]
+pub(crate) struct LaneMetrics {
+    pub(crate) all: Arc<OutboundMetrics>,
+    /// The name of the source.
+    pub(crate) source: Arc<str>,
+    pub(crate) site: Arc<str>,
+    site_attempts: Vec<RankedCounter>,
+    site_seconds: RankedHistogram,
+    site_delay: RankedHistogram,
+    site_pauses: RankedCounter,
+    source_attempts: Vec<RankedCounter>,
+    source_delay: RankedHistogram,
+}
+
+impl LaneMetrics {
+    pub(crate) fn new(all: Arc<OutboundMetrics>, source: &Arc<str>, site: &Arc<str>) -> Self {
+        let (of_site, of_source) = (SITES.value(site), SOURCES.value(source));
+        let outcomes = || OutcomeKind::ALL.iter().map(|kind| kind.as_str());
+        Self {
+            all,
+            source: source.clone(),
+            site: site.clone(),
+            site_attempts: outcomes().map(|kind| of_site.counter(&SITE_ATTEMPTS, &[kind])).collect(),
+            site_seconds: of_site.histogram(&SITE_ATTEMPT_SECONDS, &[]),
+            site_delay: of_site.histogram(&SITE_DELAY_SECONDS, &[]),
+            site_pauses: of_site.counter(&SITE_PAUSES, &[]),
+            source_attempts: outcomes().map(|kind| of_source.counter(&SOURCE_ATTEMPTS, &[kind])).collect(),
+            source_delay: of_source.histogram(&SOURCE_DELAY_SECONDS, &[]),
         }
+    }
+
+    /// Counts the end of an attempt that took `took`, `delay` after the message was accepted.
+    pub(crate) fn attempted(&self, kind: OutcomeKind, took: Duration, delay: Duration) {
+        let place = OutcomeKind::ALL.iter().position(|known| *known == kind).unwrap_or_default();
+        self.all.attempts[place].increment(1);
+        self.all.attempt_seconds.record(took);
+        self.site_attempts[place].increment(1);
+        self.site_seconds.record(took);
+        self.source_attempts[place].increment(1);
+        if kind == OutcomeKind::Delivered {
+            self.site_delay.record(delay);
+            self.source_delay.record(delay);
+        }
+    }
+
+    /// Counts a pause that begins.
+    pub(crate) fn paused(&self) {
+        self.all.pauses.increment(1);
+        self.site_pauses.increment(1);
+    }
+
+    /// Counts the lane among those that are paused, until the value is dropped.
+    pub(crate) fn while_paused(&self) -> Tallied {
+        PAUSED.count(&self.site)
     }
 }

@@ -23,6 +23,15 @@ impl Target {
     pub fn remote(&self) -> String {
         format!("{} [{}]:{}", self.host, self.address.ip(), self.address.port())
     }
+
+    /// Reads host and address from what [`Target::remote`] wrote; nothing where no host was spoken to.
+    pub(crate) fn parse_remote(remote: &str) -> (Option<&str>, Option<SocketAddr>) {
+        let Some((host, address)) = remote.split_once(" [") else { return (None, None) };
+        let address = address
+            .split_once("]:")
+            .and_then(|(ip, port)| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)));
+        (Some(host), address)
+    }
 }
 
 /// Restrictions on the addresses of an attempt.
@@ -192,5 +201,7 @@ mod tests {
         let address = "[2a00:1450::1]:25".parse().unwrap();
         let target = Target { host: "mx.example".into(), address, trusted: false };
         assert_eq!(target.remote(), "mx.example [2a00:1450::1]:25");
+        assert_eq!(Target::parse_remote(&target.remote()), (Some("mx.example"), Some(address)));
+        assert_eq!(Target::parse_remote(""), (None, None));
     }
 }

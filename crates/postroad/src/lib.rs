@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod dev;
+pub mod metrics;
 pub mod operator;
 pub mod policy;
 pub mod roles;

@@ -11,7 +11,7 @@ use postroad_outbound::{Outbound, OutboundDeps};
 use postroad_queue::{Queue, QueueDeps, Voter};
 use postroad_settings::{Change, changes};
 use postroad_storage::{Disk, DiskId, Identity, Origin, RealFs};
-use postroad_telemetry::{Health, Telemetry};
+use postroad_telemetry::{Component, Health, Telemetry, mail_log};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -75,6 +75,8 @@ struct Process {
     telemetry: Telemetry,
     transport: Transport,
     health: Health,
+    /// Ready once the role has started and added its own component.
+    started: Component,
     components: Components,
 }
 
@@ -88,6 +90,8 @@ impl Process {
         config::check_identity(&tls, common, T::ROLE)
             .map_err(|reason| anyhow::anyhow!("`cluster.certificate` {reason}"))?;
         let (health, mut components) = (Health::new(), Components::default());
+        // Without it `/readyz` would say ready before the role has added its own.
+        let started = health.component("start");
         let metrics = TcpListener::bind(common.metrics.listen).await;
         let metrics = metrics
             .with_context(|| format!("cannot listen on {} (`metrics.listen`)", common.metrics.listen))?;
@@ -97,12 +101,14 @@ impl Process {
         components.spawn("certificates", |shutdown| async move {
             reload(shutdown, || reloaded.reload()).await;
         });
-        Ok(Self { shutdown, hangup, telemetry, transport: Transport::Mutual(tls), health, components })
+        let transport = Transport::Mutual(tls);
+        Ok(Self { shutdown, hangup, telemetry, transport, health, started, components })
     }
 
     /// Runs until the process is asked to stop, or a component stops by itself; on SIGHUP reloads the configuration.
     async fn run<T: RoleFile>(mut self, started: T, path: &Path) -> anyhow::Result<()> {
         let (name, mut last) = (T::ROLE.as_str(), started.clone());
+        self.started.set_ready(true);
         tracing::info!(role = name, version = env!("CARGO_PKG_VERSION"), "started");
         let failed = loop {
             tokio::select! {
@@ -125,6 +131,8 @@ impl Process {
 
 /// Applies the settings that can change while running; logs those that differ from what the process was started with.
 fn reload_configuration<T: RoleFile>(started: &T, last: &mut T, path: &Path, telemetry: &Telemetry) {
+    // First, so that logrotate gets its file even where the configuration is wrong.
+    mail_log::reopen();
     let new: T = match config::read(path) {
         Ok(new) => new,
         Err(error) => return tracing::error!(%error, "configuration not reloaded"),

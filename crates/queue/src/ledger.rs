@@ -12,10 +12,15 @@ use postroad_ledger::{
 use postroad_raft::{Group, Node, OpenError, ProposeError, Status};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::{clock, config::QueueConfig};
+use crate::{
+    clock,
+    config::QueueConfig,
+    metrics::{POOLS, SITES, TENANTS},
+};
 
 mod batch;
 mod machine;
+mod mail_log;
 pub(crate) mod outbox;
 pub(crate) mod proposer;
 pub(crate) mod shared;
@@ -154,8 +159,8 @@ impl LedgerGroup {
         self.shared.with_ledger(|ledger| {
             let counts = ledger.counts();
             metrics.messages.set(ledger.message_count() as f64);
-            metrics.waiting.set(counts.queued as f64);
-            metrics.assigned_now.set(counts.sending as f64);
+            metrics.queued.set(counts.queued as f64);
+            metrics.sending.set(counts.sending as f64);
             metrics.held.set(counts.held as f64);
             metrics.oldest.set(ledger.oldest().map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
             metrics.event_bytes.set(ledger.event_bytes() as f64);
@@ -170,6 +175,28 @@ impl LedgerGroup {
         metrics.applied.set(self.group.applied() as f64);
         let waiting = self.room_max - self.room.available_permits();
         metrics.waiting_bytes.set((waiting * PERMIT_BYTES) as f64);
+    }
+}
+
+impl LedgerGroup {
+    /// Updates the gauges by site, tenant and pool; only the leader shows them, so that they can be added up over nodes.
+    pub(crate) fn observe_depths(&self) {
+        let group = self.id().to_string();
+        let view = self.views.borrow().clone();
+        let tenant = |id| view.tenant(id).map_or_else(|| id.to_string(), |tenant| tenant.name.to_string());
+        let pool = |id| view.pool(id).map_or_else(|| id.to_string(), |pool| pool.name.to_string());
+        let led = self.shared.with_leading(|ledger, leading| {
+            SITES.set(&group, ledger.open_by_site());
+            (ledger.open_by_tenant().collect::<Vec<_>>(), leading.dispatcher.ready_by_pool())
+        });
+        if led.is_none() {
+            SITES.set(&group, std::iter::empty());
+        }
+        let (tenants, pools) = led.unwrap_or_default();
+        let tenants: Vec<_> = tenants.into_iter().map(|(id, open)| (tenant(id), open)).collect();
+        let pools: Vec<_> = pools.into_iter().map(|(id, ready)| (pool(id), ready)).collect();
+        TENANTS.set(&group, tenants.iter().map(|(name, open)| (&**name, *open)));
+        POOLS.set(&group, pools.iter().map(|(name, ready)| (&**name, *ready)));
     }
 }
 

@@ -2,86 +2,101 @@
 
 use std::sync::atomic::Ordering;
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use postroad_core::{GroupId, OutcomeKind};
 use postroad_proto::queue::SubmitStatus;
 use postroad_raft::DiskStatus;
 use postroad_storage::{Log, Room};
-use postroad_telemetry::Metric;
+use postroad_telemetry::{Counter, Depths, Gauge, Histogram, Label};
 
-/// Everything this crate records.
-pub const CATALOGUE: &[Metric] = &[
-    Metric::counter("postroad_queue_submissions_total", "Submissions answered, by result", &["result"]),
-    Metric::counter("postroad_queue_assigned_total", "Deliveries assigned to outbound nodes", &["group"]),
-    Metric::counter("postroad_queue_finished_total", "Messages that ended for every recipient", &["group"]),
-    Metric::counter("postroad_queue_reports_total", "Attempts reported, by outcome", &["outcome"]),
-    Metric::counter(
-        "postroad_queue_unconfirmed_total",
-        "Deliveries stopped because the receiver may have as many copies as are allowed and never confirmed one",
-        &["group"],
-    ),
-    Metric::counter(
-        "postroad_queue_reclaims_total",
-        "Sources whose unreported attempts were given up",
-        &["group"],
-    ),
-    Metric::counter(
-        "postroad_queue_unreadable_contents_total",
-        "Contents that could not be read for an attempt",
-        &["group"],
-    ),
-    Metric::histogram(
-        "postroad_queue_commit_seconds",
-        "From proposing an entry to having applied it",
-        &["group"],
-    ),
-    Metric::histogram("postroad_queue_entry_commands", "Commands in one entry", &["group"]),
-    Metric::gauge("postroad_queue_leading", "1 while this node leads the group", &["group"]),
-    Metric::gauge("postroad_queue_term", "The group's term as this node knows it", &["group"]),
-    Metric::gauge("postroad_queue_applied_index", "The last entry applied", &["group"]),
-    Metric::gauge("postroad_queue_messages", "Messages that have not ended", &["group"]),
-    Metric::gauge(
-        "postroad_queue_deliveries",
-        "Deliveries that have not ended, by state",
-        &["group", "state"],
-    ),
-    Metric::gauge(
-        "postroad_queue_ready_deliveries",
-        "Deliveries that are due and wait for a lane with room; the leader knows",
-        &["group"],
-    ),
-    Metric::gauge(
-        "postroad_queue_oldest_message_seconds",
-        "Age of the oldest message that has not ended",
-        &["group"],
-    ),
-    Metric::gauge(
-        "postroad_queue_event_bytes",
-        "Events kept for consumers that have not read them",
-        &["group"],
-    ),
-    Metric::gauge("postroad_queue_events_unread", "Events the control role has not consumed", &["group"]),
-    Metric::gauge("postroad_queue_sessions", "Outbound nodes connected to the group's leader", &["group"]),
-    Metric::gauge("postroad_queue_waiting_bytes", "Submissions that wait to be committed", &["group"]),
-    Metric::gauge(
-        "postroad_queue_disk_full",
-        "1 while the disk has only the room that is kept for what frees room",
-        &[],
-    ),
-    Metric::gauge(
-        "postroad_queue_disk_refused",
-        "1 while this node does not count, because its disk is not the one it had, or an old copy",
-        &[],
-    ),
-    Metric::counter("postroad_queue_log_body_bytes_total", "Contents handed to the log", &[]),
-    Metric::counter("postroad_queue_log_written_bytes_total", "Everything written to the log", &[]),
-    Metric::counter(
-        "postroad_queue_log_moved_bytes_total",
-        "Contents moved because they outlived their segment",
-        &[],
-    ),
-    Metric::counter("postroad_queue_log_batches_total", "Writes to the log, each with one sync", &[]),
+const GROUP: Label = Label::few("group", "the numbers of the groups; 0 is the directory");
+const RESULT: Label = Label::one_of("result", &SUBMIT_RESULTS);
+const OUTCOME: Label = Label::one_of("outcome", OutcomeKind::NAMES);
+const STATE: Label = Label::one_of("state", &["queued", "sending", "held"]);
+const SITE: Label =
+    Label::ranked("site", "the sites of receivers: a normalised set of MX hosts, or a domain");
+const TENANT: Label = Label::ranked("tenant", "the names of tenants");
+const POOL: Label = Label::ranked("pool", "the names of pools");
+
+const SUBMIT_RESULTS: [&str; 8] = [
+    "accepted",
+    "not_leader",
+    "unavailable",
+    "unknown",
+    "storage_full",
+    "too_old",
+    "chunk_missing",
+    "invalid",
 ];
+
+pub use crate::directory::metrics::CATALOGUE as DIRECTORY_CATALOGUE;
+
+postroad_telemetry::catalogue! {
+    /// Submissions answered, by result
+    counter SUBMISSIONS = "postroad_queue_submissions_total" [RESULT];
+    /// Deliveries assigned to outbound nodes
+    counter ASSIGNED = "postroad_queue_assigned_total" [GROUP];
+    /// Messages that ended for every recipient
+    counter FINISHED = "postroad_queue_finished_total" [GROUP];
+    /// Attempts reported, by outcome
+    counter REPORTS = "postroad_queue_reports_total" [OUTCOME];
+    /// Deliveries stopped because the receiver may have as many copies as are allowed and never confirmed one
+    counter UNCONFIRMED = "postroad_queue_unconfirmed_total" [GROUP];
+    /// Sources whose unreported attempts ended as unknown, because the source changed hands
+    counter RECLAIMS = "postroad_queue_reclaims_total" [GROUP];
+    /// Message bodies that were unreadable when an attempt needed them
+    counter UNREADABLE = "postroad_queue_unreadable_contents_total" [GROUP];
+    /// Time from proposing a log entry to having applied it
+    histogram COMMIT = "postroad_queue_commit_seconds" [GROUP];
+    /// Commands in one log entry
+    histogram COMMANDS = "postroad_queue_entry_commands" [GROUP];
+    /// 1 while this node leads the group
+    gauge LEADING = "postroad_queue_leading" [GROUP];
+    /// The term of the group as this node knows it
+    gauge TERM = "postroad_queue_term" [GROUP];
+    /// The last log entry applied
+    gauge APPLIED = "postroad_queue_applied_index" [GROUP];
+    /// Messages that have not ended
+    gauge MESSAGES = "postroad_queue_messages" [GROUP];
+    /// Deliveries that have not ended, by state; those that are deferred count as queued
+    gauge DELIVERIES = "postroad_queue_deliveries" [GROUP, STATE];
+    /// Deliveries that have not ended, by site; on the leader
+    ranked_gauge SITE_DELIVERIES = "postroad_queue_site_deliveries" [GROUP, SITE];
+    /// Deliveries that have not ended, by tenant; on the leader
+    ranked_gauge TENANT_DELIVERIES = "postroad_queue_tenant_deliveries" [GROUP, TENANT];
+    /// Deliveries that are due and wait for a lane with room; on the leader
+    gauge READY = "postroad_queue_ready_deliveries" [GROUP];
+    /// Deliveries that are due and wait for a lane with room, by pool; on the leader
+    ranked_gauge POOL_READY = "postroad_queue_pool_ready_deliveries" [GROUP, POOL];
+    /// Age of the oldest message that has not ended
+    gauge OLDEST = "postroad_queue_oldest_message_seconds" [GROUP];
+    /// Bytes of events that are kept because control has not read them
+    gauge EVENT_BYTES = "postroad_queue_event_bytes" [GROUP];
+    /// Events that control has not read
+    gauge UNREAD = "postroad_queue_unread_events" [GROUP];
+    /// Outbound nodes that are connected to the leader of the group
+    gauge SESSIONS = "postroad_queue_sessions" [GROUP];
+    /// Bytes of submissions that wait to be committed
+    gauge WAITING_BYTES = "postroad_queue_waiting_bytes" [GROUP];
+    /// 1 while the disk has only the room that is reserved for what frees room: no mail is accepted
+    gauge DISK_FULL = "postroad_queue_disk_full" [];
+    /// 1 while the other queue nodes refuse the disk of this one: it is not the one they know, or an old copy of it
+    gauge DISK_REFUSED = "postroad_queue_disk_refused" [];
+    /// Bytes of message bodies given to the log
+    counter LOG_BODY_BYTES = "postroad_queue_log_body_bytes_total" [];
+    /// Bytes written to the log, all of them
+    counter LOG_WRITTEN_BYTES = "postroad_queue_log_written_bytes_total" [];
+    /// Bytes of message bodies that were moved because they outlived their segment
+    counter LOG_MOVED_BYTES = "postroad_queue_log_moved_bytes_total" [];
+    /// Writes to the log, each with one sync
+    counter LOG_BATCHES = "postroad_queue_log_batches_total" [];
+}
+
+/// How many deliveries each site has, in each group.
+pub(crate) static SITES: Depths = Depths::new(&SITE_DELIVERIES);
+/// How many deliveries each tenant has, in each group.
+pub(crate) static TENANTS: Depths = Depths::new(&TENANT_DELIVERIES);
+/// How many due deliveries each pool has, in each group.
+pub(crate) static POOLS: Depths = Depths::new(&POOL_READY);
 
 /// The handles of one ledger group.
 #[derive(Clone)]
@@ -95,8 +110,8 @@ pub(crate) struct LedgerMetrics {
     pub(crate) commands: Histogram,
     pub(crate) applied: Gauge,
     pub(crate) messages: Gauge,
-    pub(crate) waiting: Gauge,
-    pub(crate) assigned_now: Gauge,
+    pub(crate) queued: Gauge,
+    pub(crate) sending: Gauge,
     pub(crate) held: Gauge,
     pub(crate) ready: Gauge,
     pub(crate) oldest: Gauge,
@@ -108,36 +123,35 @@ pub(crate) struct LedgerMetrics {
 
 impl LedgerMetrics {
     pub(crate) fn new(group: GroupId) -> Self {
-        let group = group.to_string();
-        let deliveries = |state: &'static str| gauge!("postroad_queue_deliveries", "group" => group.clone(), "state" => state);
+        let group = &*group.to_string();
         Self {
-            assigned: counter!("postroad_queue_assigned_total", "group" => group.clone()),
-            finished: counter!("postroad_queue_finished_total", "group" => group.clone()),
-            unconfirmed: counter!("postroad_queue_unconfirmed_total", "group" => group.clone()),
-            reclaims: counter!("postroad_queue_reclaims_total", "group" => group.clone()),
-            unreadable: counter!("postroad_queue_unreadable_contents_total", "group" => group.clone()),
-            commit: histogram!("postroad_queue_commit_seconds", "group" => group.clone()),
-            commands: histogram!("postroad_queue_entry_commands", "group" => group.clone()),
-            applied: gauge!("postroad_queue_applied_index", "group" => group.clone()),
-            messages: gauge!("postroad_queue_messages", "group" => group.clone()),
-            waiting: deliveries("waiting"),
-            assigned_now: deliveries("assigned"),
-            held: deliveries("held"),
-            ready: gauge!("postroad_queue_ready_deliveries", "group" => group.clone()),
-            oldest: gauge!("postroad_queue_oldest_message_seconds", "group" => group.clone()),
-            event_bytes: gauge!("postroad_queue_event_bytes", "group" => group.clone()),
-            unread: gauge!("postroad_queue_events_unread", "group" => group.clone()),
-            sessions: gauge!("postroad_queue_sessions", "group" => group.clone()),
-            waiting_bytes: gauge!("postroad_queue_waiting_bytes", "group" => group),
+            assigned: ASSIGNED.with([group]),
+            finished: FINISHED.with([group]),
+            unconfirmed: UNCONFIRMED.with([group]),
+            reclaims: RECLAIMS.with([group]),
+            unreadable: UNREADABLE.with([group]),
+            commit: COMMIT.with([group]),
+            commands: COMMANDS.with([group]),
+            applied: APPLIED.with([group]),
+            messages: MESSAGES.with([group]),
+            queued: DELIVERIES.with([group, "queued"]),
+            sending: DELIVERIES.with([group, "sending"]),
+            held: DELIVERIES.with([group, "held"]),
+            ready: READY.with([group]),
+            oldest: OLDEST.with([group]),
+            event_bytes: EVENT_BYTES.with([group]),
+            unread: UNREAD.with([group]),
+            sessions: SESSIONS.with([group]),
+            waiting_bytes: WAITING_BYTES.with([group]),
         }
     }
 }
 
 /// Says whether this node leads a group, the directory among them, and in which term.
 pub(crate) fn leadership(group: GroupId, leading: bool, term: u64) {
-    let group = group.to_string();
-    gauge!("postroad_queue_leading", "group" => group.clone()).set(f64::from(u8::from(leading)));
-    gauge!("postroad_queue_term", "group" => group).set(term as f64);
+    let group = &*group.to_string();
+    LEADING.with([group]).set(f64::from(u8::from(leading)));
+    TERM.with([group]).set(term as f64);
 }
 
 /// The handles of the node's log.
@@ -152,11 +166,11 @@ pub(crate) struct LogMetrics {
 impl LogMetrics {
     pub(crate) fn new() -> Self {
         Self {
-            full: gauge!("postroad_queue_disk_full"),
-            body_bytes: counter!("postroad_queue_log_body_bytes_total"),
-            written_bytes: counter!("postroad_queue_log_written_bytes_total"),
-            moved_bytes: counter!("postroad_queue_log_moved_bytes_total"),
-            batches: counter!("postroad_queue_log_batches_total"),
+            full: DISK_FULL.with([]),
+            body_bytes: LOG_BODY_BYTES.with([]),
+            written_bytes: LOG_WRITTEN_BYTES.with([]),
+            moved_bytes: LOG_MOVED_BYTES.with([]),
+            batches: LOG_BATCHES.with([]),
         }
     }
 
@@ -175,7 +189,7 @@ pub(crate) struct DiskMetrics(Gauge);
 
 impl DiskMetrics {
     pub(crate) fn new() -> Self {
-        Self(gauge!("postroad_queue_disk_refused"))
+        Self(DISK_REFUSED.with([]))
     }
 
     pub(crate) fn observe(&self, status: DiskStatus) {
@@ -189,18 +203,18 @@ pub(crate) struct SubmitMetrics(Vec<(SubmitStatus, Counter)>);
 
 impl SubmitMetrics {
     pub(crate) fn new() -> Self {
-        let named = [
-            (SubmitStatus::Accepted, "accepted"),
-            (SubmitStatus::NotLeader, "not_leader"),
-            (SubmitStatus::Unavailable, "unavailable"),
-            (SubmitStatus::Unknown, "unknown"),
-            (SubmitStatus::StorageFull, "storage_full"),
-            (SubmitStatus::TooOld, "too_old"),
-            (SubmitStatus::ChunkMissing, "chunk_missing"),
-            (SubmitStatus::Invalid, "invalid"),
+        let statuses = [
+            SubmitStatus::Accepted,
+            SubmitStatus::NotLeader,
+            SubmitStatus::Unavailable,
+            SubmitStatus::Unknown,
+            SubmitStatus::StorageFull,
+            SubmitStatus::TooOld,
+            SubmitStatus::ChunkMissing,
+            SubmitStatus::Invalid,
         ];
-        let counter = |result: &'static str| counter!("postroad_queue_submissions_total", "result" => result);
-        Self(named.into_iter().map(|(status, result)| (status, counter(result))).collect())
+        let named = statuses.into_iter().zip(SUBMIT_RESULTS);
+        Self(named.map(|(status, result)| (status, SUBMISSIONS.with([result]))).collect())
     }
 
     pub(crate) fn count(&self, status: SubmitStatus) {
@@ -216,9 +230,7 @@ pub(crate) struct ReportMetrics(Vec<(OutcomeKind, Counter)>);
 
 impl ReportMetrics {
     pub(crate) fn new() -> Self {
-        let counter = |kind: &OutcomeKind| {
-            (*kind, counter!("postroad_queue_reports_total", "outcome" => kind.as_str()))
-        };
+        let counter = |kind: &OutcomeKind| (*kind, REPORTS.with([kind.as_str()]));
         Self(OutcomeKind::ALL.iter().map(counter).collect())
     }
 

@@ -24,7 +24,7 @@ use crate::{
     error::StartError,
     leaders::{Leaders, LeadersTask},
     ledger::{LedgerGroup, proposer::Proposer},
-    metrics::{self, DiskMetrics, LogMetrics},
+    metrics::{DiskMetrics, LogMetrics},
     service::QueueService,
     transport::Peers,
 };
@@ -36,6 +36,9 @@ const TRANSFER_WITHIN: Duration = Duration::from_secs(2);
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 const OBSERVE_EVERY: Duration = Duration::from_secs(2);
+
+/// The gauges by site, tenant and pool look at every site, so they are updated only in every so many rounds.
+const DEPTHS_EVERY: u32 = 5;
 
 /// What a queue node needs from its process.
 #[derive(Clone)]
@@ -90,8 +93,6 @@ impl Queue {
     /// See [`StartError`].
     pub async fn start(config: QueueConfig, deps: QueueDeps) -> Result<Self, StartError> {
         check_membership(&deps)?;
-        postroad_telemetry::describe(metrics::CATALOGUE);
-        postroad_telemetry::describe(directory::metrics::CATALOGUE);
         let (ready, disk_ready) = (deps.health.component("queue"), deps.health.component("disk"));
         let address = config.listen.to_string();
         let listen = |source| StartError::Listen { address: address.clone(), source };
@@ -274,9 +275,12 @@ async fn watch_disk(mut status: watch::Receiver<DiskStatus>, ready: Component) {
 async fn observe(ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>, log: Log) {
     let metrics = LogMetrics::new();
     let mut every = time::interval(OBSERVE_EVERY);
-    loop {
+    for tick in 0_u32.. {
         every.tick().await;
         ledgers.values().for_each(LedgerGroup::observe);
+        if tick % DEPTHS_EVERY == 0 {
+            ledgers.values().for_each(LedgerGroup::observe_depths);
+        }
         metrics.observe(&log);
     }
 }

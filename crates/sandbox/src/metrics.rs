@@ -1,20 +1,17 @@
 //! The metrics of the sandbox.
 
-use metrics::{Counter, Gauge};
-use postroad_telemetry::Metric;
+use postroad_telemetry::{Counter, Gauge};
 
-/// Every metric this crate records.
-pub const CATALOGUE: &[Metric] = &[
-    Metric::counter(CAPTURED, "Messages captured", &[]),
-    Metric::counter(DROPPED, "Captured messages dropped because newer ones needed their room", &[]),
-    Metric::gauge(MESSAGES, "Captured messages that are kept", &[]),
-    Metric::gauge(BYTES, "Bytes of captured messages that are kept", &[]),
-];
-
-const CAPTURED: &str = "postroad_sandbox_captured_total";
-const DROPPED: &str = "postroad_sandbox_dropped_total";
-const MESSAGES: &str = "postroad_sandbox_messages";
-const BYTES: &str = "postroad_sandbox_kept_bytes";
+postroad_telemetry::catalogue! {
+    /// Messages captured
+    counter CAPTURED = "postroad_sandbox_captured_total" [];
+    /// Captured messages that were removed to make room for newer ones
+    counter DROPPED = "postroad_sandbox_dropped_total" [];
+    /// Captured messages that are kept
+    gauge MESSAGES = "postroad_sandbox_messages" [];
+    /// Bytes of captured messages that are kept
+    gauge BYTES = "postroad_sandbox_kept_bytes" [];
+}
 
 /// The handles of what is recorded for every message.
 #[derive(Debug)]
@@ -28,10 +25,10 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         Self {
-            captured: metrics::counter!(CAPTURED),
-            dropped: metrics::counter!(DROPPED),
-            messages: metrics::gauge!(MESSAGES),
-            bytes: metrics::gauge!(BYTES),
+            captured: CAPTURED.with([]),
+            dropped: DROPPED.with([]),
+            messages: MESSAGES.with([]),
+            bytes: BYTES.with([]),
         }
     }
 }

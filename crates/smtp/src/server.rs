@@ -32,6 +32,8 @@ use transaction::Envelope;
 
 const ERRORS_MAX: u32 = 20;
 const JUNK_MAX: u32 = 100;
+/// Refusals that are kept until the driver takes them.
+pub const REFUSED_KEPT_MAX: usize = 16;
 
 /// The client of a session.
 #[derive(Clone, Debug)]
@@ -119,6 +121,7 @@ pub struct ServerSession<I> {
     junk: u32,
     auth_failures: u32,
     tolerated: Vec<Tolerance>,
+    refused: Vec<Reply>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,6 +181,7 @@ impl<I> ServerSession<I> {
             junk: 0,
             auth_failures: 0,
             tolerated: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
@@ -225,6 +229,14 @@ impl<I> ServerSession<I> {
     /// Takes the buffered replies, possibly none.
     pub fn take_replies(&mut self) -> Bytes {
         self.replies.split().freeze()
+    }
+
+    /// Takes the replies by which the session itself refused something since this was last called; what the policy
+    /// refused is not among them.
+    ///
+    /// At most [`REFUSED_KEPT_MAX`] are kept.
+    pub fn take_refused(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.refused)
     }
 
     /// Answers the question that [`ServerSession::poll`] returned.
@@ -278,7 +290,7 @@ impl<I> ServerSession<I> {
 
     /// The deadline has passed.
     pub fn timed_out(&mut self) {
-        self.reply(&Reply::new(421, 4, 2, format!("{} timed out", self.config.hostname)));
+        self.write(&Reply::new(421, 4, 2, format!("{} timed out", self.config.hostname)));
         self.state = State::Closed;
     }
 
@@ -288,7 +300,7 @@ impl<I> ServerSession<I> {
     pub fn shut_down(&mut self) -> bool {
         let busy = matches!(self.state, State::Data { .. } | State::AwaitingAnswer(PendingQuestion::Message));
         if !busy {
-            self.reply(&Reply::new(421, 3, 2, format!("{} shutting down", self.config.hostname)));
+            self.write(&Reply::new(421, 3, 2, format!("{} shutting down", self.config.hostname)));
             self.state = State::Closed;
         }
         !busy
@@ -473,6 +485,10 @@ impl<I> ServerSession<I> {
     /// Replies to an error of the client; disconnects after too many.
     fn error_reply(&mut self, reply: &Reply) {
         self.reply(reply);
+        self.count_error();
+    }
+
+    fn count_error(&mut self) {
         self.errors += 1;
         if self.errors > ERRORS_MAX {
             self.close_with_421();
@@ -484,10 +500,10 @@ impl<I> ServerSession<I> {
     /// A stranger who tries recipients is cut off like one who makes errors. A client with an identity may have
     /// a list with many bad addresses, so it has a limit of its own, which an accepted message resets.
     fn refusal_reply(&mut self, reply: &Reply) {
+        self.write(reply);
         if self.peer.identity.is_none() {
-            return self.error_reply(reply);
+            return self.count_error();
         }
-        self.reply(reply);
         self.refusals += 1;
         if self.refusals > self.config.refusals_max {
             self.close_with_421();
@@ -516,7 +532,17 @@ impl<I> ServerSession<I> {
         }
     }
 
+    /// Replies as the session itself decided, and keeps what it refused.
     fn reply(&mut self, reply: &Reply) {
+        // A command that is not understood refuses no mail.
+        let refuses = reply.code >= 400 && !(500..=504).contains(&reply.code);
+        if refuses && self.refused.len() < REFUSED_KEPT_MAX {
+            self.refused.push(reply.clone());
+        }
+        self.write(reply);
+    }
+
+    fn write(&mut self, reply: &Reply) {
         write_reply(&mut self.replies, reply);
     }
 }

@@ -1,7 +1,10 @@
 //! The settings of telemetry.
 
-use postroad_settings::{Given, Kind, Reading, SettingValue, Wrong, choices, settings};
-use tracing_subscriber::EnvFilter;
+use postroad_core::ByteSize;
+use postroad_settings::{Given, Kind, Reading, SettingValue, WritableFile, Wrong, choices, settings};
+use tracing_subscriber::{EnvFilter, filter::Targets};
+
+use crate::ranking::LABEL_VALUES_MAX;
 
 settings! {
     /// What a process logs, and where its traces go.
@@ -16,6 +19,20 @@ settings! {
         /// The share of messages that start a trace here.
         /// The decision of a caller that sends a trace id is always followed.
         otlp_sample_ratio: f64 = 0.01, within 0.0..=1.0;
+        /// The file that the mail log is written to, besides the log; see [Mail log](mail-log.md).
+        /// It is opened again on SIGHUP and after it was renamed.
+        /// `mail=off` in `log_filter` keeps the mail log out of the log.
+        mail_log: Option<WritableFile>;
+        /// How much of an address the mail log shows.
+        log_addresses: LogAddresses = LogAddresses::None;
+        /// The most `rejected` lines in the mail log per second, and as many `login_failed` lines; the rest is counted.
+        rejected_lines_per_sec_max: u32 = 100, within 1..=1_000_000;
+        /// The most bytes of the mail log that wait to be written.
+        /// Lines beyond it are lost and counted; mail does not wait for the log.
+        mail_log_buffer_bytes: ByteSize = ByteSize::mib(4), within ByteSize::kib(64)..=ByteSize::gib(1);
+        /// The most values of a metric label such as `site` that have series of their own; the others share `other`.
+        /// See [Metrics](metrics.md).
+        label_values_max: usize = LABEL_VALUES_MAX, within 1..=10_000;
     }
 }
 
@@ -29,6 +46,18 @@ choices! {
     }
 }
 
+choices! {
+    /// How much of an address the mail log shows.
+    pub enum LogAddresses {
+        /// nothing
+        None = "none",
+        /// the domain
+        Domain = "domain",
+        /// the whole address
+        Full = "full",
+    }
+}
+
 /// Which log lines are written: directives that `tracing_subscriber` understands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
@@ -38,6 +67,15 @@ impl LogFilter {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         EnvFilter::try_new(text).is_ok().then(|| Self(text.to_owned()))
+    }
+
+    /// Returns true when lines of a target are written at the level of `info`.
+    ///
+    /// The subscriber is not asked: with filters for each layer, asking without an event behind it makes the next span of
+    /// the thread vanish. A filter that names spans or fields, which [`Targets`] cannot read, counts as one that lets all
+    /// through.
+    pub(crate) fn lets_through(&self, target: &str) -> bool {
+        self.0.parse::<Targets>().map_or(true, |targets| targets.would_enable(target, &tracing::Level::INFO))
     }
 
     pub(crate) fn to_filter(&self) -> EnvFilter {
@@ -96,5 +134,22 @@ impl SettingValue for OtlpEndpoint {
 
     fn write(&self) -> Option<postroad_settings::toml::Value> {
         self.0.write()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_filter_decides_whether_the_log_has_the_mail_log() {
+        let check = |filter, expected| {
+            assert_eq!(LogFilter::parse(filter).unwrap().lets_through("mail"), expected, "{filter}");
+        };
+        check("info,openraft=warn", true);
+        check("info,openraft=warn,mail=off", false);
+        check("warn", false);
+        check("warn,mail=info", true);
+        check("info,[span{field=1}]=debug", true);
     }
 }

@@ -4,6 +4,8 @@
 
 use std::{fmt::Write, fs, sync::OnceLock, time::SystemTime};
 
+use crate::catalogue::{Kind, Label, Metric};
+
 /// The unit of `/proc/self/stat`: `USER_HZ`, 100 on every Linux that is built today.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -15,34 +17,45 @@ pub(crate) fn mark_start() {
     STARTED_AT.get_or_init(|| since_epoch.as_secs_f64());
 }
 
+const CPU_SECONDS: Metric =
+    Metric::new(Kind::Counter, "process_cpu_seconds_total", "User and system CPU time spent in seconds", &[]);
+const RESIDENT_BYTES: Metric =
+    Metric::new(Kind::Gauge, "process_resident_memory_bytes", "Resident memory in bytes", &[]);
+const OPEN_FDS: Metric = Metric::new(Kind::Gauge, "process_open_fds", "Open file descriptors", &[]);
+const MAX_FDS: Metric =
+    Metric::new(Kind::Gauge, "process_max_fds", "The limit of open file descriptors", &[]);
+const START_TIME: Metric = Metric::new(
+    Kind::Gauge,
+    "process_start_time_seconds",
+    "When the process started, in seconds since the epoch",
+    &[],
+);
+const BUILD_INFO: Metric = Metric::new(
+    Kind::Gauge,
+    "postroad_build_info",
+    "Always 1; the label has the version that runs",
+    &[Label::few("version", "the version that runs")],
+);
+
+/// The metrics of every process, whatever its role.
+pub static CATALOGUE: &[&Metric] =
+    &[&CPU_SECONDS, &RESIDENT_BYTES, &OPEN_FDS, &MAX_FDS, &START_TIME, &BUILD_INFO];
+
 /// Appends the process's metrics, without those that the system does not provide.
 pub(crate) fn render_into(text: &mut String) {
-    let mut family = |name: &str, kind: &str, help: &str, value: Option<f64>| {
+    let mut family = |metric: &Metric, labels: &str, value: Option<f64>| {
+        let Metric { name, kind, help, .. } = metric;
         if let Some(value) = value {
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n");
+            let kind = kind.as_str();
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n\n");
         }
     };
-    family(
-        "process_cpu_seconds_total",
-        "counter",
-        "User and system CPU time spent in seconds",
-        cpu_seconds(),
-    );
-    family("process_resident_memory_bytes", "gauge", "Resident memory in bytes", resident_bytes());
-    family("process_open_fds", "gauge", "Open file descriptors", open_descriptors());
-    family("process_max_fds", "gauge", "The limit of open file descriptors", descriptors_max());
-    family(
-        "process_start_time_seconds",
-        "gauge",
-        "When the process started, in seconds since the epoch",
-        STARTED_AT.get().copied(),
-    );
-    let version = env!("CARGO_PKG_VERSION");
-    let _ = write!(
-        text,
-        "# HELP postroad_build_info The version that runs\n# TYPE postroad_build_info gauge\n\
-         postroad_build_info{{version=\"{version}\"}} 1\n\n"
-    );
+    family(&CPU_SECONDS, "", cpu_seconds());
+    family(&RESIDENT_BYTES, "", resident_bytes());
+    family(&OPEN_FDS, "", open_descriptors());
+    family(&MAX_FDS, "", descriptors_max());
+    family(&START_TIME, "", STARTED_AT.get().copied());
+    family(&BUILD_INFO, concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), Some(1.0));
 }
 
 fn cpu_seconds() -> Option<f64> {

@@ -21,7 +21,11 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    LogFilter, LogFormat, OtlpEndpoint, TelemetryConfig, process, quiet::ForeignLines, recorder, trace,
+    LogFilter, LogFormat, OtlpEndpoint, TelemetryConfig,
+    mail_log::{self, MailLog},
+    process,
+    quiet::ForeignLines,
+    ranking, recorder, trace,
 };
 
 /// Why telemetry did not start.
@@ -35,6 +39,14 @@ pub enum InitError {
         /// What is wrong with it.
         source: ExporterBuildError,
     },
+    /// The mail log cannot be started.
+    #[error("cannot open the mail log `{path}`")]
+    MailLog {
+        /// The file; empty where there is none, and the system has no thread for us.
+        path: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// This process has a global logger or metric recorder already.
     #[error("telemetry is already started in this process")]
     AlreadyStarted,
@@ -46,7 +58,13 @@ pub struct Telemetry {
     upkeep: JoinHandle<()>,
     tracer: Option<SdkTracerProvider>,
     log_filter: reload::Handle<EnvFilter, Registry>,
+    mail_log: MailLog,
 }
+
+/// Ranked labels are ranked in every so many rounds of upkeep.
+const RANK_ROUNDS: u32 = 12;
+/// How long the end of the mail log may take; longer, and whatever reads the log hangs.
+const MAIL_LOG_STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Starts the log, the recorder and the traces of this process; `service` is its name in traces.
 ///
@@ -79,8 +97,26 @@ pub fn init(config: &TelemetryConfig, service: &'static str) -> Result<Telemetry
     metrics::set_global_recorder(recorder).map_err(|_| InitError::AlreadyStarted)?;
     recorder::publish(handle);
     process::mark_start();
+    ranking::set_places(config.label_values_max);
     trace::set_enabled(tracer.is_some());
-    Ok(Telemetry { upkeep: tokio::spawn(keep_up()), tracer, log_filter })
+    let mail_log = start_mail_log(config)?;
+    Ok(Telemetry { upkeep: tokio::spawn(keep_up()), tracer, log_filter, mail_log })
+}
+
+fn start_mail_log(config: &TelemetryConfig) -> Result<MailLog, InitError> {
+    let file = config.mail_log.as_ref();
+    let options = mail_log::Options {
+        format: config.log_format,
+        addresses: config.log_addresses,
+        file: file.map(|file| file.0.clone()),
+        buffer_bytes: usize::try_from(config.mail_log_buffer_bytes.0).unwrap_or(usize::MAX),
+        limited_lines_per_sec: config.rejected_lines_per_sec_max,
+    };
+    let failed =
+        |source| InitError::MailLog { path: file.map(ToString::to_string).unwrap_or_default(), source };
+    let log = MailLog::start(options, config.log_filter.lets_through(mail_log::TARGET)).map_err(failed)?;
+    log.publish();
+    Ok(log)
 }
 
 fn log_layer(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
@@ -113,9 +149,12 @@ fn exporter(
 
 async fn keep_up() {
     let mut every = tokio::time::interval(Duration::from_secs(5));
-    loop {
+    for round in 1_u32.. {
         every.tick().await;
         recorder::upkeep();
+        if round % RANK_ROUNDS == 0 {
+            ranking::rank_all();
+        }
     }
 }
 
@@ -124,12 +163,22 @@ impl Telemetry {
     pub fn set_log_filter(&self, filter: &LogFilter) {
         // It fails only when the log is gone, and then nothing is written.
         let _ = self.log_filter.reload(filter.to_filter());
+        self.mail_log.set_to_process_log(filter.lets_through(mail_log::TARGET));
     }
 
-    /// Sends the traces that are still buffered and ends the upkeep; the log and the recorder continue.
+    /// Writes the mail log and sends the traces that are still buffered, and ends the upkeep; the log and the recorder continue.
     pub async fn shutdown(self) {
         self.upkeep.abort();
         trace::set_enabled(false);
+        self.mail_log.stop();
+        let stopped = async {
+            while !self.mail_log.has_stopped() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(MAIL_LOG_STOP_WITHIN, stopped).await.is_err() {
+            tracing::warn!("cannot write the last lines of the mail log");
+        }
         let Some(tracer) = self.tracer else { return };
         let flushed =
             tokio::task::spawn_blocking(move || tracer.shutdown_with_timeout(Duration::from_secs(5)));

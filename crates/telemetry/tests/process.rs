@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use postroad_settings::WritableFile;
 use postroad_telemetry::{
-    Health, InitError, LogFilter, Metric, OtlpEndpoint, TelemetryConfig, describe, init, render, serve, trace,
+    Health, InitError, Label, LogFilter, OtlpEndpoint, TelemetryConfig, init,
+    mail_log::{self, Event, LeftOut},
+    render, serve, trace,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,11 +14,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-const CATALOGUE: &[Metric] = &[
-    Metric::counter("postroad_test_things_total", "Things that happened", &["kind"]),
-    Metric::histogram("postroad_test_wait_seconds", "How long things took", &[]),
-    Metric::histogram("postroad_test_batch_messages", "How many things at once", &[]),
-];
+postroad_telemetry::catalogue! {
+    /// Things that happened
+    counter THINGS = "postroad_test_things_total" [Label::one_of("kind", &["good", "bad"])];
+    /// How long things took
+    histogram WAIT = "postroad_test_wait_seconds" [];
+    /// How many things at once
+    histogram BATCH = "postroad_test_batch_messages" [];
+}
 
 /// Everything global in one test: it can be done only once in a process.
 #[tokio::test]
@@ -24,8 +30,12 @@ async fn telemetry_starts_once_and_renders_what_was_counted() {
         TelemetryConfig { otlp_endpoint: OtlpEndpoint::parse("http://a^b"), ..TelemetryConfig::default() };
     assert!(matches!(init(&wrong, "test"), Err(InitError::Otlp { .. })));
 
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mail.log");
     // The port is closed: spans are recorded all the same, and dropped at the end.
     let config = TelemetryConfig {
+        log_filter: LogFilter::parse("info,mail=off").unwrap(),
+        mail_log: Some(WritableFile(file.clone())),
         otlp_endpoint: OtlpEndpoint::parse("http://127.0.0.1:9"),
         ..TelemetryConfig::default()
     };
@@ -34,15 +44,14 @@ async fn telemetry_starts_once_and_renders_what_was_counted() {
 
     let says_debug = || tracing::enabled!(tracing::Level::DEBUG);
     assert!(!says_debug());
-    telemetry.set_log_filter(&LogFilter::parse("debug").unwrap());
+    telemetry.set_log_filter(&LogFilter::parse("debug,mail=off").unwrap());
     assert!(says_debug());
     assert_eq!(LogFilter::parse("info,="), None);
     assert_eq!(OtlpEndpoint::parse("collector:4317"), None);
 
-    describe(CATALOGUE);
-    metrics::counter!("postroad_test_things_total", "kind" => "good").increment(3);
-    metrics::histogram!("postroad_test_wait_seconds").record(0.003);
-    metrics::histogram!("postroad_test_batch_messages").record(5.0);
+    THINGS.with(["good"]).increment(3);
+    WAIT.with([]).record(0.003);
+    BATCH.with([]).record(5.0);
     let text = render();
     for line in [
         "# HELP postroad_test_things_total Things that happened",
@@ -65,8 +74,12 @@ async fn telemetry_starts_once_and_renders_what_was_counted() {
     assert_ne!(child, parent);
     assert!(span.in_scope(|| trace::traceparent() == child));
     drop(span);
+    assert!(mail_log::is_enabled());
+    mail_log::write(&LeftOut { event: Event::Lost, of: None, lines: 7 });
     telemetry.shutdown().await;
     assert!(!trace::is_enabled());
+    let lines = std::fs::read_to_string(&file).unwrap();
+    assert!(lines.ends_with("  INFO mail: lost of=- lines=7\n"), "all is written at the end: {lines}");
 }
 
 async fn fetch(address: std::net::SocketAddr, path: &str) -> String {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use postroad_core::GroupId;
+use postroad_core::{GroupId, MessageId};
 use tempfile::TempDir;
 use tokio::process::Command;
 use toml::{Table, Value};
@@ -208,6 +208,17 @@ impl Cluster {
         std::fs::write(&file, policy)?;
         let operator = self.files().join("operator.toml");
         let arguments = ["apply".into(), "-f".into(), file.into(), "--config".into(), operator.into()];
+        self.postroad(&arguments).await.map(drop)
+    }
+
+    /// Runs `postroad message` with a command for one message, such as `hold`.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn message(&self, command: &str, id: MessageId) -> anyhow::Result<()> {
+        let operator = self.files().join("operator.toml");
+        let arguments =
+            ["message".into(), command.into(), id.to_string().into(), "--config".into(), operator.into()];
         self.postroad(&arguments).await.map(drop)
     }
 

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod dev;
 pub mod dialogue;
 pub mod dns;
+pub mod exposition;
 pub mod failover;
 pub mod process;
 pub mod sink;

@@ -155,6 +155,14 @@ impl Process {
         }
     }
 
+    /// Sends the process SIGHUP, as logrotate does.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn hang_up(&self) -> anyhow::Result<()> {
+        signal(self.child.as_ref().context("the process is not running")?, Signal::HUP)
+    }
+
     /// Freezes the process with SIGSTOP, like a machine that hangs.
     ///
     /// # Errors

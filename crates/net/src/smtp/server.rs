@@ -13,6 +13,7 @@ use std::{
 
 use postroad_core::Reply;
 use postroad_smtp::server::{Answer, Question, ServerConfig, TlsInfo, write_reply};
+use postroad_telemetry::mail_log::{self, Mailbox, Rejected, Said, Trace};
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -153,7 +154,7 @@ pub async fn serve<P: Policy>(
             (stream, client) = next_connection(&listener) => {
                 match admission.admit(client.ip()) {
                     Ok(permit) => drop(connections.spawn(run(Arc::clone(&shared), stream, client, permit))),
-                    Err(limit) => shared.refuse(&stream, limit),
+                    Err(limit) => shared.refuse(&stream, client.ip(), limit),
                 }
                 shared.metrics.open.set(admission.open() as f64);
             }
@@ -213,20 +214,45 @@ impl<P> Listener<P> {
     }
 
     /// Refuses a client with 421; the buffer of a new socket has room for one line.
-    fn refuse(&self, stream: &TcpStream, limit: LimitHit) {
-        let (subject, detail, text, counter) = match limit {
-            LimitHit::Total => (3, 2, "too many connections", &self.metrics.refused_total),
-            LimitHit::Network => {
-                (7, 0, "too many connections from your network", &self.metrics.refused_network)
-            }
+    fn refuse(&self, stream: &TcpStream, client: IpAddr, limit: LimitHit) {
+        let (subject, detail, text, reason, counter) = match limit {
+            LimitHit::Total => (3, 2, "too many connections", "connections", &self.metrics.refused_total),
+            LimitHit::Network => (
+                7,
+                0,
+                "too many connections from your network",
+                "connections_per_network",
+                &self.metrics.refused_network,
+            ),
         };
         counter.increment(1);
+        let reply = Reply::new(421, subject, detail, format!("{} {text}", self.server.hostname));
+        log_refused("connect", reason, client, None, &reply);
         if self.implicit_tls {
             return;
         }
         let mut line = bytes::BytesMut::new();
-        write_reply(&mut line, &Reply::new(421, subject, detail, format!("{} {text}", self.server.hostname)));
+        write_reply(&mut line, &reply);
         // The connection is closed either way.
         let _ = SockRef::from(stream).send(&line);
     }
+}
+
+/// Writes to the mail log what was refused without asking the policy, or by it before a session began.
+fn log_refused(stage: &'static str, reason: &'static str, client: IpAddr, helo: Option<&str>, reply: &Reply) {
+    if !mail_log::is_enabled() {
+        return;
+    }
+    mail_log::write(&Rejected {
+        stage,
+        reason,
+        reply: Said(&reply.to_string()),
+        client: Some(client.to_canonical()),
+        tenant: None,
+        from: Mailbox::None,
+        to: Mailbox::None,
+        protocol: "smtp",
+        helo,
+        trace: Trace(""),
+    });
 }

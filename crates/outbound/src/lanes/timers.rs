@@ -70,6 +70,7 @@ impl Lanes {
             let back = state.lane.tick(now);
             let resumed = was_paused && state.lane.pause().is_none();
             if resumed {
+                state.paused = None;
                 self.windows_changed();
             }
             let forget = state.lane.is_forgettable(now);

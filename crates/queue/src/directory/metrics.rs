@@ -1,30 +1,30 @@
 //! The metrics of the directory and its leases.
 
-use postroad_telemetry::Metric;
+use postroad_telemetry::Label;
 
-/// Every metric recorded here.
-pub const CATALOGUE: &[Metric] = &[
-    Metric::gauge(REVISION, "Revision of the directory that this node has applied", &[]),
-    Metric::gauge(WATCHES, "Processes that follow the directory at this node", &[]),
-    Metric::gauge(UNOWNED, "Sources that no outbound node owns, as the directory's leader sees it", &[]),
-    Metric::counter(DECISIONS, "Decisions of the directory's leader about leases", &["decision"]),
-];
+const DECISION: Label = Label::one_of("decision", &["claim", "grant", "release", "revoke"]);
 
-const REVISION: &str = "postroad_queue_directory_revision";
-const WATCHES: &str = "postroad_queue_directory_watches";
-const UNOWNED: &str = "postroad_queue_sources_unowned";
-const DECISIONS: &str = "postroad_queue_lease_decisions_total";
+postroad_telemetry::catalogue! {
+    /// Revision of the directory that this node has applied
+    gauge REVISION = "postroad_queue_directory_revision" [];
+    /// Processes that watch the directory on this node
+    gauge WATCHES = "postroad_queue_directory_watches" [];
+    /// Sources that no outbound node owns, as the leader of the directory sees it
+    gauge UNOWNED = "postroad_queue_sources_unowned" [];
+    /// Decisions about leases that the leader of the directory made
+    counter DECISIONS = "postroad_queue_lease_decisions_total" [DECISION];
+}
 
 pub(super) fn revision(revision: u64) {
-    metrics::gauge!(REVISION).set(revision as f64);
+    REVISION.with([]).set(revision as f64);
 }
 
 pub(super) fn unowned(sources: usize) {
-    metrics::gauge!(UNOWNED).set(sources as f64);
+    UNOWNED.with([]).set(sources as f64);
 }
 
 pub(super) fn decision(decision: &'static str) {
-    metrics::counter!(DECISIONS, "decision" => decision).increment(1);
+    DECISIONS.with([decision]).increment(1);
 }
 
 /// Counts a watch for as long as it lives.
@@ -33,13 +33,13 @@ pub(super) struct Watching(());
 
 impl Watching {
     pub(super) fn start() -> Self {
-        metrics::gauge!(WATCHES).increment(1.0);
+        WATCHES.with([]).increment(1.0);
         Self(())
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        metrics::gauge!(WATCHES).decrement(1.0);
+        WATCHES.with([]).decrement(1.0);
     }
 }

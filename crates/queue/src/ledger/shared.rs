@@ -17,7 +17,7 @@ use postroad_ledger::{
 use postroad_proto::{log::Batch, queue as wire};
 use tokio::sync::{Notify, watch};
 
-use super::outbox::Outboxes;
+use super::{mail_log, outbox::Outboxes};
 use crate::metrics::LedgerMetrics;
 
 /// Bytes of events in one batch, unless one event is larger.
@@ -47,6 +47,8 @@ pub(crate) struct Leading {
     pub(crate) term: u64,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) outboxes: Outboxes,
+    /// The directory, for names.
+    view: Arc<View>,
 }
 
 impl SharedLedger {
@@ -64,7 +66,11 @@ impl SharedLedger {
         let mut state = self.state.lock();
         let State { ledger, leading, effects } = &mut *state;
         for command in batch.commands {
+            let first_event = ledger.event_range().1;
             replies.push(ledger.apply(index, batch.at, command, effects));
+            if let Some(leading) = leading.as_ref().filter(|_| postroad_telemetry::mail_log::is_enabled()) {
+                mail_log::write(ledger, &leading.view, first_event, effects);
+            }
             for effect in effects.drain(..) {
                 assigned += u64::from(matches!(effect, Effect::Assigned { .. }));
                 finished += u64::from(matches!(effect, Effect::Finished(_)));
@@ -96,10 +102,14 @@ impl SharedLedger {
     }
 
     /// Starts leading: builds the dispatcher from the ledger.
-    pub(crate) fn lead(&self, term: u64, view: &View) {
+    pub(crate) fn lead(&self, term: u64, view: &Arc<View>) {
         let mut state = self.state.lock();
-        let mut leading =
-            Leading { term, dispatcher: Dispatcher::rebuild(&state.ledger), outboxes: Outboxes::new(term) };
+        let mut leading = Leading {
+            term,
+            dispatcher: Dispatcher::rebuild(&state.ledger),
+            outboxes: Outboxes::new(term),
+            view: view.clone(),
+        };
         leading.update_view(view);
         state.leading = Some(leading);
     }
@@ -140,7 +150,8 @@ impl SharedLedger {
 
 impl Leading {
     /// Updates pools and owners of sources from the directory.
-    pub(crate) fn update_view(&mut self, view: &View) {
+    pub(crate) fn update_view(&mut self, view: &Arc<View>) {
+        self.view = view.clone();
         let members =
             |members: &[_]| members.iter().map(|(source, weight)| weighted(*source, *weight)).collect();
         let pools: BTreeMap<PoolId, Vec<Weighted>> =

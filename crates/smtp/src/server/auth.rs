@@ -169,7 +169,7 @@ impl<I> ServerSession<I> {
     }
 
     pub(super) fn refuse_credentials(&mut self, reply: &Reply) {
-        self.reply(reply);
+        self.write(reply);
         // A temporary failure of our side is not counted against the client.
         self.auth_failures += u32::from(reply.is_permanent());
         if self.auth_failures >= AUTH_FAILURES_MAX {

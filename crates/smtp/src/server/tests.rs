@@ -52,6 +52,29 @@ fn s_303_a_client_of_a_trusted_network_may_still_log_in_once() {
 }
 
 #[test]
+fn what_the_session_itself_refuses_is_kept_and_what_the_policy_refuses_is_not() {
+    let now = Instant::now();
+    let config = ServerConfig { recipients_max: 1, ..ServerConfig::default() };
+    let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: None, identity: Some(()) };
+    let mut session = ServerSession::new(Arc::new(config), peer, now);
+    let mut buffer = BytesMut::new();
+    session.poll(now, &mut buffer);
+    buffer.extend_from_slice(
+        b"EHLO client.example\r\nNONSENSE\r\nMAIL FROM:<>\r\nMAIL FROM:<a@a.example>\r\n\
+          RCPT TO:<b@b.example>\r\nRCPT TO:<c@b.example>\r\n",
+    );
+    while let Output::Ask(question) = session.poll(now, &mut buffer) {
+        let is_null = matches!(&question, Question::Sender(mail) if mail.sender.is_none());
+        let refusal = Answer::Reply(Reply::new(550, 7, 1, "not with the null sender"));
+        session.answer(now, if is_null { refusal } else { Answer::Yes });
+    }
+    // Not the 500 for what is no command, nor the policy's 550.
+    let codes: Vec<u16> = session.take_refused().iter().map(|reply| reply.code).collect();
+    assert_eq!(codes, [452]);
+    assert!(session.take_refused().is_empty());
+}
+
+#[test]
 fn a_pipelined_transaction_is_answered_in_order() {
     let mail = "MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\nFrom: a@b.c\r\n\r\nhi\r\n.\r\nQUIT\r\n";
     let expected = ["220 ", "250 ", "250 2.1.0", "250 2.1.5", "354 ", "250 2.0.0", "221 2.0.0"];

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_rustls::TlsStream;
 use tokio_util::{io::poll_read_buf, sync::WaitForCancellationFutureOwned};
 
-use super::{Listener, Policy, Session};
+use super::{Listener, Policy, Session, log_refused};
 use crate::{
     smtp::stream::{Stream, tls_info},
     timer::DeadlineTimer,
@@ -94,6 +94,7 @@ impl<P: Policy> Connection<P> {
         };
         if let Err(refusal) = self.shared.policy.accepting() {
             self.shared.metrics.refused_policy.increment(1);
+            log_refused("connect", "policy", self.client.ip(), None, &refusal);
             return self.refuse(&refusal).await;
         }
         if !self.check_early_talker().await? {
@@ -187,6 +188,10 @@ impl<P: Policy> Connection<P> {
         let replies = session.take_replies();
         if replies.is_empty() {
             return Ok(());
+        }
+        for refusal in session.take_refused() {
+            let helo = Some(session.helo()).filter(|helo| !helo.is_empty());
+            log_refused("session", "protocol", self.client.ip(), helo, &refusal);
         }
         let sent = self.send(&replies).await;
         if sent.is_err() {

@@ -5,10 +5,11 @@ use std::{
 
 use parking_lot::Mutex;
 use postroad_smtp::server::Message;
+use postroad_telemetry::testing::Counters;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
-use crate::testing::{Counters, PATIENCE, Raw, wait_until};
+use crate::testing::{PATIENCE, Raw, wait_until};
 
 mod descriptors;
 mod tls;
@@ -291,7 +292,7 @@ async fn s_036_commands_after_quit_are_ignored() {
 #[tokio::test]
 async fn s_037_a_client_that_left_before_the_250_has_its_message_accepted_once() {
     let counters = Counters::default();
-    let _recording = ::metrics::set_default_local_recorder(&counters);
+    let _recording = counters.record();
     let server = Server::with_policy(ListenerConfig::default(), AcceptAll::new(0)).await;
     let mut client = server.greeted().await;
     begin_message(&mut client).await;
@@ -301,7 +302,7 @@ async fn s_037_a_client_that_left_before_the_250_has_its_message_accepted_once()
     drop(client);
     time::sleep(Duration::from_millis(20)).await;
     server.policy.answers.add_permits(1);
-    wait_until("it is counted", || counters.read("Key(postroad_net_smtp_ack_undelivered_total") == 1).await;
+    wait_until("it is counted", || counters.read("postroad_net_smtp_ack_undelivered_total") == 1).await;
     assert_eq!(server.messages(), 1);
     server.stop().await;
 }

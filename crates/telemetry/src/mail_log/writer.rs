@@ -1,0 +1,508 @@
+//! Where lines go: into a bounded buffer, and from there, by one thread, to the process log and to a file.
+//!
+//! A line is made on the caller's thread and copied into the buffer under a lock that nobody holds while writing.
+//! The thread takes all that gathered since the last time, so the number of writes depends on time and not on mail.
+//! A process that ends by itself loses what gathered in the last [`GATHER`]; one that is stopped loses nothing.
+
+use std::{
+    cell::RefCell,
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime},
+};
+
+use parking_lot::{Condvar, Mutex};
+use postroad_core::Timestamp;
+
+use super::{Event, LeftOut, Record, line};
+use crate::{LogAddresses, LogFormat, own_metrics::MailLogMetrics};
+
+/// How long lines gather before they are written.
+const GATHER: Duration = Duration::from_millis(25);
+/// How often the writer checks whether the file was renamed, and reports lines that are missing.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often an error of the same file is logged.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// Written to the process log at a time, so that its other lines get through in between.
+const PIECE_BYTES: usize = 64 << 10;
+
+static MAIL_LOG: OnceLock<Arc<Shared>> = OnceLock::new();
+
+/// What the mail log does.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) format: LogFormat,
+    pub(crate) addresses: LogAddresses,
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) buffer_bytes: usize,
+    /// Lines in a second of each event that clients can cause as often as they like.
+    pub(crate) limited_lines_per_sec: u32,
+}
+
+/// The running mail log of this process; to be stopped at the end.
+#[derive(Debug)]
+pub(crate) struct MailLog {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    /// The log filter lets the target [`TARGET`](super::TARGET) through.
+    to_process_log: AtomicBool,
+    buffer: Mutex<Buffer>,
+    wake: Condvar,
+}
+
+/// What has gathered.
+#[derive(Debug, Default)]
+struct Buffer {
+    lines: Vec<u8>,
+    count: u64,
+    /// Lines that found no room, not reported yet.
+    lost: u64,
+    rejected: Limit,
+    logins: Limit,
+    reopen: bool,
+    stop: bool,
+}
+
+/// How many lines of one event were written in this second, and how many were left out and not reported yet.
+#[derive(Debug, Default)]
+struct Limit {
+    second: u64,
+    lines: u32,
+    omitted: u64,
+}
+
+/// Returns true when somebody reads the mail log: only then a record is worth making.
+#[must_use]
+pub fn is_enabled() -> bool {
+    MAIL_LOG.get().is_some_and(|log| log.is_read())
+}
+
+/// Writes a record; costs nothing where nobody reads it, and never waits.
+pub fn write(record: &impl Record) {
+    if let Some(log) = MAIL_LOG.get().filter(|log| log.is_read()) {
+        log.write(now(), record);
+    }
+}
+
+/// Opens the file of the mail log again, as after it was renamed; without a file this does nothing.
+pub fn reopen() {
+    if let Some(log) = MAIL_LOG.get() {
+        log.buffer.lock().reopen = true;
+        log.wake.notify_one();
+    }
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl MailLog {
+    /// Opens the file and starts the thread.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or the system has no thread for us.
+    pub(crate) fn start(options: Options, to_process_log: bool) -> io::Result<Self> {
+        let file = options.file.as_deref().map(LogFile::open).transpose()?;
+        let to_process_log = AtomicBool::new(to_process_log);
+        let shared =
+            Arc::new(Shared { options, to_process_log, buffer: Mutex::default(), wake: Condvar::new() });
+        let writer = Writer { shared: Arc::clone(&shared), file, metrics: MailLogMetrics::new() };
+        let thread = std::thread::Builder::new().name("mail-log".to_owned()).spawn(|| writer.run())?;
+        Ok(Self { shared, thread })
+    }
+
+    /// Says whether lines go to the process log.
+    pub(crate) fn set_to_process_log(&self, to_process_log: bool) {
+        self.shared.to_process_log.store(to_process_log, Ordering::Relaxed);
+    }
+
+    /// Lets [`write`] find it; the first one stays.
+    pub(crate) fn publish(&self) {
+        let _ = MAIL_LOG.set(Arc::clone(&self.shared));
+    }
+
+    /// Asks the thread to write what has gathered and to end.
+    pub(crate) fn stop(&self) {
+        self.shared.buffer.lock().stop = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Returns true once the thread has ended.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+impl Shared {
+    fn is_read(&self) -> bool {
+        self.to_process_log.load(Ordering::Relaxed) || self.options.file.is_some()
+    }
+
+    fn write(&self, at: Timestamp, record: &impl Record) {
+        thread_local! {
+            static LINE: RefCell<String> = const { RefCell::new(String::new()) };
+        }
+        if !self.admit(at, record.event()) {
+            return;
+        }
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            line::append(line, at, record, self.options.format, self.options.addresses);
+            self.push(line);
+        });
+    }
+
+    /// Returns false when there have been too many lines of this event in this second.
+    fn admit(&self, at: Timestamp, event: Event) -> bool {
+        let mut buffer = self.buffer.lock();
+        let limit = match event {
+            Event::Rejected => &mut buffer.rejected,
+            Event::LoginFailed => &mut buffer.logins,
+            _ => return true,
+        };
+        let second = at.as_millis() / 1000;
+        if limit.second != second {
+            (limit.second, limit.lines) = (second, 0);
+        }
+        let admitted = limit.lines < self.options.limited_lines_per_sec;
+        if admitted {
+            limit.lines += 1;
+        } else {
+            limit.omitted += 1;
+        }
+        admitted
+    }
+
+    fn push(&self, line: &str) {
+        let mut buffer = self.buffer.lock();
+        if buffer.lines.len() + line.len() > self.options.buffer_bytes {
+            buffer.lost += 1;
+            return;
+        }
+        let was_empty = buffer.lines.is_empty();
+        buffer.lines.extend_from_slice(line.as_bytes());
+        buffer.count += 1;
+        drop(buffer);
+        if was_empty {
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// What the thread has.
+struct Writer {
+    shared: Arc<Shared>,
+    file: Option<LogFile>,
+    metrics: MailLogMetrics,
+}
+
+/// What the thread takes from the buffer.
+struct Taken {
+    lines: Vec<u8>,
+    count: u64,
+    reopen: bool,
+    stop: bool,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let (mut lines, mut reported_at) = (Vec::new(), Instant::now());
+        loop {
+            let taken = self.take(lines);
+            self.metrics.lines.increment(taken.count);
+            self.write(&taken);
+            if taken.stop {
+                self.report_missing();
+                let rest = self.take(Vec::new());
+                return self.write(&rest);
+            }
+            if reported_at.elapsed() >= LOOK_EVERY {
+                self.report_missing();
+                reported_at = Instant::now();
+            }
+            lines = taken.lines;
+            lines.clear();
+        }
+    }
+
+    /// Waits until something has come, lets more gather, and takes it; `lines` is the empty buffer that takes its place.
+    fn take(&self, lines: Vec<u8>) -> Taken {
+        let Shared { buffer, wake, options, .. } = &*self.shared;
+        let mut buffer = buffer.lock();
+        if buffer.lines.is_empty() && !buffer.stop && !buffer.reopen {
+            wake.wait_for(&mut buffer, LOOK_EVERY);
+        }
+        let gather_until = Instant::now() + GATHER;
+        while !buffer.stop && buffer.lines.len() < options.buffer_bytes / 4 && !buffer.lines.is_empty() {
+            if wake.wait_until(&mut buffer, gather_until).timed_out() {
+                break;
+            }
+        }
+        Taken {
+            lines: std::mem::replace(&mut buffer.lines, lines),
+            count: std::mem::take(&mut buffer.count),
+            reopen: std::mem::take(&mut buffer.reopen),
+            stop: buffer.stop,
+        }
+    }
+
+    fn write(&mut self, taken: &Taken) {
+        if let Some(file) = &mut self.file {
+            let lost = file.write(&taken.lines, taken.reopen).map_or(taken.count, |()| 0);
+            self.shared.buffer.lock().lost += lost;
+        }
+        if self.shared.to_process_log.load(Ordering::Relaxed) {
+            for piece in pieces(&taken.lines, PIECE_BYTES) {
+                // A closed standard error has no reader.
+                let _ = io::stderr().lock().write_all(piece);
+            }
+        }
+    }
+
+    /// Writes how many lines are missing, in the place where they are.
+    fn report_missing(&self) {
+        let (lost, rejected, logins) = {
+            let mut buffer = self.shared.buffer.lock();
+            let take = std::mem::take::<u64>;
+            (take(&mut buffer.lost), take(&mut buffer.rejected.omitted), take(&mut buffer.logins.omitted))
+        };
+        self.metrics.lost.increment(lost);
+        self.metrics.rejected.increment(rejected);
+        self.metrics.logins.increment(logins);
+        let omitted =
+            |event: Event, lines| LeftOut { event: Event::Omitted, of: Some(event.as_str()), lines };
+        let missing = [
+            LeftOut { event: Event::Lost, of: None, lines: lost },
+            omitted(Event::Rejected, rejected),
+            omitted(Event::LoginFailed, logins),
+        ];
+        missing.iter().filter(|record| record.lines > 0).for_each(|record| self.shared.write(now(), record));
+    }
+}
+
+/// Cuts lines into pieces of whole lines; a line that is longer than a piece is one.
+fn pieces(lines: &[u8], bytes: usize) -> impl Iterator<Item = &[u8]> {
+    let mut rest = lines;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let is_end = |byte: &u8| *byte == b'\n';
+        let within = rest.len().min(bytes);
+        let end = match rest[..within].iter().rposition(is_end) {
+            _ if within == rest.len() => within,
+            Some(place) => place + 1,
+            None => rest.iter().position(is_end).map_or(rest.len(), |place| place + 1),
+        };
+        let (piece, after) = rest.split_at(end);
+        rest = after;
+        Some(piece)
+    })
+}
+
+/// The file of the mail log: opened again when it was renamed or removed.
+struct LogFile {
+    path: PathBuf,
+    file: Option<File>,
+    looked_at: Instant,
+    complained_at: Option<Instant>,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = Some(append_to(path)?);
+        Ok(Self { path: path.to_owned(), file, looked_at: Instant::now(), complained_at: None })
+    }
+
+    fn write(&mut self, lines: &[u8], reopen: bool) -> io::Result<()> {
+        if reopen || self.file.is_none() || self.looked_at.elapsed() >= LOOK_EVERY {
+            self.looked_at = Instant::now();
+            if reopen || !self.is_current() {
+                self.file = append_to(&self.path).inspect_err(|error| self.complain(error)).ok();
+            }
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        file.write_all(lines).inspect_err(|error| self.complain(error))
+    }
+
+    /// Returns true while the path leads to the file that is open.
+    fn is_current(&self) -> bool {
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let open = self.file.as_ref().and_then(|file| file.metadata().ok()).map(identity);
+        let named = std::fs::metadata(&self.path).ok().map(identity);
+        open.is_some() && open == named
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        if self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            self.complained_at = Some(Instant::now());
+            let path = self.path.display();
+            tracing::error!(%path, %error, "cannot write the mail log: its lines are lost until it can be written");
+        }
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_core::MessageId;
+
+    use super::*;
+    use crate::mail_log::{Delivery, LoginFailed, Mailbox, Said, Secs, Trace};
+
+    fn options(file: &Path) -> Options {
+        Options {
+            format: LogFormat::Text,
+            addresses: LogAddresses::None,
+            file: Some(file.to_owned()),
+            buffer_bytes: 1 << 20,
+            limited_lines_per_sec: 2,
+        }
+    }
+
+    fn held(recipient: u32) -> Delivery<'static> {
+        Delivery {
+            event: Event::Held,
+            id: MessageId::from_u128(7),
+            recipient,
+            attempts: 0,
+            to: Mailbox::None,
+            tenant: "t",
+            site: "b.test",
+            outcome: None,
+            reply: Said(""),
+            delay: Secs(Duration::ZERO),
+            trace: Trace(""),
+        }
+    }
+
+    const LOGIN: LoginFailed<'static> =
+        LoginFailed { reason: "wrong", client: None, login: Mailbox::None, protocol: "smtp", helo: None };
+
+    fn stop(log: &MailLog) {
+        log.stop();
+        wait_until(|| log.has_stopped());
+    }
+
+    #[track_caller]
+    fn wait_until(condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !condition() {
+            assert!(Instant::now() < deadline, "waited in vain");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Returns the lines of a file without their times.
+    fn lines(path: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().filter_map(|line| line.split_once("mail: ")).map(|(_, rest)| rest.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_is_opened_again_and_nothing_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mail.log");
+        let log = MailLog::start(options(&path), false).unwrap();
+        log.shared.write(now(), &held(0));
+        wait_until(|| lines(&path).len() == 1);
+        assert!(lines(&path)[0].starts_with("held id=00000000000000000000000007 recipient=0 "));
+        // By itself, within a second or so.
+        std::fs::rename(&path, dir.path().join("mail.log.1")).unwrap();
+        log.shared.write(now(), &held(1));
+        wait_until(|| path.exists());
+        // At once when it is asked to, which it is by SIGHUP.
+        std::fs::rename(&path, dir.path().join("mail.log.2")).unwrap();
+        log.shared.buffer.lock().reopen = true;
+        log.shared.wake.notify_one();
+        wait_until(|| path.exists());
+        log.shared.write(now(), &held(2));
+        stop(&log);
+        let all = ["mail.log", "mail.log.1", "mail.log.2"];
+        assert_eq!(all.iter().map(|name| lines(&dir.path().join(name)).len()).sum::<usize>(), 3);
+        assert_eq!(lines(&path).len(), 1);
+    }
+
+    #[test]
+    fn lines_that_find_no_room_are_counted_and_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mail.log");
+        let log = MailLog::start(options(&path), false).unwrap();
+        log.shared.buffer.lock().lost = 41;
+        stop(&log);
+        assert_eq!(lines(&path), ["lost of=- lines=41"]);
+        let small = Shared {
+            options: Options { buffer_bytes: 10, ..options(&path) },
+            to_process_log: AtomicBool::new(false),
+            buffer: Mutex::default(),
+            wake: Condvar::new(),
+        };
+        small.write(now(), &held(1));
+        let buffer = small.buffer.lock();
+        assert_eq!((buffer.lost, buffer.lines.len()), (1, 0));
+    }
+
+    #[test]
+    fn b_17_a_flood_of_refusals_leaves_some_lines_and_their_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mail.log");
+        let log = MailLog::start(options(&path), false).unwrap();
+        let at = Timestamp::from_millis(951_782_400_000);
+        (0..100).for_each(|_| log.shared.write(at, &LOGIN));
+        // What mail itself does is never left out.
+        (0..5).for_each(|number| log.shared.write(at, &held(number)));
+        log.shared.write(at.after(Duration::from_secs(1)), &LOGIN);
+        stop(&log);
+        let lines = lines(&path);
+        let of = |event: &str| lines.iter().filter(|line| line.starts_with(event)).count();
+        assert_eq!((of("login_failed "), of("held ")), (3, 5));
+        let omitted = lines.iter().filter_map(|line| line.strip_prefix("omitted of=login_failed lines="));
+        assert_eq!(omitted.map(|lines| lines.parse::<u32>().unwrap()).sum::<u32>(), 98);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_an_error_at_the_start_and_is_tried_again_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("below");
+        let path = below.join("mail.log");
+        assert!(MailLog::start(options(&path), false).is_err());
+        std::fs::create_dir(&below).unwrap();
+        let mut file = LogFile::open(&path).unwrap();
+        std::fs::remove_dir_all(&below).unwrap();
+        assert!(file.write(b"one\n", true).is_err());
+        std::fs::create_dir(&below).unwrap();
+        file.write(b"two\n", false).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
+    }
+
+    #[test]
+    fn pieces_are_whole_lines() {
+        let check = |lines: &str, bytes: usize, expected: &[&str]| {
+            let cut: Vec<&[u8]> = pieces(lines.as_bytes(), bytes).collect();
+            assert_eq!(cut, expected.iter().map(|piece| piece.as_bytes()).collect::<Vec<_>>());
+        };
+        check("", 4, &[]);
+        check("a\nb\n", 4, &["a\nb\n"]);
+        check("a\nb\nc\n", 4, &["a\nb\n", "c\n"]);
+        check("long line\nb\n", 4, &["long line\n", "b\n"]);
+    }
+}
