@@ -105,8 +105,13 @@ mod tests {
 
     #[test]
     fn the_file_of_an_ingress_node_has_its_host_name() {
-        let cluster = ClusterFile { id: 1, ledger_groups: 1, queue: Vec::new() };
-        let text = role_sections(&cluster, RoleName::Ingress, 11, "mail.example.org");
+        let cluster = ClusterFile { id: postroad_core::ClusterId(1), ledger_groups: 1, queue: Vec::new() };
+        let text = role_sections(
+            &cluster,
+            RoleName::Ingress,
+            NodeId(11),
+            Domain::parse("mail.example.org").ok().as_ref(),
+        );
         let table: toml::Table = text.parse().expect("the template is TOML");
         assert_eq!(table["ingress"]["hostname"].as_str(), Some("mail.example.org"));
     }

@@ -70,6 +70,8 @@ events! {
     Held = "held",
     /// A delivery that was on hold was released: it is due at once.
     Released = "released",
+    /// A person asked to try a queued or deferred delivery now.
+    Retried = "retried",
     /// Lines of this event were left out, because there were more than `telemetry.rejected_lines_per_sec_max` in a second.
     Omitted = "omitted",
     /// Lines were lost, because the buffer was full or the file could not be written.
@@ -142,6 +144,7 @@ pub const RECORDS: &[(&[Event], &str, &[Field])] = &[
             Event::Suppressed,
             Event::Held,
             Event::Released,
+            Event::Retried,
         ],
         "the queue node that leads the message's group",
         Delivery::FIELDS,

@@ -44,6 +44,7 @@ fn change_of(event: &Event) -> Option<(mail_log::Event, DeliveryId, Option<&Outc
         EventKind::Ended(delivery, state) => Some((ended(*state), *delivery, None)),
         EventKind::Held(delivery) => Some((mail_log::Event::Held, *delivery, None)),
         EventKind::Released(delivery, _) => Some((mail_log::Event::Released, *delivery, None)),
+        EventKind::Retried(delivery, _) => Some((mail_log::Event::Retried, *delivery, None)),
         EventKind::Accepted(_) | EventKind::Gap { .. } => None,
     }
 }
