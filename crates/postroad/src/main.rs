@@ -2,13 +2,8 @@
 
 use std::{io::Write, process::ExitCode};
 
-use anyhow::Result;
 use clap::Parser;
-use postroad::{
-    classify,
-    cli::{Cli, ClusterCommand, Command, ConfigCommand},
-    cluster, config, dev, operator, roles,
-};
+use postroad::{cli::Cli, command, operator};
 use rustix::fs::Mode;
 
 #[global_allocator]
@@ -17,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Mail, keys and databases are readable by this user only, whatever umask the shell or the unit has.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    match run(Cli::parse().command) {
+    match command::run(Cli::parse().command) {
         Ok(text) => {
             // A closed standard output is not an error.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -28,32 +23,4 @@ fn main() -> ExitCode {
             operator::exit_code(&error)
         }
     }
-}
-
-/// Returns what is to be printed at the end.
-fn run(command: Command) -> Result<String> {
-    let silent = |()| String::new();
-    match command {
-        Command::Dev(args) if args.cluster => on_runtime(dev::cluster::run(&args)).map(silent),
-        Command::Dev(args) => on_runtime(dev::run(&args)).map(silent),
-        Command::Ingress(args) => on_runtime(roles::ingress(&args.config)).map(silent),
-        Command::Queue(args) => on_runtime(roles::queue(&args.config)).map(silent),
-        Command::Outbound(args) => on_runtime(roles::outbound(&args.config)).map(silent),
-        Command::Control(args) => on_runtime(roles::control(&args.config)).map(silent),
-        Command::Config(ConfigCommand::Check(args)) => config::check(args.role, &args.config),
-        Command::Config(ConfigCommand::Print(args)) => Ok(config::print(args.role, &args.config)?),
-        Command::Config(ConfigCommand::Schema(args)) => Ok(config::schema(args.role)),
-        Command::Cluster(ClusterCommand::Init(args)) => cluster::init(&args),
-        Command::Cluster(ClusterCommand::Join(args)) => cluster::join(&args),
-        Command::Cluster(ClusterCommand::Form(args)) => roles::form(&args.config),
-        Command::Cluster(ClusterCommand::Rejoin(args)) => roles::rejoin(&args.config),
-        Command::Apply(args) => on_runtime(operator::apply_file(&args)),
-        Command::Get(args) => on_runtime(operator::get(&args)),
-        Command::Message(command) => on_runtime(operator::message(&command)),
-        Command::Classify(args) => classify::run(&args),
-    }
-}
-
-fn on_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }

@@ -1,0 +1,42 @@
+//! Runs one command to its end.
+//!
+//! It is here and not in the binary, so that the code of the roles is compiled once.
+
+use anyhow::Result;
+
+use crate::{
+    classify,
+    cli::{ClusterCommand, Command, ConfigCommand},
+    cluster, config, dev, operator, roles,
+};
+
+/// Returns what is to be printed at the end.
+///
+/// # Errors
+/// Those of the command.
+pub fn run(command: Command) -> Result<String> {
+    let silent = |()| String::new();
+    match command {
+        Command::Dev(args) if args.cluster => on_runtime(dev::cluster::run(&args)).map(silent),
+        Command::Dev(args) => on_runtime(dev::run(&args)).map(silent),
+        Command::Ingress(args) => on_runtime(roles::ingress(&args.config)).map(silent),
+        Command::Queue(args) => on_runtime(roles::queue(&args.config)).map(silent),
+        Command::Outbound(args) => on_runtime(roles::outbound(&args.config)).map(silent),
+        Command::Control(args) => on_runtime(roles::control(&args.config)).map(silent),
+        Command::Config(ConfigCommand::Check(args)) => config::check(args.role, &args.config),
+        Command::Config(ConfigCommand::Print(args)) => Ok(config::print(args.role, &args.config)?),
+        Command::Config(ConfigCommand::Schema(args)) => Ok(config::schema(args.role)),
+        Command::Cluster(ClusterCommand::Init(args)) => cluster::init(&args),
+        Command::Cluster(ClusterCommand::Join(args)) => cluster::join(&args),
+        Command::Cluster(ClusterCommand::Form(args)) => roles::form(&args.config),
+        Command::Cluster(ClusterCommand::Rejoin(args)) => roles::rejoin(&args.config),
+        Command::Apply(args) => on_runtime(operator::apply_file(&args)),
+        Command::Get(args) => on_runtime(operator::get(&args)),
+        Command::Message(command) => on_runtime(operator::message(&command)),
+        Command::Classify(args) => classify::run(&args),
+    }
+}
+
+fn on_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
