@@ -244,8 +244,9 @@ impl GrpcService {
         let metrics = &self.handler.metrics;
         match error {
             RequestError::Policy(refusal) => records::rejected(metrics, &refused, refusal),
-            RequestError::Field(why) => {
-                records::rejected_for(metrics, &refused, "invalid", || format!("InvalidArgument {why}"));
+            RequestError::Field { field, problem } => {
+                let status = || format!("InvalidArgument {field}: {problem}");
+                records::rejected_for(metrics, &refused, "invalid", status);
             }
         }
     }

@@ -116,7 +116,8 @@ impl World {
             let delivery = match &event.kind {
                 EventKind::Ended(delivery, _)
                 | EventKind::Held(delivery)
-                | EventKind::Released(delivery, _) => *delivery,
+                | EventKind::Released(delivery, _)
+                | EventKind::Retried(delivery, _) => *delivery,
                 EventKind::Attempt(attempt) => attempt.delivery,
                 EventKind::Accepted(_) | EventKind::Gap { .. } => continue,
             };
