@@ -245,8 +245,8 @@ impl GrpcService {
         match error {
             RequestError::Policy(refusal) => records::rejected(metrics, &refused, refusal),
             RequestError::Field { field, problem } => {
-                let reply = || format!("InvalidArgument {field}: {problem}");
-                records::rejected_for(metrics, &refused, "invalid", reply);
+                let status = || format!("InvalidArgument {field}: {problem}");
+                records::rejected_for(metrics, &refused, "invalid", status);
             }
         }
     }

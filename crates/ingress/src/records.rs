@@ -71,7 +71,7 @@ pub(crate) fn accepted(
 pub(crate) fn rejected(metrics: &Metrics, refused: &Refused<'_>, refusal: &Refusal) {
     let reply = || match refused.client.protocol {
         Protocol::Smtp { .. } => refusal.reply().to_string(),
-        Protocol::Grpc => format!("{:?} {}", refusal.code(), refusal.status().message()),
+        Protocol::Grpc => format!("{:?} {refusal}", refusal.code()),
     };
     rejected_for(metrics, refused, refusal.label(), reply);
 }

@@ -70,7 +70,7 @@ events! {
     Held = "held",
     /// A delivery that was on hold was released: it is due at once.
     Released = "released",
-    /// A person asked to try a queued or deferred delivery now.
+    /// A delivery that was queued or deferred was made due at once, because an operator asked for an attempt now.
     Retried = "retried",
     /// Lines of this event were left out, because there were more than `telemetry.rejected_lines_per_sec_max` in a second.
     Omitted = "omitted",
@@ -269,7 +269,7 @@ record! {
 }
 
 record! {
-    /// A delivery ended, was put on hold or was released.
+    /// A delivery ended, was put on hold, was released or was made due.
     Delivery<'a> (self => self.event) {
         @event: Event,
         /// The id of the message

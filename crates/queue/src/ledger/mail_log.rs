@@ -1,4 +1,4 @@
-//! The leader's lines in the mail log: what a committed command ended, held or released.
+//! The leader's lines in the mail log: what a committed command ended, held, released or made due.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use postroad_ledger::{
 };
 use postroad_telemetry::mail_log::{self, Delivery, Mailbox, Said, Secs, Trace};
 
-/// Writes a line for each event from number `from` on that is about a delivery's end, hold or release.
+/// Writes a line for each event from number `from` on that is about the state of a delivery.
 ///
 /// `effects` are those of the command that led to the events: a message that ended is found there.
 pub(super) fn write(ledger: &Ledger, view: &View, from: u64, effects: &[Effect]) {
