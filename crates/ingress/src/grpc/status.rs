@@ -32,7 +32,7 @@ fn details(reason: &str) -> ErrorDetails {
 
 impl Refusal {
     /// Returns the gRPC status that submission.proto documents.
-    pub(crate) fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let mut details = details(self.reason());
         if self.is_retryable() {
             details.set_retry_info(Some(RETRY_AFTER));
