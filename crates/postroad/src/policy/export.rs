@@ -327,7 +327,7 @@ tenants: [{name: acme, pool: default, domains: [acme.example, acme.test]}]
 credentials: [{name: people, tenant: acme, login: acme, password: other, networks: [203.0.113.0/24]}]
 limits: [{name: slow, site: receiver.example, source: one, rates: [20/s], window: 5}]
 routes: [{domain: b.example, host: mx.example, port: 25}]
-remove: {routes: [a.example, c.example]}
+remove: {routes: [a.example]}
 ";
         assert_eq!(
             describe(&changes(text, &view), &view, true),
@@ -335,8 +335,7 @@ remove: {routes: [a.example, c.example]}
              would be changed: credential people\n  key or password: changed (not shown)\n\
              would be changed: limits slow\n  rates: [10/s, 1000/h, 7/90s] -> [20/s]\n\
              would be created: route b.example\n  host: mx.example\n  port: 25\n\
-             would be removed: route a.example\n\
-             note: route c.example: does not exist, so there is nothing to remove\n"
+             would be removed: route a.example\n"
         );
     }
 }
