@@ -42,7 +42,6 @@ const NO_UNITS: &[&str] = &[
     "mib",
     "kilobytes",
     "megabytes",
-    "octets",
     "percent",
 ];
 /// Base units end a name, or stand before `total`.
