@@ -260,7 +260,7 @@ impl<I> ServerSession<I> {
                 self.state =
                     State::Transaction(Envelope { mail, recipients: Recipients::new(), repeated: 0 });
             }
-            (PendingQuestion::Sender(_), Answer::Reply(reply)) => self.refusal_reply(&reply),
+            (PendingQuestion::Sender(_), Answer::Reply(reply)) => self.policy_refusal(&reply),
             (PendingQuestion::Recipient(mut envelope, address), Answer::Yes) => {
                 self.reply(&Reply::new(250, 1, 5, "recipient ok"));
                 envelope.recipients.insert(address);
@@ -268,13 +268,13 @@ impl<I> ServerSession<I> {
             }
             (PendingQuestion::Recipient(envelope, _), Answer::Reply(reply)) => {
                 self.state = State::Transaction(envelope);
-                self.refusal_reply(&reply);
+                self.policy_refusal(&reply);
             }
             (PendingQuestion::Message, Answer::Reply(reply)) if reply.is_positive() => {
                 (self.junk, self.refusals) = (0, 0);
                 self.reply(&reply);
             }
-            (PendingQuestion::Message, Answer::Reply(reply)) => self.refusal_reply(&reply),
+            (PendingQuestion::Message, Answer::Reply(reply)) => self.policy_refusal(&reply),
             (question, _) => panic!("not an answer to {question:?}"),
         }
         self.close_after_421();
@@ -500,7 +500,17 @@ impl<I> ServerSession<I> {
     /// A stranger who tries recipients is cut off like one who makes errors. A client with an identity may have
     /// a list with many bad addresses, so it has a limit of its own, which an accepted message resets.
     fn refusal_reply(&mut self, reply: &Reply) {
+        self.reply(reply);
+        self.count_refusal();
+    }
+
+    /// The same for what the policy refused, which records that itself.
+    fn policy_refusal(&mut self, reply: &Reply) {
         self.write(reply);
+        self.count_refusal();
+    }
+
+    fn count_refusal(&mut self) {
         if self.peer.identity.is_none() {
             return self.count_error();
         }
