@@ -121,16 +121,19 @@ impl DiskGuard {
     }
 
     fn set_status(&self, group: GroupId, status: DiskStatus) {
-        let mut groups = self.groups.lock();
-        let before = groups.get(&group).copied().unwrap_or_default();
-        // Rolled back is final, whatever a concurrent call found.
-        if before != status && before != DiskStatus::RolledBack {
+        {
+            let mut groups = self.groups.lock();
+            let before = groups.get(&group).copied().unwrap_or_default();
+            // Rolled back is final, whatever a concurrent call found.
+            if before == status || before == DiskStatus::RolledBack {
+                return;
+            }
             groups.insert(group, status);
-            let worst = groups.values().max().copied().unwrap_or_default();
-            self.status.send_replace(worst);
-            drop(groups);
-            self.log_change(group, status);
         }
+        // What others see of an old copy is on the disk too: it is refused after a restart at any moment.
+        self.log_change(group, status);
+        let groups = self.groups.lock();
+        self.status.send_replace(groups.values().max().copied().unwrap_or_default());
     }
 
     /// What the disk holds, to compare with what was acknowledged; `None` when the vote is unreadable.
