@@ -63,7 +63,7 @@ impl Source {
         wrong.into_iter().for_each(|problem| problems.add(problem));
         document::overlay(&mut table, &self.variables, &self.other_sections);
         let given = document::Given { item: document::Item::Table(table), ..document::Given::nothing() };
-        // A relative path is meant from the file that it stands in, wherever the command was started.
+        // A relative path is meant from the file that names it, wherever the command was started.
         let base = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
         let base = base.parent().unwrap_or(Path::new("/"));
         let mut reading = Reading::new(base, self.open_files, &self.other_sections, &mut problems);

@@ -81,7 +81,7 @@ impl Label {
     }
 }
 
-/// One metric family, as it stands in the reference and in `# HELP`.
+/// One metric family, as the reference has it and `# HELP` too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
     /// `postroad_<role or crate>_<what>_<unit>`, and `_total` behind that for counters.
