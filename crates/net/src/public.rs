@@ -20,6 +20,7 @@ pub fn listen(listener: TcpListener, tls: Option<&ServerTls>) -> NodeListener {
 
 /// Returns a server with limits for untrusted clients; a request over the size limit of its service gets `too_large`.
 #[must_use]
+#[expect(clippy::type_complexity, reason = "a type alias cannot hold the closure")]
 pub fn server_builder(
     too_large: Status,
 ) -> Server<Stack<MapResponseLayer<impl Fn(Response<Body>) -> Response<Body> + Clone>, Identity>> {
