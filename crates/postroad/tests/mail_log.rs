@@ -38,6 +38,7 @@ This page is made from the records in `crates/telemetry/src/mail_log.rs`, by `cr
 
 A line has the time, the level, `mail:`, the event and then every field of the event as `key=value`, always all of them and in the order below.
 A field without a value is `-`; a value with spaces, quotes or characters that are not printable ASCII is written in double quotes with JSON's escapes.
+`postroad dev` shows the lines with `POSTROAD_LOG=warn,mail=info`.
 With `telemetry.log_format = \"json\"` a line is a JSON object with the same keys, in which a field without a value is `null`.
 
 ";
