@@ -211,7 +211,7 @@ impl Ledger {
         (found, rest.next().map(|(id, _)| *id))
     }
 
-    /// Returns the events from number `from` on; dropped ones are one [`EventKind::Gap`].
+    /// Returns the events from number `from` on; dropped ones are one [`crate::event::EventKind::Gap`].
     pub fn events(&self, from: u64) -> impl Iterator<Item = &Event> {
         self.events.from(from)
     }
