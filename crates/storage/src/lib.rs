@@ -8,12 +8,14 @@ pub mod fs;
 pub mod log;
 pub mod sim;
 
+mod batch;
 mod checkpoint;
 mod disk;
 mod format;
 mod index;
 mod recovery;
 mod segment;
+mod shared;
 mod writer;
 
 pub use cache::Cache;
@@ -21,7 +23,7 @@ pub use checkpoint::Checkpoint;
 pub use disk::{Disk, DiskId, FormatError, Origin, format};
 pub use fs::{Fs, RealFs};
 pub use log::{Done, GroupState, Identity, Log, LogConfig, OpenError, Room};
-pub use writer::LogStats;
+pub use shared::LogStats;
 
 use bytes::Bytes;
 

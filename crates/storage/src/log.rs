@@ -19,7 +19,8 @@ use crate::{
     index::{Location, RecordSource},
     recovery,
     segment::{Segment, SegmentId, prepare, reserve, spare_name},
-    writer::{self, Job, LogStats, Writer},
+    shared::{Job, LogStats, RELAXED, Shared},
+    writer::Writer,
 };
 
 /// Everything is written in multiples of this.
@@ -134,7 +135,7 @@ struct Inner {
     identity: Identity,
     disk: Disk,
     config: LogConfig,
-    shared: Arc<writer::Shared>,
+    shared: Arc<Shared>,
     writer: Option<std::thread::JoinHandle<()>>,
     /// Held while bodies are moved.
     release: Mutex<()>,
@@ -157,7 +158,7 @@ impl Log {
         found.segments.values().try_for_each(|segment| segment.file.sync())?;
         let reserved = checkpoint_reserve(fs.as_ref())?;
         let newest = found.previous.map(|(number, _)| number);
-        let shared = writer::Shared::new(found.index, found.segments, found.spares, newest, config);
+        let shared = Shared::new(found.index, found.segments, found.spares, newest, config);
         let shared = Arc::new(shared);
         let writer = Writer::new(fs.clone(), shared.clone(), identity, found.next_number, found.previous);
         let writer = std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())?;
@@ -289,7 +290,7 @@ impl Log {
     /// # Errors
     /// The disk failed; the checkpoint before is still there.
     pub fn write_checkpoint(&self, group: GroupId, checkpoint: &Checkpoint) -> io::Result<()> {
-        self.0.checkpoint_bytes.fetch_max(checkpoint.state.len() as u64, writer::RELAXED);
+        self.0.checkpoint_bytes.fetch_max(checkpoint.state.len() as u64, RELAXED);
         let write = || checkpoint::write(self.0.fs.as_ref(), self.0.identity, group, checkpoint);
         match write() {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
@@ -321,7 +322,7 @@ impl Log {
     pub fn load_checkpoint(&self, group: GroupId) -> io::Result<Option<Checkpoint>> {
         let checkpoint = checkpoint::read(self.0.fs.as_ref(), self.0.identity, group)?;
         let bytes = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.state.len() as u64);
-        self.0.checkpoint_bytes.fetch_max(bytes, writer::RELAXED);
+        self.0.checkpoint_bytes.fetch_max(bytes, RELAXED);
         Ok(checkpoint)
     }
 
@@ -382,7 +383,7 @@ impl Log {
         let mut by_group: std::collections::BTreeMap<GroupId, Vec<(u64, u32, Bytes)>> = Default::default();
         for (group, (index, slot), location) in live_bodies {
             let body = self.0.shared.read(location)?;
-            self.0.shared.stats.survivor_bytes.fetch_add(body.len() as u64, writer::RELAXED);
+            self.0.shared.stats.survivor_bytes.fetch_add(body.len() as u64, RELAXED);
             by_group.entry(group).or_default().push((index, slot, body));
         }
         let (sender, results) = std::sync::mpsc::channel();
@@ -406,7 +407,7 @@ impl Log {
         } else {
             self.0.fs.remove(&id.name())?;
         }
-        self.0.shared.stats.recycled.fetch_add(1, writer::RELAXED);
+        self.0.shared.stats.recycled.fetch_add(1, RELAXED);
         drop(spares);
         self.0.fs.sync_dir()
     }
@@ -447,7 +448,7 @@ impl Log {
 
     /// Reserves space for a checkpoint as large as the largest so far, then for a quarter more.
     fn prepare_checkpoint(&self, reserved: &mut u64) -> io::Result<()> {
-        let largest = self.0.checkpoint_bytes.load(writer::RELAXED);
+        let largest = self.0.checkpoint_bytes.load(RELAXED);
         let least = largest + self.0.config.segment_bytes / 4;
         for wanted in [least, least + largest / 4] {
             if *reserved == 0 {
@@ -603,7 +604,7 @@ mod tests {
                 assert_eq!(after.purged, Some(PURGED), "step {step}");
                 // Once the new segment is open, the one before it may be freed.
                 free_all(&log);
-                assert_eq!(log.stats().recycled.load(writer::RELAXED), 1, "step {step}");
+                assert_eq!(log.stats().recycled.load(RELAXED), 1, "step {step}");
                 let after = open(&fs.power_cut(|| false)).group(GroupId(1));
                 assert_eq!((after.vote, after.purged), (Some("vote".into()), Some(PURGED)), "step {step}");
             }

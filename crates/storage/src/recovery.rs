@@ -5,12 +5,12 @@ use std::{collections::HashMap, io};
 use bytes::Bytes;
 
 use crate::{
+    batch::Locations,
     format::{BatchHeader, HEADER_BYTES, Kind, RecordFront, take_front},
     fs::{Fs, Store},
     index::{Index, Location},
     log::{BLOCK, Identity, OpenError},
-    segment::{Segment, SegmentId, parse_spare, round_up},
-    writer::Locations,
+    segment::{Segment, SegmentId, SegmentKind, parse_spare, round_up},
 };
 
 /// The contents of all segments.
@@ -34,7 +34,7 @@ pub(crate) fn read_segments(fs: &dyn Fs, identity: Identity) -> Result<Recovered
     let names = fs.list()?;
     let mut ids: Vec<SegmentId> = names.iter().filter_map(|name| SegmentId::parse(name)).collect();
     // Entries first, in order; then moved bodies, whose locations are newer.
-    ids.sort_unstable_by_key(|id| (id.cold, id.number));
+    ids.sort_unstable_by_key(|id| (id.kind, id.number));
     let spares: Vec<u64> = names.iter().filter_map(|name| parse_spare(name)).collect();
     let next_number = ids.iter().map(|id| id.number).chain(spares.iter().copied()).max().map_or(1, |n| n + 1);
     let mut found =
@@ -52,7 +52,8 @@ pub(crate) fn read_segments(fs: &dyn Fs, identity: Identity) -> Result<Recovered
     if let Some((group, _)) = found.index.groups.iter().find(|(_, state)| state.has_gap()) {
         return Err(OpenError::Missing(*group));
     }
-    let newest = scans.iter().rev().find(|scan| !scan.segment.cold && !scan.batches.is_empty());
+    let newest =
+        scans.iter().rev().find(|scan| scan.segment.kind == SegmentKind::Entries && !scan.batches.is_empty());
     found.previous = newest.map(|scan| (scan.segment.number, scan.end));
     Ok(found)
 }
@@ -61,7 +62,9 @@ pub(crate) fn read_segments(fs: &dyn Fs, identity: Identity) -> Result<Recovered
 fn check_ends(scans: &[Scan]) -> Result<(), OpenError> {
     for scan in scans {
         let Some((number, end)) = scan.previous() else { continue };
-        let before = scans.iter().find(|scan| !scan.segment.cold && scan.segment.number == number);
+        let before = scans
+            .iter()
+            .find(|scan| scan.segment.kind == SegmentKind::Entries && scan.segment.number == number);
         // A missing one has been freed.
         if let Some(before) = before
             && before.end < end

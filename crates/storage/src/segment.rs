@@ -11,24 +11,39 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SegmentId {
     pub(crate) number: u64,
-    /// A segment of moved bodies, without entries.
-    pub(crate) cold: bool,
+    pub(crate) kind: SegmentKind,
+}
+
+/// What a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum SegmentKind {
+    /// Entries with their bodies, votes and purge points.
+    Entries,
+    /// Bodies without their entries: moved out of segments that are freed, or fetched for a snapshot.
+    Bodies,
+}
+
+impl SegmentKind {
+    /// The beginning of the names of its files.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Entries => "log",
+            Self::Bodies => "cold",
+        }
+    }
 }
 
 impl SegmentId {
     pub(crate) fn name(self) -> String {
-        format!("{}-{:016x}", if self.cold { "cold" } else { "log" }, self.number)
+        format!("{}-{:016x}", self.kind.prefix(), self.number)
     }
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        let (kind, number) = name.split_once('-')?;
+        let (prefix, number) = name.split_once('-')?;
         let number = u64::from_str_radix(number, 16).ok()?;
-        let cold = match kind {
-            "cold" => true,
-            "log" => false,
-            _ => return None,
-        };
-        Some(Self { number, cold })
+        let kind =
+            [SegmentKind::Entries, SegmentKind::Bodies].into_iter().find(|kind| kind.prefix() == prefix)?;
+        Some(Self { number, kind })
     }
 }
 
