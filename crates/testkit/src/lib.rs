@@ -9,6 +9,7 @@ pub mod dns;
 pub mod exposition;
 pub mod failover;
 pub mod process;
+pub mod queue;
 pub mod sink;
 
 pub use sink::{Ledger, Script, Sink, SinkConfig};

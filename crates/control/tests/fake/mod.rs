@@ -1,24 +1,20 @@
 //! A fake queue node that leads one ledger group and serves the events that a test adds.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use postroad_cluster::Endpoints;
 use postroad_core::{GroupId, MessageId, NodeId, Timestamp};
-use postroad_net::{Expect, MemoryNet, Role, Transport, server_builder};
-use postroad_proto::queue::{
-    queue_service_server::{QueueService, QueueServiceServer},
-    *,
-};
+use postroad_net::{Expect, MemoryNet, Role, Transport};
+use postroad_proto::queue::*;
+use postroad_testkit::queue::{Answers, QueueScript, follow, serve_queue};
 use tokio::sync::{mpsc, watch};
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
 pub(crate) const GROUP: GroupId = GroupId(1);
 const NODE: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(20);
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Debug, Default)]
 struct State {
@@ -46,8 +42,7 @@ impl FakeQueue {
         let fake = Self { state: Arc::default(), grown: watch::Sender::new(()), term: watch::Sender::new(1) };
         let transport = Transport::Memory(MemoryNet::new());
         let listener = transport.bind("queue-1").await.unwrap();
-        let service = QueueServiceServer::new(fake.clone());
-        tokio::spawn(server_builder().add_service(service).serve_with_incoming(listener));
+        tokio::spawn(serve_queue(listener, fake.clone()));
         let expect = Expect { role: Role::Queue, node: Some(NodeId(NODE)) };
         (fake, BTreeMap::from([(NodeId(NODE), transport.channel("queue-1", expect))]))
     }
@@ -116,29 +111,17 @@ fn bytes(id: MessageId) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(&id.as_u128().to_be_bytes())
 }
 
-fn unused<T>() -> Result<T, Status> {
-    Err(Status::unimplemented("control never calls this"))
-}
-
 #[tonic::async_trait]
-impl QueueService for FakeQueue {
-    type LeadersStream = Answers<LeaderView>;
-    type SubmitStream = Answers<SubmitResults>;
-    type WorkStream = Answers<QueueFrame>;
-    type ContentStream = Answers<ContentPart>;
-    type EventsStream = Answers<EventBatch>;
-
-    async fn leaders(&self, _: Request<LeadersRequest>) -> Result<Response<Self::LeadersStream>, Status> {
-        let terms = tokio_stream::wrappers::WatchStream::new(self.term.subscribe());
-        let views = terms.map(|term| {
-            let leads = |group| GroupLeader { group, term, leader: NODE };
-            Ok(LeaderView { node: NODE, groups: vec![leads(0), leads(u32::from(GROUP.0))] })
-        });
-        Ok(Response::new(Box::pin(views)))
+impl QueueScript for FakeQueue {
+    async fn leaders(&self) -> Result<Answers<LeaderView>, Status> {
+        Ok(follow(self.term.subscribe(), |term| {
+            let leads = |group| GroupLeader { group, term: *term, leader: NODE };
+            vec![LeaderView { node: NODE, groups: vec![leads(0), leads(u32::from(GROUP.0))] }]
+        }))
     }
 
-    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        let EventsRequest { from, batch_max, .. } = request.into_inner();
+    async fn events(&self, request: EventsRequest) -> Result<Answers<EventBatch>, Status> {
+        let EventsRequest { from, batch_max, .. } = request;
         self.state.lock().requested_from.push(from);
         let (batches, stream) = mpsc::channel(1);
         let (fake, mut grown, mut term) = (self.clone(), self.grown.subscribe(), self.term.subscribe());
@@ -168,34 +151,29 @@ impl QueueService for FakeQueue {
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(Box::pin(ReceiverStream::new(stream)))
     }
 
-    async fn consume(&self, request: Request<ConsumeRequest>) -> Result<Response<ConsumeResponse>, Status> {
-        let request = request.into_inner();
+    async fn consume(&self, request: ConsumeRequest) -> Result<ConsumeResponse, Status> {
         assert_eq!(request.consumer, "control");
         let mut state = self.state.lock();
         state.consumed = state.consumed.max(request.through);
-        Ok(Response::new(ConsumeResponse {}))
+        Ok(ConsumeResponse {})
     }
 
-    async fn change_message(
-        &self,
-        request: Request<ChangeMessageRequest>,
-    ) -> Result<Response<ChangeMessageResponse>, Status> {
-        let request = request.into_inner();
+    async fn change_message(&self, request: ChangeMessageRequest) -> Result<ChangeMessageResponse, Status> {
         let mut state = self.state.lock();
         if let Some(status) = &state.refuse {
             return Err(status.clone());
         }
         let id = postroad_proto::parse_message_id(&request.message_id).unwrap();
         state.changes.push((id, request.change()));
-        Ok(Response::new(ChangeMessageResponse { results: vec![ChangeResult::Done.into()] }))
+        Ok(ChangeMessageResponse { results: vec![ChangeResult::Done.into()] })
     }
 
-    async fn summary(&self, _: Request<SummaryRequest>) -> Result<Response<SummaryResponse>, Status> {
+    async fn summary(&self, _: SummaryRequest) -> Result<SummaryResponse, Status> {
         let events_next = self.state.lock().events.last().map_or(1, |last| last.sequence + 1);
-        Ok(Response::new(SummaryResponse {
+        Ok(SummaryResponse {
             messages: 1234,
             queued: 1200,
             sending: 34,
@@ -205,25 +183,6 @@ impl QueueService for FakeQueue {
             events_next,
             leading: true,
             ..SummaryResponse::default()
-        }))
-    }
-
-    async fn submit(
-        &self,
-        _: Request<Streaming<SubmitBatch>>,
-    ) -> Result<Response<Self::SubmitStream>, Status> {
-        unused()
-    }
-
-    async fn work(&self, _: Request<Streaming<OutboundFrame>>) -> Result<Response<Self::WorkStream>, Status> {
-        unused()
-    }
-
-    async fn content(&self, _: Request<ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
-        unused()
-    }
-
-    async fn get_message(&self, _: Request<GetMessageRequest>) -> Result<Response<MessageView>, Status> {
-        unused()
+        })
     }
 }

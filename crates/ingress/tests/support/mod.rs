@@ -56,7 +56,7 @@ impl Rig {
         let net = MemoryNet::new();
         let transport = Transport::Memory(net);
         let listener = transport.bind("queue").await.unwrap();
-        tokio::spawn(queue::serve(listener, Arc::clone(&queue)));
+        tokio::spawn(postroad_testkit::queue::serve_queue(listener, FakeQueue::clone(&queue)));
         let channel = transport.channel("queue", Expect { role: Role::Queue, node: None });
         let health = Health::new();
         let deps = IngressDeps {

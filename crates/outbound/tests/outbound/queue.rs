@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,35 +10,27 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::stream;
 use parking_lot::Mutex;
 use postroad_core::{Epoch, NodeId, SourceId};
 use postroad_directory::{Change, Command, Directory, Put};
-use postroad_net::{MemoryNet, Transport, server_builder};
+use postroad_net::{MemoryNet, Transport};
 use postroad_proto::{
-    directory::{
-        update_frames,
-        wire::{
-            self,
-            directory_service_server::{DirectoryService, DirectoryServiceServer},
-        },
-    },
+    directory::{update_frames, wire},
     queue::{
-        self, AssignedRecipient, Assignment, Assignments, AttemptId, ContentPart, GroupLeader, Hello,
-        LeaderView, Leading, OutboundFrame, QueueFrame, RecallAnswer, Recalls, Report, ReportAck, Windows,
-        outbound_frame, queue_frame,
-        queue_service_server::{QueueService, QueueServiceServer},
+        AssignedRecipient, Assignment, Assignments, AttemptId, ContentPart, ContentRequest, GroupLeader,
+        Hello, LeaderView, Leading, OutboundFrame, QueueFrame, RecallAnswer, Recalls, Report, ReportAck,
+        Windows, outbound_frame, queue_frame,
     },
 };
+use postroad_testkit::queue::{Answers, QueueScript, follow, serve_queue};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
     time,
 };
-use tokio_stream::wrappers::{ReceiverStream, WatchStream};
-use tonic::{Request, Response, Status, Streaming};
-
-type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
 
 /// The ledger group of every test.
 pub(crate) const GROUP: u32 = 1;
@@ -97,10 +88,7 @@ impl FakeQueue {
         };
         let queue = Self(Arc::new(shared));
         let listener = Transport::Memory(net.clone()).bind("queue").await.unwrap();
-        let work = QueueServiceServer::new(queue.clone()).max_decoding_message_size(64 << 20);
-        let server =
-            server_builder().add_service(work).add_service(DirectoryServiceServer::new(queue.clone()));
-        let task = tokio::spawn(async move { server.serve_with_incoming(listener).await.unwrap() });
+        let task = tokio::spawn(serve_queue(listener, queue.clone()));
         (queue, task)
     }
 
@@ -278,29 +266,15 @@ pub(crate) fn assignment(
 }
 
 #[tonic::async_trait]
-impl QueueService for FakeQueue {
-    type LeadersStream = Streamed<LeaderView>;
-    type SubmitStream = Streamed<queue::SubmitResults>;
-    type WorkStream = Streamed<QueueFrame>;
-    type ContentStream = Streamed<ContentPart>;
-    type EventsStream = Streamed<queue::EventBatch>;
-
-    async fn leaders(
-        &self,
-        _: Request<queue::LeadersRequest>,
-    ) -> Result<Response<Self::LeadersStream>, Status> {
-        let view = |term| {
-            let groups = [0, GROUP].into_iter().map(|group| GroupLeader { group, term, leader: 1 }).collect();
-            Ok(LeaderView { node: 1, groups })
-        };
-        Ok(Response::new(Box::pin(WatchStream::new(self.0.term.subscribe()).map(view))))
+impl QueueScript for FakeQueue {
+    async fn leaders(&self) -> Result<Answers<LeaderView>, Status> {
+        Ok(follow(self.0.term.subscribe(), |term| {
+            let leads = |group| GroupLeader { group, term: *term, leader: 1 };
+            vec![LeaderView { node: 1, groups: [0, GROUP].map(leads).to_vec() }]
+        }))
     }
 
-    async fn work(
-        &self,
-        request: Request<Streaming<OutboundFrame>>,
-    ) -> Result<Response<Self::WorkStream>, Status> {
-        let mut frames = request.into_inner();
+    async fn work(&self, mut frames: Streaming<OutboundFrame>) -> Result<Answers<QueueFrame>, Status> {
         let hello = frames.message().await?.unwrap();
         self.note(hello);
         let (session, outgoing) = mpsc::channel(1000);
@@ -313,81 +287,25 @@ impl QueueService for FakeQueue {
                 queue.note(frame);
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+        Ok(Box::pin(ReceiverStream::new(outgoing)))
     }
 
-    async fn content(
-        &self,
-        request: Request<queue::ContentRequest>,
-    ) -> Result<Response<Self::ContentStream>, Status> {
-        let parts = self.0.content.lock().get(&request.get_ref().message_id).cloned();
+    async fn content(&self, request: ContentRequest) -> Result<Answers<ContentPart>, Status> {
+        let parts = self.0.content.lock().get(&request.message_id).cloned();
         let parts = parts.ok_or_else(|| Status::not_found("no such message"))?;
         let parts = parts.into_iter().map(|data| Ok(ContentPart { data }));
-        Ok(Response::new(Box::pin(stream::iter(parts.collect::<Vec<_>>()))))
+        Ok(Box::pin(stream::iter(parts.collect::<Vec<_>>())))
     }
 
-    async fn submit(
-        &self,
-        _: Request<Streaming<queue::SubmitBatch>>,
-    ) -> Result<Response<Self::SubmitStream>, Status> {
-        Err(Status::unimplemented("not part of this fake"))
-    }
-
-    async fn events(&self, _: Request<queue::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        Err(Status::unimplemented("not part of this fake"))
-    }
-
-    async fn consume(
-        &self,
-        _: Request<queue::ConsumeRequest>,
-    ) -> Result<Response<queue::ConsumeResponse>, Status> {
-        Err(Status::unimplemented("not part of this fake"))
-    }
-
-    async fn get_message(
-        &self,
-        _: Request<queue::GetMessageRequest>,
-    ) -> Result<Response<queue::MessageView>, Status> {
-        Err(Status::unimplemented("not part of this fake"))
-    }
-
-    async fn change_message(
-        &self,
-        _: Request<queue::ChangeMessageRequest>,
-    ) -> Result<Response<queue::ChangeMessageResponse>, Status> {
-        Err(Status::unimplemented("not part of this fake"))
-    }
-
-    async fn summary(
-        &self,
-        _: Request<queue::SummaryRequest>,
-    ) -> Result<Response<queue::SummaryResponse>, Status> {
-        Err(Status::unimplemented("not part of this fake"))
-    }
-}
-
-#[tonic::async_trait]
-impl DirectoryService for FakeQueue {
-    type WatchStream = Streamed<wire::Update>;
-
-    async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch_directory(&self, _: wire::WatchRequest) -> Result<Answers<wire::Update>, Status> {
         let shared = self.0.clone();
-        let updates = WatchStream::new(self.0.revision.subscribe())
-            .flat_map(move |_| stream::iter(update_frames(&shared.directory.lock().everything())).map(Ok));
-        Ok(Response::new(Box::pin(updates)))
+        let everything = move |_: &u64| update_frames(&shared.directory.lock().everything());
+        Ok(follow(self.0.revision.subscribe(), everything))
     }
 
-    async fn apply(&self, _: Request<wire::ApplyRequest>) -> Result<Response<wire::ApplyResponse>, Status> {
-        Err(Status::unimplemented("not part of this fake"))
-    }
-
-    async fn claim(
-        &self,
-        request: Request<wire::ClaimRequest>,
-    ) -> Result<Response<wire::ClaimResponse>, Status> {
-        let claim = request.into_inner();
+    async fn claim(&self, claim: wire::ClaimRequest) -> Result<wire::ClaimResponse, Status> {
         let (node, incarnation) = (NodeId(claim.node), claim.incarnation);
-        FakeQueue::apply(self, &Command::Claim { node, incarnation });
+        self.apply(&Command::Claim { node, incarnation });
         let unowned: Vec<SourceId> = {
             let directory = self.0.directory.lock();
             let sources = directory.items().filter_map(|item| match item {
@@ -397,22 +315,18 @@ impl DirectoryService for FakeQueue {
             sources.filter(|source| source.owner.is_none()).map(|source| source.id).collect()
         };
         for source in unowned {
-            FakeQueue::apply(self, &Command::Grant { source, node, incarnation });
+            self.apply(&Command::Grant { source, node, incarnation });
         }
         self.0.seen.lock().claims.push(claim);
         let (revision, lease_millis) =
             (*self.0.revision.borrow(), self.0.lease_millis.load(Ordering::Relaxed));
-        Ok(Response::new(wire::ClaimResponse { revision, lease_millis, wait_millis: 0 }))
+        Ok(wire::ClaimResponse { revision, lease_millis, wait_millis: 0 })
     }
 
-    async fn renew(
-        &self,
-        request: Request<wire::RenewRequest>,
-    ) -> Result<Response<wire::RenewResponse>, Status> {
+    async fn renew(&self, renew: wire::RenewRequest) -> Result<wire::RenewResponse, Status> {
         if !self.0.renews.load(Ordering::Relaxed) {
             return Err(Status::unavailable("no leader"));
         }
-        let renew = request.into_inner();
         self.0.seen.lock().renewals += 1;
         let latest = self.0.seen.lock().claims.last().map(|claim| claim.incarnation);
         if latest != Some(renew.incarnation) {
@@ -420,26 +334,20 @@ impl DirectoryService for FakeQueue {
         }
         let (revision, lease_millis) =
             (*self.0.revision.borrow(), self.0.lease_millis.load(Ordering::Relaxed));
-        let release = self.0.to_release.lock().clone();
-        Ok(Response::new(wire::RenewResponse { revision, lease_millis, to_release: release }))
+        let to_release = self.0.to_release.lock().clone();
+        Ok(wire::RenewResponse { revision, lease_millis, to_release })
     }
 
-    async fn release(
-        &self,
-        request: Request<wire::ReleaseRequest>,
-    ) -> Result<Response<wire::ReleaseResponse>, Status> {
-        let wire::ReleaseRequest { node, incarnation, sources } = request.into_inner();
+    async fn release(&self, request: wire::ReleaseRequest) -> Result<wire::ReleaseResponse, Status> {
+        let wire::ReleaseRequest { node, incarnation, sources } = request;
         if sources.is_empty() {
             self.0.seen.lock().released.push(incarnation);
         }
         for own in sources {
             let (source, epoch) = (SourceId(own.source), Epoch(own.epoch));
-            FakeQueue::apply(
-                self,
-                &Command::ReleaseSource { source, node: NodeId(node), incarnation, epoch },
-            );
+            self.apply(&Command::ReleaseSource { source, node: NodeId(node), incarnation, epoch });
             self.0.seen.lock().released_sources.push(own);
         }
-        Ok(Response::new(wire::ReleaseResponse { revision: *self.0.revision.borrow() }))
+        Ok(wire::ReleaseResponse { revision: *self.0.revision.borrow() })
     }
 }
