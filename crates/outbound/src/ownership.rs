@@ -39,7 +39,8 @@ const RENEW_RETRY_AFTER: Duration = Duration::from_millis(100);
 const CLAIM_WITHIN: Duration = Duration::from_secs(5);
 /// The longest pause before the next claim; the directory may ask for a shorter one.
 const CLAIM_RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
-const RELEASE_WITHIN: Duration = Duration::from_secs(2);
+/// How long the release of all sources may take when the node stops.
+const RELEASE_ALL_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why renewing ended.
 enum RenewalEnd {
@@ -67,7 +68,8 @@ impl Ownership {
             self.incarnation.begin_next(rand::random())?;
         }
         self.lease.revoked();
-        let released = self.directory.release(self.node, self.incarnation.current(), RELEASE_WITHIN).await;
+        let released =
+            self.directory.release(self.node, self.incarnation.current(), RELEASE_ALL_WITHIN).await;
         match released {
             Ok(()) => tracing::info!(node = %self.node, "sources released"),
             Err(error) => {

@@ -72,10 +72,10 @@ pub fn plan(hosts: &MailHosts, rules: &Rules<'_>) -> Result<Vec<Target>, Box<Out
     let (mut denied, mut other_family) = (false, false);
     for host in hosts.hosts.iter().filter(|host| usable(host.preference)) {
         for address in alternate(&host.addresses) {
-            if rules.source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
-                other_family = true;
-            } else if rules.guard.check(address).is_err() {
+            if rules.guard.check(address).is_err() {
                 denied = true;
+            } else if rules.source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
+                other_family = true;
             } else {
                 let address = SocketAddr::new(address, rules.port);
                 targets.push(Target { host: host.name.as_str().into(), address, trusted: false });
@@ -88,11 +88,12 @@ pub fn plan(hosts: &MailHosts, rules: &Rules<'_>) -> Result<Vec<Target>, Box<Out
     targets.truncate(rules.addresses_max);
     if !targets.is_empty() {
         Ok(targets)
-    } else if denied {
-        Err(refused(OutcomeKind::Hard, BounceClass::BadDomain, "5.4.4 no mail host has a public address"))
     } else if other_family {
+        // Another source of the pool may have the family.
         let text = "4.4.4 no mail host has an address of the source's family (IPv4 or IPv6)";
         Err(refused(OutcomeKind::Soft, BounceClass::Connection, text))
+    } else if denied {
+        Err(refused(OutcomeKind::Hard, BounceClass::BadDomain, "5.4.4 no mail host has a public address"))
     } else {
         Err(refused(OutcomeKind::Soft, BounceClass::Dns, "4.4.3 no mail host has an address"))
     }
@@ -179,6 +180,10 @@ mod tests {
         check(&inside, &rules(&guard), Err("5.4.4"));
         let mixed = hosts(&[("a.example", 10, &["127.0.0.1", "203.0.112.1"])]);
         check(&mixed, &rules(&guard), Ok(&["203.0.112.1"]));
+        // An address of the other family may be reached from another source: the delivery does not end.
+        let v6 = Some("2a00:1450::9".parse().unwrap());
+        check(&mixed, &Rules { source: v6, ..rules(&guard) }, Err("4.4.4"));
+        check(&inside, &Rules { source: v6, ..rules(&guard) }, Err("5.4.4"));
     }
 
     #[test]
