@@ -64,7 +64,7 @@ async fn r_31_nothing_is_started_without_a_lease() {
 
 #[tokio::test]
 async fn a_revoked_source_is_no_longer_used() {
-    let sink = sink(delays(Phase::Data, 2, "354 at last")).await;
+    let sink = sink(delays(Phase::Data, 3, "354 at last")).await;
     let node = Setup::default().start_routed(&sink).await;
     node.assign(1, "example.test", &["a@example.test"]).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -72,7 +72,7 @@ async fn a_revoked_source_is_no_longer_used() {
     node.queue.apply(&Command::Revoke { node: NodeId(7), incarnation });
     let report = node.queue.report(1, 0).await;
     assert_eq!(report.kind, u32::from(OutcomeKind::Internal.code()), "{report:?}");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(sink.ledger().count(), 0);
     node.stop().await;
 }
@@ -170,7 +170,8 @@ async fn r_33_a_source_is_not_released_while_its_assignments_wait_for_the_budget
     let slow = Rule { delay_ms: 60_000, ..Rule::reply(Phase::Recipient, "250 2.1.5 ok") };
     let busy = Receiver { rules: vec![slow], ..Receiver::default() };
     let sink = sink(Script::default().with_domain("busy.test", busy)).await;
-    let mut setup = short_lease();
+    // The contents keep this one thread busy for longer than a short lease lasts.
+    let mut setup = Setup { lease: Duration::from_secs(9), ..Setup::default() };
     setup.config.content_bytes_max = ByteSize::mib(16);
     setup.config.connections_initial = 1;
     let node = setup.start_routed(&sink).await;
