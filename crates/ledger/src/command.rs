@@ -19,7 +19,7 @@ pub enum Command {
     /// Assigns a delivery to the owner of a source.
     Assign(Assign),
     /// An attempt ended.
-    Report(Box<Report>),
+    Report(Box<Report>, NextTry),
     /// The owner returned an attempt without starting it; it does not count.
     Return(AttemptId),
     /// The owner does not return a recalled attempt: it has started.
@@ -31,9 +31,9 @@ pub enum Command {
         /// Its new epoch.
         below: Epoch,
         /// When these deliveries are due again.
-        retry_at: Timestamp,
-        /// As in [`Report`].
-        copies_max: u8,
+        next_try: NextTry,
+        /// When those are due again that an earlier attempt has left unknown too: their owner fails again and again.
+        repeated_at: Timestamp,
     },
     /// Ends every delivery of a message that has not ended.
     Cancel(MessageId),
@@ -58,7 +58,7 @@ pub enum Command {
         message: MessageId,
         /// Position of the chunk, from 0.
         number: u32,
-        /// The chunk's body in the entry that carries this command. See [`SLOT_UNSET`].
+        /// The chunk's body in the entry that carries this command.
         slot: u32,
     },
 }
@@ -98,16 +98,10 @@ pub const RECIPIENTS_MAX: usize = 10_000;
 /// The most bytes of a text that people read.
 pub const TEXT_BYTES_MAX: usize = 256;
 
-/// The slot of a body that has no place in an entry yet.
-///
-/// A parsed submission has it; the queue numbers the bodies within a request, and shifts the numbers when the request
-/// is put into an entry.
-pub const SLOT_UNSET: u32 = 0;
-
 /// Where the content of a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// This body of the entry that carries the accept. See [`SLOT_UNSET`].
+    /// This body of the entry that carries the accept.
     Slot(u32),
     /// This many chunks staged under the message's id.
     Staged(u32),
@@ -161,8 +155,14 @@ pub struct AttemptId {
     pub epoch: Epoch,
 }
 
-/// A report's `retry_at` before the leader has set it.
-pub const RETRY_AT_UNSET: Timestamp = Timestamp::ZERO;
+/// When a delivery is due again if an attempt does not end it. The leader decides it when it proposes the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextTry {
+    /// From the retry schedule.
+    pub at: Timestamp,
+    /// How many copies the receiver may have before the delivery stops; 0 for any number.
+    pub copies_max: u8,
+}
 
 /// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,12 +171,6 @@ pub struct Report {
     pub id: AttemptId,
     /// How it ended.
     pub outcome: Outcome,
-    /// When the delivery is due again if the outcome does not end it. The leader sets it from the retry schedule; until
-    /// then it is [`RETRY_AT_UNSET`].
-    pub retry_at: Timestamp,
-    /// How many copies the receiver may have before the delivery stops; 0 for any number. The leader sets it from its
-    /// configuration.
-    pub copies_max: u8,
     /// Host and address that answered; at most [`TEXT_BYTES_MAX`].
     pub remote: Box<str>,
     /// TLS version and cipher, empty for plaintext; at most [`TEXT_BYTES_MAX`].

@@ -12,8 +12,8 @@ use postroad_core::{
 
 use crate::{
     command::{
-        Accept, Assign, AttemptId, Change, Command, Content, Effect, Key, RECIPIENTS_MAX, Refusal, Reply,
-        Report, SourceGrant, TEXT_BYTES_MAX,
+        Accept, Assign, AttemptId, Change, Command, Content, Effect, Key, NextTry, RECIPIENTS_MAX, Refusal,
+        Reply, Report, SourceGrant, TEXT_BYTES_MAX,
     },
     ended::EndedIds,
     event::{AcceptedEvent, AttemptEvent, EventKind, EventLog, NextState, Retried},
@@ -59,40 +59,17 @@ pub struct Ledger {
     pub(crate) index: Index,
 }
 
-/// How the ledger learned that an attempt has ended.
-enum AttemptEnd {
-    /// Its owner reported it.
-    Reported(Report),
-    /// Its owner can no longer report it in time.
-    Reclaimed(AttemptId),
-}
-
-/// What is known about an attempt that ended.
-struct Facts {
-    id: AttemptId,
-    outcome: Outcome,
-    remote: Box<str>,
-    tls: Box<str>,
-    started_at: Timestamp,
-    ended_at: Timestamp,
-}
-
-impl Facts {
-    fn unreported(id: AttemptId, now: Timestamp) -> Self {
-        let (remote, tls) = ("".into(), "".into());
-        Self { id, outcome: unreported(), remote, tls, started_at: Timestamp::ZERO, ended_at: now }
+/// The outcome of an attempt that its owner can no longer report in time, and still may report late.
+fn unreported(id: AttemptId, now: Timestamp) -> Report {
+    let text = "the outbound node did not report the outcome";
+    Report {
+        id,
+        outcome: Outcome::new(OutcomeKind::Unknown, None, 0, text),
+        remote: "".into(),
+        tls: "".into(),
+        started_at: Timestamp::ZERO,
+        ended_at: now,
     }
-}
-
-impl From<Report> for Facts {
-    fn from(report: Report) -> Self {
-        let Report { id, outcome, remote, tls, started_at, ended_at, .. } = report;
-        Self { id, outcome, remote, tls, started_at, ended_at }
-    }
-}
-
-fn unreported() -> Outcome {
-    Outcome::new(OutcomeKind::Unknown, None, 0, "the outbound node did not report the outcome")
 }
 
 impl Ledger {
@@ -121,11 +98,11 @@ impl Ledger {
         match command {
             Command::Accept(accept) => self.accept(index, *accept, effects),
             Command::Assign(assign) => self.assign(assign, effects),
-            Command::Report(report) => self.report(*report, effects),
+            Command::Report(report, next_try) => self.report(*report, next_try, effects),
             Command::Return(id) => self.return_attempt(id, effects),
             Command::Started(_) => Reply::Done,
-            Command::Reclaim { source, below, retry_at, copies_max } => {
-                self.reclaim(source, below, retry_at, copies_max, effects)
+            Command::Reclaim { source, below, next_try, repeated_at } => {
+                self.reclaim(source, below, next_try, repeated_at, effects)
             }
             Command::Cancel(id) => self.change(id, effects, Self::cancel),
             Command::Hold(id) => self.change(id, effects, Self::hold),
@@ -284,7 +261,7 @@ impl Ledger {
         true
     }
 
-    fn report(&mut self, mut report: Report, effects: &mut Vec<Effect>) -> Reply {
+    fn report(&mut self, mut report: Report, next_try: NextTry, effects: &mut Vec<Effect>) -> Reply {
         let Some(key) = self.key(report.id.delivery) else { return Reply::NotFound };
         let recipient = self.recipient(key).expect("a key names a recipient that exists");
         let (state, reported, last_attempt) = (recipient.state, recipient.reported, recipient.attempt);
@@ -302,13 +279,9 @@ impl Ledger {
             State::Sending { source, epoch, node, pending }
                 if attempt == last_attempt && epoch == report.id.epoch =>
             {
-                let next_state =
-                    self.after_attempt(key, pending, &report.outcome, report.retry_at, report.copies_max);
-                if report.outcome.kind == OutcomeKind::Unknown && next_state == BOUNCED {
-                    report.outcome.class = Some(BounceClass::Unconfirmed);
-                }
+                let next_state = self.after_attempt(key, pending, &mut report.outcome, next_try);
                 let grant = SourceGrant { source, epoch, node };
-                self.record_attempt(key, grant, AttemptEnd::Reported(report), next_state, effects);
+                self.record_attempt(key, grant, report, next_state, effects);
                 return Reply::Done;
             }
             State::Sending { source, node, .. } => SourceGrant { source, epoch: report.id.epoch, node },
@@ -327,7 +300,7 @@ impl Ledger {
             let recipient = self.recipient_mut(key);
             recipient.unknown = recipient.unknown.saturating_sub(1);
         }
-        self.record_attempt(key, grant, AttemptEnd::Reported(report), next_state, effects);
+        self.record_attempt(key, grant, report, next_state, effects);
         Reply::Done
     }
 
@@ -336,12 +309,12 @@ impl Ledger {
         &self,
         key: Key,
         pending: PendingChange,
-        outcome: &Outcome,
-        retry_at: Timestamp,
-        copies_max: u8,
+        outcome: &mut Outcome,
+        next_try: NextTry,
     ) -> NextState {
         let expires_at = self.messages.get(key.slot).map_or(Timestamp::ZERO, |message| message.expires_at);
         let recipient = self.recipient(key).expect("a key names a recipient that exists");
+        let NextTry { at, copies_max } = next_try;
         let copies = recipient.attempts().copies_after(outcome);
         let stops = outcome.kind == OutcomeKind::Unknown && copies_max > 0 && copies >= copies_max;
         match (outcome.kind, outcome.retry) {
@@ -353,12 +326,18 @@ impl Ledger {
             (_, PendingChange::Cancel) => NextState::Ended(FinalState::Cancelled),
             _ if expires_at <= self.now => NextState::Ended(FinalState::Expired),
             (Retry::Distant { tries_max }, _) if recipient.distant >= tries_max.get() => BOUNCED,
-            // D-046: the receiver loses every reply to the final dot.
-            _ if stops && outcome.party == Some(Party::Receiver) => BOUNCED,
-            // Our own nodes failed each time, and perhaps nothing was sent: a person decides.
-            _ if stops => NextState::Held,
+            // D-046: no more copies than are allowed.
+            _ if stops => {
+                outcome.class = Some(BounceClass::Unconfirmed);
+                match outcome.party {
+                    // The receiver loses every reply to the final dot.
+                    Some(Party::Receiver) => BOUNCED,
+                    // Our own nodes failed each time, and perhaps nothing was sent: a person decides.
+                    _ => NextState::Held,
+                }
+            }
             (_, PendingChange::Hold) => NextState::Held,
-            (_, PendingChange::None) => NextState::Retry(retry_at.clamp(self.now, expires_at)),
+            (_, PendingChange::None) => NextState::Retry(at.clamp(self.now, expires_at)),
         }
     }
 
@@ -367,35 +346,13 @@ impl Ledger {
         &mut self,
         key: Key,
         grant: SourceGrant,
-        end: AttemptEnd,
+        report: Report,
         next_state: NextState,
         effects: &mut Vec<Effect>,
     ) {
-        let now = self.now;
+        let Report { id, outcome, remote, tls, started_at, ended_at } = report;
         let recipient = self.recipient_mut(key);
-        if next_state != NextState::Unchanged {
-            recipient.retry_now = false;
-        }
-        let Facts { id, outcome, remote, tls, started_at, ended_at } = match end {
-            AttemptEnd::Reported(report) => {
-                recipient.reported = recipient.reported.max(report.id.attempt.0);
-                report.into()
-            }
-            // Its owner has not reported it, and still may.
-            AttemptEnd::Reclaimed(id) => Facts::unreported(id, now),
-        };
-        if !outcome.is_counted() {
-            recipient.counted = recipient.counted.saturating_sub(1);
-        }
-        if next_state != NextState::Unchanged {
-            let distant = matches!(outcome.retry, Retry::Distant { .. });
-            let unknown = outcome.kind == OutcomeKind::Unknown;
-            recipient.distant = recipient.distant.saturating_add(u8::from(distant));
-            recipient.unknown = recipient.unknown.saturating_add(u8::from(unknown));
-            let internal = outcome.kind == OutcomeKind::Internal;
-            recipient.internal = if internal { recipient.internal.saturating_add(1) } else { 0 };
-            recipient.last = Some(Box::new(outcome.clone()));
-        }
+        recipient.count(&outcome, next_state != NextState::Unchanged);
         let delivery = id.delivery;
         let event = AttemptEvent {
             delivery,
@@ -449,8 +406,8 @@ impl Ledger {
         &mut self,
         source: SourceId,
         below: Epoch,
-        retry_at: Timestamp,
-        copies_max: u8,
+        next_try: NextTry,
+        repeated_at: Timestamp,
         effects: &mut Vec<Effect>,
     ) -> Reply {
         let seen = self.epochs.entry(source).or_default();
@@ -465,9 +422,14 @@ impl Ledger {
                 continue;
             }
             let id = AttemptId { delivery, attempt: AttemptNumber(recipient.attempt), epoch };
-            let next_state = self.after_attempt(key, pending, &unreported(), retry_at, copies_max);
-            let (grant, end) = (SourceGrant { source, epoch, node }, AttemptEnd::Reclaimed(id));
-            self.record_attempt(key, grant, end, next_state, effects);
+            let next_try = match recipient.unknown {
+                0 => next_try,
+                _ => NextTry { at: repeated_at, ..next_try },
+            };
+            let mut report = unreported(id, self.now);
+            let next_state = self.after_attempt(key, pending, &mut report.outcome, next_try);
+            let grant = SourceGrant { source, epoch, node };
+            self.record_attempt(key, grant, report, next_state, effects);
         }
         Reply::Done
     }

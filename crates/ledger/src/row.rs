@@ -1,8 +1,8 @@
 //! A message as the ledger keeps it in memory: small, because there may be millions.
 
 use postroad_core::{
-    Address, AttemptNumber, Epoch, FinalState, MessageId, NodeId, Outcome, PoolId, SourceId, TenantId,
-    Timestamp, retry::Attempts,
+    Address, AttemptNumber, Epoch, FinalState, MessageId, NodeId, Outcome, OutcomeKind, PoolId, Retry,
+    SourceId, TenantId, Timestamp, retry::Attempts,
 };
 
 use crate::{
@@ -179,6 +179,24 @@ impl Recipient {
 
     pub(crate) fn attempts(&self) -> Attempts {
         Attempts { counted: self.counted, unknown: self.unknown, internal: self.internal }
+    }
+
+    /// Counts the outcome of an attempt; one that comes too late to change the delivery only takes back its number.
+    pub(crate) fn count(&mut self, outcome: &Outcome, changes_delivery: bool) {
+        if !outcome.is_counted() {
+            self.counted = self.counted.saturating_sub(1);
+        }
+        if !changes_delivery {
+            return;
+        }
+        self.retry_now = false;
+        self.distant = self.distant.saturating_add(u8::from(matches!(outcome.retry, Retry::Distant { .. })));
+        self.unknown = self.unknown.saturating_add(u8::from(outcome.kind == OutcomeKind::Unknown));
+        self.internal = match outcome.kind {
+            OutcomeKind::Internal => self.internal.saturating_add(1),
+            _ => 0,
+        };
+        self.last = Some(Box::new(outcome.clone()));
     }
 
     /// Returns how many attempts have ended: as many as the record shows. One under way may still be given back.

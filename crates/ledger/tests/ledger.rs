@@ -10,7 +10,9 @@ use postroad_core::{
 };
 use postroad_ledger::{
     Dispatcher, Ledger, Limits,
-    command::{Accept, Assign, AttemptId, Command, Content, Effect, NewRecipient, Report, SourceGrant},
+    command::{
+        Accept, Assign, AttemptId, Command, Content, Effect, NewRecipient, NextTry, Report, SourceGrant,
+    },
     dispatch::{Weighted, Windows},
     event::{AttemptEvent, EventKind, NextState},
 };
@@ -251,9 +253,10 @@ impl World {
                 }
             }
             Step::Reclaim(below) => {
-                let retry_at = Timestamp::from_millis(self.now + 10);
+                let next_try = NextTry { at: Timestamp::from_millis(self.now + 10), copies_max: COPIES_MAX };
                 let (source, below) = (SourceId(1), Epoch(below.into()));
-                self.apply(Command::Reclaim { source, below, retry_at, copies_max: COPIES_MAX });
+                let repeated_at = Timestamp::from_millis(self.now + 20);
+                self.apply(Command::Reclaim { source, below, next_try, repeated_at });
             }
             Step::Cancel(pick) => self.change(pick, Command::Cancel),
             Step::Hold(pick) => self.change(pick, Command::Hold),
@@ -314,19 +317,19 @@ impl World {
     }
 
     fn new_report(&self, id: AttemptId, kind: OutcomeKind) -> Command {
-        Command::Report(Box::new(Report {
+        let report = Report {
             id,
             outcome: Outcome {
                 party: Some(Party::Receiver),
                 ..Outcome::new(kind, Some(BounceClass::Other), 0, "as the test has it")
             },
-            retry_at: Timestamp::from_millis(self.now + 5),
-            copies_max: COPIES_MAX,
             remote: "".into(),
             tls: "".into(),
             started_at: Timestamp::from_millis(self.now),
             ended_at: Timestamp::from_millis(self.now),
-        }))
+        };
+        let next_try = NextTry { at: Timestamp::from_millis(self.now + 5), copies_max: COPIES_MAX };
+        Command::Report(Box::new(report), next_try)
     }
 }
 
@@ -674,8 +677,8 @@ fn a_late_report_of_delivered_ends_a_delivery_that_would_be_retried() {
     world.apply(Command::Reclaim {
         source: SourceId(1),
         below: Epoch(2),
-        retry_at: Timestamp::from_millis(START),
-        copies_max: 0,
+        next_try: NextTry { at: Timestamp::from_millis(START), copies_max: 0 },
+        repeated_at: Timestamp::from_millis(START),
     });
     assert_eq!(world.ledger.counts().queued, 1, "an unknown attempt is retried");
     let report = world.new_report(id, OutcomeKind::Delivered);
@@ -691,10 +694,12 @@ fn attempts_until_it_stops(outcome: &Outcome) -> (usize, AttemptEvent) {
     world.apply(accept);
     loop {
         let (id, _) = *world.attempts.last().unwrap();
-        let Command::Report(mut report) = world.new_report(id, outcome.kind) else { unreachable!() };
+        let Command::Report(mut report, next_try) = world.new_report(id, outcome.kind) else {
+            unreachable!()
+        };
         report.outcome = outcome.clone();
         let next = world.next_event;
-        world.apply(Command::Report(report));
+        world.apply(Command::Report(report, next_try));
         let last = world.ledger.events(next).last().unwrap().kind.clone();
         let EventKind::Attempt(event) = last else { panic!("{last:?}") };
         if !matches!(event.next_state, NextState::Retry(_)) {
@@ -732,6 +737,36 @@ fn d_046_a_receiver_that_loses_every_reply_gets_no_more_copies_than_allowed() {
     // Where our own nodes aborted, perhaps nothing was sent: a person decides.
     let (attempts, last) = attempts_until_it_stops(&lost);
     assert_eq!((attempts, last.next_state), (COPIES_MAX.into(), NextState::Held));
+}
+
+#[test]
+fn d_046_a_node_that_crashes_again_and_again_repeats_a_delivery_at_long_distance() {
+    let mut world = World::new();
+    let accept = world.new_accept(1, 0, true, 60_000);
+    world.apply(accept);
+    let mut waits = Vec::new();
+    for crash in 1..=COPIES_MAX {
+        let (id, _) = *world.attempts.last().unwrap();
+        let next = world.next_event;
+        world.apply(Command::Reclaim {
+            source: SourceId(1),
+            below: Epoch(u64::from(crash) + 1),
+            next_try: NextTry { at: Timestamp::from_millis(world.now), copies_max: COPIES_MAX },
+            repeated_at: Timestamp::from_millis(world.now + 1_000),
+        });
+        let last = world.ledger.events(next).last().unwrap().kind.clone();
+        let EventKind::Attempt(event) = last else { panic!("{last:?}") };
+        waits.push(match event.next_state {
+            NextState::Retry(due) => Some(due.as_millis() - world.now),
+            NextState::Held => None,
+            other => panic!("{other:?}"),
+        });
+        world.now += 2_000;
+        let (attempt, grant) = (AttemptNumber(u32::from(crash) + 1), grant(crash + 1));
+        world.apply(Command::Assign(Assign { delivery: id.delivery, attempt, grant }));
+    }
+    // At last a person decides: the receiver may have as many copies as are allowed.
+    assert_eq!(waits, [Some(0), Some(1_000), None]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use postroad_core::{DeliveryId, Epoch, NodeId, SourceId, TenantId, Timestamp};
 use postroad_ledger::command::{
-    Accept, Assign, AttemptId, Command, Content, NewRecipient, Report, SourceGrant,
+    Accept, Assign, AttemptId, Command, Content, NewRecipient, NextTry, Report, SourceGrant,
 };
 use prost::Message;
 
@@ -68,14 +68,15 @@ impl From<&Command> for wire::command::Command {
                 attempt: assign.attempt.0,
                 grant: Some(assign.grant.into()),
             }),
-            Command::Report(report) => Self::Report(report.as_ref().into()),
+            Command::Report(report, next_try) => Self::Report(report_entry(report, *next_try)),
             Command::Return(id) => Self::Return((*id).into()),
             Command::Started(id) => Self::Started((*id).into()),
-            Command::Reclaim { source, below, retry_at, copies_max } => Self::Reclaim(wire::Reclaim {
+            Command::Reclaim { source, below, next_try, repeated_at } => Self::Reclaim(wire::Reclaim {
                 source: source.0,
                 below: below.0,
-                retry_at_millis: retry_at.as_millis(),
-                copies_max: u32::from(*copies_max),
+                retry_at_millis: next_try.at.as_millis(),
+                copies_max: next_try.copies_max.into(),
+                repeated_at_millis: repeated_at.as_millis(),
             }),
             Command::Cancel(id) => Self::Cancel(message_id(*id)),
             Command::Hold(id) => Self::Hold(message_id(*id)),
@@ -108,14 +109,17 @@ impl TryFrom<wire::command::Command> for Command {
                 attempt: crate::convert::attempt(assign.attempt),
                 grant: required(assign.grant, "grant")?.into(),
             }),
-            Wire::Report(report) => Self::Report(Box::new(report.try_into()?)),
+            Wire::Report(report) => {
+                let next_try = next_try(report.retry_at_millis, report.copies_max)?;
+                Self::Report(Box::new(report.try_into()?), next_try)
+            }
             Wire::Return(id) => Self::Return(id.try_into()?),
             Wire::Started(id) => Self::Started(id.try_into()?),
             Wire::Reclaim(reclaim) => Self::Reclaim {
                 source: SourceId(reclaim.source),
                 below: Epoch(reclaim.below),
-                retry_at: time(reclaim.retry_at_millis),
-                copies_max: copies_max(reclaim.copies_max)?,
+                next_try: next_try(reclaim.retry_at_millis, reclaim.copies_max)?,
+                repeated_at: time(reclaim.repeated_at_millis),
             },
             Wire::Cancel(id) => Self::Cancel(parse_message_id(&id)?),
             Wire::Hold(id) => Self::Hold(parse_message_id(&id)?),
@@ -250,26 +254,25 @@ impl TryFrom<wire::AttemptId> for AttemptId {
     }
 }
 
-fn copies_max(wire: u32) -> Result<u8, Malformed> {
-    u8::try_from(wire).map_err(|_| Malformed("copies_max"))
+fn next_try(at_millis: u64, copies_max: u32) -> Result<NextTry, Malformed> {
+    let copies_max = u8::try_from(copies_max).map_err(|_| Malformed("copies_max"))?;
+    Ok(NextTry { at: time(at_millis), copies_max })
 }
 
-impl From<&Report> for wire::Report {
-    fn from(report: &Report) -> Self {
-        Self {
-            attempt: Some(report.id.into()),
-            kind: u32::from(report.outcome.kind.code()),
-            bounce_class: class_code(&report.outcome),
-            code: u32::from(report.outcome.code),
-            text: report.outcome.text.to_string(),
-            retry_at_millis: report.retry_at.as_millis(),
-            remote: report.remote.to_string(),
-            tls: report.tls.to_string(),
-            started_at_millis: report.started_at.as_millis(),
-            ended_at_millis: report.ended_at.as_millis(),
-            reading: Some((&report.outcome).into()),
-            copies_max: report.copies_max.into(),
-        }
+fn report_entry(report: &Report, next_try: NextTry) -> wire::Report {
+    wire::Report {
+        attempt: Some(report.id.into()),
+        kind: u32::from(report.outcome.kind.code()),
+        bounce_class: class_code(&report.outcome),
+        code: u32::from(report.outcome.code),
+        text: report.outcome.text.to_string(),
+        retry_at_millis: next_try.at.as_millis(),
+        remote: report.remote.to_string(),
+        tls: report.tls.to_string(),
+        started_at_millis: report.started_at.as_millis(),
+        ended_at_millis: report.ended_at.as_millis(),
+        reading: Some((&report.outcome).into()),
+        copies_max: next_try.copies_max.into(),
     }
 }
 
@@ -286,8 +289,6 @@ impl TryFrom<wire::Report> for Report {
                 &report.text,
                 report.reading.map(Into::into),
             )?,
-            retry_at: time(report.retry_at_millis),
-            copies_max: copies_max(report.copies_max)?,
             remote: report.remote.into(),
             tls: report.tls.into(),
             started_at: time(report.started_at_millis),
@@ -360,8 +361,6 @@ mod tests {
         let report = Report {
             id: attempt(),
             outcome,
-            retry_at: time(6),
-            copies_max: 4,
             remote: "mx [192.0.2.1]".into(),
             tls: "TLSv1.3".into(),
             started_at: time(1),
@@ -371,10 +370,15 @@ mod tests {
             accept(Some("a@sender.example"), Content::Slot(0)),
             accept(None, Content::Staged(40)),
             Command::Assign(Assign { delivery, attempt: AttemptNumber(1), grant }),
-            Command::Report(Box::new(report)),
+            Command::Report(Box::new(report), NextTry { at: time(6), copies_max: 4 }),
             Command::Return(attempt()),
             Command::Started(attempt()),
-            Command::Reclaim { source: SourceId(8), below: Epoch(10), retry_at: time(12), copies_max: 4 },
+            Command::Reclaim {
+                source: SourceId(8),
+                below: Epoch(10),
+                next_try: NextTry { at: time(12), copies_max: 4 },
+                repeated_at: time(13),
+            },
             Command::Cancel(id()),
             Command::Hold(id()),
             Command::Release(id()),

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use postroad_core::{TenantId, Timestamp};
-use postroad_ledger::command::{Accept, Command, Content, NewRecipient, RECIPIENTS_MAX, SLOT_UNSET};
+use postroad_ledger::command::{Accept, Command, Content, NewRecipient, RECIPIENTS_MAX};
 
 use crate::{
     convert::{Malformed, parse_address, parse_message_id, parse_sender, pool, required, time},
@@ -12,7 +12,7 @@ use crate::{
 /// The largest content sent in one piece; larger ones are staged in chunks of at most this.
 pub const CONTENT_BYTES_MAX: usize = 768 << 10;
 
-/// Reads a submission: the command, whose slot is unset, and the body that goes with it.
+/// Reads a submission: the command, and the body that goes with it as number `slot` of those of the request.
 ///
 /// A message without an expiry of its own gets `expires_by_default`.
 ///
@@ -21,20 +21,21 @@ pub const CONTENT_BYTES_MAX: usize = 768 << 10;
 pub fn parse_submission(
     submission: wire::Submission,
     expires_by_default: Timestamp,
+    slot: u32,
 ) -> Result<(Command, Option<Bytes>), Malformed> {
     let message = parse_message_id(&submission.message_id)?;
     if submission.content.iter().map(Bytes::len).sum::<usize>() > CONTENT_BYTES_MAX {
         return Err(Malformed("content"));
     }
     if let Some(number) = submission.chunk {
-        let command = Command::StageChunk { message, number, slot: SLOT_UNSET };
+        let command = Command::StageChunk { message, number, slot };
         return Ok((command, Some(join(submission.content))));
     }
     if !(1..=RECIPIENTS_MAX).contains(&submission.recipients.len()) {
         return Err(Malformed("recipients"));
     }
     let (content, body) = match submission.chunks {
-        0 => (Content::Slot(SLOT_UNSET), Some(join(submission.content))),
+        0 => (Content::Slot(slot), Some(join(submission.content))),
         chunks => (Content::Staged(chunks), None),
     };
     let accept = Accept {
@@ -109,7 +110,7 @@ mod tests {
     ) {
         let mut changed = submission();
         change(&mut changed);
-        let parsed = parse_submission(changed, time(9));
+        let parsed = parse_submission(changed, time(9), 0);
         let body = parsed.map(|(_, body)| body).map_err(|Malformed(field)| field);
         assert_eq!(body, expected.map(|body| body.map(Bytes::from_static)));
     }
@@ -132,7 +133,7 @@ mod tests {
     fn a_message_without_an_expiry_gets_the_default() {
         let expiry = |millis| {
             let submission = wire::Submission { expires_at_millis: millis, ..submission() };
-            match parse_submission(submission, time(9)) {
+            match parse_submission(submission, time(9), 0) {
                 Ok((Command::Accept(accept), _)) => accept.expires_at,
                 other => panic!("no accept: {other:?}"),
             }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use postroad_core::{DeliveryId, Epoch, SourceId};
 use postroad_ledger::{
     AssignedView,
-    command::{AttemptId, Command, RETRY_AT_UNSET, Report},
+    command::{AttemptId, Command, Report},
     dispatch::Windows,
 };
 
@@ -37,7 +37,6 @@ impl TryFrom<wire::AttemptId> for AttemptId {
     }
 }
 
-/// The leader sets `retry_at` before it proposes the report.
 impl TryFrom<wire::Report> for Report {
     type Error = Malformed;
 
@@ -51,8 +50,6 @@ impl TryFrom<wire::Report> for Report {
                 &report.text,
                 report.reading.map(Into::into),
             )?,
-            retry_at: RETRY_AT_UNSET,
-            copies_max: 0,
             remote: cut(report.remote),
             tls: cut(report.tls),
             started_at: time(report.started_at_millis),

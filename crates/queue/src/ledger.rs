@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use postroad_core::{GroupId, OutcomeKind, RetrySchedule};
+use postroad_core::{GroupId, RetrySchedule};
 use postroad_directory::View;
 use postroad_ledger::{
     BodyRef,
-    command::{Command, Reply, Report},
+    command::{Command, NextTry, Reply, Report},
 };
 use postroad_raft::{Group, Node, OpenError, ProposeError, Status};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -63,8 +63,7 @@ impl LedgerGroup {
         let group = node.open_group(id, LedgerMachine(shared.clone())).await?;
         let (inbox, requests) = mpsc::channel(REQUESTS_MAX);
         let retry = config.retry_schedule();
-        let proposer =
-            Proposer::new(shared.clone(), group.clone(), requests, views.clone(), retry.copies_max);
+        let proposer = Proposer::new(shared.clone(), group.clone(), requests, views.clone(), retry);
         let room_max = config.waiting_bytes_max.to_usize() / PERMIT_BYTES;
         let room_max = room_max.min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(room_max));
@@ -108,25 +107,18 @@ impl LedgerGroup {
         self.commit(vec![command], Vec::new()).await?.pop().ok_or(ProposeError::Unknown)
     }
 
-    /// Sets when the deliveries of reports are due again, from the retry schedule, and how many copies they may make.
-    pub(crate) fn set_retry_times(&self, reports: &mut [Report]) {
+    /// Makes commands of reports: decides when each delivery is due again, from the retry schedule.
+    pub(crate) fn report_commands(&self, reports: Vec<Report>) -> Vec<Command> {
         let now = clock::now();
         self.shared.with_ledger(|ledger| {
-            for report in reports {
+            let command = |report: Report| {
                 let attempts = ledger.attempts(report.id.delivery).unwrap_or_default();
-                report.copies_max = self.retry.copies_max;
-                if report.outcome.kind == OutcomeKind::Unknown
-                    && report.copies_max > 0
-                    && attempts.copies_after(&report.outcome) >= report.copies_max
-                {
-                    self.shared.metrics.unconfirmed.increment(1);
-                    let (message, copies) = (report.id.delivery.message, report.copies_max);
-                    tracing::warn!(%message, copies, remote = %report.remote, "delivery stopped: the receiver never confirms and may have copies");
-                }
                 let wait = self.retry.wait_after(&report.outcome, attempts, rand::random());
-                report.retry_at = now.after(wait);
-            }
-        });
+                let next_try = NextTry { at: now.after(wait), copies_max: self.retry.copies_max };
+                Command::Report(Box::new(report), next_try)
+            };
+            reports.into_iter().map(command).collect()
+        })
     }
 
     /// Reads a message's content, from memory where possible.

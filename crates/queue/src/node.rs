@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use postroad_core::GroupId;
 use postroad_net::{NodeListener, Role, Transport, peer_info, server_builder};
 use postroad_raft::{Caller, DiskStatus, Group, Node, Status as GroupStatus, Voter};
@@ -91,7 +92,11 @@ impl Queue {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn start(config: QueueConfig, deps: QueueDeps) -> Result<Self, StartError> {
+    pub fn start(config: QueueConfig, deps: QueueDeps) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(Self::open(config, deps))
+    }
+
+    async fn open(config: QueueConfig, deps: QueueDeps) -> Result<Self, StartError> {
         check_membership(&deps)?;
         let (ready, disk_ready) = (deps.health.component("queue"), deps.health.component("disk"));
         let address = config.listen.to_string();
@@ -142,7 +147,11 @@ impl Queue {
     }
 
     /// Serves until shutdown; then transfers leadership to other nodes and closes everything.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.serve(shutdown))
+    }
+
+    async fn serve(self, shutdown: CancellationToken) {
         let routes = self.services();
         let Self { node, ledgers, directory, stopping, listener, .. } = self;
         let (closed, ended) = (CancellationToken::new(), CancellationToken::new());

@@ -10,11 +10,11 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesOrdered};
-use postroad_core::{Epoch, MessageId, SourceId, Timestamp};
+use postroad_core::{Epoch, MessageId, RetrySchedule, SourceId, Timestamp};
 use postroad_directory::View;
 use postroad_ledger::{
     Ledger,
-    command::{Command, Reply},
+    command::{Command, NextTry, Reply},
 };
 use postroad_raft::{Group, ProposeError, Status};
 use postroad_storage::Room;
@@ -61,8 +61,7 @@ pub(crate) struct Proposer {
     reclaim: bool,
     unknown_since: BTreeMap<SourceId, Instant>,
     sweep: Sweep,
-    /// How many copies a receiver may have that confirms none; 0 for any number.
-    copies_max: u8,
+    retry: RetrySchedule,
 }
 
 /// The position of the search for expired messages.
@@ -85,7 +84,7 @@ impl Proposer {
         group: Group<LedgerMachine>,
         inbox: mpsc::Receiver<CommitRequest>,
         views: watch::Receiver<Arc<View>>,
-        copies_max: u8,
+        retry: RetrySchedule,
     ) -> Self {
         let sweep = Sweep { next_at: Instant::now() + SWEEP_EVERY, from: None };
         Self {
@@ -98,7 +97,7 @@ impl Proposer {
             reclaim: false,
             unknown_since: BTreeMap::new(),
             sweep,
-            copies_max,
+            retry,
         }
     }
 
@@ -207,8 +206,9 @@ impl Proposer {
         if std::mem::take(&mut self.reclaim) {
             let below = self.earlier_epochs(ledger);
             self.shared.metrics.reclaims.increment(below.len() as u64);
-            let copies_max = self.copies_max;
-            let reclaim = |(source, below)| Command::Reclaim { source, below, retry_at: now, copies_max };
+            let next_try = NextTry { at: now, copies_max: self.retry.copies_max };
+            let repeated_at = now.after(self.retry.distant);
+            let reclaim = |(source, below)| Command::Reclaim { source, below, next_try, repeated_at };
             commands.extend(below.into_iter().map(reclaim));
         }
         commands.extend(self.sweep.step(ledger, now));

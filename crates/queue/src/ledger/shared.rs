@@ -6,13 +6,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
-use postroad_core::{GroupId, PoolId};
+use postroad_core::{BounceClass, GroupId, PoolId};
 use postroad_directory::View;
 use postroad_ledger::{
     Dispatcher, Ledger, Limits,
     command::{Effect, Reply, SourceGrant},
     dispatch::Weighted,
-    event::{Event, EventKind},
+    event::{Event, EventKind, NextState},
 };
 use postroad_proto::{log::Batch, queue as wire};
 use tokio::sync::{Notify, watch};
@@ -68,8 +68,11 @@ impl SharedLedger {
         for command in batch.commands {
             let first_event = ledger.event_range().1;
             replies.push(ledger.apply(index, batch.at, command, effects));
-            if let Some(leading) = leading.as_ref().filter(|_| postroad_telemetry::mail_log::is_enabled()) {
-                mail_log::write(ledger, &leading.view, first_event, effects);
+            if let Some(leading) = leading {
+                self.note_unconfirmed(ledger, first_event);
+                if postroad_telemetry::mail_log::is_enabled() {
+                    mail_log::write(ledger, &leading.view, first_event, effects);
+                }
             }
             for effect in effects.drain(..) {
                 assigned += u64::from(matches!(effect, Effect::Assigned { .. }));
@@ -89,6 +92,26 @@ impl SharedLedger {
         self.metrics.finished.increment(finished);
         self.events.send_if_modified(|known| std::mem::replace(known, next_event) != next_event);
         replies
+    }
+
+    /// Counts and logs the deliveries that stop because their receivers may have as many copies as are allowed.
+    fn note_unconfirmed(&self, ledger: &Ledger, from: u64) {
+        for event in ledger.events(from) {
+            let EventKind::Attempt(attempt) = &event.kind else { continue };
+            if attempt.outcome.class != Some(BounceClass::Unconfirmed) {
+                continue;
+            }
+            self.metrics.unconfirmed.increment(1);
+            let message = attempt.delivery.message;
+            match attempt.next_state {
+                NextState::Held => {
+                    tracing::warn!(%message, "delivery held: our nodes did not report its attempts, and its receiver may have copies");
+                }
+                _ => {
+                    tracing::warn!(%message, remote = %attempt.remote, "delivery stopped: the receiver never confirms and may have copies");
+                }
+            }
+        }
     }
 
     /// Replaces the state with that of a snapshot. Only a follower receives one.

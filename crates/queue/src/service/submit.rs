@@ -2,7 +2,7 @@
 
 use futures::{Stream, StreamExt};
 use postroad_core::GroupId;
-use postroad_ledger::command::{Command, Content, Refusal, Reply};
+use postroad_ledger::command::{Command, Refusal, Reply};
 use postroad_proto::{
     parse_message_id, parse_submission,
     queue::{Submission, SubmitBatch, SubmitResult, SubmitResults, SubmitStatus},
@@ -47,7 +47,7 @@ impl QueueService {
                 parsed.refuse(sequence, "all submissions of a batch must belong to one group");
                 continue;
             }
-            match parse_submission(submission, expires_by_default) {
+            match parse_submission(submission, expires_by_default, parsed.next_slot()) {
                 Ok((command, body)) => parsed.push(sequence, command, body),
                 Err(error) => parsed.refuse(sequence, &error.to_string()),
             }
@@ -81,14 +81,12 @@ fn group_of(submission: &Submission) -> Option<GroupId> {
 }
 
 impl Parsed {
-    /// Adds a submission, and numbers its body within the batch.
-    fn push(&mut self, sequence: u64, mut command: Command, body: Option<bytes::Bytes>) {
-        let slot = u32::try_from(self.bodies.len()).expect("the submissions of a frame are bounded");
-        match &mut command {
-            Command::Accept(accept) if body.is_some() => accept.content = Content::Slot(slot),
-            Command::StageChunk { slot: chunk_slot, .. } => *chunk_slot = slot,
-            _ => {}
-        }
+    /// The number that the next body has among those of the batch.
+    fn next_slot(&self) -> u32 {
+        u32::try_from(self.bodies.len()).expect("the submissions of a frame are bounded")
+    }
+
+    fn push(&mut self, sequence: u64, command: Command, body: Option<bytes::Bytes>) {
         self.sequences.push(sequence);
         self.commands.push(command);
         self.bodies.extend(body);

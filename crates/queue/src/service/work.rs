@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc};
 
 use futures::{FutureExt, Stream, StreamExt, stream, stream::FuturesOrdered};
 use postroad_core::{NodeId, Outcome, OutcomeKind};
-use postroad_ledger::command::{AttemptId, Command, RETRY_AT_UNSET, Report};
+use postroad_ledger::command::{AttemptId, Command, Report};
 use postroad_proto::queue::{
     self as wire, AssignedRecipient, Assignments, Hello, Leading, OutboundFrame, PendingPage, QueueFrame,
     RecallAnswers, Recalls, ReportAck, Reports, Windows, outbound_frame, queue_frame,
@@ -213,11 +213,9 @@ impl Session {
             return Err(Status::invalid_argument("too many reports in one frame"));
         }
         let parsed = reports.reports.into_iter().map(TryInto::try_into);
-        let mut parsed: Vec<Report> = parsed.collect::<Result<_, _>>().map_err(invalid)?;
-        self.ledger.set_retry_times(&mut parsed);
+        let parsed: Vec<Report> = parsed.collect::<Result<_, _>>().map_err(invalid)?;
         parsed.iter().for_each(|report| self.reports.count(report.outcome.kind));
-        let commands = parsed.into_iter().map(|report| Command::Report(Box::new(report))).collect();
-        let answers = self.enqueue(commands).await?;
+        let answers = self.enqueue(self.ledger.report_commands(parsed)).await?;
         self.await_commit(answers, Some(reports.sequence));
         Ok(())
     }
@@ -298,17 +296,13 @@ async fn report_unreadable(ledger: &LedgerGroup, assignment: &wire::Assignment) 
         Some(Report {
             id: id.try_into().ok()?,
             outcome: Outcome::new(OutcomeKind::Internal, None, 0, "message body unreadable"),
-            retry_at: RETRY_AT_UNSET,
-            copies_max: 0,
             remote: "".into(),
             tls: "".into(),
             started_at: now,
             ended_at: now,
         })
     };
-    let mut reports: Vec<Report> = assignment.recipients.iter().filter_map(failed).collect();
-    ledger.set_retry_times(&mut reports);
-    let commands = reports.into_iter().map(|report| Command::Report(Box::new(report))).collect();
+    let commands = ledger.report_commands(assignment.recipients.iter().filter_map(failed).collect());
     // If this fails, the attempts stay assigned and are tried again in the next session.
     let _ = ledger.enqueue(commands, Vec::new()).await;
 }
