@@ -78,14 +78,35 @@ impl PeerAcknowledgements {
 #[derive(Clone, Debug)]
 pub(crate) struct DiskGuard {
     log: Log,
-    /// By the last call of each group.
-    groups: Arc<Mutex<BTreeMap<GroupId, DiskStatus>>>,
+    found: Arc<Mutex<Found>>,
+    /// What is known outside: an old copy only once its mark is on the disk.
     status: Arc<watch::Sender<DiskStatus>>,
+}
+
+/// What the calls have shown. It counts for every call at once, however long the disk takes to write the mark.
+#[derive(Debug, Default)]
+struct Found {
+    /// By the last call of each group.
+    groups: BTreeMap<GroupId, DiskStatus>,
+    /// The mark of an old copy is on the disk, or the disk refused it.
+    is_marked: bool,
+}
+
+impl Found {
+    fn is_rolled_back(&self) -> bool {
+        self.groups.values().any(|status| *status == DiskStatus::RolledBack)
+    }
+
+    fn published(&self) -> DiskStatus {
+        let statuses = self.groups.values().copied();
+        let known = statuses.filter(|status| self.is_marked || *status != DiskStatus::RolledBack);
+        known.max().unwrap_or_default()
+    }
 }
 
 impl DiskGuard {
     pub(crate) fn new(log: Log) -> Self {
-        Self { log, groups: Arc::default(), status: Arc::new(watch::Sender::new(DiskStatus::Accepted)) }
+        Self { log, found: Arc::default(), status: Arc::new(watch::Sender::new(DiskStatus::Accepted)) }
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<DiskStatus> {
@@ -93,7 +114,7 @@ impl DiskGuard {
     }
 
     pub(crate) fn is_rolled_back(&self) -> bool {
-        *self.status.borrow() == DiskStatus::RolledBack
+        self.found.lock().is_rolled_back()
     }
 
     /// Refuses a call for a different disk, and any call once the disk has lost something it acknowledged.
@@ -122,18 +143,19 @@ impl DiskGuard {
 
     fn set_status(&self, group: GroupId, status: DiskStatus) {
         {
-            let mut groups = self.groups.lock();
-            let before = groups.get(&group).copied().unwrap_or_default();
-            // Rolled back is final, whatever a concurrent call found.
-            if before == status || before == DiskStatus::RolledBack {
+            let mut found = self.found.lock();
+            let before = found.groups.get(&group).copied().unwrap_or_default();
+            // Rolled back is final, whatever a concurrent call found; the first that finds it writes the mark.
+            if before == status || found.is_rolled_back() {
                 return;
             }
-            groups.insert(group, status);
+            found.groups.insert(group, status);
         }
         // What others see of an old copy is on the disk too: it is refused after a restart at any moment.
         self.log_change(group, status);
-        let groups = self.groups.lock();
-        self.status.send_replace(groups.values().max().copied().unwrap_or_default());
+        let mut found = self.found.lock();
+        found.is_marked |= status == DiskStatus::RolledBack;
+        self.status.send_replace(found.published());
     }
 
     /// What the disk holds, to compare with what was acknowledged; `None` when the vote is unreadable.
@@ -172,7 +194,40 @@ impl DiskGuard {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use postroad_core::{ClusterId, NodeId};
+    use postroad_storage::{Disk, Identity, LogConfig, format, sim::SimFs};
+
     use super::*;
+
+    #[test]
+    fn r_25_an_old_copy_takes_part_in_nothing_while_its_mark_is_written() {
+        let (fs, identity) = (SimFs::default(), Identity { cluster: ClusterId(1), node: NodeId(1) });
+        let disk = format(&fs, identity, Disk { id: DiskId(7), origin: Origin::Form }).unwrap();
+        let log = Log::open(Arc::new(fs.clone()), LogConfig::default(), identity).unwrap();
+        let guard = DiskGuard::new(log);
+        let nothing = Acknowledged::default();
+        assert!(guard.check(GroupId(1), disk.id, nothing).is_ok());
+
+        fs.hold_at(fs.operations());
+        let marking = std::thread::spawn({
+            let guard = guard.clone();
+            move || guard.check(GroupId(1), disk.id, acknowledged(3, (3, 10)))
+        });
+        fs.wait_until_held();
+        let refused = guard.is_rolled_back() && guard.check(GroupId(2), disk.id, nothing).is_err();
+        let published = *guard.subscribe().borrow();
+        fs.resume();
+        assert!(refused, "a caller who has seen nothing was answered");
+        assert_eq!(published, DiskStatus::Accepted, "nobody may rely on a mark that is not on the disk");
+        assert!(marking.join().unwrap().is_err());
+        let until = Instant::now() + Duration::from_secs(20);
+        while *guard.subscribe().borrow() != DiskStatus::RolledBack {
+            assert!(Instant::now() < until, "the mark was not published");
+            std::thread::yield_now();
+        }
+    }
 
     fn acknowledged(term: u64, last: (u64, u64)) -> Acknowledged {
         Acknowledged { term, last: EntryId { term: last.0, index: last.1 } }
