@@ -8,7 +8,7 @@ use std::{
 use openraft::{Raft, async_runtime::WatchReceiver as _};
 use postroad_storage::Room;
 
-use crate::{host::Host, machine::Machine, node::NodeConfig, types::Types};
+use crate::{host::Host, node::NodeConfig, types::Types};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -19,7 +19,7 @@ const CHECKPOINT_SHARE: u64 = 16;
 const FULL_BYTES_PER_SEC: u64 = 16 << 20;
 
 /// Writes checkpoints and frees segments of one group until it stops.
-pub(crate) async fn run<M: Machine>(raft: Raft<Types, Host<M>>, host: Host<M>, config: NodeConfig) {
+pub(crate) async fn run(raft: Raft<Types, Host>, host: Host, config: NodeConfig) {
     let (mut asked_to_purge, mut released) = (0, (0, 0));
     let mut triggered = Instant::now();
     loop {
@@ -47,7 +47,7 @@ pub(crate) async fn run<M: Machine>(raft: Raft<Types, Host<M>>, host: Host<M>, c
 }
 
 /// On a full disk: entries since the last checkpoint may have ended mail, whose space is needed now (faults R-13).
-fn is_full<M>(host: &Host<M>, covered: u64, triggered: Instant) -> bool {
+fn is_full(host: &Host, covered: u64, triggered: Instant) -> bool {
     let bytes = host.shared.checkpoint_bytes.load(Ordering::Relaxed);
     let pause = Duration::from_secs(1 + bytes / FULL_BYTES_PER_SEC);
     host.log.room() != Room::Plenty
@@ -55,19 +55,14 @@ fn is_full<M>(host: &Host<M>, covered: u64, triggered: Instant) -> bool {
         && triggered.elapsed() > pause
 }
 
-fn is_due<M>(host: &Host<M>, config: &NodeConfig) -> bool {
+fn is_due(host: &Host, config: &NodeConfig) -> bool {
     let since = host.shared.bytes_since_checkpoint.load(Ordering::Relaxed);
     let last = host.shared.checkpoint_bytes.load(Ordering::Relaxed);
     since > config.checkpoint_bytes.max(last.saturating_mul(CHECKPOINT_SHARE))
 }
 
 /// Keeps what a follower still needs, unless that is too much or the disk is full.
-fn purge_to<M: Machine>(
-    raft: &Raft<Types, Host<M>>,
-    host: &Host<M>,
-    covered: u64,
-    config: &NodeConfig,
-) -> u64 {
+fn purge_to(raft: &Raft<Types, Host>, host: &Host, covered: u64, config: &NodeConfig) -> u64 {
     let metrics = raft.metrics().borrow_watched().clone();
     let slowest = metrics
         .replication
@@ -81,7 +76,7 @@ fn purge_to<M: Machine>(
     if is_too_much { covered } else { covered.min(slowest) }
 }
 
-async fn prepare<M>(host: &Host<M>) {
+async fn prepare(host: &Host) {
     let log = host.log.clone();
     let prepared = tokio::task::spawn_blocking(move || log.prepare()).await;
     if let Ok(Err(error)) = prepared {
@@ -90,7 +85,7 @@ async fn prepare<M>(host: &Host<M>) {
 }
 
 /// Returns false when it must be tried again.
-async fn release<M>(host: &Host<M>) -> bool {
+async fn release(host: &Host) -> bool {
     // A snapshot in transfer reads bodies that the state may no longer refer to.
     if Arc::strong_count(&host.shared.pin) > 1 {
         return false;

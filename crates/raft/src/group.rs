@@ -1,8 +1,9 @@
 //! One group on this node: proposing, reading and leadership.
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, marker::PhantomData, ops::Deref, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use openraft::{
     Instant as _, Raft, RaftMetrics, ReadPolicy, ServerState,
     async_runtime::WatchReceiver as _,
@@ -72,56 +73,50 @@ pub enum ProposeError {
     Stopped,
 }
 
-/// A cheap handle to one group on this node.
-pub struct Group<M: Machine> {
-    id: GroupId,
-    raft: Raft<Types, Host<M>>,
-    host: Host<M>,
-    status: watch::Receiver<Status>,
-    full: FullPeers,
-    budget: Arc<Semaphore>,
+/// A cheap handle to one group on this node, which knows the replies of its machine.
+pub struct Group<M> {
+    handle: Arc<GroupHandle>,
+    machine: PhantomData<fn() -> M>,
+}
+
+/// A group on this node, whatever its machine.
+///
+/// Its futures are boxed: openraft is compiled here once, and not in every crate that awaits them.
+pub struct GroupHandle {
+    pub(crate) id: GroupId,
+    pub(crate) raft: Raft<Types, Host>,
+    pub(crate) host: Host,
+    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) full: FullPeers,
+    /// Permits of [`PERMIT_BYTES`] for proposals.
+    budget: Semaphore,
     budget_permits: usize,
 }
 
-impl<M: Machine> Clone for Group<M> {
+impl<M> Clone for Group<M> {
     fn clone(&self) -> Self {
-        Self {
-            id: self.id,
-            raft: self.raft.clone(),
-            host: self.host.clone(),
-            status: self.status.clone(),
-            full: self.full.clone(),
-            budget: self.budget.clone(),
-            budget_permits: self.budget_permits,
-        }
+        Self { handle: self.handle.clone(), machine: PhantomData }
     }
 }
 
-impl<M: Machine> std::fmt::Debug for Group<M> {
+impl<M> Deref for Group<M> {
+    type Target = GroupHandle;
+
+    fn deref(&self) -> &GroupHandle {
+        &self.handle
+    }
+}
+
+impl<M> std::fmt::Debug for Group<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Group").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 impl<M: Machine> Group<M> {
-    pub(crate) fn new(
-        id: GroupId,
-        raft: Raft<Types, Host<M>>,
-        host: Host<M>,
-        status: watch::Receiver<Status>,
-        full: FullPeers,
-        budget_bytes: usize,
-    ) -> Self {
-        let budget_permits = budget_bytes / PERMIT_BYTES;
-        Self {
-            id,
-            raft,
-            host,
-            status,
-            full,
-            budget: Arc::new(Semaphore::new(budget_permits)),
-            budget_permits,
-        }
+    /// Takes a handle of a group whose machine is an `M`.
+    pub(crate) fn new(handle: GroupHandle) -> Self {
+        Self { handle: Arc::new(handle), machine: PhantomData }
     }
 
     /// Proposes an entry; returns once a majority has it on disk and it has been applied here.
@@ -135,6 +130,40 @@ impl<M: Machine> Group<M> {
         head: Bytes,
         bodies: Vec<Bytes>,
     ) -> Result<Committed<M::Reply>, ProposeError> {
+        let (index, reply) = self.handle.propose(head, bodies).await?;
+        let reply = reply.downcast::<M::Reply>().map_err(|_| ProposeError::Unknown)?;
+        Ok(Committed { index, reply: *reply })
+    }
+}
+
+impl GroupHandle {
+    pub(crate) fn new(
+        id: GroupId,
+        raft: Raft<Types, Host>,
+        host: Host,
+        status: watch::Receiver<Status>,
+        full: FullPeers,
+        budget_bytes: usize,
+    ) -> Self {
+        let budget_permits = budget_bytes / PERMIT_BYTES;
+        let budget = Semaphore::new(budget_permits);
+        Self { id, raft, host, status, full, budget, budget_permits }
+    }
+
+    /// See [`Group::propose`]; returns the index and the machine's reply.
+    fn propose(
+        &self,
+        head: Bytes,
+        bodies: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<(u64, Box<dyn Any + Send>), ProposeError>> {
+        Box::pin(self.write(head, bodies))
+    }
+
+    async fn write(
+        &self,
+        head: Bytes,
+        bodies: Vec<Bytes>,
+    ) -> Result<(u64, Box<dyn Any + Send>), ProposeError> {
         if self.host.log.room() == Room::None || (!bodies.is_empty() && !self.takes_bodies()) {
             return Err(ProposeError::Full);
         }
@@ -145,7 +174,10 @@ impl<M: Machine> Group<M> {
         let deadline = time::Instant::now() + LEASE_WAIT_MAX;
         loop {
             let error = match self.raft.client_write(proposal.clone()).await {
-                Ok(written) => return self.committed(written.log_id.index, &written.data),
+                Ok(written) => {
+                    let reply = written.data.0.lock().take().ok_or(ProposeError::Unknown)?;
+                    return Ok((written.log_id.index, reply));
+                }
                 Err(error) => error,
             };
             match error {
@@ -181,15 +213,6 @@ impl<M: Machine> Group<M> {
         voters.iter().filter(has_room).count() > voters.len() / 2
     }
 
-    fn committed(
-        &self,
-        index: u64,
-        answer: &crate::types::Answer,
-    ) -> Result<Committed<M::Reply>, ProposeError> {
-        let reply = answer.0.lock().take().and_then(|reply| reply.downcast::<M::Reply>().ok());
-        reply.map(|reply| Committed { index, reply: *reply }).ok_or(ProposeError::Unknown)
-    }
-
     /// Waits a moment where the leader is not confirmed by a majority yet: after an election, or with slow followers.
     async fn wait_for_lease(
         &self,
@@ -208,7 +231,11 @@ impl<M: Machine> Group<M> {
     ///
     /// # Errors
     /// This node is not the leader, or could not prove it in time.
-    pub async fn read_barrier(&self) -> Result<(), ProposeError> {
+    pub fn read_barrier(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(self.prove_leadership())
+    }
+
+    async fn prove_leadership(&self) -> Result<(), ProposeError> {
         let barrier = async || match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
@@ -247,7 +274,7 @@ impl<M: Machine> Group<M> {
     ///
     /// # Errors
     /// The group has stopped, or there is no other voter.
-    pub async fn transfer(&self) -> Result<(), ProposeError> {
+    pub fn transfer(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
         let to = {
             let metrics = self.raft.metrics().borrow_watched().clone();
             let replication = metrics.replication.unwrap_or_default();
@@ -256,8 +283,10 @@ impl<M: Machine> Group<M> {
             let others = replication.into_iter().filter(|(node, _)| is_other(node));
             others.max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index)).map(|(node, _)| node)
         };
-        let to = to.ok_or(ProposeError::NotLeader { leader: None })?;
-        self.raft.trigger().transfer_leader(to).await.map_err(|_| ProposeError::Stopped)
+        Box::pin(async move {
+            let to = to.ok_or(ProposeError::NotLeader { leader: None })?;
+            self.raft.trigger().transfer_leader(to).await.map_err(|_| ProposeError::Stopped)
+        })
     }
 
     /// Returns true when this node is a voter with its current disk, as of the last entry it applied.
@@ -270,15 +299,17 @@ impl<M: Machine> Group<M> {
     ///
     /// # Errors
     /// The group has stopped.
-    pub async fn checkpoint(&self) -> Result<(), ProposeError> {
-        self.raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopped)
+    pub fn checkpoint(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async { self.raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopped) })
     }
 
     /// Stops the group on this node.
-    pub async fn shutdown(&self) {
-        if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(group = %self.id, %error, "the group did not stop cleanly");
-        }
+    pub fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Err(error) = self.raft.shutdown().await {
+                tracing::warn!(group = %self.id, %error, "the group did not stop cleanly");
+            }
+        })
     }
 
     /// Returns the node's log.
@@ -298,7 +329,7 @@ pub(crate) fn answered_recently(metrics: &RaftMetrics<Types>, node: NodeId) -> b
 }
 
 /// Publishes openraft's metrics as a status that changes only when leadership does.
-pub(crate) async fn follow<M: Machine>(raft: Raft<Types, Host<M>>, status: watch::Sender<Status>) {
+pub(crate) async fn follow(raft: Raft<Types, Host>, status: watch::Sender<Status>) {
     let mut metrics = raft.metrics();
     loop {
         let now = {

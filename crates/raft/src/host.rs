@@ -1,7 +1,6 @@
 //! Runs a machine under openraft: applies entries, writes checkpoints, installs snapshots.
 
 use std::{
-    any::Any,
     io,
     sync::{
         Arc,
@@ -22,7 +21,7 @@ use postroad_storage::{Checkpoint, Log};
 use prost::Message;
 
 use crate::{
-    machine::{Entry, Machine, MachineError, MachineSnapshot},
+    machine::{AnyMachine, Entry, MachineError, MachineSnapshot},
     types::{Answer, LogId, Snapshot, SnapshotMeta, State, StoredMembership, Types, term},
     wire,
 };
@@ -31,26 +30,16 @@ use crate::{
 const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// A machine, and the last entry it applied.
-pub(crate) struct Host<M> {
+#[derive(Clone)]
+pub(crate) struct Host {
     pub(crate) group: GroupId,
     pub(crate) log: Log,
-    pub(crate) state: Arc<Mutex<HostState<M>>>,
+    pub(crate) state: Arc<Mutex<HostState>>,
     pub(crate) shared: Arc<HostShared>,
 }
 
-impl<M> Clone for Host<M> {
-    fn clone(&self) -> Self {
-        Self {
-            group: self.group,
-            log: self.log.clone(),
-            state: self.state.clone(),
-            shared: self.shared.clone(),
-        }
-    }
-}
-
-pub(crate) struct HostState<M> {
-    pub(crate) machine: M,
+pub(crate) struct HostState {
+    pub(crate) machine: Box<dyn AnyMachine>,
     pub(crate) applied: Option<LogId>,
     pub(crate) membership: StoredMembership,
 }
@@ -78,9 +67,9 @@ impl HostShared {
     }
 }
 
-impl<M: Machine> Host<M> {
+impl Host {
     /// Makes a host from the last durable checkpoint.
-    pub(crate) fn load(group: GroupId, log: Log, machine: M) -> io::Result<Self> {
+    pub(crate) fn load(group: GroupId, log: Log, machine: Box<dyn AnyMachine>) -> io::Result<Self> {
         let mut state = HostState { machine, applied: None, membership: StoredMembership::default() };
         let shared = HostShared::default();
         if let Some(checkpoint) = log.load_checkpoint(group)? {
@@ -133,7 +122,7 @@ impl<M: Machine> Host<M> {
                     head: &proposal.head,
                     bodies: &proposal.bodies,
                 });
-                let reply: Box<dyn Any + Send> = Box::new(applied.map_err(|error| self.cannot_apply(error))?);
+                let reply = applied.map_err(|error| self.cannot_apply(error))?;
                 Answer(Mutex::new(Some(reply)))
             }
             EntryPayload::Membership(members) => {
@@ -175,7 +164,7 @@ fn encode_meta(meta: &SnapshotMeta) -> bytes::Bytes {
     wire::from_meta(meta).encode_to_vec().into()
 }
 
-impl<M: Machine> RaftSnapshotBuilder<Types> for Host<M> {
+impl RaftSnapshotBuilder<Types> for Host {
     type SnapshotData = State;
 
     /// openraft calls a checkpoint a snapshot. It is durable when this returns.
@@ -186,7 +175,7 @@ impl<M: Machine> RaftSnapshotBuilder<Types> for Host<M> {
     }
 }
 
-impl<M: Machine> RaftStateMachine<Types> for Host<M> {
+impl RaftStateMachine<Types> for Host {
     type SnapshotData = State;
     type SnapshotBuilder = Self;
 

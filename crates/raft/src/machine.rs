@@ -1,6 +1,6 @@
 //! The state machine that the layer above implements; only committed entries change it.
 
-use std::error::Error;
+use std::{any::Any, error::Error};
 
 use bytes::Bytes;
 use postroad_core::GroupId;
@@ -45,6 +45,32 @@ pub trait Machine: Send + 'static {
 
     /// Returns a number that is equal on replicas that applied the same entries.
     fn state_hash(&self) -> u64;
+}
+
+/// A machine whatever its replies are, so that openraft is compiled for one type.
+pub(crate) trait AnyMachine: Send {
+    fn apply(&mut self, entry: Entry<'_>) -> Result<Box<dyn Any + Send>, MachineError>;
+    fn snapshot(&self) -> Box<dyn MachineSnapshot>;
+    fn restore(&mut self, state: Bytes) -> Result<(), MachineError>;
+    fn state_hash(&self) -> u64;
+}
+
+impl<M: Machine> AnyMachine for M {
+    fn apply(&mut self, entry: Entry<'_>) -> Result<Box<dyn Any + Send>, MachineError> {
+        Ok(Box::new(Machine::apply(self, entry)?))
+    }
+
+    fn snapshot(&self) -> Box<dyn MachineSnapshot> {
+        Machine::snapshot(self)
+    }
+
+    fn restore(&mut self, state: Bytes) -> Result<(), MachineError> {
+        Machine::restore(self, state)
+    }
+
+    fn state_hash(&self) -> u64 {
+        Machine::state_hash(self)
+    }
 }
 
 /// A state frozen at one entry.

@@ -11,7 +11,6 @@ use tonic::{Code, Request, Status};
 use crate::{
     group::answered_recently,
     host::Host,
-    machine::Machine,
     network::Network,
     node::Voter,
     types::{Member, Types},
@@ -26,10 +25,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const CAUGHT_UP_BYTES: u64 = 4 << 20;
 
 /// This node becoming a member of one group.
-pub(crate) struct Joining<M: Machine> {
+pub(crate) struct Joining {
     pub(crate) group: GroupId,
-    pub(crate) raft: Raft<Types, Host<M>>,
-    pub(crate) host: Host<M>,
+    pub(crate) raft: Raft<Types, Host>,
+    pub(crate) host: Host,
     pub(crate) log: Log,
     pub(crate) network: Network,
     pub(crate) voters: Arc<[Voter]>,
@@ -42,7 +41,7 @@ enum Greetings {
     Incomplete,
 }
 
-impl<M: Machine> Joining<M> {
+impl Joining {
     /// Forms or joins the group, and returns when this node has nothing left to do.
     pub(crate) async fn run(self) {
         let is_first = self.voters.iter().map(|voter| voter.node).min() == Some(self.log.identity().node);
@@ -136,7 +135,7 @@ impl<M: Machine> Joining<M> {
 }
 
 /// Returns true when this node is a voter with its current disk, as of the last entry it applied.
-pub(crate) fn votes<M: Machine>(host: &Host<M>) -> bool {
+pub(crate) fn votes(host: &Host) -> bool {
     let (node, disk) = (host.log.identity().node, host.log.disk().id);
     next_step(host.state.lock().membership.membership(), node, disk, false) == JoinStep::None
 }
@@ -181,8 +180,8 @@ fn next_step(
 ///
 /// # Errors
 /// This node is not the leader, the node is not configured, or the step was not committed in time.
-pub(crate) async fn advance_join<M: Machine>(
-    raft: Raft<Types, Host<M>>,
+pub(crate) async fn advance_join(
+    raft: Raft<Types, Host>,
     log: Log,
     group: GroupId,
     voter: Voter,

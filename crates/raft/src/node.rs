@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use openraft::{Config, Raft, SnapshotPolicy};
 use parking_lot::RwLock;
 use postroad_core::{GroupId, NodeId};
@@ -11,9 +12,9 @@ use tokio::{sync::watch, task::JoinSet};
 use crate::{
     checkpoint,
     disk_status::{DiskGuard, DiskStatus, PeerAcknowledgements},
-    group::{Group, Status, follow},
+    group::{Group, GroupHandle, Status, follow},
     host::Host,
-    machine::Machine,
+    machine::{AnyMachine, Machine},
     membership::Joining,
     network::{Connect, FullPeers, Network, RefusedBy},
     reachability::Reachability,
@@ -155,6 +156,18 @@ impl Node {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open_group<M: Machine>(&self, group: GroupId, machine: M) -> Result<Group<M>, OpenError> {
+        Ok(Group::new(self.open(group, Box::new(machine)).await?))
+    }
+
+    fn open(
+        &self,
+        group: GroupId,
+        machine: Box<dyn AnyMachine>,
+    ) -> BoxFuture<'_, Result<GroupHandle, OpenError>> {
+        Box::pin(self.restore(group, machine))
+    }
+
+    async fn restore(&self, group: GroupId, machine: Box<dyn AnyMachine>) -> Result<GroupHandle, OpenError> {
         let log = self.log.clone();
         let loaded = tokio::task::spawn_blocking(move || Host::load(group, log, machine)).await;
         let host = loaded
@@ -168,7 +181,7 @@ impl Node {
         let raft = Raft::new(identity.node.0, config, network.clone(), store, host.clone())
             .await
             .map_err(|error| start(error.to_string()))?;
-        self.service.groups.write().insert(group, Arc::new(Hosted { group, raft: raft.clone() }));
+        self.service.groups.write().insert(group, Hosted { group, raft: raft.clone() });
         let (log, voters) = (self.log.clone(), self.service.voters.clone());
         let joining = Joining { group, raft: raft.clone(), host: host.clone(), log, network, voters };
         let (status, watched) = watch::channel(Status::default());
@@ -177,7 +190,8 @@ impl Node {
         tasks.spawn(follow(raft.clone(), status));
         tasks.spawn(checkpoint::run(raft.clone(), host.clone(), self.config));
         drop(tasks);
-        Ok(Group::new(group, raft, host, watched, self.full.clone(), self.config.proposal_bytes_max))
+        let proposal_bytes_max = self.config.proposal_bytes_max;
+        Ok(GroupHandle::new(group, raft, host, watched, self.full.clone(), proposal_bytes_max))
     }
 
     fn network(&self, group: GroupId) -> Network {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, io, pin::Pin, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt, future::BoxFuture};
+use futures::{Stream, StreamExt};
 use openraft::{
     Raft,
     raft::{AppendEntriesRequest, TransferLeaderRequest},
@@ -17,7 +17,6 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use crate::{
     disk_status::{Acknowledged, DiskGuard},
     host::Host,
-    machine::Machine,
     membership,
     network::FRAME_BYTES_MAX,
     node::Voter,
@@ -32,68 +31,47 @@ type Requests = Pin<Box<dyn Stream<Item = AppendEntriesRequest<Types>> + Send>>;
 type Answers = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;
 
 /// A group as peers call it.
-pub(crate) struct Hosted<M: Machine> {
+#[derive(Clone)]
+pub(crate) struct Hosted {
     pub(crate) group: GroupId,
-    pub(crate) raft: Raft<Types, Host<M>>,
+    pub(crate) raft: Raft<Types, Host>,
 }
 
-/// A group, whatever its machine.
-pub(crate) trait Peer: Send + Sync {
-    fn append(&self, requests: Requests, log: Log) -> Answers;
-    fn vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>>;
-    fn pre_vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>>;
-    fn transfer(&self, request: pb::TransferLeaderRequest) -> BoxFuture<'static, Result<bool, Status>>;
-    fn install(&self, vote: Vote, snapshot: Snapshot) -> BoxFuture<'static, Result<Vote, Status>>;
-    fn is_formed(&self) -> BoxFuture<'static, Result<bool, Status>>;
-    fn advance_join(&self, log: Log, voter: Voter, disk: DiskId) -> BoxFuture<'static, Result<bool, Status>>;
-}
-
-impl<M: Machine> Peer for Hosted<M> {
+impl Hosted {
     fn append(&self, requests: Requests, log: Log) -> Answers {
         let answers = self.raft.stream_append(requests);
         let wire = move |answer| wire::from_append_result(&answer, log.room() != Room::Plenty);
         Box::pin(answers.map(move |answer| answer.map(&wire).map_err(internal)))
     }
 
-    fn vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>> {
-        let raft = self.raft.clone();
-        Box::pin(async move {
-            let request = wire::to_vote_request(request).map_err(invalid)?;
-            let answer = Raft::vote(&raft, request).await.map_err(internal)?;
-            Ok(wire::from_vote_response(&answer))
-        })
+    async fn vote(&self, request: pb::VoteRequest) -> Result<pb::VoteResponse, Status> {
+        let request = wire::to_vote_request(request).map_err(invalid)?;
+        let answer = Raft::vote(&self.raft, request).await.map_err(internal)?;
+        Ok(wire::from_vote_response(&answer))
     }
 
-    fn pre_vote(&self, request: pb::VoteRequest) -> BoxFuture<'static, Result<pb::VoteResponse, Status>> {
-        let raft = self.raft.clone();
-        Box::pin(async move {
-            let request = wire::to_vote_request(request).map_err(invalid)?;
-            let answer = Raft::pre_vote(&raft, request).await.map_err(internal)?;
-            Ok(wire::from_vote_response(&answer))
-        })
+    async fn pre_vote(&self, request: pb::VoteRequest) -> Result<pb::VoteResponse, Status> {
+        let request = wire::to_vote_request(request).map_err(invalid)?;
+        let answer = Raft::pre_vote(&self.raft, request).await.map_err(internal)?;
+        Ok(wire::from_vote_response(&answer))
     }
 
-    fn transfer(&self, request: pb::TransferLeaderRequest) -> BoxFuture<'static, Result<bool, Status>> {
-        let raft = self.raft.clone();
-        Box::pin(async move {
-            let from = wire::to_vote(request.from).map_err(invalid)?;
-            let request = TransferLeaderRequest::new(from, request.to, request.last.map(wire::to_log_id));
-            Ok(raft.handle_transfer_leader(request).await.map_err(internal)?.is_ok())
-        })
+    async fn transfer(&self, request: pb::TransferLeaderRequest) -> Result<bool, Status> {
+        let from = wire::to_vote(request.from).map_err(invalid)?;
+        let request = TransferLeaderRequest::new(from, request.to, request.last.map(wire::to_log_id));
+        Ok(self.raft.handle_transfer_leader(request).await.map_err(internal)?.is_ok())
     }
 
-    fn install(&self, vote: Vote, snapshot: Snapshot) -> BoxFuture<'static, Result<Vote, Status>> {
-        let raft = self.raft.clone();
-        Box::pin(async move { Ok(raft.install_full_snapshot(vote, snapshot).await.map_err(internal)?.vote) })
+    async fn install(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, Status> {
+        Ok(self.raft.install_full_snapshot(vote, snapshot).await.map_err(internal)?.vote)
     }
 
-    fn is_formed(&self) -> BoxFuture<'static, Result<bool, Status>> {
-        let raft = self.raft.clone();
-        Box::pin(async move { raft.is_initialized().await.map_err(internal) })
+    async fn is_formed(&self) -> Result<bool, Status> {
+        self.raft.is_initialized().await.map_err(internal)
     }
 
-    fn advance_join(&self, log: Log, voter: Voter, disk: DiskId) -> BoxFuture<'static, Result<bool, Status>> {
-        Box::pin(membership::advance_join(self.raft.clone(), log, self.group, voter, disk))
+    async fn advance_join(&self, log: Log, voter: Voter, disk: DiskId) -> Result<bool, Status> {
+        membership::advance_join(self.raft.clone(), log, self.group, voter, disk).await
     }
 }
 
@@ -112,7 +90,7 @@ pub struct Service {
     pub(crate) log: Log,
     pub(crate) voters: Arc<[Voter]>,
     pub(crate) disk_guard: DiskGuard,
-    pub(crate) groups: Arc<RwLock<HashMap<GroupId, Arc<dyn Peer>>>>,
+    pub(crate) groups: Arc<RwLock<HashMap<GroupId, Hosted>>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -129,7 +107,7 @@ impl Service {
     }
 
     /// Finds the group of a call; refuses one that is meant for another node, cluster or disk.
-    fn peer(&self, metadata: &MetadataMap) -> Result<(GroupId, Arc<dyn Peer>), Status> {
+    fn peer(&self, metadata: &MetadataMap) -> Result<(GroupId, Hosted), Status> {
         let (group, peer) = self.peer_without_disk(metadata)?;
         let disk = number(metadata, "postroad-to-disk").map(DiskId);
         let disk = disk.ok_or_else(|| Status::invalid_argument("expected `postroad-to-disk`"))?;
@@ -142,7 +120,7 @@ impl Service {
     }
 
     /// The same for a caller that does not know the disk yet.
-    fn peer_without_disk(&self, metadata: &MetadataMap) -> Result<(GroupId, Arc<dyn Peer>), Status> {
+    fn peer_without_disk(&self, metadata: &MetadataMap) -> Result<(GroupId, Hosted), Status> {
         if number(metadata, "postroad-cluster") != Some(self.identity.cluster.0)
             || number(metadata, "postroad-to") != Some(self.identity.node.0)
         {
