@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::Router;
+use futures::future::BoxFuture;
 use postroad_cluster::{DirectoryWatch, Endpoints, LeaderCalls, LeaderTable, LeaderWatch};
 use postroad_core::GroupId;
 use postroad_telemetry::{Component, Health};
@@ -58,7 +59,11 @@ impl Control {
     ///
     /// # Errors
     /// The history cannot be opened.
-    pub async fn start(config: ControlConfig, deps: ControlDeps) -> Result<Self, StartError> {
+    pub fn start(config: ControlConfig, deps: ControlDeps) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(Self::open(config, deps))
+    }
+
+    async fn open(config: ControlConfig, deps: ControlDeps) -> Result<Self, StartError> {
         let ready = deps.health.component("control");
         let database =
             config.database.map_or_else(|| deps.data_directory.join("control.sqlite"), |database| database.0);
@@ -95,7 +100,11 @@ impl Control {
     }
 
     /// Follows every ledger group until `shutdown`, and writes what it has read by then.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.follow(shutdown))
+    }
+
+    async fn follow(self, shutdown: CancellationToken) {
         let Self { writer, queue, leaders, directory: _directory, deps, ready, .. } = self;
         let (batches, incoming) = mpsc::channel(WAITING_MAX);
         let followers = Followers {

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::BoxFuture;
 use postroad_cluster::{DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch, SubmitConfig, Submitter};
 use postroad_core::{GroupId, NodeId};
 use postroad_dns::Resolver;
@@ -86,7 +87,11 @@ impl Ingress {
     ///
     /// # Errors
     /// A port cannot be opened, or a listener that needs a certificate has none (gRPC included).
-    pub async fn start(config: IngressConfig, deps: IngressDeps) -> Result<Self, StartError> {
+    pub fn start(config: IngressConfig, deps: IngressDeps) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(Self::open(config, deps))
+    }
+
+    async fn open(config: IngressConfig, deps: IngressDeps) -> Result<Self, StartError> {
         let config = Arc::new(config);
         if let Some(address) = config.unprotected_grpc(deps.tls.is_some()) {
             return Err(StartError::GrpcWithoutCertificate(address));
@@ -147,7 +152,11 @@ impl Ingress {
     }
 
     /// Serves clients until `shutdown`; then waits for clients that are sending, within the drain timeout.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.serve(shutdown))
+    }
+
+    async fn serve(mut self, shutdown: CancellationToken) {
         tracing::info!(node = %self.node, smtp = ?self.smtp_addresses, grpc = ?self.grpc_address, "ingress started");
         let reporter = HealthReporter::new();
         let mut serving = JoinSet::new();

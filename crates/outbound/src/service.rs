@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use postroad_cluster::{DirectoryClient, DirectoryWatch, Endpoints, LeaderTable, LeaderWatch};
 use postroad_core::{GroupId, NodeId};
@@ -80,7 +81,11 @@ impl Outbound {
     ///
     /// Then no new transaction starts, running ones may finish within the drain time, outcomes are reported,
     /// and the sources are released.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.deliver(shutdown))
+    }
+
+    async fn deliver(self, shutdown: CancellationToken) {
         let Self { config, deps, incarnation } = self;
         let leader_watch = LeaderWatch::start(&deps.endpoints);
         let directory_watch = DirectoryWatch::start(&deps.endpoints);

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::Router;
+use futures::future::BoxFuture;
 use postroad_net::smtp::server::{ListenerConfig, serve};
 use postroad_smtp::{
     server::{ServerConfig, Service},
@@ -42,7 +43,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// The address cannot be listened on, or the directory cannot be used.
-    pub async fn start(config: SandboxConfig, deps: SandboxDeps) -> Result<Self, StartError> {
+    pub fn start(config: SandboxConfig, deps: SandboxDeps) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(Self::open(config, deps))
+    }
+
+    async fn open(config: SandboxConfig, deps: SandboxDeps) -> Result<Self, StartError> {
         let failed = |source: io::Error| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -76,7 +81,11 @@ impl Sandbox {
     }
 
     /// Captures mail until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.capture(shutdown))
+    }
+
+    async fn capture(self, shutdown: CancellationToken) {
         self.ready.set_ready(true);
         tracing::info!(address = %self.address, "sandbox listening");
         let policy = Arc::new(CaptureAll { store: self.store });

@@ -8,6 +8,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,15 @@ pub fn router(health: Health) -> Router {
 ///
 /// # Errors
 /// The listener failed permanently.
-pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) -> io::Result<()> {
+pub fn serve(
+    listener: TcpListener,
+    health: Health,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, io::Result<()>> {
+    Box::pin(serve_routes(listener, health, shutdown))
+}
+
+async fn serve_routes(listener: TcpListener, health: Health, shutdown: CancellationToken) -> io::Result<()> {
     let stopping = shutdown.clone();
     let server = axum::serve(listener, router(health))
         .with_graceful_shutdown(async move { stopping.cancelled().await })
