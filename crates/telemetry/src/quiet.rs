@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tracing::{Event, Level, Metadata, callsite::Identifier};
+use tracing::{Event, Level, Metadata, callsite::Identifier, level_filters::LevelFilter};
 use tracing_subscriber::layer::{Context, Filter};
 
 const EVERY: Duration = Duration::from_secs(60);
@@ -42,6 +42,11 @@ impl ForeignLines {
 impl<S> Filter<S> for ForeignLines {
     fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         true
+    }
+
+    // Without a level here, a filter that this is joined to has none either, and everything is asked for each time.
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::TRACE)
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{FilterExt, filter_fn},
-    layer::SubscriberExt,
+    layer::{Filter, SubscriberExt},
     reload,
     util::SubscriberInitExt,
 };
@@ -78,17 +78,8 @@ pub fn init(config: &TelemetryConfig, service: &'static str) -> Result<Telemetry
     let endpoint = config.otlp_endpoint.as_ref().map(OtlpEndpoint::as_str);
     let tracer = endpoint.map(|endpoint| exporter(config, endpoint, service)).transpose()?;
 
-    let traces = tracer.as_ref().map(|provider| {
-        tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer("postroad"))
-            .with_location(false)
-            .with_threads(false)
-            .with_filter(filter_fn(|metadata| metadata.target() == trace::TARGET))
-    });
-    let log = log_layer(config.log_format).with_filter(filter.and(ForeignLines::default()));
     tracing_subscriber::registry()
-        .with(log)
-        .with(traces)
+        .with(layers(config.log_format, filter, tracer.as_ref()))
         .try_init()
         .map_err(|_| InitError::AlreadyStarted)?;
 
@@ -119,7 +110,29 @@ fn start_mail_log(config: &TelemetryConfig) -> Result<MailLog, InitError> {
     Ok(log)
 }
 
-fn log_layer(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
+type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// The log, and the traces where they are exported.
+///
+/// Not an `Option` of a layer: an absent one asks for every span of every crate.
+fn layers(
+    format: LogFormat,
+    filter: impl Filter<Registry> + Send + Sync + 'static,
+    tracer: Option<&SdkTracerProvider>,
+) -> Vec<BoxedLayer> {
+    let traces = tracer.map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("postroad"))
+            .with_location(false)
+            .with_threads(false)
+            .with_filter(filter_fn(|metadata| metadata.target() == trace::TARGET))
+            .boxed()
+    });
+    let log = log_layer(format).with_filter(filter.and(ForeignLines::default())).boxed();
+    [log].into_iter().chain(traces).collect()
+}
+
+fn log_layer(format: LogFormat) -> BoxedLayer {
     let layer =
         tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match format {
