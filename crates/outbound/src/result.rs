@@ -12,11 +12,10 @@ use crate::lane::Signal;
 use BounceClass as C;
 use OutcomeKind as K;
 
-/// Returns the outcome for one recipient of a transaction.
-#[must_use]
-pub fn outcome_of(result: &RecipientResult) -> Outcome {
+/// Returns the outcome for one recipient of a transaction in which the server accepted so many.
+fn outcome_of(result: &RecipientResult, accepted: usize) -> Outcome {
     match result {
-        RecipientResult::Reply(phase, reply) => read(*phase, reply),
+        RecipientResult::Reply(phase, reply) => read(*phase, reply, accepted),
         RecipientResult::NotSent(lost) => not_sent(*lost),
         // D-034: the dot was sent and no reply was read; the receiver may have it.
         RecipientResult::Unknown(lost) => {
@@ -44,9 +43,10 @@ pub fn outcome_of(result: &RecipientResult) -> Outcome {
 #[must_use]
 pub fn outcomes_of(results: &[RecipientResult]) -> Vec<Outcome> {
     let is_enhanced_5_3 = |result: &RecipientResult| matches!(result, RecipientResult::Reply(_, reply) if reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3)));
-    let none_accepted = !results.iter().any(is_accepted);
+    let accepted = results.iter().filter(|result| is_accepted(result)).count();
+    let none_accepted = accepted == 0;
     let outcome = |result: &RecipientResult| {
-        let outcome = outcome_of(result);
+        let outcome = outcome_of(result, accepted);
         if none_accepted && outcome.class == Some(C::TooManyRecipients) && !is_enhanced_5_3(result) {
             return Outcome { class: Some(C::Quota), ..outcome };
         }
@@ -73,7 +73,7 @@ fn is_accepted(result: &RecipientResult) -> bool {
 #[must_use]
 pub fn outcome_of_session(ended: &Ended) -> Outcome {
     match ended {
-        Ended::Refused(phase, reply) => read(*phase, reply),
+        Ended::Refused(phase, reply) => read(*phase, reply, 0),
         Ended::Lost(_, lost) => not_sent(*lost),
         Ended::NoTls => {
             about(Party::Receiver, K::Soft, C::TlsPolicy, "4.7.4 the receiver does not offer STARTTLS")
@@ -129,7 +129,7 @@ fn said(outcome: &Outcome) -> Box<str> {
 #[must_use]
 pub fn signal_of_session(ended: &Ended) -> Signal {
     match ended {
-        Ended::Refused(phase, reply) => match signal_of_one(&read(*phase, reply)) {
+        Ended::Refused(phase, reply) => match signal_of_one(&read(*phase, reply, 0)) {
             // It was no session, whatever was said.
             Signal::Silent | Signal::Served => Signal::Failed(reply.to_string().into()),
             signal => signal,
@@ -184,8 +184,8 @@ pub fn over_recipient_limit(results: &[RecipientResult], outcomes: &[Outcome]) -
     results.iter().zip(outcomes).enumerate().filter(too_many).map(|(position, _)| position).collect()
 }
 
-/// Reads a reply by the rules.
-fn read(phase: Phase, reply: &Reply) -> Outcome {
+/// Reads a reply by the rules; `accepted` recipients had been accepted in its transaction.
+fn read(phase: Phase, reply: &Reply, accepted: usize) -> Outcome {
     let verdict = Rules::builtin().classify(reply_phase(phase), None, reply);
     let refusal = verdict.refusal();
     let class = refusal.map(|refusal| refusal.class);
@@ -195,9 +195,18 @@ fn read(phase: Phase, reply: &Reply) -> Outcome {
         party: Some(refusal.party),
         retry: refusal.ending.retry(),
         lane: refusal.lane,
-        suppress: refusal.ending.suppresses(),
+        suppress: refusal.ending.suppresses() && is_about_one(phase, accepted),
         rule: refusal.rule.into(),
         ..outcome
+    }
+}
+
+/// Returns true where a reply can only be about one recipient: what is said to several is no reason to suppress each.
+fn is_about_one(phase: Phase, accepted: usize) -> bool {
+    match phase {
+        Phase::Recipient => true,
+        Phase::Data | Phase::Message => accepted == 1,
+        Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Mail => false,
     }
 }
 
@@ -285,7 +294,7 @@ mod tests {
     #[test]
     fn d_034_a_connection_lost_after_the_dot_is_unknown() {
         let check = |result: RecipientResult, kind, class| {
-            let outcome = outcome_of(&result);
+            let outcome = outcome_of(&result, 0);
             assert_eq!((outcome.kind, outcome.class), (kind, Some(class)), "{result:?}");
         };
         check(RecipientResult::Unknown(Lost::Closed), K::Unknown, C::Connection);
@@ -389,15 +398,35 @@ mod tests {
 
     #[test]
     fn d_046_a_lost_reply_is_the_receivers_matter_and_our_abort_is_not() {
-        assert_eq!(outcome_of(&RecipientResult::Unknown(Lost::Closed)).party, Some(Party::Receiver));
-        assert_eq!(outcome_of(&RecipientResult::Unknown(Lost::Aborted)).party, None);
+        assert_eq!(outcome_of(&RecipientResult::Unknown(Lost::Closed), 1).party, Some(Party::Receiver));
+        assert_eq!(outcome_of(&RecipientResult::Unknown(Lost::Aborted), 1).party, None);
     }
 
     #[test]
     fn the_rule_that_read_a_reply_is_named() {
-        let outcome = outcome_of(&enhanced(Phase::Recipient, 550, 1, 1));
+        let outcome = outcome_of(&enhanced(Phase::Recipient, 550, 1, 1), 0);
         assert!(outcome.suppress && !outcome.rule.is_empty());
         assert_eq!(outcome.party, Some(Party::Recipient));
+    }
+
+    #[test]
+    fn d_052_a_reply_suppresses_only_the_recipient_that_it_answered() {
+        let unknown =
+            |phase| RecipientResult::Reply(phase, Reply::new(550, 1, 1, "<bob@x.example>: user unknown"));
+        let check = |results: &[RecipientResult], expected: &[bool]| {
+            let suppressed: Vec<bool> = outcomes_of(results).iter().map(|outcome| outcome.suppress).collect();
+            assert_eq!(suppressed, expected, "{results:?}");
+        };
+        check(&[unknown(Phase::Recipient), unknown(Phase::Recipient)], &[true, true]);
+        // The reply to the message is about the only recipient that was accepted, or about nobody in particular.
+        check(&[unknown(Phase::Message)], &[true]);
+        check(&[unknown(Phase::Data), unknown(Phase::Recipient)], &[true, true]);
+        check(&vec![unknown(Phase::Message); 50], &[false; 50]);
+        check(&[unknown(Phase::Data), unknown(Phase::Data)], &[false, false]);
+        // MAIL names no recipient.
+        let no_such_user = Reply::new(550, 1, 1, "no such user on this system");
+        check(&[RecipientResult::Reply(Phase::Mail, no_such_user)], &[false]);
+        check(&[unknown(Phase::Mail)], &[false]);
     }
 
     #[test]
