@@ -36,32 +36,73 @@ fn outcome_of(result: &RecipientResult, accepted: usize) -> Outcome {
     }
 }
 
-/// Returns the outcomes for all recipients of a transaction.
+/// What a transaction came to.
+#[derive(Debug)]
+pub struct Reading {
+    /// The outcome of each recipient. Those in `over_limit` get theirs only if no transaction follows at once.
+    pub outcomes: Vec<Outcome>,
+    /// The positions of recipients that were too many for one transaction: they go in the next one
+    /// (D-035, RFC 5321 4.5.3.1.10).
+    pub over_limit: Vec<usize>,
+    /// How many recipients the next transaction may have, if there were too many for the message.
+    pub recipients_max: Option<usize>,
+}
+
+/// Reads the results of a transaction.
 ///
-/// Beside accepted recipients a 452 or 552 that says nothing else means too many of them (RFC 5321 4.5.3.1.10). If none
-/// was accepted, their number is not the reason: without 5.3 the receiver is out of storage.
+/// Too many recipients is no failure, and no attempt, of a recipient that was left over while others were sent to. Where
+/// nobody was sent to it is both: otherwise the same transaction would be tried every few minutes.
 #[must_use]
-pub fn outcomes_of(results: &[RecipientResult]) -> Vec<Outcome> {
-    let is_enhanced_5_3 = |result: &RecipientResult| matches!(result, RecipientResult::Reply(_, reply) if reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3)));
+pub fn read_transaction(results: &[RecipientResult]) -> Reading {
     let accepted = results.iter().filter(|result| is_accepted(result)).count();
-    let none_accepted = accepted == 0;
-    let outcome = |result: &RecipientResult| {
+    let (mut outcomes, mut over_limit) = (Vec::with_capacity(results.len()), Vec::new());
+    let mut recipients_max = None;
+    for (position, result) in results.iter().enumerate() {
         let outcome = outcome_of(result, accepted);
-        if none_accepted && outcome.class == Some(C::TooManyRecipients) && !is_enhanced_5_3(result) {
-            return Outcome { class: Some(C::Quota), ..outcome };
+        let Some((phase, reply)) = too_many(result, &outcome, accepted) else {
+            outcomes.push(outcome);
+            continue;
+        };
+        let left_over = phase == Phase::Recipient && accepted > 0;
+        if is_accepted(result) && accepted > 1 {
+            recipients_max = Some(accepted / 2);
         }
-        let is_over = matches!(result, RecipientResult::Reply(Phase::Recipient, reply) if matches!(reply.code, 452 | 552));
-        if !none_accepted && is_over && outcome.class == Some(C::Other) {
-            return Outcome {
-                class: Some(C::TooManyRecipients),
-                kind: K::Soft,
-                retry: K::Soft.retry(),
-                ..outcome
-            };
+        if left_over || accepted > 1 {
+            over_limit.push(position);
         }
-        outcome
-    };
-    results.iter().map(outcome).collect()
+        let class = if left_over { C::TooManyRecipients } else { class_of_refused_alone(phase, reply) };
+        outcomes.push(Outcome { class: Some(class), kind: K::Soft, retry: K::Soft.retry(), ..outcome });
+    }
+    Reading { outcomes, over_limit, recipients_max }
+}
+
+/// Returns the reply of a refusal that is about the number of recipients.
+///
+/// Beside accepted recipients a 452 or 552 to RCPT that says nothing else means so too (RFC 5321 4.5.3.1.10).
+fn too_many<'r>(
+    result: &'r RecipientResult,
+    outcome: &Outcome,
+    accepted: usize,
+) -> Option<(Phase, &'r Reply)> {
+    let RecipientResult::Reply(phase, reply) = result else { return None };
+    let says_nothing = outcome.class == Some(C::Other) && *phase == Phase::Recipient;
+    let is_over = accepted > 0 && says_nothing && matches!(reply.code, 452 | 552);
+    (outcome.class == Some(C::TooManyRecipients) || is_over).then_some((*phase, reply))
+}
+
+/// Returns the class of a refusal for the number of recipients in a transaction that carried nobody: this number is not
+/// the reason, or not known to be. RFC 5321 4.2.3: 552 is exceeded storage; anything else counts over time.
+fn class_of_refused_alone(phase: Phase, reply: &Reply) -> C {
+    let is_enhanced_5_3 = reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3));
+    let is_storage = phase == Phase::Recipient && reply.code == 552 && !is_enhanced_5_3;
+    if is_storage { C::Quota } else { C::RateLimited }
+}
+
+/// Returns the outcome of a recipient that waited for a smaller transaction, which the lane does not allow now.
+#[must_use]
+pub fn left_for_later() -> Outcome {
+    let text = "4.5.3 the receiver takes fewer recipients in one transaction";
+    about(Party::Receiver, K::Soft, C::TooManyRecipients, text)
 }
 
 /// The server answered 2xx to this recipient.
@@ -170,20 +211,6 @@ pub fn may_try_next_host(results: &[RecipientResult], outcomes: &[Outcome]) -> b
     results.iter().zip(outcomes).all(by_host)
 }
 
-/// Returns the positions of recipients refused as too many in one transaction: they are sent in the next one
-/// (D-035, RFC 5321 4.5.3.1.10). Empty if no recipient was accepted: then their number is not the reason.
-#[must_use]
-pub fn over_recipient_limit(results: &[RecipientResult], outcomes: &[Outcome]) -> Vec<usize> {
-    let too_many = |(_, (result, outcome)): &(usize, (&RecipientResult, &Outcome))| {
-        matches!(result, RecipientResult::Reply(Phase::Recipient, _))
-            && outcome.class == Some(C::TooManyRecipients)
-    };
-    if !results.iter().any(is_accepted) {
-        return Vec::new();
-    }
-    results.iter().zip(outcomes).enumerate().filter(too_many).map(|(position, _)| position).collect()
-}
-
 /// Reads a reply by the rules; `accepted` recipients had been accepted in its transaction.
 fn read(phase: Phase, reply: &Reply, accepted: usize) -> Outcome {
     let verdict = Rules::builtin().classify(reply_phase(phase), None, reply);
@@ -282,6 +309,10 @@ mod tests {
     use postroad_smtp::reply::ReplyError;
 
     use super::*;
+
+    fn outcomes_of(results: &[RecipientResult]) -> Vec<Outcome> {
+        read_transaction(results).outcomes
+    }
 
     fn reply(phase: Phase, code: u16, text: &'static str) -> RecipientResult {
         RecipientResult::Reply(phase, Reply::plain(code, text))
@@ -431,15 +462,28 @@ mod tests {
 
     #[test]
     fn d_035_recipients_over_the_limit_go_in_another_transaction() {
-        let over_limit = |results: &[RecipientResult]| over_recipient_limit(results, &outcomes_of(results));
+        let check = |results: &[RecipientResult], over_limit: &[usize], recipients_max| {
+            let reading = read_transaction(results);
+            assert_eq!(
+                (&*reading.over_limit, reading.recipients_max),
+                (over_limit, recipients_max),
+                "{results:?}"
+            );
+        };
         let accepted = || reply(Phase::Message, 250, "ok");
         let too_many = || enhanced(Phase::Recipient, 452, 5, 3);
-        assert_eq!(over_limit(&[accepted(), too_many(), reply(Phase::Recipient, 552, "too many")]), [1, 2]);
-        assert!(over_limit(&[too_many(), too_many()]).is_empty());
-        assert!(over_limit(&[accepted(), enhanced(Phase::Recipient, 452, 2, 2)]).is_empty());
-        assert!(over_limit(&[accepted(), enhanced(Phase::Recipient, 550, 1, 1)]).is_empty());
+        check(&[accepted(), too_many(), reply(Phase::Recipient, 552, "too many")], &[1, 2], None);
+        check(&[too_many(), too_many()], &[], None);
+        check(&[accepted(), enhanced(Phase::Recipient, 452, 2, 2)], &[], None);
+        check(&[accepted(), enhanced(Phase::Recipient, 550, 1, 1)], &[], None);
         // The message was refused after one recipient was accepted: the other one is sent again.
-        assert_eq!(over_limit(&[reply(Phase::Message, 554, "no"), too_many()]), [1]);
+        check(&[reply(Phase::Message, 554, "no"), too_many()], &[1], None);
+        // The message was refused for its recipients: half of them are tried.
+        let at_dot = || reply(Phase::Message, 552, "too many recipients, use separate transactions");
+        check(&vec![at_dot(); 20], &(0..20).collect::<Vec<_>>(), Some(10));
+        check(&[at_dot(), at_dot(), too_many()], &[0, 1, 2], Some(1));
+        check(&[at_dot(), too_many()], &[1], None);
+        check(&[at_dot()], &[], None);
     }
 
     #[test]
@@ -451,9 +495,28 @@ mod tests {
         let accepted = reply(Phase::Message, 250, "ok");
         let no_storage = reply(Phase::Recipient, 452, "requested action not taken");
         check(std::slice::from_ref(&no_storage), 0, C::Other);
-        check(&[reply(Phase::Recipient, 452, "too many recipients")], 0, C::Quota);
-        check(&[enhanced(Phase::Recipient, 452, 5, 3)], 0, C::TooManyRecipients);
+        check(&[reply(Phase::Recipient, 552, "requested action aborted")], 0, C::Quota);
+        check(&[reply(Phase::Recipient, 452, "too many recipients")], 0, C::RateLimited);
+        check(&[enhanced(Phase::Recipient, 452, 5, 3)], 0, C::RateLimited);
         check(&[accepted, no_storage], 1, C::TooManyRecipients);
+    }
+
+    #[test]
+    fn d_035_an_attempt_counts_unless_its_transaction_was_sent_to_others() {
+        let check = |results: &[RecipientResult], expected: &[bool]| {
+            let counted: Vec<bool> = outcomes_of(results).iter().map(Outcome::is_counted).collect();
+            assert_eq!(counted, expected, "{results:?}");
+        };
+        let too_many =
+            || RecipientResult::Reply(Phase::Recipient, Reply::new(452, 5, 3, "too many recipients"));
+        let at_dot = || RecipientResult::Reply(Phase::Message, Reply::new(552, 5, 3, "too many recipients"));
+        check(&[too_many()], &[true]);
+        check(&[too_many(), enhanced(Phase::Recipient, 550, 1, 1)], &[true, true]);
+        check(&[reply(Phase::Message, 250, "ok"), too_many()], &[true, false]);
+        check(&[at_dot()], &[true]);
+        check(&[at_dot(), at_dot()], &[true, true]);
+        check(&[at_dot(), at_dot(), too_many()], &[true, true, false]);
+        assert!(!left_for_later().is_counted());
     }
 
     #[test]

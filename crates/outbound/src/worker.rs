@@ -27,7 +27,7 @@ use crate::{
     lanes::{LaneHandle, Lanes},
     permit::{source_lost, while_permitted},
     plan::{Rules, Target, plan},
-    result,
+    result::{self, Reading},
 };
 
 mod connection;
@@ -337,11 +337,11 @@ impl Worker {
                 attempt.give_back();
                 return TransactionEnd::Done;
             }
-            let outcomes = result::outcomes_of(&delivery.results);
-            if let Some(end) = self.not_taken(&delivery.results, &outcomes) {
+            let reading = result::read_transaction(&delivery.results);
+            if let Some(end) = self.not_taken(&delivery.results, &reading.outcomes) {
                 return end;
             }
-            if !self.report(attempt, &delivery.results, outcomes).await {
+            if !self.report(attempt, reading).await {
                 return TransactionEnd::Done;
             }
         }
@@ -363,12 +363,7 @@ impl Worker {
     }
 
     /// Reports the outcomes of a transaction; true when recipients remain that go in the next one.
-    async fn report(
-        &mut self,
-        attempt: &mut Attempt,
-        results: &[RecipientResult],
-        outcomes: Vec<Outcome>,
-    ) -> bool {
+    async fn report(&mut self, attempt: &mut Attempt, reading: Reading) -> bool {
         let messages_max = self.handle.with(|lane| lane.messages_per_connection());
         let Some(open) = &mut self.open else { return false };
         if open.messages > 0 {
@@ -377,22 +372,27 @@ impl Worker {
         open.messages += 1;
         let is_full = open.messages >= messages_max;
         let usable = open.connection.is_usable() && !is_full;
-        let mut next_recipients =
-            if usable { result::over_recipient_limit(results, &outcomes) } else { Vec::new() };
-        let may_go_on =
-            next_recipients.is_empty() || self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
-        if !may_go_on {
-            next_recipients.clear();
+        let Reading { outcomes, mut over_limit, recipients_max } = reading;
+        let remain = !over_limit.is_empty() || attempt.open().len() > outcomes.len();
+        let goes_on = remain && usable && self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
+        if !goes_on {
+            over_limit.clear();
         }
         attempt.note(result::signal_of(&outcomes));
-        attempt.report_outcomes(outcomes, &next_recipients, &open.remote, &open.tls);
+        attempt.report_outcomes(outcomes, &over_limit, &open.remote, &open.tls);
+        if goes_on {
+            recipients_max.into_iter().for_each(|max| attempt.limit_recipients(max));
+        } else {
+            let (remote, tls) = (open.remote.clone(), open.tls.clone());
+            attempt.report_all(&AttemptResult { outcome: result::left_for_later(), remote, tls });
+        }
         if is_full {
             self.handle.with(Lane::connection_filled);
         }
         if !usable {
             self.close_connection().await;
         }
-        !next_recipients.is_empty()
+        goes_on
     }
 
     async fn close_connection(&mut self) {

@@ -6,4 +6,6 @@ mod delivery;
 mod lease;
 mod node;
 mod queue;
+mod receiver;
+mod recipients;
 mod work;
