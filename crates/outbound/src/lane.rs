@@ -133,10 +133,16 @@ impl Signal {
         if other.rank() >= self.rank() { other } else { self }
     }
 
-    /// Returns the less serious of two signals, as when one of two hosts of a site refuses.
+    /// Returns the less serious of two signals, as when one of two hosts of a site refuses. A host that this node could
+    /// not even try says nothing about the site, so what the other one says counts.
     #[must_use]
     pub fn milder(self, other: Self) -> Self {
-        if other.rank() < self.rank() { other } else { self }
+        match (&self, &other) {
+            (Self::Local(_), _) => other,
+            (_, Self::Local(_)) => self,
+            _ if other.rank() < self.rank() => other,
+            _ => self,
+        }
     }
 
     fn rank(&self) -> u8 {

@@ -40,16 +40,23 @@ pub(super) struct SessionFailure {
 }
 
 impl SessionFailure {
-    /// Returns what the failures of two hosts of a site come to: the site is as bad as its better host, and a refusal for
-    /// good counts only when nothing gives hope.
+    /// Returns what the failures of two hosts of a site come to: the site is as bad as its better host.
     pub(super) fn and(self, other: Self) -> Self {
-        let worth = |failure: &Self| {
-            let outcome = &failure.result.outcome;
-            // A reply of a server tells more than a failed connection.
-            (outcome.retry != Retry::Never, outcome.code != 0)
-        };
-        let result = if worth(&other) > worth(&self) { other.result } else { self.result };
+        let result = if other.worth() > self.worth() { other.result } else { self.result };
         Self { result, signal: self.signal.milder(other.signal) }
+    }
+
+    /// A refusal for good counts only when nothing gives hope, and a fault of this node only when no host that may be
+    /// tried again was asked: it would hide, for as long as it lasts, that the site is dead.
+    fn worth(&self) -> u8 {
+        let outcome = &self.result.outcome;
+        match (outcome.retry, outcome.kind) {
+            (Retry::Never, _) => 0,
+            (_, OutcomeKind::Internal) => 1,
+            // A reply of a server tells more than a failed connection.
+            _ if outcome.code == 0 => 2,
+            _ => 3,
+        }
     }
 }
 
@@ -159,4 +166,45 @@ fn not_connected(error: &ConnectError, target: &Target) -> SessionFailure {
     let result = AttemptResult { outcome, remote: target.remote().into(), tls: "".into() };
     let signal = if error.is_local() { Signal::Local(text.into()) } else { Signal::Failed(text.into()) };
     SessionFailure { result, signal }
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_core::Reply;
+    use postroad_smtp::client::{Lost, Phase};
+
+    use super::*;
+
+    fn ended(ended: &Ended) -> SessionFailure {
+        let result = AttemptResult::without_remote(result::outcome_of_session(ended));
+        SessionFailure { result, signal: result::signal_of_session(ended) }
+    }
+
+    fn local() -> SessionFailure {
+        let outcome = Outcome::new(OutcomeKind::Internal, Some(BounceClass::Connection), 0, "4.3.0 no ports");
+        let result = AttemptResult::without_remote(outcome);
+        SessionFailure { result, signal: Signal::Local("4.3.0 no ports".into()) }
+    }
+
+    #[test]
+    fn d_053_a_fault_of_this_node_does_not_hide_that_another_host_was_asked() {
+        let check = |one: fn() -> SessionFailure, other: fn() -> SessionFailure, kind, local: bool| {
+            for failure in [one().and(other()), other().and(one())] {
+                assert_eq!(failure.result.outcome.kind, kind, "{:?}", failure.result);
+                assert_eq!(matches!(failure.signal, Signal::Local(_)), local, "{:?}", failure.signal);
+            }
+        };
+        let refused = || ended(&Ended::Lost(Phase::Greeting, Lost::Closed));
+        let greeted = || ended(&Ended::Refused(Phase::Greeting, Reply::plain(421, "busy")));
+        let denied = || {
+            let outcome = Outcome::new(OutcomeKind::Hard, Some(BounceClass::BadDomain), 0, "5.4.4 denied");
+            let result = AttemptResult::without_remote(outcome);
+            SessionFailure { result, signal: Signal::Failed("5.4.4 denied".into()) }
+        };
+        check(local, local, OutcomeKind::Internal, true);
+        check(local, refused, OutcomeKind::Soft, false);
+        check(local, greeted, greeted().result.outcome.kind, false);
+        // The other host may take the message once this node can ask it.
+        check(local, denied, OutcomeKind::Internal, false);
+    }
 }
