@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_core::{Address, AttemptNumber, BounceClass, Outcome, OutcomeKind, Party, SourceId, Timestamp};
+use postroad_core::{Address, AttemptNumber, BounceClass, Outcome, OutcomeKind, Party, Timestamp};
 use postroad_mail::finish::Finished;
 use postroad_smtp::client::Transaction;
 use postroad_telemetry::mail_log::{self, Mailbox, Said, Secs, Trace};
@@ -23,7 +23,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) job: Job,
-    source: SourceId,
     /// Recipients without an outcome.
     open: Vec<JobRecipient>,
     /// How many of them one transaction may have (D-035).
@@ -36,19 +35,10 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    pub(crate) fn begin(mut job: Job, source: SourceId, metrics: Arc<LaneMetrics>) -> Self {
-        let open = std::mem::take(&mut job.recipients);
+    pub(crate) fn begin(mut job: Job, metrics: Arc<LaneMetrics>) -> Self {
+        let open = job.start();
         let (started_at, started) = (job::now(), Instant::now());
-        Self {
-            job,
-            source,
-            open,
-            recipients_max: usize::MAX,
-            started_at,
-            started,
-            signal: Signal::Silent,
-            metrics,
-        }
+        Self { job, open, recipients_max: usize::MAX, started_at, started, signal: Signal::Silent, metrics }
     }
 
     /// Returns the recipients that have no outcome yet.
@@ -121,7 +111,7 @@ impl Attempt {
     pub(crate) fn give_back(&mut self) {
         self.metrics.all.given_back.increment(1);
         for recipient in std::mem::take(&mut self.open) {
-            self.job.attempts.give_back(self.job.attempt_id(&recipient), self.source);
+            self.job.give_back(&recipient);
         }
     }
 
@@ -131,7 +121,7 @@ impl Attempt {
         if mail_log::is_enabled() {
             self.log(recipient, result, took, delay);
         }
-        self.job.report(recipient, self.source, self.started_at, result);
+        self.job.report(recipient, self.started_at, result);
     }
 
     fn log(&self, recipient: &JobRecipient, result: &AttemptResult, took: Duration, delay: Duration) {

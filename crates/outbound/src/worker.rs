@@ -143,7 +143,7 @@ impl Worker {
     async fn work(&mut self, job: Job) -> Signal {
         let (source, abort) = self.handle.source();
         let span = trace::span("deliver", &job.traceparent);
-        let mut attempt = Attempt::begin(job, self.handle.source, self.handle.metrics.clone());
+        let mut attempt = Attempt::begin(job, self.handle.metrics.clone());
         let Some(domain) = attempt.open().first().and_then(|recipient| recipient.address.domain()) else {
             // D-020: submission refuses address literals.
             let text = "5.1.3 mail to address literals is not supported";

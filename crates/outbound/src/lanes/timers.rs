@@ -91,7 +91,7 @@ impl Lanes {
             self.count_lanes(&sources);
             self.journal.forget(&handle.name());
         }
-        self.give_back(handle, back);
+        self.give_back(back);
         self.wake(context, handle, wake);
     }
 
