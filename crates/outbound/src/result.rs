@@ -190,11 +190,14 @@ pub fn is_tls_failure(ended: &Ended) -> bool {
 }
 
 /// Returns true when a reused connection took nothing of the message and a new one may take it at once: the receiver
-/// ended the connection, as after a number of messages, and said nothing about this message (D-036).
+/// ended the connection, as after a number of messages, and said nothing about this message (D-036). A refusal that
+/// pauses the lane says something about us: a new connection to the same host would be asking again.
 #[must_use]
 pub fn is_end_of_connection(results: &[RecipientResult], outcomes: &[Outcome]) -> bool {
     let refused_421 = |result: &RecipientResult| matches!(result, RecipientResult::Reply(Phase::Mail, reply) if reply.code == 421);
-    results.iter().all(refused_421) || outcomes.iter().all(|outcome| outcome.lane == LaneEffect::Reconnect)
+    let pauses = outcomes.iter().any(|outcome| outcome.lane == LaneEffect::Pause);
+    let is_over = outcomes.iter().all(|outcome| outcome.lane == LaneEffect::Reconnect);
+    !pauses && (is_over || results.iter().all(refused_421))
 }
 
 /// Returns true when this host did not take the message and another may: it lacks an extension, refused the session at
@@ -401,6 +404,7 @@ mod tests {
             assert_eq!(is_end_of_connection(results, &outcomes_of(results)), expected, "{results:?}");
         };
         check(&[reply(Phase::Mail, 421, "4.7.0 enough"), reply(Phase::Mail, 421, "4.7.0 enough")], true);
+        check(&[reply(Phase::Mail, 421, "4.7.1 client host blocked using zen.spamhaus.org")], false);
         check(&[reply(Phase::Recipient, 452, "too many messages in this session")], true);
         check(
             &[

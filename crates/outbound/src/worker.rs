@@ -95,7 +95,7 @@ enum TransactionEnd {
     /// The connection is over and took nothing of the message: a new one may take it at once (D-031, D-036).
     Reconnect,
     /// This host did not take the message: another may (D-036).
-    NextHost(SessionFailure),
+    NextHost { host: Target, failed: SessionFailure },
 }
 
 /// What an attempt has tried so far.
@@ -104,6 +104,8 @@ struct Tried {
     sessions: usize,
     ipv6_failed: bool,
     failure: Option<SessionFailure>,
+    /// The host that did not take the message over the reused connection: it has been asked.
+    reused: Option<Target>,
 }
 
 impl Tried {
@@ -112,6 +114,12 @@ impl Tried {
             None => failed,
             Some(before) => before.and(failed),
         });
+    }
+
+    fn add_reused(&mut self, target: Target, failed: SessionFailure) {
+        self.sessions += 1;
+        self.reused = Some(target);
+        self.add(failed);
     }
 }
 
@@ -167,20 +175,25 @@ impl Worker {
                 Err(outcome) => return report_without_session(attempt, *outcome),
             }
         }
-        if self.can_reuse(attempt_context, targets.as_deref())
-            && let TransactionEnd::Done = self.transact(attempt, &content, attempt_context).await
-        {
-            return;
+        let mut tried = Tried::default();
+        if self.can_reuse(attempt_context, targets.as_deref()) {
+            match self.transact(attempt, &content, attempt_context).await {
+                TransactionEnd::Done => return,
+                TransactionEnd::NextHost { host, failed } => tried.add_reused(host, failed),
+                TransactionEnd::Reconnect => {}
+            }
         }
         self.close_connection().await;
         let targets = match targets {
             Some(targets) => targets,
             None => match self.targets(attempt_context).await {
                 Ok(targets) => targets,
+                // What was said over the reused connection tells more.
+                Err(_) if tried.failure.is_some() => Vec::new(),
                 Err(outcome) => return report_without_session(attempt, *outcome),
             },
         };
-        self.try_targets(attempt, &targets, &content, attempt_context).await;
+        self.try_targets(attempt, &targets, &content, attempt_context, tried).await;
     }
 
     /// Returns the content; `None` when it cannot be fetched.
@@ -256,9 +269,12 @@ impl Worker {
         targets: &[Target],
         content: &Content,
         attempt_context: &AttemptContext,
+        mut tried: Tried,
     ) {
-        let mut tried = Tried::default();
         for target in targets {
+            if tried.reused.as_ref() == Some(target) {
+                continue;
+            }
             if tried.sessions >= self.context.config.sessions_max {
                 break;
             }
@@ -306,7 +322,7 @@ impl Worker {
                 TransactionEnd::Done => return true,
                 // The connection ended between two transactions: it has carried at least one of this message.
                 TransactionEnd::Reconnect => self.close_connection().await,
-                TransactionEnd::NextHost(failed) => {
+                TransactionEnd::NextHost { failed, .. } => {
                     self.close_connection().await;
                     tried.add(failed);
                     return false;
@@ -359,7 +375,8 @@ impl Worker {
         }
         let outcome = outcomes.first()?.clone();
         let result = AttemptResult { outcome, remote: open.remote.clone(), tls: open.tls.clone() };
-        Some(TransactionEnd::NextHost(SessionFailure { result, signal: result::signal_of(outcomes) }))
+        let failed = SessionFailure { result, signal: result::signal_of(outcomes) };
+        Some(TransactionEnd::NextHost { host: open.target.clone(), failed })
     }
 
     /// Reports the outcomes of a transaction; true when recipients remain that go in the next one.

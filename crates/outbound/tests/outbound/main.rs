@@ -8,4 +8,5 @@ mod node;
 mod queue;
 mod receiver;
 mod recipients;
+mod reused;
 mod work;
