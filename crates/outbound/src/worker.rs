@@ -92,7 +92,7 @@ struct AttemptContext {
 enum TransactionEnd {
     /// All recipients are reported or given back.
     Done,
-    /// The connection is over and took nothing of the message: a new one may take it at once (D-031, D-036).
+    /// The connection is over: a new one may take at once what remains of the message (D-031, D-036).
     Reconnect,
     /// This host did not take the message: another may (D-036).
     NextHost { host: Target, failed: SessionFailure },
@@ -320,7 +320,7 @@ impl Worker {
             }
             match self.transact(attempt, content, attempt_context).await {
                 TransactionEnd::Done => return true,
-                // The connection ended between two transactions: it has carried at least one of this message.
+                // The connection ended between two transactions: each brings the end of the message nearer.
                 TransactionEnd::Reconnect => self.close_connection().await,
                 TransactionEnd::NextHost { failed, .. } => {
                     self.close_connection().await;
@@ -357,8 +357,8 @@ impl Worker {
             if let Some(end) = self.not_taken(&delivery.results, &reading.outcomes) {
                 return end;
             }
-            if !self.report(attempt, reading).await {
-                return TransactionEnd::Done;
+            if let Some(end) = self.report(attempt, reading).await {
+                return end;
             }
         }
     }
@@ -379,19 +379,34 @@ impl Worker {
         Some(TransactionEnd::NextHost { host: open.target.clone(), failed })
     }
 
-    /// Reports the outcomes of a transaction; true when recipients remain that go in the next one.
-    async fn report(&mut self, attempt: &mut Attempt, reading: Reading) -> bool {
+    /// Reports the outcomes of a transaction; `None` when the next one follows on this connection.
+    async fn report(&mut self, attempt: &mut Attempt, reading: Reading) -> Option<TransactionEnd> {
         let messages_max = self.handle.with(|lane| lane.messages_per_connection());
-        let Some(open) = &mut self.open else { return false };
+        let Some(open) = &mut self.open else { return Some(TransactionEnd::Done) };
         if open.messages > 0 {
             self.context.metrics.reused.increment(1);
         }
         open.messages += 1;
         let is_full = open.messages >= messages_max;
-        let usable = open.connection.is_usable() && !is_full;
+        let is_usable = open.connection.is_usable() && !is_full;
+        let goes_on = self.report_recipients(attempt, reading);
+        if is_full {
+            self.handle.with(Lane::connection_filled);
+        }
+        if is_usable {
+            return if goes_on { None } else { Some(TransactionEnd::Done) };
+        }
+        self.close_connection().await;
+        // The rest may go over a new connection at once: this one has carried some of the message.
+        Some(if goes_on { TransactionEnd::Reconnect } else { TransactionEnd::Done })
+    }
+
+    /// Reports the recipients of a transaction; true when others remain and another transaction may begin.
+    fn report_recipients(&self, attempt: &mut Attempt, reading: Reading) -> bool {
         let Reading { outcomes, mut over_limit, recipients_max } = reading;
+        let Some(open) = &self.open else { return false };
         let remain = !over_limit.is_empty() || attempt.open().len() > outcomes.len();
-        let goes_on = remain && usable && self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
+        let goes_on = remain && self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
         if !goes_on {
             over_limit.clear();
         }
@@ -402,12 +417,6 @@ impl Worker {
         } else {
             let (remote, tls) = (open.remote.clone(), open.tls.clone());
             attempt.report_all(&AttemptResult { outcome: result::left_for_later(), remote, tls });
-        }
-        if is_full {
-            self.handle.with(Lane::connection_filled);
-        }
-        if !usable {
-            self.close_connection().await;
         }
         goes_on
     }

@@ -35,3 +35,16 @@ async fn d_035_a_message_refused_for_its_recipients_is_sent_to_fewer_at_once() {
         deliver_to(&receiver.await, 10).await;
     }
 }
+
+#[tokio::test]
+async fn d_035_recipients_over_the_limit_follow_over_a_new_connection_where_one_takes_one_message() {
+    let receiver = Receiver::start(|seen, at| match at {
+        At::Mail if seen.messages == 1 => Some("421 4.7.0 one message on a connection"),
+        At::Recipient if seen.recipients == 4 => Some("452 4.5.3 too many recipients"),
+        _ => None,
+    });
+    let receiver = receiver.await;
+    deliver_to(&receiver, 10).await;
+    // Four, four and two.
+    assert_eq!(receiver.connections(), 3);
+}
