@@ -12,10 +12,10 @@ use crate::lane::Signal;
 use BounceClass as C;
 use OutcomeKind as K;
 
-/// Returns the outcome for one recipient of a transaction in which the server accepted so many.
-fn outcome_of(result: &RecipientResult, accepted: usize) -> Outcome {
+/// Returns the outcome for one recipient of a transaction.
+fn outcome_of<'r>(result: &'r RecipientResult, replies: &mut Replies<'r>) -> Outcome {
     match result {
-        RecipientResult::Reply(phase, reply) => read(*phase, reply, accepted),
+        RecipientResult::Reply(phase, reply) => replies.read(*phase, reply),
         RecipientResult::NotSent(lost) => not_sent(*lost),
         // D-034: the dot was sent and no reply was read; the receiver may have it.
         RecipientResult::Unknown(lost) => {
@@ -57,8 +57,9 @@ pub fn read_transaction(results: &[RecipientResult]) -> Reading {
     let accepted = results.iter().filter(|result| is_accepted(result)).count();
     let (mut outcomes, mut over_limit) = (Vec::with_capacity(results.len()), Vec::new());
     let mut recipients_max = None;
+    let mut replies = Replies { accepted, known: Vec::new() };
     for (position, result) in results.iter().enumerate() {
-        let outcome = outcome_of(result, accepted);
+        let outcome = outcome_of(result, &mut replies);
         let Some((phase, reply)) = too_many(result, &outcome, accepted) else {
             outcomes.push(outcome);
             continue;
@@ -214,6 +215,25 @@ pub fn may_try_next_host(results: &[RecipientResult], outcomes: &[Outcome]) -> b
     results.iter().zip(outcomes).all(by_host)
 }
 
+/// The replies of a transaction in which this many recipients were accepted. Each is read once, for however many
+/// recipients it counts: reading is costly, and the receiver chooses what there is to read.
+struct Replies<'r> {
+    accepted: usize,
+    known: Vec<(Phase, &'r Reply, Outcome)>,
+}
+
+impl<'r> Replies<'r> {
+    fn read(&mut self, phase: Phase, reply: &'r Reply) -> Outcome {
+        let known = self.known.iter().find(|known| (known.0, known.1) == (phase, reply));
+        if let Some((_, _, outcome)) = known {
+            return outcome.clone();
+        }
+        let outcome = read(phase, reply, self.accepted);
+        self.known.push((phase, reply, outcome.clone()));
+        outcome
+    }
+}
+
 /// Reads a reply by the rules; `accepted` recipients had been accepted in its transaction.
 fn read(phase: Phase, reply: &Reply, accepted: usize) -> Outcome {
     let verdict = Rules::builtin().classify(reply_phase(phase), None, reply);
@@ -317,6 +337,10 @@ mod tests {
         read_transaction(results).outcomes
     }
 
+    fn outcome_of_only(result: &RecipientResult) -> Outcome {
+        outcome_of(result, &mut Replies { accepted: 1, known: Vec::new() })
+    }
+
     fn reply(phase: Phase, code: u16, text: &'static str) -> RecipientResult {
         RecipientResult::Reply(phase, Reply::plain(code, text))
     }
@@ -326,9 +350,20 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_is_read_once_for_all_recipients() {
+        let unknown = |number: usize| enhanced(Phase::Recipient, 550, 1, number as u16 % 2);
+        let at_dot = || reply(Phase::Message, 554, "no");
+        let results: Vec<_> =
+            (0..100).map(|number| if number < 50 { unknown(number) } else { at_dot() }).collect();
+        let mut replies = Replies { accepted: 50, known: Vec::new() };
+        results.iter().for_each(|result| drop(outcome_of(result, &mut replies)));
+        assert_eq!(replies.known.len(), 3);
+    }
+
+    #[test]
     fn d_034_a_connection_lost_after_the_dot_is_unknown() {
         let check = |result: RecipientResult, kind, class| {
-            let outcome = outcome_of(&result, 0);
+            let outcome = outcome_of_only(&result);
             assert_eq!((outcome.kind, outcome.class), (kind, Some(class)), "{result:?}");
         };
         check(RecipientResult::Unknown(Lost::Closed), K::Unknown, C::Connection);
@@ -433,13 +468,13 @@ mod tests {
 
     #[test]
     fn d_046_a_lost_reply_is_the_receivers_matter_and_our_abort_is_not() {
-        assert_eq!(outcome_of(&RecipientResult::Unknown(Lost::Closed), 1).party, Some(Party::Receiver));
-        assert_eq!(outcome_of(&RecipientResult::Unknown(Lost::Aborted), 1).party, None);
+        assert_eq!(outcome_of_only(&RecipientResult::Unknown(Lost::Closed)).party, Some(Party::Receiver));
+        assert_eq!(outcome_of_only(&RecipientResult::Unknown(Lost::Aborted)).party, None);
     }
 
     #[test]
     fn the_rule_that_read_a_reply_is_named() {
-        let outcome = outcome_of(&enhanced(Phase::Recipient, 550, 1, 1), 0);
+        let outcome = outcome_of_only(&enhanced(Phase::Recipient, 550, 1, 1));
         assert!(outcome.suppress && !outcome.rule.is_empty());
         assert_eq!(outcome.party, Some(Party::Recipient));
     }
