@@ -265,16 +265,39 @@ impl Lanes {
         let Some(handle) = self.find_or_add(context, name, job.epoch) else {
             return self.give_back(vec![job]);
         };
-        let pushed = {
-            let mut state = handle.state.lock();
-            let pushed = state.lane.push(Instant::now(), job);
-            self.set_timer(&handle, &mut state);
-            pushed
-        };
-        match pushed {
+        match self.push_to(&handle, job) {
             Ok(wake) => self.wake(context, &handle, wake),
             Err(job) => self.give_back(vec![*job]),
         }
+    }
+
+    fn push_to(&self, handle: &LaneHandle, job: Job) -> Result<Wake, Box<Job>> {
+        let now = Instant::now();
+        self.change(handle, &mut handle.state.lock(), now, |lane| lane.push(now, job))
+    }
+
+    /// Changes a lane, and what depends on it: its timer, the number of paused lanes, and the windows.
+    ///
+    /// Whatever may begin or end a pause goes through here.
+    fn change<T>(
+        &self,
+        handle: &LaneHandle,
+        state: &mut State,
+        now: Instant,
+        change: impl FnOnce(&mut Lane) -> T,
+    ) -> T {
+        let seen = |state: &State| (state.lane.pause().is_some(), state.lane.window(now));
+        let before = seen(state);
+        let changed = change(&mut state.lane);
+        let after = seen(state);
+        if after.0 != state.paused.is_some() {
+            state.paused = after.0.then(|| handle.metrics.while_paused());
+        }
+        if after != before {
+            self.windows_changed();
+        }
+        self.set_timer(handle, state);
+        changed
     }
 
     fn find_or_add(
@@ -308,22 +331,13 @@ impl Lanes {
 
     /// Reports the signal of an attempt to its lane.
     pub(crate) fn ended(&self, handle: &LaneHandle, signal: Signal) {
-        let (back, begun) = {
-            let mut state = handle.state.lock();
-            let window = state.lane.window(Instant::now());
-            let before = state.lane.pause().map(|pause| pause.until);
-            let back = state.lane.ended(Instant::now(), signal);
-            self.set_timer(handle, &mut state);
-            if state.lane.window(Instant::now()) != window {
-                self.windows_changed();
-            }
+        let now = Instant::now();
+        let (back, begun) = self.change(handle, &mut handle.state.lock(), now, |lane| {
+            let before = lane.pause().map(|pause| pause.until);
+            let back = lane.ended(now, signal);
             // Another pause may begin before the timer has ended the last one.
-            let begun = state.lane.pause().filter(|pause| Some(pause.until) != before).cloned();
-            if begun.is_some() {
-                state.paused = Some(handle.metrics.while_paused());
-            }
-            (back, begun)
-        };
+            (back, lane.pause().filter(|pause| Some(pause.until) != before).cloned())
+        });
         self.give_back(back);
         let Some(pause) = begun else { return };
         handle.metrics.paused();

@@ -101,3 +101,17 @@ fn jobs_are_given_back_by_a_pause_that_follows_one_whose_timer_has_not_run() {
     assert_eq!(fixture.given_back(), 1);
     assert_eq!(fixture.handle.with(|lane| lane.waiting()), 0);
 }
+
+#[test]
+fn a_pause_that_a_person_ends_is_not_counted_and_the_windows_are_sent_again() {
+    let fixture = Fixture::new();
+    let is_counted = || fixture.handle.state.lock().paused.is_some();
+    fixture.lanes.ended(&fixture.handle, Signal::Local("too many open files".into()));
+    assert!(is_counted());
+    let mut windows = fixture.lanes.windows_watch();
+    windows.borrow_and_update();
+    let mut asked = fixture.job(1);
+    asked.retry_now = true;
+    assert_eq!(fixture.lanes.push_to(&fixture.handle, asked).unwrap(), Wake::New);
+    assert!(!is_counted() && windows.has_changed().unwrap());
+}
