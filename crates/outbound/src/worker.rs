@@ -101,7 +101,8 @@ enum TransactionEnd {
 /// What an attempt has tried so far.
 #[derive(Default)]
 struct Tried {
-    sessions: usize,
+    /// Addresses of hosts with which a session was begun, however many times.
+    hosts: usize,
     ipv6_failed: bool,
     failure: Option<SessionFailure>,
     /// The host that did not take the message over the reused connection: it has been asked.
@@ -110,6 +111,7 @@ struct Tried {
 
 impl Tried {
     fn add(&mut self, failed: SessionFailure) {
+        self.hosts += usize::from(failed.connected);
         self.failure = Some(match self.failure.take() {
             None => failed,
             Some(before) => before.and(failed),
@@ -117,7 +119,6 @@ impl Tried {
     }
 
     fn add_reused(&mut self, target: Target, failed: SessionFailure) {
-        self.sessions += 1;
         self.reused = Some(target);
         self.add(failed);
     }
@@ -275,14 +276,14 @@ impl Worker {
             if tried.reused.as_ref() == Some(target) {
                 continue;
             }
-            if tried.sessions >= self.context.config.sessions_max {
+            if tried.hosts >= self.context.config.sessions_max {
                 break;
             }
             if self.try_target(attempt, target, content, attempt_context, &mut tried).await {
                 return;
             }
         }
-        let Some(SessionFailure { result, signal }) = tried.failure else {
+        let Some(SessionFailure { result, signal, .. }) = tried.failure else {
             let text = "4.4.4 the route has no address of the source's family (IPv4 or IPv6)";
             let outcome = Outcome::new(OutcomeKind::Soft, Some(BounceClass::Connection), 0, text);
             return report_without_session(attempt, outcome);
@@ -302,7 +303,7 @@ impl Worker {
     ) -> bool {
         let lease = self.context.lease.clone();
         loop {
-            let opened = self.open(target, attempt_context, &mut tried.sessions);
+            let opened = self.open(target, attempt_context);
             match while_permitted(&lease, &attempt_context.abort, opened).await {
                 None => {
                     attempt.give_back();
@@ -375,7 +376,7 @@ impl Worker {
         }
         let outcome = outcomes.first()?.clone();
         let result = AttemptResult { outcome, remote: open.remote.clone(), tls: open.tls.clone() };
-        let failed = SessionFailure { result, signal: result::signal_of(outcomes) };
+        let failed = SessionFailure { result, signal: result::signal_of(outcomes), connected: true };
         Some(TransactionEnd::NextHost { host: open.target.clone(), failed })
     }
 
