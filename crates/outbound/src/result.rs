@@ -190,15 +190,32 @@ pub fn is_tls_failure(ended: &Ended) -> bool {
     matches!(ended, Ended::Refused(Phase::StartTls, _) | Ended::Lost(Phase::StartTls, _))
 }
 
-/// Returns true when a reused connection took nothing of the message and a new one may take it at once: the receiver
-/// ended the connection, as after a number of messages, and said nothing about this message (D-036). A refusal that
-/// pauses the lane says something about us: a new connection to the same host would be asking again.
+/// Why a reused connection took nothing of a message that a new one may take at once (D-036).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndOfConnection {
+    /// It has carried as many messages as the receiver takes on one, as far as it says.
+    Messages,
+    /// Another reason, such as errors or time.
+    Other,
+}
+
+/// The rule for replies that name the messages of one connection as the reason.
+const SESSION_MESSAGES: &str = "session_messages";
+
+/// Returns why the receiver ended a reused connection before it took anything of the message; `None` when it did not, or
+/// said something about us: a refusal that pauses the lane must not be asked for again at once.
 #[must_use]
-pub fn is_end_of_connection(results: &[RecipientResult], outcomes: &[Outcome]) -> bool {
+pub fn end_of_connection(results: &[RecipientResult], outcomes: &[Outcome]) -> Option<EndOfConnection> {
     let refused_421 = |result: &RecipientResult| matches!(result, RecipientResult::Reply(Phase::Mail, reply) if reply.code == 421);
-    let pauses = outcomes.iter().any(|outcome| outcome.lane == LaneEffect::Pause);
-    let is_over = outcomes.iter().all(|outcome| outcome.lane == LaneEffect::Reconnect);
-    !pauses && (is_over || results.iter().all(refused_421))
+    let all_421 = results.iter().all(refused_421);
+    let all_reconnect = outcomes.iter().all(|outcome| outcome.lane == LaneEffect::Reconnect);
+    if outcomes.iter().any(|outcome| outcome.lane == LaneEffect::Pause) || !(all_421 || all_reconnect) {
+        return None;
+    }
+    // A 421 without another reason is how most receivers say so.
+    let names_messages = outcomes.iter().all(|outcome| *outcome.rule == *SESSION_MESSAGES);
+    let is_messages = names_messages || (all_421 && !all_reconnect);
+    Some(if is_messages { EndOfConnection::Messages } else { EndOfConnection::Other })
 }
 
 /// Returns true when this host did not take the message and another may: it lacks an extension, refused the session at
@@ -435,21 +452,28 @@ mod tests {
 
     #[test]
     fn d_036_the_end_of_a_reused_connection_says_nothing_about_the_message() {
-        let check = |results: &[RecipientResult], expected: bool| {
-            assert_eq!(is_end_of_connection(results, &outcomes_of(results)), expected, "{results:?}");
+        use EndOfConnection::{Messages, Other};
+        let check = |results: &[RecipientResult], expected| {
+            assert_eq!(end_of_connection(results, &outcomes_of(results)), expected, "{results:?}");
         };
-        check(&[reply(Phase::Mail, 421, "4.7.0 enough"), reply(Phase::Mail, 421, "4.7.0 enough")], true);
-        check(&[reply(Phase::Mail, 421, "4.7.1 client host blocked using zen.spamhaus.org")], false);
-        check(&[reply(Phase::Recipient, 452, "too many messages in this session")], true);
+        let at_mail = |code, text| reply(Phase::Mail, code, text);
+        check(&[at_mail(421, "4.7.0 enough"), at_mail(421, "4.7.0 enough")], Some(Messages));
+        check(&[at_mail(421, "4.7.0 too many messages on this connection")], Some(Messages));
+        check(&[reply(Phase::Recipient, 452, "too many messages in this session")], Some(Messages));
+        // What follows would be the same after any number of messages.
+        check(&[at_mail(451, "4.4.2 timeout exceeded")], Some(Other));
+        check(&[at_mail(421, "4.4.2 timeout exceeded")], Some(Other));
+        check(&[at_mail(421, "too many errors")], Some(Other));
+        check(&[at_mail(421, "4.7.1 client host blocked using zen.spamhaus.org")], None);
         check(
             &[
                 reply(Phase::Message, 250, "ok"),
                 reply(Phase::Recipient, 421, "too many messages in this session"),
             ],
-            false,
+            None,
         );
-        check(&[enhanced(Phase::Recipient, 550, 1, 1)], false);
-        check(&[enhanced(Phase::Mail, 550, 7, 1)], false);
+        check(&[enhanced(Phase::Recipient, 550, 1, 1)], None);
+        check(&[enhanced(Phase::Mail, 550, 7, 1)], None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
     lanes::{LaneHandle, Lanes},
     permit::{source_lost, while_permitted},
     plan::{Rules, Target, plan},
-    result::{self, Reading},
+    result::{self, EndOfConnection, Reading},
 };
 
 mod connection;
@@ -367,8 +367,12 @@ impl Worker {
     /// Returns how to go on where the server took nothing of the message and another connection or host may.
     fn not_taken(&self, results: &[RecipientResult], outcomes: &[Outcome]) -> Option<TransactionEnd> {
         let open = self.open.as_ref()?;
-        if open.messages > 0 && result::is_end_of_connection(results, outcomes) {
-            self.handle.with(|lane| lane.connection_ended_after(open.messages));
+        if open.messages > 0
+            && let Some(end) = result::end_of_connection(results, outcomes)
+        {
+            if end == EndOfConnection::Messages {
+                self.handle.with(|lane| lane.connection_ended_after(open.messages));
+            }
             return Some(TransactionEnd::Reconnect);
         }
         if !result::may_try_next_host(results, outcomes) {
