@@ -71,8 +71,14 @@ pub fn read_transaction(results: &[RecipientResult]) -> Reading {
         if left_over || accepted > 1 {
             over_limit.push(position);
         }
-        let class = if left_over { C::TooManyRecipients } else { class_of_refused_alone(phase, reply) };
-        outcomes.push(Outcome { class: Some(class), kind: K::Soft, retry: K::Soft.retry(), ..outcome });
+        outcomes.push(match (left_over, outcome.class) {
+            (true, Some(C::TooManyRecipients)) => outcome,
+            (true, _) => by_transaction(&outcome, C::TooManyRecipients, LEFT_OVER),
+            (false, _) if accepted == 0 => {
+                by_transaction(&outcome, class_of_refused_alone(reply), NONE_ACCEPTED)
+            }
+            (false, _) => by_transaction(&outcome, C::RateLimited, REFUSED_TOGETHER),
+        });
     }
     Reading { outcomes, over_limit, recipients_max }
 }
@@ -91,12 +97,24 @@ fn too_many<'r>(
     (outcome.class == Some(C::TooManyRecipients) || is_over).then_some((*phase, reply))
 }
 
-/// Returns the class of a refusal for the number of recipients in a transaction that carried nobody: this number is not
-/// the reason, or not known to be. RFC 5321 4.2.3: 552 is exceeded storage; anything else counts over time.
-fn class_of_refused_alone(phase: Phase, reply: &Reply) -> C {
+/// A 452 or 552 to RCPT that says nothing else, beside recipients that were accepted.
+const LEFT_OVER: &str = "recipients_left_over";
+/// A refusal for the number of recipients where none was accepted.
+const NONE_ACCEPTED: &str = "none_accepted";
+/// A refusal of the message for the number of its recipients.
+const REFUSED_TOGETHER: &str = "recipients_refused_together";
+
+/// Returns the class of a refusal for the number of recipients where none was accepted, so that this number is not the
+/// reason. RFC 5321 4.2.3: 552 is exceeded storage; anything else counts over time.
+fn class_of_refused_alone(reply: &Reply) -> C {
     let is_enhanced_5_3 = reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3));
-    let is_storage = phase == Phase::Recipient && reply.code == 552 && !is_enhanced_5_3;
-    if is_storage { C::Quota } else { C::RateLimited }
+    if reply.code == 552 && !is_enhanced_5_3 { C::Quota } else { C::RateLimited }
+}
+
+/// Replaces what the rules made of a reply by what it means in its transaction: all of it, so that the record agrees.
+fn by_transaction(outcome: &Outcome, class: C, rule: &str) -> Outcome {
+    let soft = Outcome::new(K::Soft, Some(class), outcome.code, &outcome.text);
+    Outcome { party: Some(Party::Receiver), rule: rule.into(), ..soft }
 }
 
 /// Returns the outcome of a recipient that waited for a smaller transaction, which the lane does not allow now.
@@ -562,6 +580,24 @@ mod tests {
         check(&[reply(Phase::Recipient, 452, "too many recipients")], 0, C::RateLimited);
         check(&[enhanced(Phase::Recipient, 452, 5, 3)], 0, C::RateLimited);
         check(&[accepted, no_storage], 1, C::TooManyRecipients);
+    }
+
+    #[test]
+    fn d_050_a_reading_by_the_whole_transaction_names_itself_and_its_party() {
+        let check = |results: &[RecipientResult], index: usize, class, rule: &str| {
+            let Outcome { class: found, rule: named, party, lane, .. } =
+                outcomes_of(results).swap_remove(index);
+            assert_eq!((found, &*named), (Some(class), rule), "{results:?}");
+            assert_eq!((party, lane), (Some(Party::Receiver), LaneEffect::None), "{results:?}");
+        };
+        let accepted = || reply(Phase::Message, 250, "ok");
+        let no_more = || reply(Phase::Recipient, 452, "requested action not taken");
+        let too_many = |phase, code| reply(phase, code, "too many recipients");
+        check(&[accepted(), no_more()], 1, C::TooManyRecipients, LEFT_OVER);
+        check(&[too_many(Phase::Recipient, 452)], 0, C::RateLimited, NONE_ACCEPTED);
+        check(&[too_many(Phase::Message, 552)], 0, C::RateLimited, REFUSED_TOGETHER);
+        let by_rule = "recipients_per_transaction";
+        check(&[accepted(), too_many(Phase::Recipient, 452)], 1, C::TooManyRecipients, by_rule);
     }
 
     #[test]
