@@ -237,7 +237,8 @@ pub fn end_of_connection(results: &[RecipientResult], outcomes: &[Outcome]) -> O
 }
 
 /// Returns true when this host did not take the message and another may: it lacks an extension, refused the session at
-/// MAIL, or closed. Nothing was sent (D-036).
+/// MAIL, or closed before it had the end of the message, be it after accepted recipients or within the content. What it
+/// has of the message it cannot deliver, so another host may have all of it (D-036).
 #[must_use]
 pub fn may_try_next_host(results: &[RecipientResult], outcomes: &[Outcome]) -> bool {
     let by_host = |(result, outcome): (&RecipientResult, &Outcome)| match result {
@@ -495,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn d_036_another_host_is_tried_where_nothing_was_sent() {
+    fn d_036_another_host_is_tried_where_this_one_cannot_have_the_message() {
         let check = |results: &[RecipientResult], expected: bool| {
             assert_eq!(may_try_next_host(results, &outcomes_of(results)), expected, "{results:?}");
         };
