@@ -232,7 +232,7 @@ impl Lane {
         }
         match self.rates.ready_at(now) {
             Some(at) if at <= now => {
-                let Some(job) = self.jobs.pop_front() else { return Next::Wait(None) };
+                let job = self.jobs.pop_front().expect("not empty, as checked above");
                 self.copied = self.copied.saturating_sub(1);
                 self.rates.take(now);
                 self.last_used = now;
