@@ -4,6 +4,7 @@
 mod aborted;
 mod delivery;
 mod lease;
+mod lost_claim;
 mod node;
 mod queue;
 mod receiver;
