@@ -114,7 +114,7 @@ named! {
         Dns = 19, "dns";
         /// The receiver did not answer in time.
         Timeout = 20, "timeout";
-        /// Too many recipients in one transaction: the rest go in another transaction.
+        /// Too many recipients in one transaction that was sent to others: the rest go in another transaction.
         TooManyRecipients = 21, "too_many_recipients";
         /// The message reached its maximum age.
         Expired = 22, "expired";
@@ -252,8 +252,8 @@ impl Outcome {
         }
     }
 
-    /// Returns true when the attempt counts as one of the delivery's: the receiver was asked, and not only for a
-    /// smaller transaction.
+    /// Returns true when the attempt counts as one of the delivery's: the receiver was asked, and this recipient was not
+    /// only left over by a transaction that was sent to others.
     #[must_use]
     pub fn is_counted(&self) -> bool {
         self.kind != OutcomeKind::Internal && self.class != Some(BounceClass::TooManyRecipients)

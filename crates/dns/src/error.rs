@@ -23,7 +23,7 @@ pub enum DnsError {
     /// The lookup failed: a name server failed, was unreachable or timed out.
     #[error("DNS lookup failed: {0}")]
     Temporary(String),
-    /// This node could not ask: it is out of descriptors, buffers or ports.
+    /// This node could not ask: it is out of descriptors or buffers.
     #[error("DNS lookup not possible: {0}")]
     Exhausted(String),
 }

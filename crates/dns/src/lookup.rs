@@ -81,12 +81,12 @@ fn records(
     }
 }
 
-/// This node lacks descriptors, buffers or ports: no name server was asked.
+/// This node lacks descriptors or buffers: no name server was asked.
+///
+/// `EADDRNOTAVAIL` is not among them: it is what a node without IPv6 gets for the IPv6 address of a name server, and so
+/// hides that the others did not answer either.
 fn is_exhausted(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
-    )
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// Returns the name with the root label, so that no search list is applied.
@@ -101,4 +101,25 @@ fn fqdn(domain: &Domain) -> Result<Name, DnsError> {
 fn without_root(name: &Name) -> String {
     let text = name.to_ascii();
     text.strip_suffix('.').unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d_053_only_what_this_node_is_out_of_is_its_own_fault() {
+        let check = |errno: Errno, expected: bool| {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            let error = records(Err(NetError::from(error))).unwrap_err();
+            assert_eq!(matches!(error, DnsError::Exhausted(_)), expected, "{errno}: {error:?}");
+        };
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            check(errno, true);
+        }
+        // The last one: an IPv6 name server, asked by a node without IPv6.
+        for errno in [Errno::CONNREFUSED, Errno::NETUNREACH, Errno::ADDRNOTAVAIL] {
+            check(errno, false);
+        }
+    }
 }

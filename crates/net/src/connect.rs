@@ -94,7 +94,7 @@ pub async fn connect_trusted(
     limit: Duration,
 ) -> Result<TcpStream, ConnectError> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let socket = socket.map_err(ConnectError::Exhausted)?;
+    let socket = socket.map_err(|error| no_socket(error, to, from))?;
     if let Some(from) = from {
         if from.is_ipv4() != to.is_ipv4() {
             return Err(ConnectError::Family { from, to: to.ip() });
@@ -102,8 +102,9 @@ pub async fn connect_trusted(
         socket.bind(SocketAddr::new(from, 0)).map_err(cannot_bind)?;
     }
     let connected = time::timeout(limit, socket.connect(to)).await;
-    let stream = connected.map_err(|_| ConnectError::TimedOut(limit))?.map_err(cannot_connect)?;
-    prepare(&stream).map_err(cannot_connect)?;
+    let stream = connected.map_err(|_| ConnectError::TimedOut(limit))?;
+    let stream = stream.map_err(|error| cannot_connect(error, to, from))?;
+    prepare(&stream).map_err(|error| cannot_connect(error, to, from))?;
     Ok(stream)
 }
 
@@ -117,13 +118,25 @@ fn cannot_bind(error: io::Error) -> ConnectError {
     }
 }
 
-fn cannot_connect(error: io::Error) -> ConnectError {
+fn no_socket(error: io::Error, to: SocketAddr, from: Option<IpAddr>) -> ConnectError {
+    if lacks_ipv6(&error, to, from) { ConnectError::Failed(error) } else { ConnectError::Exhausted(error) }
+}
+
+fn cannot_connect(error: io::Error, to: SocketAddr, from: Option<IpAddr>) -> ConnectError {
     match Errno::from_io_error(&error) {
+        _ if lacks_ipv6(&error, to, from) => ConnectError::Failed(error),
         // connect(2): no port is free, or none is for this source and peer.
         Some(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => ConnectError::Exhausted(error),
         _ if is_exhausted(&error) => ConnectError::Exhausted(error),
         _ => ConnectError::Failed(error),
     }
+}
+
+/// This node has no IPv6, which will not pass: an IPv6 peer is as unreachable as without a route. With a source of that
+/// family it is a fault of the source instead.
+fn lacks_ipv6(error: &io::Error, to: SocketAddr, from: Option<IpAddr>) -> bool {
+    let no_family = matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT));
+    no_family && to.is_ipv6() && from.is_none()
 }
 
 /// The system lacks something that the peer cannot take or give.
@@ -147,16 +160,34 @@ mod tests {
     fn d_053_a_fault_of_this_node_is_not_the_peers() {
         let check = |error: ConnectError, local: bool| assert_eq!(error.is_local(), local, "{error:?}");
         let io = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        let v4 = SocketAddr::from(([192, 0, 2, 1], 25));
+        let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 25));
         for errno in
             [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE]
         {
             check(cannot_bind(io(errno)), true);
-            check(cannot_connect(io(errno)), true);
+            check(cannot_connect(io(errno), v4, None), true);
+            check(cannot_connect(io(errno), v6, Some(v6.ip())), true);
         }
         for errno in
             [Errno::CONNREFUSED, Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::CONNRESET, Errno::TIMEDOUT]
         {
-            check(cannot_connect(io(errno)), false);
+            check(cannot_connect(io(errno), v4, None), false);
+        }
+        check(cannot_connect(io(Errno::MFILE), v6, None), true);
+        check(no_socket(io(Errno::MFILE), v6, None), true);
+        check(no_socket(io(Errno::AFNOSUPPORT), v6, Some(v6.ip())), true);
+    }
+
+    #[test]
+    fn d_016_a_node_without_ipv6_cannot_reach_an_ipv6_peer() {
+        let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 25));
+        // connect(2) where IPv6 is disabled by sysctl, and socket(2) where the kernel has none.
+        for errno in [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT] {
+            let io = || io::Error::from_raw_os_error(errno.raw_os_error());
+            for error in [no_socket(io(), v6, None), cannot_connect(io(), v6, None)] {
+                assert!(matches!(error, ConnectError::Failed(_)) && !error.is_local(), "{error:?}");
+            }
         }
     }
 

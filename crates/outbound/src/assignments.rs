@@ -132,6 +132,7 @@ impl IncomingAssignments<'_> {
         for recipients in transactions(recipients, &assignment.site) {
             let job = Job {
                 attempts: self.attempts.clone(),
+                source: lane.source,
                 message,
                 epoch: Epoch(assignment.epoch),
                 sender: sender.clone(),

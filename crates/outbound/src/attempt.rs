@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_core::{Address, AttemptNumber, BounceClass, Outcome, OutcomeKind, Party, SourceId, Timestamp};
+use postroad_core::{Address, AttemptNumber, BounceClass, Outcome, OutcomeKind, Party, Timestamp};
 use postroad_mail::finish::Finished;
 use postroad_smtp::client::Transaction;
 use postroad_telemetry::mail_log::{self, Mailbox, Said, Secs, Trace};
@@ -23,9 +23,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) job: Job,
-    source: SourceId,
     /// Recipients without an outcome.
     open: Vec<JobRecipient>,
+    /// How many of them one transaction may have (D-035).
+    recipients_max: usize,
     started_at: Timestamp,
     started: Instant,
     /// The most serious signal so far.
@@ -34,10 +35,10 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    pub(crate) fn begin(mut job: Job, source: SourceId, metrics: Arc<LaneMetrics>) -> Self {
-        let open = std::mem::take(&mut job.recipients);
+    pub(crate) fn begin(mut job: Job, metrics: Arc<LaneMetrics>) -> Self {
+        let open = job.start();
         let (started_at, started) = (job::now(), Instant::now());
-        Self { job, source, open, started_at, started, signal: Signal::Silent, metrics }
+        Self { job, open, recipients_max: usize::MAX, started_at, started, signal: Signal::Silent, metrics }
     }
 
     /// Returns the recipients that have no outcome yet.
@@ -56,11 +57,12 @@ impl Attempt {
         self.signal.clone()
     }
 
-    /// Returns the transaction for the open recipients.
+    /// Returns the transaction for the open recipients, or for as many as one may have.
     ///
     /// What the server must be able to do is computed from what is sent, however the message came in.
     pub(crate) fn transaction(&self, content: Finished) -> Transaction {
-        let recipients: Vec<Address> = self.open.iter().map(|recipient| recipient.address.clone()).collect();
+        let recipients = self.open.iter().take(self.recipients_max);
+        let recipients: Vec<Address> = recipients.map(|recipient| recipient.address.clone()).collect();
         let mut addresses = self.job.sender.iter().chain(&recipients);
         let smtputf8 = content.smtputf8 || addresses.any(|address| !address.as_str().is_ascii());
         Transaction {
@@ -72,7 +74,12 @@ impl Attempt {
         }
     }
 
-    /// Reports the recipients of a transaction, except those at the positions `keep_open`.
+    /// Limits the number of recipients in further transactions.
+    pub(crate) fn limit_recipients(&mut self, recipients_max: usize) {
+        self.recipients_max = recipients_max.max(1);
+    }
+
+    /// Reports the recipients of a transaction, which are the first open ones, except those at the positions `keep_open`.
     pub(crate) fn report_outcomes(
         &mut self,
         outcomes: Vec<Outcome>,
@@ -80,8 +87,9 @@ impl Attempt {
         remote: &Arc<str>,
         tls: &Arc<str>,
     ) {
-        let recipients = std::mem::take(&mut self.open);
-        for (index, (recipient, outcome)) in recipients.into_iter().zip(outcomes).enumerate() {
+        let not_sent = self.open.split_off(outcomes.len());
+        let sent = std::mem::take(&mut self.open);
+        for (index, (recipient, outcome)) in sent.into_iter().zip(outcomes).enumerate() {
             if keep_open.contains(&index) {
                 self.open.push(recipient);
             } else {
@@ -89,6 +97,7 @@ impl Attempt {
                 self.report(&recipient, &result);
             }
         }
+        self.open.extend(not_sent);
     }
 
     /// Reports the same result for all open recipients.
@@ -102,7 +111,7 @@ impl Attempt {
     pub(crate) fn give_back(&mut self) {
         self.metrics.all.given_back.increment(1);
         for recipient in std::mem::take(&mut self.open) {
-            self.job.attempts.give_back(self.job.attempt_id(&recipient), self.source);
+            self.job.give_back(&recipient);
         }
     }
 
@@ -112,7 +121,7 @@ impl Attempt {
         if mail_log::is_enabled() {
             self.log(recipient, result, took, delay);
         }
-        self.job.report(recipient, self.source, self.started_at, result);
+        self.job.report(recipient, self.started_at, result);
     }
 
     fn log(&self, recipient: &JobRecipient, result: &AttemptResult, took: Duration, delay: Duration) {

@@ -22,7 +22,7 @@ settings! {
         connect_timeout: Duration = Duration::from_secs(20), within Duration::from_millis(100)..=Duration::from_mins(5);
         /// Addresses tried in one attempt.
         addresses_max: usize = 5, within 1..=100;
-        /// SMTP sessions opened in one attempt.
+        /// Addresses with which SMTP sessions are opened in one attempt; a second session without TLS does not count.
         sessions_max: usize = 2, within 1..=100;
         /// How long an idle connection is kept for the next message.
         idle_timeout: Duration = Duration::from_secs(5), within Duration::ZERO..=Duration::from_mins(5);

@@ -13,10 +13,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::group_attempts::GroupAttempts;
 
 /// One message, and those of its recipients that are sent from one source to one site.
+///
+/// Dropping it gives the recipients that it still has back to the queue: none was started.
 #[derive(Debug)]
 pub struct Job {
     /// The pending attempts of its group.
     pub attempts: Arc<GroupAttempts>,
+    /// The source from which it is sent.
+    pub source: SourceId,
     /// The message.
     pub message: MessageId,
     /// The epoch of the source under which it was assigned.
@@ -82,18 +86,12 @@ impl Job {
     }
 
     /// Reports one recipient's result; the report is sent until the queue has committed it.
-    pub fn report(
-        &self,
-        recipient: &JobRecipient,
-        source: SourceId,
-        started_at: Timestamp,
-        result: &AttemptResult,
-    ) {
+    pub fn report(&self, recipient: &JobRecipient, started_at: Timestamp, result: &AttemptResult) {
         let AttemptResult { outcome, remote, tls } = result;
         let ended_at = now().max(started_at);
         self.attempts.finish(Report {
             attempt: Some(self.attempt_id(recipient)),
-            source: source.0,
+            source: self.source.0,
             kind: u32::from(outcome.kind.code()),
             bounce_class: outcome.class.map_or(0, |class| u32::from(class.code())),
             code: u32::from(outcome.code),
@@ -113,11 +111,20 @@ impl Job {
         }
     }
 
-    /// Gives all recipients back to the queue; none was started.
-    pub fn give_back(self, source: SourceId) {
-        for recipient in &self.recipients {
-            self.attempts.give_back(self.attempt_id(recipient), source);
-        }
+    /// Takes the recipients to start their attempts: from now on each must be reported or given back.
+    pub fn start(&mut self) -> Vec<JobRecipient> {
+        std::mem::take(&mut self.recipients)
+    }
+
+    /// Gives a recipient back to the queue.
+    pub fn give_back(&self, recipient: &JobRecipient) {
+        self.attempts.give_back(self.attempt_id(recipient), self.source);
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.recipients.iter().for_each(|recipient| self.give_back(recipient));
     }
 }
 
@@ -126,4 +133,49 @@ impl Job {
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_core::GroupId;
+
+    use super::*;
+    use crate::pending_attempts::LaneName;
+
+    #[test]
+    fn a_job_that_is_dropped_gives_back_the_recipients_that_were_not_started() {
+        let check = |started: bool, expected: &[u32]| {
+            let attempts = Arc::new(GroupAttempts::new(GroupId(1)));
+            let address = Address::parse("a@example.org").unwrap();
+            let recipient = |number| JobRecipient { number, attempt: 1, address: address.clone() };
+            let mut job = Job {
+                attempts: attempts.clone(),
+                source: SourceId(3),
+                message: MessageId::from_u128(1),
+                epoch: Epoch(1),
+                sender: None,
+                recipients: vec![recipient(0), recipient(1)],
+                size: 0,
+                content: None,
+                traceparent: String::new(),
+                retry_now: false,
+                received: Instant::now(),
+                budget: None,
+            };
+            let lane = LaneName { source: SourceId(3), site: "example.org".into() };
+            for recipient in &job.recipients {
+                attempts.with(|pending| pending.receive(&job.attempt_id(recipient), &lane));
+            }
+            if started {
+                assert_eq!(job.start().len(), 2);
+            }
+            drop(job);
+            let answers = attempts.with(|pending| pending.take_answers());
+            let given_back: Vec<u32> =
+                answers.into_iter().filter_map(|answer| Some(answer.attempt?.recipient)).collect();
+            assert_eq!(given_back, expected);
+        };
+        check(false, &[0, 1]);
+        check(true, &[]);
+    }
 }

@@ -133,10 +133,16 @@ impl Signal {
         if other.rank() >= self.rank() { other } else { self }
     }
 
-    /// Returns the less serious of two signals, as when one of two hosts of a site refuses.
+    /// Returns the less serious of two signals, as when one of two hosts of a site refuses. A host that this node could
+    /// not even try says nothing about the site, so what the other one says counts.
     #[must_use]
     pub fn milder(self, other: Self) -> Self {
-        if other.rank() < self.rank() { other } else { self }
+        match (&self, &other) {
+            (Self::Local(_), _) => other,
+            (_, Self::Local(_)) => self,
+            _ if other.rank() < self.rank() => other,
+            _ => self,
+        }
     }
 
     fn rank(&self) -> u8 {
@@ -226,7 +232,7 @@ impl Lane {
         }
         match self.rates.ready_at(now) {
             Some(at) if at <= now => {
-                let Some(job) = self.jobs.pop_front() else { return Next::Wait(None) };
+                let job = self.jobs.pop_front().expect("not empty, as checked above");
                 self.copied = self.copied.saturating_sub(1);
                 self.rates.take(now);
                 self.last_used = now;

@@ -33,6 +33,9 @@ use crate::{
 
 mod timers;
 
+#[cfg(test)]
+mod tests;
+
 /// The lanes of this process.
 #[derive(Debug)]
 pub(crate) struct Lanes {
@@ -234,7 +237,7 @@ impl Lanes {
         for handle in owned.lanes.values() {
             let back = handle.state.lock().lane.close();
             handle.wake.notify_waiters();
-            self.give_back(handle, back);
+            self.give_back(back);
         }
     }
 
@@ -247,31 +250,54 @@ impl Lanes {
             };
             self.write_journal(std::slice::from_ref(handle), true);
             handle.wake.notify_waiters();
-            self.give_back(handle, back);
+            self.give_back(back);
         }
     }
 
-    fn give_back(&self, handle: &LaneHandle, jobs: Vec<Job>) {
+    /// Counts jobs, and gives them back by dropping them.
+    fn give_back(&self, jobs: Vec<Job>) {
         self.metrics.given_back.increment(jobs.len() as u64);
-        jobs.into_iter().for_each(|job| job.give_back(handle.source));
+        drop(jobs);
     }
 
     /// Adds a job to its lane; gives it back when its source is not owned under its epoch, or its lane is paused.
     pub(crate) fn push(self: &Arc<Self>, context: &Arc<DeliveryContext>, name: &LaneName, job: Job) {
         let Some(handle) = self.find_or_add(context, name, job.epoch) else {
-            self.metrics.given_back.increment(1);
-            return job.give_back(name.source);
+            return self.give_back(vec![job]);
         };
-        let pushed = {
-            let mut state = handle.state.lock();
-            let pushed = state.lane.push(Instant::now(), job);
-            self.set_timer(&handle, &mut state);
-            pushed
-        };
-        match pushed {
+        match self.push_to(&handle, job) {
             Ok(wake) => self.wake(context, &handle, wake),
-            Err(job) => self.give_back(&handle, vec![*job]),
+            Err(job) => self.give_back(vec![*job]),
         }
+    }
+
+    fn push_to(&self, handle: &LaneHandle, job: Job) -> Result<Wake, Box<Job>> {
+        let now = Instant::now();
+        self.change(handle, &mut handle.state.lock(), now, |lane| lane.push(now, job))
+    }
+
+    /// Changes a lane, and what depends on it: its timer, the number of paused lanes, and the windows.
+    ///
+    /// Whatever may begin or end a pause goes through here.
+    fn change<T>(
+        &self,
+        handle: &LaneHandle,
+        state: &mut State,
+        now: Instant,
+        change: impl FnOnce(&mut Lane) -> T,
+    ) -> T {
+        let seen = |state: &State| (state.lane.pause().is_some(), state.lane.window(now));
+        let before = seen(state);
+        let changed = change(&mut state.lane);
+        let after = seen(state);
+        if after.0 != state.paused.is_some() {
+            state.paused = after.0.then(|| handle.metrics.while_paused());
+        }
+        if after != before {
+            self.windows_changed();
+        }
+        self.set_timer(handle, state);
+        changed
     }
 
     fn find_or_add(
@@ -305,26 +331,19 @@ impl Lanes {
 
     /// Reports the signal of an attempt to its lane.
     pub(crate) fn ended(&self, handle: &LaneHandle, signal: Signal) {
-        let (back, paused) = {
-            let mut state = handle.state.lock();
-            let (paused_before, window) = (state.lane.pause().is_some(), state.lane.window(Instant::now()));
-            let back = state.lane.ended(Instant::now(), signal);
-            self.set_timer(handle, &mut state);
-            if state.lane.window(Instant::now()) != window {
-                self.windows_changed();
-            }
-            let paused = state.lane.pause().filter(|_| !paused_before).cloned();
-            if paused.is_some() {
-                state.paused = Some(handle.metrics.while_paused());
-            }
-            (back, paused)
-        };
-        let Some(pause) = paused else { return };
+        let now = Instant::now();
+        let (back, begun) = self.change(handle, &mut handle.state.lock(), now, |lane| {
+            let before = lane.pause().map(|pause| pause.until);
+            let back = lane.ended(now, signal);
+            // Another pause may begin before the timer has ended the last one.
+            (back, lane.pause().filter(|pause| Some(pause.until) != before).cloned())
+        });
+        self.give_back(back);
+        let Some(pause) = begun else { return };
         handle.metrics.paused();
         let seconds = pause.until.saturating_duration_since(Instant::now()).as_secs();
         tracing::info!(source = %handle.source, site = %handle.site, seconds, reason = %pause.reason, "lane paused");
         handle.wake.notify_waiters();
-        self.give_back(handle, back);
     }
 
     /// Returns the next step of a worker, and wakes another one when more jobs wait.

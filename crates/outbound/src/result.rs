@@ -13,10 +13,9 @@ use BounceClass as C;
 use OutcomeKind as K;
 
 /// Returns the outcome for one recipient of a transaction.
-#[must_use]
-pub fn outcome_of(result: &RecipientResult) -> Outcome {
+fn outcome_of<'r>(result: &'r RecipientResult, replies: &mut Replies<'r>) -> Outcome {
     match result {
-        RecipientResult::Reply(phase, reply) => read(*phase, reply),
+        RecipientResult::Reply(phase, reply) => replies.read(*phase, reply),
         RecipientResult::NotSent(lost) => not_sent(*lost),
         // D-034: the dot was sent and no reply was read; the receiver may have it.
         RecipientResult::Unknown(lost) => {
@@ -37,31 +36,92 @@ pub fn outcome_of(result: &RecipientResult) -> Outcome {
     }
 }
 
-/// Returns the outcomes for all recipients of a transaction.
+/// What a transaction came to.
+#[derive(Debug)]
+pub struct Reading {
+    /// The outcome of each recipient. Those in `over_limit` get theirs only if no transaction follows at once.
+    pub outcomes: Vec<Outcome>,
+    /// The positions of recipients that were too many for one transaction: they go in the next one
+    /// (D-035, RFC 5321 4.5.3.1.10).
+    pub over_limit: Vec<usize>,
+    /// How many recipients the next transaction may have, if there were too many for the message.
+    pub recipients_max: Option<usize>,
+}
+
+/// Reads the results of a transaction.
 ///
-/// Beside accepted recipients a 452 or 552 that says nothing else means too many of them (RFC 5321 4.5.3.1.10). If none
-/// was accepted, their number is not the reason: without 5.3 the receiver is out of storage.
+/// Too many recipients is no failure, and no attempt, of a recipient that was left over while others were sent to. Where
+/// nobody was sent to it is both: otherwise the same transaction would be tried every few minutes.
 #[must_use]
-pub fn outcomes_of(results: &[RecipientResult]) -> Vec<Outcome> {
-    let is_enhanced_5_3 = |result: &RecipientResult| matches!(result, RecipientResult::Reply(_, reply) if reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3)));
-    let none_accepted = !results.iter().any(is_accepted);
-    let outcome = |result: &RecipientResult| {
-        let outcome = outcome_of(result);
-        if none_accepted && outcome.class == Some(C::TooManyRecipients) && !is_enhanced_5_3(result) {
-            return Outcome { class: Some(C::Quota), ..outcome };
+pub fn read_transaction(results: &[RecipientResult]) -> Reading {
+    let accepted = results.iter().filter(|result| is_accepted(result)).count();
+    let (mut outcomes, mut over_limit) = (Vec::with_capacity(results.len()), Vec::new());
+    let mut recipients_max = None;
+    let mut replies = Replies { accepted, known: Vec::new() };
+    for (position, result) in results.iter().enumerate() {
+        let outcome = outcome_of(result, &mut replies);
+        let Some((phase, reply)) = too_many(result, &outcome, accepted) else {
+            outcomes.push(outcome);
+            continue;
+        };
+        let left_over = phase == Phase::Recipient && accepted > 0;
+        if is_accepted(result) && accepted > 1 {
+            recipients_max = Some(accepted / 2);
         }
-        let is_over = matches!(result, RecipientResult::Reply(Phase::Recipient, reply) if matches!(reply.code, 452 | 552));
-        if !none_accepted && is_over && outcome.class == Some(C::Other) {
-            return Outcome {
-                class: Some(C::TooManyRecipients),
-                kind: K::Soft,
-                retry: K::Soft.retry(),
-                ..outcome
-            };
+        if left_over || accepted > 1 {
+            over_limit.push(position);
         }
-        outcome
-    };
-    results.iter().map(outcome).collect()
+        outcomes.push(match (left_over, outcome.class) {
+            (true, Some(C::TooManyRecipients)) => outcome,
+            (true, _) => by_transaction(&outcome, C::TooManyRecipients, LEFT_OVER),
+            (false, _) if accepted == 0 => {
+                by_transaction(&outcome, class_of_refused_alone(reply), NONE_ACCEPTED)
+            }
+            (false, _) => by_transaction(&outcome, C::RateLimited, REFUSED_TOGETHER),
+        });
+    }
+    Reading { outcomes, over_limit, recipients_max }
+}
+
+/// Returns the reply of a refusal that is about the number of recipients.
+///
+/// Beside accepted recipients a 452 or 552 to RCPT that says nothing else means so too (RFC 5321 4.5.3.1.10).
+fn too_many<'r>(
+    result: &'r RecipientResult,
+    outcome: &Outcome,
+    accepted: usize,
+) -> Option<(Phase, &'r Reply)> {
+    let RecipientResult::Reply(phase, reply) = result else { return None };
+    let says_nothing = outcome.class == Some(C::Other) && *phase == Phase::Recipient;
+    let is_over = accepted > 0 && says_nothing && matches!(reply.code, 452 | 552);
+    (outcome.class == Some(C::TooManyRecipients) || is_over).then_some((*phase, reply))
+}
+
+/// A 452 or 552 to RCPT that says nothing else, beside recipients that were accepted.
+const LEFT_OVER: &str = "recipients_left_over";
+/// A refusal for the number of recipients where none was accepted.
+const NONE_ACCEPTED: &str = "none_accepted";
+/// A refusal of the message for the number of its recipients.
+const REFUSED_TOGETHER: &str = "recipients_refused_together";
+
+/// Returns the class of a refusal for the number of recipients where none was accepted, so that this number is not the
+/// reason. RFC 5321 4.2.3: 552 is exceeded storage; anything else counts over time.
+fn class_of_refused_alone(reply: &Reply) -> C {
+    let is_enhanced_5_3 = reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3));
+    if reply.code == 552 && !is_enhanced_5_3 { C::Quota } else { C::RateLimited }
+}
+
+/// Replaces what the rules made of a reply by what it means in its transaction: all of it, so that the record agrees.
+fn by_transaction(outcome: &Outcome, class: C, rule: &str) -> Outcome {
+    let soft = Outcome::new(K::Soft, Some(class), outcome.code, &outcome.text);
+    Outcome { party: Some(Party::Receiver), rule: rule.into(), ..soft }
+}
+
+/// Returns the outcome of a recipient that waited for a smaller transaction, which the lane does not allow now.
+#[must_use]
+pub fn left_for_later() -> Outcome {
+    let text = "4.5.3 the receiver takes fewer recipients in one transaction";
+    about(Party::Receiver, K::Soft, C::TooManyRecipients, text)
 }
 
 /// The server answered 2xx to this recipient.
@@ -73,7 +133,7 @@ fn is_accepted(result: &RecipientResult) -> bool {
 #[must_use]
 pub fn outcome_of_session(ended: &Ended) -> Outcome {
     match ended {
-        Ended::Refused(phase, reply) => read(*phase, reply),
+        Ended::Refused(phase, reply) => read(*phase, reply, 0),
         Ended::Lost(_, lost) => not_sent(*lost),
         Ended::NoTls => {
             about(Party::Receiver, K::Soft, C::TlsPolicy, "4.7.4 the receiver does not offer STARTTLS")
@@ -129,7 +189,7 @@ fn said(outcome: &Outcome) -> Box<str> {
 #[must_use]
 pub fn signal_of_session(ended: &Ended) -> Signal {
     match ended {
-        Ended::Refused(phase, reply) => match signal_of_one(&read(*phase, reply)) {
+        Ended::Refused(phase, reply) => match signal_of_one(&read(*phase, reply, 0)) {
             // It was no session, whatever was said.
             Signal::Silent | Signal::Served => Signal::Failed(reply.to_string().into()),
             signal => signal,
@@ -148,16 +208,37 @@ pub fn is_tls_failure(ended: &Ended) -> bool {
     matches!(ended, Ended::Refused(Phase::StartTls, _) | Ended::Lost(Phase::StartTls, _))
 }
 
-/// Returns true when a reused connection took nothing of the message and a new one may take it at once: the receiver
-/// ended the connection, as after a number of messages, and said nothing about this message (D-036).
+/// Why a reused connection took nothing of a message that a new one may take at once (D-036).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndOfConnection {
+    /// It has carried as many messages as the receiver takes on one, as far as it says.
+    Messages,
+    /// Another reason, such as errors or time.
+    Other,
+}
+
+/// The rule for replies that name the messages of one connection as the reason.
+const SESSION_MESSAGES: &str = "session_messages";
+
+/// Returns why the receiver ended a reused connection before it took anything of the message; `None` when it did not, or
+/// said something about us: a refusal that pauses the lane must not be asked for again at once.
 #[must_use]
-pub fn is_end_of_connection(results: &[RecipientResult], outcomes: &[Outcome]) -> bool {
+pub fn end_of_connection(results: &[RecipientResult], outcomes: &[Outcome]) -> Option<EndOfConnection> {
     let refused_421 = |result: &RecipientResult| matches!(result, RecipientResult::Reply(Phase::Mail, reply) if reply.code == 421);
-    results.iter().all(refused_421) || outcomes.iter().all(|outcome| outcome.lane == LaneEffect::Reconnect)
+    let all_421 = results.iter().all(refused_421);
+    let all_reconnect = outcomes.iter().all(|outcome| outcome.lane == LaneEffect::Reconnect);
+    if outcomes.iter().any(|outcome| outcome.lane == LaneEffect::Pause) || !(all_421 || all_reconnect) {
+        return None;
+    }
+    // A 421 without another reason is how most receivers say so.
+    let names_messages = outcomes.iter().all(|outcome| *outcome.rule == *SESSION_MESSAGES);
+    let is_messages = names_messages || (all_421 && !all_reconnect);
+    Some(if is_messages { EndOfConnection::Messages } else { EndOfConnection::Other })
 }
 
 /// Returns true when this host did not take the message and another may: it lacks an extension, refused the session at
-/// MAIL, or closed. Nothing was sent (D-036).
+/// MAIL, or closed before it had the end of the message, be it after accepted recipients or within the content. What it
+/// has of the message it cannot deliver, so another host may have all of it (D-036).
 #[must_use]
 pub fn may_try_next_host(results: &[RecipientResult], outcomes: &[Outcome]) -> bool {
     let by_host = |(result, outcome): (&RecipientResult, &Outcome)| match result {
@@ -170,22 +251,27 @@ pub fn may_try_next_host(results: &[RecipientResult], outcomes: &[Outcome]) -> b
     results.iter().zip(outcomes).all(by_host)
 }
 
-/// Returns the positions of recipients refused as too many in one transaction: they are sent in the next one
-/// (D-035, RFC 5321 4.5.3.1.10). Empty if no recipient was accepted: then their number is not the reason.
-#[must_use]
-pub fn over_recipient_limit(results: &[RecipientResult], outcomes: &[Outcome]) -> Vec<usize> {
-    let too_many = |(_, (result, outcome)): &(usize, (&RecipientResult, &Outcome))| {
-        matches!(result, RecipientResult::Reply(Phase::Recipient, _))
-            && outcome.class == Some(C::TooManyRecipients)
-    };
-    if !results.iter().any(is_accepted) {
-        return Vec::new();
-    }
-    results.iter().zip(outcomes).enumerate().filter(too_many).map(|(position, _)| position).collect()
+/// The replies of a transaction in which this many recipients were accepted. Each is read once, for however many
+/// recipients it counts: reading is costly, and the receiver chooses what there is to read.
+struct Replies<'r> {
+    accepted: usize,
+    known: Vec<(Phase, &'r Reply, Outcome)>,
 }
 
-/// Reads a reply by the rules.
-fn read(phase: Phase, reply: &Reply) -> Outcome {
+impl<'r> Replies<'r> {
+    fn read(&mut self, phase: Phase, reply: &'r Reply) -> Outcome {
+        let known = self.known.iter().find(|known| (known.0, known.1) == (phase, reply));
+        if let Some((_, _, outcome)) = known {
+            return outcome.clone();
+        }
+        let outcome = read(phase, reply, self.accepted);
+        self.known.push((phase, reply, outcome.clone()));
+        outcome
+    }
+}
+
+/// Reads a reply by the rules; `accepted` recipients had been accepted in its transaction.
+fn read(phase: Phase, reply: &Reply, accepted: usize) -> Outcome {
     let verdict = Rules::builtin().classify(reply_phase(phase), None, reply);
     let refusal = verdict.refusal();
     let class = refusal.map(|refusal| refusal.class);
@@ -195,9 +281,18 @@ fn read(phase: Phase, reply: &Reply) -> Outcome {
         party: Some(refusal.party),
         retry: refusal.ending.retry(),
         lane: refusal.lane,
-        suppress: refusal.ending.suppresses(),
+        suppress: refusal.ending.suppresses() && is_about_one(phase, accepted),
         rule: refusal.rule.into(),
         ..outcome
+    }
+}
+
+/// Returns true where a reply can only be about one recipient: what is said to several is no reason to suppress each.
+fn is_about_one(phase: Phase, accepted: usize) -> bool {
+    match phase {
+        Phase::Recipient => true,
+        Phase::Data | Phase::Message => accepted == 1,
+        Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Mail => false,
     }
 }
 
@@ -274,6 +369,14 @@ mod tests {
 
     use super::*;
 
+    fn outcomes_of(results: &[RecipientResult]) -> Vec<Outcome> {
+        read_transaction(results).outcomes
+    }
+
+    fn outcome_of_only(result: &RecipientResult) -> Outcome {
+        outcome_of(result, &mut Replies { accepted: 1, known: Vec::new() })
+    }
+
     fn reply(phase: Phase, code: u16, text: &'static str) -> RecipientResult {
         RecipientResult::Reply(phase, Reply::plain(code, text))
     }
@@ -283,9 +386,20 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_is_read_once_for_all_recipients() {
+        let unknown = |number: usize| enhanced(Phase::Recipient, 550, 1, number as u16 % 2);
+        let at_dot = || reply(Phase::Message, 554, "no");
+        let results: Vec<_> =
+            (0..100).map(|number| if number < 50 { unknown(number) } else { at_dot() }).collect();
+        let mut replies = Replies { accepted: 50, known: Vec::new() };
+        results.iter().for_each(|result| drop(outcome_of(result, &mut replies)));
+        assert_eq!(replies.known.len(), 3);
+    }
+
+    #[test]
     fn d_034_a_connection_lost_after_the_dot_is_unknown() {
         let check = |result: RecipientResult, kind, class| {
-            let outcome = outcome_of(&result);
+            let outcome = outcome_of_only(&result);
             assert_eq!((outcome.kind, outcome.class), (kind, Some(class)), "{result:?}");
         };
         check(RecipientResult::Unknown(Lost::Closed), K::Unknown, C::Connection);
@@ -323,13 +437,10 @@ mod tests {
     fn d_036_only_what_the_site_says_about_itself_or_about_us_slows_its_lane() {
         let refused = |results: &[RecipientResult]| matches!(signal(results), Signal::Refused(_));
         let failed = |results: &[RecipientResult]| matches!(signal(results), Signal::Failed(_));
-        let slow_down = || {
-            RecipientResult::Reply(
-                Phase::Mail,
-                Reply::new(421, 7, 0, "too many messages from your IP, slow down"),
-            )
-        };
-        assert!(refused(&[slow_down()]) || failed(&[slow_down()]));
+        let at_mail = |text| RecipientResult::Reply(Phase::Mail, Reply::new(421, 7, 0, text));
+        // A wish to slow down is no refusal: only one that blocks us pauses the lane.
+        assert!(failed(&[at_mail("too many messages from your IP, slow down")]));
+        assert!(refused(&[at_mail("your IP is blocked using zen.spamhaus.org")]));
         assert!(failed(&[RecipientResult::Unknown(Lost::Closed)]));
         assert_eq!(signal(&[reply(Phase::Message, 250, "ok")]), Signal::Served);
         assert_eq!(signal(&[enhanced(Phase::Recipient, 550, 1, 1)]), Signal::Served);
@@ -357,24 +468,32 @@ mod tests {
 
     #[test]
     fn d_036_the_end_of_a_reused_connection_says_nothing_about_the_message() {
-        let check = |results: &[RecipientResult], expected: bool| {
-            assert_eq!(is_end_of_connection(results, &outcomes_of(results)), expected, "{results:?}");
+        use EndOfConnection::{Messages, Other};
+        let check = |results: &[RecipientResult], expected| {
+            assert_eq!(end_of_connection(results, &outcomes_of(results)), expected, "{results:?}");
         };
-        check(&[reply(Phase::Mail, 421, "4.7.0 enough"), reply(Phase::Mail, 421, "4.7.0 enough")], true);
-        check(&[reply(Phase::Recipient, 452, "too many messages in this session")], true);
+        let at_mail = |code, text| reply(Phase::Mail, code, text);
+        check(&[at_mail(421, "4.7.0 enough"), at_mail(421, "4.7.0 enough")], Some(Messages));
+        check(&[at_mail(421, "4.7.0 too many messages on this connection")], Some(Messages));
+        check(&[reply(Phase::Recipient, 452, "too many messages in this session")], Some(Messages));
+        // What follows would be the same after any number of messages.
+        check(&[at_mail(451, "4.4.2 timeout exceeded")], Some(Other));
+        check(&[at_mail(421, "4.4.2 timeout exceeded")], Some(Other));
+        check(&[at_mail(421, "too many errors")], Some(Other));
+        check(&[at_mail(421, "4.7.1 client host blocked using zen.spamhaus.org")], None);
         check(
             &[
                 reply(Phase::Message, 250, "ok"),
                 reply(Phase::Recipient, 421, "too many messages in this session"),
             ],
-            false,
+            None,
         );
-        check(&[enhanced(Phase::Recipient, 550, 1, 1)], false);
-        check(&[enhanced(Phase::Mail, 550, 7, 1)], false);
+        check(&[enhanced(Phase::Recipient, 550, 1, 1)], None);
+        check(&[enhanced(Phase::Mail, 550, 7, 1)], None);
     }
 
     #[test]
-    fn d_036_another_host_is_tried_where_nothing_was_sent() {
+    fn d_036_another_host_is_tried_where_this_one_cannot_have_the_message() {
         let check = |results: &[RecipientResult], expected: bool| {
             assert_eq!(may_try_next_host(results, &outcomes_of(results)), expected, "{results:?}");
         };
@@ -389,28 +508,61 @@ mod tests {
 
     #[test]
     fn d_046_a_lost_reply_is_the_receivers_matter_and_our_abort_is_not() {
-        assert_eq!(outcome_of(&RecipientResult::Unknown(Lost::Closed)).party, Some(Party::Receiver));
-        assert_eq!(outcome_of(&RecipientResult::Unknown(Lost::Aborted)).party, None);
+        assert_eq!(outcome_of_only(&RecipientResult::Unknown(Lost::Closed)).party, Some(Party::Receiver));
+        assert_eq!(outcome_of_only(&RecipientResult::Unknown(Lost::Aborted)).party, None);
     }
 
     #[test]
     fn the_rule_that_read_a_reply_is_named() {
-        let outcome = outcome_of(&enhanced(Phase::Recipient, 550, 1, 1));
+        let outcome = outcome_of_only(&enhanced(Phase::Recipient, 550, 1, 1));
         assert!(outcome.suppress && !outcome.rule.is_empty());
         assert_eq!(outcome.party, Some(Party::Recipient));
     }
 
     #[test]
+    fn d_052_a_reply_suppresses_only_the_recipient_that_it_answered() {
+        let unknown =
+            |phase| RecipientResult::Reply(phase, Reply::new(550, 1, 1, "<bob@x.example>: user unknown"));
+        let check = |results: &[RecipientResult], expected: &[bool]| {
+            let suppressed: Vec<bool> = outcomes_of(results).iter().map(|outcome| outcome.suppress).collect();
+            assert_eq!(suppressed, expected, "{results:?}");
+        };
+        check(&[unknown(Phase::Recipient), unknown(Phase::Recipient)], &[true, true]);
+        // The reply to the message is about the only recipient that was accepted, or about nobody in particular.
+        check(&[unknown(Phase::Message)], &[true]);
+        check(&[unknown(Phase::Data), unknown(Phase::Recipient)], &[true, true]);
+        check(&vec![unknown(Phase::Message); 50], &[false; 50]);
+        check(&[unknown(Phase::Data), unknown(Phase::Data)], &[false, false]);
+        // MAIL names no recipient.
+        let no_such_user = Reply::new(550, 1, 1, "no such user on this system");
+        check(&[RecipientResult::Reply(Phase::Mail, no_such_user)], &[false]);
+        check(&[unknown(Phase::Mail)], &[false]);
+    }
+
+    #[test]
     fn d_035_recipients_over_the_limit_go_in_another_transaction() {
-        let over_limit = |results: &[RecipientResult]| over_recipient_limit(results, &outcomes_of(results));
+        let check = |results: &[RecipientResult], over_limit: &[usize], recipients_max| {
+            let reading = read_transaction(results);
+            assert_eq!(
+                (&*reading.over_limit, reading.recipients_max),
+                (over_limit, recipients_max),
+                "{results:?}"
+            );
+        };
         let accepted = || reply(Phase::Message, 250, "ok");
         let too_many = || enhanced(Phase::Recipient, 452, 5, 3);
-        assert_eq!(over_limit(&[accepted(), too_many(), reply(Phase::Recipient, 552, "too many")]), [1, 2]);
-        assert!(over_limit(&[too_many(), too_many()]).is_empty());
-        assert!(over_limit(&[accepted(), enhanced(Phase::Recipient, 452, 2, 2)]).is_empty());
-        assert!(over_limit(&[accepted(), enhanced(Phase::Recipient, 550, 1, 1)]).is_empty());
+        check(&[accepted(), too_many(), reply(Phase::Recipient, 552, "too many")], &[1, 2], None);
+        check(&[too_many(), too_many()], &[], None);
+        check(&[accepted(), enhanced(Phase::Recipient, 452, 2, 2)], &[], None);
+        check(&[accepted(), enhanced(Phase::Recipient, 550, 1, 1)], &[], None);
         // The message was refused after one recipient was accepted: the other one is sent again.
-        assert_eq!(over_limit(&[reply(Phase::Message, 554, "no"), too_many()]), [1]);
+        check(&[reply(Phase::Message, 554, "no"), too_many()], &[1], None);
+        // The message was refused for its recipients: half of them are tried.
+        let at_dot = || reply(Phase::Message, 552, "too many recipients, use separate transactions");
+        check(&vec![at_dot(); 20], &(0..20).collect::<Vec<_>>(), Some(10));
+        check(&[at_dot(), at_dot(), too_many()], &[0, 1, 2], Some(1));
+        check(&[at_dot(), too_many()], &[1], None);
+        check(&[at_dot()], &[], None);
     }
 
     #[test]
@@ -422,9 +574,46 @@ mod tests {
         let accepted = reply(Phase::Message, 250, "ok");
         let no_storage = reply(Phase::Recipient, 452, "requested action not taken");
         check(std::slice::from_ref(&no_storage), 0, C::Other);
-        check(&[reply(Phase::Recipient, 452, "too many recipients")], 0, C::Quota);
-        check(&[enhanced(Phase::Recipient, 452, 5, 3)], 0, C::TooManyRecipients);
+        check(&[reply(Phase::Recipient, 552, "requested action aborted")], 0, C::Quota);
+        check(&[reply(Phase::Recipient, 452, "too many recipients")], 0, C::RateLimited);
+        check(&[enhanced(Phase::Recipient, 452, 5, 3)], 0, C::RateLimited);
         check(&[accepted, no_storage], 1, C::TooManyRecipients);
+    }
+
+    #[test]
+    fn d_050_a_reading_by_the_whole_transaction_names_itself_and_its_party() {
+        let check = |results: &[RecipientResult], index: usize, class, rule: &str| {
+            let Outcome { class: found, rule: named, party, lane, .. } =
+                outcomes_of(results).swap_remove(index);
+            assert_eq!((found, &*named), (Some(class), rule), "{results:?}");
+            assert_eq!((party, lane), (Some(Party::Receiver), LaneEffect::None), "{results:?}");
+        };
+        let accepted = || reply(Phase::Message, 250, "ok");
+        let no_more = || reply(Phase::Recipient, 452, "requested action not taken");
+        let too_many = |phase, code| reply(phase, code, "too many recipients");
+        check(&[accepted(), no_more()], 1, C::TooManyRecipients, LEFT_OVER);
+        check(&[too_many(Phase::Recipient, 452)], 0, C::RateLimited, NONE_ACCEPTED);
+        check(&[too_many(Phase::Message, 552)], 0, C::RateLimited, REFUSED_TOGETHER);
+        let by_rule = "recipients_per_transaction";
+        check(&[accepted(), too_many(Phase::Recipient, 452)], 1, C::TooManyRecipients, by_rule);
+    }
+
+    #[test]
+    fn d_035_an_attempt_counts_unless_its_transaction_was_sent_to_others() {
+        let check = |results: &[RecipientResult], expected: &[bool]| {
+            let counted: Vec<bool> = outcomes_of(results).iter().map(Outcome::is_counted).collect();
+            assert_eq!(counted, expected, "{results:?}");
+        };
+        let too_many =
+            || RecipientResult::Reply(Phase::Recipient, Reply::new(452, 5, 3, "too many recipients"));
+        let at_dot = || RecipientResult::Reply(Phase::Message, Reply::new(552, 5, 3, "too many recipients"));
+        check(&[too_many()], &[true]);
+        check(&[too_many(), enhanced(Phase::Recipient, 550, 1, 1)], &[true, true]);
+        check(&[reply(Phase::Message, 250, "ok"), too_many()], &[true, false]);
+        check(&[at_dot()], &[true]);
+        check(&[at_dot(), at_dot()], &[true, true]);
+        check(&[at_dot(), at_dot(), too_many()], &[true, true, false]);
+        assert!(!left_for_later().is_counted());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use postroad_net::{ClientTls, Guard};
 use postroad_telemetry::Health;
 use tokio::{
     sync::{Semaphore, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -118,14 +118,25 @@ impl Outbound {
         running.spawn_tasks(&mut tasks, &claimed_incarnation);
         tokio::select! {
             () = shutdown.cancelled() => {}
-            // It ends by itself only when the data directory fails: then no mail may be sent.
-            Some(ended) = owning.join_next() => tracing::error!(?ended, "outbound stops: cannot keep the claim on its sources"),
+            Some(ended) = owning.join_next() => log_lost_claim(ended),
             Some(ended) = tasks.join_next() => panic!("a task of the outbound role ended: {ended:?}"),
         }
         running.drain().await;
         release.cancel();
         while owning.join_next().await.is_some() {}
         tasks.shutdown().await;
+    }
+}
+
+/// The claim's task ends by itself only when the data directory fails: then no mail may be sent, and the process, whose
+/// role ends before it was asked to, exits with an error.
+fn log_lost_claim(ended: Result<Result<(), StartError>, JoinError>) {
+    match ended {
+        Ok(Err(error)) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, cause, "outbound stops: it cannot claim its sources again");
+        }
+        ended => panic!("the claim's task ended: {ended:?}"),
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     lanes::{LaneHandle, Lanes},
     permit::{source_lost, while_permitted},
     plan::{Rules, Target, plan},
-    result,
+    result::{self, EndOfConnection, Reading},
 };
 
 mod connection;
@@ -92,26 +92,35 @@ struct AttemptContext {
 enum TransactionEnd {
     /// All recipients are reported or given back.
     Done,
-    /// The connection is over and took nothing of the message: a new one may take it at once (D-031, D-036).
+    /// The connection is over: a new one may take at once what remains of the message (D-031, D-036).
     Reconnect,
     /// This host did not take the message: another may (D-036).
-    NextHost(SessionFailure),
+    NextHost { host: Target, failed: SessionFailure },
 }
 
 /// What an attempt has tried so far.
 #[derive(Default)]
 struct Tried {
-    sessions: usize,
+    /// Addresses of hosts with which a session was begun, however many times.
+    hosts: usize,
     ipv6_failed: bool,
     failure: Option<SessionFailure>,
+    /// The host that did not take the message over the reused connection: it has been asked.
+    reused: Option<Target>,
 }
 
 impl Tried {
     fn add(&mut self, failed: SessionFailure) {
+        self.hosts += usize::from(failed.connected);
         self.failure = Some(match self.failure.take() {
             None => failed,
             Some(before) => before.and(failed),
         });
+    }
+
+    fn add_reused(&mut self, target: Target, failed: SessionFailure) {
+        self.reused = Some(target);
+        self.add(failed);
     }
 }
 
@@ -143,7 +152,7 @@ impl Worker {
     async fn work(&mut self, job: Job) -> Signal {
         let (source, abort) = self.handle.source();
         let span = trace::span("deliver", &job.traceparent);
-        let mut attempt = Attempt::begin(job, self.handle.source, self.handle.metrics.clone());
+        let mut attempt = Attempt::begin(job, self.handle.metrics.clone());
         let Some(domain) = attempt.open().first().and_then(|recipient| recipient.address.domain()) else {
             // D-020: submission refuses address literals.
             let text = "5.1.3 mail to address literals is not supported";
@@ -167,20 +176,25 @@ impl Worker {
                 Err(outcome) => return report_without_session(attempt, *outcome),
             }
         }
-        if self.can_reuse(attempt_context, targets.as_deref())
-            && let TransactionEnd::Done = self.transact(attempt, &content, attempt_context).await
-        {
-            return;
+        let mut tried = Tried::default();
+        if self.can_reuse(attempt_context, targets.as_deref()) {
+            match self.transact(attempt, &content, attempt_context).await {
+                TransactionEnd::Done => return,
+                TransactionEnd::NextHost { host, failed } => tried.add_reused(host, failed),
+                TransactionEnd::Reconnect => {}
+            }
         }
         self.close_connection().await;
         let targets = match targets {
             Some(targets) => targets,
             None => match self.targets(attempt_context).await {
                 Ok(targets) => targets,
+                // What was said over the reused connection tells more.
+                Err(_) if tried.failure.is_some() => Vec::new(),
                 Err(outcome) => return report_without_session(attempt, *outcome),
             },
         };
-        self.try_targets(attempt, &targets, &content, attempt_context).await;
+        self.try_targets(attempt, &targets, &content, attempt_context, tried).await;
     }
 
     /// Returns the content; `None` when it cannot be fetched.
@@ -256,17 +270,20 @@ impl Worker {
         targets: &[Target],
         content: &Content,
         attempt_context: &AttemptContext,
+        mut tried: Tried,
     ) {
-        let mut tried = Tried::default();
         for target in targets {
-            if tried.sessions >= self.context.config.sessions_max {
+            if tried.reused.as_ref() == Some(target) {
+                continue;
+            }
+            if tried.hosts >= self.context.config.sessions_max {
                 break;
             }
             if self.try_target(attempt, target, content, attempt_context, &mut tried).await {
                 return;
             }
         }
-        let Some(SessionFailure { result, signal }) = tried.failure else {
+        let Some(SessionFailure { result, signal, .. }) = tried.failure else {
             let text = "4.4.4 the route has no address of the source's family (IPv4 or IPv6)";
             let outcome = Outcome::new(OutcomeKind::Soft, Some(BounceClass::Connection), 0, text);
             return report_without_session(attempt, outcome);
@@ -286,7 +303,7 @@ impl Worker {
     ) -> bool {
         let lease = self.context.lease.clone();
         loop {
-            let opened = self.open(target, attempt_context, &mut tried.sessions);
+            let opened = self.open(target, attempt_context);
             match while_permitted(&lease, &attempt_context.abort, opened).await {
                 None => {
                     attempt.give_back();
@@ -304,9 +321,9 @@ impl Worker {
             }
             match self.transact(attempt, content, attempt_context).await {
                 TransactionEnd::Done => return true,
-                // The connection ended between two transactions: it has carried at least one of this message.
+                // The connection ended between two transactions: each brings the end of the message nearer.
                 TransactionEnd::Reconnect => self.close_connection().await,
-                TransactionEnd::NextHost(failed) => {
+                TransactionEnd::NextHost { failed, .. } => {
                     self.close_connection().await;
                     tried.add(failed);
                     return false;
@@ -337,12 +354,12 @@ impl Worker {
                 attempt.give_back();
                 return TransactionEnd::Done;
             }
-            let outcomes = result::outcomes_of(&delivery.results);
-            if let Some(end) = self.not_taken(&delivery.results, &outcomes) {
+            let reading = result::read_transaction(&delivery.results);
+            if let Some(end) = self.not_taken(&delivery.results, &reading.outcomes) {
                 return end;
             }
-            if !self.report(attempt, &delivery.results, outcomes).await {
-                return TransactionEnd::Done;
+            if let Some(end) = self.report(attempt, reading).await {
+                return end;
             }
         }
     }
@@ -350,8 +367,12 @@ impl Worker {
     /// Returns how to go on where the server took nothing of the message and another connection or host may.
     fn not_taken(&self, results: &[RecipientResult], outcomes: &[Outcome]) -> Option<TransactionEnd> {
         let open = self.open.as_ref()?;
-        if open.messages > 0 && result::is_end_of_connection(results, outcomes) {
-            self.handle.with(|lane| lane.connection_ended_after(open.messages));
+        if open.messages > 0
+            && let Some(end) = result::end_of_connection(results, outcomes)
+        {
+            if end == EndOfConnection::Messages {
+                self.handle.with(|lane| lane.connection_ended_after(open.messages));
+            }
             return Some(TransactionEnd::Reconnect);
         }
         if !result::may_try_next_host(results, outcomes) {
@@ -359,40 +380,50 @@ impl Worker {
         }
         let outcome = outcomes.first()?.clone();
         let result = AttemptResult { outcome, remote: open.remote.clone(), tls: open.tls.clone() };
-        Some(TransactionEnd::NextHost(SessionFailure { result, signal: result::signal_of(outcomes) }))
+        let failed = SessionFailure { result, signal: result::signal_of(outcomes), connected: true };
+        Some(TransactionEnd::NextHost { host: open.target.clone(), failed })
     }
 
-    /// Reports the outcomes of a transaction; true when recipients remain that go in the next one.
-    async fn report(
-        &mut self,
-        attempt: &mut Attempt,
-        results: &[RecipientResult],
-        outcomes: Vec<Outcome>,
-    ) -> bool {
+    /// Reports the outcomes of a transaction; `None` when the next one follows on this connection.
+    async fn report(&mut self, attempt: &mut Attempt, reading: Reading) -> Option<TransactionEnd> {
         let messages_max = self.handle.with(|lane| lane.messages_per_connection());
-        let Some(open) = &mut self.open else { return false };
+        let Some(open) = &mut self.open else { return Some(TransactionEnd::Done) };
         if open.messages > 0 {
             self.context.metrics.reused.increment(1);
         }
         open.messages += 1;
         let is_full = open.messages >= messages_max;
-        let usable = open.connection.is_usable() && !is_full;
-        let mut next_recipients =
-            if usable { result::over_recipient_limit(results, &outcomes) } else { Vec::new() };
-        let may_go_on =
-            next_recipients.is_empty() || self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
-        if !may_go_on {
-            next_recipients.clear();
-        }
-        attempt.note(result::signal_of(&outcomes));
-        attempt.report_outcomes(outcomes, &next_recipients, &open.remote, &open.tls);
+        let is_usable = open.connection.is_usable() && !is_full;
+        let goes_on = self.report_recipients(attempt, reading);
         if is_full {
             self.handle.with(Lane::connection_filled);
         }
-        if !usable {
-            self.close_connection().await;
+        if is_usable {
+            return if goes_on { None } else { Some(TransactionEnd::Done) };
         }
-        !next_recipients.is_empty()
+        self.close_connection().await;
+        // The rest may go over a new connection at once: this one has carried some of the message.
+        Some(if goes_on { TransactionEnd::Reconnect } else { TransactionEnd::Done })
+    }
+
+    /// Reports the recipients of a transaction; true when others remain and another transaction may begin.
+    fn report_recipients(&self, attempt: &mut Attempt, reading: Reading) -> bool {
+        let Reading { outcomes, mut over_limit, recipients_max } = reading;
+        let Some(open) = &self.open else { return false };
+        let remain = !over_limit.is_empty() || attempt.open().len() > outcomes.len();
+        let goes_on = remain && self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
+        if !goes_on {
+            over_limit.clear();
+        }
+        attempt.note(result::signal_of(&outcomes));
+        attempt.report_outcomes(outcomes, &over_limit, &open.remote, &open.tls);
+        if goes_on {
+            recipients_max.into_iter().for_each(|max| attempt.limit_recipients(max));
+        } else {
+            let (remote, tls) = (open.remote.clone(), open.tls.clone());
+            attempt.report_all(&AttemptResult { outcome: result::left_for_later(), remote, tls });
+        }
+        goes_on
     }
 
     async fn close_connection(&mut self) {

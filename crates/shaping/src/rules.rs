@@ -141,6 +141,9 @@ impl EnhancedPattern {
     }
 }
 
+/// How much of a reply's text is read. Real ones are far shorter, and each rule reads it again.
+const TEXT_BYTES_MAX: usize = 4 << 10;
+
 /// A reply that no phase allows: neither success where it counts nor a refusal.
 const UNEXPECTED: Refusal<'static> = Refusal {
     ending: Ending::SiteSoft,
@@ -178,6 +181,7 @@ impl Rules {
     /// Decides what `reply`, given in `phase`, means for one recipient.
     ///
     /// `provider` is who the site belongs to, where that is known: rules of other providers are passed over.
+    /// Of a long reply only the first 4 KiB are read.
     #[must_use]
     pub fn classify(&self, phase: Phase, provider: Option<&str>, reply: &Reply) -> Verdict<'_> {
         if phase == Phase::Dot && (200..300).contains(&reply.code) {
@@ -186,8 +190,9 @@ impl Rules {
         if !reply.is_transient() && !reply.is_permanent() {
             return Verdict::Refused(UNEXPECTED);
         }
-        let asked = Asked { phase, provider, code: reply.code, enhanced: enhanced_of(reply) };
-        let text = text::normalise(&reply.text);
+        let said = &reply.text[..reply.text.floor_char_boundary(TEXT_BYTES_MAX)];
+        let asked = Asked { phase, provider, code: reply.code, enhanced: enhanced_of(reply, said) };
+        let text = text::normalise(said);
         let found = self.rules.iter().find_map(|rule| {
             let consequence = rule.outcomes.get(phase, reply.is_permanent())?;
             (asked.meets(rule) && rule.reads(text.as_bytes())).then_some((consequence, rule))
@@ -220,10 +225,10 @@ impl Asked<'_> {
 }
 
 /// The enhanced code in front of the text, whatever its class, or else the one within it.
-fn enhanced_of(reply: &Reply) -> Option<EnhancedCode> {
+fn enhanced_of(reply: &Reply, text: &str) -> Option<EnhancedCode> {
     let class = (reply.code / 100) as u8;
     reply
         .enhanced
-        .or_else(|| EnhancedCode::parse_prefix(&reply.text).map(|(code, _length)| code))
-        .or_else(|| text::enhanced_in(&reply.text, class))
+        .or_else(|| EnhancedCode::parse_prefix(text).map(|(code, _length)| code))
+        .or_else(|| text::enhanced_in(text, class))
 }

@@ -130,6 +130,16 @@ fn a_rule_of_another_provider_is_passed_over() {
 }
 
 #[test]
+fn only_the_beginning_of_a_long_reply_is_read() {
+    let rule = |padding: usize| {
+        let reply = Reply::plain(550, format!("{}: user unknown", "é ".repeat(padding)));
+        Rules::builtin().classify(Phase::Rcpt, None, &reply).refusal().map(|refusal| refusal.rule.to_owned())
+    };
+    assert_eq!(rule(1000).as_deref(), Some("recipient_unknown"));
+    assert_eq!(rule(20_000).as_deref(), Some("default_rcpt"));
+}
+
+#[test]
 fn a_refusal_by_policy_is_tried_a_few_times_at_long_distance_or_not_at_all() {
     let retry = |phase, reply: &str| {
         let reply = read_reply(reply).expect("a reply");

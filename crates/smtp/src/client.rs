@@ -458,11 +458,7 @@ impl ClientSession {
             State::Greeting => Phase::Greeting,
             State::Ehlo | State::Helo => Phase::Hello,
             State::StartTls | State::Handshake => Phase::StartTls,
-            State::Envelope(active) => match active.expected {
-                Expected::Mail => Phase::Mail,
-                Expected::Recipient(_) => Phase::Recipient,
-                Expected::Data => Phase::Data,
-            },
+            State::Envelope(active) => active.phase(),
             State::Message(_) => Phase::Message,
             State::Idle | State::Resetting | State::Quitting | State::Ended(_) => Phase::Mail,
         }
@@ -496,7 +492,7 @@ impl ClientSession {
             State::Greeting if reply.code == 220 => self.send_ehlo(now),
             State::Greeting => self.refuse(Phase::Greeting, reply),
             State::Ehlo => self.after_ehlo(now, reply),
-            State::Helo if reply.code == 250 => self.become_idle(),
+            State::Helo if reply.code == 250 => self.state = State::Idle,
             State::Helo => self.refuse(Phase::Hello, reply),
             State::StartTls => self.after_start_tls(reply, input),
             State::Envelope(active) => return self.after_envelope(now, active, reply),
@@ -542,7 +538,7 @@ impl ClientSession {
                 self.state = State::StartTls;
             }
             (TlsUse::Required, false) if !self.tls => self.state = State::Ended(Ended::NoTls),
-            _ => self.become_idle(),
+            _ => self.state = State::Idle,
         }
     }
 
@@ -552,10 +548,6 @@ impl ClientSession {
         }
         // S-402: a byte received before the handshake may have been injected.
         self.state = if input.is_empty() { State::Handshake } else { State::Ended(Ended::Injected) };
-    }
-
-    fn become_idle(&mut self) {
-        self.state = State::Idle;
     }
 
     fn refuse(&mut self, phase: Phase, reply: Reply) {

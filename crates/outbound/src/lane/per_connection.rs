@@ -6,6 +6,9 @@
 /// Full connections after which twice as many messages are tried.
 const PROBE_AFTER: u32 = 10;
 
+/// Connections in a row that ended early until the number is taken to be smaller: one may have ended for any reason.
+const EARLY_MAX: u32 = 3;
+
 /// What a lane has learned; forgotten with the lane.
 #[derive(Debug, Default)]
 pub(super) struct MessagesPerConnection {
@@ -16,8 +19,19 @@ pub(super) struct MessagesPerConnection {
 struct Learned {
     /// At least 1.
     messages: u32,
+    /// The number that connections had carried, while more is tried and none has carried it.
+    proven: Option<u32>,
     /// Connections that carried so many since.
     full: u32,
+    /// Connections in a row that ended before, and the most that one of them carried.
+    early: u32,
+    early_most: u32,
+}
+
+impl Learned {
+    fn new(messages: u32) -> Self {
+        Self { messages: messages.max(1), proven: None, full: 0, early: 0, early_most: 0 }
+    }
 }
 
 impl MessagesPerConnection {
@@ -29,15 +43,29 @@ impl MessagesPerConnection {
 
     /// The site ended a connection after this many messages.
     pub(super) fn ended_after(&mut self, messages: u32) {
-        self.learned = Some(Learned { messages: messages.max(1), full: 0 });
+        let Some(learned) = self.learned.as_mut().filter(|learned| messages < learned.messages) else {
+            self.learned = Some(Learned::new(messages));
+            return;
+        };
+        if let Some(proven) = learned.proven {
+            *learned = Learned::new(messages.max(proven));
+            return;
+        }
+        learned.early += 1;
+        learned.early_most = learned.early_most.max(messages);
+        if learned.early >= EARLY_MAX {
+            *learned = Learned::new(learned.early_most);
+        }
     }
 
     /// A connection carried as many messages as it may. Trying too many costs one refused MAIL and no message.
     pub(super) fn filled(&mut self) {
         let Some(learned) = &mut self.learned else { return };
+        (learned.proven, learned.early, learned.early_most) = (None, 0, 0);
         learned.full += 1;
         if learned.full >= PROBE_AFTER {
-            *learned = Learned { messages: learned.messages.saturating_mul(2), full: 0 };
+            let messages = learned.messages;
+            *learned = Learned { proven: Some(messages), ..Learned::new(messages.saturating_mul(2)) };
         }
     }
 }
@@ -62,7 +90,28 @@ mod tests {
         // The site allows more now.
         (0..PROBE_AFTER * 40).for_each(|_| messages.filled());
         assert_eq!(messages.limit(100), 100);
+        let mut messages = MessagesPerConnection::default();
         messages.ended_after(0);
         assert_eq!(messages.limit(100), 1);
+    }
+
+    #[test]
+    fn d_036_a_connection_that_ends_early_does_not_lower_the_number() {
+        let mut messages = MessagesPerConnection::default();
+        messages.ended_after(20);
+        messages.ended_after(1);
+        messages.ended_after(2);
+        assert_eq!(messages.limit(100), 20);
+        messages.filled();
+        messages.ended_after(1);
+        messages.ended_after(2);
+        assert_eq!(messages.limit(100), 20);
+        // Three in a row: the site takes fewer now.
+        messages.ended_after(1);
+        assert_eq!(messages.limit(100), 2);
+        // While more is tried, what connections have carried is certain.
+        (0..PROBE_AFTER).for_each(|_| messages.filled());
+        messages.ended_after(1);
+        assert_eq!(messages.limit(100), 2);
     }
 }

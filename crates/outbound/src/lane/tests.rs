@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use postroad_core::{Address, Epoch, GroupId};
+use postroad_core::{Address, Epoch, GroupId, SourceId};
 use postroad_directory::Rate;
 
 use super::*;
@@ -30,6 +30,7 @@ fn job(number: u128, received: Instant) -> Job {
     let recipient = |number| JobRecipient { number, attempt: 1, address: address.clone() };
     Job {
         attempts: Arc::new(GroupAttempts::new(GroupId(1))),
+        source: SourceId(1),
         message: MessageId::from_u128(number),
         epoch: Epoch(1),
         sender: None,
@@ -127,7 +128,8 @@ fn a_job_that_a_person_asked_for_ends_the_pause_of_its_lane() {
     let mut lane = lane(now);
     lane.ended(now, Signal::Refused("421 4.7.0 slow down".into()));
     assert!(lane.push(now, job(1, now)).is_err());
-    let asked = Job { retry_now: true, ..job(2, now) };
+    let mut asked = job(2, now);
+    asked.retry_now = true;
     assert!(matches!(lane.push(now, asked), Ok(Wake::New)));
     lane.worker_started();
     assert_eq!(started(lane.next(now)), Some(2));

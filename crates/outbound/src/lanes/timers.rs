@@ -66,18 +66,10 @@ impl Lanes {
         let (back, wake, forget) = {
             let mut state = handle.state.lock();
             state.timer = None;
-            let was_paused = state.lane.pause().is_some();
-            let back = state.lane.tick(now);
-            let resumed = was_paused && state.lane.pause().is_none();
-            if resumed {
-                state.paused = None;
-                self.windows_changed();
-            }
+            let back = self.change(handle, &mut state, now, |lane| lane.tick(now));
             let forget = state.lane.is_forgettable(now);
             if forget {
                 state.lane.close();
-            } else {
-                self.set_timer(handle, &mut state);
             }
             (back, state.lane.wake(now), forget)
         };
@@ -91,7 +83,7 @@ impl Lanes {
             self.count_lanes(&sources);
             self.journal.forget(&handle.name());
         }
-        self.give_back(handle, back);
+        self.give_back(back);
         self.wake(context, handle, wake);
     }
 

@@ -33,23 +33,33 @@ impl Drop for Counted {
     }
 }
 
-/// Why no session could be opened with a target.
+/// Why no session could be opened with a target, or why it did not take the message.
 pub(super) struct SessionFailure {
     pub(super) result: AttemptResult,
     pub(super) signal: Signal,
+    /// A session was begun, with or without TLS.
+    pub(super) connected: bool,
 }
 
 impl SessionFailure {
-    /// Returns what the failures of two hosts of a site come to: the site is as bad as its better host, and a refusal for
-    /// good counts only when nothing gives hope.
+    /// Returns what the failures of two hosts of a site come to: the site is as bad as its better host.
     pub(super) fn and(self, other: Self) -> Self {
-        let worth = |failure: &Self| {
-            let outcome = &failure.result.outcome;
+        let connected = self.connected || other.connected;
+        let result = if other.worth() > self.worth() { other.result } else { self.result };
+        Self { result, signal: self.signal.milder(other.signal), connected }
+    }
+
+    /// A refusal for good counts only when nothing gives hope, and a fault of this node only when no host that may be
+    /// tried again was asked: it would hide, for as long as it lasts, that the site is dead.
+    fn worth(&self) -> u8 {
+        let outcome = &self.result.outcome;
+        match (outcome.retry, outcome.kind) {
+            (Retry::Never, _) => 0,
+            (_, OutcomeKind::Internal) => 1,
             // A reply of a server tells more than a failed connection.
-            (outcome.retry != Retry::Never, outcome.code != 0)
-        };
-        let result = if worth(&other) > worth(&self) { other.result } else { self.result };
-        Self { result, signal: self.signal.milder(other.signal) }
+            _ if outcome.code == 0 => 2,
+            _ => 3,
+        }
     }
 }
 
@@ -70,16 +80,15 @@ impl Worker {
         &self,
         target: &Target,
         attempt_context: &AttemptContext,
-        sessions: &mut usize,
     ) -> Result<OpenConnection, SessionFailure> {
-        *sessions += 1;
         let remote: Arc<str> = target.remote().into();
-        let ended = match self.open_with(target, attempt_context, TlsUse::Opportunistic, sessions).await? {
+        let ended = match self.open_with(target, attempt_context, TlsUse::Opportunistic).await? {
             Ok(connection) => return Ok(self.opened(connection, target, attempt_context, remote)),
             Err(ended) => ended,
         };
         let ended = if result::is_tls_failure(&ended) {
-            match self.open_with(target, attempt_context, TlsUse::Never, sessions).await? {
+            let opened = self.open_with(target, attempt_context, TlsUse::Never).await;
+            match opened.map_err(|failed| SessionFailure { connected: true, ..failed })? {
                 Ok(connection) => return Ok(self.opened(connection, target, attempt_context, remote)),
                 Err(ended) => ended,
             }
@@ -92,7 +101,7 @@ impl Worker {
         }
         let outcome = result::outcome_of_session(&ended);
         let result = AttemptResult { outcome, remote, tls: "".into() };
-        Err(SessionFailure { result, signal: result::signal_of_session(&ended) })
+        Err(SessionFailure { result, signal: result::signal_of_session(&ended), connected: true })
     }
 
     async fn open_with(
@@ -100,7 +109,6 @@ impl Worker {
         target: &Target,
         attempt_context: &AttemptContext,
         tls: TlsUse,
-        sessions: &mut usize,
     ) -> Result<Result<Connection, Ended>, SessionFailure> {
         let context = &self.context;
         let (from, limit) = (attempt_context.source.address, context.config.connect_timeout);
@@ -113,8 +121,6 @@ impl Worker {
             Ok(stream) => stream,
             Err(error) => {
                 context.metrics.not_connected.increment(1);
-                // No session was started.
-                *sessions = sessions.saturating_sub(1);
                 return Err(not_connected(&error, target));
             }
         };
@@ -158,5 +164,46 @@ fn not_connected(error: &ConnectError, target: &Target) -> SessionFailure {
     let outcome = Outcome::new(kind, Some(class), 0, &text);
     let result = AttemptResult { outcome, remote: target.remote().into(), tls: "".into() };
     let signal = if error.is_local() { Signal::Local(text.into()) } else { Signal::Failed(text.into()) };
-    SessionFailure { result, signal }
+    SessionFailure { result, signal, connected: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_core::Reply;
+    use postroad_smtp::client::{Lost, Phase};
+
+    use super::*;
+
+    fn ended(ended: &Ended) -> SessionFailure {
+        let result = AttemptResult::without_remote(result::outcome_of_session(ended));
+        SessionFailure { result, signal: result::signal_of_session(ended), connected: true }
+    }
+
+    fn local() -> SessionFailure {
+        let outcome = Outcome::new(OutcomeKind::Internal, Some(BounceClass::Connection), 0, "4.3.0 no ports");
+        let result = AttemptResult::without_remote(outcome);
+        SessionFailure { result, signal: Signal::Local("4.3.0 no ports".into()), connected: false }
+    }
+
+    #[test]
+    fn d_053_a_fault_of_this_node_does_not_hide_that_another_host_was_asked() {
+        let check = |one: fn() -> SessionFailure, other: fn() -> SessionFailure, kind, local: bool| {
+            for failure in [one().and(other()), other().and(one())] {
+                assert_eq!(failure.result.outcome.kind, kind, "{:?}", failure.result);
+                assert_eq!(matches!(failure.signal, Signal::Local(_)), local, "{:?}", failure.signal);
+            }
+        };
+        let refused = || ended(&Ended::Lost(Phase::Greeting, Lost::Closed));
+        let greeted = || ended(&Ended::Refused(Phase::Greeting, Reply::plain(421, "busy")));
+        let denied = || {
+            let outcome = Outcome::new(OutcomeKind::Hard, Some(BounceClass::BadDomain), 0, "5.4.4 denied");
+            let result = AttemptResult::without_remote(outcome);
+            SessionFailure { result, signal: Signal::Failed("5.4.4 denied".into()), connected: false }
+        };
+        check(local, local, OutcomeKind::Internal, true);
+        check(local, refused, OutcomeKind::Soft, false);
+        check(local, greeted, greeted().result.outcome.kind, false);
+        // The other host may take the message once this node can ask it.
+        check(local, denied, OutcomeKind::Internal, false);
+    }
 }

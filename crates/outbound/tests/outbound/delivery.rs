@@ -359,6 +359,19 @@ async fn d_036_a_host_that_is_busy_at_mail_is_left_for_the_next_in_the_same_atte
     node.stop().await;
 }
 
+#[tokio::test]
+async fn d_039_a_second_session_without_tls_leaves_the_next_host_its_turn() {
+    let script = replies(Phase::Mail, "421 4.3.2 too busy").with_rule(acts(Phase::Starttls, Action::Close));
+    let script = Script { tls: Tls::Starttls, ..script };
+    let (first, second) = two_sinks(script, Script::default()).await;
+    let node = two_hosts(&first, &second).start(None).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    let report = node.queue.report(1, 0).await;
+    is(&report, K::Delivered, None);
+    assert!(report.remote.starts_with("two.test ["), "{}", report.remote);
+    node.stop().await;
+}
+
 const SIGNED: &str =
     "Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nGr\u{fc}\u{df}e\r\n--b--\r\n";
 

@@ -4,6 +4,10 @@
 mod aborted;
 mod delivery;
 mod lease;
+mod lost_claim;
 mod node;
 mod queue;
+mod receiver;
+mod recipients;
+mod reused;
 mod work;

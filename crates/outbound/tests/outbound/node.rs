@@ -154,6 +154,16 @@ impl Node {
         self.queue.assign(vec![assignment]).await;
     }
 
+    /// Waits until the node has ended by itself.
+    pub(crate) async fn ended(self) {
+        time::timeout(Duration::from_secs(30), self.task).await.expect("the node ends").unwrap();
+    }
+
+    /// The directory of the node's files.
+    pub(crate) fn data_directory(&self) -> PathBuf {
+        data_directory(&self.home)
+    }
+
     /// Stops the node and waits until it has ended.
     pub(crate) async fn stop(self) -> (FakeQueue, Arc<TempDir>) {
         self.shutdown.cancel();

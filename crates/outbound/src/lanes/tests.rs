@@ -1,0 +1,117 @@
+use std::time::Duration;
+
+use postroad_core::{Address, Domain, GroupId};
+
+use super::*;
+use crate::{feedback::FeedbackConfig, group_attempts::GroupAttempts, job::JobRecipient, rate::RateLimiter};
+
+/// The lanes of one source, and the only lane.
+struct Fixture {
+    lanes: Lanes,
+    handle: LaneHandle,
+    attempts: Arc<GroupAttempts>,
+    _home: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let config = LaneConfig {
+            feedback: FeedbackConfig {
+                initial: 1,
+                pause_first: Duration::from_millis(1),
+                pause_max: Duration::from_mins(5),
+            },
+            wait_max: Duration::from_mins(5),
+            idle: Duration::from_secs(5),
+        };
+        let metrics = Arc::new(OutboundMetrics::default());
+        let lanes = Lanes::new(config, Journal::open(home.path()), metrics.clone());
+        let source = Arc::new(Source {
+            id: SourceId(1),
+            name: "one".into(),
+            address: None,
+            helo: Domain::parse("out.example").unwrap(),
+            nodes: Vec::new(),
+            owner: None,
+            epoch: Epoch(1),
+        });
+        let (site, now): (Arc<str>, _) = ("example.org".into(), Instant::now());
+        let state = State {
+            lane: Lane::new(config, LaneLimits::default(), RateLimiter::new(now, []), now),
+            source: source.clone(),
+            abort: CancellationToken::new(),
+            timer: None,
+            paused: None,
+        };
+        let handle = LaneHandle {
+            id: 1,
+            source: source.id,
+            metrics: Arc::new(LaneMetrics::new(metrics, &source.name, &site)),
+            site,
+            state: Mutex::new(state),
+            wake: Notify::new(),
+        };
+        Self { lanes, handle, attempts: Arc::new(GroupAttempts::new(GroupId(1))), _home: home }
+    }
+
+    /// Returns a job whose only attempt is pending.
+    fn job(&self, number: u128) -> Job {
+        let address = Address::parse("a@example.org").unwrap();
+        let job = Job {
+            attempts: self.attempts.clone(),
+            source: self.handle.source,
+            message: MessageId::from_u128(number),
+            epoch: Epoch(1),
+            sender: None,
+            recipients: vec![JobRecipient { number: 0, attempt: 1, address }],
+            size: 0,
+            content: None,
+            traceparent: String::new(),
+            retry_now: false,
+            received: Instant::now(),
+            budget: None,
+        };
+        let id = job.attempt_id(&job.recipients[0]);
+        self.attempts.with(|pending| pending.receive(&id, &self.handle.name()));
+        job
+    }
+
+    /// Pauses the lane, and waits until the pause is over; its timer has not run.
+    fn pause_and_wait(&self) {
+        self.lanes.ended(&self.handle, Signal::Refused("421 4.7.0 slow down".into()));
+        while self.handle.with(|lane| lane.window(Instant::now())) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(self.handle.with(|lane| lane.pause().is_some()));
+    }
+
+    fn given_back(&self) -> usize {
+        self.attempts.with(|pending| pending.take_answers()).len()
+    }
+}
+
+#[test]
+fn jobs_are_given_back_by_a_pause_that_follows_one_whose_timer_has_not_run() {
+    let fixture = Fixture::new();
+    fixture.pause_and_wait();
+    let job = fixture.job(1);
+    fixture.handle.with(|lane| lane.push(Instant::now(), job)).unwrap();
+    fixture.lanes.ended(&fixture.handle, Signal::Refused("421 4.7.0 slow down".into()));
+    assert_eq!(fixture.given_back(), 1);
+    assert_eq!(fixture.handle.with(|lane| lane.waiting()), 0);
+}
+
+#[test]
+fn a_pause_that_a_person_ends_is_not_counted_and_the_windows_are_sent_again() {
+    let fixture = Fixture::new();
+    let is_counted = || fixture.handle.state.lock().paused.is_some();
+    fixture.lanes.ended(&fixture.handle, Signal::Local("too many open files".into()));
+    assert!(is_counted());
+    let mut windows = fixture.lanes.windows_watch();
+    windows.borrow_and_update();
+    let mut asked = fixture.job(1);
+    asked.retry_now = true;
+    assert_eq!(fixture.lanes.push_to(&fixture.handle, asked).unwrap(), Wake::New);
+    assert!(!is_counted() && windows.has_changed().unwrap());
+}

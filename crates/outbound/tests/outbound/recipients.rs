@@ -1,0 +1,50 @@
+//! Receivers that take fewer recipients in one transaction than a message has (D-035).
+
+use postroad_core::OutcomeKind;
+
+use crate::receiver::{At, Receiver};
+
+/// Sends one message to so many recipients, all of whom must get it.
+async fn deliver_to(receiver: &Receiver, recipients: u32) {
+    let node = receiver.start_node().await;
+    let addresses: Vec<String> = (0..recipients).map(|number| format!("{number}@example.test")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    node.assign(1, "route:sink:25", &addresses).await;
+    for recipient in 0..recipients {
+        let report = node.queue.report(1, recipient).await;
+        assert_eq!(report.kind, u32::from(OutcomeKind::Delivered.code()), "{report:?}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn d_035_recipients_over_the_limit_are_sent_to_in_the_same_attempt() {
+    let receiver = Receiver::start(|seen, at| {
+        (at == At::Recipient && seen.recipients == 4).then_some("452 4.5.3 too many recipients")
+    });
+    deliver_to(&receiver.await, 10).await;
+}
+
+#[tokio::test]
+async fn d_035_a_message_refused_for_its_recipients_is_sent_to_fewer_at_once() {
+    for takes in [3, 1] {
+        let receiver = Receiver::start(move |seen, at| {
+            let is_refused = at == At::Message && seen.recipients > takes;
+            is_refused.then_some("552 5.5.3 too many recipients, use separate transactions")
+        });
+        deliver_to(&receiver.await, 10).await;
+    }
+}
+
+#[tokio::test]
+async fn d_035_recipients_over_the_limit_follow_over_a_new_connection_where_one_takes_one_message() {
+    let receiver = Receiver::start(|seen, at| match at {
+        At::Mail if seen.messages == 1 => Some("421 4.7.0 one message on a connection"),
+        At::Recipient if seen.recipients == 4 => Some("452 4.5.3 too many recipients"),
+        _ => None,
+    });
+    let receiver = receiver.await;
+    deliver_to(&receiver, 10).await;
+    // Four, four and two.
+    assert_eq!(receiver.connections(), 3);
+}
