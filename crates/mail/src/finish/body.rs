@@ -186,13 +186,14 @@ struct Delimiter {
 }
 
 fn next_delimiter(body: &[u8], delimiter: &[u8]) -> Option<Delimiter> {
-    for at in memmem::find_iter(body, delimiter) {
-        let begins_line = at == 0 || body[..at].ends_with(b"\r\n");
+    // The end of a line is searched for once a line: a line may be the whole body and full of delimiters.
+    let begins_line = |at: &usize| *at == 0 || body[..*at].ends_with(b"\r\n");
+    for at in memmem::find_iter(body, delimiter).filter(begins_line) {
         let after = &body[at + delimiter.len()..];
         let closes = after.starts_with(b"--");
         let line_end = memchr::memchr(b'\n', after).map_or(after.len(), |newline| newline + 1);
         let only_white = after[if closes { 2 } else { 0 }..line_end].trim_ascii().is_empty();
-        if begins_line && only_white {
+        if only_white {
             let start = if at == 0 { 0 } else { at - 2 };
             return Some(Delimiter { start, end: at + delimiter.len() + line_end, closes });
         }

@@ -141,6 +141,12 @@ fn s_204_a_signed_part_and_a_broken_structure_are_never_changed() {
 }
 
 #[test]
+fn a_line_full_of_delimiters_takes_linear_time() {
+    let header = "Content-Type: multipart/mixed; boundary=b\n\né";
+    check_unchanged(&format!("{header}{}", "--b".repeat(1 << 20)), NOTHING, true, false);
+}
+
+#[test]
 fn a_header_that_ends_across_parts_is_found() {
     let content = "Subject: Grüße\r\n\r\nbody é\r\n".as_bytes();
     let expected = finish(&[Bytes::from_static(content)], EIGHT_BIT);
