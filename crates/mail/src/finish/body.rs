@@ -87,12 +87,13 @@ fn convert(entity: Entity<'_>, depth: usize, out: &mut Vec<u8>) -> Result<(), Un
     if depth > DEPTH_MAX {
         return Err(Unconvertible::Structure);
     }
-    let kind = kind_of(entity.value("content-type"))?;
+    // What the body is matters only where it must change.
     if entity.body.is_ascii() {
         entity.put_header(None, out)?;
         out.extend_from_slice(entity.body);
         return Ok(());
     }
+    let kind = kind_of(entity.value("content-type"))?;
     // An encoding says that the body has no such bytes.
     let encoding =
         entity.value("content-transfer-encoding").map(|value| value.trim_ascii().to_ascii_lowercase());
@@ -156,26 +157,32 @@ fn boundary(parameter: &[u8]) -> Option<Vec<u8>> {
     (!boundary.is_empty()).then_some(boundary)
 }
 
-/// Converts the parts between the delimiters; what is before the first and after the last is no part.
+/// Converts the parts between the delimiters.
+///
+/// What is before the first and after the last has no meaning (RFC 2046 5.1.1): its 8-bit bytes become `?`. Without
+/// any delimiter the text may be all that the author wrote.
 fn convert_parts(body: &[u8], boundary: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
     let delimiter = [b"--", boundary].concat();
+    let mut found = Some(next_delimiter(body, &delimiter).ok_or(Unconvertible::Structure)?);
     let mut rest = body;
     let mut is_part = false;
     loop {
-        let found = next_delimiter(rest, &delimiter);
         let content = &rest[..found.as_ref().map_or(rest.len(), |found| found.start)];
         if is_part {
             convert(Entity::new(content, false), depth + 1, out)?;
-        } else if content.is_ascii() {
-            out.extend_from_slice(content);
         } else {
-            return Err(Unconvertible::Structure);
+            out.extend(content.iter().map(to_ascii));
         }
-        let Some(found) = found else { return Ok(()) };
-        out.extend_from_slice(&rest[found.start..found.end]);
-        is_part = !found.closes;
-        rest = &rest[found.end..];
+        let Some(delimiter_line) = found else { return Ok(()) };
+        out.extend_from_slice(&rest[delimiter_line.start..delimiter_line.end]);
+        is_part = !delimiter_line.closes;
+        rest = &rest[delimiter_line.end..];
+        found = next_delimiter(rest, &delimiter);
     }
+}
+
+fn to_ascii(byte: &u8) -> u8 {
+    if byte.is_ascii() { *byte } else { b'?' }
 }
 
 /// A delimiter line with the CRLF before it.

@@ -147,6 +147,40 @@ fn a_line_full_of_delimiters_takes_linear_time() {
 }
 
 #[test]
+fn s_204_only_the_header_is_encoded_where_the_body_needs_nothing() {
+    for body in [
+        "Content-Type: multipart/signed; boundary=x\n\n--x\n\nhi\n--x--\n",
+        "Content-Type: multipart/digest; boundary=x\n\n--x\n\nSubject: a\n\nhi\n--x--\n",
+        "Content-Type: message/partial\n\nhi\n",
+        "Content-Type: message/delivery-status\n\nReporting-MTA: dns; a\n",
+        "Content-Transfer-Encoding: base64\n\naGk=\n",
+        "Content-Type: multipart/mixed\n\nhi\n",
+    ] {
+        let expected = format!("Subject: =?utf-8?B?R3LDvMOfZQ==?=\n{body}");
+        check(&format!("Subject: Grüße\n{body}"), NOTHING, &expected);
+        check(&format!("Subject: Grüße\n{body}"), EIGHT_BIT, &expected);
+    }
+}
+
+#[test]
+fn s_204_what_is_outside_of_the_parts_keeps_no_message_from_its_delivery() {
+    let header = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=x\n";
+    let encoding = "Content-Transfer-Encoding: 7bit\n";
+    check(
+        &format!("{header}\nVeränderung\n--x\n\nhi\n--x--\nEnde für heute\n--x\n"),
+        NOTHING,
+        &format!("{header}{encoding}\nVer??nderung\n--x\n\nhi\n--x--\nEnde f??r heute\n--x\n"),
+    );
+    check(
+        &format!("{header}\n--x\n\nhi\n--x--  \nÜ"),
+        NOTHING,
+        &format!("{header}{encoding}\n--x\n\nhi\n--x--  \n??"),
+    );
+    // Nothing is outside where there are no parts.
+    check_unchanged(&format!("{header}\nVeränderung\n"), NOTHING, true, false);
+}
+
+#[test]
 fn a_header_that_ends_across_parts_is_found() {
     let content = "Subject: Grüße\r\n\r\nbody é\r\n".as_bytes();
     let expected = finish(&[Bytes::from_static(content)], EIGHT_BIT);
