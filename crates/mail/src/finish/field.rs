@@ -2,7 +2,7 @@
 
 use super::{
     Unconvertible,
-    encode::{encoded_words, extended_parameter},
+    encode::{LINE_MAX, encoded_words, extended_parameter},
 };
 
 /// Fields of addresses: encoded words may stand for the words of a phrase, and in comments.
@@ -41,6 +41,13 @@ const STRUCTURED_FIELDS: &[&str] = &[
     "resent-date",
     "resent-message-id",
 ];
+
+/// A line of a message without its CRLF (RFC 5322 2.1.1).
+const LINE_BYTES_MAX: usize = 998;
+/// A longer word does not fit in a line behind the white space that folds it.
+const WORD_BYTES_MAX: usize = LINE_BYTES_MAX - 1;
+/// The name of a parameter is repeated in each of its segments.
+const PARAMETER_NAME_MAX: usize = 40;
 
 /// Encodes a header up to and including its empty line; ASCII fields are unchanged.
 pub(super) fn encode_header(header: &[u8]) -> Result<Vec<u8>, Unconvertible> {
@@ -91,17 +98,14 @@ fn encode_field(field: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
         return Err(Unconvertible::Field);
     }
     let value = unfolded(value);
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    if is_in(ADDRESS_FIELDS) {
-        encode_addresses(&value, out)?;
+    let encoded = if is_in(ADDRESS_FIELDS) {
+        encode_addresses(&value)?
     } else if is_in(PARAMETER_FIELDS) {
-        encode_parameters(&value, out)?;
+        encode_parameters(&value)?
     } else {
-        encode_text(&value, out);
-    }
-    out.extend_from_slice(b"\r\n");
-    Ok(())
+        encode_text(&value)
+    };
+    put_folded(name, &encoded, out)
 }
 
 /// The value on one line, without white space around it.
@@ -110,29 +114,66 @@ fn unfolded(value: &[u8]) -> Vec<u8> {
     lines.trim_ascii().to_vec()
 }
 
-/// Encodes unstructured text from its first to its last word beyond ASCII.
-fn encode_text(value: &[u8], out: &mut Vec<u8>) {
-    let mut words: Vec<&[u8]> = value.split(|byte| *byte == b' ').collect();
-    let Some(first) = words.iter().position(|word| !word.is_ascii()) else {
-        return out.extend_from_slice(value);
-    };
-    let last = words.iter().rposition(|word| !word.is_ascii()).unwrap_or(first);
-    let after = words.split_off(last + 1);
-    let encoded = words.split_off(first);
-    for word in &words {
-        out.extend_from_slice(word);
-        out.push(b' ');
+/// Writes a field. Lines are folded before the word that would make them too long, so that none is of white space only
+/// (RFC 5322 3.2.2).
+fn put_folded(name: &str, value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    if name.len() > WORD_BYTES_MAX {
+        return Err(Unconvertible::Field);
     }
-    encoded_words(&encoded.join(&b' '), out);
-    // Long text must be foldable: a line holds 998 bytes.
-    for word in &after {
-        out.extend_from_slice(b"\r\n ");
+    out.extend_from_slice(name.as_bytes());
+    out.push(b':');
+    let mut column = name.len() + 1;
+    let mut rest = value;
+    while !rest.is_empty() {
+        let (white, after) = rest.split_at(rest.iter().position(|b| !is_white(*b)).unwrap_or(rest.len()));
+        let (word, after) = after.split_at(word_len(after));
+        rest = after;
+        if word.len() > WORD_BYTES_MAX {
+            return Err(Unconvertible::Field);
+        }
+        let white = if white.is_empty() || white.len() + word.len() > LINE_BYTES_MAX { b" " } else { white };
+        if column + white.len() + word.len() > LINE_MAX {
+            out.extend_from_slice(b"\r\n");
+            column = 0;
+        }
+        out.extend_from_slice(white);
         out.extend_from_slice(word);
+        column += white.len() + word.len();
     }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+fn is_white(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// Returns the length of the word at the front; a quoted pair `\ ` is not divided.
+fn word_len(text: &[u8]) -> usize {
+    let ends = |position: &usize| is_white(text[*position]) && (*position == 0 || text[position - 1] != b'\\');
+    (0..text.len()).find(ends).unwrap_or(text.len())
+}
+
+/// Encodes unstructured text from its first to its last word beyond ASCII, or too long for a line.
+fn encode_text(value: &[u8]) -> Vec<u8> {
+    let (mut at, mut first, mut last) = (0, None, 0);
+    for word in value.split(|byte| is_white(*byte)) {
+        if !word.is_ascii() || word.len() > WORD_BYTES_MAX {
+            first.get_or_insert(at);
+            last = at + word.len();
+        }
+        at += word.len() + 1;
+    }
+    let first = first.unwrap_or(last);
+    let mut out = value[..first].to_vec();
+    encoded_words(&value[first..last], &mut out);
+    out.extend_from_slice(&value[last..]);
+    out
 }
 
 /// Encodes the display names and comments of a list of addresses.
-fn encode_addresses(value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+fn encode_addresses(value: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let mut out = Vec::with_capacity(value.len() * 2);
     let mut rest = value;
     // The words of a phrase, until it is clear that an address follows.
     let mut phrase: Vec<u8> = Vec::new();
@@ -152,12 +193,12 @@ fn encode_addresses(value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible
             b'(' => {
                 let length = comment_length(rest).ok_or(Unconvertible::Field)?;
                 let comment = &rest[1..length - 1];
-                phrase_end(&mut phrase, out)?;
+                phrase_end(&mut phrase, &mut out)?;
                 out.push(b'(');
                 if comment.is_ascii() {
                     out.extend_from_slice(comment);
                 } else {
-                    encoded_words(comment, out);
+                    encoded_words(comment, &mut out);
                 }
                 out.push(b')');
                 rest = &rest[length..];
@@ -167,17 +208,17 @@ fn encode_addresses(value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible
                 if !rest[..length].is_ascii() {
                     return Err(Unconvertible::Address);
                 }
-                phrase_end(&mut phrase, out)?;
+                phrase_end(&mut phrase, &mut out)?;
                 out.extend_from_slice(&rest[..length]);
                 rest = &rest[length..];
             }
             b',' | b':' | b';' => {
-                phrase_end(&mut phrase, out)?;
+                phrase_end(&mut phrase, &mut out)?;
                 out.push(*first);
                 rest = rest[1..].trim_ascii_start();
-                // Each address begins a line.
+                // A line may be folded before each address.
                 if *first == b',' && !rest.is_empty() {
-                    out.extend_from_slice(b"\r\n ");
+                    out.push(b' ');
                 }
             }
             byte => {
@@ -186,7 +227,8 @@ fn encode_addresses(value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible
             }
         }
     }
-    phrase_end(&mut phrase, out)
+    phrase_end(&mut phrase, &mut out)?;
+    Ok(out)
 }
 
 /// Writes a phrase or an address without angle brackets.
@@ -208,31 +250,24 @@ fn phrase_end(phrase: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Unconvertib
 }
 
 /// Encodes the values of parameters.
-fn encode_parameters(value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
-    let mut is_first = true;
-    for item in parameters(value) {
-        if !is_first {
-            out.extend_from_slice(b";\r\n ");
-        }
-        is_first = false;
-        let item = item.trim_ascii();
-        if item.is_ascii() {
-            out.extend_from_slice(item);
-            continue;
-        }
-        let equals = memchr::memchr(b'=', item).ok_or(Unconvertible::Field)?;
-        let (name, value) = (item[..equals].trim_ascii(), item[equals + 1..].trim_ascii());
-        if !name.is_ascii() || name.ends_with(b"*") {
-            return Err(Unconvertible::Field);
-        }
-        out.extend_from_slice(name);
-        out.extend_from_slice(b"*=");
-        match quoted_string(value) {
-            Some((content, _)) => extended_parameter(&content, out),
-            None => extended_parameter(value, out),
-        }
+fn encode_parameters(value: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let encoded: Result<Vec<_>, _> = parameters(value).into_iter().map(encode_parameter).collect();
+    Ok(encoded?.join(b"; ".as_slice()))
+}
+
+fn encode_parameter(item: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let item = item.trim_ascii();
+    if item.is_ascii() {
+        return Ok(item.to_vec());
     }
-    Ok(())
+    let equals = memchr::memchr(b'=', item).ok_or(Unconvertible::Field)?;
+    let name = std::str::from_utf8(item[..equals].trim_ascii()).map_err(|_| Unconvertible::Field)?;
+    if !name.is_ascii() || name.ends_with('*') || name.len() > PARAMETER_NAME_MAX {
+        return Err(Unconvertible::Field);
+    }
+    let value = item[equals + 1..].trim_ascii();
+    let content = quoted_string(value).map_or_else(|| value.to_vec(), |(content, _)| content);
+    Ok(extended_parameter(name, &content).into_bytes())
 }
 
 /// Splits at semicolons outside quoted strings.

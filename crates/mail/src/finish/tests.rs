@@ -86,18 +86,66 @@ fn s_204_a_header_is_written_in_encoded_words() {
         check(&format!("{header}\n\nhi\n"), EIGHT_BIT, &format!("{expected}\n\nhi\n"))
     };
     check("Subject: Grüße", "Subject: =?utf-8?B?R3LDvMOfZQ==?=");
-    check("Subject: Re: Grüße aus Bern", "Subject: Re: =?utf-8?B?R3LDvMOfZQ==?=\n aus\n Bern");
+    check("Subject: Re: Grüße aus Bern", "Subject: Re: =?utf-8?B?R3LDvMOfZQ==?= aus Bern");
     check("From: Jürgen Öl <a@b.example>", "From: =?utf-8?B?SsO8cmdlbiDDlmw=?= <a@b.example>");
     check(
         "To: \"Öl, J\" <a@b.example>, c@d.example",
-        "To: =?utf-8?B?w5ZsLCBK?= <a@b.example>,\n c@d.example",
+        "To: =?utf-8?B?w5ZsLCBK?= <a@b.example>, c@d.example",
     );
     check("To: a@b.example (Jürgen)", "To: a@b.example (=?utf-8?B?SsO8cmdlbg==?=)");
     check(
         "Content-Disposition: attachment; filename=\"Größe.txt\"",
-        "Content-Disposition: attachment;\n filename*=utf-8''Gr%C3%B6%C3%9Fe.txt",
+        "Content-Disposition: attachment; filename*=utf-8''Gr%C3%B6%C3%9Fe.txt",
     );
     check("X-Note: before\n über", "X-Note: before =?utf-8?B?w7xiZXI=?=");
+}
+
+#[test]
+fn white_space_beside_encoded_words_is_kept_and_never_a_line_by_itself() {
+    let check = |header: &str, expected: &str| {
+        check(&format!("{header}\n\nhi\n"), EIGHT_BIT, &format!("{expected}\n\nhi\n"))
+    };
+    check("Subject: Grüße  Bern", "Subject: =?utf-8?B?R3LDvMOfZQ==?=  Bern");
+    check("Subject: a \t  b Grüße", "Subject: a \t  b =?utf-8?B?R3LDvMOfZQ==?=");
+    check("Subject: Grüße\n \t\n Bern", "Subject: =?utf-8?B?R3LDvMOfZQ==?= \t Bern");
+    let words = "four word s ".repeat(5);
+    check(
+        &format!("Subject: é {words} end"),
+        &format!("Subject: =?utf-8?B?w6k=?= {}\n four word s  end", "four word s ".repeat(4).trim_end()),
+    );
+    let blanks = " ".repeat(2000);
+    check(&format!("Subject: é{blanks}end"), "Subject: =?utf-8?B?w6k=?= end");
+    check("To: \"a\\ b\" <a@b.example>, é <c@d.example>", "To: \"a\\ b\" <a@b.example>, =?utf-8?B?w6k=?= <c@d.example>");
+}
+
+#[test]
+fn an_encoded_header_has_no_line_over_76_bytes_where_words_allow() {
+    let name = "語".repeat(112);
+    for header in [
+        format!("Subject: {}é", "an ASCII prefix \n ".repeat(100)),
+        format!("Subject: é{}", " and what follows".repeat(100)),
+        format!("Subject: {}", name),
+        format!("Subject: https://{} é", "x".repeat(1500)),
+        format!("To: {}Jörg <j@b.example>", "a@b.example,".repeat(200)),
+        format!("Content-Disposition: attachment; filename=\"{name}\""),
+    ] {
+        let finished = finish(&[lines(&format!("{header}\n\nhi\n"))], EIGHT_BIT);
+        let text = String::from_utf8(finished.parts.concat()).unwrap();
+        assert!(text.is_ascii() && text.lines().all(|line| line.len() <= 76), "{text}");
+    }
+    // No line can hold this.
+    check_unchanged(&format!("To: {}@b.example, Jörg <j@b.example>\n\nhi\n", "a".repeat(1000)), EIGHT_BIT, true, true);
+}
+
+#[test]
+fn a_long_parameter_is_divided_between_characters() {
+    check(
+        &format!("Content-Disposition: attachment; filename=\"{}\"; size=1\n\nhi\n", "語".repeat(8)),
+        EIGHT_BIT,
+        "Content-Disposition: attachment;\n \
+         filename*0*=utf-8''%E8%AA%9E%E8%AA%9E%E8%AA%9E%E8%AA%9E%E8%AA%9E%E8%AA%9E;\n \
+         filename*1*=%E8%AA%9E%E8%AA%9E; size=1\n\nhi\n",
+    );
 }
 
 #[test]
@@ -206,6 +254,30 @@ proptest::proptest! {
             let sent = finished.parts.concat();
             proptest::prop_assert!(finished.eight_bit || sent.is_ascii());
             proptest::prop_assert!(!finished.eight_bit || sent == content[0] || offered.eight_bit_mime);
+        }
+    }
+
+    #[test]
+    fn an_encoded_header_has_neither_overlong_nor_blank_lines(
+        fields in proptest::collection::vec((
+            proptest::sample::select(vec!["Subject", "To", "Content-Type", "Content-Disposition", "X-Note"]),
+            proptest::collection::vec(proptest::sample::select(vec![
+                "é".to_owned(), "\u{fffd}".repeat(99), " ".to_owned(), "  ".to_owned(), "\t".to_owned(), "a".to_owned(),
+                "x".repeat(600), " ".repeat(600), "語".repeat(120), "\\ ".to_owned(), "\"".to_owned(), "(".to_owned(),
+                ")".to_owned(), "<".to_owned(), ">".to_owned(), ",".to_owned(), ";".to_owned(), "; filename=".to_owned(),
+                "@".to_owned(), "\r\n ".to_owned(),
+            ]), 0..12),
+            proptest::sample::select(vec!["é", "(é)", "; name=é"]),
+        ), 1..4),
+    ) {
+        let header: String = fields.iter().map(|(name, value, end)| format!("{name}: a{}{end}\r\n", value.concat())).collect();
+        let content = [Bytes::from(header + "\r\nhi\r\n")];
+        let sent = finish(&content, EIGHT_BIT).parts.concat();
+        let text = std::str::from_utf8(&sent).unwrap().strip_suffix("\r\n\r\nhi\r\n").unwrap();
+        if sent != content[0] {
+            for line in text.split("\r\n") {
+                proptest::prop_assert!(line.is_ascii() && line.len() <= 998 && !line.trim().is_empty(), "{text:?}");
+            }
         }
     }
 }
