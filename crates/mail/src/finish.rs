@@ -10,6 +10,7 @@ use bytes::Bytes;
 mod body;
 mod encode;
 mod field;
+mod tokens;
 
 /// The extensions that a next hop offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,8 @@ pub struct Finished {
     pub parts: Vec<Bytes>,
     /// The content has bytes above 127: the hop must offer 8BITMIME.
     pub eight_bit: bool,
-    /// The header has bytes above 127: the hop must offer SMTPUTF8.
+    /// The header is in UTF-8 and has an internationalised address, or is sent to a hop that takes UTF-8: the hop must
+    /// offer SMTPUTF8.
     pub smtputf8: bool,
 }
 
@@ -59,11 +61,15 @@ pub fn finish(content: &[Bytes], offered: Offered) -> Finished {
     let whole = Message::split(content);
     let header_is_ascii = whole.header.is_ascii();
     let body_is_ascii = whole.body.iter().all(|part| part.is_ascii());
-    let unchanged = || Finished { parts: content.to_vec(), eight_bit: true, smtputf8: !header_is_ascii };
+    let unchanged =
+        || Finished { parts: content.to_vec(), eight_bit: true, smtputf8: needs_smtputf8(&whole.header) };
     if offered.eight_bit_mime {
-        // A header in UTF-8 may go as it is; other charsets have no meaning there.
-        if header_is_ascii || (offered.smtputf8 && std::str::from_utf8(&whole.header).is_ok()) {
+        if header_is_ascii {
             return unchanged();
+        }
+        // A header in UTF-8 may go as it is; other charsets have no meaning there.
+        if offered.smtputf8 && std::str::from_utf8(&whole.header).is_ok() {
+            return Finished { smtputf8: true, ..unchanged() };
         }
         return match field::encode_header(&whole.header) {
             Ok(header) => Finished {
@@ -84,6 +90,14 @@ pub fn finish(content: &[Bytes], offered: Offered) -> Finished {
             unchanged()
         }
     }
+}
+
+/// Returns true where the header has an internationalised address, which only SMTPUTF8 can carry.
+///
+/// Other bytes above 127 have no meaning that a hop would have to know, and hops with 8BITMIME take them as they are;
+/// those of a header that is not UTF-8 may not be sent with SMTPUTF8 at all (RFC 6532 3.2).
+fn needs_smtputf8(header: &[u8]) -> bool {
+    std::str::from_utf8(header).is_ok() && field::encode_header(header) == Err(Unconvertible::Address)
 }
 
 /// A message whose header is joined and whose body is not.

@@ -5,7 +5,8 @@ use memchr::memmem;
 use super::{
     Unconvertible,
     encode::{base64_lines, quoted_printable},
-    field::{encode_header, fields, name_and_value, parameters, quoted_string},
+    field::{encode_header, fields, name_and_value, parameters},
+    tokens::quoted_string,
 };
 
 /// Parts within parts; every level costs one pass over its bytes.

@@ -3,6 +3,7 @@
 use super::{
     Unconvertible,
     encode::{LINE_MAX, encoded_words, extended_parameter},
+    tokens::{Token, comment_length, quoted_string, tokens, unescaped},
 };
 
 /// Fields of addresses: encoded words may stand for the words of a phrase, and in comments.
@@ -22,7 +23,7 @@ const ADDRESS_FIELDS: &[&str] = &[
 ];
 /// Fields of parameters.
 const PARAMETER_FIELDS: &[&str] = &["content-type", "content-disposition"];
-/// Fields in which nothing may be encoded.
+/// Fields in which only comments may be encoded (RFC 2047 5).
 const STRUCTURED_FIELDS: &[&str] = &[
     "date",
     "message-id",
@@ -33,14 +34,13 @@ const STRUCTURED_FIELDS: &[&str] = &[
     "mime-version",
     "content-transfer-encoding",
     "content-id",
-    "dkim-signature",
-    "arc-seal",
-    "arc-message-signature",
-    "arc-authentication-results",
     "authentication-results",
     "resent-date",
     "resent-message-id",
 ];
+/// Fields that sign other fields: a changed byte would break the signature.
+const SIGNATURE_FIELDS: &[&str] =
+    &["dkim-signature", "arc-seal", "arc-message-signature", "arc-authentication-results"];
 
 /// A line of a message without its CRLF (RFC 5322 2.1.1).
 const LINE_BYTES_MAX: usize = 998;
@@ -50,12 +50,18 @@ const WORD_BYTES_MAX: usize = LINE_BYTES_MAX - 1;
 const PARAMETER_NAME_MAX: usize = 40;
 
 /// Encodes a header up to and including its empty line; ASCII fields are unchanged.
+///
+/// Of several reasons against it an internationalised address is returned: it needs more of the hop than the others.
 pub(super) fn encode_header(header: &[u8]) -> Result<Vec<u8>, Unconvertible> {
     let mut out = Vec::with_capacity(header.len() + header.len() / 2);
+    let mut encoded = Ok(());
     for field in fields(header) {
-        encode_field(field, &mut out)?;
+        match encode_field(field, &mut out) {
+            Err(Unconvertible::Address) => return Err(Unconvertible::Address),
+            result => encoded = encoded.and(result),
+        }
     }
-    Ok(out)
+    encoded.map(|()| out)
 }
 
 /// Splits a header into fields with their folded lines; the empty line at the end is one of them.
@@ -94,11 +100,13 @@ fn encode_field(field: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
     let (name, value) =
         name_and_value(field).filter(|(name, _)| name.is_ascii()).ok_or(Unconvertible::Field)?;
     let is_in = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known));
-    if is_in(STRUCTURED_FIELDS) {
+    if is_in(SIGNATURE_FIELDS) {
         return Err(Unconvertible::Field);
     }
     let value = unfolded(value);
-    let encoded = if is_in(ADDRESS_FIELDS) {
+    let encoded = if is_in(STRUCTURED_FIELDS) {
+        encode_comments(&value)?
+    } else if is_in(ADDRESS_FIELDS) {
         encode_addresses(&value)?
     } else if is_in(PARAMETER_FIELDS) {
         encode_parameters(&value)?
@@ -171,6 +179,28 @@ fn encode_text(value: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Encodes the comments of a field in which nothing else can be.
+fn encode_comments(value: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let mut out = Vec::with_capacity(value.len() * 2);
+    for token in tokens(value)? {
+        match token {
+            Token::Comment(comment) => encode_comment(comment, &mut out),
+            other if other.bytes().is_ascii() => out.extend_from_slice(other.bytes()),
+            _ => return Err(Unconvertible::Field),
+        }
+    }
+    Ok(out)
+}
+
+fn encode_comment(comment: &[u8], out: &mut Vec<u8>) {
+    if comment.is_ascii() {
+        return out.extend_from_slice(comment);
+    }
+    out.push(b'(');
+    encoded_words(&unescaped(&comment[1..comment.len() - 1]), out);
+    out.push(b')');
+}
+
 /// Encodes the display names and comments of a list of addresses.
 fn encode_addresses(value: &[u8]) -> Result<Vec<u8>, Unconvertible> {
     let mut out = Vec::with_capacity(value.len() * 2);
@@ -192,15 +222,8 @@ fn encode_addresses(value: &[u8]) -> Result<Vec<u8>, Unconvertible> {
             }
             b'(' => {
                 let length = comment_length(rest).ok_or(Unconvertible::Field)?;
-                let comment = &rest[1..length - 1];
                 phrase_end(&mut phrase, &mut out)?;
-                out.push(b'(');
-                if comment.is_ascii() {
-                    out.extend_from_slice(comment);
-                } else {
-                    encoded_words(comment, &mut out);
-                }
-                out.push(b')');
+                encode_comment(&rest[..length], &mut out);
                 rest = &rest[length..];
             }
             b'<' => {
@@ -288,39 +311,4 @@ pub(super) fn parameters(value: &[u8]) -> Vec<&[u8]> {
     items.push(&value[start..]);
     items.retain(|item| !item.trim_ascii().is_empty());
     items
-}
-
-/// Returns the content of the quoted string at the front, and its length with the quotes.
-pub(super) fn quoted_string(text: &[u8]) -> Option<(Vec<u8>, usize)> {
-    let mut content = Vec::new();
-    let mut bytes = text.iter().enumerate();
-    if bytes.next()?.1 != &b'"' {
-        return None;
-    }
-    while let Some((position, byte)) = bytes.next() {
-        match byte {
-            b'"' => return Some((content, position + 1)),
-            b'\\' => content.push(*bytes.next()?.1),
-            byte => content.push(*byte),
-        }
-    }
-    None
-}
-
-/// Returns the length of the comment at the front, which may have comments inside.
-fn comment_length(text: &[u8]) -> Option<usize> {
-    let (mut depth, mut escaped) = (0_usize, false);
-    for (position, byte) in text.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'(' => depth += 1,
-            b')' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return Some(position + 1);
-        }
-    }
-    None
 }

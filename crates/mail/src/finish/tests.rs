@@ -134,7 +134,12 @@ fn an_encoded_header_has_no_line_over_76_bytes_where_words_allow() {
         assert!(text.is_ascii() && text.lines().all(|line| line.len() <= 76), "{text}");
     }
     // No line can hold this.
-    check_unchanged(&format!("To: {}@b.example, Jörg <j@b.example>\n\nhi\n", "a".repeat(1000)), EIGHT_BIT, true, true);
+    check_unchanged(
+        &format!("To: {}@b.example, Jörg <j@b.example>\n\nhi\n", "a".repeat(1000)),
+        EIGHT_BIT,
+        true,
+        false,
+    );
 }
 
 #[test]
@@ -156,7 +161,63 @@ fn s_210_an_internationalised_address_needs_smtputf8() {
         check_unchanged(&content, NOTHING, true, true);
         check_unchanged(&content, ALL, true, true);
     }
-    check_unchanged("Message-ID: <ü@b.example>\n\nhi\n", EIGHT_BIT, true, true);
+}
+
+#[test]
+fn s_204_comments_of_structured_fields_are_encoded() {
+    let zone = "Date: Mon, 30 Nov 2026 10:00:00 +0100";
+    check(
+        &format!("{zone} (Mitteleuropäische Zeit)\n\nhi\n"),
+        EIGHT_BIT,
+        &format!("{zone}\n (=?utf-8?B?TWl0dGVsZXVyb3DDpGlzY2hlIFplaXQ=?=)\n\nhi\n"),
+    );
+    check(
+        "Received: from a.example (b\\)ü (c)) by \"x\" (d);\n date\nReferences: <a@b>(é)\n <c@d>\n\nhi\n",
+        NOTHING,
+        "Received: from a.example (=?utf-8?B?YinDvCAoYyk=?=) by \"x\" (d); date\nReferences: <a@b>(=?utf-8?B?w6k=?=) <c@d>\n\nhi\n",
+    );
+}
+
+/// A bounce would say that the receiver lacks SMTPUTF8, which the message does not need.
+#[test]
+fn s_210_a_header_that_cannot_be_encoded_needs_8bitmime_only() {
+    for header in [
+        "Message-ID: <ü@b.example>",
+        "Date: 30 März 2026",
+        "In-Reply-To: Grüße",
+        "Received: from ü (unclosed",
+        "To: \"Jörg <a@b.example>",
+        "To: Jörg <a@b.example",
+        "DKIM-Signature: v=1 (é)",
+        "Ünsinn: x",
+    ] {
+        for offered in [NOTHING, EIGHT_BIT] {
+            check_unchanged(&format!("{header}\n\nhi\n"), offered, true, false);
+        }
+        check_unchanged(&format!("{header}\n\nhi\n"), ALL, true, true);
+        // The reason of another field does not hide an internationalised address.
+        check_unchanged(&format!("{header}\nFrom: <ü@b.example>\n\nhi\n"), EIGHT_BIT, true, true);
+    }
+    // A signed part is no reason for SMTPUTF8 either, nor is an address in a message within the message.
+    let signed = "Content-Type: multipart/signed; boundary=x\n\n--x\n\nGrüße\n--x--\n";
+    check_unchanged(&format!("Subject: Grüße\n{signed}"), NOTHING, true, false);
+    check_unchanged(
+        "Subject: Grüße\nContent-Type: message/rfc822\n\nFrom: <ü@b.example>\n\nhi\n",
+        NOTHING,
+        true,
+        false,
+    );
+}
+
+#[test]
+fn s_210_a_header_that_is_not_utf_8_is_never_sent_with_smtputf8() {
+    for field in [b"From: <j\xFCrgen@b.example>\r\n".as_slice(), b"Message-ID: <\xFC@b.example>\r\n"] {
+        let content = vec![Bytes::from([field, b"\r\nhi\r\n"].concat())];
+        for offered in [NOTHING, EIGHT_BIT, ALL] {
+            let expected = Finished { parts: content.clone(), eight_bit: true, smtputf8: false };
+            assert_eq!(finish(&content, offered), expected);
+        }
+    }
 }
 
 #[test]
