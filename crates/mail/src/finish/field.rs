@@ -3,7 +3,7 @@
 use super::{
     Unconvertible,
     encode::{LINE_MAX, encoded_words, extended_parameter},
-    tokens::{Token, comment_length, quoted_string, tokens, unescaped},
+    tokens::{Token, quoted_string, tokens, unescaped},
 };
 
 /// Fields of addresses: encoded words may stand for the words of a phrase, and in comments.
@@ -204,72 +204,72 @@ fn encode_comment(comment: &[u8], out: &mut Vec<u8>) {
 /// Encodes the display names and comments of a list of addresses.
 fn encode_addresses(value: &[u8]) -> Result<Vec<u8>, Unconvertible> {
     let mut out = Vec::with_capacity(value.len() * 2);
-    let mut rest = value;
-    // The words of a phrase, until it is clear that an address follows.
-    let mut phrase: Vec<u8> = Vec::new();
-    while let Some(first) = rest.first() {
-        match first {
-            b'"' => {
-                let (content, length) = quoted_string(rest).ok_or(Unconvertible::Field)?;
-                if content.is_ascii() {
-                    phrase.extend_from_slice(&rest[..length]);
-                } else if rest.get(length) == Some(&b'@') {
-                    return Err(Unconvertible::Address);
-                } else {
-                    phrase.extend_from_slice(&content);
-                }
-                rest = &rest[length..];
-            }
-            b'(' => {
-                let length = comment_length(rest).ok_or(Unconvertible::Field)?;
-                phrase_end(&mut phrase, &mut out)?;
-                encode_comment(&rest[..length], &mut out);
-                rest = &rest[length..];
-            }
-            b'<' => {
-                let length = memchr::memchr(b'>', rest).ok_or(Unconvertible::Field)? + 1;
-                if !rest[..length].is_ascii() {
-                    return Err(Unconvertible::Address);
-                }
-                phrase_end(&mut phrase, &mut out)?;
-                out.extend_from_slice(&rest[..length]);
-                rest = &rest[length..];
-            }
-            b',' | b':' | b';' => {
-                phrase_end(&mut phrase, &mut out)?;
-                out.push(*first);
-                rest = rest[1..].trim_ascii_start();
-                // A line may be folded before each address.
-                if *first == b',' && !rest.is_empty() {
-                    out.push(b' ');
-                }
-            }
-            byte => {
-                phrase.push(*byte);
-                rest = &rest[1..];
-            }
+    for item in tokens(value)?.split_inclusive(|token| matches!(token, Token::Separator(_))) {
+        let (separator, item) = match item {
+            [item @ .., Token::Separator(separator)] => (*separator, item),
+            item => (b"".as_slice(), item),
+        };
+        let mailbox = encode_mailbox(item, separator)?;
+        // A line may be folded before each address.
+        if out.ends_with(b",") && !mailbox.is_empty() {
+            out.push(b' ');
         }
+        out.extend_from_slice(&mailbox);
+        // RFC 2047 5 (3): white space follows an encoded word in a phrase.
+        if mailbox.ends_with(b"?=") && !separator.is_empty() {
+            out.push(b' ');
+        }
+        out.extend_from_slice(separator);
     }
-    phrase_end(&mut phrase, &mut out)?;
     Ok(out)
 }
 
-/// Writes a phrase or an address without angle brackets.
-fn phrase_end(phrase: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
-    let text = std::mem::take(phrase);
-    if text.is_ascii() {
-        out.extend_from_slice(&text);
-        return Ok(());
+/// Encodes one address with its display name and comments, or the name of a group.
+///
+/// An `@` in quotes or before `<` is part of a name: `"Jörg @ Firma" <j@firma.example>` has one address.
+fn encode_mailbox(item: &[Token<'_>], separator: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let is_text = |token: &Token<'_>| matches!(token, Token::Text(_) | Token::Quoted(_));
+    let is_angle = |token: &Token<'_>| matches!(token, Token::Angle(_));
+    let has_at = |token: &Token<'_>| matches!(token, Token::Text(text) if text.contains(&b'@'));
+    let is_address = separator != b":" && !item.iter().any(is_angle) && item.iter().any(has_at);
+    let mut pieces: Vec<Vec<u8>> = Vec::new();
+    for run in item.chunk_by(|one, next| is_text(one) && is_text(next)) {
+        let raw = run.iter().map(|token| token.bytes()).collect::<Vec<_>>().concat();
+        let mut piece = Vec::new();
+        match run {
+            _ if raw.is_ascii() => piece.extend_from_slice(raw.trim_ascii()),
+            [Token::Comment(comment)] => encode_comment(comment, &mut piece),
+            [Token::Angle(_)] => return Err(reason_against(&raw)),
+            _ if is_address => return Err(reason_against(&raw)),
+            words => encoded_words(text_of(words).trim_ascii(), &mut piece),
+        }
+        pieces.push(piece);
     }
-    if text.contains(&b'@') {
-        return Err(Unconvertible::Address);
+    pieces.retain(|piece| !piece.is_empty());
+    Ok(pieces.join(b" ".as_slice()))
+}
+
+/// Returns why text with an address in it cannot be encoded: the address is beyond ASCII, or what is beside it.
+fn reason_against(text: &[u8]) -> Unconvertible {
+    let is_address = |word: &[u8]| !word.is_ascii() && word.contains(&b'@');
+    let has_quoted_local_part = memchr::memmem::find(text, b"\"@").is_some();
+    if has_quoted_local_part || text.split(|byte| is_white(*byte)).any(is_address) {
+        Unconvertible::Address
+    } else {
+        Unconvertible::Field
     }
-    let words = text.trim_ascii();
-    let start = text.len() - text.trim_ascii_start().len();
-    out.extend_from_slice(&text[..start]);
-    encoded_words(words, out);
-    out.extend_from_slice(&text[start + words.len()..]);
-    Ok(())
+}
+
+/// Returns the text of words and quoted strings.
+fn text_of(words: &[Token<'_>]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for word in words {
+        match word {
+            Token::Quoted(quoted) => text.extend(unescaped(&quoted[1..quoted.len() - 1])),
+            other => text.extend_from_slice(other.bytes()),
+        }
+    }
+    text
 }
 
 /// Encodes the values of parameters.

@@ -155,12 +155,32 @@ fn a_long_parameter_is_divided_between_characters() {
 
 #[test]
 fn s_210_an_internationalised_address_needs_smtputf8() {
-    for header in ["From: <jürgen@b.example>", "To: jürgen@b.example", "To: \"jürgen\"@b.example"] {
+    for header in ["From: <jürgen@b.example>", "To: jürgen@b.example", "To: \"jürgen\"@b.example", "To: \"jür gen\"@b.example", "To: a@b.example, c@ü.example (x)"] {
         let content = format!("{header}\n\nhi\n");
         check_unchanged(&content, EIGHT_BIT, true, true);
         check_unchanged(&content, NOTHING, true, true);
         check_unchanged(&content, ALL, true, true);
     }
+}
+
+#[test]
+fn s_204_a_name_is_encoded_whatever_is_in_it() {
+    let check = |header: &str, expected: &str| {
+        for offered in [EIGHT_BIT, NOTHING] {
+            check(&format!("{header}\n\nhi\n"), offered, &format!("{expected}\n\nhi\n"));
+        }
+    };
+    check(
+        "From: \"Jörg @ Firma\" <joerg@firma.example>",
+        "From: =?utf-8?B?SsO2cmcgQCBGaXJtYQ==?= <joerg@firma.example>",
+    );
+    check("From: \"müller@x.de\" <mueller@x.de>", "From: =?utf-8?B?bcO8bGxlckB4LmRl?= <mueller@x.de>");
+    check("From: müller@x.de<mueller@x.de>", "From: =?utf-8?B?bcO8bGxlckB4LmRl?= <mueller@x.de>");
+    check("From: \"J\\\\ö\" \"x, y\" z <a@b.example>", "From: =?utf-8?B?SlzDtiB4LCB5IHo=?= <a@b.example>");
+    check("To: Grüße @ alle:a@b.example,c@d.example;", "To: =?utf-8?B?R3LDvMOfZSBAIGFsbGU=?= :a@b.example, c@d.example;");
+    check("To: (é) a@b.example (\"@ü)", "To: (=?utf-8?B?w6k=?=) a@b.example (=?utf-8?B?IkDDvA==?=)");
+    check("To: \"a b\"@c.example (é)", "To: \"a b\"@c.example (=?utf-8?B?w6k=?=)");
+    check("Cc: Jörg", "Cc: =?utf-8?B?SsO2cmc=?=");
 }
 
 #[test]
@@ -188,6 +208,8 @@ fn s_210_a_header_that_cannot_be_encoded_needs_8bitmime_only() {
         "Received: from ü (unclosed",
         "To: \"Jörg <a@b.example>",
         "To: Jörg <a@b.example",
+        "To: Jörg a@b.example",
+        "To: <Jörg> a@b.example",
         "DKIM-Signature: v=1 (é)",
         "Ünsinn: x",
     ] {

@@ -80,7 +80,7 @@ pub(super) fn quoted_string(text: &[u8]) -> Option<(Vec<u8>, usize)> {
 }
 
 /// Returns the length of the comment at the front, which may have comments inside.
-pub(super) fn comment_length(text: &[u8]) -> Option<usize> {
+fn comment_length(text: &[u8]) -> Option<usize> {
     let (mut depth, mut escaped) = (0_usize, false);
     for (position, byte) in text.iter().enumerate() {
         match byte {
