@@ -155,7 +155,8 @@ fn boundary(parameter: &[u8]) -> Option<Vec<u8>> {
     }
     let value = parameter[equals + 1..].trim_ascii();
     let boundary = quoted_string(value).map_or_else(|| value.to_vec(), |(content, _)| content);
-    (!boundary.is_empty()).then_some(boundary)
+    // RFC 2046 5.1.1: a boundary is ASCII, as its delimiter lines are.
+    (!boundary.is_empty() && boundary.is_ascii()).then_some(boundary)
 }
 
 /// Converts the parts between the delimiters.

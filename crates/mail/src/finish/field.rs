@@ -285,7 +285,9 @@ fn encode_parameter(item: &[u8]) -> Result<Vec<u8>, Unconvertible> {
     }
     let equals = memchr::memchr(b'=', item).ok_or(Unconvertible::Field)?;
     let name = std::str::from_utf8(item[..equals].trim_ascii()).map_err(|_| Unconvertible::Field)?;
-    if !name.is_ascii() || name.ends_with('*') || name.len() > PARAMETER_NAME_MAX {
+    // Only the first segment of several can name a charset (RFC 2231 4.1), and a boundary is compared as it is.
+    let is_text = !name.contains('*') && !name.eq_ignore_ascii_case("boundary");
+    if !is_text || !name.is_ascii() || name.len() > PARAMETER_NAME_MAX {
         return Err(Unconvertible::Field);
     }
     let value = item[equals + 1..].trim_ascii();

@@ -212,6 +212,9 @@ fn s_210_a_header_that_cannot_be_encoded_needs_8bitmime_only() {
         "To: <Jörg> a@b.example",
         "DKIM-Signature: v=1 (é)",
         "Ünsinn: x",
+        "Content-Disposition: attachment; filename*0=\"a\"; filename*1=\"ü\"",
+        "Content-Disposition: attachment; filename*=\"ü\"",
+        "Content-Type: multipart/mixed; boundary=\"ü\"",
     ] {
         for offered in [NOTHING, EIGHT_BIT] {
             check_unchanged(&format!("{header}\n\nhi\n"), offered, true, false);
@@ -264,6 +267,7 @@ fn s_204_a_signed_part_and_a_broken_structure_are_never_changed() {
         "Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\nGrüße\n",
         "Content-Type: multipart/mixed\n\nGrüße\n",
         "Content-Type: message/partial\n\nGrüße\n",
+        "Content-Type: multipart/mixed; boundary=ü\n\n--ü\n\nGrüße\n--ü--\n",
     ] {
         check_unchanged(content, NOTHING, true, false);
     }
