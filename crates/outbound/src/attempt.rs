@@ -8,11 +8,11 @@ use std::{
 };
 
 use postroad_core::{Address, AttemptNumber, BounceClass, Outcome, OutcomeKind, Party, SourceId, Timestamp};
-use postroad_mail::finish::Finished;
 use postroad_smtp::client::Transaction;
 use postroad_telemetry::mail_log::{self, Mailbox, Said, Secs, Trace};
 
 use crate::{
+    conversion::FinishedFor,
     job::{self, AttemptResult, Job, JobRecipient},
     lane::Signal,
     metrics::LaneMetrics,
@@ -26,6 +26,8 @@ pub(crate) struct Attempt {
     source: SourceId,
     /// Recipients without an outcome.
     open: Vec<JobRecipient>,
+    /// The content as the last host took it.
+    pub(crate) finished: Option<FinishedFor>,
     started_at: Timestamp,
     started: Instant,
     /// The most serious signal so far.
@@ -37,7 +39,7 @@ impl Attempt {
     pub(crate) fn begin(mut job: Job, source: SourceId, metrics: Arc<LaneMetrics>) -> Self {
         let open = std::mem::take(&mut job.recipients);
         let (started_at, started) = (job::now(), Instant::now());
-        Self { job, source, open, started_at, started, signal: Signal::Silent, metrics }
+        Self { job, source, open, finished: None, started_at, started, signal: Signal::Silent, metrics }
     }
 
     /// Returns the recipients that have no outcome yet.
@@ -59,7 +61,7 @@ impl Attempt {
     /// Returns the transaction for the open recipients.
     ///
     /// What the server must be able to do is computed from what is sent, however the message came in.
-    pub(crate) fn transaction(&self, content: Finished) -> Transaction {
+    pub(crate) fn transaction(&self, content: &FinishedFor) -> Transaction {
         let recipients: Vec<Address> = self.open.iter().map(|recipient| recipient.address.clone()).collect();
         let mut addresses = self.job.sender.iter().chain(&recipients);
         let smtputf8 = content.smtputf8 || addresses.any(|address| !address.as_str().is_ascii());
@@ -68,7 +70,7 @@ impl Attempt {
             recipients,
             smtputf8,
             eight_bit: content.eight_bit,
-            content: content.parts,
+            content: content.parts.clone(),
         }
     }
 

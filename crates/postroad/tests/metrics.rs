@@ -158,6 +158,7 @@ const SILENT: &[(&str, &str)] = &[
     ("postroad_net_smtp_timeouts_total", "no client is slow"),
     ("postroad_net_smtp_tolerated_total", "every client writes as the standards say"),
     ("postroad_outbound_content_budget_waits_total", "all content fits the budget"),
+    ("postroad_outbound_conversion_waits_total", "the receiver offers 8BITMIME"),
     ("postroad_outbound_given_back_total", "only jobs behind the one that pauses the lane are given back"),
     ("postroad_outbound_irregular_replies_total", "every receiver replies as the standards say"),
     ("postroad_outbound_lease_ends_total", "the lease is renewed in time"),

@@ -6,14 +6,12 @@ pub(super) const LINE_MAX: usize = 76;
 const WORD_MAX: usize = 75;
 
 /// Encodes text whose lines end with CRLF (RFC 2045 6.7).
-pub(super) fn quoted_printable(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + text.len() / 4);
+pub(super) fn quoted_printable(text: &[u8], out: &mut Vec<u8>) {
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let content = line.strip_suffix(b"\r\n").unwrap_or(line);
-        quoted_printable_line(content, &mut out);
+        quoted_printable_line(content, out);
         out.extend_from_slice(&line[content.len()..]);
     }
-    out
 }
 
 fn quoted_printable_line(line: &[u8], out: &mut Vec<u8>) {
@@ -36,20 +34,24 @@ fn quoted_printable_line(line: &[u8], out: &mut Vec<u8>) {
         if literal {
             out.push(*byte);
         } else {
-            out.extend_from_slice(format!("={byte:02X}").as_bytes());
+            let [high, low] = hex(*byte);
+            out.extend_from_slice(&[b'=', high, low]);
         }
         length += needed;
     }
 }
 
 /// Encodes bytes in lines (RFC 2045 6.8).
-pub(super) fn base64_lines(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() / 3 * 4 + bytes.len() / 28 + 8);
+pub(super) fn base64_lines(bytes: &[u8], out: &mut Vec<u8>) {
     for line in bytes.chunks(LINE_MAX / 4 * 3) {
-        base64(line, &mut out);
+        base64(line, out);
         out.extend_from_slice(b"\r\n");
     }
-    out
+}
+
+fn hex(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
 fn base64(bytes: &[u8], out: &mut Vec<u8>) {

@@ -1,7 +1,7 @@
 //! Header fields beyond ASCII, written in ASCII where the field allows it (RFC 2047 5, RFC 2231).
 
 use super::{
-    Unconvertible,
+    HEADER_BYTES_MAX, Unconvertible,
     encode::{LINE_MAX, encoded_words, extended_parameter},
     tokens::{Token, quoted_string, tokens, unescaped},
 };
@@ -53,6 +53,13 @@ const PARAMETER_NAME_MAX: usize = 40;
 ///
 /// Of several reasons against it an internationalised address is returned: it needs more of the hop than the others.
 pub(super) fn encode_header(header: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    if header.is_ascii() {
+        return Ok(header.to_vec());
+    }
+    // Single characters beyond ASCII become encoded words of ten times their size.
+    if header.len() > HEADER_BYTES_MAX {
+        return Err(Unconvertible::Field);
+    }
     let mut out = Vec::with_capacity(header.len() + header.len() / 2);
     let mut encoded = Ok(());
     for field in fields(header) {
@@ -158,7 +165,8 @@ fn is_white(byte: u8) -> bool {
 
 /// Returns the length of the word at the front; a quoted pair `\ ` is not divided.
 fn word_len(text: &[u8]) -> usize {
-    let ends = |position: &usize| is_white(text[*position]) && (*position == 0 || text[position - 1] != b'\\');
+    let ends =
+        |position: &usize| is_white(text[*position]) && (*position == 0 || text[position - 1] != b'\\');
     (0..text.len()).find(ends).unwrap_or(text.len())
 }
 

@@ -4,6 +4,13 @@ const NOTHING: Offered = Offered { eight_bit_mime: false, smtputf8: false };
 const EIGHT_BIT: Offered = Offered { eight_bit_mime: true, smtputf8: false };
 const ALL: Offered = Offered { eight_bit_mime: true, smtputf8: true };
 
+fn finish(content: &[Bytes], offered: Offered) -> Finished {
+    match prepare(content, offered) {
+        Prepared::Finished(finished) => finished,
+        Prepared::Conversion(conversion) => conversion.run(),
+    }
+}
+
 fn lines(text: &str) -> Bytes {
     Bytes::from(text.replace('\n', "\r\n"))
 }
@@ -88,10 +95,7 @@ fn s_204_a_header_is_written_in_encoded_words() {
     check("Subject: Grüße", "Subject: =?utf-8?B?R3LDvMOfZQ==?=");
     check("Subject: Re: Grüße aus Bern", "Subject: Re: =?utf-8?B?R3LDvMOfZQ==?= aus Bern");
     check("From: Jürgen Öl <a@b.example>", "From: =?utf-8?B?SsO8cmdlbiDDlmw=?= <a@b.example>");
-    check(
-        "To: \"Öl, J\" <a@b.example>, c@d.example",
-        "To: =?utf-8?B?w5ZsLCBK?= <a@b.example>, c@d.example",
-    );
+    check("To: \"Öl, J\" <a@b.example>, c@d.example", "To: =?utf-8?B?w5ZsLCBK?= <a@b.example>, c@d.example");
     check("To: a@b.example (Jürgen)", "To: a@b.example (=?utf-8?B?SsO8cmdlbg==?=)");
     check(
         "Content-Disposition: attachment; filename=\"Größe.txt\"",
@@ -115,7 +119,10 @@ fn white_space_beside_encoded_words_is_kept_and_never_a_line_by_itself() {
     );
     let blanks = " ".repeat(2000);
     check(&format!("Subject: é{blanks}end"), "Subject: =?utf-8?B?w6k=?= end");
-    check("To: \"a\\ b\" <a@b.example>, é <c@d.example>", "To: \"a\\ b\" <a@b.example>, =?utf-8?B?w6k=?= <c@d.example>");
+    check(
+        "To: \"a\\ b\" <a@b.example>, é <c@d.example>",
+        "To: \"a\\ b\" <a@b.example>, =?utf-8?B?w6k=?= <c@d.example>",
+    );
 }
 
 #[test]
@@ -155,7 +162,13 @@ fn a_long_parameter_is_divided_between_characters() {
 
 #[test]
 fn s_210_an_internationalised_address_needs_smtputf8() {
-    for header in ["From: <jürgen@b.example>", "To: jürgen@b.example", "To: \"jürgen\"@b.example", "To: \"jür gen\"@b.example", "To: a@b.example, c@ü.example (x)"] {
+    for header in [
+        "From: <jürgen@b.example>",
+        "To: jürgen@b.example",
+        "To: \"jürgen\"@b.example",
+        "To: \"jür gen\"@b.example",
+        "To: a@b.example, c@ü.example (x)",
+    ] {
         let content = format!("{header}\n\nhi\n");
         check_unchanged(&content, EIGHT_BIT, true, true);
         check_unchanged(&content, NOTHING, true, true);
@@ -177,7 +190,10 @@ fn s_204_a_name_is_encoded_whatever_is_in_it() {
     check("From: \"müller@x.de\" <mueller@x.de>", "From: =?utf-8?B?bcO8bGxlckB4LmRl?= <mueller@x.de>");
     check("From: müller@x.de<mueller@x.de>", "From: =?utf-8?B?bcO8bGxlckB4LmRl?= <mueller@x.de>");
     check("From: \"J\\\\ö\" \"x, y\" z <a@b.example>", "From: =?utf-8?B?SlzDtiB4LCB5IHo=?= <a@b.example>");
-    check("To: Grüße @ alle:a@b.example,c@d.example;", "To: =?utf-8?B?R3LDvMOfZSBAIGFsbGU=?= :a@b.example, c@d.example;");
+    check(
+        "To: Grüße @ alle:a@b.example,c@d.example;",
+        "To: =?utf-8?B?R3LDvMOfZSBAIGFsbGU=?= :a@b.example, c@d.example;",
+    );
     check("To: (é) a@b.example (\"@ü)", "To: (=?utf-8?B?w6k=?=) a@b.example (=?utf-8?B?IkDDvA==?=)");
     check("To: \"a b\"@c.example (é)", "To: \"a b\"@c.example (=?utf-8?B?w6k=?=)");
     check("Cc: Jörg", "Cc: =?utf-8?B?SsO2cmc=?=");
@@ -273,6 +289,46 @@ fn s_204_a_signed_part_and_a_broken_structure_are_never_changed() {
     }
     let nested = "Content-Type: message/rfc822\n\n".repeat(30);
     check_unchanged(&format!("{nested}Subject: a\n\nGrüße\n"), NOTHING, true, false);
+}
+
+#[test]
+fn a_conversion_says_how_much_memory_it_takes() {
+    let check = |content: &str, converts: bool| {
+        let content = lines(content);
+        let half = content.len() / 2;
+        for content in [vec![content.clone()], vec![content.slice(..half), content.slice(half..)]] {
+            let Prepared::Conversion(conversion) = prepare(&content, NOTHING) else {
+                panic!("no conversion");
+            };
+            let (joined, bytes_max) =
+                (if content.len() > 1 { conversion.bytes() } else { 0 }, conversion.bytes_max());
+            let finished = conversion.run();
+            assert_eq!(finished.eight_bit, !converts);
+            let converted: usize = finished.parts.iter().map(Bytes::len).sum();
+            assert!(joined + converted <= bytes_max, "{converted} of {bytes_max}");
+        }
+    };
+    // Bodies that one encoding or the other would make three times as long.
+    for line in ["=", "é", "\u{1}", "a", ".\n", " \n", "a\n", "From \n"] {
+        check(&format!("Subject: a\n\né{}\n", line.repeat(100_000)), true);
+    }
+    check(&format!("Subject: {}\n\né\n", "é ".repeat(10_000)), true);
+    check(&format!("To: {}\n\né\n", "é,".repeat(1000)), true);
+    // Headers of single characters: sent as they are.
+    check(&format!("To: {}\n\né\n", "é,".repeat(80_000)), false);
+    let part = format!("--x\nTo: {}\n\né\n", "é,".repeat(1000));
+    check(&format!("Content-Type: multipart/mixed; boundary=x\n\n{}--x--\n", part.repeat(20)), false);
+}
+
+#[test]
+fn a_header_too_long_to_be_encoded_is_sent_as_it_is() {
+    let long = format!("X: {}\n", "a".repeat(900)).repeat(300);
+    check_unchanged(&format!("{long}Subject: é\n\nhi\n"), EIGHT_BIT, true, false);
+    check_unchanged(&format!("{long}Subject: é\n\nhi\n"), NOTHING, true, false);
+    check_unchanged(&"é".repeat(200_000), EIGHT_BIT, true, false);
+    // A long header in ASCII is no reason against anything.
+    check_unchanged(&format!("{long}\né\n"), EIGHT_BIT, true, false);
+    assert!(!finish(&[lines(&format!("{long}\né\n"))], NOTHING).eight_bit);
 }
 
 #[test]
