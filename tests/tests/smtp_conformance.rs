@@ -95,6 +95,7 @@ dialogues! {
     s_021_rcpt_outside_a_transaction,
     s_022_a_recipient_named_twice_counts_once,
     s_022_default_recipient_limit,
+    s_022_recipients_over_the_limit_do_not_end_the_session,
     s_022_too_many_recipients,
     s_023_data_without_recipients,
     s_024_hidden_commands_do_not_relay,

@@ -66,7 +66,7 @@ impl<I> ServerSession<I> {
         if repeats || envelope.recipients.len() >= self.config.recipients_max {
             // RFC 5321 4.5.3.1.10: the recipients before it stay valid.
             self.state = State::Transaction(envelope);
-            self.refusal_reply(&Reply::new(452, 5, 3, "too many recipients"));
+            self.refuse_further_recipient();
             return None;
         }
         self.state = State::AwaitingAnswer(PendingQuestion::Recipient(envelope, address.clone()));
@@ -93,6 +93,15 @@ impl<I> ServerSession<I> {
                 self.refuse_without_mail();
             }
         }
+    }
+
+    /// Refuses a recipient over the limit.
+    ///
+    /// A client with an identity may name any number: it sends the accepted ones and comes again with the others, so
+    /// the session must not end before. A stranger tries recipients.
+    fn refuse_further_recipient(&mut self) {
+        let reply = Reply::new(452, 5, 3, "too many recipients");
+        if self.peer.identity.is_some() { self.reply(&reply) } else { self.refusal_reply(&reply) }
     }
 
     /// Refuses RCPT or DATA. They may have been sent in one group with a MAIL that was refused (RFC 2920 3.1), so they
