@@ -145,6 +145,7 @@ const SILENT: &[(&str, &str)] = &[
     ("postroad_dns_lookup_seconds", "every domain has a route; crates/dns/tests look domains up"),
     ("postroad_dns_lookups_total", "the same"),
     ("postroad_dns_sites_total", "the same"),
+    ("postroad_ingress_grpc_tolerated_total", "every client writes as the standards say"),
     ("postroad_mail_log_lines_total", "`dev` writes no mail log; see tests/mail_log.rs"),
     ("postroad_mail_log_lost_lines_total", "the same"),
     ("postroad_mail_log_omitted_lines_total", "the same"),
