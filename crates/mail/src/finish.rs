@@ -126,7 +126,7 @@ impl Conversion {
         joined + body::converted_bytes_max(self.bytes)
     }
 
-    /// Converts the message; it is unchanged where that is not possible. It takes time by the size.
+    /// Converts the message; it is unchanged where that is not possible. Large messages take a while: not for an async thread.
     #[must_use]
     pub fn run(self) -> Finished {
         let whole = match &*self.content {
