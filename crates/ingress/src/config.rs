@@ -19,6 +19,9 @@ settings! {
         /// Serves gRPC without TLS, API keys included: for where a proxy terminates TLS.
         /// Without a certificate it is needed unless `grpc_listen` is on loopback.
         grpc_plaintext: bool = false;
+        /// Refuses over gRPC what a strict reading of the standards forbids: the line of an mbox file before the header,
+        /// and field names with a space.
+        grpc_strict_syntax: bool = false;
         /// The largest message.
         /// A tenant may have a lower limit.
         message_size_max: ByteSize = ByteSize::mib(25), within ByteSize::kib(1)..=ByteSize::mib(256);

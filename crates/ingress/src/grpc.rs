@@ -15,7 +15,10 @@ use postroad_proto::{
         submit_stream_response::Result as StreamResult,
     },
 };
-use postroad_smtp::headers::Protocol;
+use postroad_smtp::{
+    headers::{self, Protocol},
+    tolerance::{Syntax, Tolerances},
+};
 use postroad_telemetry::{
     mail_log::{self, Mailbox},
     trace,
@@ -270,12 +273,13 @@ impl GrpcService {
             .enumerate()
             .map(|(index, text)| recipient(index, text))
             .collect::<Result<_, RequestError>>()?;
+        let (content, tolerant) = self.tolerated(content::normalise(request.content)?);
         Ok(Incoming {
             identity: &caller.identity,
             sender,
             recipients,
-            content: content::normalise(request.content)?,
-            tolerant: false,
+            content,
+            tolerant,
             smtputf8: true,
             client: caller.client,
             helo: "",
@@ -283,6 +287,17 @@ impl GrpcService {
             tls: "",
             traceparent: &caller.traceparent,
         })
+    }
+
+    /// Repairs content as for an SMTP client that logged in, since an API key identifies its client as well as AUTH
+    /// does. Returns true with it when its header has fields with a space in their names.
+    fn tolerated(&self, content: Bytes) -> (Bytes, bool) {
+        let strict = self.handler.config.grpc_strict_syntax;
+        let mut tolerances = Tolerances::new(if strict { Syntax::Strict } else { Syntax::LoggedIn });
+        let content = headers::without_mbox_line(content, &mut tolerances);
+        let has_spaced_names = headers::summarise_tolerated(&content, &mut tolerances).spaced_names > 0;
+        self.handler.metrics.note_tolerated(&tolerances.into_accepted());
+        (content, has_spaced_names)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use postroad_core::TenantId;
 use postroad_directory::Tenant;
-use postroad_smtp::headers::Protocol;
+use postroad_smtp::{headers::Protocol, tolerance::Tolerance};
 use postroad_telemetry::{Counter, Gauge, Histogram, Label, RankedCounter, Ranking};
 
 use crate::error::Refusal;
@@ -14,6 +14,8 @@ const TENANT: Label =
     Label::ranked("tenant", "the names of tenants; `unknown` before a client has said who it is");
 const PROTOCOL: Label = Label::one_of("protocol", &["smtp", "grpc"]);
 const REASON: Label = Label::one_of("reason", Refusal::LABELS);
+const TOLERANCES: [&str; 2] = [Tolerance::MboxLine.label(), Tolerance::FieldName.label()];
+const TOLERANCE: Label = Label::one_of("tolerance", &TOLERANCES);
 const RESULT: Label = Label::one_of("result", &["good", "cached", "wrong", "unavailable"]);
 
 postroad_telemetry::catalogue! {
@@ -27,6 +29,8 @@ postroad_telemetry::catalogue! {
     ranked_counter REJECTIONS = "postroad_ingress_rejections_total" [TENANT, REASON];
     /// Logins and API keys checked: good, good and in the cache, wrong, or not checked for lack of a directory or of time
     counter LOGINS = "postroad_ingress_logins_total" [RESULT];
+    /// Deviations from the syntax that were accepted over gRPC; ingress.grpc_strict_syntax refuses them
+    counter TOLERATED = "postroad_ingress_grpc_tolerated_total" [TOLERANCE];
     /// Bytes of a message as it is stored
     histogram MESSAGE_BYTES = "postroad_ingress_message_bytes" [];
     /// Time from the end of a message to the answer of the queue
@@ -65,6 +69,13 @@ struct TenantMetrics {
 }
 
 impl Metrics {
+    /// Counts deviations from the syntax that were accepted over gRPC.
+    pub(crate) fn note_tolerated(&self, tolerated: &[Tolerance]) {
+        for tolerance in tolerated {
+            TOLERATED.with([tolerance.label()]).increment(1);
+        }
+    }
+
     pub(crate) fn new() -> Self {
         Self {
             tenants: Mutex::default(),

@@ -105,6 +105,36 @@ async fn s_310_a_key_is_required() {
 }
 
 #[tokio::test]
+async fn an_mbox_line_and_field_names_with_a_space_are_tolerated_as_over_smtp() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let submit =
+        |content: &str| with_key("shop-key", request("a@shop.example", &["b@b.example"], content.to_owned()));
+    let mbox = "From a@shop.example Mon Nov 30 16:51:09 2026\n";
+    for content in [
+        format!("{mbox}{CONTENT}"),
+        format!("X Priority: 1\n{CONTENT}"),
+        format!("{mbox}X MS Flag: 1\n{CONTENT}"),
+    ] {
+        client.submit(submit(&content)).await.unwrap();
+        let stored = rig.last().1;
+        let expected = content.strip_prefix(mbox).unwrap_or(&content).replace('\n', "\r\n");
+        assert!(stored.ends_with(&expected) && !stored.contains("From a@"), "{stored}");
+    }
+    // What is no field of anybody stays refused.
+    check(client.submit(submit(&format!("hello\n{CONTENT}"))).await, Code::InvalidArgument, "");
+    check(client.submit(submit(&format!("Subject: x\n{mbox}{CONTENT}"))).await, Code::InvalidArgument, "");
+    rig.stop().await;
+
+    let rig = Rig::start_with(|config| config.grpc_strict_syntax = true).await;
+    let mut client = self::client(&rig).await;
+    for line in [mbox, "X Priority: 1\n"] {
+        check(client.submit(submit(&format!("{line}{CONTENT}"))).await, Code::InvalidArgument, "");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_recipient_given_twice_is_one_delivery() {
     let rig = Rig::start().await;
     let mut client = client(&rig).await;

@@ -8,11 +8,11 @@ use std::{
 };
 
 use postroad_core::{Address, AttemptNumber, BounceClass, Outcome, OutcomeKind, Party, Timestamp};
-use postroad_mail::finish::Finished;
 use postroad_smtp::client::Transaction;
 use postroad_telemetry::mail_log::{self, Mailbox, Said, Secs, Trace};
 
 use crate::{
+    conversion::FinishedFor,
     job::{self, AttemptResult, Job, JobRecipient},
     lane::Signal,
     metrics::LaneMetrics,
@@ -27,6 +27,8 @@ pub(crate) struct Attempt {
     open: Vec<JobRecipient>,
     /// How many of them one transaction may have (D-035).
     recipients_max: usize,
+    /// The content as the last host took it.
+    pub(crate) finished: Option<FinishedFor>,
     started_at: Timestamp,
     started: Instant,
     /// The most serious signal so far.
@@ -38,7 +40,8 @@ impl Attempt {
     pub(crate) fn begin(mut job: Job, metrics: Arc<LaneMetrics>) -> Self {
         let open = job.start();
         let (started_at, started) = (job::now(), Instant::now());
-        Self { job, open, recipients_max: usize::MAX, started_at, started, signal: Signal::Silent, metrics }
+        let (recipients_max, finished) = (usize::MAX, None);
+        Self { job, open, recipients_max, finished, started_at, started, signal: Signal::Silent, metrics }
     }
 
     /// Returns the recipients that have no outcome yet.
@@ -60,7 +63,7 @@ impl Attempt {
     /// Returns the transaction for the open recipients, or for as many as one may have.
     ///
     /// What the server must be able to do is computed from what is sent, however the message came in.
-    pub(crate) fn transaction(&self, content: Finished) -> Transaction {
+    pub(crate) fn transaction(&self, content: &FinishedFor) -> Transaction {
         let recipients = self.open.iter().take(self.recipients_max);
         let recipients: Vec<Address> = recipients.map(|recipient| recipient.address.clone()).collect();
         let mut addresses = self.job.sender.iter().chain(&recipients);
@@ -70,7 +73,7 @@ impl Attempt {
             recipients,
             smtputf8,
             eight_bit: content.eight_bit,
-            content: content.parts,
+            content: content.parts.clone(),
         }
     }
 

@@ -8,7 +8,10 @@ use postroad_net::{ClientTls, Guard};
 use postroad_smtp::client::Timeouts;
 use tokio::sync::watch;
 
-use crate::{config::OutboundConfig, content::ContentSource, lease::Lease, metrics::OutboundMetrics};
+use crate::{
+    config::OutboundConfig, content::ContentSource, conversion::Conversions, lease::Lease,
+    metrics::OutboundMetrics,
+};
 
 /// What all workers share.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(crate) struct DeliveryContext {
     pub(crate) directory: watch::Receiver<Arc<View>>,
     /// Fetches large content.
     pub(crate) content: ContentSource,
+    /// Converts content for hops that need it.
+    pub(crate) conversions: Conversions,
     /// Metrics.
     pub(crate) metrics: Arc<OutboundMetrics>,
 }

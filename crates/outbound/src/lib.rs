@@ -22,6 +22,7 @@ mod assignments;
 mod attempt;
 mod content;
 mod context;
+mod conversion;
 mod incarnation;
 mod journal;
 mod lanes;

@@ -52,6 +52,8 @@ postroad_telemetry::catalogue! {
     counter GIVEN_BACK = "postroad_outbound_given_back_total" [];
     /// Times assignments waited because the content budget was used up; outbound.content_bytes_max sets it
     counter BUDGET_WAITS = "postroad_outbound_content_budget_waits_total" [];
+    /// Times a conversion to 7-bit waited because its memory was used up; outbound.conversion_bytes_max sets it
+    counter CONVERSION_WAITS = "postroad_outbound_conversion_waits_total" [];
     /// Time until the lease on the sources of this node ends
     gauge LEASE_SECONDS = "postroad_outbound_lease_remaining_seconds" [];
     /// Times the lease ended before it was renewed
@@ -91,6 +93,8 @@ pub struct OutboundMetrics {
     pub given_back: Counter,
     /// Waits for the content budget.
     pub budget_waits: Counter,
+    /// Waits for the memory of conversions.
+    pub conversion_waits: Counter,
     /// Seconds left of the lease.
     pub lease_remaining: Gauge,
     /// Leases that ended before they were renewed.
@@ -114,6 +118,7 @@ impl Default for OutboundMetrics {
             pauses: PAUSES.with([]),
             given_back: GIVEN_BACK.with([]),
             budget_waits: BUDGET_WAITS.with([]),
+            conversion_waits: CONVERSION_WAITS.with([]),
             lease_remaining: LEASE_SECONDS.with([]),
             lease_ends: LEASE_ENDS.with([]),
         }

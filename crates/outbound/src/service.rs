@@ -21,6 +21,7 @@ use crate::{
     config::OutboundConfig,
     content::ContentSource,
     context::DeliveryContext,
+    conversion::Conversions,
     error::StartError,
     feedback::FeedbackConfig,
     group_attempts::GroupAttempts,
@@ -178,6 +179,10 @@ impl Running {
             lease: Arc::default(),
             directory: directory.subscribe(),
             content: ContentSource::new(&deps.endpoints, &leaders, config.large_content_bytes_max.to_usize()),
+            conversions: Conversions::new(
+                config.conversion_bytes_max.to_usize(),
+                metrics.conversion_waits.clone(),
+            ),
             metrics: metrics.clone(),
             config,
         };

@@ -11,7 +11,7 @@ use std::{
 
 use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind};
 use postroad_directory::Source;
-use postroad_mail::finish::{Offered, finish};
+use postroad_mail::finish::Offered;
 use postroad_smtp::client::{Capabilities, RecipientResult};
 use postroad_telemetry::trace;
 use tokio::time;
@@ -342,8 +342,16 @@ impl Worker {
         loop {
             let Some(open) = &mut self.open else { return TransactionEnd::Done };
             let Capabilities { eight_bit_mime, smtputf8, .. } = open.connection.capabilities();
-            let transaction =
-                attempt.transaction(finish(&content.parts, Offered { eight_bit_mime, smtputf8 }));
+            let offered = Offered { eight_bit_mime, smtputf8 };
+            let finishing = self.context.conversions.finish(&content.parts, offered, attempt.finished.take());
+            let finished =
+                while_permitted(&self.context.lease, &attempt_context.abort, finishing).await.flatten();
+            let Some(finished) = finished else {
+                attempt.give_back();
+                return TransactionEnd::Done;
+            };
+            let transaction = attempt.transaction(&finished);
+            attempt.finished = Some(finished);
             let until = source_lost(&self.context.lease, &attempt_context.abort);
             let delivery = open.connection.deliver(transaction, until).await;
             if delivery.stale {

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use postroad_core::{Domain, MessageId, Timestamp, address::parse_literal};
+
+use crate::tolerance::{Tolerance, Tolerances};
 
 /// The most `Received` fields of a message: RFC 5321 6.3 asks for at least 100 before a loop is assumed; like Postfix we allow 50.
 pub const HOPS_MAX: usize = 50;
@@ -51,6 +54,26 @@ pub fn mbox_line_len(content: &[u8]) -> usize {
         return 0;
     }
     memchr::memmem::find(content, b"\r\n").map_or(0, |end| end + 2)
+}
+
+/// Returns `content` without the line of an mbox file, if there is one and the client may send it.
+#[must_use]
+pub fn without_mbox_line(content: Bytes, tolerances: &mut Tolerances) -> Bytes {
+    match mbox_line_len(&content) {
+        0 => content,
+        len if tolerances.accept(Tolerance::MboxLine) => content.slice(len..),
+        _ => content,
+    }
+}
+
+/// Summarises the header of `content` with fields such as `X Priority: 1` in it, if the client may send them.
+#[must_use]
+pub fn summarise_tolerated<'a>(content: &'a [u8], tolerances: &mut Tolerances) -> HeaderSummary<'a> {
+    let header = summarise_tolerant(content);
+    if header.spaced_names > 0 && !tolerances.accept(Tolerance::FieldName) {
+        return summarise(content);
+    }
+    header
 }
 
 fn summarise_with(content: &[u8], name_len: impl Fn(&[u8]) -> Option<usize>) -> HeaderSummary<'_> {

@@ -115,9 +115,11 @@ pub struct ServerSession<I> {
     state: State,
     replies: BytesMut,
     deadline: Instant,
+    /// Errors since the last accepted message; of a client without identity, refusals too.
     errors: u32,
     /// Refusals since the last accepted message, of a client with an identity.
     refusals: u32,
+    /// Commands that send no mail since the last accepted message.
     junk: u32,
     auth_failures: u32,
     tolerated: Vec<Tolerance>,
@@ -271,7 +273,7 @@ impl<I> ServerSession<I> {
                 self.policy_refusal(&reply);
             }
             (PendingQuestion::Message, Answer::Reply(reply)) if reply.is_positive() => {
-                (self.junk, self.refusals) = (0, 0);
+                (self.errors, self.refusals, self.junk) = (0, 0, 0);
                 self.reply(&reply);
             }
             (PendingQuestion::Message, Answer::Reply(reply)) => self.policy_refusal(&reply),
@@ -469,10 +471,17 @@ impl<I> ServerSession<I> {
             CommandError::NotImplemented => Reply::new(502, 5, 1, "command not implemented"),
             CommandError::NotUtf8 => Reply::new(501, 5, 2, "command is not valid UTF-8"),
             CommandError::Syntax => Reply::new(501, 5, 4, "syntax error in arguments"),
-            CommandError::SenderAddress => Reply::new(501, 1, 7, "bad sender address"),
-            CommandError::RecipientAddress => Reply::new(501, 1, 3, "bad recipient address"),
             CommandError::UnknownParameter => Reply::new(555, 5, 4, "unknown parameter"),
-            CommandError::NeedsSmtputf8 => Reply::new(553, 6, 7, "address requires SMTPUTF8"),
+            // The command is understood; the address is refused.
+            CommandError::SenderAddress => {
+                return self.refusal_reply(&Reply::new(501, 1, 7, "bad sender address"));
+            }
+            CommandError::RecipientAddress => {
+                return self.refusal_reply(&Reply::new(501, 1, 3, "bad recipient address"));
+            }
+            CommandError::NeedsSmtputf8 => {
+                return self.refusal_reply(&Reply::new(553, 6, 7, "address requires SMTPUTF8"));
+            }
             CommandError::OtherProtocol => {
                 self.reply(&Reply::new(221, 7, 0, "this is an SMTP server"));
                 self.state = State::Closed;
@@ -544,9 +553,10 @@ impl<I> ServerSession<I> {
 
     /// Replies as the session itself decided, and keeps what it refused.
     fn reply(&mut self, reply: &Reply) {
-        // A command that is not understood refuses no mail.
-        let refuses = reply.code >= 400 && !(500..=504).contains(&reply.code);
-        if refuses && self.refused.len() < REFUSED_KEPT_MAX {
+        // A command that is not understood refuses no mail; an address that is malformed (5.1.x) does.
+        let is_about_address = reply.enhanced.is_some_and(|code| code.subject == 1);
+        let is_not_understood = (500..=504).contains(&reply.code) && !is_about_address;
+        if reply.code >= 400 && !is_not_understood && self.refused.len() < REFUSED_KEPT_MAX {
             self.refused.push(reply.clone());
         }
         self.write(reply);

@@ -46,13 +46,24 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts an ingress and waits until it is ready.
     pub(crate) async fn start() -> Self {
-        let rig = Self::unready(FakeQueue::new(directory())).await;
+        Self::start_with(|_| ()).await
+    }
+
+    /// The same with a changed configuration.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut IngressConfig)) -> Self {
+        let mut config = config();
+        change(&mut config);
+        let rig = Self::configured(FakeQueue::new(directory()), config).await;
         eventually("ready", || rig.health.is_ready()).await;
         rig
     }
 
     /// Starts an ingress with this queue, without waiting.
     pub(crate) async fn unready(queue: Arc<FakeQueue>) -> Self {
+        Self::configured(queue, config()).await
+    }
+
+    async fn configured(queue: Arc<FakeQueue>, config: IngressConfig) -> Self {
         let net = MemoryNet::new();
         let transport = Transport::Memory(net);
         let listener = transport.bind("queue").await.unwrap();
@@ -68,7 +79,7 @@ impl Rig {
             tls: Some(ServerTls::self_signed(&["mx.test".to_owned()]).unwrap()),
             health: health.clone(),
         };
-        let ingress = Ingress::start(config(), deps).await.unwrap();
+        let ingress = Ingress::start(config, deps).await.unwrap();
         let addresses = ingress.smtp_addresses().to_vec();
         let grpc = ingress.grpc_address().unwrap();
         let shutdown = CancellationToken::new();

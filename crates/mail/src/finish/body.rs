@@ -5,17 +5,42 @@ use memchr::memmem;
 use super::{
     Unconvertible,
     encode::{base64_lines, quoted_printable},
-    field::{encode_header, fields, name_and_value, parameters, quoted_string},
+    field::{encode_header, fields, name_and_value, parameters},
+    tokens::quoted_string,
 };
 
 /// Parts within parts; every level costs one pass over its bytes.
 const DEPTH_MAX: usize = 20;
 
+/// What the added header fields may make a short message longer by.
+const ADDED_BYTES_MAX: usize = 64 << 10;
+
+/// Returns the most bytes of a message of this size in 7-bit.
+///
+/// Bodies take 1.5 times their bytes; headers may take more.
+pub(super) fn converted_bytes_max(bytes: usize) -> usize {
+    2 * bytes + ADDED_BYTES_MAX
+}
+
 /// Returns the message in 7-bit.
 pub(super) fn to_seven_bit(message: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let bytes_max = converted_bytes_max(message.len());
     let mut out = Vec::with_capacity(message.len() + message.len() / 2);
-    convert(Entity::new(message, true), 0, &mut out)?;
+    convert(Entity::new(message, true), Limits { levels: DEPTH_MAX, bytes_max }, &mut out)?;
+    if out.len() > bytes_max {
+        return Err(Unconvertible::Size);
+    }
+    out.shrink_to_fit();
     Ok(out)
+}
+
+/// What a conversion may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Levels of parts within parts.
+    levels: usize,
+    /// Bytes of the result.
+    bytes_max: usize,
 }
 
 /// A message or a part: header and body.
@@ -79,20 +104,23 @@ enum Kind {
     Other,
 }
 
-fn convert(entity: Entity<'_>, depth: usize, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+fn convert(entity: Entity<'_>, limits: Limits, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    if out.len() > limits.bytes_max {
+        return Err(Unconvertible::Size);
+    }
     if entity.whole.is_ascii() {
         out.extend_from_slice(entity.whole);
         return Ok(());
     }
-    if depth > DEPTH_MAX {
-        return Err(Unconvertible::Structure);
-    }
-    let kind = kind_of(entity.value("content-type"))?;
+    let levels = limits.levels.checked_sub(1).ok_or(Unconvertible::Structure)?;
+    let inner = Limits { levels, ..limits };
+    // What the body is matters only where it must change.
     if entity.body.is_ascii() {
         entity.put_header(None, out)?;
         out.extend_from_slice(entity.body);
         return Ok(());
     }
+    let kind = kind_of(entity.value("content-type"))?;
     // An encoding says that the body has no such bytes.
     let encoding =
         entity.value("content-transfer-encoding").map(|value| value.trim_ascii().to_ascii_lowercase());
@@ -102,28 +130,29 @@ fn convert(entity: Entity<'_>, depth: usize, out: &mut Vec<u8>) -> Result<(), Un
     match kind {
         Kind::Multipart { boundary } => {
             entity.put_header(Some("7bit"), out)?;
-            convert_parts(entity.body, &boundary, depth, out)
+            convert_parts(entity.body, &boundary, inner, out)
         }
         Kind::Message => {
             entity.put_header(Some("7bit"), out)?;
-            convert(Entity::new(entity.body, true), depth + 1, out)
+            convert(Entity::new(entity.body, true), inner, out)
         }
-        Kind::Text if is_mostly_ascii(entity.body) => {
+        Kind::Text if is_mostly_literal(entity.body) => {
             entity.put_header(Some("quoted-printable"), out)?;
-            out.extend_from_slice(&quoted_printable(entity.body));
+            quoted_printable(entity.body, out);
             Ok(())
         }
         Kind::Text | Kind::Other => {
             entity.put_header(Some("base64"), out)?;
-            out.extend_from_slice(&base64_lines(entity.body));
+            base64_lines(entity.body, out);
             Ok(())
         }
     }
 }
 
-/// Quoted-printable takes three bytes for each of these, base64 four for three of any.
-fn is_mostly_ascii(text: &[u8]) -> bool {
-    text.iter().filter(|byte| !byte.is_ascii()).count() <= text.len() / 6
+/// Quoted-printable takes three bytes for each of the others, base64 four for three of any.
+fn is_mostly_literal(text: &[u8]) -> bool {
+    let is_literal = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n') && *byte != b'=';
+    text.iter().filter(|byte| !is_literal(byte)).count() <= text.len() / 5
 }
 
 fn kind_of(content_type: Option<&[u8]>) -> Result<Kind, Unconvertible> {
@@ -153,29 +182,41 @@ fn boundary(parameter: &[u8]) -> Option<Vec<u8>> {
     }
     let value = parameter[equals + 1..].trim_ascii();
     let boundary = quoted_string(value).map_or_else(|| value.to_vec(), |(content, _)| content);
-    (!boundary.is_empty()).then_some(boundary)
+    // RFC 2046 5.1.1: a boundary is ASCII, as its delimiter lines are.
+    (!boundary.is_empty() && boundary.is_ascii()).then_some(boundary)
 }
 
-/// Converts the parts between the delimiters; what is before the first and after the last is no part.
-fn convert_parts(body: &[u8], boundary: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+/// Converts the parts between the delimiters.
+///
+/// What is before the first and after the last has no meaning (RFC 2046 5.1.1): its 8-bit bytes become `?`. Without
+/// any delimiter the text may be all that the author wrote.
+fn convert_parts(
+    body: &[u8],
+    boundary: &[u8],
+    limits: Limits,
+    out: &mut Vec<u8>,
+) -> Result<(), Unconvertible> {
     let delimiter = [b"--", boundary].concat();
+    let mut found = Some(next_delimiter(body, &delimiter).ok_or(Unconvertible::Structure)?);
     let mut rest = body;
     let mut is_part = false;
     loop {
-        let found = next_delimiter(rest, &delimiter);
         let content = &rest[..found.as_ref().map_or(rest.len(), |found| found.start)];
         if is_part {
-            convert(Entity::new(content, false), depth + 1, out)?;
-        } else if content.is_ascii() {
-            out.extend_from_slice(content);
+            convert(Entity::new(content, false), limits, out)?;
         } else {
-            return Err(Unconvertible::Structure);
+            out.extend(content.iter().map(to_ascii));
         }
-        let Some(found) = found else { return Ok(()) };
-        out.extend_from_slice(&rest[found.start..found.end]);
-        is_part = !found.closes;
-        rest = &rest[found.end..];
+        let Some(delimiter_line) = found else { return Ok(()) };
+        out.extend_from_slice(&rest[delimiter_line.start..delimiter_line.end]);
+        is_part = !delimiter_line.closes;
+        rest = &rest[delimiter_line.end..];
+        found = next_delimiter(rest, &delimiter);
     }
+}
+
+fn to_ascii(byte: &u8) -> u8 {
+    if byte.is_ascii() { *byte } else { b'?' }
 }
 
 /// A delimiter line with the CRLF before it.
@@ -186,13 +227,14 @@ struct Delimiter {
 }
 
 fn next_delimiter(body: &[u8], delimiter: &[u8]) -> Option<Delimiter> {
-    for at in memmem::find_iter(body, delimiter) {
-        let begins_line = at == 0 || body[..at].ends_with(b"\r\n");
+    // The end of a line is searched for once a line: a line may be the whole body and full of delimiters.
+    let begins_line = |at: &usize| *at == 0 || body[..*at].ends_with(b"\r\n");
+    for at in memmem::find_iter(body, delimiter).filter(begins_line) {
         let after = &body[at + delimiter.len()..];
         let closes = after.starts_with(b"--");
         let line_end = memchr::memchr(b'\n', after).map_or(after.len(), |newline| newline + 1);
         let only_white = after[if closes { 2 } else { 0 }..line_end].trim_ascii().is_empty();
-        if begins_line && only_white {
+        if only_white {
             let start = if at == 0 { 0 } else { at - 2 };
             return Some(Delimiter { start, end: at + delimiter.len() + line_end, closes });
         }

@@ -1,19 +1,17 @@
 //! The encodings of MIME: quoted-printable, base64 and encoded words.
 
-/// The longest line of encoded text (RFC 2045 6.7 and 6.8).
-const LINE_MAX: usize = 76;
+/// The longest line of encoded text (RFC 2045 6.7 and 6.8), also in a header (RFC 2047 2).
+pub(super) const LINE_MAX: usize = 76;
 /// The longest encoded word (RFC 2047 2).
 const WORD_MAX: usize = 75;
 
 /// Encodes text whose lines end with CRLF (RFC 2045 6.7).
-pub(super) fn quoted_printable(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + text.len() / 4);
+pub(super) fn quoted_printable(text: &[u8], out: &mut Vec<u8>) {
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let content = line.strip_suffix(b"\r\n").unwrap_or(line);
-        quoted_printable_line(content, &mut out);
+        quoted_printable_line(content, out);
         out.extend_from_slice(&line[content.len()..]);
     }
-    out
 }
 
 fn quoted_printable_line(line: &[u8], out: &mut Vec<u8>) {
@@ -36,20 +34,24 @@ fn quoted_printable_line(line: &[u8], out: &mut Vec<u8>) {
         if literal {
             out.push(*byte);
         } else {
-            out.extend_from_slice(format!("={byte:02X}").as_bytes());
+            let [high, low] = hex(*byte);
+            out.extend_from_slice(&[b'=', high, low]);
         }
         length += needed;
     }
 }
 
 /// Encodes bytes in lines (RFC 2045 6.8).
-pub(super) fn base64_lines(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() / 3 * 4 + bytes.len() / 28 + 8);
+pub(super) fn base64_lines(bytes: &[u8], out: &mut Vec<u8>) {
     for line in bytes.chunks(LINE_MAX / 4 * 3) {
-        base64(line, &mut out);
+        base64(line, out);
         out.extend_from_slice(b"\r\n");
     }
-    out
+}
+
+fn hex(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
 fn base64(bytes: &[u8], out: &mut Vec<u8>) {
@@ -64,7 +66,7 @@ fn base64(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Encodes text of a header field as encoded words, separated by folding white space (RFC 2047).
+/// Encodes text of a header field as encoded words, separated by spaces (RFC 2047).
 ///
 /// Text that is not UTF-8 has no known charset (RFC 1428).
 pub(super) fn encoded_words(text: &[u8], out: &mut Vec<u8>) {
@@ -80,7 +82,7 @@ pub(super) fn encoded_words(text: &[u8], out: &mut Vec<u8>) {
             length -= 1;
         }
         if !is_first {
-            out.extend_from_slice(b"\r\n ");
+            out.push(b' ');
         }
         is_first = false;
         out.extend_from_slice(start.as_bytes());
@@ -90,16 +92,38 @@ pub(super) fn encoded_words(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Encodes the value of a MIME parameter (RFC 2231 4).
-pub(super) fn extended_parameter(value: &[u8], out: &mut Vec<u8>) {
-    let charset = if std::str::from_utf8(value).is_ok() { "utf-8" } else { "unknown-8bit" };
-    out.extend_from_slice(charset.as_bytes());
-    out.extend_from_slice(b"''");
-    for byte in value {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_') {
-            out.push(*byte);
-        } else {
-            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+/// Encodes a MIME parameter (RFC 2231 4), in segments where a line cannot hold it (RFC 2231 3).
+pub(super) fn extended_parameter(name: &str, value: &[u8]) -> String {
+    let (charset, characters): (_, Vec<String>) = match std::str::from_utf8(value) {
+        Ok(text) => ("utf-8", text.chars().map(|c| percent(c.encode_utf8(&mut [0; 4]).as_bytes())).collect()),
+        Err(_) => ("unknown-8bit", value.chunks(1).map(percent).collect()),
+    };
+    // A space precedes it on its line, and a semicolon may follow.
+    let fits = |text: &str, more: &str| 1 + text.len() + more.len() < LINE_MAX;
+    let whole = format!("{name}*={charset}''{}", characters.concat());
+    if fits(&whole, "") {
+        return whole;
+    }
+    let mut parameters = format!("{name}*0*={charset}''");
+    let (mut start, mut number) = (0, 0);
+    for character in characters {
+        if !fits(&parameters[start..], &character) {
+            number += 1;
+            parameters.push_str("; ");
+            start = parameters.len();
+            parameters.push_str(&format!("{name}*{number}*="));
         }
+        parameters.push_str(&character);
+    }
+    parameters
+}
+
+/// Returns the bytes of a character, those that a parameter cannot have as `%XX`.
+fn percent(character: &[u8]) -> String {
+    match character {
+        [byte] if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_') => {
+            char::from(*byte).to_string()
+        }
+        bytes => bytes.iter().map(|byte| format!("%{byte:02X}")).collect(),
     }
 }

@@ -1,8 +1,9 @@
 //! Header fields beyond ASCII, written in ASCII where the field allows it (RFC 2047 5, RFC 2231).
 
 use super::{
-    Unconvertible,
-    encode::{encoded_words, extended_parameter},
+    HEADER_BYTES_MAX, Unconvertible,
+    encode::{LINE_MAX, encoded_words, extended_parameter},
+    tokens::{Token, quoted_string, tokens, unescaped},
 };
 
 /// Fields of addresses: encoded words may stand for the words of a phrase, and in comments.
@@ -22,7 +23,7 @@ const ADDRESS_FIELDS: &[&str] = &[
 ];
 /// Fields of parameters.
 const PARAMETER_FIELDS: &[&str] = &["content-type", "content-disposition"];
-/// Fields in which nothing may be encoded.
+/// Fields in which only comments may be encoded (RFC 2047 5).
 const STRUCTURED_FIELDS: &[&str] = &[
     "date",
     "message-id",
@@ -33,22 +34,41 @@ const STRUCTURED_FIELDS: &[&str] = &[
     "mime-version",
     "content-transfer-encoding",
     "content-id",
-    "dkim-signature",
-    "arc-seal",
-    "arc-message-signature",
-    "arc-authentication-results",
     "authentication-results",
     "resent-date",
     "resent-message-id",
 ];
+/// Fields that sign other fields: a changed byte would break the signature.
+const SIGNATURE_FIELDS: &[&str] =
+    &["dkim-signature", "arc-seal", "arc-message-signature", "arc-authentication-results"];
+
+/// A line of a message without its CRLF (RFC 5322 2.1.1).
+const LINE_BYTES_MAX: usize = 998;
+/// A longer word does not fit in a line behind the white space that folds it.
+const WORD_BYTES_MAX: usize = LINE_BYTES_MAX - 1;
+/// The name of a parameter is repeated in each of its segments.
+const PARAMETER_NAME_MAX: usize = 40;
 
 /// Encodes a header up to and including its empty line; ASCII fields are unchanged.
+///
+/// Of several reasons against it an internationalised address is returned: it needs more of the hop than the others.
 pub(super) fn encode_header(header: &[u8]) -> Result<Vec<u8>, Unconvertible> {
-    let mut out = Vec::with_capacity(header.len() + header.len() / 2);
-    for field in fields(header) {
-        encode_field(field, &mut out)?;
+    if header.is_ascii() {
+        return Ok(header.to_vec());
     }
-    Ok(out)
+    // Single characters beyond ASCII become encoded words of ten times their size.
+    if header.len() > HEADER_BYTES_MAX {
+        return Err(Unconvertible::Field);
+    }
+    let mut out = Vec::with_capacity(header.len() + header.len() / 2);
+    let mut encoded = Ok(());
+    for field in fields(header) {
+        match encode_field(field, &mut out) {
+            Err(Unconvertible::Address) => return Err(Unconvertible::Address),
+            result => encoded = encoded.and(result),
+        }
+    }
+    encoded.map(|()| out)
 }
 
 /// Splits a header into fields with their folded lines; the empty line at the end is one of them.
@@ -87,21 +107,20 @@ fn encode_field(field: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
     let (name, value) =
         name_and_value(field).filter(|(name, _)| name.is_ascii()).ok_or(Unconvertible::Field)?;
     let is_in = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known));
-    if is_in(STRUCTURED_FIELDS) {
+    if is_in(SIGNATURE_FIELDS) {
         return Err(Unconvertible::Field);
     }
     let value = unfolded(value);
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    if is_in(ADDRESS_FIELDS) {
-        encode_addresses(&value, out)?;
+    let encoded = if is_in(STRUCTURED_FIELDS) {
+        encode_comments(&value)?
+    } else if is_in(ADDRESS_FIELDS) {
+        encode_addresses(&value)?
     } else if is_in(PARAMETER_FIELDS) {
-        encode_parameters(&value, out)?;
+        encode_parameters(&value)?
     } else {
-        encode_text(&value, out);
-    }
-    out.extend_from_slice(b"\r\n");
-    Ok(())
+        encode_text(&value)
+    };
+    put_folded(name, &encoded, out)
 }
 
 /// The value on one line, without white space around it.
@@ -110,129 +129,178 @@ fn unfolded(value: &[u8]) -> Vec<u8> {
     lines.trim_ascii().to_vec()
 }
 
-/// Encodes unstructured text from its first to its last word beyond ASCII.
-fn encode_text(value: &[u8], out: &mut Vec<u8>) {
-    let mut words: Vec<&[u8]> = value.split(|byte| *byte == b' ').collect();
-    let Some(first) = words.iter().position(|word| !word.is_ascii()) else {
-        return out.extend_from_slice(value);
-    };
-    let last = words.iter().rposition(|word| !word.is_ascii()).unwrap_or(first);
-    let after = words.split_off(last + 1);
-    let encoded = words.split_off(first);
-    for word in &words {
-        out.extend_from_slice(word);
-        out.push(b' ');
+/// Writes a field. Lines are folded before the word that would make them too long, so that none is of white space only
+/// (RFC 5322 3.2.2).
+fn put_folded(name: &str, value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    if name.len() > WORD_BYTES_MAX {
+        return Err(Unconvertible::Field);
     }
-    encoded_words(&encoded.join(&b' '), out);
-    // Long text must be foldable: a line holds 998 bytes.
-    for word in &after {
-        out.extend_from_slice(b"\r\n ");
+    out.extend_from_slice(name.as_bytes());
+    out.push(b':');
+    let mut column = name.len() + 1;
+    let mut rest = value;
+    while !rest.is_empty() {
+        let (white, after) = rest.split_at(rest.iter().position(|b| !is_white(*b)).unwrap_or(rest.len()));
+        let (word, after) = after.split_at(word_len(after));
+        rest = after;
+        if word.len() > WORD_BYTES_MAX {
+            return Err(Unconvertible::Field);
+        }
+        let white = if white.is_empty() || white.len() + word.len() > LINE_BYTES_MAX { b" " } else { white };
+        if column + white.len() + word.len() > LINE_MAX {
+            out.extend_from_slice(b"\r\n");
+            column = 0;
+        }
+        out.extend_from_slice(white);
         out.extend_from_slice(word);
+        column += white.len() + word.len();
     }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+fn is_white(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// Returns the length of the word at the front; a quoted pair `\ ` is not divided.
+fn word_len(text: &[u8]) -> usize {
+    let ends =
+        |position: &usize| is_white(text[*position]) && (*position == 0 || text[position - 1] != b'\\');
+    (0..text.len()).find(ends).unwrap_or(text.len())
+}
+
+/// Encodes unstructured text from its first to its last word beyond ASCII, or too long for a line.
+fn encode_text(value: &[u8]) -> Vec<u8> {
+    let (mut at, mut first, mut last) = (0, None, 0);
+    for word in value.split(|byte| is_white(*byte)) {
+        if !word.is_ascii() || word.len() > WORD_BYTES_MAX {
+            first.get_or_insert(at);
+            last = at + word.len();
+        }
+        at += word.len() + 1;
+    }
+    let first = first.unwrap_or(last);
+    let mut out = value[..first].to_vec();
+    encoded_words(&value[first..last], &mut out);
+    out.extend_from_slice(&value[last..]);
+    out
+}
+
+/// Encodes the comments of a field in which nothing else can be.
+fn encode_comments(value: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let mut out = Vec::with_capacity(value.len() * 2);
+    for token in tokens(value)? {
+        match token {
+            Token::Comment(comment) => encode_comment(comment, &mut out),
+            other if other.bytes().is_ascii() => out.extend_from_slice(other.bytes()),
+            _ => return Err(Unconvertible::Field),
+        }
+    }
+    Ok(out)
+}
+
+fn encode_comment(comment: &[u8], out: &mut Vec<u8>) {
+    if comment.is_ascii() {
+        return out.extend_from_slice(comment);
+    }
+    out.push(b'(');
+    encoded_words(&unescaped(&comment[1..comment.len() - 1]), out);
+    out.push(b')');
 }
 
 /// Encodes the display names and comments of a list of addresses.
-fn encode_addresses(value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
-    let mut rest = value;
-    // The words of a phrase, until it is clear that an address follows.
-    let mut phrase: Vec<u8> = Vec::new();
-    while let Some(first) = rest.first() {
-        match first {
-            b'"' => {
-                let (content, length) = quoted_string(rest).ok_or(Unconvertible::Field)?;
-                if content.is_ascii() {
-                    phrase.extend_from_slice(&rest[..length]);
-                } else if rest.get(length) == Some(&b'@') {
-                    return Err(Unconvertible::Address);
-                } else {
-                    phrase.extend_from_slice(&content);
-                }
-                rest = &rest[length..];
-            }
-            b'(' => {
-                let length = comment_length(rest).ok_or(Unconvertible::Field)?;
-                let comment = &rest[1..length - 1];
-                phrase_end(&mut phrase, out)?;
-                out.push(b'(');
-                if comment.is_ascii() {
-                    out.extend_from_slice(comment);
-                } else {
-                    encoded_words(comment, out);
-                }
-                out.push(b')');
-                rest = &rest[length..];
-            }
-            b'<' => {
-                let length = memchr::memchr(b'>', rest).ok_or(Unconvertible::Field)? + 1;
-                if !rest[..length].is_ascii() {
-                    return Err(Unconvertible::Address);
-                }
-                phrase_end(&mut phrase, out)?;
-                out.extend_from_slice(&rest[..length]);
-                rest = &rest[length..];
-            }
-            b',' | b':' | b';' => {
-                phrase_end(&mut phrase, out)?;
-                out.push(*first);
-                rest = rest[1..].trim_ascii_start();
-                // Each address begins a line.
-                if *first == b',' && !rest.is_empty() {
-                    out.extend_from_slice(b"\r\n ");
-                }
-            }
-            byte => {
-                phrase.push(*byte);
-                rest = &rest[1..];
-            }
+fn encode_addresses(value: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let mut out = Vec::with_capacity(value.len() * 2);
+    for item in tokens(value)?.split_inclusive(|token| matches!(token, Token::Separator(_))) {
+        let (separator, item) = match item {
+            [item @ .., Token::Separator(separator)] => (*separator, item),
+            item => (b"".as_slice(), item),
+        };
+        let mailbox = encode_mailbox(item, separator)?;
+        // A line may be folded before each address.
+        if out.ends_with(b",") && !mailbox.is_empty() {
+            out.push(b' ');
         }
+        out.extend_from_slice(&mailbox);
+        // RFC 2047 5 (3): white space follows an encoded word in a phrase.
+        if mailbox.ends_with(b"?=") && !separator.is_empty() {
+            out.push(b' ');
+        }
+        out.extend_from_slice(separator);
     }
-    phrase_end(&mut phrase, out)
+    Ok(out)
 }
 
-/// Writes a phrase or an address without angle brackets.
-fn phrase_end(phrase: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
-    let text = std::mem::take(phrase);
-    if text.is_ascii() {
-        out.extend_from_slice(&text);
-        return Ok(());
+/// Encodes one address with its display name and comments, or the name of a group.
+///
+/// An `@` in quotes or before `<` is part of a name: `"Jörg @ Firma" <j@firma.example>` has one address.
+fn encode_mailbox(item: &[Token<'_>], separator: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let is_text = |token: &Token<'_>| matches!(token, Token::Text(_) | Token::Quoted(_));
+    let is_angle = |token: &Token<'_>| matches!(token, Token::Angle(_));
+    let has_at = |token: &Token<'_>| matches!(token, Token::Text(text) if text.contains(&b'@'));
+    let is_address = separator != b":" && !item.iter().any(is_angle) && item.iter().any(has_at);
+    let mut pieces: Vec<Vec<u8>> = Vec::new();
+    for run in item.chunk_by(|one, next| is_text(one) && is_text(next)) {
+        let raw = run.iter().map(|token| token.bytes()).collect::<Vec<_>>().concat();
+        let mut piece = Vec::new();
+        match run {
+            _ if raw.is_ascii() => piece.extend_from_slice(raw.trim_ascii()),
+            [Token::Comment(comment)] => encode_comment(comment, &mut piece),
+            [Token::Angle(_)] => return Err(reason_against(&raw)),
+            _ if is_address => return Err(reason_against(&raw)),
+            words => encoded_words(text_of(words).trim_ascii(), &mut piece),
+        }
+        pieces.push(piece);
     }
-    if text.contains(&b'@') {
-        return Err(Unconvertible::Address);
+    pieces.retain(|piece| !piece.is_empty());
+    Ok(pieces.join(b" ".as_slice()))
+}
+
+/// Returns why text with an address in it cannot be encoded: the address is beyond ASCII, or what is beside it.
+fn reason_against(text: &[u8]) -> Unconvertible {
+    let is_address = |word: &[u8]| !word.is_ascii() && word.contains(&b'@');
+    let has_quoted_local_part = memchr::memmem::find(text, b"\"@").is_some();
+    if has_quoted_local_part || text.split(|byte| is_white(*byte)).any(is_address) {
+        Unconvertible::Address
+    } else {
+        Unconvertible::Field
     }
-    let words = text.trim_ascii();
-    let start = text.len() - text.trim_ascii_start().len();
-    out.extend_from_slice(&text[..start]);
-    encoded_words(words, out);
-    out.extend_from_slice(&text[start + words.len()..]);
-    Ok(())
+}
+
+/// Returns the text of words and quoted strings.
+fn text_of(words: &[Token<'_>]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for word in words {
+        match word {
+            Token::Quoted(quoted) => text.extend(unescaped(&quoted[1..quoted.len() - 1])),
+            other => text.extend_from_slice(other.bytes()),
+        }
+    }
+    text
 }
 
 /// Encodes the values of parameters.
-fn encode_parameters(value: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
-    let mut is_first = true;
-    for item in parameters(value) {
-        if !is_first {
-            out.extend_from_slice(b";\r\n ");
-        }
-        is_first = false;
-        let item = item.trim_ascii();
-        if item.is_ascii() {
-            out.extend_from_slice(item);
-            continue;
-        }
-        let equals = memchr::memchr(b'=', item).ok_or(Unconvertible::Field)?;
-        let (name, value) = (item[..equals].trim_ascii(), item[equals + 1..].trim_ascii());
-        if !name.is_ascii() || name.ends_with(b"*") {
-            return Err(Unconvertible::Field);
-        }
-        out.extend_from_slice(name);
-        out.extend_from_slice(b"*=");
-        match quoted_string(value) {
-            Some((content, _)) => extended_parameter(&content, out),
-            None => extended_parameter(value, out),
-        }
+fn encode_parameters(value: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let encoded: Result<Vec<_>, _> = parameters(value).into_iter().map(encode_parameter).collect();
+    Ok(encoded?.join(b"; ".as_slice()))
+}
+
+fn encode_parameter(item: &[u8]) -> Result<Vec<u8>, Unconvertible> {
+    let item = item.trim_ascii();
+    if item.is_ascii() {
+        return Ok(item.to_vec());
     }
-    Ok(())
+    let equals = memchr::memchr(b'=', item).ok_or(Unconvertible::Field)?;
+    let name = std::str::from_utf8(item[..equals].trim_ascii()).map_err(|_| Unconvertible::Field)?;
+    // Only the first segment of several can name a charset (RFC 2231 4.1), and a boundary is compared as it is.
+    let is_text = !name.contains('*') && !name.eq_ignore_ascii_case("boundary");
+    if !is_text || !name.is_ascii() || name.len() > PARAMETER_NAME_MAX {
+        return Err(Unconvertible::Field);
+    }
+    let value = item[equals + 1..].trim_ascii();
+    let content = quoted_string(value).map_or_else(|| value.to_vec(), |(content, _)| content);
+    Ok(extended_parameter(name, &content).into_bytes())
 }
 
 /// Splits at semicolons outside quoted strings.
@@ -253,39 +321,4 @@ pub(super) fn parameters(value: &[u8]) -> Vec<&[u8]> {
     items.push(&value[start..]);
     items.retain(|item| !item.trim_ascii().is_empty());
     items
-}
-
-/// Returns the content of the quoted string at the front, and its length with the quotes.
-pub(super) fn quoted_string(text: &[u8]) -> Option<(Vec<u8>, usize)> {
-    let mut content = Vec::new();
-    let mut bytes = text.iter().enumerate();
-    if bytes.next()?.1 != &b'"' {
-        return None;
-    }
-    while let Some((position, byte)) = bytes.next() {
-        match byte {
-            b'"' => return Some((content, position + 1)),
-            b'\\' => content.push(*bytes.next()?.1),
-            byte => content.push(*byte),
-        }
-    }
-    None
-}
-
-/// Returns the length of the comment at the front, which may have comments inside.
-fn comment_length(text: &[u8]) -> Option<usize> {
-    let (mut depth, mut escaped) = (0_usize, false);
-    for (position, byte) in text.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'(' => depth += 1,
-            b')' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return Some(position + 1);
-        }
-    }
-    None
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use postroad_core::{ByteSize, Reply};
 
 use super::{
@@ -42,7 +42,7 @@ impl<I> ServerSession<I> {
                 return None;
             }
         };
-        let content = without_mbox_line(content, &mut tolerances);
+        let content = headers::without_mbox_line(content, &mut tolerances);
         if let Some(refusal) = self.header_refusal(&content, &mut tolerances) {
             self.refusal_reply(&refusal);
             return None;
@@ -54,10 +54,7 @@ impl<I> ServerSession<I> {
     }
 
     fn header_refusal(&self, content: &[u8], tolerances: &mut Tolerances) -> Option<Reply> {
-        let mut header = headers::summarise_tolerant(content);
-        if header.spaced_names > 0 && !tolerances.accept(Tolerance::FieldName) {
-            header = headers::summarise(content);
-        }
+        let header = headers::summarise_tolerated(content, tolerances);
         if header.received > HOPS_MAX {
             return Some(Reply::new(554, 4, 6, "too many hops"));
         }
@@ -70,14 +67,6 @@ impl<I> ServerSession<I> {
             (false, 1) => None,
             (false, _) => Some(Reply::new(554, 6, 0, "message has more than one From field")),
         }
-    }
-}
-
-fn without_mbox_line(content: Bytes, tolerances: &mut Tolerances) -> Bytes {
-    match headers::mbox_line_len(&content) {
-        0 => content,
-        len if tolerances.accept(Tolerance::MboxLine) => content.slice(len..),
-        _ => content,
     }
 }
 

@@ -61,7 +61,7 @@ fn what_the_session_itself_refuses_is_kept_and_what_the_policy_refuses_is_not() 
     session.poll(now, &mut buffer);
     buffer.extend_from_slice(
         b"EHLO client.example\r\nNONSENSE\r\nMAIL FROM:<>\r\nMAIL FROM:<a@a.example>\r\n\
-          RCPT TO:<b@b.example>\r\nRCPT TO:<c@b.example>\r\n",
+          RCPT TO:<b@b.example>\r\nRCPT TO:<@>\r\nRCPT TO:<c@b.example>\r\n",
     );
     while let Output::Ask(question) = session.poll(now, &mut buffer) {
         let is_null = matches!(&question, Question::Sender(mail) if mail.sender.is_none());
@@ -70,7 +70,7 @@ fn what_the_session_itself_refuses_is_kept_and_what_the_policy_refuses_is_not() 
     }
     // Not the 500 for what is no command, nor the policy's 550.
     let codes: Vec<u16> = session.take_refused().iter().map(|reply| reply.code).collect();
-    assert_eq!(codes, [452]);
+    assert_eq!(codes, [501, 452]);
     assert!(session.take_refused().is_empty());
 }
 

@@ -18,25 +18,23 @@ pub(super) struct Envelope {
 
 impl<I> ServerSession<I> {
     pub(super) fn mail(&mut self, mail: Mail) -> Option<Question> {
-        let limit = self.message_size_max;
-        let refusal = if self.hello.is_none() {
+        let error = if self.hello.is_none() {
             Some(Reply::new(503, 5, 1, "send EHLO first"))
         } else if matches!(self.state, State::Transaction(_)) {
             Some(Reply::new(503, 5, 1, "nested MAIL command"))
         } else if self.config.service == Service::Submission && self.peer.identity.is_none() {
             Some(Reply::new(530, 7, 0, "authentication required"))
-        } else if limit != 0 && mail.size > limit {
-            Some(Reply::new(
-                552,
-                3,
-                4,
-                format!("message exceeds the limit of {}", ByteSize(limit).in_words()),
-            ))
         } else {
             None
         };
-        if let Some(refusal) = refusal {
-            self.error_reply(&refusal);
+        if let Some(error) = error {
+            self.error_reply(&error);
+            return None;
+        }
+        let limit = self.message_size_max;
+        if limit != 0 && mail.size > limit {
+            let text = format!("message exceeds the limit of {}", ByteSize(limit).in_words());
+            self.refusal_reply(&Reply::new(552, 3, 4, text));
             return None;
         }
         self.state = State::AwaitingAnswer(PendingQuestion::Sender(mail.clone()));
@@ -48,13 +46,13 @@ impl<I> ServerSession<I> {
             State::Transaction(envelope) => envelope,
             other => {
                 self.state = other;
-                self.error_reply(&Reply::new(503, 5, 1, "need MAIL command"));
+                self.refuse_without_mail();
                 return None;
             }
         };
         if !envelope.mail.smtputf8 && !address.is_ascii() {
             self.state = State::Transaction(envelope);
-            self.error_reply(&Reply::new(553, 6, 7, "address requires SMTPUTF8"));
+            self.refusal_reply(&Reply::new(553, 6, 7, "address requires SMTPUTF8"));
             return None;
         }
         let repeats = envelope.recipients.has(&address);
@@ -68,7 +66,7 @@ impl<I> ServerSession<I> {
         if repeats || envelope.recipients.len() >= self.config.recipients_max {
             // RFC 5321 4.5.3.1.10: the recipients before it stay valid.
             self.state = State::Transaction(envelope);
-            self.refusal_reply(&Reply::new(452, 5, 3, "too many recipients"));
+            self.refuse_further_recipient();
             return None;
         }
         self.state = State::AwaitingAnswer(PendingQuestion::Recipient(envelope, address.clone()));
@@ -88,12 +86,27 @@ impl<I> ServerSession<I> {
             }
             State::Transaction(envelope) => {
                 self.state = State::Transaction(envelope);
-                self.error_reply(&Reply::new(554, 5, 1, "no valid recipients"));
+                self.refusal_reply(&Reply::new(554, 5, 1, "no valid recipients"));
             }
             other => {
                 self.state = other;
-                self.error_reply(&Reply::new(503, 5, 1, "need MAIL command"));
+                self.refuse_without_mail();
             }
         }
+    }
+
+    /// Refuses a recipient over the limit.
+    ///
+    /// A client with an identity may name any number: it sends the accepted ones and comes again with the others, so
+    /// the session must not end before. A stranger tries recipients.
+    fn refuse_further_recipient(&mut self) {
+        let reply = Reply::new(452, 5, 3, "too many recipients");
+        if self.peer.identity.is_some() { self.reply(&reply) } else { self.refusal_reply(&reply) }
+    }
+
+    /// Refuses RCPT or DATA. They may have been sent in one group with a MAIL that was refused (RFC 2920 3.1), so they
+    /// count like the refusal of its recipients.
+    fn refuse_without_mail(&mut self) {
+        self.refusal_reply(&Reply::new(503, 5, 1, "need MAIL command"));
     }
 }

@@ -1,0 +1,161 @@
+//! Content as the next hop takes it: converted once for each message and what hops offer, within a budget of memory.
+
+use std::{ops::Deref, panic, sync::Arc};
+
+use bytes::Bytes;
+use postroad_mail::finish::{Finished, Offered, Prepared, prepare};
+use postroad_telemetry::Counter;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
+    task,
+};
+
+/// A larger message is converted on a thread of its own, so that it does not delay what else its worker thread does.
+const INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// Converts content, and bounds the memory that converted content takes.
+///
+/// The budget is apart from that of the content: an attempt that holds a part of that one may wait for a part of this
+/// one, and an attempt that holds a part of this one waits for neither.
+#[derive(Debug)]
+pub(crate) struct Conversions {
+    budget: Arc<Semaphore>,
+    budget_bytes: usize,
+    waits: Counter,
+}
+
+/// Content for hops that offer the same.
+#[derive(Debug)]
+pub(crate) struct FinishedFor {
+    offered: Offered,
+    content: Finished,
+    _budget: Option<OwnedSemaphorePermit>,
+}
+
+impl Deref for FinishedFor {
+    type Target = Finished;
+
+    fn deref(&self) -> &Finished {
+        &self.content
+    }
+}
+
+impl Conversions {
+    /// Converts with at most `bytes_max` of memory, besides that of the content.
+    #[must_use]
+    pub(crate) fn new(bytes_max: usize, waits: Counter) -> Self {
+        Self { budget: Arc::new(Semaphore::new(bytes_max)), budget_bytes: bytes_max, waits }
+    }
+
+    /// Returns the content for a hop: `before`, if it was for such a hop. `None` when the process is stopping.
+    pub(crate) async fn finish(
+        &self,
+        content: &[Bytes],
+        offered: Offered,
+        before: Option<FinishedFor>,
+    ) -> Option<FinishedFor> {
+        match before {
+            Some(before) if before.offered == offered => return Some(before),
+            // Its memory is free before more is waited for.
+            other => drop(other),
+        }
+        let conversion = match prepare(content, offered) {
+            Prepared::Finished(content) => return Some(FinishedFor { offered, content, _budget: None }),
+            Prepared::Conversion(conversion) => conversion,
+        };
+        let mut budget = self.acquire(conversion.bytes_max()).await?;
+        let convert_on_thread = conversion.bytes() > INLINE_BYTES_MAX;
+        let convert = move || {
+            let content = conversion.run();
+            // Content that stays as it is takes nothing more.
+            let parts = content.parts.iter().filter(|_| !content.eight_bit);
+            let bytes: usize = parts.map(Bytes::len).sum();
+            let _budget = budget.split(bytes.min(budget.num_permits()));
+            FinishedFor { offered, content, _budget }
+        };
+        if !convert_on_thread {
+            return Some(convert());
+        }
+        match task::spawn_blocking(convert).await {
+            Ok(finished) => Some(finished),
+            Err(error) => match error.try_into_panic() {
+                Ok(reason) => panic::resume_unwind(reason),
+                Err(_) => None,
+            },
+        }
+    }
+
+    async fn acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        // A message that needs more than the whole budget takes all of it.
+        let permits = u32::try_from(bytes.min(self.budget_bytes)).unwrap_or(u32::MAX);
+        match self.budget.clone().try_acquire_many_owned(permits) {
+            Ok(budget) => return Some(budget),
+            Err(TryAcquireError::Closed) => return None,
+            Err(TryAcquireError::NoPermits) => self.waits.increment(1),
+        }
+        self.budget.clone().acquire_many_owned(permits).await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future as _, pin::pin, task::Context};
+
+    use postroad_telemetry::Counter;
+
+    use super::*;
+
+    const NOTHING: Offered = Offered { eight_bit_mime: false, smtputf8: false };
+    const EIGHT_BIT: Offered = Offered { eight_bit_mime: true, smtputf8: false };
+
+    /// Content of two parts with this many bytes in the second.
+    fn content(bytes: usize) -> Vec<Bytes> {
+        let header = Bytes::from_static(b"Subject: large\r\n\r\n");
+        vec![header, Bytes::from("\u{e9} and so on\r\n".repeat(bytes / 14))]
+    }
+
+    #[tokio::test]
+    async fn a_message_is_converted_once_for_hops_that_offer_the_same() {
+        let conversions = Conversions::new(1 << 20, Counter::noop());
+        for bytes in [1000, 300 << 10] {
+            let content = content(bytes);
+            let first = conversions.finish(&content, NOTHING, None).await.unwrap();
+            assert!(!first.eight_bit);
+            let place = first.parts[0].as_ptr();
+            let second = conversions.finish(&content, NOTHING, Some(first)).await.unwrap();
+            assert_eq!(second.parts[0].as_ptr(), place);
+            let other = conversions.finish(&content, EIGHT_BIT, Some(second)).await.unwrap();
+            assert_eq!(other.parts, content);
+            assert_eq!(conversions.budget.available_permits(), 1 << 20);
+        }
+    }
+
+    #[tokio::test]
+    async fn conversions_wait_for_memory_and_leave_what_they_do_not_need() {
+        let conversions = Conversions::new(512 << 10, Counter::noop());
+        let content = content(100 << 10);
+        let first = conversions.finish(&content, NOTHING, None).await.unwrap();
+        let converted = first.parts[0].len();
+        assert_eq!(conversions.budget.available_permits(), (512 << 10) - converted);
+        let second = conversions.finish(&content, NOTHING, None).await.unwrap();
+        let mut third = pin!(conversions.finish(&content, NOTHING, None));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(third.as_mut().poll(&mut context).is_pending());
+        drop(second);
+        assert!(!third.await.unwrap().eight_bit);
+        drop(first);
+        assert_eq!(conversions.budget.available_permits(), 512 << 10);
+        // Larger than the whole budget.
+        let large = super::tests::content(2 << 20);
+        assert!(!conversions.finish(&large, NOTHING, None).await.unwrap().eight_bit);
+    }
+
+    #[tokio::test]
+    async fn content_that_cannot_be_converted_takes_no_memory() {
+        let conversions = Conversions::new(1 << 20, Counter::noop());
+        let signed = "Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\u{e9}\r\n--b--\r\n";
+        let finished = conversions.finish(&[Bytes::from(signed)], NOTHING, None).await.unwrap();
+        assert!(finished.eight_bit);
+        assert_eq!(conversions.budget.available_permits(), 1 << 20);
+    }
+}
