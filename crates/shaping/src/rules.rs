@@ -65,6 +65,18 @@ impl Rule {
             && !self.without.iter().any(|pattern| pattern.is_match(text))
     }
 
+    /// Returns true where a permanent reply forgets the address.
+    fn suppresses(&self) -> bool {
+        let Outcomes { permanent, early, .. } = self.outcomes;
+        [permanent, early].into_iter().flatten().any(|consequence| consequence.ending.suppresses())
+    }
+
+    /// Returns true where each phase comes after RCPT, so that an unknown user cannot be the sender.
+    fn speaks_only_of_recipients(&self) -> bool {
+        !self.phases.is_empty()
+            && self.phases.iter().all(|phase| matches!(phase, Phase::Rcpt | Phase::Data | Phase::Dot))
+    }
+
     fn speaks_of(&self, phase: Phase) -> bool {
         self.phases.is_empty() || self.phases.contains(&phase)
     }
