@@ -231,11 +231,11 @@ impl Asked<'_> {
     }
 }
 
-/// The enhanced code in front of the text, whatever its class, or else the one within it.
+/// The enhanced code in front of the text, whatever its class, or else the one within it; x.0.0 says nothing.
 fn enhanced_of(reply: &Reply) -> Option<EnhancedCode> {
     let class = (reply.code / 100) as u8;
-    reply
-        .enhanced
-        .or_else(|| EnhancedCode::parse_prefix(&reply.text).map(|(code, _length)| code))
-        .or_else(|| text::enhanced_in(&reply.text, class))
+    let in_front =
+        reply.enhanced.or_else(|| EnhancedCode::parse_prefix(&reply.text).map(|(code, _length)| code));
+    let says_something = |code: &EnhancedCode| (code.subject, code.detail) != (0, 0);
+    in_front.filter(says_something).or_else(|| text::enhanced_in(&reply.text, class)).or(in_front)
 }

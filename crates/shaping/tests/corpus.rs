@@ -114,6 +114,12 @@ fn d_052_what_is_said_of_anybody_but_the_recipient_never_suppresses() {
         "dot 550 5.6.0 invalid recipient header, address not valid",
         "dot 550 link points to a disabled account page",
         "dot 550 Your message to a closed list was not accepted, mailbox is restricted",
+        "rcpt 550 Postmaster address of post.example does not exist, mail refused",
+        "rcpt 550 user of this IP is unknown to us",
+        "rcpt 550 plain text login disabled for users",
+        "rcpt 550 5.7.1 message to user expired in our queue",
+        "rcpt 550 SMTP access for this account is disabled",
+        "dot 550 one of the recipients does not exist, message dropped for all",
         "dot 550 5.2.0 RESOLVER.ADR.BadPrimary; recipient primary SMTP address is missing or invalid",
     ];
     for line in replies {
