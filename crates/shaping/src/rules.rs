@@ -65,6 +65,18 @@ impl Rule {
             && !self.without.iter().any(|pattern| pattern.is_match(text))
     }
 
+    /// Returns true where a permanent reply forgets the address.
+    fn suppresses(&self) -> bool {
+        let Outcomes { permanent, early, .. } = self.outcomes;
+        [permanent, early].into_iter().flatten().any(|consequence| consequence.ending.suppresses())
+    }
+
+    /// Returns true where each phase comes after RCPT, so that an unknown user cannot be the sender.
+    fn speaks_only_of_recipients(&self) -> bool {
+        !self.phases.is_empty()
+            && self.phases.iter().all(|phase| matches!(phase, Phase::Rcpt | Phase::Data | Phase::Dot))
+    }
+
     fn speaks_of(&self, phase: Phase) -> bool {
         self.phases.is_empty() || self.phases.contains(&phase)
     }
@@ -224,11 +236,10 @@ impl Asked<'_> {
     }
 }
 
-/// The enhanced code in front of the text, whatever its class, or else the one within it.
+/// The enhanced code in front of the text, whatever its class, or else the one within it; x.0.0 says nothing.
 fn enhanced_of(reply: &Reply, text: &str) -> Option<EnhancedCode> {
     let class = (reply.code / 100) as u8;
-    reply
-        .enhanced
-        .or_else(|| EnhancedCode::parse_prefix(text).map(|(code, _length)| code))
-        .or_else(|| text::enhanced_in(text, class))
+    let in_front = reply.enhanced.or_else(|| EnhancedCode::parse_prefix(text).map(|(code, _length)| code));
+    let says_something = |code: &EnhancedCode| (code.subject, code.detail) != (0, 0);
+    in_front.filter(says_something).or_else(|| text::enhanced_in(text, class)).or(in_front)
 }

@@ -14,13 +14,28 @@ const IP: &str = "%ip";
 /// an address as `@`, an IPv4 or IPv6 address as `%ip`; links keep their signs, and an IP address in one is dropped.
 pub(crate) fn normalise(text: &str) -> String {
     let folded = fold(text);
-    let mut out = String::with_capacity(folded.len());
-    for word in folded.split([' ', '\n', '\t', '\r']).filter(|word| !word.is_empty()) {
+    let said = without_lead_in(&folded);
+    let mut out = String::with_capacity(said.len());
+    for word in said.split([' ', '\n', '\t', '\r']).filter(|word| !word.is_empty()) {
         push_blank(&mut out);
         push_word(&mut out, word);
     }
     out.truncate(out.trim_end_matches(' ').len());
     out
+}
+
+/// How a receiver begins that passes on what the next one said.
+const LEAD_INS: [&str; 4] = [
+    "remote server returned an error ->",
+    "remote server returned",
+    "remote system says:",
+    "remote host said:",
+];
+
+/// What the next server said, where a receiver only passes it on: the words in front of it are no cause.
+fn without_lead_in(folded: &str) -> &str {
+    let said = LEAD_INS.iter().find_map(|lead_in| folded.split_once(lead_in).map(|(_before, said)| said));
+    said.filter(|said| said.contains(char::is_alphabetic)).unwrap_or(folded)
 }
 
 /// One blank between words, whatever stood there.
@@ -38,15 +53,19 @@ fn fold(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars().flat_map(char::to_lowercase) {
         match c {
-            'à' | 'á' | 'â' | 'ã' | 'ä' | 'å' | 'ą' => out.push('a'),
+            'à' | 'á' | 'â' | 'ã' | 'ä' | 'å' | 'ą' | 'ă' => out.push('a'),
             'ç' | 'ć' | 'č' => out.push('c'),
+            'ď' | 'đ' => out.push('d'),
             'è' | 'é' | 'ê' | 'ë' | 'ę' | 'ě' => out.push('e'),
-            'ì' | 'í' | 'î' | 'ï' => out.push('i'),
+            'ğ' => out.push('g'),
+            'ì' | 'í' | 'î' | 'ï' | 'ı' => out.push('i'),
             'ł' => out.push('l'),
-            'ñ' | 'ń' => out.push('n'),
-            'ò' | 'ó' | 'ô' | 'õ' | 'ö' | 'ø' => out.push('o'),
-            'ś' | 'š' => out.push('s'),
-            'ù' | 'ú' | 'û' | 'ü' | 'ů' => out.push('u'),
+            'ñ' | 'ń' | 'ň' => out.push('n'),
+            'ò' | 'ó' | 'ô' | 'õ' | 'ö' | 'ø' | 'ő' => out.push('o'),
+            'ř' => out.push('r'),
+            'ś' | 'š' | 'ş' | 'ș' => out.push('s'),
+            'ť' | 'ț' => out.push('t'),
+            'ù' | 'ú' | 'û' | 'ü' | 'ů' | 'ű' => out.push('u'),
             'ý' => out.push('y'),
             'ź' | 'ż' | 'ž' => out.push('z'),
             'ß' => out.push_str("ss"),
@@ -190,6 +209,10 @@ mod tests {
         check("E-Mail MAILBOX_FULL non-existent", "email mailbox full non existent");
         check("Boîte pleine, Postfach ungültig", "boite pleine, postfach ungultig");
         check("Почтовый ЯЩИК", "почтовый ящик");
+        check("Böyle bir kullanıcı; Příjemce, Știri, Őr", "boyle bir kullanici; prijemce, stiri, or");
+        check("Remote server returned an error -> 550 no such user", "550 no such user");
+        check("mx1: Remote host said: full", "full");
+        check("the remote server returned", "the remote server returned");
         check("@ alone a@ @b", "@ alone a@ @b");
         check("user@example.net... No", "@... no");
         check(

@@ -181,6 +181,11 @@ impl Reader {
         if rule.outcomes.transient.is_none() && rule.outcomes.permanent.is_none() {
             self.error(line, format!("rule `{}` has no outcome: expected `4yz`, `5yz` or both", rule.name));
         }
+        if rule.suppresses() && !rule.speaks_only_of_recipients() {
+            let message =
+                format!("rule `{}`: `suppress` expected a `phase` of rcpt, data and dot only", rule.name);
+            self.error(line, message);
+        }
         if self.done.len() == RULES_MAX {
             self.error(line, format!("expected at most {RULES_MAX} rules"));
         }
@@ -427,7 +432,7 @@ mod tests {
             "rule r\n why w\n phase rcpt dot\n code 55x 4xx\n enhanced x.2.2 x.7.20-30 x.6.*\n provider p\n words a{2,3}\n without b\n 4yz policy_block policy ip pause\n 5yz policy_block policy ip pause tries=3\n early site_soft policy ip",
             &[],
         );
-        check("rule r\n why w\n 5yz hard invalid_recipient recipient suppress", &[]);
+        check("rule r\n why w\n phase rcpt data dot\n 5yz hard invalid_recipient recipient suppress", &[]);
     }
 
     #[test]
@@ -442,6 +447,10 @@ mod tests {
         check("let x = a\nlet x = b", &[(2, "`x` is defined twice")]);
         check("rule r\n why w\n why v\n 5yz hard policy ip", &[(3, "`why` stands twice")]);
         check("rule r\n why w\n | more\n 5yz hard policy ip", &[(3, "`|` continues only")]);
+        let anywhere = "rule r\n why w\n 5yz hard invalid_recipient recipient suppress";
+        check(anywhere, &[(1, "rule `r`: `suppress` expected a `phase` of rcpt, data and dot only")]);
+        let at_mail = "rule r\n why w\n phase mail rcpt\n 5yz hard invalid_recipient recipient suppress";
+        check(at_mail, &[(1, "rule `r`: `suppress` expected")]);
         check("rule r\n why w\n words {nobody}\n 5yz hard policy ip", &[(3, "`{nobody}`: expected a name")]);
         check("rule r\n why w\n words (a\n 5yz hard policy ip", &[(3, "`(a`: unclosed group")]);
         check(
