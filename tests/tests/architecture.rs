@@ -207,7 +207,7 @@ fn pure_crates_depend_on_no_io_clock_or_randomness() {
 }
 
 #[test]
-fn no_banned_crate_is_in_the_dependency_tree() {
+fn c_180_no_banned_crate_is_in_the_dependency_tree() {
     let all = tree(&["--workspace", "-e", "normal,build,dev"]);
     for (banned, reason) in BANNED {
         assert!(!all.iter().any(|of| name(of) == *banned), "the workspace depends on `{banned}`; {reason}");

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn arithmetic_saturates() {
+    fn d_065_arithmetic_saturates() {
         assert_eq!(Timestamp::MAX.after(Duration::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::ZERO.before(Duration::MAX), Timestamp::ZERO);
         assert_eq!(Timestamp::ZERO.since(Timestamp::MAX), Duration::ZERO);

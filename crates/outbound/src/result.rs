@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn d_011_d_012_d_013_a_permanent_dns_error_ends_the_delivery() {
+    fn d_011_to_d_013_a_permanent_dns_error_ends_the_delivery() {
         let check = |error: DnsError, kind, start: &str| {
             let outcome = outcome_of_dns(&error);
             assert_eq!(outcome.kind, kind, "{error}");

@@ -127,7 +127,7 @@ fn r_16_a_torn_last_batch_is_cut_whichever_blocks_reached_the_disk() {
 }
 
 #[test]
-fn r_06_power_may_fail_at_any_operation() {
+fn r_06_and_r_07_and_r_42_power_may_fail_at_any_operation() {
     let total = {
         let fs = SimFs::default();
         script(&fs, &mut Acknowledged::default());
@@ -395,7 +395,7 @@ fn r_25_a_rolled_back_disk_is_not_opened_again_and_formatted_only_when_empty() {
 }
 
 #[test]
-fn a_newer_or_older_format_is_refused_and_left_as_it_was() {
+fn r_28_a_newer_or_older_format_is_refused_and_left_as_it_was() {
     let fs = SimFs::default();
     drop(open(&fs).unwrap());
     for version in ["1", "3"] {
@@ -429,7 +429,7 @@ fn unpurged_entries_stay_readable_after_a_release_beyond_them() {
 }
 
 #[test]
-fn a_live_body_outlives_its_segment() {
+fn r_42_a_live_body_outlives_its_segment() {
     let fs = SimFs::default();
     let log = open(&fs).unwrap();
     for index in 1..200 {

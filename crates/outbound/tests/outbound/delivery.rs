@@ -87,7 +87,7 @@ async fn s_402_a_host_with_plaintext_after_its_starttls_reply_is_not_asked_again
 }
 
 #[tokio::test]
-async fn the_outcome_depends_on_the_reply_and_its_phase() {
+async fn d_033_and_d_038_the_outcome_depends_on_the_reply_and_its_phase() {
     let check = async |phase, reply: &str, kind, class| {
         let report = outcome(Setup::default(), replies(phase, reply)).await;
         is(&report, kind, Some(class));
@@ -128,7 +128,7 @@ async fn d_001_every_phase_has_a_deadline() {
 }
 
 #[tokio::test]
-async fn d_002_d_037_an_invalid_or_dripping_reply_ends_the_session() {
+async fn d_002_and_d_037_an_invalid_or_dripping_reply_ends_the_session() {
     let report = outcome(Setup::default(), misbehaves(Phase::Mail, Action::Garbage)).await;
     is(&report, K::SiteSoft, Some(C::Protocol));
     let mut setup = Setup::default();
@@ -223,7 +223,7 @@ async fn d_031_a_stale_connection_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn d_010_the_next_mail_host_is_tried_when_one_refuses() {
+async fn d_010_and_d_038_the_next_mail_host_is_tried_when_one_refuses() {
     let (first, second) = two_sinks(replies(Phase::Connect, "554 no service"), Script::default()).await;
     let node = two_hosts(&first, &second).start(None).await;
     node.assign(1, "example.test", &["a@example.test"]).await;
@@ -255,7 +255,7 @@ async fn two_sinks(first: Script, second: Script) -> (Sink, Sink) {
 }
 
 #[tokio::test]
-async fn d_011_d_012_d_013_domains_without_a_mail_host_get_distinct_outcomes() {
+async fn d_011_to_d_013_domains_without_a_mail_host_get_distinct_outcomes() {
     let zones = Zones::default()
         .mx("null.test", 0, ".")
         .mx("dead.test", 10, "nowhere.test")
@@ -463,7 +463,7 @@ async fn large_content_is_fetched_before_delivery() {
 }
 
 #[tokio::test]
-async fn an_internationalized_address_needs_smtputf8_at_the_receiver() {
+async fn s_210_an_internationalized_address_needs_smtputf8_at_the_receiver() {
     let sink = sink(Script { smtputf8: false, ..Script::default() }).await;
     let node = Setup::default().start_routed(&sink).await;
     let mut message =

@@ -95,7 +95,7 @@ fn s_028_a_line_over_64_kib_ends_the_session_even_when_its_end_has_arrived() {
 }
 
 #[test]
-fn s_302_a_line_of_auth_may_have_12_288_bytes() {
+fn s_028_and_s_302_a_line_of_auth_may_have_12_288_bytes() {
     let line = |bytes: usize| format!("EHLO x.y\r\nAUTH PLAIN {}\r\nNOOP\r\n", "x".repeat(bytes - 13));
     check(&line(12_288), &["220 ", "250 ", "538 5.7.11", "250 2.0.0"]);
     check(&line(12_289), &["220 ", "250 ", "500 5.5.6", "250 2.0.0"]);

@@ -124,7 +124,7 @@ async fn s_405_tls_1_1_is_refused() {
 }
 
 #[tokio::test]
-async fn s_405_a_session_of_one_listener_is_not_resumed_at_another() {
+async fn s_405_and_d_041_a_session_of_one_listener_is_not_resumed_at_another() {
     let shared = ServerTls::self_signed(&["localhost".to_owned()]).unwrap();
     let config =
         || ListenerConfig { tls: Some(shared.clone()), implicit_tls: true, ..ListenerConfig::default() };
