@@ -180,6 +180,8 @@ mod tests {
         assert_eq!(read("450 5.1.1 odd\r\n"), reply(450, None, "5.1.1 odd"));
         assert_eq!(read("250 a\u{1b}[2Jb\r\n"), reply(250, None, "a [2Jb"));
         assert_eq!(read("250-a\r\n"), Ok(None));
+        let not_utf_8 = ReplyReader::default().read(&mut BytesMut::from(&b"550 5.1.1 J\xfcrgen\x00\r\n"[..]));
+        assert_eq!(not_utf_8, reply(550, Some(enhanced(5, 1, 1)), "J\u{fffd}rgen "));
     }
 
     #[test]
