@@ -120,6 +120,19 @@ mod tests {
     }
 
     #[test]
+    fn d_060_a_delivery_is_tried_for_four_to_five_days_with_half_an_hour_or_more_between_attempts() {
+        let schedule = RetrySchedule::default();
+        let days = schedule.age_max.as_secs_f64() / 86_400.0;
+        assert!((4.0..=5.0).contains(&days), "{days} days");
+        let (mut tried, mut attempts) = (Duration::ZERO, 0);
+        while tried < schedule.age_max {
+            attempts += 1;
+            tried += schedule.wait(attempts, u16::MAX / 2);
+        }
+        assert!(schedule.age_max / attempts >= Duration::from_secs(30 * 60), "{attempts} attempts");
+    }
+
+    #[test]
     fn d_065_arithmetic_saturates() {
         let schedule = RetrySchedule {
             first: Duration::MAX,
