@@ -168,7 +168,7 @@ async fn check_delivered(sink: &Sink, cluster: &Cluster, acknowledged: &[Acknowl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_leader_of_every_group_dies_under_load_and_nothing_acknowledged_is_lost() {
+async fn r_02_the_leader_of_every_group_dies_under_load_and_nothing_acknowledged_is_lost() {
     let (sink, mut cluster) = start(Script::default()).await;
     let load = Load::start(&cluster);
     load.more(50).await;
@@ -185,7 +185,7 @@ async fn the_leader_of_every_group_dies_under_load_and_nothing_acknowledged_is_l
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn outbound_nodes_die_during_deliveries_and_every_second_copy_is_explained() {
+async fn r_04_outbound_nodes_die_during_deliveries_and_every_second_copy_is_explained() {
     let slow = Rule { delay_ms: 300, ..Rule::reply(Phase::Message, "250 2.0.0 accepted late") };
     let (sink, mut cluster) = start(Script::default().with_rule(slow)).await;
     let load = Load::start(&cluster);
@@ -241,7 +241,7 @@ async fn r_33_an_outbound_node_that_joins_under_load_gets_its_share_and_nothing_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_control_mail_flows_and_the_history_is_complete_afterwards() {
+async fn r_05_without_control_mail_flows_and_the_history_is_complete_afterwards() {
     let (sink, mut cluster) = start(Script::default()).await;
     cluster.nodes(Role::Control)[0].process.kill().await.expect("it was running");
     let load = Load::start(&cluster);

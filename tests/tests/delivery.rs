@@ -45,7 +45,7 @@ async fn finish(dev: Dev, sink: &Sink, messages: &[Acknowledged]) -> Findings {
 }
 
 #[tokio::test]
-async fn s_114_a_message_arrives_as_it_was_accepted() {
+async fn s_112_and_s_114_a_message_arrives_as_it_was_accepted() {
     let sink = sink(Script::default()).await;
     let dev = dev_to(&sink).await;
     let long = "x".repeat(900);

@@ -357,6 +357,13 @@ async fn c_112_hostile_text_is_escaped() {
     }
     let page = control.page(&format!("/messages/{message}")).await;
     assert!(page.contains("&lt;script&gt;") && page.len() < 20_000, "{}", page.len());
+    // The API says the same, as JSON.
+    let path = format!("/api/v1/messages/{message}");
+    let (_, text, headers) = control.send(Request::get(path).body(Body::empty()).unwrap()).await;
+    assert_eq!(headers[header::CONTENT_TYPE], "application/json");
+    assert!(!text.contains(['\r', '\u{1b}']) && text.len() < 20_000, "{text}");
+    let reply = control.message(message).await.to_string();
+    assert!(reply.contains("<script>") && !reply.contains("\\u001b"), "{reply}");
     let (_, _, headers) = control.send(Request::get("/messages").body(Body::empty()).unwrap()).await;
     let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
     assert!(policy.contains("default-src 'none'") && !policy.contains("script-src"), "{policy}");

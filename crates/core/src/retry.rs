@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_cap() {
+    fn d_060_waits_double_up_to_the_cap() {
         let schedule = RetrySchedule::default();
         let minutes = |attempt| schedule.wait(attempt, u16::MAX / 2).as_secs_f64() / 60.0;
         let expected = [(1, 5.0), (2, 20.0), (3, 40.0), (4, 80.0), (5, 160.0), (6, 240.0), (u32::MAX, 240.0)];
@@ -113,14 +113,27 @@ mod tests {
     }
 
     #[test]
-    fn jitter_spreads_by_a_fifth_either_way() {
+    fn d_060_jitter_spreads_by_a_fifth_either_way() {
         let schedule = RetrySchedule::default();
         assert_eq!(schedule.wait(1, 0), Duration::from_secs(240));
         assert_eq!(schedule.wait(1, u16::MAX), Duration::from_secs(360));
     }
 
     #[test]
-    fn arithmetic_saturates() {
+    fn d_060_a_delivery_is_tried_for_four_to_five_days_with_half_an_hour_or_more_between_attempts() {
+        let schedule = RetrySchedule::default();
+        let days = schedule.age_max.as_secs_f64() / 86_400.0;
+        assert!((4.0..=5.0).contains(&days), "{days} days");
+        let (mut tried, mut attempts) = (Duration::ZERO, 0);
+        while tried < schedule.age_max {
+            attempts += 1;
+            tried += schedule.wait(attempts, u16::MAX / 2);
+        }
+        assert!(schedule.age_max / attempts >= Duration::from_secs(30 * 60), "{attempts} attempts");
+    }
+
+    #[test]
+    fn d_065_arithmetic_saturates() {
         let schedule = RetrySchedule {
             first: Duration::MAX,
             second: Duration::MAX,

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_follow_rfc_3339_and_rfc_5322() {
+    fn r_48_dates_follow_rfc_3339_and_rfc_5322_past_2038_and_2106() {
         let check = |millis, rfc3339: &str, rfc5322: &str| {
             let at = Timestamp::from_millis(millis);
             assert_eq!(at.to_string(), rfc3339);
@@ -146,11 +146,12 @@ mod tests {
         check(0, "1970-01-01T00:00:00.000Z", "Thu, 1 Jan 1970 00:00:00 +0000");
         check(951_782_400_123, "2000-02-29T00:00:00.123Z", "Tue, 29 Feb 2000 00:00:00 +0000");
         check(1_795_480_496_000, "2026-11-24T00:34:56.000Z", "Tue, 24 Nov 2026 00:34:56 +0000");
+        check(2_147_483_648_000, "2038-01-19T03:14:08.000Z", "Tue, 19 Jan 2038 03:14:08 +0000");
         check(4_294_967_296_000, "2106-02-07T06:28:16.000Z", "Sun, 7 Feb 2106 06:28:16 +0000");
     }
 
     #[test]
-    fn arithmetic_saturates() {
+    fn d_065_arithmetic_saturates() {
         assert_eq!(Timestamp::MAX.after(Duration::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::ZERO.before(Duration::MAX), Timestamp::ZERO);
         assert_eq!(Timestamp::ZERO.since(Timestamp::MAX), Duration::ZERO);

@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn domains_with_the_same_mail_hosts_are_one_site() {
+    fn d_063_domains_with_the_same_mail_hosts_are_one_site() {
         check(&[(5, "gmail-smtp-in.l.google.com"), (10, "alt1.gmail-smtp-in.l.google.com")], "google.com");
         check(
             &[(1, "aspmx.l.google.com"), (5, "alt1.aspmx.l.google.com"), (9, "mx.backup.example")],

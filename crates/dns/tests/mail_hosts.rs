@@ -116,6 +116,17 @@ async fn d_013_names_in_answers_are_bytes() {
 }
 
 #[tokio::test]
+async fn s_211_names_in_other_scripts_are_asked_for_and_found_by_their_a_labels() {
+    let zone = [
+        (("xn--bcher-kva.example", RecordType::MX), mx(&[(10, "mx.xn--mller-kva.example")])),
+        (("mx.xn--mller-kva.example", RecordType::A), a(&[[192, 0, 2, 1]])),
+    ];
+    for name in ["b\u{fc}cher.example", "B\u{dc}CHER.example", "xn--bcher-kva.example"] {
+        check(zone.clone(), name, Ok(&["mx.xn--mller-kva.example/10=192.0.2.1"])).await;
+    }
+}
+
+#[tokio::test]
 async fn d_013_a_cname_target_is_followed() {
     let zone = [
         (("example.org", RecordType::MX), mx(&[(10, "mx.example.org")])),

@@ -224,6 +224,38 @@ async fn s_201_the_size_limit_applies_to_grpc() {
 }
 
 #[tokio::test]
+async fn s_109_sequences_that_smuggle_over_smtp_are_data_over_grpc() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    for hidden in [
+        "\n.\n",
+        "\n.\r\n",
+        "\r\n.\n",
+        "\r.\r",
+        "\r.\n",
+        "\n.\r",
+        "\r.\r\n",
+        "\r\n.\r",
+        "\r\n.\r\r\n",
+        "\r\r\n.\r\n",
+        "\r\n.\r\n",
+        "\r\n\u{85}.\r\n",
+        "\r\n.\u{2028}\r\n",
+    ] {
+        let content = format!("From: a@shop.example\r\n\r\nbody{hidden}MAIL FROM:<x@y.example>\r\nend\r\n");
+        client
+            .submit(with_key("shop-key", request("a@shop.example", &["b@b.example"], content)))
+            .await
+            .unwrap();
+        let stored = rig.last().1;
+        assert!(stored.ends_with("MAIL FROM:<x@y.example>\r\nend\r\n"), "{hidden:?}: {stored:?}");
+        assert!(!stored.replace("\r\n", "").contains(['\r', '\n']), "{hidden:?}: {stored:?}");
+    }
+    assert_eq!(rig.queue.accepted().len(), 13);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn s_034_a_message_that_cannot_be_stored_is_unavailable() {
     let rig = Rig::start().await;
     let mut client = client(&rig).await;

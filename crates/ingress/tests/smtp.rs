@@ -84,6 +84,41 @@ async fn s_034_a_message_that_cannot_be_stored_is_not_accepted() {
 }
 
 #[tokio::test]
+async fn s_034_messages_beyond_the_memory_for_them_get_452() {
+    let rig = Rig::start().await;
+    rig.queue.mode.send_replace(Mode::Silence);
+    // Three of these need more memory than there is.
+    let content = content_of(MESSAGE_SIZE_MAX - 1000, "a@a.example");
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Smtp::login(rig.implicit, "anna", "secret").await);
+    }
+    let refused = async {
+        loop {
+            for client in &mut clients {
+                client.command("MAIL FROM:<a@a.example>", "250 2.1.0").await;
+                client.command("RCPT TO:<b@b.example>", "250 2.1.5").await;
+                client.command("DATA", "354 ").await;
+                client.send(&content).await;
+            }
+            for client in &mut clients {
+                client.send(".\r\n").await;
+            }
+            for client in &mut clients {
+                let reply = client.read_reply("45").await;
+                if reply.starts_with("452 4.3.1") {
+                    return;
+                }
+                // The queue did not answer before the next message was complete.
+                assert!(reply.starts_with("451 4.3.0"), "{reply}");
+            }
+        }
+    };
+    tokio::time::timeout(6 * support::PATIENCE, refused).await.expect("one of three is refused");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn s_034_new_clients_get_421_after_a_long_time_without_a_leader() {
     let rig = Rig::start().await;
     rig.queue.leading.send_replace(false);
@@ -127,6 +162,54 @@ async fn s_039_unauthenticated_clients_can_neither_submit_nor_relay() {
     client.command("MAIL FROM:<a@a.example>", "250 2.1.0").await;
     client.command("RCPT TO:<b@b.example>", "550 5.7.1").await;
     client.command("DATA", "554 5.5.1").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn c_104_no_way_of_writing_an_address_relays_for_a_stranger() {
+    let rig = Rig::start().await;
+    let senders = ["a@a.example", "", "a@mx.test", "postmaster@mx.test", "a@[127.0.0.1]", "b@b.example"];
+    let recipients = [
+        "b@b.example",
+        "b@B.EXAMPLE",
+        "b%b.example@mx.test",
+        "b%b.example@[127.0.0.1]",
+        "b%b.example%c.example@mx.test",
+        "\"b%b.example\"@mx.test",
+        "b.example!b",
+        "b.example!b@mx.test",
+        "mx.test!b.example!b@mx.test",
+        "@mx.test:b@b.example",
+        "@mx.test,@c.example:b@b.example",
+        "@[127.0.0.1]:b@b.example",
+        "\"b@b.example\"",
+        "\"b@b.example\"@mx.test",
+        "b@b.example@mx.test",
+        "b@b.example@[127.0.0.1]",
+        "b@[192.0.2.1]",
+        "b@[IPv6:::ffff:192.0.2.1]",
+        "b",
+        "postmaster@b.example",
+    ];
+    // Commands of other programs that would make a client another one.
+    let pretences =
+        ["RSET", "XCLIENT ADDR=127.0.0.8 NAME=gateway.example", "PROXY TCP4 127.0.0.8 127.0.0.1 1 25"];
+    let sends_as = senders.map(|sender| ("RSET", sender, recipients[0]));
+    let sends_to = recipients.map(|recipient| ("RSET", senders[0], recipient));
+    let pretends = pretences.map(|pretence| (pretence, senders[0], recipients[0]));
+    for (pretence, sender, recipient) in sends_as.into_iter().chain(sends_to).chain(pretends) {
+        let mut client = Smtp::connect(rig.relay).await;
+        client.command("EHLO x.y", "250").await;
+        client.command(pretence, "").await;
+        client.command(&format!("MAIL FROM:<{sender}>"), "250 2.1.0").await;
+        client.command(&format!("RCPT TO:<{recipient}>"), "5").await;
+        client.command("DATA", "554 5.5.1").await;
+    }
+    // After a failed login.
+    let mut client = Smtp::secure(rig.implicit).await;
+    client.command(&auth_plain("anna", "wrong"), "535 5.7.8").await;
+    client.command("MAIL FROM:<a@a.example>", "530 5.7.0").await;
+    assert!(rig.queue.accepted().is_empty());
     rig.stop().await;
 }
 

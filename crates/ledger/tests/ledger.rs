@@ -631,6 +631,45 @@ fn an_id_is_kept_until_it_is_too_old_to_be_proposed() {
 }
 
 #[test]
+fn d_064_what_has_expired_is_neither_assigned_nor_queued_again() {
+    const TTL: u16 = 100;
+    let accepted = || {
+        let mut leader = Leader::new(5);
+        let accept = leader.world.new_accept(1, 0, false, TTL);
+        leader.apply(accept);
+        leader
+    };
+    let check = |mut leader: Leader, attempts: usize| {
+        leader.dispatch();
+        let ends: Vec<FinalState> = leader.world.ended.values().copied().collect();
+        assert_eq!((&ends[..], leader.world.attempts.len()), (&[FinalState::Expired][..], attempts));
+    };
+    // It waits for its first attempt.
+    let mut leader = accepted();
+    leader.world.now += u64::from(TTL);
+    check(leader, 0);
+    // It waits for its next attempt.
+    let mut leader = accepted();
+    leader.dispatch();
+    leader.report_all(OutcomeKind::Soft);
+    leader.world.now += u64::from(TTL);
+    check(leader, 1);
+    // An attempt that has begun ends or is given back.
+    for given_back in [false, true] {
+        let mut leader = accepted();
+        leader.dispatch();
+        leader.world.now += u64::from(TTL);
+        let (id, _) = leader.world.attempts[0];
+        if given_back {
+            leader.apply(Command::Return(id))
+        } else {
+            leader.report_all(OutcomeKind::Soft)
+        }
+        check(leader, 1);
+    }
+}
+
+#[test]
 fn i7_a_cancelled_delivery_that_is_returned_is_never_sent() {
     let mut world = World::new();
     let accept = world.new_accept(1, 0, true, 60_000);

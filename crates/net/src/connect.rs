@@ -154,6 +154,8 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -189,6 +191,32 @@ mod tests {
                 assert!(matches!(error, ConnectError::Failed(_)) && !error.is_local(), "{error:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn d_015_the_address_that_is_connected_to_is_checked() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limit = Duration::from_secs(1);
+        for ip in ["127.0.0.1", "::ffff:127.0.0.1"] {
+            let to = SocketAddr::new(ip.parse().unwrap(), address.port());
+            let refused = connect(&Guard::default(), to, None, limit).await.unwrap_err();
+            assert!(matches!(refused, ConnectError::Denied(_)), "{refused:?}");
+        }
+        let allowing = Guard { allow: vec!["127.0.0.0/8".parse().unwrap()] };
+        let stream = connect(&allowing, address, None, limit).await.unwrap();
+        let (_, from) = listener.accept().await.unwrap();
+        assert_eq!(from, stream.local_addr().unwrap());
+        assert!(listener.accept().now_or_never().is_none(), "nothing else has connected");
+    }
+
+    #[tokio::test]
+    async fn d_041_a_connection_sends_at_once_and_notices_a_dead_peer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let stream = connect_trusted(to, None, Duration::from_secs(1)).await.unwrap();
+        assert!(stream.nodelay().unwrap());
+        assert!(SockRef::from(&stream).keepalive().unwrap());
     }
 
     #[tokio::test]

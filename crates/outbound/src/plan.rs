@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn d_014_hosts_of_our_own_preference_or_worse_are_not_used() {
+    fn d_014_and_d_068_hosts_of_our_own_preference_or_worse_are_not_used() {
         let guard = Guard::default();
         let own = ["203.0.112.2".parse().unwrap()];
         let three = [

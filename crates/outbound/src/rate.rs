@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_year_and_a_tiny_window_do_not_overflow() {
+    fn d_065_an_idle_year_and_a_tiny_window_do_not_overflow() {
         let now = Instant::now();
         let mut limiter = RateLimiter::new(now, [(1, Duration::from_nanos(1)), (1, SECOND)]);
         limiter.take(now);

@@ -414,7 +414,16 @@ mod tests {
     }
 
     #[test]
-    fn d_011_d_012_d_013_a_permanent_dns_error_ends_the_delivery() {
+    fn d_037_a_reply_over_a_limit_is_a_temporary_failure_of_the_site() {
+        for result in [RecipientResult::NotSent, RecipientResult::Unknown] {
+            let outcome = outcome_of_only(&result(Lost::Protocol(ReplyError::TooLong)));
+            assert_eq!(outcome.class, Some(C::Protocol), "{outcome:?}");
+            assert!(outcome.kind == K::SiteSoft || outcome.kind == K::Unknown, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn d_011_to_d_013_a_permanent_dns_error_ends_the_delivery() {
         let check = |error: DnsError, kind, start: &str| {
             let outcome = outcome_of_dns(&error);
             assert_eq!(outcome.kind, kind, "{error}");

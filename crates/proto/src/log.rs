@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_command_is_an_error_and_not_skipped() {
+    fn r_28_an_unknown_command_is_an_error_and_not_skipped() {
         let unknown = wire::Batch { at_millis: 1, commands: vec![wire::Command { command: None }] };
         let error = Batch::decode(unknown.encode_to_vec().into());
         assert_eq!(error, Err(BatchError::Malformed(Malformed("command"))));

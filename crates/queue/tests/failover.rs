@@ -196,7 +196,7 @@ async fn r_02_a_leader_is_killed_and_nothing_acknowledged_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_transfers_leadership_before_it_stops() {
+async fn r_34_a_leader_transfers_leadership_before_it_stops() {
     check(Cluster::start(3).await, async |mail| {
         let leader = mail.cluster.leader(GROUP).await;
         mail.cluster.stop(leader).await;
@@ -285,7 +285,7 @@ async fn lost_by_a_cut_everywhere(mail: &Mail) -> Result<usize, StartError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_06_nothing_acknowledged_is_lost_when_one_leader_after_the_other_loses_power() {
+async fn r_06_and_r_07_nothing_acknowledged_is_lost_when_one_leader_after_the_other_loses_power() {
     check(Cluster::start(3).await, async |mail| {
         assert_eq!(cut_power(mail, PATIENCE).await, AfterCuts::Whole);
     })
@@ -321,7 +321,7 @@ async fn known_after_a_power_cut(cluster: Cluster, prepare: impl Fn(&Cluster)) -
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r_06_everything_acknowledged_is_there_after_a_power_cut_of_all_nodes() {
+async fn r_06_and_r_07_everything_acknowledged_is_there_after_a_power_cut_of_all_nodes() {
     let (acknowledged, known) = known_after_a_power_cut(Cluster::start(3).await, |_| {}).await;
     assert_eq!(known, acknowledged);
 }

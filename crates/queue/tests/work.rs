@@ -50,7 +50,7 @@ async fn mail_is_accepted_assigned_reported_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_is_one_message_however_often_it_is_submitted() {
+async fn s_035_an_id_is_one_message_however_often_it_is_submitted() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let (id, submission) = cluster.message("once");
@@ -296,7 +296,7 @@ async fn holding_or_cancelling_recalls_assigned_mail() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_message_is_staged_and_streamed_in_parts() {
+async fn r_40_a_large_message_is_staged_and_streamed_in_parts() {
     let (cluster, outbound) = one_node().await;
     let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
     let content: Bytes = (0..5 << 20).map(|place: u32| (place % 251) as u8).collect::<Vec<u8>>().into();

@@ -319,7 +319,7 @@ async fn a_dead_node_is_called_a_few_times_a_second_and_catches_up_when_it_is_ba
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_follower_that_is_too_far_behind_gets_the_state_and_its_bodies() {
+async fn r_21_a_follower_that_is_too_far_behind_gets_the_state_and_its_bodies() {
     let mut cluster = Cluster::start(3).await;
     let index = cluster.commit("keep this", 30_000).await;
     let behind = (cluster.leader().await + 1) % 3;

@@ -85,7 +85,7 @@ impl Default for Timeouts {
 
 /// One message and its recipients.
 ///
-/// Addresses are parsed values, so none can inject a line end into a command (S-403):
+/// Addresses are parsed values, so none can inject a line end into a command (C-101):
 /// ```compile_fail,E0308
 /// fn inject(transaction: &mut postroad_smtp::client::Transaction) {
 ///     transaction.recipients = vec!["a@b.example>\r\nRCPT TO:<c@d.example"];

@@ -180,6 +180,8 @@ mod tests {
         assert_eq!(read("450 5.1.1 odd\r\n"), reply(450, None, "5.1.1 odd"));
         assert_eq!(read("250 a\u{1b}[2Jb\r\n"), reply(250, None, "a [2Jb"));
         assert_eq!(read("250-a\r\n"), Ok(None));
+        let not_utf_8 = ReplyReader::default().read(&mut BytesMut::from(&b"550 5.1.1 J\xfcrgen\x00\r\n"[..]));
+        assert_eq!(not_utf_8, reply(550, Some(enhanced(5, 1, 1)), "J\u{fffd}rgen "));
     }
 
     #[test]
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn d_044_a_reply_that_can_be_understood_is_understood() {
+    fn d_037_and_d_044_a_reply_that_can_be_understood_is_understood() {
         let check = |bytes: &str, expected: Reply| {
             let mut reader = ReplyReader::default();
             assert_eq!(reader.read(&mut BytesMut::from(bytes)), Ok(Some(expected)), "{bytes:?}");
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn d_044_a_reader_is_clean_after_each_reply() {
+    fn d_037_and_d_044_a_reader_is_clean_after_each_reply() {
         let mut reader = ReplyReader::default();
         let mut input = BytesMut::from("noise\r\n250-5.1.1 a\r\n550 5.1.1 b\r\n250 c\r\n");
         assert_eq!(reader.read(&mut input), Ok(Some(Reply::new(550, 1, 1, "noise\n250 5.1.1 a\nb"))));

@@ -376,7 +376,7 @@ impl<I> ServerSession<I> {
         } else if input.starts_with(b"\x16\x03") {
             self.reply(&Reply::new(221, 7, 0, "this port expects plaintext SMTP"));
         } else {
-            self.reply(&Reply::new(554, 5, 0, "SMTP synchronization error: wait for the greeting"));
+            self.reply(&Reply::new(554, 5, 0, "SMTP protocol synchronization error: wait for the greeting"));
         }
     }
 

@@ -127,7 +127,37 @@ fn r_16_a_torn_last_batch_is_cut_whichever_blocks_reached_the_disk() {
 }
 
 #[test]
-fn r_06_power_may_fail_at_any_operation() {
+fn r_16_a_last_record_that_is_cut_at_any_byte_is_there_or_not() {
+    let name = "log-0000000000000001";
+    let fs = SimFs::default();
+    let log = open(&fs).unwrap();
+    let first: Vec<Record> = (1..4).map(|index| record(1, index, 300)).collect();
+    append(&log, GROUP, first.clone()).unwrap();
+    let before = fs.contents(name);
+    append(&log, GROUP, vec![record(1, 4, 300)]).unwrap();
+    drop(log);
+    let after = fs.contents(name);
+    let changed = |at: &usize| before.get(*at).copied().unwrap_or_default() != after[*at];
+    let start = (0..after.len()).find(changed).unwrap();
+    let end = (0..after.len()).rfind(changed).unwrap() + 1;
+    assert!(end - start > 300, "the record has a body");
+    for cut in start..=end {
+        let torn = fs.power_cut(|| false);
+        let mut bytes = after.clone();
+        for (at, byte) in bytes.iter_mut().enumerate().take(end).skip(cut) {
+            *byte = before.get(at).copied().unwrap_or_default();
+        }
+        let file = torn.create(name).unwrap();
+        file.write_at(&bytes, 0).unwrap();
+        let log = open(&torn).unwrap_or_else(|error| panic!("cut at {cut} of {start}..{end}: {error}"));
+        let found = all(&log, GROUP);
+        assert_eq!(found[..3], first, "cut at {cut} of {start}..{end}");
+        assert_eq!(found.len(), 3 + usize::from(cut == end), "cut at {cut} of {start}..{end}");
+    }
+}
+
+#[test]
+fn r_06_and_r_07_and_r_42_power_may_fail_at_any_operation() {
     let total = {
         let fs = SimFs::default();
         script(&fs, &mut Acknowledged::default());
@@ -395,7 +425,7 @@ fn r_25_a_rolled_back_disk_is_not_opened_again_and_formatted_only_when_empty() {
 }
 
 #[test]
-fn a_newer_or_older_format_is_refused_and_left_as_it_was() {
+fn r_28_a_newer_or_older_format_is_refused_and_left_as_it_was() {
     let fs = SimFs::default();
     drop(open(&fs).unwrap());
     for version in ["1", "3"] {
@@ -429,7 +459,7 @@ fn unpurged_entries_stay_readable_after_a_release_beyond_them() {
 }
 
 #[test]
-fn a_live_body_outlives_its_segment() {
+fn r_42_a_live_body_outlives_its_segment() {
     let fs = SimFs::default();
     let log = open(&fs).unwrap();
     for index in 1..200 {

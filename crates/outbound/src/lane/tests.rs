@@ -136,6 +136,16 @@ fn a_job_that_a_person_asked_for_ends_the_pause_of_its_lane() {
 }
 
 #[test]
+fn d_016_broken_ipv6_is_avoided_for_ten_minutes() {
+    let now = Instant::now();
+    let mut lane = lane(now);
+    assert!(!lane.avoids_ipv6(now));
+    lane.avoid_ipv6(now);
+    assert!(lane.avoids_ipv6(now + 599 * SECOND));
+    assert!(!lane.avoids_ipv6(now + 600 * SECOND));
+}
+
+#[test]
 fn d_062_a_lane_pauses_after_a_round_of_failures() {
     let now = Instant::now();
     let mut lane = lane(now);

@@ -105,7 +105,7 @@ fn revoke(node: &Node) {
 }
 
 #[tokio::test]
-async fn r_31_r_34_an_aborted_transaction_is_unknown_only_after_the_dot() {
+async fn r_31_and_r_34_an_aborted_transaction_is_unknown_only_after_the_dot() {
     let internal = Some(OutcomeKind::Internal);
     let expected = [
         (At::Greeting, None),

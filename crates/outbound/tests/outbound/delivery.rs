@@ -1,15 +1,23 @@
 //! Delivery to receivers, well-behaved and not.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use postroad_core::{BounceClass, OutcomeKind};
+use postroad_core::{BounceClass, Domain, NodeId, OutcomeKind};
+use postroad_directory::{Pattern, Put, Route, change::PutSource};
 use postroad_net::Guard;
 use postroad_proto::queue::Report;
 use postroad_testkit::{
     Script, Sink,
     dns::{Failure, Zones},
     sink::{Action, Phase, Receiver, Rule, Tls},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpListener,
 };
 
 use crate::{
@@ -87,7 +95,7 @@ async fn s_402_a_host_with_plaintext_after_its_starttls_reply_is_not_asked_again
 }
 
 #[tokio::test]
-async fn the_outcome_depends_on_the_reply_and_its_phase() {
+async fn d_033_and_d_038_the_outcome_depends_on_the_reply_and_its_phase() {
     let check = async |phase, reply: &str, kind, class| {
         let report = outcome(Setup::default(), replies(phase, reply)).await;
         is(&report, kind, Some(class));
@@ -128,7 +136,7 @@ async fn d_001_every_phase_has_a_deadline() {
 }
 
 #[tokio::test]
-async fn d_002_d_037_an_invalid_or_dripping_reply_ends_the_session() {
+async fn d_002_and_d_037_an_invalid_or_dripping_reply_ends_the_session() {
     let report = outcome(Setup::default(), misbehaves(Phase::Mail, Action::Garbage)).await;
     is(&report, K::SiteSoft, Some(C::Protocol));
     let mut setup = Setup::default();
@@ -223,7 +231,7 @@ async fn d_031_a_stale_connection_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn d_010_the_next_mail_host_is_tried_when_one_refuses() {
+async fn d_010_and_d_038_the_next_mail_host_is_tried_when_one_refuses() {
     let (first, second) = two_sinks(replies(Phase::Connect, "554 no service"), Script::default()).await;
     let node = two_hosts(&first, &second).start(None).await;
     node.assign(1, "example.test", &["a@example.test"]).await;
@@ -255,7 +263,7 @@ async fn two_sinks(first: Script, second: Script) -> (Sink, Sink) {
 }
 
 #[tokio::test]
-async fn d_011_d_012_d_013_domains_without_a_mail_host_get_distinct_outcomes() {
+async fn d_011_to_d_013_domains_without_a_mail_host_get_distinct_outcomes() {
     let zones = Zones::default()
         .mx("null.test", 0, ".")
         .mx("dead.test", 10, "nowhere.test")
@@ -277,6 +285,42 @@ async fn d_011_d_012_d_013_domains_without_a_mail_host_get_distinct_outcomes() {
 }
 
 #[tokio::test]
+async fn d_014_self_is_every_source_of_the_cluster_and_every_address_of_the_setting() {
+    let addresses: [IpAddr; 3] = [1_u8, 2, 3].map(|last| [203, 0, 113, last].into());
+    let [ours, another_nodes, named] = addresses;
+    let zones = Zones::default()
+        .mx("ours.test", 10, "mx.ours.test")
+        .address("mx.ours.test", ours)
+        .mx("another.test", 10, "mx.another.test")
+        .address("mx.another.test", another_nodes)
+        .mx("named.test", 10, "mx.named.test")
+        .address("mx.named.test", named);
+    let mut setup = Setup { zones, source_address: Some(ours), ..Setup::default() };
+    setup.config.own_addresses = vec![named];
+    let node = setup.start(None).await;
+    for (message, domain) in [(1, "ours.test"), (2, "named.test")] {
+        node.assign(message, domain, &[&format!("a@{domain}")]).await;
+        let report = node.queue.report(message, 0).await;
+        is(&report, K::Hard, Some(C::Loop));
+        assert!(report.text.starts_with("5.4.6"), "{}", report.text);
+    }
+    // Another node gets a source: soon its address is one of ours.
+    let helo = Domain::parse("two.postroad.example").unwrap();
+    let nodes = vec![NodeId(8)];
+    let put = PutSource { name: "two".into(), address: Some(another_nodes), helo, nodes };
+    node.queue.put(Put::Source(put));
+    for message in 3.. {
+        node.assign(message, "another.test", &["a@another.test"]).await;
+        let report = node.queue.report(message, 0).await;
+        if report.text.starts_with("5.4.6") {
+            break;
+        }
+        assert!(report.text.starts_with("5.4.4") && message < 10_000, "{}", report.text);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn d_015_a_private_address_is_never_connected() {
     let sink = sink(Script::default()).await;
     let mut setup = Setup {
@@ -291,6 +335,84 @@ async fn d_015_a_private_address_is_never_connected() {
     is(&report, K::Hard, Some(C::BadDomain));
     assert!(report.text.starts_with("5.4.4"), "{}", report.text);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn d_016_where_ipv6_fails_the_same_attempt_goes_on_with_ipv4() {
+    let sink = sink(Script::default()).await;
+    let zones = Zones::default()
+        .address("both.test", std::net::Ipv6Addr::LOCALHOST)
+        .address("both.test", sink.address().ip());
+    let guard = Guard { allow: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()] };
+    let mut setup = Setup { zones, guard, ..Setup::default() };
+    setup.config.smtp_port = sink.address().port();
+    let node = setup.start(None).await;
+    for message in 1..=2 {
+        node.assign(message, "both.test", &["a@both.test"]).await;
+        let report = node.queue.report(message, 0).await;
+        is(&report, K::Delivered, None);
+        assert!(report.remote.starts_with("both.test [127.0.0.1]"), "{}", report.remote);
+    }
+    let (queue, _) = node.stop().await;
+    assert_eq!(queue.seen(|seen| seen.reports.len()), 2);
+}
+
+/// Takes one recipient in each transaction of one connection; returns the commands.
+async fn take_one_recipient_at_a_time(listener: TcpListener) -> Vec<String> {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut stream = BufReader::new(stream);
+    stream.write_all(b"220 r.example\r\n").await.unwrap();
+    let (mut commands, mut recipients, mut in_message) = (Vec::new(), 0, false);
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+            return commands;
+        }
+        let line = line.trim_end();
+        if in_message && line != "." {
+            continue;
+        }
+        let reply = match line.get(..4).unwrap_or(line) {
+            "RCPT" if recipients > 0 => "452 4.5.3 too many recipients",
+            "DATA" => "354 go",
+            _ => "250 ok",
+        };
+        recipients = if line == "." { 0 } else { recipients + usize::from(line.starts_with("RCPT")) };
+        in_message = line == "DATA";
+        commands.push(line.to_owned());
+        stream.write_all(format!("{reply}\r\n").as_bytes()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn d_035_recipients_over_the_limit_go_in_other_transactions_of_the_same_session() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let receiver = tokio::spawn(take_one_recipient_at_a_time(listener));
+    let route = Route { pattern: Pattern::Any, host: "127.0.0.1".into(), port };
+    let node = Setup::default().start(Some(route)).await;
+    node.assign(1, "example.test", &["a@example.test", "b@example.test", "c@example.test"]).await;
+    for recipient in 0..3 {
+        is(&node.queue.report(1, recipient).await, K::Delivered, None);
+    }
+    let (queue, _) = node.stop().await;
+    assert_eq!(queue.seen(|seen| seen.reports.len()), 3, "nobody failed");
+    let commands = receiver.await.unwrap();
+    let count = |start: &str| commands.iter().filter(|command| command.starts_with(start)).count();
+    assert_eq!((count("EHLO"), count("MAIL"), count("RCPT")), (1, 3, 6), "{commands:?}");
+}
+
+#[tokio::test]
+async fn d_040_the_name_in_ehlo_is_that_of_the_source() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let receiver = tokio::spawn(take_one_recipient_at_a_time(listener));
+    let route = Route { pattern: Pattern::Any, host: "127.0.0.1".into(), port };
+    let node = Setup::default().start(Some(route)).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    is(&node.queue.report(1, 0).await, K::Delivered, None);
+    node.stop().await;
+    assert_eq!(receiver.await.unwrap()[0], "EHLO out.postroad.example");
 }
 
 #[tokio::test]
@@ -347,15 +469,49 @@ async fn d_036_a_receiver_that_ends_connections_after_some_messages_gets_the_res
 }
 
 #[tokio::test]
-async fn d_036_a_host_that_is_busy_at_mail_is_left_for_the_next_in_the_same_attempt() {
-    let (first, second) = two_sinks(replies(Phase::Mail, "421 4.3.2 too busy"), Script::default()).await;
-    let node = two_hosts(&first, &second).start(None).await;
-    for message in 1..=3 {
-        node.assign(message, "example.test", &["a@example.test"]).await;
-        let report = node.queue.report(message, 0).await;
-        is(&report, K::Delivered, None);
-        assert!(report.remote.starts_with("two.test ["), "{}", report.remote);
+async fn d_036_a_host_that_is_busy_is_left_for_the_next_in_the_same_attempt() {
+    for phase in [Phase::Connect, Phase::Hello, Phase::Mail] {
+        for reply in ["421 4.3.2 too busy", "451 4.7.1 slow down, you are sending too fast"] {
+            let (first, second) = two_sinks(replies(phase, reply), Script::default()).await;
+            let node = two_hosts(&first, &second).start(None).await;
+            for message in 1..=3 {
+                node.assign(message, "example.test", &["a@example.test"]).await;
+                let report = node.queue.report(message, 0).await;
+                is(&report, K::Delivered, None);
+                assert!(report.remote.starts_with("two.test ["), "{phase:?} {reply}: {}", report.remote);
+            }
+            node.stop().await;
+        }
     }
+}
+
+#[tokio::test]
+async fn d_036_a_site_whose_hosts_are_all_busy_costs_one_attempt() {
+    for phase in [Phase::Connect, Phase::Hello, Phase::Mail] {
+        let busy = replies(phase, "421 4.7.0 slow down, you are sending too fast");
+        let (first, second) = two_sinks(busy.clone(), busy).await;
+        let node = two_hosts(&first, &second).start(None).await;
+        node.assign(1, "example.test", &["a@example.test"]).await;
+        is(&node.queue.report(1, 0).await, K::SiteSoft, Some(C::RateLimited));
+        let (queue, _) = node.stop().await;
+        assert_eq!(queue.seen(|seen| seen.reports.len()), 1, "{phase:?}");
+    }
+}
+
+#[tokio::test]
+async fn d_010_an_attempt_has_two_sessions_and_five_addresses_at_most() {
+    let defaults = postroad_outbound::OutboundConfig::default();
+    assert_eq!((defaults.addresses_max, defaults.sessions_max), (5, 2));
+    let refusing = replies(Phase::Connect, "554 no service");
+    let (first, second) = two_sinks(refusing.clone(), refusing).await;
+    let third = sink_at(SocketAddr::from(([127, 0, 0, 3], first.address().port())), Script::default()).await;
+    let mut setup = two_hosts(&first, &second);
+    setup.zones =
+        setup.zones.mx("example.test", 30, "three.test").address("three.test", third.address().ip());
+    let node = setup.start(None).await;
+    node.assign(1, "example.test", &["a@example.test"]).await;
+    is(&node.queue.report(1, 0).await, K::SiteSoft, Some(C::Policy));
+    assert_eq!(third.ledger().count(), 0);
     node.stop().await;
 }
 
@@ -370,6 +526,24 @@ async fn d_039_a_second_session_without_tls_leaves_the_next_host_its_turn() {
     is(&report, K::Delivered, None);
     assert!(report.remote.starts_with("two.test ["), "{}", report.remote);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn s_112_a_message_with_a_bare_cr_or_lf_never_leaves() {
+    for content in [
+        "Subject: hi\r\n\r\na\nb\r\n",
+        "Subject: hi\r\n\r\na\rb\r\n",
+        "Subject: hi\r\n\r\na\n.\r\nMAIL FROM:<x@y.test>\r\n",
+    ] {
+        let sink = sink(Script::default()).await;
+        let node = Setup::default().start_routed(&sink).await;
+        assign_content(&node, "a@example.test", content).await;
+        let report = node.queue.report(1, 0).await;
+        is(&report, K::Hard, Some(C::Other));
+        assert!(report.text.starts_with("5.6.0"), "{}", report.text);
+        node.stop().await;
+        assert_eq!((sink.ledger().count(), sink.ledger().bare_newlines()), (0, 0), "{content:?}");
+    }
 }
 
 const SIGNED: &str =
@@ -476,7 +650,7 @@ async fn large_content_is_fetched_before_delivery() {
 }
 
 #[tokio::test]
-async fn an_internationalized_address_needs_smtputf8_at_the_receiver() {
+async fn s_210_an_internationalized_address_needs_smtputf8_at_the_receiver() {
     let sink = sink(Script { smtputf8: false, ..Script::default() }).await;
     let node = Setup::default().start_routed(&sink).await;
     let mut message =

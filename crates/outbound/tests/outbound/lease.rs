@@ -150,7 +150,7 @@ async fn r_33_a_source_requested_for_another_node_is_released_after_all_attempts
 }
 
 #[tokio::test]
-async fn r_33_r_34_a_stalled_transaction_is_aborted_before_its_source_is_released() {
+async fn r_33_and_r_34_a_stalled_transaction_is_aborted_before_its_source_is_released() {
     let sink = sink(delays(Phase::Mail, 60, "250 2.1.0 ok")).await;
     let node = short_lease().start_routed(&sink).await;
     node.assign(1, "example.test", &["a@example.test"]).await;

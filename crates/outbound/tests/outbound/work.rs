@@ -222,7 +222,7 @@ async fn rates_hold_across_a_restart_and_their_remainder_can_be_used() {
 }
 
 #[tokio::test]
-async fn a_stop_finishes_running_transactions_and_gives_back_the_rest() {
+async fn r_34_a_stop_finishes_running_transactions_and_gives_back_the_rest() {
     let sink = sink(slow(2_000)).await;
     let node = Setup { caps: one_connection(), ..Setup::default() }.start_routed(&sink).await;
     for message in 1..=3 {

@@ -77,11 +77,11 @@ impl<I> ServerSession<I> {
             let _ = input.split_to(end + 1);
             self.state = *then;
             let detail = if of_auth { 6 } else { 2 };
-            self.error_reply(&Reply::new(500, 5, detail, "line too long"));
+            self.error_reply(&Reply::new(500, 5, detail, "Line too long"));
             return None;
         }
         if searched == room {
-            self.reply(&Reply::new(421, 7, 0, "line too long"));
+            self.reply(&Reply::new(421, 7, 0, "Line too long"));
             return None;
         }
         input.clear();

@@ -95,7 +95,28 @@ fn s_028_a_line_over_64_kib_ends_the_session_even_when_its_end_has_arrived() {
 }
 
 #[test]
-fn s_302_a_line_of_auth_may_have_12_288_bytes() {
+fn s_028_what_is_over_the_limit_of_a_line_is_not_kept() {
+    let now = Instant::now();
+    let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: None, identity: Some(()) };
+    let mut session = ServerSession::new(Arc::new(ServerConfig::default()), peer, now);
+    let mut buffer = BytesMut::new();
+    session.poll(now, &mut buffer);
+    buffer.extend_from_slice(b"EHLO x.y\r\n");
+    session.poll(now, &mut buffer);
+    for _ in 0..60 {
+        buffer.extend_from_slice(&[b'x'; 1 << 10]);
+        session.poll(now, &mut buffer);
+        assert!(buffer.len() < 4096, "{} bytes of a line are kept", buffer.len());
+    }
+    session.take_replies();
+    buffer.extend_from_slice(b"\r\nNOOP\r\n");
+    session.poll(now, &mut buffer);
+    let replies = String::from_utf8(session.take_replies().to_vec()).unwrap();
+    assert_eq!(replies, "500 5.5.2 Line too long\r\n250 2.0.0 ok\r\n");
+}
+
+#[test]
+fn s_028_and_s_302_a_line_of_auth_may_have_12_288_bytes() {
     let line = |bytes: usize| format!("EHLO x.y\r\nAUTH PLAIN {}\r\nNOOP\r\n", "x".repeat(bytes - 13));
     check(&line(12_288), &["220 ", "250 ", "538 5.7.11", "250 2.0.0"]);
     check(&line(12_289), &["220 ", "250 ", "500 5.5.6", "250 2.0.0"]);

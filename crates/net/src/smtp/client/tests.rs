@@ -2,7 +2,10 @@ use std::future::Future;
 
 use bytes::Bytes;
 use postroad_core::{Address, Domain, Reply};
-use postroad_smtp::client::{Extension, TlsUse};
+use postroad_smtp::{
+    client::{Extension, TlsUse},
+    reply::ReplyError,
+};
 
 use super::*;
 use crate::testing::{Raw, peer, run_with_few_descriptors};
@@ -153,6 +156,25 @@ async fn d_002_a_reply_sent_byte_by_byte_does_not_extend_its_deadline() {
         })
         .await;
         assert_eq!(result, lost(phase, Lost::TimedOut(phase)));
+    }
+}
+
+#[tokio::test]
+async fn d_037_a_reply_over_a_limit_ends_the_session() {
+    const TOO_LONG: Lost = Lost::Protocol(ReplyError::TooLong);
+    for reply in
+        ["2".repeat(5000), "250-ok\r\n".repeat(101), format!("250-{}\r\n", "a".repeat(4000)).repeat(17)]
+    {
+        for phase in ALL {
+            let reply = reply.clone();
+            let result = session_with(phase, PATIENT, move |mut server| async move {
+                let _ = server.stream.write_all(reply.as_bytes()).await;
+                // The client closes; it does not wait for the end of such a reply.
+                server.until("never sent").await;
+            })
+            .await;
+            assert_eq!(result, lost(phase, TOO_LONG));
+        }
     }
 }
 
@@ -375,6 +397,33 @@ async fn d_031_a_connection_closed_while_idle_is_stale_and_the_message_may_be_se
             );
             assert!(!connection.is_usable());
         }
+    }
+}
+
+#[tokio::test]
+async fn d_031_a_reused_connection_closed_after_a_part_of_the_message_was_sent_is_not_stale() {
+    for phase in [Phase::Recipient, Phase::Data, Phase::Message] {
+        let (stream, server) = peer(move |mut server| async move {
+            play_until(&mut server, Phase::Message).await;
+            server.send("250 2.0.0 queued\r\n").await;
+            for each in [Phase::Mail, Phase::Recipient, Phase::Data, Phase::Message] {
+                server.until(if each == Phase::Message { "\r\n.\r\n" } else { "\r\n" }).await;
+                if each == phase {
+                    return;
+                }
+                server.send(good_reply(each)).await;
+            }
+        })
+        .await;
+        let mut connection =
+            Connection::open(stream, config(PATIENT), &ClientTls::opportunistic(), "s.example")
+                .await
+                .unwrap();
+        connection.deliver(message(), pending()).await;
+        let delivery = connection.deliver(message(), pending()).await;
+        assert!(!delivery.stale, "{phase:?}");
+        assert_eq!(SessionResult::Recipient(delivery.results[0].clone()), lost(phase, Lost::Closed));
+        server.await.unwrap();
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
 
 use parking_lot::Mutex;
 use postroad_smtp::server::Message;
-use postroad_telemetry::testing::Counters;
+use postroad_telemetry::testing::{Counters, LogLines};
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
@@ -186,6 +186,22 @@ async fn s_007_other_protocols_are_refused_at_once() {
 }
 
 #[tokio::test]
+async fn s_013_a_stray_space_is_accepted_and_counted() {
+    let counters = Counters::default();
+    let _recording = counters.record();
+    let server = Server::start(ListenerConfig::default()).await;
+    let mut client = server.greeted().await;
+    client.ask("EHLO c.example\r\n", "250-").await;
+    client.ask("MAIL FROM:<a@b.example>\r\n", "250 2.1.0").await;
+    assert_eq!(counters.read("postroad_net_smtp_tolerated_total"), 0);
+    client.ask("RSET\r\nMAIL FROM: <a@b.example>\r\n", "250 2.0.0").await;
+    client.expect("250 2.1.0").await;
+    client.ask("RCPT TO: <c@d.example>\r\n", "250 2.1.5").await;
+    assert_eq!(counters.read("postroad_net_smtp_tolerated_total"), 2);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn s_031_an_idle_client_gets_421_and_is_closed() {
     let server = Server::start(quick()).await;
     let mut client = server.greeted().await;
@@ -242,8 +258,9 @@ async fn s_032_connections_still_open_after_the_drain_timeout_are_cut_off() {
     wait_until("policy is asked", || policy.asked.load(Ordering::Relaxed) == 1).await;
     server.stop().await;
     sending.expect_end().await;
-    // No 250 without an answer of the policy.
+    // No 250 without an answer of the policy, and nothing that was not answered is kept.
     waiting.expect_end().await;
+    assert!(policy.messages.lock().is_empty());
 }
 
 #[tokio::test]
@@ -292,7 +309,8 @@ async fn s_036_commands_after_quit_are_ignored() {
 #[tokio::test]
 async fn s_037_a_client_that_left_before_the_250_has_its_message_accepted_once() {
     let counters = Counters::default();
-    let _recording = counters.record();
+    let lines = LogLines::default();
+    let _recording = (counters.record(), lines.record());
     let server = Server::with_policy(ListenerConfig::default(), AcceptAll::new(0)).await;
     let mut client = server.greeted().await;
     begin_message(&mut client).await;
@@ -303,7 +321,7 @@ async fn s_037_a_client_that_left_before_the_250_has_its_message_accepted_once()
     time::sleep(Duration::from_millis(20)).await;
     server.policy.answers.add_permits(1);
     wait_until("it is counted", || counters.read("postroad_net_smtp_ack_undelivered_total") == 1).await;
-    assert_eq!(server.messages(), 1);
+    assert_eq!((server.messages(), lines.count("ack_undelivered")), (1, 1));
     server.stop().await;
 }
 

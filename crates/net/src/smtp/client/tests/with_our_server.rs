@@ -91,7 +91,7 @@ async fn contents_arrive_unchanged_in_the_clear_and_over_tls() {
 }
 
 #[tokio::test]
-async fn s_403_an_untrusted_certificate_is_refused_when_verified() {
+async fn an_untrusted_certificate_is_refused_when_verified() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());

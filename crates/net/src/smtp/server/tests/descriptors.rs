@@ -11,7 +11,7 @@ use crate::testing::run_with_few_descriptors;
 const CHILD: &str = "smtp::server::tests::descriptors::child_process_without_file_descriptors";
 
 #[test]
-fn s_033_without_file_descriptors_accepting_does_not_spin_and_recovers() {
+fn s_033_and_r_37_without_file_descriptors_accepting_does_not_spin_and_recovers() {
     run_with_few_descriptors(CHILD);
 }
 

@@ -124,7 +124,7 @@ async fn s_405_tls_1_1_is_refused() {
 }
 
 #[tokio::test]
-async fn s_405_a_session_of_one_listener_is_not_resumed_at_another() {
+async fn s_405_and_d_041_a_session_of_one_listener_is_not_resumed_at_another() {
     let shared = ServerTls::self_signed(&["localhost".to_owned()]).unwrap();
     let config =
         || ListenerConfig { tls: Some(shared.clone()), implicit_tls: true, ..ListenerConfig::default() };
@@ -157,6 +157,61 @@ async fn s_406_a_fragmented_client_hello_is_accepted() {
     begin_message(&mut client).await;
     client.ask(format!("{CONTENT}.\r\n"), "250 2.0.0").await;
     server.stop().await;
+}
+
+/// Writes records of one byte, each in a segment of its own, until `hello` is sent or the server closes.
+async fn write_records_of_one_byte(client: &mut TcpStream, hello: &[u8]) {
+    for byte in hello {
+        if client.write_all(&[0x16, 3, 1, 0, 1, *byte]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The handshake message of a client hello, without its record header.
+fn client_hello() -> Vec<u8> {
+    let config = ClientConfig::clone(ClientTls::opportunistic().connector().config());
+    let mut tls = rustls::ClientConnection::new(Arc::new(config), name()).unwrap();
+    let mut records = Vec::new();
+    tls.write_tls(&mut records).unwrap();
+    let header = 5;
+    assert_eq!(
+        records.len(),
+        header + usize::from(u16::from_be_bytes([records[3], records[4]])),
+        "one record"
+    );
+    records.split_off(header)
+}
+
+#[tokio::test]
+async fn s_406_a_client_hello_in_records_of_one_byte_is_answered_or_refused_in_time() {
+    let config = ListenerConfig { handshake_timeout: Duration::from_secs(2), ..implicit() };
+    let server = Server::start(config).await;
+    let hello = client_hello();
+    for sent in [&hello[..], &hello[..hello.len() / 2]] {
+        let mut client = TcpStream::connect(server.address).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        write_records_of_one_byte(&mut client, sent).await;
+        let mut answer = Vec::new();
+        let ended = time::timeout(PATIENCE, client.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "{} of {} bytes keep the connection open", sent.len(), hello.len());
+        // A server hello or an alert, where a hello has come to its end.
+        assert!(answer.is_empty() || matches!(answer[0], 0x15 | 0x16), "{answer:?}");
+        // The server goes on.
+        let mut other =
+            handshake(TcpStream::connect(server.address).await.unwrap(), &ClientTls::opportunistic()).await;
+        other.expect("220 ").await;
+    }
+    server.stop().await;
+}
+
+/// A small certificate could become one of gigabytes.
+#[test]
+fn s_406_certificates_are_never_decompressed() {
+    let client = ClientConfig::clone(ClientTls::opportunistic().connector().config());
+    assert!(client.cert_decompressors.is_empty());
+    let server = config().tls.unwrap().acceptor(&[]);
+    assert!(server.config().cert_decompressors.is_empty());
 }
 
 #[tokio::test]
@@ -203,6 +258,23 @@ async fn s_407_a_renewed_certificate_is_used_for_new_connections_only() {
     std::fs::write(&key, other_key).unwrap();
     assert!(tls.reload().is_err());
     assert_eq!(shown(&server.secured().await), second);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn s_407_a_client_that_names_another_server_gets_the_certificate() {
+    let server = Server::start(implicit()).await;
+    let mut certificates = Vec::new();
+    for name in ["localhost", "unknown.example", "192.0.2.1"] {
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        let tls = ClientTls::opportunistic();
+        let connecting = tls.connector().connect(ServerName::try_from(name).unwrap(), stream);
+        let mut client = Raw::new(connecting.await.unwrap());
+        client.expect("220 ").await;
+        certificates.push(shown(&client));
+    }
+    certificates.dedup();
+    assert_eq!(certificates.len(), 1);
     server.stop().await;
 }
 
