@@ -23,8 +23,8 @@ pub async fn apply_file(args: &ApplyArgs) -> anyhow::Result<String> {
     let operator = Operator::connect(&args.target)?;
     let action = format!("apply `{name}`");
     let stored = operator.view(&action).await?;
-    let changes = file.policy.changes(&stored).map_err(|problems| file.error(problems))?;
     let options = ApplyOptions { dry_run: args.dry_run, ignore_missing: args.ignore_missing };
+    let changes = file.policy.changes(&stored, options).map_err(|problems| file.error(problems))?;
     let applied = operator.directory().apply(&changes.puts, &changes.removals, options, WITHIN).await;
     let Applied { revision, changed, warnings } = applied.map_err(|error| operator.failed(&action, error))?;
     let items = describe(&changes, &stored, args.dry_run);

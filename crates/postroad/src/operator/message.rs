@@ -43,7 +43,13 @@ impl Target {
     }
 
     fn failed(&self, verb: &str, error: postroad_cluster::CallError) -> OperatorError {
-        self.operator.failed(&format!("{verb} message `{}`", self.id), error)
+        match self.operator.failed(&format!("{verb} message `{}`", self.id), error) {
+            OperatorError::NotFound { action, cause } => {
+                let cause = format!("{cause}; the console shows messages with a final outcome");
+                OperatorError::NotFound { action, cause }
+            }
+            other => other,
+        }
     }
 }
 
