@@ -46,7 +46,10 @@ impl Policy {
             }
         }
         for (place, name) in self.remove.names() {
-            problems.extend(named_twice(&mut seen, place, name));
+            match name {
+                Err(expected) => problems.push(Problem::new(place, expected)),
+                Ok(name) => problems.extend(named_twice(&mut seen, place, name)),
+            }
         }
         problems
     }
@@ -77,9 +80,9 @@ impl Policy {
         Ok(Changes { puts, removals })
     }
 
-    /// The items to remove.
+    /// The items to remove; a name that no item can have is among the problems.
     fn removals(&self) -> Vec<Placed<ItemName>> {
-        self.remove.names().collect()
+        self.remove.names().filter_map(|(place, name)| Some((place, name.ok()?))).collect()
     }
 
     /// Removals of items that the cluster does not have.
@@ -203,8 +206,8 @@ fn placed<'p, T>(section: &'static str, items: &'p [T]) -> impl Iterator<Item = 
 }
 
 impl RemovePolicy {
-    /// Returns the names of the items to remove, those that refer to others first.
-    fn names(&self) -> impl Iterator<Item = Placed<ItemName>> {
+    /// Returns the names of the items to remove, those that refer to others first; or what was expected of a name.
+    fn names(&self) -> impl Iterator<Item = Placed<Result<ItemName, &'static str>>> {
         let kinds = [
             (Kind::Route, "routes", &self.routes),
             (Kind::Limits, "limits", &self.limits),
@@ -215,11 +218,19 @@ impl RemovePolicy {
         ];
         kinds.into_iter().flat_map(|(kind, key, names)| {
             let place = Place::default().key("remove").key(key);
-            names
-                .iter()
-                .enumerate()
-                .map(move |(index, name)| (place.index(index), ItemName::new(kind, name.as_str())))
+            names.iter().enumerate().map(move |(index, name)| (place.index(index), stored_name(kind, name)))
         })
+    }
+}
+
+/// Returns the name under which the directory keeps an item that a person names: a route by its domain in any spelling.
+///
+/// # Errors
+/// What is expected where no item can have the name.
+pub(crate) fn stored_name(kind: Kind, written: &str) -> Result<ItemName, &'static str> {
+    match kind {
+        Kind::Route => Ok(ItemName::new(kind, pattern(written)?.to_string())),
+        _ => Ok(ItemName::new(kind, written)),
     }
 }
 
@@ -281,11 +292,14 @@ fn limits(limits: &LimitsPolicy) -> Put {
 }
 
 fn route(route: &RoutePolicy) -> Result<Route, &'static str> {
-    let pattern = match route.domain.as_str() {
-        "*" => Pattern::Any,
-        name => Pattern::Exact(Domain::parse(name).map_err(|_| "expected a domain or `*`")?),
-    };
-    Ok(Route { pattern, host: route.host.as_str().into(), port: route.port })
+    Ok(Route { pattern: pattern(&route.domain)?, host: route.host.as_str().into(), port: route.port })
+}
+
+fn pattern(domain: &str) -> Result<Pattern, &'static str> {
+    match domain {
+        "*" => Ok(Pattern::Any),
+        name => Domain::parse(name).map(Pattern::Exact).map_err(|_| "expected a domain or `*`"),
+    }
 }
 
 #[cfg(test)]
@@ -416,6 +430,25 @@ remove:
   policy.yaml:14: `remove.limits[0]` = `default`: always exists
   policy.yaml:15: `remove.pools[0]` = `default`: `pool default` cannot be removed: `tenant acme` refers to it";
         assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn a_route_is_named_by_its_domain_in_any_spelling() {
+        let text = "remove: {routes: [Partner.Example, xn--bcher-kva.example]}";
+        let stored = cluster(STORED);
+        let changes = changes_in(&stored, text, ApplyOptions::default()).unwrap();
+        assert!(changes.removals.iter().all(|name| stored.item(name.kind, &name.name).is_some()));
+        let names = |written| stored_name(Kind::Route, written).map(|name| name.name.to_string());
+        assert_eq!(names("BÜCHER.example").as_deref(), Ok("xn--bcher-kva.example"));
+        assert_eq!(names("*").as_deref(), Ok("*"));
+        check(
+            "remove: {routes: [a.example, A.EXAMPLE]}",
+            Err("policy.yaml:1: `remove.routes[1]` = `A.EXAMPLE`: `route a.example` is in the file twice"),
+        );
+        check(
+            "remove: {routes: ['a b']}",
+            Err("policy.yaml:1: `remove.routes[0]` = `a b`: expected a domain or `*`"),
+        );
     }
 
     #[test]
