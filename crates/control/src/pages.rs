@@ -27,6 +27,7 @@ use crate::{history::Reader, queue::Queue, state::State};
 pub(crate) struct Console {
     pub(crate) reader: Reader,
     pub(crate) queue: Queue,
+    pub(crate) ledger_groups: u16,
     pub(crate) leaders: watch::Receiver<LeaderTable>,
     pub(crate) directory: watch::Receiver<Arc<View>>,
     pub(crate) nav: Nav,

@@ -182,6 +182,7 @@ async fn start(
     let control_deps = ControlDeps {
         data_directory: data.path().to_owned(),
         endpoints: endpoints.clone(),
+        ledger_groups: LEDGER_GROUPS,
         health: health.clone(),
         nav: NAV,
     };

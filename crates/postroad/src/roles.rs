@@ -253,6 +253,7 @@ pub async fn control(config: &Path) -> anyhow::Result<()> {
     let deps = ControlDeps {
         data_directory: file.node.data.0.clone(),
         endpoints: file.cluster.endpoints(&process.transport),
+        ledger_groups: file.cluster.ledger_groups,
         health: process.health.clone(),
         nav: NAV,
     };
