@@ -187,8 +187,8 @@ pub struct ClusterInitArgs {
     /// A queue node's id and address; repeat for each of 1, 3 or 5 queue nodes
     #[arg(long = "queue", value_name = "NODE=HOST:PORT", required = true)]
     pub queue: Vec<NodeAddress>,
-    /// The number of ledger groups; cannot be changed later
-    #[arg(long, value_name = "N")]
+    /// The number of ledger groups, from 1; cannot be changed later
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub ledger_groups: Option<u16>,
 }
 
