@@ -303,7 +303,8 @@ fn require_free(args: &DevArgs, cluster: &ClusterDirectory) -> anyhow::Result<()
     for queue in &cluster.file.queue {
         let address: SocketAddr =
             queue.address.as_str().parse().with_context(|| format!("`{}`", queue.address))?;
-        let first = args.listen_operator.map(|first| SocketAddr::new(first.ip(), first.port()));
+        // Port 0 asks for any.
+        let first = args.listen_operator.filter(|first| first.port() != 0);
         let node = u16::try_from(queue.node.0).unwrap_or_default();
         let wanted = first.map(|first| SocketAddr::new(first.ip(), first.port().saturating_add(node)));
         ensure!(
