@@ -7,16 +7,13 @@ use axum::{
 };
 use maud::{Markup, html};
 use postroad_cluster::CallError;
-use postroad_core::{MessageId, OutcomeKind, Timestamp};
+use postroad_core::{DeliveryState, MessageId, OutcomeKind, Timestamp};
 use postroad_proto::queue::Change;
 use postroad_web as web;
 use serde::Deserialize;
 
 use super::{Console, id, sender, state, subject};
-use crate::{
-    history::{Delivery, Message, Step},
-    state::State,
-};
+use crate::history::{Delivery, Message, Step};
 
 /// Recipients on one page.
 const PER_PAGE: u32 = 50;
@@ -126,8 +123,10 @@ fn parse_change(change: &str) -> Option<Change> {
 
 /// The changes that are possible for the recipients without a final outcome.
 fn buttons(id: MessageId, deliveries: &[Delivery]) -> Markup {
-    let held = deliveries.iter().any(|delivery| delivery.state == State::Held);
-    let waits = deliveries.iter().any(|delivery| matches!(delivery.state, State::Queued | State::Deferred));
+    let held = deliveries.iter().any(|delivery| delivery.state == DeliveryState::Held);
+    let waits = deliveries
+        .iter()
+        .any(|delivery| matches!(delivery.state, DeliveryState::Queued | DeliveryState::Deferred));
     let button = |change: &str, label: &str| {
         html! {
             form method="post" action={ "/messages/" (id) "/" (change) } { button { (label) } }
@@ -206,7 +205,7 @@ fn recipient(console: &Console, delivery: &Delivery) -> Markup {
 }
 
 fn line(console: &Console, step: &Step) -> Markup {
-    let new_state = step.new_state.as_deref().and_then(State::parse);
+    let new_state = step.new_state.as_deref().and_then(DeliveryState::from_name);
     html! {
         tr {
             td.time { (web::time(step.at)) }

@@ -85,18 +85,7 @@ fn describe(id: MessageId, view: &MessageView) -> String {
 }
 
 fn state_name(delivery: &DeliveryView) -> &'static str {
-    match delivery.state() {
-        DeliveryState::Unspecified => "unknown",
-        DeliveryState::Queued => "queued",
-        DeliveryState::Deferred => "deferred",
-        DeliveryState::Sending => "sending",
-        DeliveryState::Held => "held",
-        DeliveryState::Delivered => "delivered",
-        DeliveryState::Bounced => "bounced",
-        DeliveryState::Expired => "expired",
-        DeliveryState::Cancelled => "cancelled",
-        DeliveryState::Suppressed => "suppressed",
-    }
+    delivery.state().known().map_or("unknown", |state| state.as_str())
 }
 
 async fn change(args: &MessageArgs, change: Change) -> anyhow::Result<String> {
