@@ -267,6 +267,14 @@ mod tests {
         check(&["--queue", "1=a:1", "--queue", "2=b:1"], "`--queue`: expected 1, 3 or 5 queue nodes, not 2");
         check(&queue(["1=a:1", "1=b:1", "2=c:1"]), "`--queue`: node 1 is listed twice");
         check(&queue(["1=a:1", "2=b:1", "3=A:1"]), "`--queue`: address A:1 is listed twice");
+        let expected = "expected a node id from 1 to 9223372036854775807";
+        check(&["--queue", "9223372036854775808=a:1"], expected);
+        check(&["--queue", "0=a:1"], expected);
+        let join = |node: &str| {
+            let join = ["postroad", "cluster", "join", "ingress", "--dir", "a", "--out", "b", "--node", node];
+            Cli::try_parse_from(join).is_ok()
+        };
+        assert_eq!(["0", "1", "9223372036854775808"].map(join), [false, true, false]);
         init(&queue(["1=a:1", "2=b:1", "3=c:1"])).unwrap();
         let file = dir.join("cluster.toml");
         let text = fs::read_to_string(&file).unwrap();
