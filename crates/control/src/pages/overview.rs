@@ -320,9 +320,9 @@ mod tests {
         };
         let empty = SummaryResponse::default();
         check(2, &[summary(3, 9_000), summary(4, 60_000)], "7", "60 s");
-        check(2, &[summary(3, 9_000), empty.clone()], "3", "9 s");
+        check(2, &[summary(3, 9_000), empty], "3", "9 s");
         check(3, &[summary(3, 9_000), summary(4, 60_000)], "≥ 7", "≥ 60 s");
-        check(2, &[empty.clone()], "≥ 0", "–");
+        check(2, &[empty], "≥ 0", "–");
         check(1, &[empty], "0", "–");
         check(2, &[], "–", "–");
     }
