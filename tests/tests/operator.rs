@@ -44,7 +44,15 @@ async fn a_cluster_that_cannot_be_asked_is_not_a_message_that_does_not_exist() {
     );
     let dev = Dev::start(&[]).await.unwrap_or_else(|error| panic!("{error:#}"));
     for change in ["get", "hold", "release", "cancel"] {
-        check(dev.operator(), &["message", change, ID], 3, "does not exist").await;
+        let expected = "does not exist or has ended; the console shows messages with a final outcome";
+        check(dev.operator(), &["message", change, ID], 3, expected).await;
         check(dev.operator(), &["message", change, "X"], 2, "invalid value 'X' for '<ID>'").await;
     }
+    std::fs::write(policy, "remove:\n  routes:\n  - x.example\n  - y.example\n")
+        .expect("the file is written");
+    for part in [":3: `remove.routes[0]` = `x.example`: ", ":4: `remove.routes[1]` = `y.example`: "] {
+        check(dev.operator(), &apply, 1, part).await;
+    }
+    let ignoring = [&apply[..], &["--ignore-missing"]].concat();
+    check(dev.operator(), &ignoring, 0, "changed 0 items").await;
 }

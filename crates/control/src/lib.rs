@@ -13,7 +13,6 @@ mod pages;
 mod projection;
 mod queue;
 mod service;
-mod state;
 mod write;
 
 pub use config::ControlConfig;

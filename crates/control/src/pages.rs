@@ -15,18 +15,19 @@ use axum::{
 };
 use maud::{Markup, html};
 use postroad_cluster::LeaderTable;
-use postroad_core::{MessageId, SourceId, TenantId};
+use postroad_core::{DeliveryState, FinalState, MessageId, SourceId, TenantId};
 use postroad_directory::View;
 use postroad_web::{self as web, Nav};
 use tokio::sync::watch;
 
-use crate::{history::Reader, queue::Queue, state::State};
+use crate::{history::Reader, queue::Queue};
 
 /// What every page needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Console {
     pub(crate) reader: Reader,
     pub(crate) queue: Queue,
+    pub(crate) ledger_groups: u16,
     pub(crate) leaders: watch::Receiver<LeaderTable>,
     pub(crate) directory: watch::Receiver<Arc<View>>,
     pub(crate) nav: Nav,
@@ -71,13 +72,13 @@ fn id(path: Result<Path<String>, PathRejection>) -> Option<MessageId> {
 }
 
 /// A state, in its colour.
-fn state(state: State) -> Markup {
+fn state(state: DeliveryState) -> Markup {
     let colour = match state {
-        State::Queued => "",
-        State::Delivered => "good",
-        State::Deferred | State::Held => "warn",
-        State::Bounced | State::Expired => "bad",
-        State::Cancelled | State::Suppressed => "soft",
+        DeliveryState::Queued | DeliveryState::Sending => "",
+        DeliveryState::Deferred | DeliveryState::Held => "warn",
+        DeliveryState::Final(FinalState::Delivered) => "good",
+        DeliveryState::Final(FinalState::Bounced | FinalState::Expired) => "bad",
+        DeliveryState::Final(FinalState::Cancelled | FinalState::Suppressed) => "soft",
     };
     html! { span class={ "tag " (colour) } { (state.as_str()) } }
 }

@@ -4,14 +4,12 @@
 
 use std::collections::HashMap;
 
-use postroad_core::{BounceClass, GroupId, MessageId, OutcomeKind, Party};
+use postroad_core::{BounceClass, DeliveryState, GroupId, MessageId, OutcomeKind, Party};
 use postroad_proto::{
-    parse_message_id,
+    parse_final_state, parse_message_id,
     queue::{Accepted, AttemptEnded, Event, attempt_ended::NextState, event::Kind},
 };
 use serde::{Serialize, Serializer, ser::SerializeSeq};
-
-use crate::state::State;
 
 /// Bytes of one text that are kept; texts are short on the wire already.
 const TEXT_BYTES_MAX: usize = 1000;
@@ -166,16 +164,16 @@ impl Rows {
             Kind::Accepted(accepted) => self.accepted(position, message()?, accepted),
             Kind::AttemptEnded(attempt) => return self.attempt_ended(position, delivery()?, attempt),
             Kind::Ended(ended) => {
-                self.changed(position, delivery()?, "ended", State::of_end(ended.state)?, None);
+                self.changed(position, delivery()?, "ended", final_state(ended.state)?, None);
             }
-            Kind::Held(_) => self.changed(position, delivery()?, "held", State::Held, None),
+            Kind::Held(_) => self.changed(position, delivery()?, "held", DeliveryState::Held, None),
             Kind::Released(released) => {
                 let due_at = sqlite_integer(released.due_at_millis);
-                self.changed(position, delivery()?, "released", State::Queued, Some(due_at));
+                self.changed(position, delivery()?, "released", DeliveryState::Queued, Some(due_at));
             }
             Kind::Retried(retried) => {
                 let due_at = sqlite_integer(retried.due_at_millis);
-                let state = if retried.deferred { State::Deferred } else { State::Queued };
+                let state = if retried.deferred { DeliveryState::Deferred } else { DeliveryState::Queued };
                 self.changed(position, delivery()?, "retried", state, Some(due_at));
             }
             Kind::Gap(_) => {}
@@ -199,7 +197,7 @@ impl Rows {
         for (recipient, address) in (0..).zip(&accepted.recipients) {
             let row = self.deliveries.row(message, recipient);
             row.address = text(address);
-            row.state = Some(State::Queued.as_str());
+            row.state = Some(DeliveryState::Queued.as_str());
             row.changed_at = position.at;
         }
     }
@@ -211,9 +209,9 @@ impl Rows {
         ended: AttemptEnded,
     ) -> Option<()> {
         let (new_state, due_at) = match ended.next_state {
-            Some(NextState::RetryAtMillis(due)) => (Some(State::Deferred), Some(sqlite_integer(due))),
-            Some(NextState::Ended(state)) => (Some(State::of_end(state)?), None),
-            Some(NextState::Held(_)) => (Some(State::Held), None),
+            Some(NextState::RetryAtMillis(due)) => (Some(DeliveryState::Deferred), Some(sqlite_integer(due))),
+            Some(NextState::Ended(state)) => (Some(final_state(state)?), None),
+            Some(NextState::Held(_)) => (Some(DeliveryState::Held), None),
             None => (None, None),
         };
         let code = |number: u32| u8::try_from(number).ok();
@@ -234,7 +232,7 @@ impl Rows {
             sequence: position.sequence,
             at: position.at,
             kind: "attempt",
-            new_state: new_state.map(State::as_str),
+            new_state: new_state.map(DeliveryState::as_str),
             due_at,
             attempt: Some(ended.number),
             source: Some(ended.source),
@@ -259,7 +257,7 @@ impl Rows {
         position: Position,
         (message, recipient): (Id, u32),
         kind: &'static str,
-        state: State,
+        state: DeliveryState,
         due_at: Option<u64>,
     ) {
         self.deliveries.row(message, recipient).set_state(state, position.at, due_at);
@@ -298,7 +296,7 @@ impl Counts {
         *self.sums.entry((minute, tenant, "accepted")).or_insert(0) += recipients;
     }
 
-    fn count(&mut self, minute: u64, message: Id, state: State) {
+    fn count(&mut self, minute: u64, message: Id, state: DeliveryState) {
         match self.tenants.get(&message.0) {
             Some(tenant) => *self.sums.entry((minute, *tenant, state.as_str())).or_insert(0) += 1,
             None => self.without_tenant.push((minute, message, state.as_str())),
@@ -379,7 +377,7 @@ impl Serialize for TimelineRow {
 }
 
 impl DeliveryRow {
-    fn set_state(&mut self, state: State, at: u64, due_at: Option<u64>) {
+    fn set_state(&mut self, state: DeliveryState, at: u64, due_at: Option<u64>) {
         self.state = Some(state.as_str());
         self.changed_at = at;
         self.due_at = due_at;
@@ -389,6 +387,11 @@ impl DeliveryRow {
 /// SQLite's integers are signed.
 fn sqlite_integer(number: u64) -> u64 {
     number.min(i64::MAX as u64)
+}
+
+/// A final state; `None` for one that this version does not know.
+fn final_state(number: i32) -> Option<DeliveryState> {
+    parse_final_state(number).ok().map(DeliveryState::Final)
 }
 
 /// A receiver's reply, with its code where it gave one.

@@ -36,6 +36,8 @@ pub struct ControlDeps {
     pub data_directory: PathBuf,
     /// The queue nodes.
     pub endpoints: Endpoints,
+    /// How many ledger groups the cluster has.
+    pub ledger_groups: u16,
     /// Where control reports its readiness.
     pub health: Health,
     /// The links at the top of every page.
@@ -92,6 +94,7 @@ impl Control {
         let console = Console {
             reader: self.reader.clone(),
             queue: self.queue.clone(),
+            ledger_groups: self.deps.ledger_groups,
             leaders: self.leaders.subscribe(),
             directory: self.directory.subscribe(),
             nav: self.deps.nav,

@@ -49,6 +49,7 @@ impl Running {
         let deps = ControlDeps {
             data_directory: PathBuf::new(),
             endpoints: endpoints.clone(),
+            ledger_groups: 2,
             health: health.clone(),
             nav: NAV,
         };
@@ -402,7 +403,7 @@ async fn forms_of_other_sites_cannot_change_messages() {
     queue.refuse_changes(tonic::Status::not_found("no such message"));
     let (status, page, _) = control.post(&hold, &ours).await;
     assert_eq!(status, StatusCode::CONFLICT);
-    assert!(page.contains("every recipient has its final outcome"));
+    assert!(page.contains("This message is not in the queue"), "{page}");
     control.stop().await;
 }
 
@@ -437,10 +438,33 @@ async fn the_history_is_bounded() {
 }
 
 #[tokio::test]
+async fn the_overview_says_what_it_lacks_and_lists_groups_without_a_leader() {
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, endpoints) = FakeQueue::start().await;
+    let control = Running::start(&directory.path().join("control.sqlite"), &endpoints).await;
+    let last = queue.push(Some(id(1)), None, accepted("s", &["a@receiver.example"]));
+    queue.wait_consumed(last).await;
+    // The second ledger group has no leader.
+    let overview = control.page("/").await;
+    assert!(overview.contains("No counts of 1 of 2 ledger groups"), "{overview}");
+    assert!(overview.contains("<b>≥ 1\u{2009}200</b>"), "{overview}");
+    assert!(overview.contains("ledger 2</td><td class=\"bad\">no leader</td>"), "{overview}");
+
+    // What a node that does not lead has applied may be old: it is no answer.
+    queue.lead_nothing();
+    let overview = control.page("/").await;
+    assert!(overview.contains("No counts of 2 of 2 ledger groups"), "{overview}");
+    assert!(overview.contains("no answer") && !overview.contains("1\u{2009}200"), "{overview}");
+    control.stop().await;
+}
+
+#[tokio::test]
 async fn pages_work_while_no_queue_node_can_be_reached() {
     let directory = tempfile::tempdir().unwrap();
     let control = Running::start(&directory.path().join("control.sqlite"), &Endpoints::new()).await;
-    assert!(control.page("/").await.contains("Cannot reach any queue node"));
+    let overview = control.page("/").await;
+    assert!(overview.contains("Cannot reach any queue node"), "{overview}");
+    assert_eq!(overview.matches("<b>–</b>").count(), 4, "nothing is known of the queue: {overview}");
     assert!(control.page("/messages").await.contains("No message has been accepted yet"));
     control.stop().await;
 }

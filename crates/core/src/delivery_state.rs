@@ -36,6 +36,31 @@ named! {
 }
 
 impl DeliveryState {
+    /// Every state, those without a final outcome first.
+    pub const ALL: [Self; 9] = [
+        Self::Queued,
+        Self::Sending,
+        Self::Deferred,
+        Self::Held,
+        Self::Final(FinalState::Delivered),
+        Self::Final(FinalState::Bounced),
+        Self::Final(FinalState::Expired),
+        Self::Final(FinalState::Cancelled),
+        Self::Final(FinalState::Suppressed),
+    ];
+
+    /// Returns the state with this word.
+    #[must_use]
+    pub fn from_name(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+
+    /// Returns true for a final outcome.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Final(_))
+    }
+
     /// Returns the word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -61,10 +86,7 @@ mod tests {
 
     #[test]
     fn every_state_has_a_word_of_its_own() {
-        let waiting =
-            [DeliveryState::Queued, DeliveryState::Sending, DeliveryState::Deferred, DeliveryState::Held];
-        let ended = FinalState::ALL.iter().map(|state| DeliveryState::Final(*state));
-        let words: Vec<String> = waiting.into_iter().chain(ended).map(|state| state.to_string()).collect();
+        let words = DeliveryState::ALL.map(|state| state.to_string());
         assert_eq!(
             words,
             [
@@ -79,7 +101,11 @@ mod tests {
                 "suppressed"
             ]
         );
+        for state in DeliveryState::ALL {
+            assert_eq!(DeliveryState::from_name(state.as_str()), Some(state));
+        }
         for state in FinalState::ALL {
+            assert!(DeliveryState::ALL.contains(&DeliveryState::Final(*state)));
             assert_eq!(FinalState::from_code(state.code()), Some(*state));
         }
     }

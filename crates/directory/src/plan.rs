@@ -10,9 +10,10 @@ use postroad_core::{Epoch, PoolId, SourceId, TenantId};
 
 use crate::{
     change::{Change, Put, PutCredential, PutLimits, PutPool, PutSource, PutTenant, Refusal},
-    directory::{Directory, Numbers},
+    directory::{Directory, Numbers, Row},
     item::{Credential, Item, ItemName, Kind, Limits, Pool, Secret, Source, Tenant},
     valid,
+    view::View,
 };
 
 /// Changed items; `None` for removed ones.
@@ -33,26 +34,61 @@ pub(crate) struct Plan {
 impl Plan {
     /// Plans a change.
     pub(crate) fn of(directory: &Directory, changes: &[Change]) -> Result<Self, Refusal> {
+        let (plan, refusals) = Self::with_refusals(directory, changes);
+        refusals.into_iter().next().map_or(Ok(plan), Err)
+    }
+
+    /// Plans a change as far as it breaks no rule, and returns every rule that it breaks.
+    fn with_refusals(directory: &Directory, changes: &[Change]) -> (Self, Vec<Refusal>) {
         if changes.len() > CHANGES_MAX {
-            return Err(Refusal::TooMany);
+            let nothing = Self { numbers: directory.numbers, overlay: Overlay::new() };
+            return (nothing, vec![Refusal::TooMany]);
         }
         let mut draft = Draft { directory, numbers: directory.numbers, named: BTreeMap::new() };
-        draft.name_all(changes)?;
+        let mut refusals: Vec<Refusal> =
+            changes.iter().filter_map(|change| draft.name(change).err()).collect();
         let mut overlay = Overlay::new();
         for change in changes {
             let item = match change {
-                Change::Put(put) => Some(draft.item(put)?),
-                Change::Remove(name) => draft.removal(name).map(|()| None)?,
+                Change::Put(put) => draft.item(put).map(Some),
+                Change::Remove(name) => draft.removal(name).map(|()| None),
             };
+            // What the directory has of a refused item is to be replaced: it is not in the way of other items.
+            let item = item.unwrap_or_else(|refusal| {
+                refusals.push(refusal);
+                None
+            });
             overlay.insert(change.name(), item);
         }
         let planned = Planned { directory, overlay: &overlay };
-        planned.refuse_dangling()?;
-        planned.refuse_collisions()?;
+        refusals.extend(planned.dangling(changes));
+        refusals.extend(planned.collisions());
         if planned.items().count() > ITEMS_MAX {
-            return Err(Refusal::TooMany);
+            refusals.push(Refusal::TooMany);
         }
-        Ok(Self { numbers: draft.numbers, overlay })
+        (Self { numbers: draft.numbers, overlay }, refusals)
+    }
+}
+
+impl View {
+    /// Returns every rule that a change would break; [`Directory::apply`] returns the first of them.
+    #[must_use]
+    pub fn refusals(&self, changes: &[Change]) -> Vec<Refusal> {
+        Plan::with_refusals(&Directory::of(self), changes).1
+    }
+}
+
+impl Directory {
+    /// Makes a directory with the items of a view, for checks: its history is not known.
+    fn of(view: &View) -> Self {
+        let row = |item: &Item| (item.name(), Row { revision: view.revision(), item: item.clone() });
+        let last = |kind| {
+            let numbers = view.items().filter(|item| item.name().kind == kind).map(number_of);
+            numbers.max().unwrap_or_default()
+        };
+        let numbers =
+            Numbers { tenant: last(Kind::Tenant), pool: last(Kind::Pool), source: last(Kind::Source) };
+        Self { revision: view.revision(), numbers, rows: view.items().map(row).collect(), ..Self::new() }
     }
 }
 
@@ -65,22 +101,20 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// Assigns numbers to new items first, so that items can refer to each other in any order.
-    fn name_all(&mut self, changes: &[Change]) -> Result<(), Refusal> {
-        for change in changes {
-            let name = change.name();
-            let number = match change {
-                Change::Remove(_) => None,
-                Change::Put(put) => {
-                    valid::check(put).map_err(|rule| Refusal::Invalid { item: name.clone(), rule })?;
-                    Some(self.number(&name)?)
-                }
-            };
-            if self.named.insert(name.clone(), number).is_some() {
-                return Err(Refusal::NamedTwice(name));
+    /// Assigns a number to a new item: to all of them first, so that items can refer to each other in any order.
+    fn name(&mut self, change: &Change) -> Result<(), Refusal> {
+        let name = change.name();
+        let number = match change {
+            Change::Remove(_) => None,
+            Change::Put(put) => {
+                valid::check(put).map_err(|rule| Refusal::Invalid { item: name.clone(), rule })?;
+                Some(self.number(&name)?)
             }
+        };
+        match self.named.insert(name.clone(), number) {
+            None => Ok(()),
+            Some(_) => Err(Refusal::NamedTwice(name)),
         }
-        Ok(())
     }
 
     fn number(&mut self, name: &ItemName) -> Result<u32, Refusal> {
@@ -220,36 +254,46 @@ impl<'a> Planned<'a> {
         kept.map(|(_, row)| &row.item).chain(overlay.values().flatten())
     }
 
-    /// Refuses to remove an item that another refers to. References of put items have been resolved already.
-    fn refuse_dangling(&self) -> Result<(), Refusal> {
-        let gone = self.overlay.iter().filter(|(_, item)| item.is_none());
-        let gone: Vec<&Item> = gone.filter_map(|(name, _)| self.directory.item(name)).collect();
-        if gone.is_empty() {
-            return Ok(());
-        }
+    /// Refuses to remove an item that another refers to, once for each. References of put items have been resolved already.
+    fn dangling(&self, changes: &[Change]) -> Vec<Refusal> {
+        let removed = |change: &Change| match change {
+            Change::Remove(name) => self.directory.item(name),
+            Change::Put(_) => None,
+        };
+        let mut gone: Vec<&Item> = changes.iter().filter_map(removed).collect();
+        let mut refusals = Vec::new();
         for item in self.items() {
-            if let Some(gone) = gone.iter().find(|gone| refers(item, gone)) {
-                return Err(Refusal::InUse { item: gone.name(), by: item.name() });
+            if gone.is_empty() {
+                break;
             }
+            gone.retain(|gone| {
+                let in_use = refers(item, gone);
+                if in_use {
+                    refusals.push(Refusal::InUse { item: gone.name(), by: item.name() });
+                }
+                !in_use
+            });
         }
-        Ok(())
+        refusals
     }
 
-    fn refuse_collisions(&self) -> Result<(), Refusal> {
+    /// Refuses values that another item has.
+    fn collisions(&self) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
         let of_interest = |name: &ItemName| matches!(name.kind, Kind::Credential | Kind::Limits);
         if !self.overlay.keys().any(of_interest) {
-            return Ok(());
+            return refusals;
         }
         let mut seen: BTreeMap<Unique<'_>, &Item> = BTreeMap::new();
         // Put items come last, so that the error names them.
         for item in self.items() {
             for unique in uniques(item) {
                 if let Some(by) = seen.insert(unique, item) {
-                    return Err(Refusal::Conflict { item: item.name(), by: by.name() });
+                    refusals.push(Refusal::Conflict { item: item.name(), by: by.name() });
                 }
             }
         }
-        Ok(())
+        refusals
     }
 }
 

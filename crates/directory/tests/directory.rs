@@ -132,6 +132,8 @@ proptest! {
             let _ = directory.apply(command);
         }
         let checked = directory.check(&changes);
+        let refusals = view(&directory).refusals(&changes);
+        prop_assert_eq!(refusals.first(), checked.as_ref().err());
         let applied = directory.apply(&Command::Change(changes.clone()));
         prop_assert_eq!(checked.map(|done| done.changed), applied.clone().map(|done| done.changed));
         // Repeating it changes nothing.
@@ -324,6 +326,36 @@ fn a_change_that_breaks_a_rule_is_refused_with_the_rule() {
         route(Pattern::Any, "UPPER.example"),
         "`route *`: expected a host name in lower case, or an address",
     );
+}
+
+#[test]
+fn every_rule_that_a_change_breaks_is_named_and_the_directory_refuses_it_by_the_first() {
+    let changes = [
+        Change::Remove(ItemName::new(Kind::Source, "s")),
+        Change::Remove(ItemName::new(Kind::Tenant, "t")),
+        tenant("u", "nowhere"),
+        credential("one", login("alice"), &[]),
+        credential("two", NETWORK, &["127.0.0.0/8"]),
+    ];
+    let mut directory = full();
+    let refusals = view(&directory).refusals(&changes);
+    let named: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+    let expected = [
+        "`tenant u` refers to `pool nowhere`, which does not exist",
+        "`credential one` refers to `tenant t`, which does not exist",
+        "`credential two` refers to `tenant t`, which does not exist",
+        "`tenant t` cannot be removed: `credential c1` refers to it",
+        "`source s` cannot be removed: `pool p` refers to it",
+    ];
+    assert_eq!(named, expected);
+    let first = directory.apply(&Command::Change(changes.to_vec())).unwrap_err();
+    assert_eq!(Some(&first), refusals.first());
+
+    let collisions = &changes[3..];
+    let named: Vec<String> = view(&directory).refusals(collisions).iter().map(ToString::to_string).collect();
+    let expected =
+        ["`credential one` collides with `credential c1`", "`credential two` collides with `credential c3`"];
+    assert_eq!(named, expected);
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use std::io::{self, BufRead, Write};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use postroad_shaping::{Phase, Rules, Verdict, read_reply};
 
-use crate::cli::ClassifyArgs;
+use crate::{cli::ClassifyArgs, output::written};
 
 /// Reads standard input to its end, and prints a line for each reply, as far as lines are replies.
 ///
@@ -26,24 +26,24 @@ fn classify_lines(
     input: impl BufRead,
     mut output: impl Write,
     mut errors: impl Write,
-) -> io::Result<usize> {
+) -> Result<usize> {
     let mut bad = 0;
     for (index, line) in input.split(b'\n').enumerate() {
-        let line = line?;
+        let line = line.context("cannot read standard input")?;
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end_matches('\r');
         if line.is_empty() {
             continue;
         }
         match classify_line(phase, line) {
-            Ok(columns) => writeln!(output, "{columns}")?,
+            Ok(columns) => written(writeln!(output, "{columns}"))?,
             Err(message) => {
                 bad += 1;
                 writeln!(errors, "line {}: {message}", index + 1)?;
             }
         }
     }
-    output.flush()?;
+    written(output.flush())?;
     Ok(bad)
 }
 

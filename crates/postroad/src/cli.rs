@@ -187,8 +187,8 @@ pub struct ClusterInitArgs {
     /// A queue node's id and address; repeat for each of 1, 3 or 5 queue nodes
     #[arg(long = "queue", value_name = "NODE=HOST:PORT", required = true)]
     pub queue: Vec<NodeAddress>,
-    /// The number of ledger groups; cannot be changed later
-    #[arg(long, value_name = "N")]
+    /// The number of ledger groups, from 1; cannot be changed later
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub ledger_groups: Option<u16>,
 }
 
@@ -201,7 +201,7 @@ pub struct ClusterJoinArgs {
     /// The node's role
     pub role: RoleName,
     /// The node's id: never used before in this cluster, in any role
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = node_id)]
     pub node: NodeId,
     /// The node's data directory, on the node; a relative path counts from its configuration file. Not for ingress
     #[arg(long, value_name = "DIR", required_if_eq_any = [("role", "queue"), ("role", "outbound"), ("role", "control")])]
@@ -229,9 +229,15 @@ impl std::str::FromStr for NodeAddress {
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || "expected NODE=HOST:PORT".to_owned();
         let (node, address) = text.split_once('=').ok_or_else(expected)?;
-        let node = node.parse().ok().filter(|node| *node > NodeId(0)).ok_or_else(expected)?;
-        Ok(Self { node, address: address.parse().map_err(|_| expected())? })
+        Ok(Self { node: node_id(node)?, address: address.parse().map_err(|_| expected())? })
     }
+}
+
+/// Reads a node's id as the configuration of a node can hold it: integers of TOML have 63 bits besides the sign.
+fn node_id(text: &str) -> Result<NodeId, String> {
+    let number = text.parse::<i64>().ok().and_then(|number| u64::try_from(number).ok());
+    let id = number.map(NodeId).filter(|id| *id > NodeId(0));
+    id.ok_or_else(|| format!("expected a node id from 1 to {}", i64::MAX))
 }
 
 /// Which cluster an operator talks to.

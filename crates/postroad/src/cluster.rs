@@ -11,11 +11,11 @@ use postroad_net::{
     Role,
     authority::{ClusterAuthority, write_public, write_secret},
 };
-use postroad_settings::{Source, print, settings};
+use postroad_settings::{Rules, Source, print, require, settings};
 
 use crate::{
     cli::{ClusterInitArgs, ClusterJoinArgs, NodeAddress, RoleName},
-    sections::{MetricsSection, QueueNode},
+    sections::{MetricsSection, QueueNode, queue_problems},
     template::{self, NodeTemplate},
 };
 
@@ -28,6 +28,15 @@ settings! {
         ledger_groups: u16, within 1..=u16::MAX;
         /// Every queue node and its address.
         queue: Vec<QueueNode>;
+    }
+    rules Self::rules;
+}
+
+impl ClusterFile {
+    fn rules(&self, rules: &mut Rules<'_, '_>) {
+        for wrong in queue_problems(&self.queue) {
+            require!(rules, self.queue; false, "{wrong}");
+        }
     }
 }
 
@@ -47,15 +56,17 @@ impl ClusterDirectory {
     /// Creates a cluster in an empty directory.
     ///
     /// # Errors
-    /// The directory is not empty, or cannot be written to.
+    /// The nodes of the file would refuse the queue nodes, or the directory is not empty or cannot be written to.
     pub fn init(path: &Path, queue: &[NodeAddress], ledger_groups: u16) -> anyhow::Result<Self> {
+        let node = |queue: &NodeAddress| QueueNode { node: queue.node, address: queue.address.clone() };
+        let queue: Vec<QueueNode> = queue.iter().map(node).collect();
+        let problems = queue_problems(&queue);
+        ensure!(problems.is_empty(), "`--queue`: {}", problems.join("; "));
         fs::create_dir_all(path).with_context(|| format!("cannot create `{}` (`--dir`)", path.display()))?;
         ensure!(fs::read_dir(path)?.next().is_none(), "`{}` (`--dir`) is not empty", path.display());
         // TOML integers have 63 bits besides the sign.
         let id = ClusterId((rand::random::<u64>() >> 1).max(1));
         let authority = ClusterAuthority::generate(id)?;
-        let node = |queue: &NodeAddress| QueueNode { node: queue.node, address: queue.address.clone() };
-        let queue = queue.iter().map(node).collect();
         let file = ClusterFile { id, ledger_groups, queue };
         public(&path.join("cluster.toml"), &print(&file))?;
         public(&path.join("authority.pem"), authority.certificate_pem())?;
@@ -162,11 +173,6 @@ fn net_role(role: RoleName) -> Role {
 /// # Errors
 /// See [`ClusterDirectory::init`].
 pub fn init(args: &ClusterInitArgs) -> anyhow::Result<String> {
-    ensure!(
-        matches!(args.queue.len(), 1 | 3 | 5),
-        "expected 1, 3 or 5 queue nodes (`--queue`), found {}",
-        args.queue.len()
-    );
     let groups = args.ledger_groups.unwrap_or_else(|| u16::try_from(args.queue.len()).unwrap_or(1));
     let cluster = ClusterDirectory::init(&args.dir, &args.queue, groups)?;
     let id = cluster.file.id;
@@ -235,7 +241,47 @@ pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::{Cli, ClusterCommand, Command};
+
+    #[test]
+    fn a_cluster_is_not_created_of_what_its_nodes_would_refuse() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("cluster");
+        let init = |arguments: &[&str]| {
+            let common = ["postroad", "cluster", "init", "--dir", dir.to_str().unwrap()];
+            let cli =
+                Cli::try_parse_from([&common[..], arguments].concat()).map_err(|error| error.to_string());
+            let Command::Cluster(ClusterCommand::Init(args)) = cli?.command else { panic!("it is `init`") };
+            init(&args).map_err(|error| format!("{error:#}"))
+        };
+        let check = |arguments: &[&str], expected: &str| {
+            let error = init(arguments).unwrap_err();
+            assert!(error.contains(expected), "{arguments:?}: {error}");
+            assert!(!dir.exists(), "{arguments:?}");
+        };
+        let queue = |nodes: [&'static str; 3]| nodes.map(|node| ["--queue", node]).concat();
+        check(&["--queue", "1=a:1", "--ledger-groups", "0"], "invalid value '0' for '--ledger-groups <N>'");
+        check(&["--queue", "1=a:1", "--queue", "2=b:1"], "`--queue`: expected 1, 3 or 5 queue nodes, not 2");
+        check(&queue(["1=a:1", "1=b:1", "2=c:1"]), "`--queue`: node 1 is listed twice");
+        check(&queue(["1=a:1", "2=b:1", "3=A:1"]), "`--queue`: address A:1 is listed twice");
+        let expected = "expected a node id from 1 to 9223372036854775807";
+        check(&["--queue", "9223372036854775808=a:1"], expected);
+        check(&["--queue", "0=a:1"], expected);
+        let join = |node: &str| {
+            let join = ["postroad", "cluster", "join", "ingress", "--dir", "a", "--out", "b", "--node", node];
+            Cli::try_parse_from(join).is_ok()
+        };
+        assert_eq!(["0", "1", "9223372036854775808"].map(join), [false, true, false]);
+        init(&queue(["1=a:1", "2=b:1", "3=c:1"])).unwrap();
+        let file = dir.join("cluster.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("node = 2", "node = 1")).unwrap();
+        let error = ClusterDirectory::open(&dir).unwrap_err().to_string();
+        assert!(error.contains("node 1 is listed twice"), "{error}");
+    }
 
     #[test]
     fn the_name_of_a_machine_is_fully_qualified_or_asked_for() {

@@ -226,7 +226,42 @@ fn source<T: SettingValue>(file: &Path) -> Source {
     Source::new(file).ignoring(others)
 }
 
-/// Reads a configuration file with the environment over it.
+/// Reads a role's file and uses the files that it names as the role would: both `config check` and the role begin with it.
+///
+/// # Errors
+/// Everything that is wrong, together, and as which user the files were opened.
+pub(crate) fn load<T: RoleFile>(path: &Path) -> anyhow::Result<T> {
+    load_with(path, |file: &T, problems| {
+        let common = file.common();
+        check_cluster(common.cluster, problems, |tls| check_identity(tls, common, T::ROLE));
+        file.check_use(problems);
+    })
+}
+
+/// Reads an operator's file and uses the files that it names.
+///
+/// # Errors
+/// As for [`load`].
+pub(crate) fn load_operator(path: &Path) -> anyhow::Result<OperatorFile> {
+    load_with(path, |file: &OperatorFile, problems| check_cluster(&file.cluster, problems, |_| Ok(())))
+}
+
+fn load_with<T: SettingValue + Default>(
+    path: &Path,
+    check: impl FnOnce(&T, &mut Problems),
+) -> anyhow::Result<T> {
+    let (file, mut problems) = source::<T>(path).opening_files().read::<T>();
+    // Where the file itself cannot be read, nothing is known of what it names.
+    if !problems.concern("") {
+        check(&file, &mut problems);
+    }
+    match problems.finish() {
+        Ok(()) => Ok(file),
+        Err(error) => anyhow::bail!("{error}\n  files were opened as {}", User::current()),
+    }
+}
+
+/// Reads a configuration file with the environment over it, and no file that it names.
 ///
 /// # Errors
 /// Everything that is wrong, together.
@@ -277,24 +312,19 @@ fn print_file<T: RoleFile>(file: &Path) -> Result<String, ConfigError> {
 }
 
 fn check_file<T: RoleFile>(path: &Path) -> anyhow::Result<String> {
+    load::<T>(path)?;
     let user = User::current();
-    let (file, mut problems) = source::<T>(path).opening_files().read::<T>();
-    // Where the file itself cannot be read, nothing is known of what it names.
-    if !problems.concern("") {
-        check_cluster(&file, &mut problems);
-        file.check_use(&mut problems);
-    }
-    if let Err(error) = problems.finish() {
-        anyhow::bail!("{error}\n  files were opened as {user}");
-    }
     let hint = if user.is_root() { "; check as the user of the service too" } else { "" };
     let role = T::ROLE.as_str();
     Ok(format!("OK: {} configures {role}; files were opened as {user}{hint}\n", path.display()))
 }
 
-/// Uses the certificates of the cluster as the node would.
-fn check_cluster<T: RoleFile>(file: &T, problems: &mut Problems) {
-    let cluster = file.common().cluster;
+/// Uses the certificates of the cluster as their owner would; `identify` says whether the certificate is the owner's.
+fn check_cluster(
+    cluster: &ClusterSection,
+    problems: &mut Problems,
+    identify: impl FnOnce(&NodeTls) -> Result<(), String>,
+) {
     if problems.concern("cluster") || problems.concern("node") {
         return;
     }
@@ -307,7 +337,7 @@ fn check_cluster<T: RoleFile>(file: &T, problems: &mut Problems) {
         Err(error @ TlsError::Identity(_)) => return problems.blame("cluster.certificate", error),
         Err(error) => return problems.blame("cluster.authority", reason(&error)),
     };
-    if let Err(error) = check_identity(&tls, file.common(), T::ROLE) {
+    if let Err(error) = identify(&tls) {
         problems.blame("cluster.certificate", error);
     } else if let Err(error) = tls.verify() {
         problems.blame("cluster.certificate", format!("refused with this `authority`: {}", reason(&error)));
@@ -332,7 +362,7 @@ fn reason(error: &dyn Error) -> String {
 ///
 /// # Errors
 /// It is of another node, role or cluster.
-pub(crate) fn check_identity(tls: &NodeTls, common: Common<'_>, role: RoleName) -> Result<(), String> {
+fn check_identity(tls: &NodeTls, common: Common<'_>, role: RoleName) -> Result<(), String> {
     let found = tls.identity();
     let (cluster, node, role) = (common.cluster.id, common.node, role.as_str());
     if found.cluster == cluster && found.node == node && found.role.name() == role {

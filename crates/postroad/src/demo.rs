@@ -51,10 +51,10 @@ async fn apply_file(
     file: &PolicyFile,
 ) -> anyhow::Result<()> {
     let stored = operator::view(endpoints, directory).await?;
-    let Changes { puts, removals, .. } =
-        file.policy.changes(&stored).map_err(|problems| file.error(problems))?;
     // A route of the last run may be gone by another hand.
     let options = ApplyOptions { ignore_missing: true, ..ApplyOptions::default() };
+    let Changes { puts, removals, .. } =
+        file.policy.changes(&stored, options).map_err(|problems| file.error(problems))?;
     directory.apply(&puts, &removals, options, operator::WITHIN).await?;
     Ok(())
 }
@@ -100,6 +100,7 @@ mod tests {
         let hash = PasswordHash::new(VERIFIER).unwrap();
         Argon2::default().verify_password(SECRET.as_bytes(), &hash).unwrap();
         let file = PolicyFile::read("demo", &policy_text()).unwrap();
-        assert_eq!(file.policy.changes(&View::empty()).unwrap().puts.len(), 6);
+        let changes = file.policy.changes(&View::empty(), ApplyOptions::default()).unwrap();
+        assert_eq!(changes.puts.len(), 6);
     }
 }

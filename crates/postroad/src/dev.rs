@@ -1,7 +1,6 @@
 //! `postroad dev`: every role in one process on loopback, and a sandbox that captures what would be sent.
 
 use std::{
-    io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -30,6 +29,7 @@ use crate::{
     components::Components,
     demo,
     dev::listen::Listeners,
+    output,
     resolver::resolver,
     roles::{serve_metrics, serve_pages, site},
     route::RouteArgument,
@@ -70,8 +70,11 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
         started = start(args, &data, &mut listeners, &mut components) => started.map(|()| true),
         () = shutdown.cancelled() => Ok(false),
     };
-    if let Ok(true) = started {
-        std::io::stdout().write_all(banner::text(args, &listeners, &data).as_bytes())?;
+    let printed = match &started {
+        Ok(true) => output::print(&banner::text(args, &listeners, &data)).map(|()| true),
+        _ => Ok(false),
+    };
+    if let Ok(true) = printed {
         tokio::select! {
             () = shutdown.cancelled() => {}
             name = components.first_to_end() => tracing::error!(component = name, "component stopped by itself"),
@@ -79,7 +82,7 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     }
     components.stop().await;
     telemetry.shutdown().await;
-    started.map(drop)
+    started.and(printed).map(drop)
 }
 
 /// `dev` logs only warnings and errors unless `POSTROAD_LOG` says otherwise.
@@ -182,6 +185,7 @@ async fn start(
     let control_deps = ControlDeps {
         data_directory: data.path().to_owned(),
         endpoints: endpoints.clone(),
+        ledger_groups: LEDGER_GROUPS,
         health: health.clone(),
         nav: NAV,
     };

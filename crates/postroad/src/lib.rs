@@ -11,6 +11,7 @@ pub mod demo;
 pub mod dev;
 pub mod metrics;
 pub mod operator;
+pub mod output;
 pub mod policy;
 pub mod roles;
 pub mod route;

@@ -6,7 +6,6 @@ mod message;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context;
 use postroad_cluster::{
     ApplyOptions, CallError, DirectoryClient, DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch,
 };
@@ -47,10 +46,8 @@ impl Operator {
         let (endpoints, addresses) = match &target.config {
             None => (dev_endpoints(target), format!("`{}` (`--dev`)", target.dev)),
             Some(config) => {
-                let OperatorFile { cluster } = config::read(config)?;
-                let endpoints = cluster.endpoints(&Transport::Mutual(
-                    cluster.node_tls().context("the certificate of this node (`[cluster]`)")?,
-                ));
+                let OperatorFile { cluster } = config::load_operator(config)?;
+                let endpoints = cluster.endpoints(&Transport::Mutual(cluster.node_tls()?));
                 let nodes = cluster.queue.iter().map(|queue| format!("`{}`", queue.address));
                 let nodes = nodes.collect::<Vec<_>>().join(", ");
                 (endpoints, format!("{nodes} (`{}`)", config.display()))

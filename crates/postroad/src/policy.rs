@@ -9,6 +9,7 @@ mod changes;
 mod export;
 
 pub use changes::Changes;
+pub(crate) use changes::stored_name;
 pub use export::{describe, to_yaml};
 pub use read::{Place, PolicyError, PolicyFile, Problem};
 

@@ -87,8 +87,6 @@ impl Process {
         let common = file.common();
         let telemetry = postroad_telemetry::init(common.telemetry, service_name(T::ROLE))?;
         let tls = common.cluster.node_tls()?;
-        config::check_identity(&tls, common, T::ROLE)
-            .map_err(|reason| anyhow::anyhow!("`cluster.certificate` {reason}"))?;
         let (health, mut components) = (Health::new(), Components::default());
         // Without it `/readyz` would say ready before the role has added its own.
         let started = health.component("start");
@@ -178,7 +176,7 @@ async fn reload<E: std::fmt::Display>(shutdown: CancellationToken, load: impl Fn
 /// # Errors
 /// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn queue(config: &Path) -> anyhow::Result<()> {
-    let file: QueueFile = config::read(config)?;
+    let file: QueueFile = config::load(config)?;
     let mut process = Process::start(&file).await?;
     let deps = QueueDeps {
         identity: Identity { cluster: file.cluster.id, node: file.node.id },
@@ -198,7 +196,7 @@ pub async fn queue(config: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn ingress(config: &Path) -> anyhow::Result<()> {
-    let file: IngressFile = config::read(config)?;
+    let file: IngressFile = config::load(config)?;
     let mut process = Process::start(&file).await?;
     let tls = file.tls.server_tls(file.ingress.hostname.as_str())?;
     if let Some(tls) = tls.clone() {
@@ -224,7 +222,7 @@ pub async fn ingress(config: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn outbound(config: &Path) -> anyhow::Result<()> {
-    let file: OutboundFile = config::read(config)?;
+    let file: OutboundFile = config::load(config)?;
     let mut process = Process::start(&file).await?;
     let deps = OutboundDeps {
         node: file.node.id,
@@ -245,7 +243,7 @@ pub async fn outbound(config: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// The configuration is invalid, or the role does not start or stops by itself.
 pub async fn control(config: &Path) -> anyhow::Result<()> {
-    let file: ControlFile = config::read(config)?;
+    let file: ControlFile = config::load(config)?;
     let mut process = Process::start(&file).await?;
     let listener = TcpListener::bind(file.http.listen).await;
     let listener =
@@ -253,6 +251,7 @@ pub async fn control(config: &Path) -> anyhow::Result<()> {
     let deps = ControlDeps {
         data_directory: file.node.data.0.clone(),
         endpoints: file.cluster.endpoints(&process.transport),
+        ledger_groups: file.cluster.ledger_groups,
         health: process.health.clone(),
         nav: NAV,
     };

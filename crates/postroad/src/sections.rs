@@ -1,6 +1,9 @@
 //! The sections that the files of several roles have.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use ipnet::IpNet;
 use postroad_core::{ClusterId, Domain, NodeId};
@@ -58,14 +61,28 @@ settings! {
     }
 }
 
+/// Returns what is wrong with a list of queue nodes, wherever it is given.
+#[must_use]
+pub(crate) fn queue_problems(queue: &[QueueNode]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let count = queue.len();
+    if !matches!(count, 1 | 3 | 5) {
+        problems.push(format!("expected 1, 3 or 5 queue nodes, not {count}"));
+    }
+    let (mut nodes, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+    let twice = |node: &QueueNode| {
+        let node_twice = (!nodes.insert(node.node)).then(|| format!("node {} is listed twice", node.node));
+        let is_new = addresses.insert(node.address.as_str().to_ascii_lowercase());
+        node_twice.or_else(|| (!is_new).then(|| format!("address {} is listed twice", node.address)))
+    };
+    problems.extend(queue.iter().filter_map(twice));
+    problems
+}
+
 impl ClusterSection {
     fn rules(&self, rules: &mut Rules<'_, '_>) {
-        let count = self.queue.len();
-        require!(rules, self.queue; matches!(count, 1 | 3 | 5), "expected 1, 3 or 5 queue nodes, not {count}");
-        let mut ids: Vec<NodeId> = self.queue.iter().map(|queue| queue.node).collect();
-        ids.sort_unstable();
-        for pair in ids.windows(2) {
-            require!(rules, self.queue; pair[0] != pair[1], "node {} is listed twice", pair[0]);
+        for wrong in queue_problems(&self.queue) {
+            require!(rules, self.queue; false, "{wrong}");
         }
     }
 

@@ -6,12 +6,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll, Waker},
 };
 
 use clap::Parser;
 use postroad::{
     cli::{Cli, ClusterCommand, Command, RoleName},
-    cluster, config,
+    cluster, config, operator, roles,
 };
 use postroad_core::{ByteSize, DurationText};
 use postroad_settings::{Kind, Setting};
@@ -243,9 +245,24 @@ impl Files {
     }
 }
 
-/// Checks that `config check` finds these things wrong, and nothing else.
+/// Starts a role that has something wrong with its file; returns the error that comes before it opens or waits for anything.
+fn start(role: RoleName, file: &Path) -> String {
+    let mut start: Pin<Box<dyn Future<Output = anyhow::Result<()>>>> = match role {
+        RoleName::Ingress => Box::pin(roles::ingress(file)),
+        RoleName::Queue => Box::pin(roles::queue(file)),
+        RoleName::Outbound => Box::pin(roles::outbound(file)),
+        RoleName::Control => Box::pin(roles::control(file)),
+    };
+    match start.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Err(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Checks that `config check` and the role find these things wrong, and nothing else.
 fn check(role: RoleName, file: &Path, expected: &[&str]) {
     let error = config::check(role, file).unwrap_err().to_string();
+    assert_eq!(error, start(role, file));
     for line in expected {
         assert!(error.contains(line), "`{line}` is missing in\n{error}");
     }
@@ -361,6 +378,23 @@ fn listeners_that_need_a_certificate_are_found_without_one() {
         &config,
         &["`tls.key` = \"authority.pem\": no valid private key in the PEM file"],
     );
+}
+
+#[tokio::test]
+async fn an_operators_file_is_checked_with_the_files_that_it_names() {
+    let files = Files::new();
+    let config = files.path("cluster/operator.toml");
+    let get = async || {
+        let cli = Cli::try_parse_from(["postroad", "get", "--config", &config]).unwrap();
+        let Command::Get(args) = cli.command else { panic!("it is `get`") };
+        operator::get(&args).await.unwrap_err().to_string()
+    };
+    fs::remove_file(files.path("cluster/operator.key")).unwrap();
+    fs::remove_file(files.path("cluster/authority.pem")).unwrap();
+    let error = get().await;
+    for line in ["`cluster.authority` = \"authority.pem\": `", "`cluster.key` = \"operator.key\": `"] {
+        assert!(error.contains(line), "`{line}` is missing in\n{error}");
+    }
 }
 
 #[test]

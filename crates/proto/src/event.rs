@@ -175,15 +175,13 @@ impl From<FinalState> for wire::FinalState {
     }
 }
 
-fn parse_final_state(code: i32) -> Result<FinalState, Malformed> {
-    match wire::FinalState::try_from(code) {
-        Ok(wire::FinalState::Delivered) => Ok(FinalState::Delivered),
-        Ok(wire::FinalState::Bounced) => Ok(FinalState::Bounced),
-        Ok(wire::FinalState::Expired) => Ok(FinalState::Expired),
-        Ok(wire::FinalState::Cancelled) => Ok(FinalState::Cancelled),
-        Ok(wire::FinalState::Suppressed) => Ok(FinalState::Suppressed),
-        Ok(wire::FinalState::Unspecified) | Err(_) => Err(Malformed("state")),
-    }
+/// Reads a final state from its number on the wire.
+///
+/// # Errors
+/// This version does not know it.
+pub fn parse_final_state(number: i32) -> Result<FinalState, Malformed> {
+    let known = |state| FinalState::ALL.iter().copied().find(|known| wire::FinalState::from(*known) == state);
+    wire::FinalState::try_from(number).ok().and_then(known).ok_or(Malformed("state"))
 }
 
 #[cfg(test)]

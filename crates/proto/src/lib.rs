@@ -32,6 +32,7 @@ mod view;
 mod work;
 
 pub use convert::{Malformed, message_id, parse_message_id};
+pub use event::parse_final_state;
 pub use generated::{queue, raft, submission};
 pub use submit::{CONTENT_BYTES_MAX, parse_submission};
 

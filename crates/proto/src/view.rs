@@ -50,6 +50,14 @@ impl From<DeliveryState> for wire::DeliveryState {
     }
 }
 
+impl wire::DeliveryState {
+    /// Returns the state; `None` for one that this version does not know.
+    #[must_use]
+    pub fn known(self) -> Option<DeliveryState> {
+        DeliveryState::ALL.into_iter().find(|state| Self::from(*state) == self)
+    }
+}
+
 impl From<Change> for wire::ChangeResult {
     fn from(change: Change) -> Self {
         match change {

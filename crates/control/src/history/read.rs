@@ -1,10 +1,9 @@
 //! Queries for pages and API.
 
-use postroad_core::{Address, MessageId, Timestamp};
+use postroad_core::{Address, DeliveryState, MessageId, Timestamp};
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use super::Reader;
-use crate::state::State;
 
 /// Which messages a list shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,7 +13,7 @@ pub(crate) struct Filter {
     /// Part of the reverse path.
     pub(crate) sender: String,
     /// A recipient is in this state; with `recipient` set, that recipient.
-    pub(crate) state: Option<State>,
+    pub(crate) state: Option<DeliveryState>,
     /// Only older messages than this one.
     pub(crate) before: Option<MessageId>,
 }
@@ -30,7 +29,7 @@ pub(crate) struct MessageSummary {
     /// The first recipient.
     pub(crate) recipient: String,
     /// How many recipients are in which state.
-    pub(crate) states: Vec<(State, u64)>,
+    pub(crate) states: Vec<(DeliveryState, u64)>,
 }
 
 /// One message.
@@ -50,7 +49,7 @@ pub(crate) struct Message {
 pub(crate) struct Delivery {
     pub(crate) recipient: u32,
     pub(crate) address: String,
-    pub(crate) state: State,
+    pub(crate) state: DeliveryState,
     pub(crate) attempts: u32,
     pub(crate) changed_at: Timestamp,
     pub(crate) due_at: Option<Timestamp>,
@@ -263,8 +262,8 @@ fn narrow_messages(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
 
 fn summary(row: &SqliteRow) -> Result<MessageSummary, sqlx::Error> {
     let states: Vec<(String, u64)> = serde_json::from_str(row.try_get("states")?).unwrap_or_default();
-    let mut states: Vec<(State, u64)> =
-        states.iter().filter_map(|(state, count)| Some((State::parse(state)?, *count))).collect();
+    let mut states: Vec<(DeliveryState, u64)> =
+        states.iter().filter_map(|(state, count)| Some((DeliveryState::from_name(state)?, *count))).collect();
     states.sort_unstable();
     Ok(MessageSummary {
         id: id(row.try_get("id")?)?,
@@ -282,7 +281,7 @@ fn delivery(row: &SqliteRow) -> Result<Delivery, sqlx::Error> {
     Ok(Delivery {
         recipient: row.try_get("recipient")?,
         address: row.try_get("address")?,
-        state: State::parse(state).ok_or_else(|| invalid("state"))?,
+        state: DeliveryState::from_name(state).ok_or_else(|| invalid("state"))?,
         attempts: row.try_get("attempts")?,
         changed_at: time(row, "changed_at")?,
         due_at: maybe_time(row, "due_at")?,

@@ -5,15 +5,12 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use maud::{Markup, html};
-use postroad_core::MessageId;
+use postroad_core::{DeliveryState, MessageId};
 use postroad_web as web;
 use serde::Deserialize;
 
 use super::{Console, sender, state, subject};
-use crate::{
-    history::{Filter, MessageSummary},
-    state::State,
-};
+use crate::history::{Filter, MessageSummary};
 
 const PER_PAGE: usize = 50;
 const PATH: &str = "/messages";
@@ -34,7 +31,7 @@ impl Form {
         Filter {
             recipient: self.recipient.trim().to_owned(),
             sender: self.sender.trim().to_owned(),
-            state: State::parse(&self.state),
+            state: DeliveryState::from_name(&self.state),
             before: self.before.parse().ok(),
         }
     }
@@ -81,7 +78,8 @@ fn fields(form: &Form) -> Markup {
             label { "State"
                 select name="state" {
                     option value="" { "any" }
-                    @for state in State::ALL {
+                    // The history has no event of the start of an attempt.
+                    @for state in DeliveryState::ALL.into_iter().filter(|state| *state != DeliveryState::Sending) {
                         option selected[state.as_str() == form.state] { (state.as_str()) }
                     }
                 }

@@ -7,16 +7,13 @@ use axum::{
 };
 use maud::{Markup, html};
 use postroad_cluster::CallError;
-use postroad_core::{MessageId, OutcomeKind, Timestamp};
+use postroad_core::{DeliveryState, MessageId, OutcomeKind, Timestamp};
 use postroad_proto::queue::Change;
 use postroad_web as web;
 use serde::Deserialize;
 
 use super::{Console, id, sender, state, subject};
-use crate::{
-    history::{Delivery, Message, Step},
-    state::State,
-};
+use crate::history::{Delivery, Message, Step};
 
 /// Recipients on one page.
 const PER_PAGE: u32 = 50;
@@ -89,14 +86,28 @@ pub(super) async fn change(
             );
             Redirect::to(&format!("/messages/{id}?{query}")).into_response()
         }
-        Err(CallError::Refused { code: tonic::Code::NotFound, .. }) => {
-            let why = "This message is no longer in the queue: every recipient has its final outcome.";
-            web::error_page(console.nav, StatusCode::CONFLICT, why)
-        }
         Err(error) => {
-            let why = format!("The change was not made: {error}.");
-            web::error_page(console.nav, StatusCode::SERVICE_UNAVAILABLE, &why)
+            let (status, why) = failure(&error);
+            web::error_page(console.nav, status, &why)
         }
+    }
+}
+
+/// What is known of a change without a result.
+fn failure(error: &CallError) -> (StatusCode, String) {
+    match error {
+        CallError::Unavailable { .. } => {
+            let why = "No answer from the queue in time: the change may have been made. Reload the message's page to see.";
+            (StatusCode::SERVICE_UNAVAILABLE, why.to_owned())
+        }
+        CallError::Refused { code: tonic::Code::NotFound, .. } => {
+            let why = "This message is not in the queue: all its recipients have final outcomes, or it never existed.";
+            (StatusCode::CONFLICT, why.to_owned())
+        }
+        CallError::Refused { message, .. } => (
+            StatusCode::CONFLICT,
+            format!("The queue refused the change, and nothing was changed: {message}."),
+        ),
     }
 }
 
@@ -112,8 +123,10 @@ fn parse_change(change: &str) -> Option<Change> {
 
 /// The changes that are possible for the recipients without a final outcome.
 fn buttons(id: MessageId, deliveries: &[Delivery]) -> Markup {
-    let held = deliveries.iter().any(|delivery| delivery.state == State::Held);
-    let waits = deliveries.iter().any(|delivery| matches!(delivery.state, State::Queued | State::Deferred));
+    let held = deliveries.iter().any(|delivery| delivery.state == DeliveryState::Held);
+    let waits = deliveries
+        .iter()
+        .any(|delivery| matches!(delivery.state, DeliveryState::Queued | DeliveryState::Deferred));
     let button = |change: &str, label: &str| {
         html! {
             form method="post" action={ "/messages/" (id) "/" (change) } { button { (label) } }
@@ -192,7 +205,7 @@ fn recipient(console: &Console, delivery: &Delivery) -> Markup {
 }
 
 fn line(console: &Console, step: &Step) -> Markup {
-    let new_state = step.new_state.as_deref().and_then(State::parse);
+    let new_state = step.new_state.as_deref().and_then(DeliveryState::from_name);
     html! {
         tr {
             td.time { (web::time(step.at)) }
@@ -284,5 +297,27 @@ fn pager(id: MessageId, from: u32, deliveries: &[Delivery], message: Option<&Mes
             @if from > 0 { a href={ "/messages/" (id) "?from=" (from.saturating_sub(PER_PAGE)) } { "Earlier recipients" } " " }
             @if more { a href={ "/messages/" (id) "?from=" (next) } { "More recipients" } }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_core::GroupId;
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_change_says_what_is_known_of_it() {
+        let check = |error, expected: StatusCode, parts: [&str; 2]| {
+            let (status, why) = failure(&error);
+            assert_eq!(status, expected, "{why}");
+            assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+        };
+        let refused = |code, message: &str| CallError::Refused { code, message: message.to_owned() };
+        let silent = CallError::Unavailable { group: GroupId(1), last: "node `2` did not answer".to_owned() };
+        check(silent, StatusCode::SERVICE_UNAVAILABLE, ["may have been made", "Reload"]);
+        check(refused(Code::NotFound, "gone"), StatusCode::CONFLICT, ["not in the queue", "never existed"]);
+        check(refused(Code::PermissionDenied, "role"), StatusCode::CONFLICT, ["nothing was changed", "role"]);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 const HOUR: u64 = 60;
 const DAY: u64 = 24 * HOUR;
 const REFRESH_SECS: u32 = 5;
-/// Groups that one page shows.
+/// Ledger groups that one page asks.
 const GROUPS_MAX: usize = 64;
 
 /// The outcomes in the table of rates, and their colours.
@@ -39,6 +39,55 @@ struct Group {
     written: u64,
 }
 
+/// What the leaders of the ledger groups have, as far as they answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Totals {
+    groups: usize,
+    answered: usize,
+    queued: u64,
+    sending: u64,
+    held: u64,
+    /// Of all messages in the queue; 0 without any.
+    oldest_millis: u64,
+}
+
+impl Totals {
+    fn of<'s>(groups: usize, summaries: impl Iterator<Item = &'s SummaryResponse>) -> Self {
+        let mut totals = Self { groups, ..Self::default() };
+        for summary in summaries {
+            totals.answered += 1;
+            totals.queued += summary.queued;
+            totals.sending += summary.sending;
+            totals.held += summary.held;
+            let oldest = [totals.oldest_millis, summary.oldest_accepted_at_millis];
+            totals.oldest_millis = oldest.into_iter().filter(|at| *at > 0).min().unwrap_or_default();
+        }
+        totals
+    }
+
+    fn silent(&self) -> usize {
+        self.groups.saturating_sub(self.answered)
+    }
+
+    /// A number of messages: a lower bound when an answer is missing, and nothing when all are.
+    fn count(&self, number: u64) -> String {
+        self.at_least(thousands(number))
+    }
+
+    /// The age of the oldest message.
+    fn oldest(&self, now: Timestamp) -> String {
+        if self.oldest_millis == 0 { "–".to_owned() } else { self.at_least(age(self.oldest_millis, now)) }
+    }
+
+    fn at_least(&self, value: String) -> String {
+        match (self.answered, self.silent()) {
+            (0, _) => "–".to_owned(),
+            (_, 0) => value,
+            _ => format!("≥ {value}"),
+        }
+    }
+}
+
 pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
     let now = now();
     let minute = now.as_millis() / 60_000;
@@ -51,9 +100,11 @@ pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
         Ok(groups) => groups,
         Err(error) => return console.database_failed(&error),
     };
+    let summaries = groups.iter().filter_map(|group| group.summary.as_ref());
+    let totals = Totals::of(console.ledger_groups.into(), summaries);
     let body = html! {
         h1 { "Overview" }
-        (tiles(&groups, &minutes, minute, now))
+        (tiles(&totals, &minutes, minute, now))
         h2 { "Recipients" }
         (chart(&minutes, minute))
         (rates(&minutes, minute))
@@ -64,14 +115,15 @@ pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
     web::refreshing_page(console.nav, "/", "Overview", &body, REFRESH_SECS)
 }
 
-/// Asks the leaders of all groups concurrently.
+/// Asks the leaders of the ledger groups concurrently, as far as they have one.
 async fn groups(console: &Console) -> Result<Vec<Group>, sqlx::Error> {
     let known: Vec<GroupId> = console.leaders.borrow().keys().copied().collect();
     let mut calls = JoinSet::new();
     for id in known.into_iter().filter(|id| *id != GroupId::DIRECTORY).take(GROUPS_MAX) {
         let (queue, reader) = (console.queue.clone(), console.reader.clone());
         calls.spawn(async move {
-            let summary = queue.summary(id).await.ok();
+            // A node that does not lead answers with what it has applied, which may be old.
+            let summary = queue.summary(id).await.ok().filter(|summary| summary.leading);
             reader.cursor(id.0).await.map(|written| Group { id, summary, written })
         });
     }
@@ -92,21 +144,21 @@ fn sum(minutes: &[MinuteCount], outcome: &str, since: u64, until: u64) -> u64 {
     rows.map(|row| row.count).sum()
 }
 
-fn tiles(groups: &[Group], minutes: &[MinuteCount], minute: u64, now: Timestamp) -> Markup {
-    let summaries = || groups.iter().filter_map(|group| group.summary.as_ref());
-    let total = |count: fn(&SummaryResponse) -> u64| summaries().map(count).sum::<u64>();
-    let oldest = summaries().map(|summary| summary.oldest_accepted_at_millis).filter(|at| *at > 0).min();
+fn tiles(totals: &Totals, minutes: &[MinuteCount], minute: u64, now: Timestamp) -> Markup {
     let day = |outcome| sum(minutes, outcome, minute.saturating_sub(DAY), u64::MAX);
     let tiles = [
-        ("queued or deferred", thousands(total(|summary| summary.queued))),
-        ("sending", thousands(total(|summary| summary.sending))),
-        ("held", thousands(total(|summary| summary.held))),
-        ("oldest", oldest.map_or_else(|| "–".to_owned(), |at| age(at, now))),
+        ("queued or deferred", totals.count(totals.queued)),
+        ("sending", totals.count(totals.sending)),
+        ("held", totals.count(totals.held)),
+        ("oldest", totals.oldest(now)),
         ("delivered, 24 h", thousands(day("delivered"))),
         ("bounced, 24 h", thousands(day("bounced"))),
     ];
     html! {
         div.tiles { @for (label, value) in tiles { div { b { (value) } span.soft { (label) } } } }
+        @if totals.silent() > 0 {
+            p.bad { "No counts of " (totals.silent()) " of " (totals.groups) " ledger groups: ≥ means at least." }
+        }
     }
 }
 
@@ -175,12 +227,14 @@ fn group_table(console: &Console, groups: &[Group], now: Timestamp) -> Markup {
                     th.number { "Sending" } th.number { "Held" } th.number { "Oldest" } th.number { "Events not yet written" }
                 } }
                 tbody {
-                    @for (id, leader) in &leaders {
-                        @let group = groups.iter().find(|group| group.id == *id);
+                    @for id in (0..=console.ledger_groups).map(GroupId) {
+                        @let group = groups.iter().find(|group| group.id == id);
                         tr {
-                            td { @if *id == GroupId::DIRECTORY { "directory" } @else { "ledger " (id) } }
-                            td { "node " (leader.node) }
-                            td.number { (leader.term) }
+                            td { @if id == GroupId::DIRECTORY { "directory" } @else { "ledger " (id) } }
+                            @match leaders.get(&id) {
+                                Some(leader) => { td { "node " (leader.node) } td.number { (leader.term) } },
+                                None => { td.bad { "no leader" } td {} },
+                            }
                             @match group.map(|group| (group, &group.summary)) {
                                 Some((group, Some(summary))) => (counts(group, summary, now)),
                                 Some((_, None)) => td.bad colspan="6" { "no answer" },
@@ -251,6 +305,27 @@ fn thousands(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn totals_without_every_answer_are_lower_bounds() {
+        let now = Timestamp::from_millis(1_000_000_000);
+        let summary = |queued, age_millis| SummaryResponse {
+            queued,
+            oldest_accepted_at_millis: now.as_millis() - age_millis,
+            ..SummaryResponse::default()
+        };
+        let check = |groups, summaries: &[SummaryResponse], queued: &str, oldest: &str| {
+            let totals = Totals::of(groups, summaries.iter());
+            assert_eq!((&*totals.count(totals.queued), &*totals.oldest(now)), (queued, oldest));
+        };
+        let empty = SummaryResponse::default();
+        check(2, &[summary(3, 9_000), summary(4, 60_000)], "7", "60 s");
+        check(2, &[summary(3, 9_000), empty], "3", "9 s");
+        check(3, &[summary(3, 9_000), summary(4, 60_000)], "≥ 7", "≥ 60 s");
+        check(2, &[empty], "≥ 0", "–");
+        check(1, &[empty], "0", "–");
+        check(2, &[], "–", "–");
+    }
 
     #[test]
     fn numbers_have_thin_spaces_and_ages_a_readable_unit() {

@@ -25,6 +25,8 @@ struct State {
     requested_from: Vec<u64>,
     changes: Vec<(MessageId, Change)>,
     refuse: Option<Status>,
+    /// Answers as a node that is not the leader.
+    follows: bool,
 }
 
 /// The fake; a clone is the same one.
@@ -72,6 +74,11 @@ impl FakeQueue {
 
     pub(crate) fn refuse_changes(&self, status: Status) {
         self.state.lock().refuse = Some(status);
+    }
+
+    /// From now on summaries are those of a follower.
+    pub(crate) fn lead_nothing(&self) {
+        self.state.lock().follows = true;
     }
 
     /// Begins another term: streams end, and control opens new ones.
@@ -172,7 +179,8 @@ impl QueueScript for FakeQueue {
     }
 
     async fn summary(&self, _: SummaryRequest) -> Result<SummaryResponse, Status> {
-        let events_next = self.state.lock().events.last().map_or(1, |last| last.sequence + 1);
+        let state = self.state.lock();
+        let events_next = state.events.last().map_or(1, |last| last.sequence + 1);
         Ok(SummaryResponse {
             messages: 1234,
             queued: 1200,
@@ -181,7 +189,7 @@ impl QueueScript for FakeQueue {
             oldest_accepted_at_millis: now().before(Duration::from_secs(3_900)).as_millis(),
             events_first: 1,
             events_next,
-            leading: true,
+            leading: !state.follows,
             ..SummaryResponse::default()
         })
     }

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -38,6 +38,7 @@ use crate::{
     components::Components,
     demo,
     operator::endpoints_of,
+    output,
     roles::{self, serve_pages},
     signal,
     template::NodeTemplate,
@@ -73,10 +74,12 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
         started = start(args, &data, &mut listeners, &mut components, &mut processes) => started.map(Some),
         () = shutdown.cancelled() => Ok(None),
     };
+    let mut printed = Ok(());
     if let Ok(Some(cluster)) = &started {
-        let banner = banner_text(args, &listeners, &data, cluster, &processes);
-        std::io::stdout().write_all(banner.as_bytes())?;
-        watch(&mut processes, &shutdown).await;
+        printed = output::print(&banner_text(args, &listeners, &data, cluster, &processes));
+        if printed.is_ok() {
+            watch(&mut processes, &shutdown).await;
+        }
     }
     // Ingress first, the queue last.
     for process in processes.iter_mut().rev() {
@@ -84,7 +87,7 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     }
     components.stop().await;
     telemetry.shutdown().await;
-    started.map(drop)
+    started.map(drop).and(printed)
 }
 
 /// Starts everything, and returns when every process is ready.
@@ -173,7 +176,10 @@ async fn is_ready(metrics: SocketAddr) -> bool {
 async fn watch(processes: &mut [Process], shutdown: &CancellationToken) {
     loop {
         for end in processes.iter_mut().filter_map(Process::end) {
-            let _ = writeln!(std::io::stdout(), "{end}");
+            // The other processes run on.
+            if let Err(error) = output::print(&format!("{end}\n")) {
+                tracing::error!(%error, end, "cannot print that a process has ended");
+            }
         }
         let pause = tokio::time::sleep(CHECK_EVERY);
         if shutdown.run_until_cancelled(pause).await.is_none() {
@@ -297,7 +303,8 @@ fn require_free(args: &DevArgs, cluster: &ClusterDirectory) -> anyhow::Result<()
     for queue in &cluster.file.queue {
         let address: SocketAddr =
             queue.address.as_str().parse().with_context(|| format!("`{}`", queue.address))?;
-        let first = args.listen_operator.map(|first| SocketAddr::new(first.ip(), first.port()));
+        // Port 0 asks for any.
+        let first = args.listen_operator.filter(|first| first.port() != 0);
         let node = u16::try_from(queue.node.0).unwrap_or_default();
         let wanted = first.map(|first| SocketAddr::new(first.ip(), first.port().saturating_add(node)));
         ensure!(

@@ -96,20 +96,24 @@ impl Listen {
         Ok(listener)
     }
 
-    /// Takes `number` consecutive ports that are free now, from the address on.
+    /// Takes `number` consecutive ports that are free now, from the address on; with port 0, any that are.
     ///
     /// # Errors
     /// One of the flag's ports is in use, or no ports are free.
     pub(super) fn find(&mut self, number: u16) -> anyhow::Result<()> {
-        let Err((taken, error)) = try_all(self.address, number) else { return Ok(()) };
-        if error.kind() != io::ErrorKind::AddrInUse || !self.is_default {
-            return Err(error).with_context(|| self.refusal(taken));
+        // A single port 0 is the system's to choose, when it is opened.
+        let is_any_row = self.address.port() == 0 && number > 1;
+        if !is_any_row {
+            let Err((taken, error)) = try_all(self.address, number) else { return Ok(()) };
+            if error.kind() != io::ErrorKind::AddrInUse || !self.is_default {
+                return Err(error).with_context(|| self.refusal(taken));
+            }
+            self.moved_from = Some(self.moved_from.unwrap_or(self.address.port()));
         }
         let free = std::iter::repeat_with(|| rand::random_range(MOVED_TO))
             .take(TRIES)
             .map(|port| SocketAddr::new(self.address.ip(), port))
             .find(|first| try_all(*first, number).is_ok());
-        self.moved_from = Some(self.moved_from.unwrap_or(self.address.port()));
         self.address = free.with_context(|| format!("no {number} free ports in a row (`{}`)", self.flag))?;
         Ok(())
     }
@@ -155,6 +159,18 @@ mod tests {
         assert_eq!(moved.moved_from, Some(address.port()));
         let error = format!("{:#}", listen(address, false).bind().await.unwrap_err());
         assert!(error.contains(&format!("{address} (`--listen-smtp`)")), "{error}");
+    }
+
+    #[test]
+    fn port_0_asks_for_any_free_ports_in_a_row() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut row = listen(any, false);
+        row.find(3).unwrap();
+        assert!(MOVED_TO.contains(&row.address.port()), "{}", row.address);
+        assert_eq!((row.at(2).port(), row.moved_from), (row.address.port() + 2, None));
+        let mut one = listen(any, false);
+        one.find(1).unwrap();
+        assert_eq!(one.address, any, "the system chooses it");
     }
 
     #[test]

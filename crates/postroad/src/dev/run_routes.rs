@@ -84,6 +84,7 @@ fn current(view: &View, domain: &str) -> Option<RoutePolicy> {
 
 #[cfg(test)]
 mod tests {
+    use postroad_cluster::ApplyOptions;
     use postroad_directory::{Change, Command, Directory};
 
     use super::*;
@@ -100,7 +101,8 @@ mod tests {
     fn apply(directory: &mut Directory, routes: Vec<RoutePolicy>, removals: Vec<String>) {
         let mut policy = Policy { routes, ..Policy::default() };
         policy.remove.routes = removals;
-        let Changes { puts, removals, .. } = policy.changes(&view(directory)).unwrap();
+        let Changes { puts, removals, .. } =
+            policy.changes(&view(directory), ApplyOptions::default()).unwrap();
         let changes = puts.into_iter().map(Change::Put).chain(removals.into_iter().map(Change::Remove));
         directory.apply(&Command::Change(changes.collect())).unwrap();
     }

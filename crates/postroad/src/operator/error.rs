@@ -12,7 +12,7 @@ Exit status:
   0  done
   1  failed: a file is invalid, or the cluster refused the change
   2  the command line is invalid
-  3  the message or item does not exist
+  3  the message or item that the command line names does not exist
   4  the cluster cannot be reached: nothing is known, try again";
 
 /// Why an operator's command failed.
@@ -33,7 +33,7 @@ pub enum OperatorError {
     NotFound {
         /// What the command was to do, with its object.
         action: String,
-        /// What does not exist, and where else to look.
+        /// What does not exist.
         cause: String,
     },
     /// The cluster answered, and refused.
@@ -54,10 +54,7 @@ impl OperatorError {
                 let cause = format!("no leader of group `{group}` within 10 s: {last}");
                 Self::Unreachable { action, addresses, cause }
             }
-            CallError::Refused { code: Code::NotFound, message } => Self::NotFound {
-                action,
-                cause: format!("{message}; the console shows messages with a final outcome"),
-            },
+            CallError::Refused { code: Code::NotFound, message } => Self::NotFound { action, cause: message },
             // Another server listens there.
             CallError::Refused { code: Code::Unimplemented | Code::Internal, message } => {
                 Self::Unreachable { action, addresses, cause: format!("not a queue node: {message}") }
@@ -102,7 +99,11 @@ mod tests {
             4,
             "no answer from the cluster at `127.0.0.1:7070`",
         );
-        check(refused(Code::NotFound, "message `X` does not exist or has ended"), 3, "does not exist");
+        check(
+            refused(Code::NotFound, "`route x.example` does not exist"),
+            3,
+            "`route x.example` does not exist",
+        );
         check(refused(Code::PermissionDenied, "role"), 1, "refused by the cluster: role");
         check(refused(Code::Unimplemented, ""), 4, "not a queue node");
     }

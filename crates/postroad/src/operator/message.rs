@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
+use postroad_cluster::CallError;
 use postroad_core::{MessageId, Timestamp};
 use postroad_proto::queue::{
-    Change, ChangeMessageRequest, ChangeResult, DeliveryState, DeliveryView, GetMessageRequest, MessageView,
-    queue_service_client::QueueServiceClient,
+    Change, ChangeMessageRequest, ChangeMessageResponse, ChangeResult, DeliveryState, DeliveryView,
+    GetMessageRequest, MessageView, queue_service_client::QueueServiceClient,
 };
+use tonic::Code;
 
 use super::{Operator, OperatorError, WITHIN};
 use crate::cli::{MessageArgs, MessageCommand};
@@ -42,8 +44,14 @@ impl Target {
         Ok(response.map_err(|error| self.failed("read", error))?.into_inner())
     }
 
-    fn failed(&self, verb: &str, error: postroad_cluster::CallError) -> OperatorError {
-        self.operator.failed(&format!("{verb} message `{}`", self.id), error)
+    fn failed(&self, verb: &str, error: CallError) -> OperatorError {
+        match self.operator.failed(&format!("{verb} message `{}`", self.id), error) {
+            OperatorError::NotFound { action, cause } => {
+                let cause = format!("{cause}; the console shows messages with a final outcome");
+                OperatorError::NotFound { action, cause }
+            }
+            other => other,
+        }
     }
 }
 
@@ -77,18 +85,7 @@ fn describe(id: MessageId, view: &MessageView) -> String {
 }
 
 fn state_name(delivery: &DeliveryView) -> &'static str {
-    match delivery.state() {
-        DeliveryState::Unspecified => "unknown",
-        DeliveryState::Queued => "queued",
-        DeliveryState::Deferred => "deferred",
-        DeliveryState::Sending => "sending",
-        DeliveryState::Held => "held",
-        DeliveryState::Delivered => "delivered",
-        DeliveryState::Bounced => "bounced",
-        DeliveryState::Expired => "expired",
-        DeliveryState::Cancelled => "cancelled",
-        DeliveryState::Suppressed => "suppressed",
-    }
+    delivery.state().known().map_or("unknown", |state| state.as_str())
 }
 
 async fn change(args: &MessageArgs, change: Change) -> anyhow::Result<String> {
@@ -99,11 +96,28 @@ async fn change(args: &MessageArgs, change: Change) -> anyhow::Result<String> {
     let request = ChangeMessageRequest { message_id, change: change.into(), tenant: 0 };
     let call = async |channel| QueueServiceClient::new(channel).change_message(request.clone()).await;
     let response = target.operator.calls().call(target.id.group(), WITHIN, call).await;
-    let response = response.map_err(|error| target.failed("change", error))?.into_inner();
-    let line = |(delivery, result): (&DeliveryView, ChangeResult)| {
-        format!("{}: {}\n", delivery.recipient, result_text(change, delivery, result))
+    let results = results(&before, response.map(tonic::Response::into_inner));
+    let results = results.map_err(|error| target.failed("change", error))?;
+    let line = |(delivery, result): (&DeliveryView, &ChangeResult)| {
+        format!("{}: {}\n", delivery.recipient, result_text(change, delivery, *result))
     };
-    Ok(before.deliveries.iter().zip(response.results()).map(line).collect())
+    Ok(before.deliveries.iter().zip(&results).map(line).collect())
+}
+
+/// Returns the result for each recipient of a message that was in the queue when the command began.
+///
+/// A call without an answer is repeated: the message may have ended since, also by the first call.
+fn results(
+    before: &MessageView,
+    response: Result<ChangeMessageResponse, CallError>,
+) -> Result<Vec<ChangeResult>, CallError> {
+    match response {
+        Ok(response) => Ok(response.results().collect()),
+        Err(CallError::Refused { code: Code::NotFound, .. }) => {
+            Ok(vec![ChangeResult::AlreadyEnded; before.deliveries.len()])
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn result_text(change: Change, before: &DeliveryView, result: ChangeResult) -> String {
@@ -143,6 +157,22 @@ fn result_text(change: Change, before: &DeliveryView, result: ChangeResult) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_that_ends_while_the_command_runs_is_not_a_missing_one() {
+        let delivery = |state: DeliveryState| DeliveryView { state: state.into(), ..DeliveryView::default() };
+        let before = MessageView {
+            deliveries: vec![delivery(DeliveryState::Queued), delivery(DeliveryState::Delivered)],
+            ..MessageView::default()
+        };
+        let refused = |code| Err(CallError::Refused { code, message: "no".to_owned() });
+        let ended = results(&before, refused(Code::NotFound)).unwrap();
+        let text = |index: usize| result_text(Change::Cancel, &before.deliveries[index], ended[index]);
+        assert_eq!(text(0), "final outcome since this command began; see the console");
+        assert_eq!(text(1), "already delivered");
+        let denied = refused(Code::PermissionDenied);
+        assert_eq!(results(&before, denied.clone()), denied.map(|_: ChangeMessageResponse| Vec::new()));
+    }
 
     #[test]
     fn the_result_of_a_change_names_the_state() {

@@ -2,11 +2,12 @@
 
 mod secret;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use postroad_cluster::ApplyOptions;
 use postroad_core::Domain;
 use postroad_directory::{
-    Caps, Item, ItemName, Kind, Pattern, Put, Rate, Route, Secret, SenderDomains, View,
+    Caps, Change, Item, ItemName, Kind, Pattern, Put, Rate, Refusal, Route, Secret, SenderDomains, View,
     change::{PutCredential, PutLimits, PutPool, PutSource, PutTenant},
 };
 
@@ -45,7 +46,10 @@ impl Policy {
             }
         }
         for (place, name) in self.remove.names() {
-            problems.extend(named_twice(&mut seen, place, name));
+            match name {
+                Err(expected) => problems.push(Problem::new(place, expected)),
+                Ok(name) => problems.extend(named_twice(&mut seen, place, name)),
+            }
         }
         problems
     }
@@ -54,20 +58,40 @@ impl Policy {
     ///
     /// # Errors
     /// Every item that the cluster would not accept.
-    pub fn changes(&self, stored: &View) -> Result<Changes, Vec<Problem>> {
+    pub fn changes(&self, stored: &View, options: ApplyOptions) -> Result<Changes, Vec<Problem>> {
         let mut problems = self.missing_references(stored);
+        if !options.ignore_missing {
+            problems.extend(self.missing_removals(stored));
+        }
         let mut puts = Vec::new();
-        for (_, put) in self.puts(|given| given.secret(stored)) {
+        for (place, put) in self.puts(|given| given.secret(stored)) {
             match put {
-                Ok(put) => puts.push(put),
+                Ok(put) => puts.push((place, put)),
                 Err(problem) => problems.push(problem),
             }
         }
+        let removals = self.removals();
+        problems.extend(refused(stored, &puts, &removals));
         if !problems.is_empty() {
             return Err(problems);
         }
-        let removals = self.remove.names().map(|(_, name)| name).collect();
+        let puts = puts.into_iter().map(|(_, put)| put).collect();
+        let removals = removals.into_iter().map(|(_, name)| name).collect();
         Ok(Changes { puts, removals })
+    }
+
+    /// The items to remove; a name that no item can have is among the problems.
+    fn removals(&self) -> Vec<Placed<ItemName>> {
+        self.remove.names().filter_map(|(place, name)| Some((place, name.ok()?))).collect()
+    }
+
+    /// Removals of items that the cluster does not have.
+    fn missing_removals(&self, stored: &View) -> Vec<Problem> {
+        let missing = |(place, name): Placed<ItemName>| {
+            let expected = format!("the cluster has no `{name}` to remove (`--ignore-missing` accepts that)");
+            stored.item(name.kind, &name.name).is_none().then(|| Problem::new(place, expected))
+        };
+        self.removals().into_iter().filter_map(missing).collect()
     }
 
     /// The items to create or replace; `secret` turns what a credential gives into what is stored.
@@ -97,7 +121,7 @@ impl Policy {
 
     /// References to items that neither the file nor the cluster has.
     fn missing_references(&self, stored: &View) -> Vec<Problem> {
-        let removed: HashSet<ItemName> = self.remove.names().map(|(_, name)| name).collect();
+        let removed: HashSet<ItemName> = self.removals().into_iter().map(|(_, name)| name).collect();
         let mut names: HashSet<ItemName> =
             stored.items().map(Item::name).filter(|name| !removed.contains(name)).collect();
         names.extend(self.sources.iter().map(|one| ItemName::new(Kind::Source, one.name.as_str())));
@@ -140,13 +164,50 @@ fn named_twice(seen: &mut HashSet<ItemName>, place: Place, name: ItemName) -> Op
     (!seen.insert(name)).then_some(problem)
 }
 
+/// What the directory would refuse, where the file says it. Missing references have places of their own.
+fn refused(stored: &View, puts: &[Placed<Put>], removals: &[Placed<ItemName>]) -> Vec<Problem> {
+    let put_places = puts.iter().map(|(place, put)| (put.name(), colliding(place, put)));
+    let places = put_places.chain(removals.iter().map(|(place, name)| (name.clone(), place.clone())));
+    let places: HashMap<ItemName, Place> = places.collect();
+    let changes = puts.iter().map(|(_, put)| Change::Put(put.clone()));
+    let changes: Vec<Change> =
+        changes.chain(removals.iter().map(|(_, name)| Change::Remove(name.clone()))).collect();
+    let problem = |refusal: Refusal| {
+        let (item, expected) = match refusal {
+            Refusal::MissingReference { .. } => return None,
+            Refusal::Conflict { item, by } => {
+                let what =
+                    if item.kind == Kind::Limits { "source and site" } else { "login, key or network" };
+                (Some(item), format!("`{by}` has the same {what}"))
+            }
+            Refusal::Invalid { item, rule } => (Some(item), rule.to_owned()),
+            Refusal::InUse { ref item, .. } | Refusal::NamedTwice(ref item) => {
+                (Some(item.clone()), refusal.to_string())
+            }
+            other => (None, other.to_string()),
+        };
+        let place = item.and_then(|item| places.get(&item).cloned()).unwrap_or_default();
+        Some(Problem::new(place, expected))
+    };
+    stored.refusals(&changes).into_iter().filter_map(problem).collect()
+}
+
+/// Where the value of an item is that no other item may have.
+fn colliding(place: &Place, put: &Put) -> Place {
+    match put {
+        Put::Credential(PutCredential { secret: Secret::Login { .. }, .. }) => place.key("login"),
+        Put::Credential(PutCredential { secret: Secret::Network { .. }, .. }) => place.key("networks"),
+        _ => place.clone(),
+    }
+}
+
 fn placed<'p, T>(section: &'static str, items: &'p [T]) -> impl Iterator<Item = Placed<&'p T>> {
     items.iter().enumerate().map(move |(index, item)| (Place::item(section, index), item))
 }
 
 impl RemovePolicy {
-    /// Returns the names of the items to remove, those that refer to others first.
-    fn names(&self) -> impl Iterator<Item = Placed<ItemName>> {
+    /// Returns the names of the items to remove, those that refer to others first; or what was expected of a name.
+    fn names(&self) -> impl Iterator<Item = Placed<Result<ItemName, &'static str>>> {
         let kinds = [
             (Kind::Route, "routes", &self.routes),
             (Kind::Limits, "limits", &self.limits),
@@ -157,11 +218,19 @@ impl RemovePolicy {
         ];
         kinds.into_iter().flat_map(|(kind, key, names)| {
             let place = Place::default().key("remove").key(key);
-            names
-                .iter()
-                .enumerate()
-                .map(move |(index, name)| (place.index(index), ItemName::new(kind, name.as_str())))
+            names.iter().enumerate().map(move |(index, name)| (place.index(index), stored_name(kind, name)))
         })
+    }
+}
+
+/// Returns the name under which the directory keeps an item that a person names: a route by its domain in any spelling.
+///
+/// # Errors
+/// What is expected where no item can have the name.
+pub(crate) fn stored_name(kind: Kind, written: &str) -> Result<ItemName, &'static str> {
+    match kind {
+        Kind::Route => Ok(ItemName::new(kind, pattern(written)?.to_string())),
+        _ => Ok(ItemName::new(kind, written)),
     }
 }
 
@@ -223,22 +292,40 @@ fn limits(limits: &LimitsPolicy) -> Put {
 }
 
 fn route(route: &RoutePolicy) -> Result<Route, &'static str> {
-    let pattern = match route.domain.as_str() {
-        "*" => Pattern::Any,
-        name => Pattern::Exact(Domain::parse(name).map_err(|_| "expected a domain or `*`")?),
-    };
-    Ok(Route { pattern, host: route.host.as_str().into(), port: route.port })
+    Ok(Route { pattern: pattern(&route.domain)?, host: route.host.as_str().into(), port: route.port })
+}
+
+fn pattern(domain: &str) -> Result<Pattern, &'static str> {
+    match domain {
+        "*" => Ok(Pattern::Any),
+        name => Domain::parse(name).map(Pattern::Exact).map_err(|_| "expected a domain or `*`"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use postroad_directory::{Command, Directory};
+
     use super::*;
-    use crate::policy::PolicyFile;
+    use crate::policy::{PolicyError, PolicyFile};
+
+    fn changes_in(stored: &View, text: &str, options: ApplyOptions) -> Result<Changes, PolicyError> {
+        let file = PolicyFile::read("policy.yaml", text)?;
+        file.policy.changes(stored, options).map_err(|problems| file.error(problems))
+    }
+
+    /// A cluster that has applied a policy.
+    fn cluster(text: &str) -> View {
+        let mut directory = Directory::new();
+        let stored = View::empty().apply(directory.everything());
+        let Changes { puts, .. } = changes_in(&stored, text, ApplyOptions::default()).unwrap();
+        directory.apply(&Command::Change(puts.into_iter().map(Change::Put).collect())).unwrap();
+        View::empty().apply(directory.everything())
+    }
 
     fn check(text: &str, expected: Result<(usize, usize), &str>) {
-        let changes = PolicyFile::read("policy.yaml", text)
-            .and_then(|file| file.policy.changes(&View::empty()).map_err(|problems| file.error(problems)));
-        match (changes, expected) {
+        let options = ApplyOptions { ignore_missing: true, ..ApplyOptions::default() };
+        match (changes_in(&View::empty(), text, options), expected) {
             (Ok(Changes { puts, removals, .. }), Ok(count)) => {
                 assert_eq!((puts.len(), removals.len()), count);
             }
@@ -300,6 +387,75 @@ mod tests {
             text,
             Err("policy.yaml:6: `tenants[0].pool` = `q`: neither the file nor the cluster has a `pool q`"),
         );
+    }
+
+    const STORED: &str = "
+sources: [{name: one, helo: mail.example.org}]
+pools: [{name: default, sources: [{source: one}]}]
+tenants: [{name: acme, pool: default}]
+credentials:
+- {name: people, tenant: acme, login: acme, password: battery staple}
+- {name: hall, tenant: acme, networks: [192.0.2.0/24]}
+limits: [{name: slow, site: receiver.example, window: 5}]
+routes: [{domain: Partner.Example, host: relay.example, port: 25}, {domain: bücher.example, host: relay.example, port: 25}]
+";
+
+    #[test]
+    fn everything_that_the_directory_would_refuse_is_named_with_its_line_and_key() {
+        let text = "tenants:
+- {name: beta, pool: nowhere}
+credentials:
+- {name: others, tenant: acme, login: acme, password: correct horse}
+- {name: office, tenant: acme, networks: [192.0.2.9/24]}
+- {name: app, tenant: acme, api_key: 0123456789abcdef}
+- {name: too, tenant: acme, api_key: 0123456789abcdef}
+limits:
+- {name: careful, site: receiver.example, window: 1}
+remove:
+  routes:
+  - x.example
+  - y.example
+  limits: [default]
+  pools: [default]
+";
+        let error = changes_in(&cluster(STORED), text, ApplyOptions::default()).unwrap_err().to_string();
+        let expected = "the policy has 9 problems; nothing was changed
+  policy.yaml:2: `tenants[0].pool` = `nowhere`: neither the file nor the cluster has a `pool nowhere`
+  policy.yaml:4: `credentials[0].login` = `acme`: `credential people` has the same login, key or network
+  policy.yaml:5: `credentials[1].networks`: `credential hall` has the same login, key or network
+  policy.yaml:7: `credentials[3]`: `credential app` has the same login, key or network
+  policy.yaml:9: `limits[0]`: `limits slow` has the same source and site
+  policy.yaml:12: `remove.routes[0]` = `x.example`: the cluster has no `route x.example` to remove (`--ignore-missing` accepts that)
+  policy.yaml:13: `remove.routes[1]` = `y.example`: the cluster has no `route y.example` to remove (`--ignore-missing` accepts that)
+  policy.yaml:14: `remove.limits[0]` = `default`: always exists
+  policy.yaml:15: `remove.pools[0]` = `default`: `pool default` cannot be removed: `tenant acme` refers to it";
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn a_route_is_named_by_its_domain_in_any_spelling() {
+        let text = "remove: {routes: [Partner.Example, xn--bcher-kva.example]}";
+        let stored = cluster(STORED);
+        let changes = changes_in(&stored, text, ApplyOptions::default()).unwrap();
+        assert!(changes.removals.iter().all(|name| stored.item(name.kind, &name.name).is_some()));
+        let names = |written| stored_name(Kind::Route, written).map(|name| name.name.to_string());
+        assert_eq!(names("BÜCHER.example").as_deref(), Ok("xn--bcher-kva.example"));
+        assert_eq!(names("*").as_deref(), Ok("*"));
+        check(
+            "remove: {routes: [a.example, A.EXAMPLE]}",
+            Err("policy.yaml:1: `remove.routes[1]` = `A.EXAMPLE`: `route a.example` is in the file twice"),
+        );
+        check(
+            "remove: {routes: ['a b']}",
+            Err("policy.yaml:1: `remove.routes[0]` = `a b`: expected a domain or `*`"),
+        );
+    }
+
+    #[test]
+    fn a_removal_that_may_be_missing_is_no_problem() {
+        let options = ApplyOptions { ignore_missing: true, ..ApplyOptions::default() };
+        let changes = changes_in(&cluster(STORED), "remove: {routes: [x.example]}", options).unwrap();
+        assert_eq!(changes.removals, [ItemName::new(Kind::Route, "x.example")]);
     }
 
     #[test]

@@ -263,6 +263,7 @@ impl super::PolicyKind {
 
 #[cfg(test)]
 mod tests {
+    use postroad_cluster::ApplyOptions;
     use postroad_directory::{Change, Command, Directory};
 
     use super::*;
@@ -281,7 +282,8 @@ routes: [{domain: '*', host: relay.example, port: 25}, {domain: a.example, host:
 ";
 
     fn changes(text: &str, stored: &View) -> Changes {
-        PolicyFile::read("policy.yaml", text).unwrap().policy.changes(stored).unwrap()
+        let file = PolicyFile::read("policy.yaml", text).unwrap();
+        file.policy.changes(stored, ApplyOptions::default()).unwrap()
     }
 
     /// Applies a policy; returns how many items changed, and the view.
