@@ -30,6 +30,11 @@ const GATHER: Duration = Duration::from_millis(25);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often an error of the same file is logged.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// What is logged when lines are lost.
+const LOST: &str = "cannot write the mail log: its lines are lost until it can be written";
+/// What is logged when the path leads nowhere, and the file that is open is kept.
+const NOT_REPLACED: &str =
+    "cannot open the mail log again: its lines go to the renamed file until it can be opened";
 /// Written to the process log at a time, so that its other lines get through in between.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -331,14 +336,25 @@ impl LogFile {
         if reopen || self.file.is_none() || self.looked_at.elapsed() >= LOOK_EVERY {
             self.looked_at = Instant::now();
             if reopen || !self.is_current() {
-                self.file = append_to(&self.path).inspect_err(|error| self.complain(error)).ok();
+                self.open_again();
             }
         }
         if lines.is_empty() {
             return Ok(());
         }
         let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
-        file.write_all(lines).inspect_err(|error| self.complain(error))
+        file.write_all(lines).inspect_err(|error| self.complain(error, LOST))
+    }
+
+    /// Keeps the file that is open where no other can be opened, unless it was removed, and its lines with it.
+    fn open_again(&mut self) {
+        match append_to(&self.path) {
+            Ok(file) => self.file = Some(file),
+            Err(error) => {
+                self.file = self.file.take().filter(has_name);
+                self.complain(&error, if self.file.is_some() { NOT_REPLACED } else { LOST });
+            }
+        }
     }
 
     /// Returns true while the path leads to the file that is open.
@@ -349,13 +365,18 @@ impl LogFile {
         open.is_some() && open == named
     }
 
-    fn complain(&mut self, error: &io::Error) {
+    fn complain(&mut self, error: &io::Error, what: &str) {
         if self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
             self.complained_at = Some(Instant::now());
             let path = self.path.display();
-            tracing::error!(%path, %error, "cannot write the mail log: its lines are lost until it can be written");
+            tracing::error!(%path, %error, "{what}");
         }
     }
+}
+
+/// Returns true unless the file was removed.
+fn has_name(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
@@ -492,6 +513,22 @@ mod tests {
         std::fs::create_dir(&below).unwrap();
         file.write(b"two\n", false).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_again_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, renamed) = (dir.path().join("mail.log"), dir.path().join("mail.log.1"));
+        let mut file = LogFile::open(&path).unwrap();
+        file.write(b"one\n", false).unwrap();
+        std::fs::rename(&path, &renamed).unwrap();
+        // In place of a directory where the user may make no files, which the superuser may everywhere.
+        std::fs::create_dir(&path).unwrap();
+        file.write(b"two\n", true).unwrap();
+        assert_eq!(std::fs::read_to_string(&renamed).unwrap(), "one\ntwo\n");
+        std::fs::remove_dir(&path).unwrap();
+        file.write(b"three\n", true).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
     }
 
     #[test]
