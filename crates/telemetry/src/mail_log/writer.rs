@@ -6,9 +6,9 @@
 
 use std::{
     cell::RefCell,
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -266,7 +266,7 @@ impl Writer {
 
     fn write(&mut self, taken: &Taken) {
         if let Some(file) = &mut self.file {
-            let lost = file.write(&taken.lines, taken.reopen).map_or(taken.count, |()| 0);
+            let lost = file.write(&taken.lines, taken.reopen);
             self.shared.buffer.lock().lost += lost;
         }
         if self.shared.to_process_log.load(Ordering::Relaxed) {
@@ -321,7 +321,7 @@ fn pieces(lines: &[u8], bytes: usize) -> impl Iterator<Item = &[u8]> {
 /// The file of the mail log: opened again when it was renamed or removed.
 struct LogFile {
     path: PathBuf,
-    file: Option<File>,
+    file: Option<Appender<File>>,
     looked_at: Instant,
     complained_at: Option<Instant>,
 }
@@ -332,18 +332,18 @@ impl LogFile {
         Ok(Self { path: path.to_owned(), file, looked_at: Instant::now(), complained_at: None })
     }
 
-    fn write(&mut self, lines: &[u8], reopen: bool) -> io::Result<()> {
+    /// Returns how many of the lines could not be written.
+    fn write(&mut self, lines: &[u8], reopen: bool) -> u64 {
         if reopen || self.file.is_none() || self.looked_at.elapsed() >= LOOK_EVERY {
             self.looked_at = Instant::now();
             if reopen || !self.is_current() {
                 self.open_again();
             }
         }
-        if lines.is_empty() {
-            return Ok(());
-        }
-        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
-        file.write_all(lines).inspect_err(|error| self.complain(error, LOST))
+        let Some(file) = &mut self.file else { return count(lines) };
+        let Err(Unwritten { lines, error }) = file.append(lines) else { return 0 };
+        self.complain(&error, LOST);
+        lines
     }
 
     /// Keeps the file that is open where no other can be opened, unless it was removed, and its lines with it.
@@ -351,7 +351,7 @@ impl LogFile {
         match append_to(&self.path) {
             Ok(file) => self.file = Some(file),
             Err(error) => {
-                self.file = self.file.take().filter(has_name);
+                self.file = self.file.take().filter(|file| has_name(&file.to));
                 self.complain(&error, if self.file.is_some() { NOT_REPLACED } else { LOST });
             }
         }
@@ -360,7 +360,7 @@ impl LogFile {
     /// Returns true while the path leads to the file that is open.
     fn is_current(&self) -> bool {
         let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let open = self.file.as_ref().and_then(|file| file.metadata().ok()).map(identity);
+        let open = self.file.as_ref().and_then(|file| file.to.metadata().ok()).map(identity);
         let named = std::fs::metadata(&self.path).ok().map(identity);
         open.is_some() && open == named
     }
@@ -379,8 +379,67 @@ fn has_name(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
 }
 
-fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+fn append_to(path: &Path) -> io::Result<Appender<File>> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
+    Ok(Appender { is_within_line: ends_within_line(path, &file), to: file })
+}
+
+/// Returns true when a file ends with a part of a line, which a process that ended could not complete.
+fn ends_within_line(path: &Path, file: &File) -> bool {
+    // What is no file, such as a pipe, has no end to be read.
+    let Some(end) = file.metadata().ok().filter(Metadata::is_file).and_then(|file| file.len().checked_sub(1))
+    else {
+        return false;
+    };
+    let mut last = [0];
+    File::open(path).is_ok_and(|file| file.read_exact_at(&mut last, end).is_ok()) && last != *b"\n"
+}
+
+/// Appends lines. Behind a line that could not be written whole, the next one begins on a line of its own.
+struct Appender<W> {
+    to: W,
+    /// The last byte that was written is not the end of a line.
+    is_within_line: bool,
+}
+
+/// What an [`Appender`] could not write.
+#[derive(Debug)]
+struct Unwritten {
+    /// How many lines, with the one that was cut.
+    lines: u64,
+    error: io::Error,
+}
+
+impl<W: io::Write> Appender<W> {
+    fn append(&mut self, lines: &[u8]) -> Result<(), Unwritten> {
+        let mut rest = lines;
+        self.write_all(&mut rest).map_err(|error| Unwritten { lines: count(rest), error })
+    }
+
+    /// Takes from the front of `rest` what was written.
+    fn write_all(&mut self, rest: &mut &[u8]) -> io::Result<()> {
+        if self.is_within_line && !rest.is_empty() {
+            self.to.write_all(b"\n")?;
+            self.is_within_line = false;
+        }
+        while !rest.is_empty() {
+            match self.to.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.is_within_line = rest[written - 1] != b'\n';
+                    *rest = &rest[written..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts lines by their ends.
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }
 
 #[cfg(test)]
@@ -509,9 +568,9 @@ mod tests {
         std::fs::create_dir(&below).unwrap();
         let mut file = LogFile::open(&path).unwrap();
         std::fs::remove_dir_all(&below).unwrap();
-        assert!(file.write(b"one\n", true).is_err());
+        assert_eq!(file.write(b"one\n", true), 1);
         std::fs::create_dir(&below).unwrap();
-        file.write(b"two\n", false).unwrap();
+        assert_eq!(file.write(b"two\n", false), 0);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
     }
 
@@ -520,15 +579,67 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, renamed) = (dir.path().join("mail.log"), dir.path().join("mail.log.1"));
         let mut file = LogFile::open(&path).unwrap();
-        file.write(b"one\n", false).unwrap();
+        assert_eq!(file.write(b"one\n", false), 0);
         std::fs::rename(&path, &renamed).unwrap();
         // In place of a directory where the user may make no files, which the superuser may everywhere.
         std::fs::create_dir(&path).unwrap();
-        file.write(b"two\n", true).unwrap();
+        assert_eq!(file.write(b"two\n", true), 0);
         assert_eq!(std::fs::read_to_string(&renamed).unwrap(), "one\ntwo\n");
         std::fs::remove_dir(&path).unwrap();
-        file.write(b"three\n", true).unwrap();
+        assert_eq!(file.write(b"three\n", true), 0);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
+    }
+
+    /// A disk that has room for so many more bytes, and takes three at a time.
+    struct Disk {
+        content: Vec<u8>,
+        room: usize,
+    }
+
+    impl io::Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room).min(3);
+            if taken == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= taken;
+            self.content.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_cut_is_lost_and_spoils_no_other() {
+        let check = |room: usize, lost: u64, content: &str| {
+            let mut file = Appender { to: Disk { content: Vec::new(), room }, is_within_line: false };
+            let unwritten = file.append(b"first\nsecond\nthird\n").err();
+            assert_eq!(unwritten.map_or(0, |unwritten| unwritten.lines), lost, "{room}");
+            file.to.room = 1000;
+            file.append(b"").unwrap();
+            file.append(b"fourth\n").unwrap();
+            assert_eq!(String::from_utf8_lossy(&file.to.content), content, "{room}");
+        };
+        check(1000, 0, "first\nsecond\nthird\nfourth\n");
+        check(0, 3, "fourth\n");
+        check(4, 3, "firs\nfourth\n");
+        check(5, 3, "first\nfourth\n");
+        check(6, 2, "first\nfourth\n");
+        check(9, 2, "first\nsec\nfourth\n");
+        check(18, 1, "first\nsecond\nthird\nfourth\n");
+    }
+
+    #[test]
+    fn a_file_that_ends_within_a_line_is_continued_on_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mail.log");
+        std::fs::write(&path, "first\nsec").unwrap();
+        assert_eq!(LogFile::open(&path).unwrap().write(b"third\n", false), 0);
+        assert_eq!(LogFile::open(&path).unwrap().write(b"fourth\n", false), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "first\nsec\nthird\nfourth\n");
     }
 
     #[test]
