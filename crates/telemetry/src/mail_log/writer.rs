@@ -6,7 +6,7 @@
 
 use std::{
     cell::RefCell,
-    fs::{File, Metadata, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -359,9 +359,9 @@ impl LogFile {
 
     /// Returns true while the path leads to the file that is open.
     fn is_current(&self) -> bool {
-        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
         let open = self.file.as_ref().and_then(|file| file.to.metadata().ok()).map(identity);
-        let named = std::fs::metadata(&self.path).ok().map(identity);
+        let named = fs::metadata(&self.path).ok().map(identity);
         open.is_some() && open == named
     }
 
@@ -380,6 +380,9 @@ fn has_name(file: &File) -> bool {
 }
 
 fn append_to(path: &Path) -> io::Result<Appender<File>> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
     let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
     Ok(Appender { is_within_line: ends_within_line(path, &file), to: file })
 }
@@ -445,9 +448,13 @@ fn count(lines: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use postroad_core::MessageId;
+    use postroad_settings::Source;
 
     use super::*;
-    use crate::mail_log::{Delivery, LoginFailed, Mailbox, Said, Secs, Trace};
+    use crate::{
+        TelemetryConfig,
+        mail_log::{Delivery, LoginFailed, Mailbox, Said, Secs, Trace},
+    };
 
     fn options(file: &Path) -> Options {
         Options {
@@ -564,12 +571,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("below");
         let path = below.join("mail.log");
+        std::fs::write(&below, "no directory").unwrap();
         assert!(MailLog::start(options(&path), false).is_err());
-        std::fs::create_dir(&below).unwrap();
+        std::fs::remove_file(&below).unwrap();
         let mut file = LogFile::open(&path).unwrap();
         std::fs::remove_dir_all(&below).unwrap();
+        std::fs::write(&below, "no directory").unwrap();
         assert_eq!(file.write(b"one\n", true), 1);
-        std::fs::create_dir(&below).unwrap();
+        std::fs::remove_file(&below).unwrap();
         assert_eq!(file.write(b"two\n", false), 0);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
     }
@@ -588,6 +597,20 @@ mod tests {
         std::fs::remove_dir(&path).unwrap();
         assert_eq!(file.write(b"three\n", true), 0);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
+    }
+
+    #[test]
+    fn a_path_that_config_check_accepts_can_be_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("node.toml");
+        std::fs::write(&config, "mail_log = \"new/directory/mail.log\"\n").unwrap();
+        let source = Source::new(&config).with_variables(Vec::new()).opening_files();
+        let (config, problems) = source.read::<TelemetryConfig>();
+        problems.finish().unwrap();
+        let log = MailLog::start(options(config.mail_log.unwrap().as_ref()), false).unwrap();
+        log.shared.write(now(), &held(0));
+        stop(&log);
+        assert_eq!(lines(&dir.path().join("new/directory/mail.log")).len(), 1);
     }
 
     /// A disk that has room for so many more bytes, and takes three at a time.
