@@ -6,9 +6,9 @@
 
 use std::{
     cell::RefCell,
-    fs::{self, File, Metadata, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions, Permissions},
     io::{self, Write as _},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -35,6 +35,10 @@ const LOST: &str = "cannot write the mail log: its lines are lost until it can b
 /// What is logged when the path leads nowhere, and the file that is open is kept.
 const NOT_REPLACED: &str =
     "cannot open the mail log again: its lines go to the renamed file until it can be opened";
+/// A log shipper reads the mail log as a member of the service's group, whatever the umask. A file system without modes
+/// may refuse them; the log does not depend on them.
+const FILE_MODE: u32 = 0o640;
+const DIRECTORY_MODE: u32 = 0o750;
 /// Written to the process log at a time, so that its other lines get through in between.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -381,10 +385,37 @@ fn has_name(file: &File) -> bool {
 
 fn append_to(path: &Path) -> io::Result<Appender<File>> {
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+        make_directory(directory)?;
     }
-    let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
+    let file = match OpenOptions::new().create_new(true).append(true).open(path) {
+        Ok(new) => {
+            let _ = new.set_permissions(Permissions::from_mode(FILE_MODE));
+            new
+        }
+        // It exists and keeps its mode, or is a link to a file that does not exist.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            OpenOptions::new().create(true).append(true).open(path)?
+        }
+        Err(error) => return Err(error),
+    };
     Ok(Appender { is_within_line: ends_within_line(path, &file), to: file })
+}
+
+/// Makes a directory, and those above it, where there is none.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), make_directory)?;
+    match fs::create_dir(path) {
+        Ok(()) => {
+            let _ = fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE));
+            Ok(())
+        }
+        // Another process was faster.
+        Err(_) if path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns true when a file ends with a part of a line, which a process that ended could not complete.
