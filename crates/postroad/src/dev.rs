@@ -15,7 +15,7 @@ use postroad_core::{ClusterId, NodeId};
 use postroad_ingress::{Ingress, IngressDeps};
 use postroad_net::{
     ClientTls, Expect, Guard, MemoryNet, Role, ServerTls, Transport,
-    authority::{write_public, write_secret},
+    authority::{write_new_file, write_secret},
 };
 use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
 use postroad_queue::{Queue, QueueConfig, QueueDeps, Voter};
@@ -153,7 +153,7 @@ impl Data {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         let (certificate, key) = ServerTls::self_signed_pem(&names)?;
         let written = write_secret(&self.key(), key.as_bytes())
-            .and_then(|()| write_public(&self.certificate(), certificate.as_bytes()));
+            .and_then(|()| write_new_file(&self.certificate(), certificate.as_bytes()));
         written.with_context(|| format!("cannot write `{}`", self.certificate().display()))
     }
 }
