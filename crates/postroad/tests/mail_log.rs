@@ -375,11 +375,19 @@ async fn says_why_it_cannot_take_mail(logged: &mut Logged) {
     }
 }
 
-/// As logrotate does it: rename, then SIGHUP.
+/// As logrotate does it: rename, then SIGHUP. The writer finds a renamed file by itself as well, so the log says why it
+/// opened it.
 async fn reopens_at_sighup(logged: &mut Logged) {
     let path = logged.path(Role::Ingress);
     fs::rename(&path, path.with_extension("1")).unwrap();
     logged.process(Role::Ingress).hang_up().unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let is_answer =
+        |line: &str| line.contains("opened the mail log again") && line.contains("reason=\"requested\"");
+    while !logged.process(Role::Ingress).log().lines().any(is_answer) {
+        assert!(tokio::time::Instant::now() < deadline, "{}", logged.cluster.logs());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let id = logged.accepted("bob@good.test").await.to_string();
     logged.line(Role::Ingress, "accepted", &[("id", &id)]).await;
     assert!(logged.process(Role::Ingress).is_running());

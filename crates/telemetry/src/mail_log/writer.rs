@@ -26,8 +26,10 @@ use crate::{LogAddresses, LogFormat, own_metrics::MailLogMetrics};
 
 /// How long lines gather before they are written.
 const GATHER: Duration = Duration::from_millis(25);
-/// How often the writer checks whether the file was renamed, and reports lines that are missing.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the writer checks whether the file was renamed.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the writer reports lines that are missing.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How often an error of the same file is logged.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// What is logged when lines are lost.
@@ -50,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) format: LogFormat,
     pub(crate) addresses: LogAddresses,
     pub(crate) file: Option<PathBuf>,
+    /// How often to check whether the file was renamed.
+    pub(crate) look_every: Duration,
     pub(crate) buffer_bytes: usize,
     /// Lines in a second of each event that clients can cause as often as they like.
     pub(crate) limited_lines_per_sec: u32,
@@ -108,8 +112,7 @@ pub fn write(record: &impl Record) {
 /// Opens the file of the mail log again, as after it was renamed; without a file this does nothing.
 pub fn reopen() {
     if let Some(log) = MAIL_LOG.get() {
-        log.buffer.lock().reopen = true;
-        log.wake.notify_one();
+        log.reopen();
     }
 }
 
@@ -124,7 +127,8 @@ impl MailLog {
     /// # Errors
     /// The file cannot be opened, or the system has no thread for us.
     pub(crate) fn start(options: Options, to_process_log: bool) -> io::Result<Self> {
-        let file = options.file.as_deref().map(LogFile::open).transpose()?;
+        let open = |path: &PathBuf| LogFile::open(path, options.look_every);
+        let file = options.file.as_ref().map(open).transpose()?;
         let to_process_log = AtomicBool::new(to_process_log);
         let shared =
             Arc::new(Shared { options, to_process_log, buffer: Mutex::default(), wake: Condvar::new() });
@@ -156,6 +160,11 @@ impl MailLog {
 }
 
 impl Shared {
+    fn reopen(&self) {
+        self.buffer.lock().reopen = true;
+        self.wake.notify_one();
+    }
+
     fn is_read(&self) -> bool {
         self.to_process_log.load(Ordering::Relaxed) || self.options.file.is_some()
     }
@@ -238,7 +247,7 @@ impl Writer {
                 let rest = self.take(Vec::new());
                 return self.write(&rest);
             }
-            if reported_at.elapsed() >= LOOK_EVERY {
+            if reported_at.elapsed() >= REPORT_EVERY {
                 self.report_missing();
                 reported_at = Instant::now();
             }
@@ -252,7 +261,7 @@ impl Writer {
         let Shared { buffer, wake, options, .. } = &*self.shared;
         let mut buffer = buffer.lock();
         if buffer.lines.is_empty() && !buffer.stop && !buffer.reopen {
-            wake.wait_for(&mut buffer, LOOK_EVERY);
+            wake.wait_for(&mut buffer, options.look_every.min(REPORT_EVERY));
         }
         let gather_until = Instant::now() + GATHER;
         while !buffer.stop && buffer.lines.len() < options.buffer_bytes / 4 && !buffer.lines.is_empty() {
@@ -326,22 +335,25 @@ fn pieces(lines: &[u8], bytes: usize) -> impl Iterator<Item = &[u8]> {
 struct LogFile {
     path: PathBuf,
     file: Option<Appender<File>>,
+    look_every: Duration,
     looked_at: Instant,
     complained_at: Option<Instant>,
 }
 
 impl LogFile {
-    fn open(path: &Path) -> io::Result<Self> {
+    fn open(path: &Path, look_every: Duration) -> io::Result<Self> {
         let file = Some(append_to(path)?);
-        Ok(Self { path: path.to_owned(), file, looked_at: Instant::now(), complained_at: None })
+        Ok(Self { path: path.to_owned(), file, look_every, looked_at: Instant::now(), complained_at: None })
     }
 
     /// Returns how many of the lines could not be written.
     fn write(&mut self, lines: &[u8], reopen: bool) -> u64 {
-        if reopen || self.file.is_none() || self.looked_at.elapsed() >= LOOK_EVERY {
+        if reopen || self.file.is_none() || self.looked_at.elapsed() >= self.look_every {
             self.looked_at = Instant::now();
-            if reopen || !self.is_current() {
-                self.open_again();
+            if reopen {
+                self.open_again("requested");
+            } else if !self.is_current() {
+                self.open_again("renamed or removed");
             }
         }
         let Some(file) = &mut self.file else { return count(lines) };
@@ -351,9 +363,12 @@ impl LogFile {
     }
 
     /// Keeps the file that is open where no other can be opened, unless it was removed, and its lines with it.
-    fn open_again(&mut self) {
+    fn open_again(&mut self, reason: &'static str) {
         match append_to(&self.path) {
-            Ok(file) => self.file = Some(file),
+            Ok(file) => {
+                self.file = Some(file);
+                tracing::info!(path = %self.path.display(), reason, "opened the mail log again");
+            }
             Err(error) => {
                 self.file = self.file.take().filter(|file| has_name(&file.to));
                 self.complain(&error, if self.file.is_some() { NOT_REPLACED } else { LOST });
@@ -487,8 +502,10 @@ mod tests {
         mail_log::{Delivery, LoginFailed, Mailbox, Said, Secs, Trace},
     };
 
+    /// Never looks by itself.
     fn options(file: &Path) -> Options {
         Options {
+            look_every: HOUR,
             format: LogFormat::Text,
             addresses: LogAddresses::None,
             file: Some(file.to_owned()),
@@ -513,6 +530,7 @@ mod tests {
         }
     }
 
+    const HOUR: Duration = Duration::from_hours(1);
     const LOGIN: LoginFailed<'static> =
         LoginFailed { reason: "wrong", client: None, login: Mailbox::None, protocol: "smtp", helo: None };
 
@@ -536,28 +554,38 @@ mod tests {
         text.lines().filter_map(|line| line.split_once("mail: ")).map(|(_, rest)| rest.to_owned()).collect()
     }
 
-    #[test]
-    fn a_file_that_was_renamed_is_opened_again_and_nothing_is_lost() {
+    /// Renames the file twice; without a `request`, the writer has to find it out.
+    #[track_caller]
+    fn check_rotation(look_every: Duration, request: impl Fn(&Shared)) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mail.log");
-        let log = MailLog::start(options(&path), false).unwrap();
-        log.shared.write(now(), &held(0));
-        wait_until(|| lines(&path).len() == 1);
-        assert!(lines(&path)[0].starts_with("held id=00000000000000000000000007 recipient=0 "));
-        // By itself, within a second or so.
-        std::fs::rename(&path, dir.path().join("mail.log.1")).unwrap();
-        log.shared.write(now(), &held(1));
-        wait_until(|| path.exists());
-        // At once when it is asked to, which it is by SIGHUP.
-        std::fs::rename(&path, dir.path().join("mail.log.2")).unwrap();
-        log.shared.buffer.lock().reopen = true;
-        log.shared.wake.notify_one();
-        wait_until(|| path.exists());
-        log.shared.write(now(), &held(2));
+        let log = MailLog::start(Options { look_every, ..options(&path) }, false).unwrap();
+        let names = ["mail.log.1", "mail.log.2", "mail.log"];
+        for (recipient, name) in (0..).zip(names) {
+            log.shared.write(now(), &held(recipient));
+            wait_until(|| lines(&path).len() == 1);
+            if name != "mail.log" {
+                std::fs::rename(&path, dir.path().join(name)).unwrap();
+                request(&log.shared);
+                wait_until(|| path.exists());
+            }
+        }
         stop(&log);
-        let all = ["mail.log", "mail.log.1", "mail.log.2"];
-        assert_eq!(all.iter().map(|name| lines(&dir.path().join(name)).len()).sum::<usize>(), 3);
-        assert_eq!(lines(&path).len(), 1);
+        for (recipient, name) in names.iter().enumerate() {
+            let lines = lines(&dir.path().join(name));
+            let start = format!("held id=00000000000000000000000007 recipient={recipient} ");
+            assert!(lines.len() == 1 && lines[0].starts_with(&start), "{name}: {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_is_opened_again_and_nothing_is_lost() {
+        check_rotation(Duration::from_millis(10), |_| {});
+    }
+
+    #[test]
+    fn a_file_is_opened_again_at_once_on_request() {
+        check_rotation(HOUR, Shared::reopen);
     }
 
     #[test]
@@ -605,7 +633,7 @@ mod tests {
         std::fs::write(&below, "no directory").unwrap();
         assert!(MailLog::start(options(&path), false).is_err());
         std::fs::remove_file(&below).unwrap();
-        let mut file = LogFile::open(&path).unwrap();
+        let mut file = LogFile::open(&path, HOUR).unwrap();
         std::fs::remove_dir_all(&below).unwrap();
         std::fs::write(&below, "no directory").unwrap();
         assert_eq!(file.write(b"one\n", true), 1);
@@ -618,7 +646,7 @@ mod tests {
     fn a_file_that_cannot_be_opened_again_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let (path, renamed) = (dir.path().join("mail.log"), dir.path().join("mail.log.1"));
-        let mut file = LogFile::open(&path).unwrap();
+        let mut file = LogFile::open(&path, HOUR).unwrap();
         assert_eq!(file.write(b"one\n", false), 0);
         std::fs::rename(&path, &renamed).unwrap();
         // In place of a directory where the user may make no files, which the superuser may everywhere.
@@ -691,8 +719,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mail.log");
         std::fs::write(&path, "first\nsec").unwrap();
-        assert_eq!(LogFile::open(&path).unwrap().write(b"third\n", false), 0);
-        assert_eq!(LogFile::open(&path).unwrap().write(b"fourth\n", false), 0);
+        assert_eq!(LogFile::open(&path, HOUR).unwrap().write(b"third\n", false), 0);
+        assert_eq!(LogFile::open(&path, HOUR).unwrap().write(b"fourth\n", false), 0);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "first\nsec\nthird\nfourth\n");
     }
 
