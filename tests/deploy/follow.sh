@@ -50,7 +50,7 @@ on() { # NAME COMMAND...
       nsenter -t "$(cat "$work/$name/pid")" --mount --net --uts --wd="$work/$name/cwd" "$@")
 }
 
-# What systemd does with the unit, as far as it matters here: the user, its capabilities and the command.
+# What systemd does with the unit, as far as it matters here: its directories, the user, its capabilities and the command.
 cat > "$work/systemctl" <<'EOF'
 #!/bin/sh
 set -eu
@@ -58,9 +58,22 @@ set -eu
 role=${3#postroad@}
 unit=/etc/systemd/system/postroad@.service
 value() { sed -n "s/^$1=//p" "$unit" | sed "s/%i/$role/g"; }
+user=$(value User)
+# Owner and mode are set at every start, also of a directory that exists.
+directory() { # PARENT SETTING
+  name=$(value "$2")
+  [ -n "$name" ] || return 0
+  mode=$(value "$2Mode")
+  mkdir -p "$1/$name"
+  chown "$user:$user" "$1/$name"
+  chmod "${mode:-0755}" "$1/$name"
+}
+directory /var/lib StateDirectory
+mask=$(value UMask)
+umask "${mask:-0022}"
 capabilities=$(value AmbientCapabilities | tr 'A-Z' 'a-z' | sed 's/^cap_/+/')
 # shellcheck disable=SC2046
-setpriv --reuid "$(value User)" --regid "$(value User)" --init-groups \
+setpriv --reuid "$user" --regid "$user" --init-groups \
   --inh-caps "$capabilities" --ambient-caps "$capabilities" --no-new-privs \
   $(value ExecStart) > "$LOG" 2>&1 &
 EOF
