@@ -49,7 +49,7 @@ const SETTINGS: &str = "
 
 All are in `[telemetry]`, of every role.
 
-- `mail_log`: the file. It is opened again on SIGHUP, and within a second or so after it was renamed or removed, so `logrotate` needs neither `copytruncate` nor a restart. While it cannot be opened again, lines go to the renamed file and an error is logged. A new file can be read by its group (0640), and so can its directory where that is made (0750); a file that exists keeps its mode.
+- `mail_log`: the file. It is opened again on SIGHUP, and within a second or so after it was renamed or removed, so `logrotate` needs neither `copytruncate` nor a restart. While it cannot be opened again, lines go to the renamed file and an error is logged. A new file can be read by its group (0640), and so can its directory where that is made (0750); a file that exists keeps its mode. The unit `postroad@.service` can write to `/var/log/postroad`, so `mail_log = \"/var/log/postroad/mail.log\"` works; another directory needs `ReadWritePaths=` in a drop-in of the unit.
 - `log_filter`: `mail=off` behind a comma keeps the lines out of the process log.
 - `log_addresses`: how much of an address is shown, `none` unless it is set. `domain` shows what stands behind the `@`. In replies the local part is replaced by `*`, and with `none` the domain as well. Logins count as addresses.
 - `rejected_lines_per_sec_max`: clients can be refused as often as they like, so of `rejected` and of `login_failed` so many lines are written in a second; the others are counted in `omitted` lines, a second or so later, and in `postroad_mail_log_omitted_lines_total`.
