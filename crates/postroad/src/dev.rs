@@ -85,8 +85,8 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
 /// `dev` logs only warnings and errors unless `POSTROAD_LOG` says otherwise.
 fn start_telemetry() -> anyhow::Result<Telemetry> {
     let filter = std::env::var("POSTROAD_LOG").unwrap_or_else(|_| "warn".to_owned());
-    let log_filter = LogFilter::parse(&filter)
-        .with_context(|| format!("`POSTROAD_LOG` = `{filter}`: expected a log filter"))?;
+    let log_filter =
+        LogFilter::parse(&filter).with_context(|| format!("`POSTROAD_LOG` = `{filter}` is no log filter"))?;
     let endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
     let otlp_endpoint = endpoint
         .map(|url| {
