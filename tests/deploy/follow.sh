@@ -13,10 +13,10 @@ ip link add br0 type bridge
 ip addr add 10.77.0.254/24 dev br0
 ip link set br0 up
 
-# A machine: its own network, and its own /etc, /var/lib and /usr/local/bin.
+# A machine: its own network, and its own /etc, /var/lib, /var/log and /usr/local/bin.
 machine() { # NAME NUMBER
   root=$work/$1
-  mkdir -p "$root/lib" "$root/bin" "$root/shim" "$root/cwd"
+  mkdir -p "$root/lib" "$root/log.d" "$root/bin" "$root/shim" "$root/cwd"
   cp -a /etc "$root/etc"
   sed -i '/^postroad:/d' "$root/etc/passwd" "$root/etc/group" "$root/etc/shadow"
   printf '127.0.0.1 localhost\n10.77.0.1 q1.example\n10.77.0.2 q2.example\n10.77.0.3 q3.example\n10.77.0.11 in1.example\n' \
@@ -29,6 +29,7 @@ machine() { # NAME NUMBER
     hostname $1
     mount --bind '$root/etc' /etc
     mount --bind '$root/lib' /var/lib
+    mount --bind '$root/log.d' /var/log
     mount --bind '$root/bin' /usr/local/bin
     touch '$root/made'
     exec sleep infinity" &
@@ -46,11 +47,12 @@ on() { # NAME COMMAND...
   name=$1
   shift
   (cd "$work/$name/cwd" &&
-    LOG=$work/$name/log PATH=$work/$name/shim:$PATH \
+    LOG=$work/$name/log SHIM=$work/$name/shim PATH=$work/$name/shim:$PATH \
       nsenter -t "$(cat "$work/$name/pid")" --mount --net --uts --wd="$work/$name/cwd" "$@")
 }
 
-# What systemd does with the unit, as far as it matters here: the user, its capabilities and the command.
+# What systemd does with the unit, as far as it matters here: its directories, what it may write, the user, its capabilities
+# and the command.
 cat > "$work/systemctl" <<'EOF'
 #!/bin/sh
 set -eu
@@ -58,9 +60,39 @@ set -eu
 role=${3#postroad@}
 unit=/etc/systemd/system/postroad@.service
 value() { sed -n "s/^$1=//p" "$unit" | sed "s/%i/$role/g"; }
+user=$(value User)
+# Owner and mode are set at every start, also of a directory that exists.
+directories=
+directory() { # PARENT SETTING
+  name=$(value "$2")
+  [ -n "$name" ] || return 0
+  mode=$(value "$2Mode")
+  mkdir -p "$1/$name"
+  chown "$user:$user" "$1/$name"
+  chmod "${mode:-0755}" "$1/$name"
+  directories="$directories $1/$name"
+}
+directory /var/lib StateDirectory
+directory /var/log LogsDirectory
+mask=$(value UMask)
+umask "${mask:-0022}"
+# ProtectSystem=strict: it can write these directories and its own /tmp, and nothing else.
+[ "$(value ProtectSystem) $(value PrivateTmp)" = "strict yes" ]
+cat > "$SHIM/protected" <<'END'
+#!/bin/sh
+set -eu
+directories=$1
+shift
+for directory in $directories; do mount --bind "$directory" "$directory"; done
+mount -t tmpfs tmpfs /tmp
+for path in / /etc /var/lib /var/log /usr/local/bin; do mount -o remount,bind,ro "$path"; done
+cd /
+exec "$@"
+END
+chmod +x "$SHIM/protected"
 capabilities=$(value AmbientCapabilities | tr 'A-Z' 'a-z' | sed 's/^cap_/+/')
 # shellcheck disable=SC2046
-setpriv --reuid "$(value User)" --regid "$(value User)" --init-groups \
+unshare --mount "$SHIM/protected" "$directories" setpriv --reuid "$user" --regid "$user" --init-groups \
   --inh-caps "$capabilities" --ambient-caps "$capabilities" --no-new-privs \
   $(value ExecStart) > "$LOG" 2>&1 &
 EOF
@@ -89,6 +121,8 @@ for node in q1:1:queue q2:2:queue q3:3:queue in1:11:ingress out1:21:outbound ctl
   machine "$name" "$number"
   cp -r "$work/admin/$name" "$work/$name/cwd/$name"
   sed "s/\\bq1\\b/$name/g; s/\\bqueue\\b/$role/g" "$blocks/node.sh" > "$work/$name/node.sh"
+  # The path that docs/reference/mail-log.md names.
+  printf '\n[telemetry]\nmail_log = "/var/log/postroad/mail.log"\n' >> "$work/$name/cwd/$name/$role.toml"
   # Only a queue node has a data directory to format.
   [ "$role" = queue ] || sed -i '/cluster form/d' "$work/$name/node.sh"
   echo "== $name"
@@ -117,8 +151,18 @@ sh -eux "$blocks/send.sh"
 for name in q1 q2 q3 in1 out1 ctl1; do
   grep -q '^postroad_' "$work/$name/metrics"
 done
-# The data belongs to the unit's user, and no one else reads it.
+# The data belongs to the unit's user, and no one else reads it; the mail log can be read by its group.
 for name in q1 q2 q3; do
   on "$name" sh -eu -c 'test "$(stat -c %U:%a /var/lib/postroad)" = postroad:700'
+done
+for name in q1 q2 q3 in1 out1 ctl1; do
+  on "$name" sh -eu -c 'test "$(stat -c %U:%G:%a /var/log/postroad)" = postroad:postroad:750'
+  on "$name" sh -eu -c 'test "$(stat -c %U:%G:%a /var/log/postroad/mail.log)" = postroad:postroad:640'
+done
+tries=0
+until on in1 grep -q ' INFO mail: accepted ' /var/log/postroad/mail.log; do
+  tries=$((tries + 1))
+  [ "$tries" -le 600 ]
+  sleep 0.2
 done
 echo "== followed"

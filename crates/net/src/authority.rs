@@ -141,7 +141,7 @@ impl NodeCertificate {
     /// # Errors
     /// A file exists already or cannot be written.
     pub fn write(&self, certificate: &Path, key: &Path) -> io::Result<()> {
-        write_public(certificate, self.certificate_pem.as_bytes())?;
+        write_new_file(certificate, self.certificate_pem.as_bytes())?;
         write_secret(key, self.key_pem.as_bytes())
     }
 }
@@ -158,15 +158,15 @@ impl std::fmt::Debug for NodeCertificate {
     }
 }
 
-/// Writes a new file that everyone can read.
+/// Writes a new file; the umask says who else can read it, which in the roles and commands of `postroad` is nobody.
 ///
 /// # Errors
 /// The file exists already or cannot be written.
-pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn write_new_file(path: &Path, content: &[u8]) -> io::Result<()> {
     write_new(path, content, 0o644)
 }
 
-/// Writes a new file that only the owner can read.
+/// Writes a new file that only the owner can read, whatever the umask.
 ///
 /// # Errors
 /// The file exists already or cannot be written.

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use postroad_core::{ClusterId, Domain, NodeId};
 use postroad_net::{
     Role,
-    authority::{ClusterAuthority, write_public, write_secret},
+    authority::{ClusterAuthority, write_new_file, write_secret},
 };
 use postroad_settings::{Rules, Source, print, require, settings};
 
@@ -156,7 +156,7 @@ impl ClusterDirectory {
 }
 
 fn public(path: &Path, text: &str) -> anyhow::Result<()> {
-    write_public(path, text.as_bytes()).with_context(|| format!("cannot write `{}`", path.display()))
+    write_new_file(path, text.as_bytes()).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 fn net_role(role: RoleName) -> Role {

@@ -14,7 +14,7 @@ use postroad_core::{ClusterId, NodeId};
 use postroad_ingress::{Ingress, IngressDeps};
 use postroad_net::{
     ClientTls, Expect, Guard, MemoryNet, Role, ServerTls, Transport,
-    authority::{write_public, write_secret},
+    authority::{write_new_file, write_secret},
 };
 use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
 use postroad_queue::{Queue, QueueConfig, QueueDeps, Voter};
@@ -88,8 +88,8 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
 /// `dev` logs only warnings and errors unless `POSTROAD_LOG` says otherwise.
 fn start_telemetry() -> anyhow::Result<Telemetry> {
     let filter = std::env::var("POSTROAD_LOG").unwrap_or_else(|_| "warn".to_owned());
-    let log_filter = LogFilter::parse(&filter)
-        .with_context(|| format!("`POSTROAD_LOG` = `{filter}`: expected a log filter"))?;
+    let log_filter =
+        LogFilter::parse(&filter).with_context(|| format!("`POSTROAD_LOG` = `{filter}` is no log filter"))?;
     let endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
     let otlp_endpoint = endpoint
         .map(|url| {
@@ -156,7 +156,7 @@ impl Data {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         let (certificate, key) = ServerTls::self_signed_pem(&names)?;
         let written = write_secret(&self.key(), key.as_bytes())
-            .and_then(|()| write_public(&self.certificate(), certificate.as_bytes()));
+            .and_then(|()| write_new_file(&self.certificate(), certificate.as_bytes()));
         written.with_context(|| format!("cannot write `{}`", self.certificate().display()))
     }
 }

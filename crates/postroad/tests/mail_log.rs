@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -48,7 +49,7 @@ const SETTINGS: &str = "
 
 All are in `[telemetry]`, of every role.
 
-- `mail_log`: the file. It is opened again on SIGHUP, and within a second or so after it was renamed or removed, so `logrotate` needs neither `copytruncate` nor a restart.
+- `mail_log`: the file. It is opened again on SIGHUP, and within a second or so after it was renamed or removed, so `logrotate` needs neither `copytruncate` nor a restart. While it cannot be opened again, lines go to the renamed file and an error is logged. A new file can be read by its group (0640), and so can its directory where that is made (0750); a file that exists keeps its mode. The unit `postroad@.service` can write to `/var/log/postroad`, so `mail_log = \"/var/log/postroad/mail.log\"` works; another directory needs `ReadWritePaths=` in a drop-in of the unit.
 - `log_filter`: `mail=off` behind a comma keeps the lines out of the process log.
 - `log_addresses`: how much of an address is shown, `none` unless it is set. `domain` shows what stands behind the `@`. In replies the local part is replaced by `*`, and with `none` the domain as well. Logins count as addresses.
 - `rejected_lines_per_sec_max`: clients can be refused as often as they like, so of `rejected` and of `login_failed` so many lines are written in a second; the others are counted in `omitted` lines, a second or so later, and in `postroad_mail_log_omitted_lines_total`.
@@ -196,7 +197,7 @@ impl Logged {
     async fn start(receiver: std::net::SocketAddr) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = |role: Role| {
-            let path = dir.path().join(file_of(role));
+            let path = path_of(&dir, role);
             let text = format!(
                 "[telemetry]\nmail_log = {path:?}\nlog_addresses = \"domain\"\nlog_filter = \"info,mail=off\"\n"
             );
@@ -214,7 +215,7 @@ impl Logged {
     }
 
     fn path(&self, role: Role) -> PathBuf {
-        self.dir.path().join(file_of(role))
+        path_of(&self.dir, role)
     }
 
     fn process(&mut self, role: Role) -> &mut Process {
@@ -256,13 +257,15 @@ impl Logged {
     }
 }
 
-fn file_of(role: Role) -> &'static str {
-    match role {
-        Role::Queue => "queue.log",
-        Role::Outbound => "outbound.log",
-        Role::Control => "control.log",
-        Role::Ingress => "ingress.log",
-    }
+/// The mail log of a role, in a directory that the role makes.
+fn path_of(dir: &tempfile::TempDir, role: Role) -> PathBuf {
+    let name = match role {
+        Role::Queue => "queue",
+        Role::Outbound => "outbound",
+        Role::Control => "control",
+        Role::Ingress => "ingress",
+    };
+    dir.path().join(name).join("mail.log")
 }
 
 /// Reads the fields of a line, which are those of the declaration, in its order.
@@ -335,7 +338,13 @@ async fn a_cluster_writes_a_line_for_everything_that_happens_to_a_message() {
     assert!(matches!(key, Submitted::Rejected(_)), "{key:?}");
     logged.line(Role::Ingress, "login_failed", &[("reason", "wrong"), ("protocol", "grpc")]).await;
 
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for path in [Role::Queue, Role::Ingress].map(|role| logged.path(role)) {
+        // Its group, such as a log shipper, reads it; all else that a process makes is for its user.
+        assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o750, 0o640), "{}", path.display());
+    }
     reopens_at_sighup(&mut logged).await;
+    assert_eq!(mode(&logged.path(Role::Ingress)), 0o640);
     shows_its_metrics(&mut logged).await;
     says_why_it_cannot_take_mail(&mut logged).await;
     let no_addresses = |role| !fs::read_to_string(logged.path(role)).unwrap().contains("bob");
@@ -366,11 +375,19 @@ async fn says_why_it_cannot_take_mail(logged: &mut Logged) {
     }
 }
 
-/// As logrotate does it: rename, then SIGHUP.
+/// As logrotate does it: rename, then SIGHUP. The writer finds a renamed file by itself as well, so the log says why it
+/// opened it.
 async fn reopens_at_sighup(logged: &mut Logged) {
     let path = logged.path(Role::Ingress);
     fs::rename(&path, path.with_extension("1")).unwrap();
     logged.process(Role::Ingress).hang_up().unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let is_answer =
+        |line: &str| line.contains("opened the mail log again") && line.contains("reason=\"requested\"");
+    while !logged.process(Role::Ingress).log().lines().any(is_answer) {
+        assert!(tokio::time::Instant::now() < deadline, "{}", logged.cluster.logs());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let id = logged.accepted("bob@good.test").await.to_string();
     logged.line(Role::Ingress, "accepted", &[("id", &id)]).await;
     assert!(logged.process(Role::Ingress).is_running());

@@ -72,3 +72,19 @@ fn mail_keys_and_databases_are_for_their_user_only_under_any_umask() {
     let open: Vec<_> = found.iter().filter(|(_, mode)| mode & OTHERS != 0).collect();
     assert!(open.is_empty(), "others can read {open:?}");
 }
+
+#[test]
+fn the_files_of_a_cluster_are_for_their_user_only_under_any_umask() {
+    let home = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 0; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_postroad"), "cluster", "init"]);
+    let output = shell.args(["--dir", "cluster", "--queue", "1=q1:7000"]).current_dir(home.path()).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut found = Vec::new();
+    modes(&home.path().join("cluster"), &mut found).unwrap();
+    let is_certificate = |(path, _): &(PathBuf, u32)| path.ends_with("authority.pem");
+    assert!(found.iter().any(is_certificate), "{found:?}");
+    let open: Vec<_> = found.iter().filter(|(_, mode)| mode & OTHERS != 0).collect();
+    assert!(open.is_empty(), "others can read {open:?}");
+}

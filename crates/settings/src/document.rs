@@ -208,7 +208,8 @@ fn insert(table: &mut BTreeMap<String, Given>, path: &[String], given: Given) {
         [key, rest @ ..] => {
             let below = table.entry(key.clone()).or_insert_with(Given::nothing);
             if !matches!(below.item, Item::Table(_)) {
-                below.item = Item::Table(BTreeMap::new());
+                // What was given for the whole value is gone, so its place is to blame for nothing.
+                *below = Given::nothing();
             }
             below.origin = below.origin.take().or_else(|| given.origin.clone());
             if let Item::Table(below) = &mut below.item {

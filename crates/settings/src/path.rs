@@ -15,11 +15,11 @@ use crate::{Given, Kind, Reading, SettingValue, Wrong};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadableFile(pub PathBuf);
 
-/// A directory that files are made in; it is made where it does not exist.
+/// A directory that files are made in; what uses it makes it where it does not exist, with those above it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WritableDirectory(pub PathBuf);
 
-/// A file that is written; it is made where it does not exist.
+/// A file that is written; what uses it makes it where it does not exist, with the directories above it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WritableFile(pub PathBuf);
 

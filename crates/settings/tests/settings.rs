@@ -142,6 +142,33 @@ fn the_environment_is_laid_over_the_file() {
 }
 
 #[test]
+fn an_override_below_a_value_is_blamed_instead_of_the_line_of_the_value() {
+    let text = format!("{GOOD}listeners = [{{ listen = \"127.0.0.1:25\" }}]\nconnections_max = 7\n");
+    check(
+        &text,
+        &[
+            ("POSTROAD__INGRESS__CONNECTIONS_MAX__NOW", "8"),
+            ("POSTROAD__INGRESS__LISTENERS__0__LISTEN", "127.0.0.1:26"),
+        ],
+        &[
+            ": environment variable `POSTROAD__INGRESS__CONNECTIONS_MAX__NOW`: `ingress.connections_max` = {…}: \
+             expected a whole number, 1 to 1000",
+            ": environment variable `POSTROAD__INGRESS__LISTENERS__0__LISTEN`: `ingress.listeners` = {…}: \
+             expected a list, each a table",
+        ],
+    );
+    // A variable for the whole value and one below it: the later of the two is to blame.
+    check(
+        GOOD,
+        &[("POSTROAD__INGRESS__CONNECTIONS_MAX", "7"), ("POSTROAD__INGRESS__CONNECTIONS_MAX__NOW", "8")],
+        &[
+            ": environment variable `POSTROAD__INGRESS__CONNECTIONS_MAX__NOW`: `ingress.connections_max` = {…}: \
+           expected a whole number, 1 to 1000",
+        ],
+    );
+}
+
+#[test]
 fn every_error_is_reported_with_line_key_value_and_what_was_expected() {
     let text = "[ingress]\nconnections_max = \"many\"\ncomand_timeout = \"5m\"\nmessage_size_max = \"1GiB\"\n\
                 command_timeout = 30\npeer = \"nowhere\"\n\n[[ingress.listeners]]\nlisten = \"localhost\"\nservice = \"x\"\n\

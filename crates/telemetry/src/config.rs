@@ -2,7 +2,10 @@
 
 use postroad_core::ByteSize;
 use postroad_settings::{Given, Kind, Reading, SettingValue, WritableFile, Wrong, choices, settings};
-use tracing_subscriber::{EnvFilter, filter::Targets};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::{LevelFilter, Targets},
+};
 
 use crate::ranking::LABEL_VALUES_MAX;
 
@@ -62,11 +65,34 @@ choices! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
+/// Why a text is no log filter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogFilterError {
+    /// The directives are not understood.
+    #[error("expected a log filter such as \"info,postroad_raft=debug\"")]
+    Directives,
+    /// A word alone is no level.
+    #[error(
+        "`{0}` is not a level: expected off, error, warn, info, debug or trace, or a part and its level such as \
+         `postroad_queue=debug`"
+    )]
+    Level(String),
+}
+
 impl LogFilter {
-    /// Takes directives such as `info,postroad_raft=debug`; `None` where they are not understood.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        EnvFilter::try_new(text).is_ok().then(|| Self(text.to_owned()))
+    /// Takes directives such as `info,postroad_raft=debug`.
+    ///
+    /// # Errors
+    /// They are not understood, or a word alone is no level: `tracing_subscriber` takes `inof` for a part of the program,
+    /// of which it writes all lines, and writes none of any other.
+    pub fn parse(text: &str) -> Result<Self, LogFilterError> {
+        let is_word = |directive: &&str| !directive.is_empty() && !directive.contains(['=', '[']);
+        // `EnvFilter` splits at every comma as well.
+        let mut words = text.split(',').filter(is_word);
+        if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+            return Err(LogFilterError::Level(word.to_owned()));
+        }
+        EnvFilter::try_new(text).map(|_| Self(text.to_owned())).map_err(|_| LogFilterError::Directives)
     }
 
     /// Returns true when lines of a target are written at the level of `info`.
@@ -93,7 +119,8 @@ impl SettingValue for LogFilter {
     }
 
     fn read(given: &Given, _reading: &mut Reading<'_>) -> Result<Self, Wrong> {
-        given.scalar(|value| value.as_str().and_then(Self::parse))
+        let text = given.scalar(|value| value.as_str().map(str::to_owned))?;
+        Self::parse(&text).map_err(|error| Wrong::Because(error.to_string()))
     }
 
     fn write(&self) -> Option<postroad_settings::toml::Value> {
@@ -140,6 +167,31 @@ impl SettingValue for OtlpEndpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_alone_in_a_log_filter_is_a_level() {
+        let check = |text: &str, wrong: Option<&str>| {
+            let expected = wrong.map_or(Ok(()), |word| Err(LogFilterError::Level(word.to_owned())));
+            assert_eq!(LogFilter::parse(text).map(drop), expected, "{text:?}");
+        };
+        for text in
+            ["info", "WARN", "off", "3", "info,openraft=warn", "mail=off", "postroad_queue=debug,warn"]
+        {
+            check(text, None);
+        }
+        for text in
+            ["[span]", "postroad_raft[span]", "[span{field=1}]=debug", "info,postroad_raft[{peer}]=trace"]
+        {
+            check(text, None);
+        }
+        check("inof", Some("inof"));
+        check("info,postroad_queue", Some("postroad_queue"));
+        check("openraft=warn,inof", Some("inof"));
+        check("info, warn", Some(" warn"));
+        check("info ", Some("info "));
+        check("6", Some("6"));
+        assert_eq!(LogFilter::parse("info,="), Err(LogFilterError::Directives));
+    }
 
     #[test]
     fn the_log_filter_decides_whether_the_log_has_the_mail_log() {

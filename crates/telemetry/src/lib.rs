@@ -20,7 +20,7 @@ pub mod testing;
 pub mod trace;
 
 pub use catalogue::{Family, Kind, Label, Metric, Values};
-pub use config::{LogAddresses, LogFilter, LogFormat, OtlpEndpoint, TelemetryConfig};
+pub use config::{LogAddresses, LogFilter, LogFilterError, LogFormat, OtlpEndpoint, TelemetryConfig};
 pub use health::{Component, Health};
 pub use metrics::{Counter, Gauge, Histogram};
 pub use own_metrics::CATALOGUE;

@@ -14,7 +14,7 @@ mod writer;
 
 pub use line::line;
 pub use line::{Line, Mailbox, Put, Said, Secs, Trace, Value};
-pub(crate) use writer::{MailLog, Options};
+pub(crate) use writer::{LOOK_EVERY, MailLog, Options};
 pub use writer::{is_enabled, reopen, write};
 
 /// The target of its lines, for `log_filter`.

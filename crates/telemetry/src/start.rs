@@ -100,6 +100,7 @@ fn start_mail_log(config: &TelemetryConfig) -> Result<MailLog, InitError> {
         format: config.log_format,
         addresses: config.log_addresses,
         file: file.map(|file| file.0.clone()),
+        look_every: mail_log::LOOK_EVERY,
         buffer_bytes: usize::try_from(config.mail_log_buffer_bytes.0).unwrap_or(usize::MAX),
         limited_lines_per_sec: config.rejected_lines_per_sec_max,
     };

@@ -13,7 +13,7 @@ pub struct HostList {
 }
 
 impl HostList {
-    /// Allows the name of this machine and the configured ones.
+    /// Allows these names, in any case and with or without a dot at the end. The caller adds the name of this machine.
     #[must_use]
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
         let names = names.into_iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase().into());

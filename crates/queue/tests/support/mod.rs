@@ -97,7 +97,8 @@ impl Cluster {
     }
 
     pub async fn start_on(disks: Vec<Disk>, config: QueueConfig) -> Self {
-        if let Some(log_filter) = std::env::var("POSTROAD_LOG").ok().and_then(|text| LogFilter::parse(&text))
+        if let Some(log_filter) =
+            std::env::var("POSTROAD_LOG").ok().and_then(|text| LogFilter::parse(&text).ok())
         {
             // Only the first test of the process starts it.
             let _ = postroad_telemetry::init(&TelemetryConfig { log_filter, ..Default::default() }, "test");

@@ -6,9 +6,9 @@
 
 use std::{
     cell::RefCell,
-    fs::{File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions, Permissions},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -26,10 +26,21 @@ use crate::{LogAddresses, LogFormat, own_metrics::MailLogMetrics};
 
 /// How long lines gather before they are written.
 const GATHER: Duration = Duration::from_millis(25);
-/// How often the writer checks whether the file was renamed, and reports lines that are missing.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the writer checks whether the file was renamed.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the writer reports lines that are missing.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How often an error of the same file is logged.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// What is logged when lines are lost.
+const LOST: &str = "cannot write the mail log: its lines are lost until it can be written";
+/// What is logged when the path leads nowhere, and the file that is open is kept.
+const NOT_REPLACED: &str =
+    "cannot open the mail log again: its lines go to the renamed file until it can be opened";
+/// A log shipper reads the mail log as a member of the service's group, whatever the umask. A file system without modes
+/// may refuse them; the log does not depend on them.
+const FILE_MODE: u32 = 0o640;
+const DIRECTORY_MODE: u32 = 0o750;
 /// Written to the process log at a time, so that its other lines get through in between.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -41,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) format: LogFormat,
     pub(crate) addresses: LogAddresses,
     pub(crate) file: Option<PathBuf>,
+    /// How often to check whether the file was renamed.
+    pub(crate) look_every: Duration,
     pub(crate) buffer_bytes: usize,
     /// Lines in a second of each event that clients can cause as often as they like.
     pub(crate) limited_lines_per_sec: u32,
@@ -99,8 +112,7 @@ pub fn write(record: &impl Record) {
 /// Opens the file of the mail log again, as after it was renamed; without a file this does nothing.
 pub fn reopen() {
     if let Some(log) = MAIL_LOG.get() {
-        log.buffer.lock().reopen = true;
-        log.wake.notify_one();
+        log.reopen();
     }
 }
 
@@ -115,7 +127,8 @@ impl MailLog {
     /// # Errors
     /// The file cannot be opened, or the system has no thread for us.
     pub(crate) fn start(options: Options, to_process_log: bool) -> io::Result<Self> {
-        let file = options.file.as_deref().map(LogFile::open).transpose()?;
+        let open = |path: &PathBuf| LogFile::open(path, options.look_every);
+        let file = options.file.as_ref().map(open).transpose()?;
         let to_process_log = AtomicBool::new(to_process_log);
         let shared =
             Arc::new(Shared { options, to_process_log, buffer: Mutex::default(), wake: Condvar::new() });
@@ -147,6 +160,11 @@ impl MailLog {
 }
 
 impl Shared {
+    fn reopen(&self) {
+        self.buffer.lock().reopen = true;
+        self.wake.notify_one();
+    }
+
     fn is_read(&self) -> bool {
         self.to_process_log.load(Ordering::Relaxed) || self.options.file.is_some()
     }
@@ -229,7 +247,7 @@ impl Writer {
                 let rest = self.take(Vec::new());
                 return self.write(&rest);
             }
-            if reported_at.elapsed() >= LOOK_EVERY {
+            if reported_at.elapsed() >= REPORT_EVERY {
                 self.report_missing();
                 reported_at = Instant::now();
             }
@@ -243,7 +261,7 @@ impl Writer {
         let Shared { buffer, wake, options, .. } = &*self.shared;
         let mut buffer = buffer.lock();
         if buffer.lines.is_empty() && !buffer.stop && !buffer.reopen {
-            wake.wait_for(&mut buffer, LOOK_EVERY);
+            wake.wait_for(&mut buffer, options.look_every.min(REPORT_EVERY));
         }
         let gather_until = Instant::now() + GATHER;
         while !buffer.stop && buffer.lines.len() < options.buffer_bytes / 4 && !buffer.lines.is_empty() {
@@ -261,7 +279,7 @@ impl Writer {
 
     fn write(&mut self, taken: &Taken) {
         if let Some(file) = &mut self.file {
-            let lost = file.write(&taken.lines, taken.reopen).map_or(taken.count, |()| 0);
+            let lost = file.write(&taken.lines, taken.reopen);
             self.shared.buffer.lock().lost += lost;
         }
         if self.shared.to_process_log.load(Ordering::Relaxed) {
@@ -316,61 +334,178 @@ fn pieces(lines: &[u8], bytes: usize) -> impl Iterator<Item = &[u8]> {
 /// The file of the mail log: opened again when it was renamed or removed.
 struct LogFile {
     path: PathBuf,
-    file: Option<File>,
+    file: Option<Appender<File>>,
+    look_every: Duration,
     looked_at: Instant,
     complained_at: Option<Instant>,
 }
 
 impl LogFile {
-    fn open(path: &Path) -> io::Result<Self> {
+    fn open(path: &Path, look_every: Duration) -> io::Result<Self> {
         let file = Some(append_to(path)?);
-        Ok(Self { path: path.to_owned(), file, looked_at: Instant::now(), complained_at: None })
+        Ok(Self { path: path.to_owned(), file, look_every, looked_at: Instant::now(), complained_at: None })
     }
 
-    fn write(&mut self, lines: &[u8], reopen: bool) -> io::Result<()> {
-        if reopen || self.file.is_none() || self.looked_at.elapsed() >= LOOK_EVERY {
+    /// Returns how many of the lines could not be written.
+    fn write(&mut self, lines: &[u8], reopen: bool) -> u64 {
+        if reopen || self.file.is_none() || self.looked_at.elapsed() >= self.look_every {
             self.looked_at = Instant::now();
-            if reopen || !self.is_current() {
-                self.file = append_to(&self.path).inspect_err(|error| self.complain(error)).ok();
+            if reopen {
+                self.open_again("requested");
+            } else if !self.is_current() {
+                self.open_again("renamed or removed");
             }
         }
-        if lines.is_empty() {
-            return Ok(());
+        let Some(file) = &mut self.file else { return count(lines) };
+        let Err(Unwritten { lines, error }) = file.append(lines) else { return 0 };
+        self.complain(&error, LOST);
+        lines
+    }
+
+    /// Keeps the file that is open where no other can be opened, unless it was removed, and its lines with it.
+    fn open_again(&mut self, reason: &'static str) {
+        match append_to(&self.path) {
+            Ok(file) => {
+                self.file = Some(file);
+                tracing::info!(path = %self.path.display(), reason, "opened the mail log again");
+            }
+            Err(error) => {
+                self.file = self.file.take().filter(|file| has_name(&file.to));
+                self.complain(&error, if self.file.is_some() { NOT_REPLACED } else { LOST });
+            }
         }
-        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
-        file.write_all(lines).inspect_err(|error| self.complain(error))
     }
 
     /// Returns true while the path leads to the file that is open.
     fn is_current(&self) -> bool {
-        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let open = self.file.as_ref().and_then(|file| file.metadata().ok()).map(identity);
-        let named = std::fs::metadata(&self.path).ok().map(identity);
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let open = self.file.as_ref().and_then(|file| file.to.metadata().ok()).map(identity);
+        let named = fs::metadata(&self.path).ok().map(identity);
         open.is_some() && open == named
     }
 
-    fn complain(&mut self, error: &io::Error) {
+    fn complain(&mut self, error: &io::Error, what: &str) {
         if self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
             self.complained_at = Some(Instant::now());
             let path = self.path.display();
-            tracing::error!(%path, %error, "cannot write the mail log: its lines are lost until it can be written");
+            tracing::error!(%path, %error, "{what}");
         }
     }
 }
 
-fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+/// Returns true unless the file was removed.
+fn has_name(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+}
+
+fn append_to(path: &Path) -> io::Result<Appender<File>> {
+    if let Some(directory) = path.parent() {
+        make_directory(directory)?;
+    }
+    let file = match OpenOptions::new().create_new(true).append(true).open(path) {
+        Ok(new) => {
+            let _ = new.set_permissions(Permissions::from_mode(FILE_MODE));
+            new
+        }
+        // It exists and keeps its mode, or is a link to a file that does not exist.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            OpenOptions::new().create(true).append(true).open(path)?
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Appender { is_within_line: ends_within_line(path, &file), to: file })
+}
+
+/// Makes a directory, and those above it, where there is none.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), make_directory)?;
+    match fs::create_dir(path) {
+        Ok(()) => {
+            let _ = fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE));
+            Ok(())
+        }
+        // Another process was faster.
+        Err(_) if path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns true when a file ends with a part of a line, which a process that ended could not complete.
+fn ends_within_line(path: &Path, file: &File) -> bool {
+    // What is no file, such as a pipe, has no end to be read.
+    let Some(end) = file.metadata().ok().filter(Metadata::is_file).and_then(|file| file.len().checked_sub(1))
+    else {
+        return false;
+    };
+    let mut last = [0];
+    File::open(path).is_ok_and(|file| file.read_exact_at(&mut last, end).is_ok()) && last != *b"\n"
+}
+
+/// Appends lines. Behind a line that could not be written whole, the next one begins on a line of its own.
+struct Appender<W> {
+    to: W,
+    /// The last byte that was written is not the end of a line.
+    is_within_line: bool,
+}
+
+/// What an [`Appender`] could not write.
+#[derive(Debug)]
+struct Unwritten {
+    /// How many lines, with the one that was cut.
+    lines: u64,
+    error: io::Error,
+}
+
+impl<W: io::Write> Appender<W> {
+    fn append(&mut self, lines: &[u8]) -> Result<(), Unwritten> {
+        let mut rest = lines;
+        self.write_all(&mut rest).map_err(|error| Unwritten { lines: count(rest), error })
+    }
+
+    /// Takes from the front of `rest` what was written.
+    fn write_all(&mut self, rest: &mut &[u8]) -> io::Result<()> {
+        if self.is_within_line && !rest.is_empty() {
+            self.to.write_all(b"\n")?;
+            self.is_within_line = false;
+        }
+        while !rest.is_empty() {
+            match self.to.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.is_within_line = rest[written - 1] != b'\n';
+                    *rest = &rest[written..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts lines by their ends.
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use postroad_core::MessageId;
+    use postroad_settings::Source;
 
     use super::*;
-    use crate::mail_log::{Delivery, LoginFailed, Mailbox, Said, Secs, Trace};
+    use crate::{
+        TelemetryConfig,
+        mail_log::{Delivery, LoginFailed, Mailbox, Said, Secs, Trace},
+    };
 
+    /// Never looks by itself.
     fn options(file: &Path) -> Options {
         Options {
+            look_every: HOUR,
             format: LogFormat::Text,
             addresses: LogAddresses::None,
             file: Some(file.to_owned()),
@@ -395,6 +530,7 @@ mod tests {
         }
     }
 
+    const HOUR: Duration = Duration::from_hours(1);
     const LOGIN: LoginFailed<'static> =
         LoginFailed { reason: "wrong", client: None, login: Mailbox::None, protocol: "smtp", helo: None };
 
@@ -418,28 +554,38 @@ mod tests {
         text.lines().filter_map(|line| line.split_once("mail: ")).map(|(_, rest)| rest.to_owned()).collect()
     }
 
-    #[test]
-    fn a_file_that_was_renamed_is_opened_again_and_nothing_is_lost() {
+    /// Renames the file twice; without a `request`, the writer has to find it out.
+    #[track_caller]
+    fn check_rotation(look_every: Duration, request: impl Fn(&Shared)) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mail.log");
-        let log = MailLog::start(options(&path), false).unwrap();
-        log.shared.write(now(), &held(0));
-        wait_until(|| lines(&path).len() == 1);
-        assert!(lines(&path)[0].starts_with("held id=00000000000000000000000007 recipient=0 "));
-        // By itself, within a second or so.
-        std::fs::rename(&path, dir.path().join("mail.log.1")).unwrap();
-        log.shared.write(now(), &held(1));
-        wait_until(|| path.exists());
-        // At once when it is asked to, which it is by SIGHUP.
-        std::fs::rename(&path, dir.path().join("mail.log.2")).unwrap();
-        log.shared.buffer.lock().reopen = true;
-        log.shared.wake.notify_one();
-        wait_until(|| path.exists());
-        log.shared.write(now(), &held(2));
+        let log = MailLog::start(Options { look_every, ..options(&path) }, false).unwrap();
+        let names = ["mail.log.1", "mail.log.2", "mail.log"];
+        for (recipient, name) in (0..).zip(names) {
+            log.shared.write(now(), &held(recipient));
+            wait_until(|| lines(&path).len() == 1);
+            if name != "mail.log" {
+                std::fs::rename(&path, dir.path().join(name)).unwrap();
+                request(&log.shared);
+                wait_until(|| path.exists());
+            }
+        }
         stop(&log);
-        let all = ["mail.log", "mail.log.1", "mail.log.2"];
-        assert_eq!(all.iter().map(|name| lines(&dir.path().join(name)).len()).sum::<usize>(), 3);
-        assert_eq!(lines(&path).len(), 1);
+        for (recipient, name) in names.iter().enumerate() {
+            let lines = lines(&dir.path().join(name));
+            let start = format!("held id=00000000000000000000000007 recipient={recipient} ");
+            assert!(lines.len() == 1 && lines[0].starts_with(&start), "{name}: {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_is_opened_again_and_nothing_is_lost() {
+        check_rotation(Duration::from_millis(10), |_| {});
+    }
+
+    #[test]
+    fn a_file_is_opened_again_at_once_on_request() {
+        check_rotation(HOUR, Shared::reopen);
     }
 
     #[test]
@@ -484,14 +630,98 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("below");
         let path = below.join("mail.log");
+        std::fs::write(&below, "no directory").unwrap();
         assert!(MailLog::start(options(&path), false).is_err());
-        std::fs::create_dir(&below).unwrap();
-        let mut file = LogFile::open(&path).unwrap();
+        std::fs::remove_file(&below).unwrap();
+        let mut file = LogFile::open(&path, HOUR).unwrap();
         std::fs::remove_dir_all(&below).unwrap();
-        assert!(file.write(b"one\n", true).is_err());
-        std::fs::create_dir(&below).unwrap();
-        file.write(b"two\n", false).unwrap();
+        std::fs::write(&below, "no directory").unwrap();
+        assert_eq!(file.write(b"one\n", true), 1);
+        std::fs::remove_file(&below).unwrap();
+        assert_eq!(file.write(b"two\n", false), 0);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_again_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, renamed) = (dir.path().join("mail.log"), dir.path().join("mail.log.1"));
+        let mut file = LogFile::open(&path, HOUR).unwrap();
+        assert_eq!(file.write(b"one\n", false), 0);
+        std::fs::rename(&path, &renamed).unwrap();
+        // In place of a directory where the user may make no files, which the superuser may everywhere.
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(file.write(b"two\n", true), 0);
+        assert_eq!(std::fs::read_to_string(&renamed).unwrap(), "one\ntwo\n");
+        std::fs::remove_dir(&path).unwrap();
+        assert_eq!(file.write(b"three\n", true), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
+    }
+
+    #[test]
+    fn a_path_that_config_check_accepts_can_be_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("node.toml");
+        std::fs::write(&config, "mail_log = \"new/directory/mail.log\"\n").unwrap();
+        let source = Source::new(&config).with_variables(Vec::new()).opening_files();
+        let (config, problems) = source.read::<TelemetryConfig>();
+        problems.finish().unwrap();
+        let log = MailLog::start(options(config.mail_log.unwrap().as_ref()), false).unwrap();
+        log.shared.write(now(), &held(0));
+        stop(&log);
+        assert_eq!(lines(&dir.path().join("new/directory/mail.log")).len(), 1);
+    }
+
+    /// A disk that has room for so many more bytes, and takes three at a time.
+    struct Disk {
+        content: Vec<u8>,
+        room: usize,
+    }
+
+    impl io::Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room).min(3);
+            if taken == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= taken;
+            self.content.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_cut_is_lost_and_spoils_no_other() {
+        let check = |room: usize, lost: u64, content: &str| {
+            let mut file = Appender { to: Disk { content: Vec::new(), room }, is_within_line: false };
+            let unwritten = file.append(b"first\nsecond\nthird\n").err();
+            assert_eq!(unwritten.map_or(0, |unwritten| unwritten.lines), lost, "{room}");
+            file.to.room = 1000;
+            file.append(b"").unwrap();
+            file.append(b"fourth\n").unwrap();
+            assert_eq!(String::from_utf8_lossy(&file.to.content), content, "{room}");
+        };
+        check(1000, 0, "first\nsecond\nthird\nfourth\n");
+        check(0, 3, "fourth\n");
+        check(4, 3, "firs\nfourth\n");
+        check(5, 3, "first\nfourth\n");
+        check(6, 2, "first\nfourth\n");
+        check(9, 2, "first\nsec\nfourth\n");
+        check(18, 1, "first\nsecond\nthird\nfourth\n");
+    }
+
+    #[test]
+    fn a_file_that_ends_within_a_line_is_continued_on_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mail.log");
+        std::fs::write(&path, "first\nsec").unwrap();
+        assert_eq!(LogFile::open(&path, HOUR).unwrap().write(b"third\n", false), 0);
+        assert_eq!(LogFile::open(&path, HOUR).unwrap().write(b"fourth\n", false), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "first\nsec\nthird\nfourth\n");
     }
 
     #[test]

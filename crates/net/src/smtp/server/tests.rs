@@ -13,6 +13,7 @@ use crate::testing::{PATIENCE, Raw, wait_until};
 
 mod descriptors;
 mod tls;
+mod tolerated;
 
 /// Accepts everything, and keeps the messages.
 struct AcceptAll {
