@@ -14,7 +14,9 @@ const TENANT: Label =
     Label::ranked("tenant", "the names of tenants; `unknown` before a client has said who it is");
 const PROTOCOL: Label = Label::one_of("protocol", &["smtp", "grpc"]);
 const REASON: Label = Label::one_of("reason", Refusal::LABELS);
-const TOLERANCES: [&str; 2] = [Tolerance::MboxLine.label(), Tolerance::FieldName.label()];
+/// What is tolerated over gRPC.
+const TOLERATED_OVER_GRPC: [Tolerance; 2] = [Tolerance::MboxLine, Tolerance::FieldName];
+const TOLERANCES: [&str; 2] = [TOLERATED_OVER_GRPC[0].label(), TOLERATED_OVER_GRPC[1].label()];
 const TOLERANCE: Label = Label::one_of("tolerance", &TOLERANCES);
 const RESULT: Label = Label::one_of("result", &["good", "cached", "wrong", "unavailable"]);
 
@@ -55,6 +57,7 @@ pub(crate) struct Metrics {
     pub(crate) login_cached: Counter,
     pub(crate) login_wrong: Counter,
     pub(crate) login_unavailable: Counter,
+    tolerated: [(Tolerance, Counter); 2],
 }
 
 /// The handles of one tenant.
@@ -69,13 +72,6 @@ struct TenantMetrics {
 }
 
 impl Metrics {
-    /// Counts deviations from the syntax that were accepted over gRPC.
-    pub(crate) fn note_tolerated(&self, tolerated: &[Tolerance]) {
-        for tolerance in tolerated {
-            TOLERATED.with([tolerance.label()]).increment(1);
-        }
-    }
-
     pub(crate) fn new() -> Self {
         Self {
             tenants: Mutex::default(),
@@ -86,6 +82,14 @@ impl Metrics {
             login_cached: LOGINS.with(["cached"]),
             login_wrong: LOGINS.with(["wrong"]),
             login_unavailable: LOGINS.with(["unavailable"]),
+            tolerated: TOLERATED_OVER_GRPC.map(|tolerance| (tolerance, TOLERATED.with([tolerance.label()]))),
+        }
+    }
+
+    /// Counts deviations from the syntax that were accepted over gRPC.
+    pub(crate) fn note_tolerated(&self, tolerated: &[Tolerance]) {
+        for (_, counter) in self.tolerated.iter().filter(|(tolerance, _)| tolerated.contains(tolerance)) {
+            counter.increment(1);
         }
     }
 
