@@ -120,7 +120,7 @@ named! {
         Expired = 22, "expired";
         /// Not recognised.
         Other = 23, "other";
-        /// The reply to the final dot was lost again and again: the receiver may have a copy of every attempt.
+        /// Outcomes were lost again and again, by the receiver or by our own nodes: it may have a copy of every attempt.
         Unconfirmed = 24, "unconfirmed";
     }
 }

@@ -291,9 +291,13 @@ impl Ledger {
         };
         // Late: the attempt ended as unknown. Where the delivery waits, its real outcome still counts.
         let is_waiting = matches!(state, State::Queued { .. } | State::Held);
-        let next_state = match (report.outcome.kind, report.outcome.retry) {
-            (OutcomeKind::Delivered, _) if is_waiting => NextState::Ended(FinalState::Delivered),
-            (_, Retry::Never) if is_waiting => BOUNCED,
+        let next_state = match (report.outcome.kind, report.outcome.retry, state) {
+            (OutcomeKind::Delivered, ..) if is_waiting => NextState::Ended(FinalState::Delivered),
+            (_, Retry::Never, _) if is_waiting => BOUNCED,
+            // Nobody has a copy of it: it need not wait as long as one that somebody may have.
+            (kind, _, State::Queued { due }) if kind != OutcomeKind::Unknown && next_try.at < due => {
+                NextState::Retry(next_try.at.max(self.now))
+            }
             _ => NextState::Unchanged,
         };
         if report.outcome.kind != OutcomeKind::Unknown {
@@ -304,7 +308,8 @@ impl Ledger {
         Reply::Done
     }
 
-    /// Decides the next state after an attempt that was reported in time.
+    /// Decides the next state after an attempt that ended; where the receiver may have as many copies as are allowed, the
+    /// outcome gets the class for it.
     fn after_attempt(
         &self,
         key: Key,

@@ -809,6 +809,33 @@ fn d_046_a_node_that_crashes_again_and_again_repeats_a_delivery_at_long_distance
 }
 
 #[test]
+fn a_late_report_that_nothing_was_delivered_ends_the_long_wait() {
+    let mut world = World::new();
+    let accept = world.new_accept(1, 0, true, 60_000);
+    world.apply(accept);
+    for epoch in [2, 3] {
+        world.apply(Command::Reclaim {
+            source: SourceId(1),
+            below: Epoch(epoch),
+            next_try: NextTry { at: Timestamp::from_millis(world.now), copies_max: COPIES_MAX },
+            repeated_at: Timestamp::from_millis(world.now + 30_000),
+        });
+        if epoch == 2 {
+            let (id, _) = world.attempts[0];
+            let (attempt, grant) = (AttemptNumber(2), grant(2));
+            world.apply(Command::Assign(Assign { delivery: id.delivery, attempt, grant }));
+        }
+    }
+    let (id, _) = world.attempts[1];
+    let next = world.next_event;
+    let report = world.new_report(id, OutcomeKind::Soft);
+    world.apply(report);
+    let last = world.ledger.events(next).last().unwrap().kind.clone();
+    let EventKind::Attempt(event) = last else { panic!("{last:?}") };
+    assert_eq!(event.next_state, NextState::Retry(Timestamp::from_millis(world.now + 5)));
+}
+
+#[test]
 fn d_053_an_internal_fault_is_no_attempt() {
     let mut world = World::new();
     let accept = world.new_accept(1, 0, true, 60_000);

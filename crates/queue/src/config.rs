@@ -75,7 +75,7 @@ settings! {
         interval_max: Duration = RetrySchedule::default().cap,
             within Duration::from_secs(1)..=Duration::from_hours(7 * 24);
         /// The wait where an early retry would harm: after a refusal by policy that a rule says to try again,
-        /// and from the second time that the reply to the final dot is lost.
+        /// and from the second time that the reply to the final dot is lost, or that an outbound node fails before it reports.
         distant_interval: Duration = RetrySchedule::default().distant,
             within Duration::from_secs(1)..=Duration::from_hours(7 * 24);
         /// Copies that a receiver may have that never confirms one.

@@ -105,7 +105,7 @@ impl SharedLedger {
             let message = attempt.delivery.message;
             match attempt.next_state {
                 NextState::Held => {
-                    tracing::warn!(%message, "delivery held: our nodes did not report its attempts, and its receiver may have copies");
+                    tracing::warn!(%message, "delivery held: its receiver may have as many copies as are allowed, and the last attempt was lost on our side");
                 }
                 _ => {
                     tracing::warn!(%message, remote = %attempt.remote, "delivery stopped: the receiver never confirms and may have copies");
