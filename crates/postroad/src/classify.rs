@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Write};
 use anyhow::{Context, Result, bail};
 use postroad_shaping::{Phase, Rules, Verdict, read_reply};
 
-use crate::{cli::ClassifyArgs, output::written};
+use crate::{cli::ClassifyArgs, output::{Reader, written}};
 
 /// Reads standard input to its end, and prints a line for each reply, as far as lines are replies.
 ///
@@ -36,7 +36,11 @@ fn classify_lines(
             continue;
         }
         match classify_line(phase, line) {
-            Ok(columns) => written(writeln!(output, "{columns}"))?,
+            Ok(columns) => {
+                if written(writeln!(output, "{columns}"))? == Reader::Gone {
+                    return Ok(bad);
+                }
+            }
             Err(message) => {
                 bad += 1;
                 writeln!(errors, "line {}: {message}", index + 1)?;

@@ -13,16 +13,25 @@ use anyhow::Context;
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut output = io::stdout().lock();
     // Without the flush, what is left in the buffer would be lost without an error when the process ends.
-    written(output.write_all(text.as_bytes()).and_then(|()| output.flush()))
+    written(output.write_all(text.as_bytes()).and_then(|()| output.flush())).map(drop)
+}
+
+/// Whether somebody still reads what a command prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// There is more to print for it.
+    Reads,
+    /// It has read enough.
+    Gone,
 }
 
 /// Says what the result of writing to standard output means for the command.
 ///
 /// # Errors
 /// See [`print`].
-pub fn written(result: io::Result<()>) -> anyhow::Result<()> {
+pub fn written(result: io::Result<()>) -> anyhow::Result<Reader> {
     match result {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("cannot write to standard output"),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        result => result.map(|()| Reader::Reads).context("cannot write to standard output"),
     }
 }

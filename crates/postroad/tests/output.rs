@@ -40,3 +40,17 @@ fn a_reader_that_has_read_enough_is_not_an_error() {
         assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
     });
 }
+
+#[test]
+fn classify_ends_when_its_reader_has_gone_though_its_input_goes_on() {
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postroad"));
+    command.args(["classify", "--phase", "rcpt"]).stdin(Stdio::piped()).stdout(writer);
+    let mut process = command.spawn().unwrap();
+    let mut input = process.stdin.take().unwrap();
+    let is_read = (0..20_000).all(|_| input.write_all(b"550 5.1.1 user unknown\n").is_ok());
+    assert!(!is_read, "it reads on");
+    drop(input);
+    assert!(process.wait().unwrap().success());
+}
