@@ -32,11 +32,26 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How often an error of the same file is logged.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
-/// What is logged when lines are lost.
-const LOST: &str = "cannot write the mail log: its lines are lost until it can be written";
-/// What is logged when the path leads nowhere, and the file that is open is kept.
-const NOT_REPLACED: &str =
-    "cannot open the mail log again: its lines go to the renamed file until it can be opened";
+/// What is wrong with the file; each is logged on its own, so that none hides another.
+#[derive(Clone, Copy)]
+enum Complaint {
+    /// Lines are lost.
+    Lost,
+    /// The path leads nowhere, and the file that is open is kept.
+    NotReplaced,
+}
+
+impl Complaint {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Lost => "cannot write the mail log: its lines are lost until it can be written",
+            Self::NotReplaced => {
+                "cannot open the mail log again: its lines go to the renamed file until it can be opened"
+            }
+        }
+    }
+}
+
 /// A log shipper reads the mail log as a member of the service's group, whatever the umask. A file system without modes
 /// may refuse them; the log does not depend on them.
 const FILE_MODE: u32 = 0o640;
@@ -337,13 +352,20 @@ struct LogFile {
     file: Option<Appender<File>>,
     look_every: Duration,
     looked_at: Instant,
-    complained_at: Option<Instant>,
+    /// For each [`Complaint`].
+    complained_at: [Option<Instant>; 2],
 }
 
 impl LogFile {
     fn open(path: &Path, look_every: Duration) -> io::Result<Self> {
         let file = Some(append_to(path)?);
-        Ok(Self { path: path.to_owned(), file, look_every, looked_at: Instant::now(), complained_at: None })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            look_every,
+            looked_at: Instant::now(),
+            complained_at: [None; 2],
+        })
     }
 
     /// Returns how many of the lines could not be written.
@@ -358,7 +380,7 @@ impl LogFile {
         }
         let Some(file) = &mut self.file else { return count(lines) };
         let Err(Unwritten { lines, error }) = file.append(lines) else { return 0 };
-        self.complain(&error, LOST);
+        self.complain(&error, Complaint::Lost);
         lines
     }
 
@@ -371,7 +393,8 @@ impl LogFile {
             }
             Err(error) => {
                 self.file = self.file.take().filter(|file| has_name(&file.to));
-                self.complain(&error, if self.file.is_some() { NOT_REPLACED } else { LOST });
+                let what = if self.file.is_some() { Complaint::NotReplaced } else { Complaint::Lost };
+                self.complain(&error, what);
             }
         }
     }
@@ -384,9 +407,11 @@ impl LogFile {
         open.is_some() && open == named
     }
 
-    fn complain(&mut self, error: &io::Error, what: &str) {
-        if self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-            self.complained_at = Some(Instant::now());
+    fn complain(&mut self, error: &io::Error, what: Complaint) {
+        let complained_at = &mut self.complained_at[what as usize];
+        if complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            *complained_at = Some(Instant::now());
+            let what = what.as_str();
             let path = self.path.display();
             tracing::error!(%path, %error, "{what}");
         }
@@ -407,9 +432,14 @@ fn append_to(path: &Path) -> io::Result<Appender<File>> {
             let _ = new.set_permissions(Permissions::from_mode(FILE_MODE));
             new
         }
-        // It exists and keeps its mode, or is a link to a file that does not exist.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            OpenOptions::new().create(true).append(true).open(path)?
+            // It keeps its mode, unless it is a link to a file that does not exist.
+            let is_new = !path.exists();
+            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            if is_new {
+                let _ = file.set_permissions(Permissions::from_mode(FILE_MODE));
+            }
+            file
         }
         Err(error) => return Err(error),
     };
