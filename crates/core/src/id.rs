@@ -48,6 +48,8 @@ number_id! {
 impl GroupId {
     /// The group of the directory.
     pub const DIRECTORY: Self = Self(0);
+    /// The most ledger groups of a cluster: each has its own heartbeats on every queue node, and pages ask all of them.
+    pub const LEDGERS_MAX: u16 = 64;
 }
 
 /// The id of an accepted message: 48 bits of time in milliseconds, 16 bits of ledger group, 64 random bits.

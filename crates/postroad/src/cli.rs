@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use postroad_core::{Domain, MessageId, NodeId};
+use postroad_core::{Domain, GroupId, MessageId, NodeId};
 use postroad_settings::HostPort;
 
 use crate::{policy::PolicyKind, route::RouteArgument};
@@ -187,8 +187,8 @@ pub struct ClusterInitArgs {
     /// A queue node's id and address; repeat for each of 1, 3 or 5 queue nodes
     #[arg(long = "queue", value_name = "NODE=HOST:PORT", required = true)]
     pub queue: Vec<NodeAddress>,
-    /// The number of ledger groups, from 1; cannot be changed later
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// The number of ledger groups, 1 to 64; cannot be changed later
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(GroupId::LEDGERS_MAX)))]
     pub ledger_groups: Option<u16>,
 }
 

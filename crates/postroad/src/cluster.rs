@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use postroad_core::{ClusterId, Domain, NodeId};
+use postroad_core::{ClusterId, Domain, GroupId, NodeId};
 use postroad_net::{
     Role,
     authority::{ClusterAuthority, write_new_file, write_secret},
@@ -25,7 +25,7 @@ settings! {
         /// The id of the cluster.
         id: ClusterId, within ClusterId(1)..;
         /// The number of ledger groups.
-        ledger_groups: u16, within 1..=u16::MAX;
+        ledger_groups: u16, within 1..=GroupId::LEDGERS_MAX;
         /// Every queue node and its address.
         queue: Vec<QueueNode>;
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use postroad_core::{ClusterId, Domain, NodeId};
+use postroad_core::{ClusterId, Domain, GroupId, NodeId};
 use postroad_net::ServerTls;
 use postroad_settings::{HostPort, ReadableFile, Rules, WritableDirectory, require, settings};
 
@@ -39,7 +39,7 @@ settings! {
         queue: Vec<QueueNode>;
         /// The number of ledger groups.
         /// Cannot be changed later.
-        ledger_groups: u16, within 1..=u16::MAX;
+        ledger_groups: u16, within 1..=GroupId::LEDGERS_MAX;
         /// The certificate of the cluster's authority, PEM.
         authority: ReadableFile;
         /// The certificate of this node, PEM.

@@ -16,8 +16,6 @@ use crate::{
 const HOUR: u64 = 60;
 const DAY: u64 = 24 * HOUR;
 const REFRESH_SECS: u32 = 5;
-/// Ledger groups that one page asks.
-const GROUPS_MAX: usize = 64;
 
 /// The outcomes in the table of rates, and their colours.
 const OUTCOMES: [(&str, &str); 7] = [
@@ -119,7 +117,7 @@ pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
 async fn groups(console: &Console) -> Result<Vec<Group>, sqlx::Error> {
     let known: Vec<GroupId> = console.leaders.borrow().keys().copied().collect();
     let mut calls = JoinSet::new();
-    for id in known.into_iter().filter(|id| *id != GroupId::DIRECTORY).take(GROUPS_MAX) {
+    for id in known.into_iter().filter(|id| *id != GroupId::DIRECTORY) {
         let (queue, reader) = (console.queue.clone(), console.reader.clone());
         calls.spawn(async move {
             // A node that does not lead answers with what it has applied, which may be old.
