@@ -14,7 +14,7 @@ pub(crate) struct SegmentId {
     pub(crate) kind: SegmentKind,
 }
 
-/// What a segment holds.
+/// What a segment holds. Recovery reads the kinds in this order: a body that was moved is found where it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum SegmentKind {
     /// Entries with their bodies, votes and purge points.

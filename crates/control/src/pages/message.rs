@@ -104,10 +104,9 @@ fn failure(error: &CallError) -> (StatusCode, String) {
             let why = "This message is not in the queue: all its recipients have final outcomes, or it never existed.";
             (StatusCode::CONFLICT, why.to_owned())
         }
-        CallError::Refused { message, .. } => (
-            StatusCode::CONFLICT,
-            format!("The queue refused the change, and nothing was changed: {message}."),
-        ),
+        CallError::Refused { message, .. } => {
+            (StatusCode::CONFLICT, format!("The queue refused the change: {message}."))
+        }
     }
 }
 
