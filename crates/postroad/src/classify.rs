@@ -5,7 +5,10 @@ use std::io::{self, BufRead, Write};
 use anyhow::{Context, Result, bail};
 use postroad_shaping::{Phase, Rules, Verdict, read_reply};
 
-use crate::{cli::ClassifyArgs, output::{Reader, written}};
+use crate::{
+    cli::ClassifyArgs,
+    output::{Reader, written},
+};
 
 /// Reads standard input to its end, and prints a line for each reply, as far as lines are replies.
 ///

@@ -16,6 +16,8 @@ use crate::{
 pub(crate) struct Batch {
     pub(crate) kind: SegmentKind,
     pub(crate) records: Vec<(RecordFront, Vec<Bytes>)>,
+    /// The highest entry that a truncation in the batch drops, by group.
+    pub(crate) truncated: Vec<(GroupId, u64)>,
     /// The bytes of the records, without the header of the batch.
     pub(crate) bytes: u64,
     pub(crate) done: Vec<Done>,
@@ -23,7 +25,7 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn new(kind: SegmentKind) -> Self {
-        Self { kind, records: Vec::new(), bytes: 0, done: Vec::new() }
+        Self { kind, records: Vec::new(), truncated: Vec::new(), bytes: 0, done: Vec::new() }
     }
 
     pub(crate) fn push(&mut self, front: RecordFront, bodies: Vec<Bytes>) {

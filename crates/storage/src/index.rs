@@ -23,7 +23,8 @@ pub(crate) struct Location {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub(crate) groups: BTreeMap<GroupId, Group>,
-    /// The highest entry of each group in each segment: it must be purged before the segment is freed.
+    /// The highest entry of each group that each segment holds or replaces: it must be purged before the segment is
+    /// freed. Without the segment that replaces it, an entry in an earlier one would be found again.
     pub(crate) highest: HashMap<SegmentId, BTreeMap<GroupId, u64>>,
     /// Count and bytes of the live bodies in each segment.
     pub(crate) live: HashMap<SegmentId, (u64, u64)>,
@@ -55,6 +56,8 @@ struct Entry {
     record: Option<Record>,
     /// Where the head is, once written.
     head: Option<Location>,
+    /// The highest entry that it replaced, itself included.
+    replaces: u64,
 }
 
 /// Where a record is read from.
@@ -166,7 +169,7 @@ impl Index {
     /// Adds an entry, replacing those from its index on; it can be read at once.
     pub(crate) fn append(&mut self, group: GroupId, record: Record, tail_max: usize) {
         let (id, bytes) = (record.id, record.bytes());
-        self.truncate_after(group, id.index.checked_sub(1));
+        let replaces = self.truncate_after(group, id.index.checked_sub(1)).unwrap_or(0).max(id.index);
         let bodies = u32::try_from(record.bodies.len()).expect("an entry has a bounded number of bodies");
         let entry = Entry {
             id,
@@ -175,6 +178,7 @@ impl Index {
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             record: Some(record),
             head: None,
+            replaces,
         };
         self.group(group).entries.push_back(entry);
         self.tail.push_back((group, id, bytes));
@@ -203,8 +207,8 @@ impl Index {
 
     /// Records where an entry was written.
     pub(crate) fn set_location(&mut self, group: GroupId, id: EntryId, head: Location, bodies: &[Location]) {
-        let highest = self.highest.entry(head.segment).or_default().entry(group).or_default();
-        *highest = id.index.max(*highest);
+        let replaces = self.group(group).entry(id.index).map_or(id.index, |entry| entry.replaces);
+        self.note_highest(head.segment, group, replaces);
         let state = self.group(group);
         match state.position(id.index) {
             Some(position) if state.entries[position].id == id => state.entries[position].head = Some(head),
@@ -237,7 +241,7 @@ impl Index {
         head: Location,
         bodies: &[Location],
     ) {
-        self.truncate_after(group, id.index.checked_sub(1));
+        let replaces = self.truncate_after(group, id.index.checked_sub(1)).unwrap_or(0).max(id.index);
         let state = self.group(group);
         if state.entries.back().is_some_and(|last| last.id.index + 1 != id.index) {
             // A segment in between was freed, so the earlier entries were purged.
@@ -245,21 +249,29 @@ impl Index {
         }
         let count = u32::try_from(bodies.len()).expect("an entry has a bounded number of bodies");
         let bytes = bodies.iter().fold(head.bytes, |sum, body| sum.saturating_add(body.bytes));
-        let entry = Entry { id, kind, bodies: count, bytes, record: None, head: Some(head) };
+        let entry = Entry { id, kind, bodies: count, bytes, record: None, head: Some(head), replaces };
         self.group(group).entries.push_back(entry);
         self.set_location(group, id, head, bodies);
     }
 
-    pub(crate) fn truncate_after(&mut self, group: GroupId, last_kept: Option<u64>) {
+    /// Drops entries after `last_kept`; returns the highest that they are or have replaced.
+    pub(crate) fn truncate_after(&mut self, group: GroupId, last_kept: Option<u64>) -> Option<u64> {
         let next = last_kept.map_or(0, |last| last + 1);
         let state = self.group(group);
         if state.entries.back().is_none_or(|entry| entry.id.index < next) {
-            return;
+            return None;
         }
         let keep = state.position(next).unwrap_or(0);
-        state.entries.truncate(keep);
+        let highest = state.entries.drain(keep..).map(|entry| entry.replaces).max();
         let gone = state.bodies.split_off(&(next, 0));
         gone.into_values().for_each(|location| self.forget(location));
+        highest
+    }
+
+    /// Records that a segment holds an entry, or replaces it.
+    pub(crate) fn note_highest(&mut self, segment: SegmentId, group: GroupId, index: u64) {
+        let highest = self.highest.entry(segment).or_default().entry(group).or_default();
+        *highest = index.max(*highest);
     }
 
     pub(crate) fn purge(&mut self, group: GroupId, upto: EntryId) {
@@ -303,7 +315,8 @@ impl Index {
         all.filter(|(_, _, location)| location.segment == segment).collect()
     }
 
-    /// Returns true when every entry of a segment is durably purged, so that no group needs it even after a power cut.
+    /// Returns true when every entry that a segment holds or replaces is durably purged, so that no group needs it even
+    /// after a power cut.
     pub(crate) fn is_purged(&self, segment: SegmentId) -> bool {
         self.highest.get(&segment).is_none_or(|groups| {
             groups.iter().all(|(group, highest)| {

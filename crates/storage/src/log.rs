@@ -203,8 +203,8 @@ impl Log {
     /// Drops entries after `last_kept`; all if it is `None`.
     pub fn truncate_after(&self, group: GroupId, last_kept: Option<u64>) {
         let mut index = self.0.shared.index.lock();
-        index.truncate_after(group, last_kept);
-        self.0.shared.enqueue(Job::Truncate { group, last_kept });
+        let highest = index.truncate_after(group, last_kept);
+        self.0.shared.enqueue(Job::Truncate { group, last_kept, highest });
     }
 
     /// Drops entries up to and including `upto`, which a durable checkpoint covers. Their bodies stay until [`Log::release`].

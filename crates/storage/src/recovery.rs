@@ -154,7 +154,9 @@ fn replay(index: &mut Index, front: &RecordFront, head: Location, bodies: &[Loca
         Kind::Vote => index.group(front.group).vote = Some(front.head.clone()),
         Kind::Truncate => {
             let last_kept = (front.id.term != 0).then_some(front.id.index);
-            index.truncate_after(front.group, last_kept);
+            if let Some(highest) = index.truncate_after(front.group, last_kept) {
+                index.note_highest(head.segment, front.group, highest);
+            }
         }
         Kind::Purge => {
             index.purge(front.group, front.id);

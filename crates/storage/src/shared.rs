@@ -51,6 +51,8 @@ pub(crate) enum Job {
     Truncate {
         group: GroupId,
         last_kept: Option<u64>,
+        /// The highest entry that it drops.
+        highest: Option<u64>,
     },
     Purge {
         group: GroupId,

@@ -139,9 +139,10 @@ impl Writer {
                     self.add(&mut entries, record, Vec::new())?;
                     entries.done.push(done);
                 }
-                Job::Truncate { group, last_kept } => {
+                Job::Truncate { group, last_kept, highest } => {
                     let id = EntryId { term: u64::from(last_kept.is_some()), index: last_kept.unwrap_or(0) };
                     self.add(&mut entries, front(Kind::Truncate, 0, group, id), Vec::new())?;
+                    entries.truncated.extend(highest.map(|highest| (group, highest)));
                 }
                 Job::Purge { group, upto } => {
                     self.add(&mut entries, front(Kind::Purge, 0, group, upto), Vec::new())?;
@@ -326,6 +327,9 @@ impl Writer {
     fn index_locations(&mut self, batch: &Batch, segment: SegmentId, start: u64) {
         let locations = Locations::new(segment, start, batch.records.iter().map(|(front, _)| front));
         let mut index = self.shared.index.lock();
+        for (group, highest) in &batch.truncated {
+            index.note_highest(segment, *group, *highest);
+        }
         for ((front, bodies), (head, locations)) in batch.records.iter().zip(locations) {
             match front.kind {
                 Kind::Entry => {

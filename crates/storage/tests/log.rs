@@ -480,6 +480,28 @@ fn r_42_a_live_body_outlives_its_segment() {
     }
 }
 
+#[test]
+fn a_segment_that_replaces_entries_outlives_those_that_hold_them() {
+    let (fs, other) = (SimFs::default(), GroupId(7));
+    let check = |log: &Log, what: &str| assert_eq!(all(log, GROUP), [record(1, 1, 10)], "{what}");
+    let log = open(&fs).unwrap();
+    append(&log, other, vec![record(1, 1, 10)]).unwrap();
+    append(&log, GROUP, vec![record(1, 1, 10), record(1, 2, 10)]).unwrap();
+    drop(log);
+    // The truncation is in the next segment, with nothing else.
+    let log = open(&fs).unwrap();
+    log.truncate_after(GROUP, Some(1));
+    log.barrier().unwrap();
+    check(&log, "truncated");
+    drop(log);
+    let log = open(&fs).unwrap();
+    let upto = EntryId { term: 1, index: 1 };
+    log.purge(other, upto);
+    log.release(other, 1, &[]).unwrap();
+    drop(log);
+    check(&open(&fs).unwrap(), "after the release and a restart");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Append(u8, u8, u16),
