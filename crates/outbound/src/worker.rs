@@ -321,7 +321,8 @@ impl Worker {
             }
             match self.transact(attempt, content, attempt_context).await {
                 TransactionEnd::Done => return true,
-                // The connection ended between two transactions: each brings the end of the message nearer.
+                // A transaction came before that reported somebody or lowered the number of recipients, counts in the
+                // rates and held nothing back; or the connection had carried a message and took nothing of this one.
                 TransactionEnd::Reconnect => self.close_connection().await,
                 TransactionEnd::NextHost { failed, .. } => {
                     self.close_connection().await;
@@ -415,15 +416,20 @@ impl Worker {
     }
 
     /// Reports the recipients of a transaction; true when others remain and another transaction may begin.
+    ///
+    /// None follows one that slows or pauses the lane: the lane learns of it at the end of the attempt.
     fn report_recipients(&self, attempt: &mut Attempt, reading: Reading) -> bool {
         let Reading { outcomes, mut over_limit, recipients_max } = reading;
         let Some(open) = &self.open else { return false };
+        let signal = result::signal_of(&outcomes);
         let remain = !over_limit.is_empty() || attempt.open().len() > outcomes.len();
-        let goes_on = remain && self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
+        let goes_on = remain
+            && !signal.holds_back()
+            && self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
         if !goes_on {
             over_limit.clear();
         }
-        attempt.note(result::signal_of(&outcomes));
+        attempt.note(signal);
         attempt.report_outcomes(outcomes, &over_limit, &open.remote, &open.tls);
         if goes_on {
             recipients_max.into_iter().for_each(|max| attempt.limit_recipients(max));
