@@ -222,8 +222,13 @@ const SESSION_MESSAGES: &str = "session_messages";
 
 /// Returns why the receiver ended a reused connection before it took anything of the message; `None` when it did not, or
 /// said something about us: a refusal that pauses the lane must not be asked for again at once.
+///
+/// A connection that broke ended too, at whatever point of the message: what was sent of that cannot be delivered.
 #[must_use]
 pub fn end_of_connection(results: &[RecipientResult], outcomes: &[Outcome]) -> Option<EndOfConnection> {
+    if results.iter().all(|result| *result == RecipientResult::NotSent(Lost::Closed)) {
+        return Some(EndOfConnection::Other);
+    }
     let refused_421 = |result: &RecipientResult| matches!(result, RecipientResult::Reply(Phase::Mail, reply) if reply.code == 421);
     let all_421 = results.iter().all(refused_421);
     let all_reconnect = outcomes.iter().all(|outcome| outcome.lane == LaneEffect::Reconnect);
@@ -489,6 +494,9 @@ mod tests {
         check(&[at_mail(451, "4.4.2 timeout exceeded")], Some(Other));
         check(&[at_mail(421, "4.4.2 timeout exceeded")], Some(Other));
         check(&[at_mail(421, "too many errors")], Some(Other));
+        check(&[RecipientResult::NotSent(Lost::Closed)], Some(Other));
+        check(&[RecipientResult::NotSent(Lost::Closed), enhanced(Phase::Recipient, 550, 1, 1)], None);
+        check(&[RecipientResult::NotSent(Lost::TimedOut(Phase::Recipient))], None);
         check(&[at_mail(421, "4.7.1 client host blocked using zen.spamhaus.org")], None);
         check(
             &[

@@ -39,6 +39,9 @@ pub(crate) struct Seen {
 /// A reply that is none: the connection stays open.
 pub(crate) const SILENCE: &str = "";
 
+/// The usual reply, after which the connection is closed.
+pub(crate) const CLOSES: &str = "250 ok, and goodbye";
+
 /// Chooses a reply; `None` for the usual one. After 421 the connection is closed.
 type Choose = dyn Fn(Seen, At) -> Option<&'static str> + Send + Sync;
 
@@ -122,7 +125,7 @@ async fn serve(stream: TcpStream, mut seen: Seen, choose: &Choose) -> std::io::R
         if reply != SILENCE {
             stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
         }
-        if reply.starts_with("421") || line.starts_with("QUIT") {
+        if reply.starts_with("421") || reply == CLOSES || line.starts_with("QUIT") {
             return Ok(());
         }
     }
