@@ -349,6 +349,8 @@ impl Worker {
                 while_permitted(&self.context.lease, &attempt_context.abort, finishing).await.flatten();
             let Some(finished) = finished else {
                 attempt.give_back();
+                // It has been silent for a while, which the receiver may not allow for much longer.
+                self.close_connection().await;
                 return TransactionEnd::Done;
             };
             let transaction = attempt.transaction(&finished);
