@@ -10,6 +10,8 @@ use tokio::{
     task, time,
 };
 
+use crate::content::Content;
+
 /// A larger message is converted on a thread of its own, so that it does not delay what else its worker thread does.
 ///
 /// One that is not larger takes no part of the budget and never waits for it. The content budget bounds how many there
@@ -60,7 +62,7 @@ impl Conversions {
     /// long, or when the process is stopping.
     pub(crate) async fn finish(
         &self,
-        content: &[Bytes],
+        content: &Content,
         offered: Offered,
         before: Option<FinishedFor>,
     ) -> Option<FinishedFor> {
@@ -69,7 +71,7 @@ impl Conversions {
             // Its memory is free before more is waited for.
             other => drop(other),
         }
-        let conversion = match prepare(content, offered) {
+        let conversion = match prepare(&content.parts, offered) {
             Prepared::Finished(content) => return Some(FinishedFor { offered, content, _budget: None }),
             Prepared::Conversion(conversion) => conversion,
         };
@@ -77,8 +79,11 @@ impl Conversions {
             return Some(FinishedFor { offered, content: conversion.run(), _budget: None });
         }
         let mut budget = self.acquire(conversion.bytes_max()).await?;
+        // The thread goes on when the attempt ends, and keeps the content in memory.
+        let content_budget = content.budget.clone();
         let convert = move || {
             let content = conversion.run();
+            drop(content_budget);
             // Content that stays as it is takes nothing more.
             let parts = content.parts.iter().filter(|_| !content.eight_bit);
             let bytes: usize = parts.map(Bytes::len).sum();
@@ -109,7 +114,7 @@ impl Conversions {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::Future as _, pin::pin, task::Context};
+    use std::{future::Future as _, pin::pin, sync::mpsc, task::Context};
 
     use futures::FutureExt;
     use postroad_telemetry::Counter;
@@ -120,9 +125,10 @@ mod tests {
     const EIGHT_BIT: Offered = Offered { eight_bit_mime: true, smtputf8: false };
 
     /// Content of two parts with this many bytes in the second.
-    fn content(bytes: usize) -> Vec<Bytes> {
+    fn content(bytes: usize) -> Content {
         let header = Bytes::from_static(b"Subject: large\r\n\r\n");
-        vec![header, Bytes::from("\u{e9} and so on\r\n".repeat(bytes / 14))]
+        let body = Bytes::from("\u{e9} and so on\r\n".repeat(bytes / 14));
+        Content { parts: vec![header, body], budget: None }
     }
 
     #[tokio::test]
@@ -136,7 +142,7 @@ mod tests {
             let second = conversions.finish(&content, NOTHING, Some(first)).await.unwrap();
             assert_eq!(second.parts[0].as_ptr(), place);
             let other = conversions.finish(&content, EIGHT_BIT, Some(second)).await.unwrap();
-            assert_eq!(other.parts, content);
+            assert_eq!(other.parts, content.parts);
             assert_eq!(conversions.budget.available_permits(), 1 << 20);
         }
     }
@@ -178,11 +184,32 @@ mod tests {
         assert!(waiting.await.is_some());
     }
 
+    #[test]
+    fn content_counts_until_the_thread_that_converts_it_has_ended() {
+        let one_thread = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
+        one_thread.unwrap().block_on(async {
+            let (open, gate) = mpsc::channel::<()>();
+            let occupied = task::spawn_blocking(move || gate.recv());
+            let content_budget = Arc::new(Semaphore::new(1));
+            let permit = content_budget.clone().try_acquire_owned().unwrap();
+            let content = Content { budget: Some(Arc::new(permit)), ..content(300 << 10) };
+            let conversions = Conversions::new(2 << 20, Counter::noop());
+            assert!(conversions.finish(&content, NOTHING, None).now_or_never().is_none());
+            // The attempt was aborted.
+            drop(content);
+            assert_eq!(content_budget.available_permits(), 0);
+            open.send(()).unwrap();
+            occupied.await.unwrap().unwrap();
+            let _ = content_budget.acquire().await.unwrap();
+        });
+    }
+
     #[tokio::test]
     async fn content_that_cannot_be_converted_takes_no_memory() {
         let conversions = Conversions::new(1 << 20, Counter::noop());
         let signed = "Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\u{e9}\r\n--b--\r\n";
-        let finished = conversions.finish(&[Bytes::from(signed)], NOTHING, None).await.unwrap();
+        let signed = Content::whole(Bytes::from(signed), None);
+        let finished = conversions.finish(&signed, NOTHING, None).await.unwrap();
         assert!(finished.eight_bit);
         assert_eq!(conversions.budget.available_permits(), 1 << 20);
     }

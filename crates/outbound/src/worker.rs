@@ -200,7 +200,7 @@ impl Worker {
     /// Returns the content; `None` when it cannot be fetched.
     async fn content(&self, attempt: &mut Attempt, attempt_context: &AttemptContext) -> Option<Content> {
         if let Some(content) = attempt.job.content.take() {
-            return Some(Content::whole(content));
+            return Some(Content::whole(content, attempt.job.budget.clone()));
         }
         let (group, message) = (attempt.job.attempts.group, attempt.job.message);
         let fetch = self.context.content.fetch(group, message, attempt.job.size);
@@ -344,7 +344,7 @@ impl Worker {
             let Some(open) = &mut self.open else { return TransactionEnd::Done };
             let Capabilities { eight_bit_mime, smtputf8, .. } = open.connection.capabilities();
             let offered = Offered { eight_bit_mime, smtputf8 };
-            let finishing = self.context.conversions.finish(&content.parts, offered, attempt.finished.take());
+            let finishing = self.context.conversions.finish(content, offered, attempt.finished.take());
             let finished =
                 while_permitted(&self.context.lease, &attempt_context.abort, finishing).await.flatten();
             let Some(finished) = finished else {
