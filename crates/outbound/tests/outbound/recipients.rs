@@ -48,6 +48,17 @@ async fn d_035_a_message_refused_for_its_recipients_is_sent_to_fewer_at_once() {
 }
 
 #[tokio::test]
+async fn d_035_a_connection_ended_for_the_number_of_recipients_is_followed_by_one_with_half_as_many() {
+    let receiver = Receiver::start(|seen, at| {
+        (at == At::Recipient && seen.recipients == 4).then_some("421 4.5.3 too many recipients")
+    });
+    let receiver = receiver.await;
+    deliver_to(&receiver, 10).await;
+    // Ten and five are too many; two, two, two, two and two go over the third.
+    assert_eq!(receiver.connections(), 3);
+}
+
+#[tokio::test]
 async fn d_035_recipients_over_the_limit_follow_over_a_new_connection_where_one_takes_one_message() {
     let receiver = Receiver::start(|seen, at| match at {
         At::Mail if seen.messages == 1 => Some("421 4.7.0 one message on a connection"),
