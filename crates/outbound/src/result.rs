@@ -115,7 +115,8 @@ fn too_many<'r>(
 const LEFT_OVER: &str = "recipients_left_over";
 /// A refusal for the number of recipients where none was accepted.
 const NONE_ACCEPTED: &str = "none_accepted";
-/// A refusal of the message for the number of its recipients.
+/// A refusal of the message, or an end of the connection, for the number of recipients; for one recipient too, where no
+/// smaller transaction is left to try.
 const REFUSED_TOGETHER: &str = "recipients_refused_together";
 
 /// Returns the class of a refusal for the number of recipients where none was accepted, so that this number is not the
