@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -103,8 +103,8 @@ pub async fn connect_trusted(
     }
     let connected = time::timeout(limit, socket.connect(to)).await;
     let stream = connected.map_err(|_| ConnectError::TimedOut(limit))?;
-    let stream = stream.map_err(|error| cannot_connect(error, to, from))?;
-    prepare(&stream).map_err(|error| cannot_connect(error, to, from))?;
+    let stream = stream.map_err(|error| cannot_connect(error, to, from, node_has_ipv6))?;
+    prepare(&stream).map_err(|error| cannot_connect(error, to, from, node_has_ipv6))?;
     Ok(stream)
 }
 
@@ -119,12 +119,22 @@ fn cannot_bind(error: io::Error) -> ConnectError {
 }
 
 fn no_socket(error: io::Error, to: SocketAddr, from: Option<IpAddr>) -> ConnectError {
-    if lacks_ipv6(&error, to, from) { ConnectError::Failed(error) } else { ConnectError::Exhausted(error) }
+    let no_family = Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT);
+    if no_family && may_lack_ipv6(to, from) {
+        ConnectError::Failed(error)
+    } else {
+        ConnectError::Exhausted(error)
+    }
 }
 
-fn cannot_connect(error: io::Error, to: SocketAddr, from: Option<IpAddr>) -> ConnectError {
+fn cannot_connect(
+    error: io::Error,
+    to: SocketAddr,
+    from: Option<IpAddr>,
+    has_ipv6: impl Fn() -> bool,
+) -> ConnectError {
     match Errno::from_io_error(&error) {
-        _ if lacks_ipv6(&error, to, from) => ConnectError::Failed(error),
+        Some(Errno::ADDRNOTAVAIL) if may_lack_ipv6(to, from) && !has_ipv6() => ConnectError::Failed(error),
         // connect(2): no port is free, or none is for this source and peer.
         Some(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => ConnectError::Exhausted(error),
         _ if is_exhausted(&error) => ConnectError::Exhausted(error),
@@ -132,11 +142,18 @@ fn cannot_connect(error: io::Error, to: SocketAddr, from: Option<IpAddr>) -> Con
     }
 }
 
-/// This node has no IPv6, which will not pass: an IPv6 peer is as unreachable as without a route. With a source of that
-/// family it is a fault of the source instead.
-fn lacks_ipv6(error: &io::Error, to: SocketAddr, from: Option<IpAddr>) -> bool {
-    let no_family = matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT));
-    no_family && to.is_ipv6() && from.is_none()
+/// Returns true where the reason can be that this node has no IPv6, which will not pass: an IPv6 peer is as unreachable
+/// as without a route. With a source of that family it is a fault of the source instead.
+fn may_lack_ipv6(to: SocketAddr, from: Option<IpAddr>) -> bool {
+    to.is_ipv6() && from.is_none()
+}
+
+/// Returns true unless this node has no IPv6 address, not even loopback: connect(2) gives the same error without an
+/// address as without a free port. A UDP socket has ports of its own.
+fn node_has_ipv6() -> bool {
+    let bound = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0));
+    let errno = bound.err().as_ref().and_then(Errno::from_io_error);
+    !matches!(errno, Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT))
 }
 
 /// The system lacks something that the peer cannot take or give.
@@ -168,15 +185,16 @@ mod tests {
             [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE]
         {
             check(cannot_bind(io(errno)), true);
-            check(cannot_connect(io(errno), v4, None), true);
-            check(cannot_connect(io(errno), v6, Some(v6.ip())), true);
+            check(cannot_connect(io(errno), v4, None, || false), true);
+            check(cannot_connect(io(errno), v6, Some(v6.ip()), || false), true);
+            check(cannot_connect(io(errno), v6, None, || true), true);
         }
         for errno in
             [Errno::CONNREFUSED, Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::CONNRESET, Errno::TIMEDOUT]
         {
-            check(cannot_connect(io(errno), v4, None), false);
+            check(cannot_connect(io(errno), v4, None, || true), false);
         }
-        check(cannot_connect(io(Errno::MFILE), v6, None), true);
+        check(cannot_connect(io(Errno::MFILE), v6, None, || false), true);
         check(no_socket(io(Errno::MFILE), v6, None), true);
         check(no_socket(io(Errno::AFNOSUPPORT), v6, Some(v6.ip())), true);
     }
@@ -184,12 +202,12 @@ mod tests {
     #[test]
     fn d_016_a_node_without_ipv6_cannot_reach_an_ipv6_peer() {
         let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 25));
-        // connect(2) where IPv6 is disabled by sysctl, and socket(2) where the kernel has none.
-        for errno in [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT] {
-            let io = || io::Error::from_raw_os_error(errno.raw_os_error());
-            for error in [no_socket(io(), v6, None), cannot_connect(io(), v6, None)] {
-                assert!(matches!(error, ConnectError::Failed(_)) && !error.is_local(), "{error:?}");
-            }
+        let io = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        // socket(2) where the kernel has none, and connect(2) where it is disabled by sysctl.
+        let no_family = no_socket(io(Errno::AFNOSUPPORT), v6, None);
+        let no_address = cannot_connect(io(Errno::ADDRNOTAVAIL), v6, None, || false);
+        for error in [no_family, no_address] {
+            assert!(matches!(error, ConnectError::Failed(_)) && !error.is_local(), "{error:?}");
         }
     }
 

@@ -16,7 +16,9 @@ settings! {
         content_bytes_max: ByteSize = ByteSize::mib(256), within ByteSize::mib(16)..=ByteSize::mib(4095);
         /// Content in memory of messages that are too large to travel inside an assignment, on top of the above.
         large_content_bytes_max: ByteSize = ByteSize::mib(256), within ByteSize::mib(16)..=ByteSize::mib(4095);
-        /// Memory for the conversion of messages to 7-bit, for receivers without 8BITMIME, on top of the above.
+        /// Memory for the conversion of messages of more than 256 KiB to 7-bit, for receivers without 8BITMIME, on top of
+        /// the above.
+        /// A message that waits for it for a minute is returned to the queue.
         conversion_bytes_max: ByteSize = ByteSize::mib(256), within ByteSize::mib(16)..=ByteSize::mib(4095);
         /// Connections of a lane that is new or recovers from a pause.
         connections_initial: u32 = 5, within 1..=1000;

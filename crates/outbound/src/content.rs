@@ -26,14 +26,15 @@ pub(crate) struct ContentSource {
 pub(crate) struct Content {
     /// Header and body, in parts that are not joined.
     pub(crate) parts: Vec<Bytes>,
-    _budget: Option<OwnedSemaphorePermit>,
+    /// Whatever keeps the parts in memory keeps this too.
+    pub(crate) budget: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Content {
-    /// Content that came with its assignment, which holds its part of the budget.
+    /// Content that came with its assignment, and its part of the budget of those.
     #[must_use]
-    pub(crate) fn whole(content: Bytes) -> Self {
-        Self { parts: vec![content], _budget: None }
+    pub(crate) fn whole(content: Bytes, budget: Option<Arc<OwnedSemaphorePermit>>) -> Self {
+        Self { parts: vec![content], budget }
     }
 }
 
@@ -80,7 +81,7 @@ impl ContentSource {
                 time::sleep(RETRY_AFTER).await;
             }
             match self.try_fetch(group, message).await {
-                Ok(parts) => return Ok(Content { parts, _budget: Some(budget) }),
+                Ok(parts) => return Ok(Content { parts, budget: Some(Arc::new(budget)) }),
                 Err(status) => last = status,
             }
         }

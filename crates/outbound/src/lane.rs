@@ -145,6 +145,12 @@ impl Signal {
         }
     }
 
+    /// Returns true when the site must not be asked for more before the lane has learned of this.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Refused(_))
+    }
+
     fn rank(&self) -> u8 {
         match self {
             Self::Silent => 0,
@@ -297,9 +303,11 @@ impl Lane {
         self.take(self.jobs.len())
     }
 
-    /// Counts another transaction of the same job in the rates; false when they do not allow it now.
+    /// Counts another transaction of the same job in the rates; false when they do not allow it now, or the lane starts
+    /// nothing.
     pub fn try_count_transaction(&mut self, now: Instant) -> bool {
-        let may_start = self.rates.ready_at(now).is_some_and(|at| at <= now) && !self.is_paused(now);
+        let is_ready = self.rates.ready_at(now).is_some_and(|at| at <= now);
+        let may_start = is_ready && !self.closed && !self.is_paused(now);
         if may_start {
             self.rates.take(now);
         }

@@ -278,7 +278,8 @@ impl Lanes {
 
     /// Changes a lane, and what depends on it: its timer, the number of paused lanes, and the windows.
     ///
-    /// Whatever may begin or end a pause goes through here.
+    /// Whatever may begin or end a pause must go through here. [`LaneHandle::with`] does not: it is for what changes none of
+    /// these, and nothing checks that.
     fn change<T>(
         &self,
         handle: &LaneHandle,
@@ -462,7 +463,7 @@ impl LaneHandle {
         (state.source.clone(), state.abort.clone())
     }
 
-    /// Reads or changes the lane.
+    /// Reads or changes the lane, except for its jobs and its pause: see [`Lanes::change`].
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Lane) -> T) -> T {
         change(&mut self.state.lock().lane)
     }

@@ -58,6 +58,7 @@ pub fn read_transaction(results: &[RecipientResult]) -> Reading {
     let (mut outcomes, mut over_limit) = (Vec::with_capacity(results.len()), Vec::new());
     let mut recipients_max = None;
     let mut replies = Replies { accepted, known: Vec::new() };
+    let together = if accepted > 0 { accepted } else { ended_together(results, &mut replies) };
     for (position, result) in results.iter().enumerate() {
         let outcome = outcome_of(result, &mut replies);
         let Some((phase, reply)) = too_many(result, &outcome, accepted) else {
@@ -65,22 +66,35 @@ pub fn read_transaction(results: &[RecipientResult]) -> Reading {
             continue;
         };
         let left_over = phase == Phase::Recipient && accepted > 0;
-        if is_accepted(result) && accepted > 1 {
-            recipients_max = Some(accepted / 2);
+        if !left_over && together > 1 {
+            recipients_max = Some(together / 2);
         }
-        if left_over || accepted > 1 {
+        if left_over || together > 1 {
             over_limit.push(position);
         }
         outcomes.push(match (left_over, outcome.class) {
             (true, Some(C::TooManyRecipients)) => outcome,
             (true, _) => by_transaction(&outcome, C::TooManyRecipients, LEFT_OVER),
-            (false, _) if accepted == 0 => {
+            (false, _) if together == 0 => {
                 by_transaction(&outcome, class_of_refused_alone(reply), NONE_ACCEPTED)
             }
             (false, _) => by_transaction(&outcome, C::RateLimited, REFUSED_TOGETHER),
         });
     }
     Reading { outcomes, over_limit, recipients_max }
+}
+
+/// Returns how many recipients are answered by one 421 to RCPT that is about their number: it ended the connection, and
+/// what was said to them before is lost. Zero for one recipient, whose number is not the reason.
+fn ended_together<'r>(results: &'r [RecipientResult], replies: &mut Replies<'r>) -> usize {
+    let mut ended = |result: &&'r RecipientResult| match result {
+        RecipientResult::Reply(Phase::Recipient, reply) if reply.code == 421 => {
+            replies.read(Phase::Recipient, reply).class == Some(C::TooManyRecipients)
+        }
+        _ => false,
+    };
+    let count = results.iter().filter(|result| ended(result)).count();
+    if count > 1 { count } else { 0 }
 }
 
 /// Returns the reply of a refusal that is about the number of recipients.
@@ -101,7 +115,8 @@ fn too_many<'r>(
 const LEFT_OVER: &str = "recipients_left_over";
 /// A refusal for the number of recipients where none was accepted.
 const NONE_ACCEPTED: &str = "none_accepted";
-/// A refusal of the message for the number of its recipients.
+/// A refusal of the message, or an end of the connection, for the number of recipients; for one recipient too, where no
+/// smaller transaction is left to try.
 const REFUSED_TOGETHER: &str = "recipients_refused_together";
 
 /// Returns the class of a refusal for the number of recipients where none was accepted, so that this number is not the
@@ -222,8 +237,13 @@ const SESSION_MESSAGES: &str = "session_messages";
 
 /// Returns why the receiver ended a reused connection before it took anything of the message; `None` when it did not, or
 /// said something about us: a refusal that pauses the lane must not be asked for again at once.
+///
+/// A connection that broke ended too, at whatever point of the message: what was sent of that cannot be delivered.
 #[must_use]
 pub fn end_of_connection(results: &[RecipientResult], outcomes: &[Outcome]) -> Option<EndOfConnection> {
+    if results.iter().all(|result| *result == RecipientResult::NotSent(Lost::Closed)) {
+        return Some(EndOfConnection::Other);
+    }
     let refused_421 = |result: &RecipientResult| matches!(result, RecipientResult::Reply(Phase::Mail, reply) if reply.code == 421);
     let all_421 = results.iter().all(refused_421);
     let all_reconnect = outcomes.iter().all(|outcome| outcome.lane == LaneEffect::Reconnect);
@@ -489,6 +509,9 @@ mod tests {
         check(&[at_mail(451, "4.4.2 timeout exceeded")], Some(Other));
         check(&[at_mail(421, "4.4.2 timeout exceeded")], Some(Other));
         check(&[at_mail(421, "too many errors")], Some(Other));
+        check(&[RecipientResult::NotSent(Lost::Closed)], Some(Other));
+        check(&[RecipientResult::NotSent(Lost::Closed), enhanced(Phase::Recipient, 550, 1, 1)], None);
+        check(&[RecipientResult::NotSent(Lost::TimedOut(Phase::Recipient))], None);
         check(&[at_mail(421, "4.7.1 client host blocked using zen.spamhaus.org")], None);
         check(
             &[
@@ -572,6 +595,12 @@ mod tests {
         check(&[at_dot(), at_dot(), too_many()], &[0, 1, 2], Some(1));
         check(&[at_dot(), too_many()], &[1], None);
         check(&[at_dot()], &[], None);
+        // So was the connection: replies to the recipients before are lost.
+        let ended = || reply(Phase::Recipient, 421, "too many recipients");
+        check(&vec![ended(); 20], &(0..20).collect::<Vec<_>>(), Some(10));
+        check(&[ended(), enhanced(Phase::Recipient, 550, 1, 1), ended()], &[0, 2], Some(1));
+        check(&[ended()], &[], None);
+        check(&vec![reply(Phase::Recipient, 421, "try again later"); 2], &[], None);
     }
 
     #[test]

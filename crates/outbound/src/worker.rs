@@ -200,7 +200,7 @@ impl Worker {
     /// Returns the content; `None` when it cannot be fetched.
     async fn content(&self, attempt: &mut Attempt, attempt_context: &AttemptContext) -> Option<Content> {
         if let Some(content) = attempt.job.content.take() {
-            return Some(Content::whole(content));
+            return Some(Content::whole(content, attempt.job.budget.clone()));
         }
         let (group, message) = (attempt.job.attempts.group, attempt.job.message);
         let fetch = self.context.content.fetch(group, message, attempt.job.size);
@@ -321,7 +321,8 @@ impl Worker {
             }
             match self.transact(attempt, content, attempt_context).await {
                 TransactionEnd::Done => return true,
-                // The connection ended between two transactions: each brings the end of the message nearer.
+                // A transaction came before that reported somebody or lowered the number of recipients, counts in the
+                // rates and held nothing back; or the connection had carried a message and took nothing of this one.
                 TransactionEnd::Reconnect => self.close_connection().await,
                 TransactionEnd::NextHost { failed, .. } => {
                     self.close_connection().await;
@@ -343,11 +344,13 @@ impl Worker {
             let Some(open) = &mut self.open else { return TransactionEnd::Done };
             let Capabilities { eight_bit_mime, smtputf8, .. } = open.connection.capabilities();
             let offered = Offered { eight_bit_mime, smtputf8 };
-            let finishing = self.context.conversions.finish(&content.parts, offered, attempt.finished.take());
+            let finishing = self.context.conversions.finish(content, offered, attempt.finished.take());
             let finished =
                 while_permitted(&self.context.lease, &attempt_context.abort, finishing).await.flatten();
             let Some(finished) = finished else {
                 attempt.give_back();
+                // It has been silent for a while, which the receiver may not allow for much longer.
+                self.close_connection().await;
                 return TransactionEnd::Done;
             };
             let transaction = attempt.transaction(&finished);
@@ -415,15 +418,20 @@ impl Worker {
     }
 
     /// Reports the recipients of a transaction; true when others remain and another transaction may begin.
+    ///
+    /// None follows one that slows or pauses the lane: the lane learns of it at the end of the attempt.
     fn report_recipients(&self, attempt: &mut Attempt, reading: Reading) -> bool {
         let Reading { outcomes, mut over_limit, recipients_max } = reading;
         let Some(open) = &self.open else { return false };
+        let signal = result::signal_of(&outcomes);
         let remain = !over_limit.is_empty() || attempt.open().len() > outcomes.len();
-        let goes_on = remain && self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
+        let goes_on = remain
+            && !signal.holds_back()
+            && self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
         if !goes_on {
             over_limit.clear();
         }
-        attempt.note(result::signal_of(&outcomes));
+        attempt.note(signal);
         attempt.report_outcomes(outcomes, &over_limit, &open.remote, &open.tls);
         if goes_on {
             recipients_max.into_iter().for_each(|max| attempt.limit_recipients(max));

@@ -246,6 +246,7 @@ fn a_closed_lane_accepts_and_starts_no_job() {
     lane.worker_started();
     assert!(matches!(lane.next(now), Next::Exit));
     assert_eq!((lane.window(now), lane.wake(now)), (0, Wake::None));
+    assert!(!lane.try_count_transaction(now), "no further transaction of a job in progress");
     lane.reopen();
     assert_eq!(lane.window(now), 500);
 }

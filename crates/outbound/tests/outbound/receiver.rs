@@ -36,6 +36,12 @@ pub(crate) struct Seen {
     pub(crate) recipients: u32,
 }
 
+/// A reply that is none: the connection stays open.
+pub(crate) const SILENCE: &str = "";
+
+/// The usual reply, after which the connection is closed.
+pub(crate) const CLOSES: &str = "250 ok, and goodbye";
+
 /// Chooses a reply; `None` for the usual one. After 421 the connection is closed.
 type Choose = dyn Fn(Seen, At) -> Option<&'static str> + Send + Sync;
 
@@ -74,8 +80,12 @@ impl Receiver {
 
     /// Starts a node that routes all mail here.
     pub(crate) async fn start_node(&self) -> Node {
+        self.start_node_with(Setup::default()).await
+    }
+
+    pub(crate) async fn start_node_with(&self, setup: Setup) -> Node {
         let (host, port) = (self.address.ip().to_string().into(), self.address.port());
-        Setup::default().start(Some(Route { pattern: Pattern::Any, host, port })).await
+        setup.start(Some(Route { pattern: Pattern::Any, host, port })).await
     }
 }
 
@@ -112,8 +122,10 @@ async fn serve(stream: TcpStream, mut seen: Seen, choose: &Choose) -> std::io::R
             None => {}
         }
         in_content = is_data;
-        stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
-        if reply.starts_with("421") || line.starts_with("QUIT") {
+        if reply != SILENCE {
+            stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
+        }
+        if reply.starts_with("421") || reply == CLOSES || line.starts_with("QUIT") {
             return Ok(());
         }
     }

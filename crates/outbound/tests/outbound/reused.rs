@@ -3,15 +3,15 @@
 use postroad_core::{BounceClass, OutcomeKind};
 use postroad_proto::queue::Report;
 
-use crate::receiver::{At, Receiver};
+use crate::receiver::{At, CLOSES, Receiver};
 
 const SITE: &str = "route:sink:25";
 
-/// Delivers one message, and returns the report of a second one that meets `refusal` at MAIL over the same connection;
+/// Delivers one message, and returns the report of a second one that meets `reply` at MAIL over the same connection;
 /// a new connection would take it.
-async fn second_report(refusal: &'static str) -> (Report, u32) {
+async fn second_report(reply: &'static str) -> (Report, u32) {
     let receiver = Receiver::start(move |seen, at| {
-        (at == At::Mail && seen.connection == 1 && seen.messages == 1).then_some(refusal)
+        (at == At::Mail && seen.connection == 1 && seen.messages == 1).then_some(reply)
     });
     let receiver = receiver.await;
     let node = receiver.start_node().await;
@@ -46,6 +46,13 @@ async fn d_036_a_host_that_blocks_us_by_421_over_a_reused_connection_is_not_aske
 #[tokio::test]
 async fn d_036_a_421_without_a_reason_over_a_reused_connection_is_followed_by_a_new_one() {
     let (report, connections) = second_report("421 4.3.2 closing connection").await;
+    assert_eq!(report.kind, u32::from(OutcomeKind::Delivered.code()), "{report:?}");
+    assert_eq!(connections, 2);
+}
+
+#[tokio::test]
+async fn d_036_a_reused_connection_that_is_closed_within_the_envelope_is_followed_by_a_new_one() {
+    let (report, connections) = second_report(CLOSES).await;
     assert_eq!(report.kind, u32::from(OutcomeKind::Delivered.code()), "{report:?}");
     assert_eq!(connections, 2);
 }
