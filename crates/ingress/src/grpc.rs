@@ -17,7 +17,7 @@ use postroad_proto::{
 };
 use postroad_smtp::{
     headers::{self, Protocol},
-    tolerance::{Syntax, Tolerances},
+    tolerance::{Syntax, Tolerance, Tolerances},
 };
 use postroad_telemetry::{
     mail_log::{self, Mailbox},
@@ -222,7 +222,11 @@ impl GrpcService {
         let envelope = request.envelope.as_ref().filter(|_| mail_log::is_enabled());
         let sender = envelope.map(|envelope| envelope.sender.clone());
         match self.read(caller, request) {
-            Ok(incoming) => Ok(self.handler.accept(incoming).await?),
+            Ok((incoming, tolerated)) => {
+                let id = self.handler.accept(incoming).await?;
+                self.handler.metrics.note_tolerated(&tolerated);
+                Ok(id)
+            }
             Err(error) => {
                 self.record_refused(caller, sender.as_deref(), &error);
                 Err(error)
@@ -254,8 +258,13 @@ impl GrpcService {
         }
     }
 
-    /// Parses and checks a request, like an SMTP session does command by command.
-    fn read<'a>(&self, caller: &'a Caller, request: SubmitRequest) -> Result<Incoming<'a>, RequestError> {
+    /// Parses and checks a request, like an SMTP session does command by command. Returns with it the deviations that
+    /// are tolerated if the message is accepted.
+    fn read<'a>(
+        &self,
+        caller: &'a Caller,
+        request: SubmitRequest,
+    ) -> Result<(Incoming<'a>, Vec<Tolerance>), RequestError> {
         let tenant = self.handler.tenant(&caller.identity)?;
         let envelope = request.envelope.ok_or_else(|| RequestError::field("envelope", "missing"))?;
         let sender = match envelope.sender.as_str() {
@@ -273,8 +282,8 @@ impl GrpcService {
             .enumerate()
             .map(|(index, text)| recipient(index, text))
             .collect::<Result<_, RequestError>>()?;
-        let (content, tolerant) = self.tolerated(content::normalise(request.content)?);
-        Ok(Incoming {
+        let (content, tolerant, tolerated) = self.tolerated(content::normalise(request.content)?);
+        let incoming = Incoming {
             identity: &caller.identity,
             sender,
             recipients,
@@ -286,18 +295,18 @@ impl GrpcService {
             with: Protocol::Grpc,
             tls: "",
             traceparent: &caller.traceparent,
-        })
+        };
+        Ok((incoming, tolerated))
     }
 
     /// Repairs content as for an SMTP client that logged in, since an API key identifies its client as well as AUTH
-    /// does. Returns true with it when its header has fields with a space in their names.
-    fn tolerated(&self, content: Bytes) -> (Bytes, bool) {
+    /// does. Returns true with it when its header has fields with a space in their names, and what was tolerated.
+    fn tolerated(&self, content: Bytes) -> (Bytes, bool, Vec<Tolerance>) {
         let strict = self.handler.config.grpc_strict_syntax;
         let mut tolerances = Tolerances::new(if strict { Syntax::Strict } else { Syntax::LoggedIn });
         let content = headers::without_mbox_line(content, &mut tolerances);
         let has_spaced_names = headers::summarise_tolerated(&content, &mut tolerances).spaced_names > 0;
-        self.handler.metrics.note_tolerated(&tolerances.into_accepted());
-        (content, has_spaced_names)
+        (content, has_spaced_names, tolerances.into_accepted())
     }
 }
 

@@ -14,6 +14,7 @@ use postroad_proto::{
         submission_service_client::SubmissionServiceClient, submit_stream_response::Result as Answer,
     },
 };
+use postroad_telemetry::testing::Counters;
 use support::{MESSAGE_SIZE_MAX, Mode, Rig, message_id};
 use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt;
@@ -131,6 +132,22 @@ async fn an_mbox_line_and_field_names_with_a_space_are_tolerated_as_over_smtp() 
     for line in [mbox, "X Priority: 1\n"] {
         check(client.submit(submit(&format!("{line}{CONTENT}"))).await, Code::InvalidArgument, "");
     }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_tolerated_counts_when_the_message_is_accepted() {
+    const TOLERATED: &str = "postroad_ingress_grpc_tolerated_total";
+    let counters = Counters::default();
+    let _recording = counters.record();
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let submit = |content: String| with_key("shop-key", request("a@shop.example", &["b@b.example"], content));
+    let refused = "X Priority: 1\nFrom: a@elsewhere.example\n\nhi\n".to_owned();
+    check(client.submit(submit(refused)).await, Code::PermissionDenied, "");
+    assert_eq!(counters.read(TOLERATED), 0);
+    client.submit(submit(format!("X Priority: 1\n{CONTENT}"))).await.unwrap();
+    assert_eq!(counters.read(TOLERATED), 1);
     rig.stop().await;
 }
 

@@ -14,9 +14,9 @@ const IP: &str = "%ip";
 /// an address as `@`, an IPv4 or IPv6 address as `%ip`; links keep their signs, and an IP address in one is dropped.
 pub(crate) fn normalise(text: &str) -> String {
     let folded = fold(text);
-    let said = without_lead_in(&folded);
-    let mut out = String::with_capacity(said.len());
-    for word in said.split([' ', '\n', '\t', '\r']).filter(|word| !word.is_empty()) {
+    let (host, said) = without_lead_in(&folded);
+    let mut out = String::with_capacity(folded.len());
+    for word in words(host).chain(words(said)) {
         push_blank(&mut out);
         push_word(&mut out, word);
     }
@@ -32,10 +32,25 @@ const LEAD_INS: [&str; 4] = [
     "remote host said:",
 ];
 
-/// What the next server said, where a receiver only passes it on: the words in front of it are no cause.
-fn without_lead_in(folded: &str) -> &str {
-    let said = LEAD_INS.iter().find_map(|lead_in| folded.split_once(lead_in).map(|(_before, said)| said));
-    said.filter(|said| said.contains(char::is_alphabetic)).unwrap_or(folded)
+/// Divides a text at such a lead-in, which is dropped; `("", text)` where the receiver speaks for itself.
+///
+/// A reply follows with its code, and nothing but a host's name is in front: more words say what the receiver did there,
+/// such as a check of the sender, and what a timeout was of.
+fn without_lead_in(folded: &str) -> (&str, &str) {
+    let divided = LEAD_INS.iter().find_map(|lead_in| folded.split_once(lead_in));
+    let is_passed_on = |(host, said): &(&str, &str)| words(host).count() <= 1 && begins_with_code(said);
+    divided.filter(is_passed_on).unwrap_or(("", folded))
+}
+
+/// Returns true for `550 5.1.1 no` and `: 421-no`.
+fn begins_with_code(said: &str) -> bool {
+    let said = said.trim_start_matches(|c: char| !c.is_alphanumeric());
+    let code = &said[..said.find(|c: char| !c.is_alphanumeric()).unwrap_or(said.len())];
+    matches!(code.as_bytes(), [b'4' | b'5', tens, ones] if tens.is_ascii_digit() && ones.is_ascii_digit())
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([' ', '\n', '\t', '\r']).filter(|word| !word.is_empty())
 }
 
 /// One blank between words, whatever stood there.
@@ -211,8 +226,12 @@ mod tests {
         check("Почтовый ЯЩИК", "почтовый ящик");
         check("Böyle bir kullanıcı; Příjemce, Știri, Őr", "boyle bir kullanici; prijemce, stiri, or");
         check("Remote server returned an error -> 550 no such user", "550 no such user");
-        check("mx1: Remote host said: full", "full");
+        check("mx1: Remote host said: 552 full", "mx1: 552 full");
+        check("Remote system says:\n421-Busy", "421 busy");
         check("the remote server returned", "the remote server returned");
+        check("remote server returned timeout", "remote server returned timeout");
+        check("remote server returned 5500 errors", "remote server returned 5500 errors");
+        check("Sender refused; remote host said: 550 no", "sender refused; remote host said: 550 no");
         check("@ alone a@ @b", "@ alone a@ @b");
         check("user@example.net... No", "@... no");
         check(

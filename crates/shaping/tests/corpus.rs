@@ -78,6 +78,8 @@ fn d_052_what_is_said_of_anybody_but_the_recipient_never_suppresses() {
         "rcpt 550 5.1.8 Sender account is suspended",
         "rcpt 550 account suspended for sending spam, contact your provider",
         "rcpt 550-Postmaster verification failed\\n550-Response: 550 <maria@shop.example>: User unknown\\n550 rejected",
+        "rcpt 550 Sender verification failed; remote host said: 550 5.1.1 User unknown",
+        "rcpt 550 Sender: remote host said: 550 5.1.1 User unknown",
         "rcpt 550 5.1.1 too many unknown users, connection blocked",
         "rcpt 550 We found too many users that do not exist in your mail",
         "rcpt 550 5.7.1 unusual invalid recipients",

@@ -317,6 +317,6 @@ mod tests {
         let silent = CallError::Unavailable { group: GroupId(1), last: "node `2` did not answer".to_owned() };
         check(silent, StatusCode::SERVICE_UNAVAILABLE, ["may have been made", "Reload"]);
         check(refused(Code::NotFound, "gone"), StatusCode::CONFLICT, ["not in the queue", "never existed"]);
-        check(refused(Code::PermissionDenied, "role"), StatusCode::CONFLICT, ["nothing was changed", "role"]);
+        check(refused(Code::PermissionDenied, "role"), StatusCode::CONFLICT, ["refused the change", "role"]);
     }
 }

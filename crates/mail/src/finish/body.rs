@@ -4,7 +4,7 @@ use memchr::memmem;
 
 use super::{
     Unconvertible,
-    encode::{base64_lines, quoted_printable},
+    encode::{append, base64_lines, quoted_printable},
     field::{encode_header, fields, name_and_value, parameters},
     tokens::quoted_string,
 };
@@ -24,23 +24,18 @@ pub(super) fn converted_bytes_max(bytes: usize) -> usize {
 
 /// Returns the message in 7-bit.
 pub(super) fn to_seven_bit(message: &[u8]) -> Result<Vec<u8>, Unconvertible> {
-    let bytes_max = converted_bytes_max(message.len());
-    let mut out = Vec::with_capacity(message.len() + message.len() / 2);
-    convert(Entity::new(message, true), Limits { levels: DEPTH_MAX, bytes_max }, &mut out)?;
-    if out.len() > bytes_max {
-        return Err(Unconvertible::Size);
-    }
+    let (mut out, converted) = convert_within(converted_bytes_max(message.len()), message);
+    converted?;
     out.shrink_to_fit();
     Ok(out)
 }
 
-/// What a conversion may take.
-#[derive(Clone, Copy)]
-struct Limits {
-    /// Levels of parts within parts.
-    levels: usize,
-    /// Bytes of the result.
-    bytes_max: usize,
+/// Converts as much as these bytes hold. They are reserved at once, so that no larger copy is made on the way; memory
+/// that is not written takes none.
+pub(super) fn convert_within(bytes_max: usize, message: &[u8]) -> (Vec<u8>, Result<(), Unconvertible>) {
+    let mut out = Vec::with_capacity(bytes_max);
+    let converted = convert(Entity::new(message, true), DEPTH_MAX, &mut out);
+    (out, converted)
 }
 
 /// A message or a part: header and body.
@@ -75,24 +70,24 @@ impl<'a> Entity<'a> {
             name_and_value(field)
                 .is_some_and(|(name, _)| name.eq_ignore_ascii_case("content-transfer-encoding"))
         };
-        let kept: Vec<u8> = fields(self.header)
-            .filter(|field| *field != b"\r\n" && (encoding.is_none() || !is_encoding(field)))
-            .flatten()
-            .copied()
-            .collect();
-        out.extend_from_slice(&encode_header(&kept)?);
+        let mut kept = fields(self.header)
+            .filter(|field| *field != b"\r\n" && (encoding.is_none() || !is_encoding(field)));
+        if self.header.is_ascii() {
+            kept.try_for_each(|field| append(field, out))?;
+        } else {
+            append(&encode_header(&kept.collect::<Vec<_>>().concat())?, out)?;
+        }
         if let Some(encoding) = encoding {
             if self.is_message && self.value("mime-version").is_none() {
-                out.extend_from_slice(b"MIME-Version: 1.0\r\n");
+                append(b"MIME-Version: 1.0\r\n", out)?;
             }
             if self.value("content-type").is_none() {
                 let charset = if std::str::from_utf8(self.body).is_ok() { "utf-8" } else { "unknown-8bit" };
-                out.extend_from_slice(format!("Content-Type: text/plain; charset={charset}\r\n").as_bytes());
+                append(format!("Content-Type: text/plain; charset={charset}\r\n").as_bytes(), out)?;
             }
-            out.extend_from_slice(format!("Content-Transfer-Encoding: {encoding}\r\n").as_bytes());
+            append(format!("Content-Transfer-Encoding: {encoding}\r\n").as_bytes(), out)?;
         }
-        out.extend_from_slice(b"\r\n");
-        Ok(())
+        append(b"\r\n", out)
     }
 }
 
@@ -104,21 +99,16 @@ enum Kind {
     Other,
 }
 
-fn convert(entity: Entity<'_>, limits: Limits, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
-    if out.len() > limits.bytes_max {
-        return Err(Unconvertible::Size);
-    }
+/// Converts a message or a part with at most so many levels of parts within parts, within the capacity of `out`.
+fn convert(entity: Entity<'_>, levels: usize, out: &mut Vec<u8>) -> Result<(), Unconvertible> {
     if entity.whole.is_ascii() {
-        out.extend_from_slice(entity.whole);
-        return Ok(());
+        return append(entity.whole, out);
     }
-    let levels = limits.levels.checked_sub(1).ok_or(Unconvertible::Structure)?;
-    let inner = Limits { levels, ..limits };
+    let inner = levels.checked_sub(1).ok_or(Unconvertible::Structure)?;
     // What the body is matters only where it must change.
     if entity.body.is_ascii() {
         entity.put_header(None, out)?;
-        out.extend_from_slice(entity.body);
-        return Ok(());
+        return append(entity.body, out);
     }
     let kind = kind_of(entity.value("content-type"))?;
     // An encoding says that the body has no such bytes.
@@ -138,13 +128,11 @@ fn convert(entity: Entity<'_>, limits: Limits, out: &mut Vec<u8>) -> Result<(), 
         }
         Kind::Text if is_mostly_literal(entity.body) => {
             entity.put_header(Some("quoted-printable"), out)?;
-            quoted_printable(entity.body, out);
-            Ok(())
+            quoted_printable(entity.body, out)
         }
         Kind::Text | Kind::Other => {
             entity.put_header(Some("base64"), out)?;
-            base64_lines(entity.body, out);
-            Ok(())
+            base64_lines(entity.body, out)
         }
     }
 }
@@ -193,7 +181,7 @@ fn boundary(parameter: &[u8]) -> Option<Vec<u8>> {
 fn convert_parts(
     body: &[u8],
     boundary: &[u8],
-    limits: Limits,
+    levels: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), Unconvertible> {
     let delimiter = [b"--", boundary].concat();
@@ -203,20 +191,20 @@ fn convert_parts(
     loop {
         let content = &rest[..found.as_ref().map_or(rest.len(), |found| found.start)];
         if is_part {
-            convert(Entity::new(content, false), limits, out)?;
+            convert(Entity::new(content, false), levels, out)?;
         } else {
-            out.extend(content.iter().map(to_ascii));
+            content.iter().try_for_each(|byte| append(&[to_ascii(*byte)], out))?;
         }
         let Some(delimiter_line) = found else { return Ok(()) };
-        out.extend_from_slice(&rest[delimiter_line.start..delimiter_line.end]);
+        append(&rest[delimiter_line.start..delimiter_line.end], out)?;
         is_part = !delimiter_line.closes;
         rest = &rest[delimiter_line.end..];
         found = next_delimiter(rest, &delimiter);
     }
 }
 
-fn to_ascii(byte: &u8) -> u8 {
-    if byte.is_ascii() { *byte } else { b'?' }
+fn to_ascii(byte: u8) -> u8 {
+    if byte.is_ascii() { byte } else { b'?' }
 }
 
 /// A delimiter line with the CRLF before it.

@@ -1,20 +1,32 @@
 //! The encodings of MIME: quoted-printable, base64 and encoded words.
 
+use super::Unconvertible;
+
 /// The longest line of encoded text (RFC 2045 6.7 and 6.8), also in a header (RFC 2047 2).
 pub(super) const LINE_MAX: usize = 76;
 /// The longest encoded word (RFC 2047 2).
 const WORD_MAX: usize = 75;
 
-/// Encodes text whose lines end with CRLF (RFC 2045 6.7).
-pub(super) fn quoted_printable(text: &[u8], out: &mut Vec<u8>) {
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let content = line.strip_suffix(b"\r\n").unwrap_or(line);
-        quoted_printable_line(content, out);
-        out.extend_from_slice(&line[content.len()..]);
+/// Appends bytes within the capacity of `out`, which is all the memory that it may take.
+pub(super) fn append(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    if out.capacity() - out.len() < bytes.len() {
+        return Err(Unconvertible::Size);
     }
+    out.extend_from_slice(bytes);
+    Ok(())
 }
 
-fn quoted_printable_line(line: &[u8], out: &mut Vec<u8>) {
+/// Encodes text whose lines end with CRLF (RFC 2045 6.7), within the capacity of `out`.
+pub(super) fn quoted_printable(text: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let content = line.strip_suffix(b"\r\n").unwrap_or(line);
+        quoted_printable_line(content, out)?;
+        append(&line[content.len()..], out)?;
+    }
+    Ok(())
+}
+
+fn quoted_printable_line(line: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
     let mut length = 0;
     for (position, byte) in line.iter().enumerate() {
         let is_last = position + 1 == line.len();
@@ -28,25 +40,30 @@ fn quoted_printable_line(line: &[u8], out: &mut Vec<u8>) {
         let needed = if literal { 1 } else { 3 };
         // One column is for the `=` of a soft line break.
         if length + needed > LINE_MAX - usize::from(!is_last) {
-            out.extend_from_slice(b"=\r\n");
+            append(b"=\r\n", out)?;
             length = 0;
         }
         if literal {
-            out.push(*byte);
+            append(&[*byte], out)?;
         } else {
             let [high, low] = hex(*byte);
-            out.extend_from_slice(&[b'=', high, low]);
+            append(&[b'=', high, low], out)?;
         }
         length += needed;
     }
+    Ok(())
 }
 
-/// Encodes bytes in lines (RFC 2045 6.8).
-pub(super) fn base64_lines(bytes: &[u8], out: &mut Vec<u8>) {
+/// Encodes bytes in lines (RFC 2045 6.8), within the capacity of `out`.
+pub(super) fn base64_lines(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Unconvertible> {
+    let mut encoded = Vec::with_capacity(LINE_MAX + 2);
     for line in bytes.chunks(LINE_MAX / 4 * 3) {
-        base64(line, out);
-        out.extend_from_slice(b"\r\n");
+        encoded.clear();
+        base64(line, &mut encoded);
+        encoded.extend_from_slice(b"\r\n");
+        append(&encoded, out)?;
     }
+    Ok(())
 }
 
 fn hex(byte: u8) -> [u8; 2] {

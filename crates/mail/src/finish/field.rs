@@ -1,5 +1,7 @@
 //! Header fields beyond ASCII, written in ASCII where the field allows it (RFC 2047 5, RFC 2231).
 
+use std::ops::Range;
+
 use super::{
     HEADER_BYTES_MAX, Unconvertible,
     encode::{LINE_MAX, encoded_words, extended_parameter},
@@ -170,21 +172,95 @@ fn word_len(text: &[u8]) -> usize {
     (0..text.len()).find(ends).unwrap_or(text.len())
 }
 
-/// Encodes unstructured text from its first to its last word beyond ASCII, or too long for a line.
+/// Encodes unstructured text: between the words that are encoded already, from the first to the last word beyond ASCII
+/// or too long for a line.
 fn encode_text(value: &[u8]) -> Vec<u8> {
-    let (mut at, mut first, mut last) = (0, None, 0);
-    for word in value.split(|byte| is_white(*byte)) {
-        if !word.is_ascii() || word.len() > WORD_BYTES_MAX {
-            first.get_or_insert(at);
-            last = at + word.len();
+    let from_first_to_last = |text: &[u8]| {
+        let (mut at, mut first, mut last) = (0, None, 0);
+        for word in text.split(|byte| is_white(*byte)) {
+            if !word.is_ascii() || word.len() > WORD_BYTES_MAX {
+                first.get_or_insert(at);
+                last = at + word.len();
+            }
+            at += word.len() + 1;
         }
-        at += word.len() + 1;
-    }
-    let first = first.unwrap_or(last);
-    let mut out = value[..first].to_vec();
-    encoded_words(&value[first..last], &mut out);
-    out.extend_from_slice(&value[last..]);
+        first.unwrap_or(last)..last
+    };
+    let mut out = Vec::with_capacity(value.len() * 2);
+    encode_pieces(&pieces(value), from_first_to_last, &mut out);
     out
+}
+
+/// Text of a field, divided at the encoded words in it: they stay as they are.
+enum Piece {
+    Encoded(Vec<u8>),
+    Plain(Vec<u8>),
+}
+
+fn pieces(text: &[u8]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    push_pieces(text, &mut pieces);
+    pieces
+}
+
+fn push_pieces(text: &[u8], pieces: &mut Vec<Piece>) {
+    for part in text.split_inclusive(|byte| is_white(*byte)) {
+        let word = part.trim_ascii_end();
+        if is_encoded_word(word) {
+            pieces.push(Piece::Encoded(word.to_vec()));
+            push_plain(&part[word.len()..], pieces);
+        } else {
+            push_plain(part, pieces);
+        }
+    }
+}
+
+fn push_plain(text: &[u8], pieces: &mut Vec<Piece>) {
+    match pieces.last_mut() {
+        _ if text.is_empty() => {}
+        Some(Piece::Plain(plain)) => plain.extend_from_slice(text),
+        _ => pieces.push(Piece::Plain(text.to_vec())),
+    }
+}
+
+/// Returns true for `=?charset?encoding?text?=` (RFC 2047 2).
+fn is_encoded_word(word: &[u8]) -> bool {
+    let inner = word.strip_prefix(b"=?").and_then(|word| word.strip_suffix(b"?="));
+    let Some(inner) = inner.filter(|inner| inner.iter().all(u8::is_ascii_graphic)) else { return false };
+    let parts: Vec<&[u8]> = inner.split(|byte| *byte == b'?').collect();
+    matches!(parts[..], [charset, [b'B' | b'b' | b'Q' | b'q'], _] if !charset.is_empty())
+        && word.len() <= WORD_BYTES_MAX
+}
+
+/// Writes pieces, and encodes of each what `range` says.
+///
+/// White space between two encoded words is not shown (RFC 2047 6.2): beside one that stays, it is put into the new one.
+fn encode_pieces(pieces: &[Piece], range: impl Fn(&[u8]) -> Range<usize>, out: &mut Vec<u8>) {
+    for (index, piece) in pieces.iter().enumerate() {
+        let text = match piece {
+            Piece::Encoded(word) => {
+                out.extend_from_slice(word);
+                continue;
+            }
+            Piece::Plain(text) => text,
+        };
+        let encoded = range(text);
+        let (before, after) = (&text[..encoded.start], &text[encoded.end..]);
+        let is_blank = |text: &[u8]| text.trim_ascii().is_empty();
+        let follows_one = !encoded.is_empty() && index > 0 && is_blank(before);
+        let precedes_one = !encoded.is_empty() && index + 1 < pieces.len() && is_blank(after);
+        let start = if follows_one { 0 } else { encoded.start };
+        let end = if precedes_one { text.len() } else { encoded.end };
+        out.extend_from_slice(if follows_one { b" " } else { before });
+        encoded_words(&text[start..end], out);
+        out.extend_from_slice(if precedes_one { b" " } else { after });
+    }
+}
+
+/// The range of a text without the white space around it.
+fn trimmed(text: &[u8]) -> Range<usize> {
+    let start = text.len() - text.trim_ascii_start().len();
+    start..start + text.trim_ascii().len()
 }
 
 /// Encodes the comments of a field in which nothing else can be.
@@ -204,8 +280,12 @@ fn encode_comment(comment: &[u8], out: &mut Vec<u8>) {
     if comment.is_ascii() {
         return out.extend_from_slice(comment);
     }
+    let text = unescaped(&comment[1..comment.len() - 1]);
+    // An encoded word in a comment has none of these (RFC 2047 5 (2)).
+    let has_special = text.iter().any(|byte| matches!(byte, b'(' | b')' | b'"' | b'\\'));
+    let pieces = if has_special { vec![Piece::Plain(text)] } else { pieces(&text) };
     out.push(b'(');
-    encoded_words(&unescaped(&comment[1..comment.len() - 1]), out);
+    encode_pieces(&pieces, trimmed, out);
     out.push(b')');
 }
 
@@ -240,21 +320,21 @@ fn encode_mailbox(item: &[Token<'_>], separator: &[u8]) -> Result<Vec<u8>, Uncon
     let is_angle = |token: &Token<'_>| matches!(token, Token::Angle(_));
     let has_at = |token: &Token<'_>| matches!(token, Token::Text(text) if text.contains(&b'@'));
     let is_address = separator != b":" && !item.iter().any(is_angle) && item.iter().any(has_at);
-    let mut pieces: Vec<Vec<u8>> = Vec::new();
+    let mut encoded: Vec<Vec<u8>> = Vec::new();
     for run in item.chunk_by(|one, next| is_text(one) && is_text(next)) {
         let raw = run.iter().map(|token| token.bytes()).collect::<Vec<_>>().concat();
         let mut piece = Vec::new();
         match run {
-            _ if raw.is_ascii() => piece.extend_from_slice(raw.trim_ascii()),
+            _ if raw.is_ascii() => piece.extend_from_slice(&raw),
             [Token::Comment(comment)] => encode_comment(comment, &mut piece),
             [Token::Angle(_)] => return Err(reason_against(&raw)),
             _ if is_address => return Err(reason_against(&raw)),
-            words => encoded_words(text_of(words).trim_ascii(), &mut piece),
+            words => encode_pieces(&pieces_of(words), trimmed, &mut piece),
         }
-        pieces.push(piece);
+        encoded.push(piece.trim_ascii().to_vec());
     }
-    pieces.retain(|piece| !piece.is_empty());
-    Ok(pieces.join(b" ".as_slice()))
+    encoded.retain(|piece| !piece.is_empty());
+    Ok(encoded.join(b" ".as_slice()))
 }
 
 /// Returns why text with an address in it cannot be encoded: the address is beyond ASCII, or what is beside it.
@@ -268,16 +348,16 @@ fn reason_against(text: &[u8]) -> Unconvertible {
     }
 }
 
-/// Returns the text of words and quoted strings.
-fn text_of(words: &[Token<'_>]) -> Vec<u8> {
-    let mut text = Vec::new();
+/// Returns the text of words and quoted strings; in the latter nothing is an encoded word (RFC 2047 5 (3)).
+fn pieces_of(words: &[Token<'_>]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
     for word in words {
         match word {
-            Token::Quoted(quoted) => text.extend(unescaped(&quoted[1..quoted.len() - 1])),
-            other => text.extend_from_slice(other.bytes()),
+            Token::Quoted(quoted) => push_plain(&unescaped(&quoted[1..quoted.len() - 1]), &mut pieces),
+            other => push_pieces(other.bytes(), &mut pieces),
         }
     }
-    text
+    pieces
 }
 
 /// Encodes the values of parameters.
