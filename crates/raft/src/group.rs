@@ -1,6 +1,6 @@
 //! One group on this node: proposing, reading and leadership.
 
-use std::{any::Any, marker::PhantomData, ops::Deref, sync::Arc, time::Duration};
+use std::{marker::PhantomData, ops::Deref, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     host::Host,
-    machine::Machine,
+    machine::{AnyReply, Machine},
     membership,
     network::FullPeers,
     types::{Proposal, Types, term},
@@ -155,15 +155,11 @@ impl GroupHandle {
         &self,
         head: Bytes,
         bodies: Vec<Bytes>,
-    ) -> BoxFuture<'_, Result<(u64, Box<dyn Any + Send>), ProposeError>> {
+    ) -> BoxFuture<'_, Result<(u64, AnyReply), ProposeError>> {
         Box::pin(self.write(head, bodies))
     }
 
-    async fn write(
-        &self,
-        head: Bytes,
-        bodies: Vec<Bytes>,
-    ) -> Result<(u64, Box<dyn Any + Send>), ProposeError> {
+    async fn write(&self, head: Bytes, bodies: Vec<Bytes>) -> Result<(u64, AnyReply), ProposeError> {
         if self.host.log.room() == Room::None || (!bodies.is_empty() && !self.takes_bodies()) {
             return Err(ProposeError::Full);
         }

@@ -47,16 +47,19 @@ pub trait Machine: Send + 'static {
     fn state_hash(&self) -> u64;
 }
 
+/// The reply of a machine, whatever its type.
+pub(crate) type AnyReply = Box<dyn Any + Send>;
+
 /// A machine whatever its replies are, so that openraft is compiled for one type.
 pub(crate) trait AnyMachine: Send {
-    fn apply(&mut self, entry: Entry<'_>) -> Result<Box<dyn Any + Send>, MachineError>;
+    fn apply(&mut self, entry: Entry<'_>) -> Result<AnyReply, MachineError>;
     fn snapshot(&self) -> Box<dyn MachineSnapshot>;
     fn restore(&mut self, state: Bytes) -> Result<(), MachineError>;
     fn state_hash(&self) -> u64;
 }
 
 impl<M: Machine> AnyMachine for M {
-    fn apply(&mut self, entry: Entry<'_>) -> Result<Box<dyn Any + Send>, MachineError> {
+    fn apply(&mut self, entry: Entry<'_>) -> Result<AnyReply, MachineError> {
         Ok(Box::new(Machine::apply(self, entry)?))
     }
 
