@@ -28,7 +28,7 @@ pub enum Reader {
 /// Says what the result of writing to standard output means for the command.
 ///
 /// # Errors
-/// See [`print`].
+/// See [`fn@print`].
 pub fn written(result: io::Result<()>) -> anyhow::Result<Reader> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
