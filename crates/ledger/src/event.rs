@@ -403,8 +403,11 @@ impl EventLog {
     pub(crate) fn from(&self, from: u64) -> impl Iterator<Item = &Event> {
         let skipped =
             self.pages.partition_point(|page| page.last().is_some_and(|event| event.through() < from));
-        let pages = self.pages.range(skipped..);
-        pages.flat_map(|page| page.iter()).skip_while(move |event| event.through() < from)
+        // Of the pages that are left only the first has events before `from`; each command asks for its own, the last ones.
+        self.pages.range(skipped..).flat_map(move |page| {
+            let read = page.partition_point(|event| event.through() < from);
+            &page[read..]
+        })
     }
 
     /// The number of the next event.

@@ -136,6 +136,34 @@ pub fn now() -> Timestamp {
 }
 
 #[cfg(test)]
+impl Job {
+    /// Makes a job of which no attempt has started, without content.
+    pub(crate) fn for_test(
+        attempts: &Arc<GroupAttempts>,
+        source: SourceId,
+        message: u128,
+        recipients: u32,
+    ) -> Self {
+        let address = Address::parse("a@example.org").expect("an address");
+        let recipient = |number| JobRecipient { number, attempt: 1, address: address.clone() };
+        Self {
+            attempts: attempts.clone(),
+            source,
+            message: MessageId::from_u128(message),
+            epoch: Epoch(1),
+            sender: None,
+            recipients: (0..recipients).map(recipient).collect(),
+            size: 0,
+            content: None,
+            traceparent: String::new(),
+            retry_now: false,
+            received: Instant::now(),
+            budget: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use postroad_core::GroupId;
 
@@ -146,22 +174,7 @@ mod tests {
     fn a_job_that_is_dropped_gives_back_the_recipients_that_were_not_started() {
         let check = |started: bool, expected: &[u32]| {
             let attempts = Arc::new(GroupAttempts::new(GroupId(1)));
-            let address = Address::parse("a@example.org").unwrap();
-            let recipient = |number| JobRecipient { number, attempt: 1, address: address.clone() };
-            let mut job = Job {
-                attempts: attempts.clone(),
-                source: SourceId(3),
-                message: MessageId::from_u128(1),
-                epoch: Epoch(1),
-                sender: None,
-                recipients: vec![recipient(0), recipient(1)],
-                size: 0,
-                content: None,
-                traceparent: String::new(),
-                retry_now: false,
-                received: Instant::now(),
-                budget: None,
-            };
+            let mut job = Job::for_test(&attempts, SourceId(3), 1, 2);
             let lane = LaneName { source: SourceId(3), site: "example.org".into() };
             for recipient in &job.recipients {
                 attempts.with(|pending| pending.receive(&job.attempt_id(recipient), &lane));

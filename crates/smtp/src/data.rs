@@ -367,20 +367,13 @@ mod tests {
         }
     }
 
+    /// What some server takes for the end of the data, and is not.
+    const HIDDEN_ENDS: [&str; 9] =
+        ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\n", "\n.\r", "\r.\r\n", "\r\n.\r", "\r\n.\r\r\n"];
+
     #[test]
     fn s_101_to_s_106_nothing_else_ends_the_data() {
-        for hidden in [
-            "\n.\n",
-            "\n.\r\n",
-            "\r\n.\n",
-            "\r.\r",
-            "\r.\n",
-            "\n.\r",
-            "\r.\r\n",
-            "\r\n.\r",
-            "\r\n.\r\r\n",
-            "\r\r\n.\rx",
-        ] {
+        for hidden in HIDDEN_ENDS.into_iter().chain(["\r\r\n.\rx"]) {
             let wire = format!("a{hidden}MAIL FROM:<x@y.z>\r\n.\r\nQUIT\r\n");
             let expected = Some((Decoded::BareNewline, b"QUIT\r\n".to_vec()));
             for piece in 1..wire.len() {
@@ -436,20 +429,7 @@ mod tests {
 
     #[test]
     fn s_101_to_s_106_a_client_that_is_known_gets_no_softer_end_of_data() {
-        for hidden in [
-            "\n.\n",
-            "\n.\r\n",
-            "\r\n.\n",
-            "\r.\r",
-            "\r.\n",
-            "\n.\r",
-            "\r.\r\n",
-            "\r\n.\r",
-            "\r\n.\r\r\n",
-            "\r\n",
-            "\r",
-            "\r\n\n",
-        ] {
+        for hidden in HIDDEN_ENDS.into_iter().chain(["\r\n", "\r", "\r\n\n"]) {
             for start in ["a\n", "", "a"] {
                 let wire = format!("{start}{hidden}MAIL FROM:<x@y.z>\nb\r\n.\r\n");
                 for piece in 1..wire.len() {

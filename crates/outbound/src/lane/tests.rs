@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
-use postroad_core::{Address, Epoch, GroupId, SourceId};
+use postroad_core::{GroupId, SourceId};
 use postroad_directory::Rate;
 
 use super::*;
-use crate::{group_attempts::GroupAttempts, job::JobRecipient};
+use crate::group_attempts::GroupAttempts;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -26,22 +26,9 @@ fn rated(start: Instant, messages: u64, per: Duration) -> Lane {
 }
 
 fn job(number: u128, received: Instant) -> Job {
-    let address = Address::parse("a@example.org").unwrap();
-    let recipient = |number| JobRecipient { number, attempt: 1, address: address.clone() };
-    Job {
-        attempts: Arc::new(GroupAttempts::new(GroupId(1))),
-        source: SourceId(1),
-        message: MessageId::from_u128(number),
-        epoch: Epoch(1),
-        sender: None,
-        recipients: vec![recipient(0), recipient(1)],
-        size: 0,
-        content: None,
-        traceparent: String::new(),
-        retry_now: false,
-        received,
-        budget: None,
-    }
+    let mut job = Job::for_test(&Arc::new(GroupAttempts::new(GroupId(1))), SourceId(1), number, 2);
+    job.received = received;
+    job
 }
 
 fn started(next: Next) -> Option<u128> {

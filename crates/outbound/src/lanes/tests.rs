@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use postroad_core::{Address, Domain, GroupId};
+use postroad_core::{Domain, GroupId};
 
 use super::*;
-use crate::{feedback::FeedbackConfig, group_attempts::GroupAttempts, job::JobRecipient, rate::RateLimiter};
+use crate::{feedback::FeedbackConfig, group_attempts::GroupAttempts, rate::RateLimiter};
 
 /// The lanes of one source, and the only lane.
 struct Fixture {
@@ -57,21 +57,7 @@ impl Fixture {
 
     /// Returns a job whose only attempt is pending.
     fn job(&self, number: u128) -> Job {
-        let address = Address::parse("a@example.org").unwrap();
-        let job = Job {
-            attempts: self.attempts.clone(),
-            source: self.handle.source,
-            message: MessageId::from_u128(number),
-            epoch: Epoch(1),
-            sender: None,
-            recipients: vec![JobRecipient { number: 0, attempt: 1, address }],
-            size: 0,
-            content: None,
-            traceparent: String::new(),
-            retry_now: false,
-            received: Instant::now(),
-            budget: None,
-        };
+        let job = Job::for_test(&self.attempts, self.handle.source, number, 1);
         let id = job.attempt_id(&job.recipients[0]);
         self.attempts.with(|pending| pending.receive(&id, &self.handle.name()));
         job
