@@ -101,7 +101,9 @@ async fn r_13_a_full_follower_gets_no_more_mail_while_the_other_one_is_down() {
     let cluster = Cluster::start(3).await;
     // A leader that begins while a node is down has had no answer from it, and counts it as down from its first moment.
     (0..3).for_each(|place| cluster.kill(place));
-    cluster.leaders.clone().wait_for(|leaders| leaders.is_empty()).await.unwrap();
+    let mut leaders = cluster.leaders.clone();
+    let no_leader = leaders.wait_for(|leaders| leaders.is_empty());
+    time::timeout(PATIENCE, no_leader).await.expect("every connection ends").unwrap();
     for place in 0..2 {
         cluster.restart(place).await;
     }

@@ -87,7 +87,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts nodes on simulated disks, with one source in one pool.
+    /// Starts nodes on simulated disks, with one source in one pool; every group has formed.
     pub async fn start(size: u64) -> Self {
         let disks = (0..size).map(|_| Disk::Simulated(SimFs::default())).collect();
         // The tests do not renew leases, so leases must not end.
@@ -138,6 +138,8 @@ impl Cluster {
             cluster.restart(place).await;
         }
         cluster.pool = cluster.apply_source("source").await;
+        // A group forms while all nodes are up: a node that is killed before would keep it from ever having a leader.
+        cluster.leader(GROUP).await;
         cluster
     }
 
@@ -192,9 +194,12 @@ impl Cluster {
     /// Waits until a running node knows a leader of every group.
     pub async fn until_ready(&self, place: usize) {
         let health = self.nodes.lock()[place].1.as_ref().unwrap().health.clone();
-        while !health.is_ready() {
-            time::sleep(Duration::from_millis(5)).await;
-        }
+        let ready = async {
+            while !health.is_ready() {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        time::timeout(PATIENCE, ready).await.expect("the node knows a leader of every group");
     }
 
     /// Kills a node; its disk keeps only what was synced.
@@ -239,7 +244,8 @@ impl Cluster {
     /// Waits for a leader of `group`, and returns its position.
     pub async fn leader(&self, group: GroupId) -> usize {
         let mut leaders = self.leaders.clone();
-        let table = leaders.wait_for(|table| table.contains_key(&group)).await.unwrap();
+        let known = leaders.wait_for(|table| table.contains_key(&group));
+        let table = time::timeout(PATIENCE, known).await.expect("the group has a leader").unwrap();
         self.place(table[&group].node)
     }
 
@@ -272,7 +278,8 @@ impl Cluster {
         let puts = [Put::Source(source), Put::Pool(pool)];
         self.directory.apply(&puts, &[], postroad_cluster::ApplyOptions::default(), PATIENCE).await.unwrap();
         let mut views = self.views.clone();
-        let view = views.wait_for(|view| view.pools().next().is_some()).await.unwrap();
+        let has_pool = views.wait_for(|view| view.pools().next().is_some());
+        let view = time::timeout(PATIENCE, has_pool).await.expect("the pool is seen").unwrap();
         view.pools().next().unwrap().id
     }
 
