@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use postroad_tests::{files_in, relative, root};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -68,10 +69,6 @@ impl Row {
 
 /// Tests by the id of the row that they check, each with its file relative to the root.
 type Tests = BTreeMap<String, Vec<(String, PathBuf)>>;
-
-fn root() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
 
 #[test]
 fn the_conformance_page_is_current() {
@@ -161,12 +158,12 @@ fn cell(text: &str) -> String {
 /// Every dialogue, and every test of a Rust file, whose name begins with an id.
 fn all_tests() -> Tests {
     let mut tests = Tests::new();
-    for path in files_below(&root().join("tests/dialogues")) {
+    for path in files_in(&root().join("tests/dialogues")) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         note(&mut tests, &name, &path);
     }
     for folder in ["crates", "tests", "loadtest"] {
-        for path in files_below(&root().join(folder))
+        for path in files_in(&root().join(folder))
             .into_iter()
             .filter(|path| path.extension().is_some_and(|e| e == "rs"))
         {
@@ -201,7 +198,7 @@ fn tests_in(text: &str) -> Vec<&str> {
 }
 
 fn note(tests: &mut Tests, name: &str, path: &Path) {
-    let below = path.strip_prefix(root()).expect("all files are below the root").to_owned();
+    let below = PathBuf::from(relative(path));
     for id in ids(name) {
         tests.entry(id).or_default().push((name.to_owned(), below.clone()));
     }
@@ -238,19 +235,6 @@ fn id_at(name: &str) -> Option<(Id, &str)> {
     }
     let id = Id { letter: letter.to_ascii_uppercase(), number: digits.parse().ok()?, digits: digits.len() };
     Some((id, rest))
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
-            let path = entry.expect("a folder of ours can be read").path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    files.sort();
-    files
 }
 
 #[test]

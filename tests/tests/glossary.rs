@@ -2,10 +2,9 @@
 //!
 //! A quotation is a line that begins with `> `, in Markdown or behind a comment mark. Other exceptions are in [`EXCEPTIONS`].
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+
+use postroad_tests::{files, relative, root};
 
 const GLOSSARY: &str = "docs/glossary.md";
 const HEADING: &str = "## Words we do not use";
@@ -21,9 +20,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 ];
 
 const EVERY_WORD: &str = "";
-
-/// Directories that are not ours.
-const SKIPPED: &[&str] = &[".git", "target"];
 
 /// A listed word or phrase.
 struct Banned {
@@ -115,35 +111,14 @@ fn find<'b>(text: &str, list: &'b [Banned]) -> Vec<(usize, &'b Banned)> {
     found
 }
 
-fn root() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
-
-fn files_below(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
-        let path = entry.expect("a directory of ours is readable").path();
-        let name = path.file_name().unwrap_or_default();
-        if path.is_dir() {
-            if !SKIPPED.iter().any(|skipped| name == *skipped) {
-                files_below(&path, files);
-            }
-        } else if name != ".git" && name != "Cargo.lock" {
-            files.push(path);
-        }
-    }
-}
-
 #[test]
 fn words_that_the_glossary_bans_are_not_used() {
     let glossary = fs::read_to_string(root().join(GLOSSARY)).expect("the glossary is readable");
     let list = banned(&glossary);
     assert!(list.len() > 10, "the list was not read");
-    let mut files = Vec::new();
-    files_below(&root(), &mut files);
-    files.sort();
     let mut problems = Vec::new();
-    for file in files {
-        let path = file.strip_prefix(root()).expect("all files are below the root").display().to_string();
+    for file in files() {
+        let path = relative(&file);
         // Fixtures of the disk and wire formats are not text.
         let Ok(text) = fs::read_to_string(&file) else { continue };
         let found = find(&text, &list).into_iter().filter(|(_, word)| !is_exception(&path, &word.text));

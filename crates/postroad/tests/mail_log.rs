@@ -71,7 +71,7 @@ fn root() -> PathBuf {
 
 fn page() -> String {
     let mut page = INTRODUCTION.to_owned();
-    write!(page, "```\n{}```\n{SETTINGS}", examples()).unwrap();
+    write!(page, "```text\n{}```\n{SETTINGS}", examples()).unwrap();
     for (events, written_by, fields) in RECORDS {
         page.push('\n');
         for event in *events {

@@ -11,5 +11,6 @@ pub mod failover;
 pub mod process;
 pub mod queue;
 pub mod sink;
+pub mod transcript;
 
 pub use sink::{Ledger, Script, Sink, SinkConfig};
