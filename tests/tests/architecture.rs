@@ -85,6 +85,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("sqlx", &["control"]),
     ("regex", &["shaping"]),
     ("clap", &["postroad", "loadtest", "testkit"]),
+    ("clap_complete", &["postroad"]),
     ("anyhow", &["postroad", "loadtest", "testkit", "tests"]),
 ];
 

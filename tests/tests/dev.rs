@@ -143,7 +143,7 @@ async fn two_run_side_by_side_and_a_given_port_that_is_taken_names_its_flag() {
     for dev in [&one, &other] {
         send(dev).await;
         captured(dev, 1).await;
-        let policy = postroad(&["get", "tenants", "--dev", &dev.address("--dev").to_string()]).await;
+        let policy = postroad(&["get", "tenants", "--server", &dev.address("--server").to_string()]).await;
         assert!(policy.contains("name: demo"), "{policy}");
     }
     for flag in [
@@ -231,30 +231,30 @@ async fn kept_data_has_the_sandbox_and_the_applied_policy_but_not_the_routes_of_
     let dev = Dev::start(&flags).await;
     send(&dev).await;
     captured(&dev, 1).await;
-    let operator = dev.address("--dev").to_string();
+    let operator = dev.address("--server").to_string();
     let policy = dir.path().join("policy.yaml");
     std::fs::write(&policy, "routes: [{domain: kept.example, host: 127.0.0.1, port: 2}]\n")
         .expect("it can be written");
-    let apply = ["apply", "--dev", &operator, "-f", policy.to_str().expect("the path is text")];
+    let apply = ["apply", "--server", &operator, "-f", policy.to_str().expect("the path is text")];
     assert!(postroad(&apply).await.starts_with("created: route kept.example"));
     assert!(postroad(&apply).await.starts_with("changed 0 items"));
     dev.stop().await;
 
     let dev = Dev::start(&routed).await;
-    let routes = postroad(&["get", "routes", "--dev", &operator]).await;
+    let routes = postroad(&["get", "routes", "--server", &operator]).await;
     assert!(routes.contains("x.example") && routes.contains("kept.example"), "{routes}");
     captured(&dev, 1).await;
     dev.stop().await;
 
     let dev = Dev::start(&flags).await;
-    let routes = postroad(&["get", "routes", "--dev", &operator]).await;
+    let routes = postroad(&["get", "routes", "--server", &operator]).await;
     assert!(!routes.contains("x.example") && routes.contains("kept.example"), "{routes}");
     send(&dev).await;
     captured(&dev, 2).await;
     dev.stop().await;
 
     let dev = Dev::start(&[&flags[..], &["--deliver"]].concat()).await;
-    let routes = postroad(&["get", "routes", "--dev", &operator]).await;
+    let routes = postroad(&["get", "routes", "--server", &operator]).await;
     assert!(!routes.contains("'*'") && routes.contains("kept.example"), "{routes}");
     dev.stop().await;
 }

@@ -141,7 +141,7 @@ fn code_blocks_are_what_they_say() {
 
 fn check_block(language: &str, text: &str) -> Result<(), String> {
     match language {
-        "sh" => shell(text),
+        "sh" | "bash" => shell(language, text),
         "toml" => text.parse::<toml::Table>().map(drop).map_err(|error| error.to_string()),
         "yaml" => {
             serde_yaml_ng::from_str::<serde_yaml_ng::Value>(text).map(drop).map_err(|error| error.to_string())
@@ -157,14 +157,15 @@ fn check_block(language: &str, text: &str) -> Result<(), String> {
 }
 
 /// Has a shell read a script without running it.
-fn shell(script: &str) -> Result<(), String> {
-    let mut shell = Command::new("sh");
-    let shell = shell.arg("-n").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-    let mut shell = shell.map_err(|error| format!("sh: {error}"))?;
-    let mut input = shell.stdin.take().expect("it is piped");
-    input.write_all(script.as_bytes()).map_err(|error| format!("sh: {error}"))?;
+fn shell(shell: &str, script: &str) -> Result<(), String> {
+    let mut command = Command::new(shell);
+    command.arg("-n").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let failed = |error| format!("{shell}: {error}");
+    let mut running = command.spawn().map_err(failed)?;
+    let mut input = running.stdin.take().expect("it is piped");
+    input.write_all(script.as_bytes()).map_err(failed)?;
     drop(input);
-    let output = shell.wait_with_output().map_err(|error| format!("sh: {error}"))?;
+    let output = running.wait_with_output().map_err(failed)?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 

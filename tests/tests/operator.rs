@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::Output,
 };
 
@@ -16,7 +17,15 @@ const ID: &str = "01M85FM9W0000G000000000007";
 async fn postroad(dev: SocketAddr, arguments: &[&str]) -> Output {
     let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
     let mut command = Command::new(binary);
-    command.args(arguments).args(["--dev", &dev.to_string()]).kill_on_drop(true);
+    command.args(arguments).args(["--server", &dev.to_string()]).kill_on_drop(true);
+    command.output().await.expect("the binary starts")
+}
+
+/// Runs a command with contexts in `contexts` and without a cluster in the environment.
+async fn with_contexts(contexts: &Path, arguments: &[&str]) -> Output {
+    let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+    let mut command = Command::new(binary);
+    command.env_clear().env("POSTROAD_CONTEXTS", contexts).args(arguments).kill_on_drop(true);
     command.output().await.expect("the binary starts")
 }
 
@@ -55,4 +64,53 @@ async fn a_cluster_that_cannot_be_asked_is_not_a_message_that_does_not_exist() {
     }
     let ignoring = [&apply[..], &["--ignore-missing"]].concat();
     check(dev.operator(), &ignoring, 0, "changed 0 items").await;
+}
+
+#[tokio::test]
+async fn a_context_names_the_cluster_of_commands_that_name_none() {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let file = directory.path().join("postroad/contexts.toml");
+    let run = async |arguments: &[&str], status: i32| {
+        let output = with_contexts(&file, arguments).await;
+        let text = if status == 0 { output.stdout } else { output.stderr };
+        let text = String::from_utf8(text).expect("it prints text");
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {text}");
+        text
+    };
+    let dev = Dev::start(&[]).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let [free] = free_ports().expect("a port is free");
+    let (server, nobody) = (dev.operator().to_string(), format!("127.0.0.1:{free}"));
+    run(&["context", "add", "here"], 1).await;
+    run(&["context", "add", "here", "--server", "localhost"], 2).await;
+    run(&["context", "add", "here", "--server", &server], 0).await;
+    run(&["context", "add", "there", "--server", &nobody], 0).await;
+    assert!(run(&["context", "add", "there", "--server", &server], 1).await.contains("--replace"));
+    assert!(run(&["get", "tenants"], 0).await.contains("name: demo"));
+    let unreachable = run(&["get", "tenants", "--context", "there"], 4).await;
+    assert!(unreachable.contains(&format!("`{nobody}` (context `there`)")), "{unreachable}");
+    assert!(run(&["get", "--context", "nowhere"], 1).await.contains("there are: here, there"));
+    run(&["context", "use", "there"], 0).await;
+    assert!(run(&["get", "--server", &server], 0).await.contains("name: demo"));
+    let list = run(&["context", "list", "-o", "json"], 0).await;
+    assert!(list.contains("\"name\": \"there\",\n      \"current\": true"), "{list}");
+    run(&["context", "remove", "there"], 0).await;
+    let list = run(&["context", "list"], 0).await;
+    assert_eq!(list, format!("CURRENT  NAME  SERVER           CONFIG\n         here  {server}  -\n"));
+}
+
+#[tokio::test]
+async fn every_shell_gets_a_completion_script_that_it_can_read() {
+    for (shell, reader) in [("bash", Some("bash")), ("zsh", None), ("fish", None)] {
+        let output = with_contexts(Path::new("/nonexistent"), &["completion", shell]).await;
+        assert!(output.status.success(), "{output:?}");
+        let script = String::from_utf8(output.stdout).expect("a script is text");
+        for word in ["postroad", "message", "context", "--server"] {
+            let word = if shell == "fish" { word.trim_start_matches("--") } else { word };
+            assert!(script.contains(word), "{shell}: no `{word}`");
+        }
+        let Some(reader) = reader else { continue };
+        let checked =
+            Command::new(reader).args(["-n", "-c", &script]).output().await.expect("there is a shell");
+        assert!(checked.status.success(), "{checked:?}");
+    }
 }

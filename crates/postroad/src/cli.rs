@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use postroad_core::{Domain, GroupId, MessageId, NodeId};
 use postroad_settings::HostPort;
 
-use crate::{policy::PolicyKind, route::RouteArgument};
+use crate::{output::OutputArgs, policy::PolicyKind, route::RouteArgument};
 
 /// A mail delivery cluster that an organisation runs itself.
 #[derive(Debug, Parser)]
@@ -44,8 +44,31 @@ pub enum Command {
     /// Show, hold, release or cancel one message
     #[command(subcommand)]
     Message(MessageCommand),
+    /// Name the clusters that you work with, so that commands need neither `--config` nor `--server`
+    #[command(subcommand)]
+    Context(ContextCommand),
     /// Show what the rules make of receivers' replies: kind, class, party, suppress, lane and rule, one reply a line
     Classify(ClassifyArgs),
+    /// Print a script with which a shell completes the commands and flags of postroad
+    Completion(CompletionArgs),
+}
+
+/// Flags of `completion`.
+#[derive(Args, Debug)]
+pub struct CompletionArgs {
+    /// The shell that reads the script
+    pub shell: Shell,
+}
+
+/// A shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// `source <(postroad completion bash)`.
+    Bash,
+    /// `postroad completion zsh > "${fpath[1]}/_postroad"`.
+    Zsh,
+    /// `postroad completion fish > ~/.config/fish/completions/postroad.fish`.
+    Fish,
 }
 
 /// Flags of `classify`.
@@ -77,7 +100,7 @@ pub struct DevArgs {
     /// Listen here for HTTP: metrics and health [default: 127.0.0.1:9090, or a free port where that is in use]
     #[arg(long, value_name = "ADDRESS")]
     pub listen_metrics: Option<SocketAddr>,
-    /// Listen here for `postroad apply` and `postroad message` [default: 127.0.0.1:7070, or a free port where that is in use]
+    /// Listen here for the operator's commands [default: 127.0.0.1:7070, or a free port where that is in use]
     #[arg(long, value_name = "ADDRESS")]
     pub listen_operator: Option<SocketAddr>,
     /// Let browsers use this name for console and sandbox, besides IP addresses, `localhost` and the name of this machine; may be repeated
@@ -240,15 +263,55 @@ fn node_id(text: &str) -> Result<NodeId, String> {
     id.ok_or_else(|| format!("expected a node id from 1 to {}", i64::MAX))
 }
 
-/// Which cluster an operator talks to.
-#[derive(Args, Clone, Debug)]
+/// Which cluster an operator talks to; without any of them, the current context or `postroad dev` on this machine.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Which cluster")]
 pub struct TargetArgs {
-    /// The operator's configuration, written by `cluster init`; without it, `postroad dev` on this machine is used
-    #[arg(long, value_name = "FILE", env = "POSTROAD_OPERATOR_CONFIG")]
+    /// The operator's configuration, written by `cluster init` [env: POSTROAD_OPERATOR_CONFIG]
+    #[arg(long, value_name = "FILE", conflicts_with = "context")]
     pub config: Option<PathBuf>,
-    /// The operator address of `postroad dev` (`--listen-operator`)
-    #[arg(long, value_name = "ADDRESS", default_value = crate::operator::DEV_ADDRESS)]
-    pub dev: SocketAddr,
+    /// A context that `postroad context add` named [env: POSTROAD_CONTEXT]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Ask this queue node instead of those in the configuration, such as one behind a forwarded port; alone, without encryption: `postroad dev` (`--listen-operator`); may be repeated [env: POSTROAD_SERVER]
+    #[arg(long, alias = "dev", value_name = "HOST:PORT")]
+    pub server: Vec<HostPort>,
+}
+
+/// What to do with contexts.
+#[derive(Debug, Subcommand)]
+pub enum ContextCommand {
+    /// List the contexts of this user
+    List(OutputArgs),
+    /// Make a context the current one, for commands that name no cluster
+    Use {
+        /// Its name
+        name: String,
+    },
+    /// Add a context; the first one is the current one
+    Add(ContextAddArgs),
+    /// Remove a context; the cluster is not changed
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+/// Flags of `context add`.
+#[derive(Args, Debug)]
+pub struct ContextAddArgs {
+    /// Its name
+    #[arg(value_parser = crate::operator::context_name)]
+    pub name: String,
+    /// The operator's configuration, written by `cluster init`
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Ask this queue node instead of those in the configuration; alone, without encryption; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub server: Vec<HostPort>,
+    /// Replace a context of that name
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// Flags of `apply`.
@@ -285,7 +348,7 @@ pub struct GetArgs {
 #[derive(Debug, Subcommand)]
 pub enum MessageCommand {
     /// Show the state of each recipient
-    Get(MessageArgs),
+    Get(MessageGetArgs),
     /// Hold every recipient that has no final outcome: no attempt until released
     Hold(MessageArgs),
     /// Release every held recipient: the next attempt is due at once
@@ -294,6 +357,17 @@ pub enum MessageCommand {
     Retry(MessageArgs),
     /// Cancel every recipient that has no final outcome
     Cancel(MessageArgs),
+}
+
+/// Flags of `message get`.
+#[derive(Args, Debug)]
+pub struct MessageGetArgs {
+    /// How it is shown
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Which message
+    #[command(flatten)]
+    pub message: MessageArgs,
 }
 
 /// Which message.

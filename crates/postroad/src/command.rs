@@ -3,10 +3,12 @@
 //! It is here and not in the binary, so that the code of the roles is compiled once.
 
 use anyhow::Result;
+use clap::CommandFactory;
+use clap_complete::{aot, generate};
 
 use crate::{
     classify,
-    cli::{ClusterCommand, Command, ConfigCommand},
+    cli::{Cli, ClusterCommand, Command, ConfigCommand, Shell},
     cluster, config, dev, operator, roles,
 };
 
@@ -33,8 +35,22 @@ pub fn run(command: Command) -> Result<String> {
         Command::Apply(args) => on_runtime(operator::apply_file(&args)),
         Command::Get(args) => on_runtime(operator::get(&args)),
         Command::Message(command) => on_runtime(operator::message(&command)),
+        Command::Context(command) => operator::context(&command),
         Command::Classify(args) => classify::run(&args),
+        Command::Completion(args) => completion(args.shell),
     }
+}
+
+/// Returns the script for a shell.
+fn completion(shell: Shell) -> Result<String> {
+    let generator = match shell {
+        Shell::Bash => aot::Shell::Bash,
+        Shell::Zsh => aot::Shell::Zsh,
+        Shell::Fish => aot::Shell::Fish,
+    };
+    let (mut command, mut script) = (Cli::command(), Vec::new());
+    generate(generator, &mut command, "postroad", &mut script);
+    Ok(String::from_utf8(script)?)
 }
 
 fn on_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -101,7 +101,7 @@ settings! {
 }
 
 settings! {
-    /// The configuration of an operator's machine, for `postroad apply` and `postroad message`.
+    /// The configuration of an operator's machine, for the commands that talk to a cluster.
     pub struct OperatorFile {
         /// Which cluster is meant.
         cluster: ClusterSection;

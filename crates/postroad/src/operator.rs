@@ -1,30 +1,34 @@
-//! The operator's commands: `postroad apply`, `postroad get` and `postroad message`.
+//! The operator's commands, and which cluster they talk to.
 
 mod apply;
+mod context;
 mod error;
 mod message;
+mod target;
 
 use std::{sync::Arc, time::Duration};
 
 use postroad_cluster::{
     ApplyOptions, CallError, DirectoryClient, DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch,
 };
-use postroad_core::{GroupId, NodeId};
+use postroad_core::GroupId;
 use postroad_directory::View;
 use postroad_net::{Expect, NodeTls, Role, TlsError, Transport};
 
 pub use apply::{apply_file, get};
+pub use context::context;
+pub(crate) use context::context_name;
 pub use error::{EXIT_STATUS_HELP, OperatorError, exit_code};
 pub use message::message;
 
+use self::target::Target;
 use crate::{
     cli::TargetArgs,
-    config::{self, OperatorFile},
     sections::{ClusterSection, QueueNode},
 };
 
 /// Where `postroad dev` listens for operators.
-pub const DEV_ADDRESS: &str = "127.0.0.1:7070";
+pub(crate) const DEV_ADDRESS: &str = "127.0.0.1:7070";
 
 /// Its port.
 pub(crate) const DEV_PORT: u16 = 7070;
@@ -43,16 +47,7 @@ struct Operator {
 impl Operator {
     /// Reads which cluster is meant; connections are opened by the first call.
     fn connect(target: &TargetArgs) -> anyhow::Result<Self> {
-        let (endpoints, addresses) = match &target.config {
-            None => (dev_endpoints(target), format!("`{}` (`--dev`)", target.dev)),
-            Some(config) => {
-                let OperatorFile { cluster } = config::load_operator(config)?;
-                let endpoints = cluster.endpoints(&Transport::Mutual(cluster.node_tls()?));
-                let nodes = cluster.queue.iter().map(|queue| format!("`{}`", queue.address));
-                let nodes = nodes.collect::<Vec<_>>().join(", ");
-                (endpoints, format!("{nodes} (`{}`)", config.display()))
-            }
-        };
+        let (endpoints, addresses) = Target::of(target)?.endpoints()?;
         let leaders = LeaderWatch::start(&endpoints);
         Ok(Self { endpoints, addresses, leaders })
     }
@@ -94,11 +89,6 @@ pub(crate) async fn view(endpoints: &Endpoints, directory: &DirectoryClient) -> 
             last: "no queue node sent the directory in time".to_owned(),
         }),
     }
-}
-
-fn dev_endpoints(target: &TargetArgs) -> Endpoints {
-    let channel = Transport::Plain.channel(&target.dev.to_string(), Expect::any(Role::Queue));
-    Endpoints::from([(NodeId(1), channel)])
 }
 
 impl ClusterSection {

@@ -20,7 +20,7 @@ postroad dev is ready. Mail is sent {sends}.
   gRPC      {grpc}
   console   http://{http}/       sandbox  http://{http}/sandbox
   metrics   http://{metrics}/metrics
-  operator  postroad get --dev {operator}
+  operator  postroad get --server {operator}
   data      {data}{kept}
 {moved}
   login {LOGIN}, password and API key {SECRET}; from this machine no login is needed

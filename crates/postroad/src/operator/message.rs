@@ -8,10 +8,14 @@ use postroad_proto::queue::{
     Change, ChangeMessageRequest, ChangeMessageResponse, ChangeResult, DeliveryState, DeliveryView,
     GetMessageRequest, MessageView, queue_service_client::QueueServiceClient,
 };
+use serde::Serialize;
 use tonic::Code;
 
 use super::{Operator, OperatorError, WITHIN};
-use crate::cli::{MessageArgs, MessageCommand};
+use crate::{
+    cli::{MessageArgs, MessageCommand, MessageGetArgs},
+    output::{Screen, Shown, line},
+};
 
 /// Runs `postroad message`.
 ///
@@ -55,33 +59,81 @@ impl Target {
     }
 }
 
-async fn get(args: &MessageArgs) -> anyhow::Result<String> {
-    let target = Target::new(args)?;
-    Ok(describe(target.id, &target.view().await?))
+async fn get(args: &MessageGetArgs) -> anyhow::Result<String> {
+    let target = Target::new(&args.message)?;
+    args.output.output.show(&ShownMessage::of(target.id, &target.view().await?))
 }
 
-fn describe(id: MessageId, view: &MessageView) -> String {
-    let mut text = String::new();
-    let sender = view.sender.as_deref().unwrap_or_default();
-    let accepted = Timestamp::from_millis(view.accepted_at_millis);
-    let expires = Timestamp::from_millis(view.expires_at_millis);
-    let size = view.size_bytes;
-    let _ = writeln!(text, "{id}  <{sender}>  {size} bytes  accepted {accepted}  expires {expires}");
-    for delivery in &view.deliveries {
-        let state = state_name(delivery);
-        let due = match delivery.state() {
-            DeliveryState::Queued | DeliveryState::Deferred => {
-                format!("  due {}", Timestamp::from_millis(delivery.due_at_millis))
-            }
-            _ => String::new(),
-        };
-        let (recipient, site, attempts) = (&delivery.recipient, &delivery.site, delivery.attempts);
-        let _ = writeln!(text, "  {recipient}  {state}{due}  site {site}  attempts {attempts}");
-        if !delivery.last_response.is_empty() {
-            let _ = writeln!(text, "    {}", delivery.last_response);
+/// A message of the queue, and the state of each recipient.
+#[derive(Debug, Serialize)]
+struct ShownMessage {
+    id: String,
+    /// Empty for the null sender.
+    sender: String,
+    size_bytes: u64,
+    accepted_at: String,
+    expires_at: String,
+    deliveries: Vec<ShownDelivery>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownDelivery {
+    recipient: String,
+    state: &'static str,
+    /// When the next attempt is due, while it is queued or deferred.
+    next_try_at: Option<String>,
+    site: String,
+    attempts: u32,
+    /// What the last attempt ended with; empty before one has ended.
+    last_reply: String,
+}
+
+impl ShownMessage {
+    fn of(id: MessageId, view: &MessageView) -> Self {
+        let time = |millis| Timestamp::from_millis(millis).to_string();
+        Self {
+            id: id.to_string(),
+            sender: view.sender.clone().unwrap_or_default(),
+            size_bytes: view.size_bytes,
+            accepted_at: time(view.accepted_at_millis),
+            expires_at: time(view.expires_at_millis),
+            deliveries: view.deliveries.iter().map(ShownDelivery::of).collect(),
         }
     }
-    text
+}
+
+impl ShownDelivery {
+    fn of(delivery: &DeliveryView) -> Self {
+        let waits = matches!(delivery.state(), DeliveryState::Queued | DeliveryState::Deferred);
+        let due = Timestamp::from_millis(delivery.due_at_millis);
+        Self {
+            recipient: delivery.recipient.clone(),
+            state: state_name(delivery),
+            next_try_at: waits.then(|| due.to_string()),
+            site: delivery.site.clone(),
+            attempts: delivery.attempts,
+            last_reply: delivery.last_response.clone(),
+        }
+    }
+}
+
+impl Shown for ShownMessage {
+    fn text(&self, _: Screen) -> String {
+        let Self { id, sender, size_bytes, accepted_at, expires_at, deliveries } = self;
+        let sender = line(sender);
+        let mut text =
+            format!("{id}  <{sender}>  {size_bytes} bytes  accepted {accepted_at}  expires {expires_at}\n");
+        for delivery in deliveries {
+            let ShownDelivery { recipient, state, next_try_at, site, attempts, last_reply } = delivery;
+            let due = next_try_at.as_ref().map_or_else(String::new, |due| format!("  due {due}"));
+            let (recipient, site) = (line(recipient), line(site));
+            let _ = writeln!(text, "  {recipient}  {state}{due}  site {site}  attempts {attempts}");
+            if !last_reply.is_empty() {
+                let _ = writeln!(text, "    {}", line(last_reply));
+            }
+        }
+        text
+    }
 }
 
 fn state_name(delivery: &DeliveryView) -> &'static str {
