@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use postroad_core::{Epoch, GroupId, NodeId, SourceId};
-use postroad_directory::{ItemName, Put};
-use postroad_proto::directory::wire::{
-    ApplyRequest, ApplyResponse, ClaimRequest, OwnedSource, ReleaseRequest, RenewRequest,
-    directory_service_client::DirectoryServiceClient,
+use postroad_directory::{ItemName, Put, ScopeName, Suspension};
+use postroad_proto::{
+    Malformed,
+    directory::wire::{
+        ApplyRequest, ApplyResponse, ClaimRequest, OwnedSource, ReleaseRequest, RenewRequest, ResumeRequest,
+        SuspendRequest, directory_service_client::DirectoryServiceClient,
+    },
 };
 use tokio::sync::watch;
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 use crate::{
     Endpoints, FRAME_BYTES_MAX, LeaderTable,
@@ -38,6 +41,26 @@ pub struct Applied {
     pub revision: u64,
     /// Items that changed, or would change.
     pub changed: u32,
+    /// What was accepted and may not do what was meant, as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// What an operator suspends, why, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SuspendOptions {
+    /// Why, for people.
+    pub reason: String,
+    /// Who does it; the leader puts the name in the certificate before it.
+    pub actor: String,
+    /// How long; `None` until it is resumed.
+    pub length: Option<Duration>,
+}
+
+/// The result of a suspension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspended {
+    /// What is suspended now.
+    pub suspensions: Vec<Suspension>,
     /// What was accepted and may not do what was meant, as sentences.
     pub warnings: Vec<String>,
 }
@@ -113,6 +136,54 @@ impl DirectoryClient {
         let response = self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner();
         let ApplyResponse { revision, changed, warnings } = response;
         Ok(Applied { revision, changed, warnings })
+    }
+
+    /// Suspends scopes, all or nothing.
+    ///
+    /// # Errors
+    /// A rule is broken, or no leader answered in time: they may be suspended, and the call can be repeated.
+    pub async fn suspend(
+        &self,
+        scopes: &[ScopeName],
+        options: &SuspendOptions,
+        within: Duration,
+    ) -> Result<Suspended, CallError> {
+        let millis = |length: Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+        let request = SuspendRequest {
+            scopes: scopes.iter().map(Into::into).collect(),
+            reason: options.reason.clone(),
+            actor: options.actor.clone(),
+            for_millis: options.length.map(millis),
+        };
+        let call = |channel| {
+            let request = request.clone();
+            async move { client(channel).suspend(request).await }
+        };
+        let response = self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner();
+        let parsed =
+            response.suspensions.into_iter().map(Suspension::try_from).collect::<Result<_, Malformed>>();
+        let suspensions = parsed
+            .map_err(|error| CallError::Refused { code: Code::Internal, message: error.to_string() })?;
+        Ok(Suspended { suspensions, warnings: response.warnings })
+    }
+
+    /// Resumes scopes; returns how many of them were suspended.
+    ///
+    /// # Errors
+    /// No leader answered in time: they may be resumed, and the call can be repeated.
+    pub async fn resume(
+        &self,
+        scopes: &[ScopeName],
+        actor: &str,
+        within: Duration,
+    ) -> Result<u32, CallError> {
+        let request =
+            ResumeRequest { scopes: scopes.iter().map(Into::into).collect(), actor: actor.to_owned() };
+        let call = |channel| {
+            let request = request.clone();
+            async move { client(channel).resume(request).await }
+        };
+        Ok(self.calls.call(GroupId::DIRECTORY, within, call).await?.into_inner().resumed)
     }
 
     /// Claims what an earlier incarnation of this node owned; `replaces` is one that has certainly ended.

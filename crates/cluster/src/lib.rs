@@ -9,7 +9,7 @@ pub mod submit;
 pub mod watch;
 
 pub use call::{CallError, LeaderCalls};
-pub use directory::{Applied, ApplyOptions, Claim, DirectoryClient, Renewed};
+pub use directory::{Applied, ApplyOptions, Claim, DirectoryClient, Renewed, SuspendOptions, Suspended};
 pub use leaders::{Endpoints, Leader, LeaderTable, LeaderWatch};
 pub use submit::{SubmitConfig, SubmitError, Submitter};
 pub use watch::DirectoryWatch;

@@ -19,7 +19,8 @@ use postroad_proto::directory::{
     update_frames,
     wire::{
         ApplyRequest, ApplyResponse, ClaimRequest, ClaimResponse, OwnedSource, ReleaseRequest,
-        ReleaseResponse, RenewRequest, RenewResponse, Update, WatchRequest,
+        ReleaseResponse, RenewRequest, RenewResponse, ResumeRequest, ResumeResponse, SuspendRequest,
+        SuspendResponse, Update, WatchRequest,
         directory_service_server::{DirectoryService, DirectoryServiceServer},
     },
 };
@@ -60,6 +61,14 @@ impl DirectoryService for Fake {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
         let changed = u32::try_from(request.into_inner().puts.len()).unwrap();
         Ok(Response::new(ApplyResponse { revision: 7, changed, warnings: Vec::new() }))
+    }
+
+    async fn suspend(&self, _: Request<SuspendRequest>) -> Result<Response<SuspendResponse>, Status> {
+        Err(Status::unimplemented("suspend"))
+    }
+
+    async fn resume(&self, _: Request<ResumeRequest>) -> Result<Response<ResumeResponse>, Status> {
+        Err(Status::unimplemented("resume"))
     }
 
     async fn claim(&self, _: Request<ClaimRequest>) -> Result<Response<ClaimResponse>, Status> {

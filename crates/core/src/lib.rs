@@ -12,6 +12,7 @@ pub mod outcome;
 pub mod recipients;
 pub mod reply;
 pub mod retry;
+pub mod scope;
 pub mod size;
 pub mod time;
 
@@ -26,5 +27,6 @@ pub use outcome::{BounceClass, LaneEffect, Outcome, OutcomeKind, Party, Retry};
 pub use recipients::Recipients;
 pub use reply::{EnhancedCode, Reply};
 pub use retry::RetrySchedule;
+pub use scope::Scope;
 pub use size::ByteSize;
 pub use time::Timestamp;

@@ -8,9 +8,9 @@ use std::fmt;
 use postroad_core::NodeId;
 
 use crate::{
-    change::{Change, Put, PutSource},
+    change::{Change, Put, PutSource, PutSuspension, ScopeName},
     directory::Directory,
-    item::{Item, ItemName, Kind},
+    item::{ItemName, Kind},
 };
 
 /// A change that is applied and may not do what was meant.
@@ -25,15 +25,26 @@ pub enum Warning {
         /// No other node may own it: nothing is sent from it for now.
         is_unusable: bool,
     },
+    /// A node is suspended that has never claimed a lease, or has given it up.
+    SuspendedNodeUnknown(NodeId),
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::UnknownNodes { source, nodes, is_unusable } = self;
-        let nodes: Vec<String> = nodes.iter().map(|node| format!("`{node}`")).collect();
-        let nodes = nodes.join(", ");
-        write!(f, "`{source}`: no outbound node {nodes} is running in this cluster")?;
-        if *is_unusable { f.write_str("; nothing is sent from it until one starts") } else { Ok(()) }
+        match self {
+            Self::UnknownNodes { source, nodes, is_unusable } => {
+                let nodes: Vec<String> = nodes.iter().map(|node| format!("`{node}`")).collect();
+                let nodes = nodes.join(", ");
+                write!(f, "`{source}`: no outbound node {nodes} is running in this cluster")?;
+                if *is_unusable { f.write_str("; nothing is sent from it until one starts") } else { Ok(()) }
+            }
+            Self::SuspendedNodeUnknown(node) => {
+                write!(
+                    f,
+                    "no outbound node `{node}` is running in this cluster; once it starts it gets no sources"
+                )
+            }
+        }
     }
 }
 
@@ -51,17 +62,23 @@ impl Directory {
     /// Returns what is probably not meant.
     #[must_use]
     pub fn warnings(&self, changes: &[Change]) -> Vec<Warning> {
-        let sources = changes.iter().filter_map(|change| match change {
-            Change::Put(Put::Source(source)) => Some(source),
+        let warnings = changes.iter().filter_map(|change| match change {
+            Change::Put(Put::Source(source)) => self.unknown_nodes(source),
+            Change::Put(Put::Suspension(PutSuspension { scope: ScopeName::Node(node), .. })) => {
+                (!self.is_running(*node)).then_some(Warning::SuspendedNodeUnknown(*node))
+            }
             _ => None,
         });
-        sources.filter_map(|source| self.unknown_nodes(source)).collect()
+        warnings.collect()
+    }
+
+    fn is_running(&self, node: NodeId) -> bool {
+        self.item(&ItemName::node(node)).is_some()
     }
 
     fn unknown_nodes(&self, source: &PutSource) -> Option<Warning> {
-        let is_known =
-            |node: &NodeId| self.items().any(|item| matches!(item, Item::Node(known) if known.node == *node));
-        let nodes: Vec<NodeId> = source.nodes.iter().copied().filter(|node| !is_known(node)).collect();
+        let nodes: Vec<NodeId> =
+            source.nodes.iter().copied().filter(|node| !self.is_running(*node)).collect();
         let is_unusable = nodes.len() == source.nodes.len();
         let name = ItemName::new(Kind::Source, source.name.clone());
         (!nodes.is_empty()).then_some(Warning::UnknownNodes { source: name, nodes, is_unusable })

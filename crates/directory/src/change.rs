@@ -3,10 +3,10 @@
 //! Commands refer to items by name; the directory assigns the numbers.
 //! The meaning of a command is fixed once it is in the log: a changed rule is a new command.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
-use postroad_core::{Domain, Epoch, NodeId, SourceId};
+use postroad_core::{Domain, Epoch, NodeId, SourceId, Timestamp};
 
 use crate::item::{Caps, ItemName, Kind, Route, Secret, SenderDomains};
 
@@ -49,6 +49,13 @@ pub enum Command {
         /// The epoch it released. A repeated release does not take the source from an incarnation that was granted it again.
         epoch: Epoch,
     },
+    /// Removes a suspension whose end has passed.
+    EndSuspension {
+        /// Its name.
+        name: Arc<str>,
+        /// Its end; without effect on a suspension that an operator has prolonged since.
+        until: Timestamp,
+    },
 }
 
 /// A change of one item.
@@ -86,6 +93,8 @@ pub enum Put {
     Limits(PutLimits),
     /// Where mail goes instead of to the MX.
     Route(Route),
+    /// What an operator stops.
+    Suspension(PutSuspension),
 }
 
 impl Put {
@@ -99,6 +108,7 @@ impl Put {
             Self::Source(source) => ItemName::new(Kind::Source, source.name.clone()),
             Self::Limits(limits) => ItemName::new(Kind::Limits, limits.name.clone()),
             Self::Route(route) => ItemName::new(Kind::Route, route.pattern.to_string()),
+            Self::Suspension(suspension) => suspension.scope.item(),
         }
     }
 }
@@ -162,6 +172,65 @@ pub struct PutLimits {
     pub site: Option<Arc<str>>,
     /// The caps.
     pub caps: Caps,
+}
+
+/// See [`crate::Suspension`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutSuspension {
+    /// What to stop.
+    pub scope: ScopeName,
+    /// Why.
+    pub reason: Arc<str>,
+    /// Who suspends it.
+    pub actor: Arc<str>,
+    /// When it is suspended.
+    pub since: Timestamp,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+}
+
+/// A [`postroad_core::Scope`] by names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ScopeName {
+    /// Mail to a site.
+    Site(Arc<str>),
+    /// Mail from one source to one site.
+    Lane {
+        /// The name of the source.
+        source: Arc<str>,
+        /// The site.
+        site: Arc<str>,
+    },
+    /// Mail from a source.
+    Source(Arc<str>),
+    /// Mail that is sent from a pool.
+    Pool(Arc<str>),
+    /// A tenant's mail.
+    Tenant(Arc<str>),
+    /// An outbound node.
+    Node(NodeId),
+}
+
+impl ScopeName {
+    /// Returns the name of its suspension.
+    #[must_use]
+    pub fn item(&self) -> ItemName {
+        ItemName::new(Kind::Suspension, self.to_string())
+    }
+}
+
+/// A kind and a name: `site example.org`, `lane SOURCE/SITE`.
+impl fmt::Display for ScopeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Site(site) => write!(f, "site {site}"),
+            Self::Lane { source, site } => write!(f, "lane {source}/{site}"),
+            Self::Source(name) => write!(f, "source {name}"),
+            Self::Pool(name) => write!(f, "pool {name}"),
+            Self::Tenant(name) => write!(f, "tenant {name}"),
+            Self::Node(node) => write!(f, "node {node}"),
+        }
+    }
 }
 
 /// The result of a command: equal on every replica.

@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use postroad_core::{Domain, Epoch, NodeId, PoolId, SourceId, TenantId};
+use postroad_core::{Domain, Epoch, NodeId, PoolId, Scope, SourceId, TenantId, Timestamp};
 
 use crate::item::{
     Caps, Credential, Item, ItemName, Kind, Limits, OutboundNode, Owner, Pattern, Pool, Rate, Route, Secret,
-    SenderDomains, Source, Tenant,
+    SenderDomains, Source, Suspension, Tenant,
 };
 
 /// The bytes are not a snapshot of this version: damaged, or from another version.
@@ -121,6 +121,7 @@ code_fields! {
     Rate { messages, per }
     Route { pattern, host, port }
     OutboundNode { node, incarnation }
+    Suspension { name, scope, reason, actor, since, until }
 }
 
 impl Code for Arc<str> {
@@ -176,6 +177,16 @@ impl Code for IpNet {
 impl Code for Duration {
     fn put(&self, out: &mut Vec<u8>) {
         u64::try_from(self.as_millis()).expect("spans are bounded to days").put(out);
+    }
+
+    fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        u64::take(from).map(Self::from_millis)
+    }
+}
+
+impl Code for Timestamp {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.as_millis().put(out);
     }
 
     fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
@@ -241,6 +252,7 @@ impl Code for Kind {
             Self::Limits => 5,
             Self::Route => 6,
             Self::Node => 7,
+            Self::Suspension => 8,
         };
         code.put(out);
     }
@@ -254,6 +266,7 @@ impl Code for Kind {
             5 => Self::Limits,
             6 => Self::Route,
             7 => Self::Node,
+            8 => Self::Suspension,
             _ => return Err(Corrupt),
         })
     }
@@ -270,6 +283,7 @@ impl Code for Item {
             Self::Limits(limits) => limits.put(out),
             Self::Route(route) => route.put(out),
             Self::Node(node) => node.put(out),
+            Self::Suspension(suspension) => suspension.put(out),
         }
     }
 
@@ -282,6 +296,7 @@ impl Code for Item {
             Kind::Limits => Self::Limits(Arc::new(Code::take(from)?)),
             Kind::Route => Self::Route(Arc::new(Code::take(from)?)),
             Kind::Node => Self::Node(Code::take(from)?),
+            Kind::Suspension => Self::Suspension(Arc::new(Code::take(from)?)),
         })
     }
 }
@@ -352,6 +367,50 @@ impl Code for Pattern {
         match u8::take(from)? {
             0 => Ok(Self::Any),
             1 => Code::take(from).map(Self::Exact),
+            _ => Err(Corrupt),
+        }
+    }
+}
+
+impl Code for Scope {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Site(site) => {
+                1_u8.put(out);
+                site.put(out);
+            }
+            Self::Lane { source, site } => {
+                2_u8.put(out);
+                source.put(out);
+                site.put(out);
+            }
+            Self::Source(source) => {
+                3_u8.put(out);
+                source.put(out);
+            }
+            Self::Pool(pool) => {
+                4_u8.put(out);
+                pool.put(out);
+            }
+            Self::Tenant(tenant) => {
+                5_u8.put(out);
+                tenant.put(out);
+            }
+            Self::Node(node) => {
+                6_u8.put(out);
+                node.put(out);
+            }
+        }
+    }
+
+    fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        match u8::take(from)? {
+            1 => Code::take(from).map(Self::Site),
+            2 => Ok(Self::Lane { source: Code::take(from)?, site: Code::take(from)? }),
+            3 => Code::take(from).map(Self::Source),
+            4 => Code::take(from).map(Self::Pool),
+            5 => Code::take(from).map(Self::Tenant),
+            6 => Code::take(from).map(Self::Node),
             _ => Err(Corrupt),
         }
     }

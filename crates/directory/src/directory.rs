@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use postroad_core::{Epoch, NodeId};
+use postroad_core::{Epoch, NodeId, Timestamp};
 
 use crate::{
     change::{Change, Command, Done, Refusal, Reply},
@@ -120,6 +120,7 @@ impl Directory {
                 let own = self.sources().find(own).map(|source| hand_over(source, None));
                 Ok(self.commit(own.into_iter().collect()))
             }
+            Command::EndSuspension { name, until } => Ok(self.end_suspension(name, *until)),
         }
     }
 
@@ -149,6 +150,12 @@ impl Directory {
             overlay.insert(ItemName::node(owner.node), None);
         }
         self.commit(overlay)
+    }
+
+    fn end_suspension(&mut self, name: &Arc<str>, until: Timestamp) -> Done {
+        let name = ItemName::new(Kind::Suspension, name.clone());
+        let ends = matches!(self.item(&name), Some(Item::Suspension(held)) if held.until == Some(until));
+        self.commit(ends.then_some((name, None)).into_iter().collect())
     }
 
     fn is_latest(&self, owner: Owner) -> bool {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use postroad_core::{Domain, Epoch, NodeId, PoolId, SourceId, TenantId};
+use postroad_core::{Domain, Epoch, NodeId, PoolId, Scope, SourceId, TenantId, Timestamp};
 
 /// The kind of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,12 +22,22 @@ pub enum Kind {
     Route,
     /// An outbound node that may have a lease.
     Node,
+    /// What an operator has stopped for a time.
+    Suspension,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Tenant, Self::Credential, Self::Pool, Self::Source, Self::Limits, Self::Route, Self::Node];
+    pub const ALL: [Self; 8] = [
+        Self::Tenant,
+        Self::Credential,
+        Self::Pool,
+        Self::Source,
+        Self::Limits,
+        Self::Route,
+        Self::Node,
+        Self::Suspension,
+    ];
 
     /// Returns the word for it.
     #[must_use]
@@ -40,6 +50,7 @@ impl Kind {
             Self::Limits => "limits",
             Self::Route => "route",
             Self::Node => "node",
+            Self::Suspension => "suspension",
         }
     }
 }
@@ -52,7 +63,7 @@ impl fmt::Display for Kind {
 
 /// The unique name of an item.
 ///
-/// The name of a route is its pattern, that of a node its number.
+/// The name of a route is its pattern, that of a node its number, that of a suspension its scope: `site example.org`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemName {
     /// The kind.
@@ -353,6 +364,23 @@ pub struct OutboundNode {
     pub incarnation: u64,
 }
 
+/// What an operator has stopped: in force from its commit until it is removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspension {
+    /// Its scope as text: `site example.org`, `lane SOURCE/SITE`, `source NAME`, `pool NAME`, `tenant NAME`, `node ID`.
+    pub name: Arc<str>,
+    /// What does not start.
+    pub scope: Scope,
+    /// Why, for people.
+    pub reason: Arc<str>,
+    /// Who suspended it.
+    pub actor: Arc<str>,
+    /// When it was suspended.
+    pub since: Timestamp,
+    /// The directory's leader removes it then; `None` until an operator resumes it.
+    pub until: Option<Timestamp>,
+}
+
 /// One item. A clone is cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
@@ -370,6 +398,8 @@ pub enum Item {
     Route(Arc<Route>),
     /// An outbound node.
     Node(OutboundNode),
+    /// What an operator has stopped.
+    Suspension(Arc<Suspension>),
 }
 
 impl Item {
@@ -384,6 +414,7 @@ impl Item {
             Self::Limits(limits) => ItemName::new(Kind::Limits, limits.name.clone()),
             Self::Route(route) => ItemName::new(Kind::Route, route.pattern.to_string()),
             Self::Node(node) => ItemName::node(node.node),
+            Self::Suspension(suspension) => ItemName::new(Kind::Suspension, suspension.name.clone()),
         }
     }
 }

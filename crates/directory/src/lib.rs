@@ -18,13 +18,14 @@ mod view;
 
 pub use advice::Warning;
 pub use change::{
-    Change, Command, Done, Put, PutCredential, PutLimits, PutPool, PutSource, PutTenant, Refusal, Reply,
+    Change, Command, Done, Put, PutCredential, PutLimits, PutPool, PutSource, PutSuspension, PutTenant,
+    Refusal, Reply, ScopeName,
 };
 pub use codec::Corrupt;
 pub use delta::{Delta, TooOld};
 pub use directory::Directory;
 pub use item::{
     Caps, Credential, Item, ItemName, Kind, LaneLimits, Limits, OutboundNode, Owner, Pattern, Pool, Rate,
-    Route, Secret, SenderDomains, Source, Tenant,
+    Route, Secret, SenderDomains, Source, Suspension, Tenant,
 };
 pub use view::View;

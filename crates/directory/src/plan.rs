@@ -6,12 +6,15 @@ use std::{
 };
 
 use ipnet::IpNet;
-use postroad_core::{Epoch, PoolId, SourceId, TenantId};
+use postroad_core::{Epoch, PoolId, Scope, SourceId, TenantId};
 
 use crate::{
-    change::{Change, Put, PutCredential, PutLimits, PutPool, PutSource, PutTenant, Refusal},
+    change::{
+        Change, Put, PutCredential, PutLimits, PutPool, PutSource, PutSuspension, PutTenant, Refusal,
+        ScopeName,
+    },
     directory::{Directory, Numbers, Row},
-    item::{Credential, Item, ItemName, Kind, Limits, Pool, Secret, Source, Tenant},
+    item::{Credential, Item, ItemName, Kind, Limits, Pool, Secret, Source, Suspension, Tenant},
     valid,
     view::View,
 };
@@ -125,7 +128,7 @@ impl Draft<'_> {
             Kind::Tenant => &mut self.numbers.tenant,
             Kind::Pool => &mut self.numbers.pool,
             Kind::Source => &mut self.numbers.source,
-            Kind::Credential | Kind::Limits | Kind::Route | Kind::Node => return Ok(0),
+            Kind::Credential | Kind::Limits | Kind::Route | Kind::Node | Kind::Suspension => return Ok(0),
         };
         *last = last.checked_add(1).ok_or(Refusal::TooMany)?;
         Ok(*last)
@@ -150,6 +153,7 @@ impl Draft<'_> {
             Put::Source(put) => Item::Source(Arc::new(self.source(&name, number, put))),
             Put::Limits(put) => Item::Limits(Arc::new(self.limits(&name, put)?)),
             Put::Route(route) => Item::Route(Arc::new(route.clone())),
+            Put::Suspension(put) => Item::Suspension(Arc::new(self.suspension(&name, put)?)),
         })
     }
 
@@ -211,6 +215,24 @@ impl Draft<'_> {
         })
     }
 
+    fn suspension(&self, name: &ItemName, put: &PutSuspension) -> Result<Suspension, Refusal> {
+        let source = |source| self.resolve(name, Kind::Source, source).map(SourceId);
+        let scope = match &put.scope {
+            ScopeName::Site(site) => Scope::Site(site.clone()),
+            ScopeName::Lane { source: from, site } => {
+                Scope::Lane { source: source(from)?, site: site.clone() }
+            }
+            ScopeName::Source(name) => Scope::Source(source(name)?),
+            ScopeName::Pool(pool) => Scope::Pool(self.resolve(name, Kind::Pool, pool).map(PoolId)?),
+            ScopeName::Tenant(tenant) => {
+                Scope::Tenant(self.resolve(name, Kind::Tenant, tenant).map(TenantId)?)
+            }
+            ScopeName::Node(node) => Scope::Node(*node),
+        };
+        let PutSuspension { reason, actor, since, until, .. } = put.clone();
+        Ok(Suspension { name: name.name.clone(), scope, reason, actor, since, until })
+    }
+
     fn removal(&self, name: &ItemName) -> Result<(), Refusal> {
         if *name == ItemName::default_limits() {
             return Err(Refusal::Invalid { item: name.clone(), rule: "always exists" });
@@ -228,7 +250,7 @@ fn number_of(item: &Item) -> u32 {
         Item::Tenant(tenant) => tenant.id.0,
         Item::Pool(pool) => pool.id.0,
         Item::Source(source) => source.id.0,
-        Item::Credential(_) | Item::Limits(_) | Item::Route(_) | Item::Node(_) => 0,
+        Item::Credential(_) | Item::Limits(_) | Item::Route(_) | Item::Node(_) | Item::Suspension(_) => 0,
     }
 }
 
@@ -303,6 +325,17 @@ fn refers(item: &Item, to: &Item) -> bool {
         (Item::Credential(credential), Item::Tenant(tenant)) => credential.tenant == tenant.id,
         (Item::Pool(pool), Item::Source(source)) => pool.members.iter().any(|(id, _)| *id == source.id),
         (Item::Limits(limits), Item::Source(source)) => limits.source == Some(source.id),
+        (Item::Suspension(suspension), to) => concerns(&suspension.scope, to),
+        _ => false,
+    }
+}
+
+/// A suspension outlives nothing that it stops: what is created later under the same name is another item.
+fn concerns(scope: &Scope, item: &Item) -> bool {
+    match (scope, item) {
+        (Scope::Source(id) | Scope::Lane { source: id, .. }, Item::Source(source)) => source.id == *id,
+        (Scope::Pool(id), Item::Pool(pool)) => pool.id == *id,
+        (Scope::Tenant(id), Item::Tenant(tenant)) => tenant.id == *id,
         _ => false,
     }
 }

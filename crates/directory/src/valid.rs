@@ -2,16 +2,18 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use postroad_core::Domain;
+use postroad_core::{Domain, NodeId};
 
 use crate::{
-    change::{Put, PutCredential, PutLimits, PutPool, PutSource, PutTenant},
+    change::{Put, PutCredential, PutLimits, PutPool, PutSource, PutSuspension, PutTenant, ScopeName},
     item::{Caps, ItemName, Rate, Route, Secret, SenderDomains, is_too_wide},
 };
 
 const NAME_BYTES_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 255;
 const VERIFIER_BYTES_MAX: usize = 512;
+const REASON_BYTES_MAX: usize = 256;
+const ACTOR_BYTES_MAX: usize = 128;
 const DOMAINS_MAX: usize = 10_000;
 const NETWORKS_MAX: usize = 256;
 const MEMBERS_MAX: usize = 1000;
@@ -40,6 +42,7 @@ pub(crate) fn check(put: &Put) -> Checked {
         Put::Source(put) => source(put),
         Put::Limits(put) => limits(put),
         Put::Route(put) => route(put),
+        Put::Suspension(put) => suspension(put),
     }
 }
 
@@ -92,15 +95,33 @@ fn source(put: &PutSource) -> Checked {
 
 fn limits(put: &PutLimits) -> Checked {
     name(&put.name)?;
-    if let Some(site) = &put.site {
-        let written = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
-        let good = (1..=TEXT_BYTES_MAX).contains(&site.len()) && site.bytes().all(written);
-        rule(good, "expected a site of 1 to 255 characters in lower case")?;
+    if let Some(name) = &put.site {
+        site(name)?;
     }
     if put.name == ItemName::default_limits().name {
         rule(put.source.is_none() && put.site.is_none(), "expected the default limits to be for every lane")?;
     }
     caps(&put.caps)
+}
+
+fn site(site: &str) -> Checked {
+    let written = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
+    let good = (1..=TEXT_BYTES_MAX).contains(&site.len()) && site.bytes().all(written);
+    rule(good, "expected a site of 1 to 255 characters in lower case")
+}
+
+fn suspension(put: &PutSuspension) -> Checked {
+    match &put.scope {
+        ScopeName::Site(name) | ScopeName::Lane { site: name, .. } => site(name)?,
+        ScopeName::Node(node) => rule(*node != NodeId(0), "expected a node from 1")?,
+        ScopeName::Source(_) | ScopeName::Pool(_) | ScopeName::Tenant(_) => {}
+    }
+    let is_text = |text: &str| !text.trim().is_empty() && !text.chars().any(char::is_control);
+    let reason = put.reason.len() <= REASON_BYTES_MAX && is_text(&put.reason);
+    rule(reason, "expected a reason of 1 to 256 bytes, in one line")?;
+    let actor = put.actor.len() <= ACTOR_BYTES_MAX && is_text(&put.actor);
+    rule(actor, "expected the name of who suspends it, of 1 to 128 bytes, in one line")?;
+    rule(put.until.is_none_or(|until| until > put.since), "expected an end after its beginning")
 }
 
 fn caps(caps: &Caps) -> Checked {

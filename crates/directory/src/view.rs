@@ -7,13 +7,13 @@ use std::{
 };
 
 use ipnet::IpNet;
-use postroad_core::{Domain, NodeId, PoolId, SourceId, TenantId};
+use postroad_core::{Domain, NodeId, PoolId, Scope, SourceId, TenantId};
 
 use crate::{
     delta::Delta,
     item::{
-        Credential, Item, ItemName, Kind, LaneLimits, Limits, Pattern, Pool, Route, Secret, Source, Tenant,
-        is_too_wide,
+        Credential, Item, ItemName, Kind, LaneLimits, Limits, Pattern, Pool, Route, Secret, Source,
+        Suspension, Tenant, is_too_wide,
     },
 };
 
@@ -32,6 +32,7 @@ pub struct View {
     default_route: Option<Arc<Route>>,
     limits: LimitsIndex,
     incarnations: BTreeMap<NodeId, u64>,
+    suspensions: BTreeMap<Scope, Arc<Suspension>>,
 }
 
 /// Credentials by network.
@@ -100,6 +101,9 @@ impl View {
                 Pattern::Any => self.default_route = Some(route.clone()),
             },
             Item::Node(node) => drop(self.incarnations.insert(node.node, node.incarnation)),
+            Item::Suspension(suspension) => {
+                self.suspensions.insert(suspension.scope.clone(), suspension.clone());
+            }
         }
     }
 
@@ -206,6 +210,17 @@ impl View {
         let mut lane = LaneLimits::default();
         scopes.into_iter().flatten().for_each(|limits| lane.refine(&limits.caps));
         lane
+    }
+
+    /// Returns the suspension of a scope, if it is suspended itself.
+    #[must_use]
+    pub fn suspension(&self, scope: &Scope) -> Option<&Arc<Suspension>> {
+        self.suspensions.get(scope)
+    }
+
+    /// Returns every suspension, by scope.
+    pub fn suspensions(&self) -> impl Iterator<Item = &Arc<Suspension>> {
+        self.suspensions.values()
     }
 
     /// Returns an item by its name.

@@ -9,10 +9,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lives::{changes, life};
 use model::Model;
-use postroad_core::{Domain, NodeId, SourceId, TenantId};
+use postroad_core::{Domain, NodeId, Scope, SourceId, TenantId, Timestamp};
 use postroad_directory::{
     Caps, Change, Command, Delta, Directory, Item, ItemName, Kind, LaneLimits, Pattern, Put, PutCredential,
-    PutLimits, PutPool, PutSource, PutTenant, Rate, Refusal, Route, Secret, SenderDomains, TooOld, View,
+    PutLimits, PutPool, PutSource, PutSuspension, PutTenant, Rate, Refusal, Route, ScopeName, Secret,
+    SenderDomains, TooOld, View,
 };
 use proptest::prelude::*;
 
@@ -34,6 +35,12 @@ fn check_sound(directory: &Directory) {
                 let latest = source.owner.map(|owner| (view.incarnation(owner.node), owner.incarnation));
                 assert!(latest.is_none_or(|(latest, owner)| latest == Some(owner)));
             }
+            Item::Suspension(suspension) => assert!(match &suspension.scope {
+                Scope::Source(id) | Scope::Lane { source: id, .. } => view.source(*id).is_some(),
+                Scope::Pool(id) => view.pool(*id).is_some(),
+                Scope::Tenant(id) => view.tenant(*id).is_some(),
+                Scope::Site(_) | Scope::Node(_) => true,
+            }),
             Item::Route(_) | Item::Node(_) => {}
         }
         assert_eq!(view.item(item.name().kind, &item.name().name), Some(item));
@@ -375,6 +382,109 @@ fn a_source_is_granted_once_and_only_to_the_latest_incarnation() {
     assert_eq!(directory.apply(&grant(3, 33)), Err(Refusal::NotGrantable), "it may not own it");
     directory.apply(&grant(2, 22)).unwrap();
     assert_eq!(view(&directory).source(SourceId(1)).unwrap().epoch.0, 3);
+}
+
+fn suspension(scope: ScopeName, until: Option<u64>) -> PutSuspension {
+    PutSuspension {
+        scope,
+        reason: "blocked: ticket 7".into(),
+        actor: "operator/1 (eve@laptop)".into(),
+        since: Timestamp::from_millis(1000),
+        until: until.map(Timestamp::from_millis),
+    }
+}
+
+fn suspend(put: PutSuspension) -> Change {
+    Change::Put(Put::Suspension(put))
+}
+
+#[test]
+fn a_suspension_names_its_scope_and_is_in_force_until_it_is_removed() {
+    let mut directory = full();
+    let scopes = [
+        (ScopeName::Site("slow.example".into()), Scope::Site("slow.example".into()), "site slow.example"),
+        (
+            ScopeName::Lane { source: "s".into(), site: "route:sink:2525".into() },
+            Scope::Lane { source: SourceId(1), site: "route:sink:2525".into() },
+            "lane s/route:sink:2525",
+        ),
+        (ScopeName::Source("s".into()), Scope::Source(SourceId(1)), "source s"),
+        (ScopeName::Pool("p".into()), Scope::Pool(postroad_core::PoolId(1)), "pool p"),
+        (ScopeName::Tenant("t".into()), Scope::Tenant(TenantId(1)), "tenant t"),
+        (ScopeName::Node(NodeId(7)), Scope::Node(NodeId(7)), "node 7"),
+    ];
+    for (name, scope, text) in scopes {
+        let put = Command::Change(vec![suspend(suspension(name.clone(), None))]);
+        assert_eq!(directory.apply(&put).unwrap().changed, 1);
+        let held = view(&directory).suspension(&scope).cloned().unwrap();
+        assert_eq!((&*held.name, &*held.reason, held.until), (text, "blocked: ticket 7", None));
+        assert_eq!(Directory::restore(&directory.encode()).unwrap(), directory);
+        directory.apply(&Command::Change(vec![Change::Remove(name.item())])).unwrap();
+        assert_eq!(view(&directory).suspensions().count(), 0);
+    }
+}
+
+#[test]
+fn a_suspension_that_was_prolonged_does_not_end_at_its_first_end() {
+    let mut directory = full();
+    let site = ScopeName::Site("slow.example".into());
+    let put = |until| Command::Change(vec![suspend(suspension(site.clone(), until))]);
+    let end = |until| Command::EndSuspension { name: site.item().name, until: Timestamp::from_millis(until) };
+    directory.apply(&put(Some(2000))).unwrap();
+    directory.apply(&put(Some(3000))).unwrap();
+    assert_eq!(directory.apply(&end(2000)).unwrap().changed, 0);
+    directory.apply(&put(None)).unwrap();
+    assert_eq!(directory.apply(&end(3000)).unwrap().changed, 0, "it has no end now");
+    directory.apply(&put(Some(4000))).unwrap();
+    assert_eq!(directory.apply(&end(4000)).unwrap().changed, 1);
+    assert_eq!(directory.apply(&end(4000)).unwrap().changed, 0, "repeated");
+}
+
+#[test]
+fn a_suspension_that_breaks_a_rule_is_refused_with_the_rule() {
+    let check = |put, expected: &str| assert_eq!(refused(suspend(put)).to_string(), expected);
+    let site = || suspension(ScopeName::Site("slow.example".into()), None);
+    check(
+        suspension(ScopeName::Source("x".into()), None),
+        "`suspension source x` refers to `source x`, which does not exist",
+    );
+    check(
+        suspension(ScopeName::Lane { source: "x".into(), site: "y".into() }, None),
+        "`suspension lane x/y` refers to `source x`, which does not exist",
+    );
+    check(
+        suspension(ScopeName::Site("Slow.example".into()), None),
+        "`suspension site Slow.example`: expected a site of 1 to 255 characters in lower case",
+    );
+    check(
+        suspension(ScopeName::Site("slow.example".into()), Some(1000)),
+        "`suspension site slow.example`: expected an end after its beginning",
+    );
+    for reason in ["", "  ", "two\nlines", &*"x".repeat(257)] {
+        check(
+            PutSuspension { reason: reason.into(), ..site() },
+            "`suspension site slow.example`: expected a reason of 1 to 256 bytes, in one line",
+        );
+    }
+    check(
+        PutSuspension { actor: "".into(), ..site() },
+        "`suspension site slow.example`: expected the name of who suspends it, of 1 to 128 bytes, in one line",
+    );
+}
+
+#[test]
+fn what_is_suspended_cannot_be_removed_before_it_is_resumed() {
+    let mut directory = full();
+    let changes = vec![tenant("u", "p"), suspend(suspension(ScopeName::Tenant("u".into()), None))];
+    directory.apply(&Command::Change(changes)).unwrap();
+    let remove = Command::Change(vec![Change::Remove(ItemName::new(Kind::Tenant, "u"))]);
+    assert_eq!(
+        directory.apply(&remove).unwrap_err().to_string(),
+        "`tenant u` cannot be removed: `suspension tenant u` refers to it"
+    );
+    let resume = Change::Remove(ScopeName::Tenant("u".into()).item());
+    directory.apply(&Command::Change(vec![resume])).unwrap();
+    directory.apply(&remove).unwrap();
 }
 
 #[test]

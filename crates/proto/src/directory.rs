@@ -2,12 +2,13 @@
 
 mod item;
 mod put;
+mod suspension;
 
 use std::{fmt::Display, net::IpAddr};
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use postroad_core::{Domain, Epoch, NodeId, SourceId};
+use postroad_core::{Domain, Epoch, NodeId, SourceId, Timestamp};
 use postroad_directory::{Change, Command, Delta};
 use prost::Message;
 
@@ -142,6 +143,10 @@ impl From<&Command> for wire::command::Command {
                     epoch: epoch.0,
                 })
             }
+            Command::EndSuspension { name, until } => Self::EndSuspension(wire::EndSuspension {
+                name: name.to_string(),
+                until_millis: until.as_millis(),
+            }),
         }
     }
 }
@@ -171,6 +176,9 @@ impl TryFrom<wire::command::Command> for Command {
                 incarnation: release.incarnation,
                 epoch: Epoch(release.epoch),
             },
+            Wire::EndSuspension(end) => {
+                Self::EndSuspension { name: end.name.into(), until: Timestamp::from_millis(end.until_millis) }
+            }
         })
     }
 }

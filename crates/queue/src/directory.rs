@@ -10,6 +10,7 @@ pub mod leases;
 mod machine;
 pub mod metrics;
 mod service;
+mod suspensions;
 
 use std::sync::Arc;
 

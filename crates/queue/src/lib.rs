@@ -4,6 +4,7 @@
 //! `ledger` and `directory` decide what a command does, `raft` commits it; this crate turns requests into commands, and
 //! committed commands into answers and assignments.
 
+mod actor;
 mod clock;
 pub mod config;
 pub mod directory;

@@ -8,9 +8,12 @@ use std::{
 
 use postroad_cluster::{
     Applied, ApplyOptions, CallError, Claim, DirectoryClient, DirectoryWatch, Endpoints, LeaderTable,
+    SuspendOptions,
 };
-use postroad_core::{ClusterId, Domain, NodeId};
-use postroad_directory::{ItemName, Kind, Put, PutPool, PutSource, PutTenant, SenderDomains, View};
+use postroad_core::{ClusterId, Domain, NodeId, Scope, Timestamp};
+use postroad_directory::{
+    ItemName, Kind, Put, PutPool, PutSource, PutSuspension, PutTenant, ScopeName, SenderDomains, View,
+};
 use postroad_net::{Expect, MemoryNet, Role, Transport, server_builder};
 use postroad_queue::directory::{self, DirectoryMachine, LeaseTimes, QueuedMessages};
 use postroad_raft::{Connect, Group, Node, NodeConfig, Purpose, Voter};
@@ -230,6 +233,76 @@ async fn a_change_that_breaks_a_rule_is_refused_with_the_reason() {
     let (code, message) = refused(&[], &[ItemName::new(Kind::Pool, "default")]).await;
     assert_eq!(code, Code::FailedPrecondition);
     assert_eq!(message, "`pool default` cannot be removed: `tenant demo` refers to it");
+}
+
+fn because(reason: &str, length: Option<Duration>) -> SuspendOptions {
+    SuspendOptions { reason: reason.to_owned(), actor: "eve@laptop".to_owned(), length }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspension_is_in_force_at_once_and_ends_by_itself_or_by_an_operator() {
+    let cluster = Cluster::start(3).await;
+    cluster.apply(&demo()).await;
+    let watching = DirectoryWatch::start(&cluster.endpoints);
+    let mut view = watching.subscribe();
+    let site = ScopeName::Site("slow.example".into());
+    let tenant = ScopeName::Tenant("demo".into());
+    let scopes = [site, tenant.clone()];
+    cluster.client.suspend(&scopes, &because("abuse", None), WITHIN).await.unwrap();
+    let is_suspended = |view: &View| view.suspension(&Scope::Site("slow.example".into())).is_some();
+    wait_until(&mut view, |view| is_suspended(view)).await;
+    let short = because("blocked", Some(Duration::from_millis(300)));
+    let suspended = cluster.client.suspend(&scopes[..1], &short, WITHIN).await.unwrap();
+    let held = &suspended.suspensions[0];
+    assert_eq!((&*held.name, &*held.reason, &*held.actor), ("site slow.example", "blocked", "eve@laptop"));
+    assert_eq!(held.until.unwrap().since(held.since), Duration::from_millis(300));
+    wait_until(&mut view, |view| !is_suspended(view)).await;
+    assert!(wall() >= held.until.unwrap(), "it ended too early");
+    wait_until(&mut view, |view| view.suspensions().count() == 1).await;
+    assert_eq!(cluster.client.resume(std::slice::from_ref(&tenant), "eve@laptop", WITHIN).await.unwrap(), 1);
+    assert_eq!(cluster.client.resume(&[tenant], "eve@laptop", WITHIN).await.unwrap(), 0, "repeated");
+    wait_until(&mut view, |view| view.suspensions().count() == 0).await;
+}
+
+fn wall() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp::ZERO.after(since_epoch)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspension_is_refused_with_the_rule_and_no_policy_makes_or_ends_one() {
+    let cluster = Cluster::start(1).await;
+    cluster.apply(&demo()).await;
+    let refused = |result: Result<_, CallError>| match result {
+        Err(CallError::Refused { code, message }) => (code, message),
+        other => panic!("{other:?}"),
+    };
+    let suspend = async |scope| {
+        cluster.client.suspend(&[scope], &because("why", None), WITHIN).await.map(|held| held.warnings)
+    };
+    let (code, message) = refused(suspend(ScopeName::Tenant("nobody".into())).await);
+    assert_eq!(code, Code::InvalidArgument);
+    assert_eq!(message, "`suspension tenant nobody` refers to `tenant nobody`, which does not exist");
+    let warnings = suspend(ScopeName::Node(NodeId(99))).await.unwrap();
+    assert_eq!(
+        warnings,
+        ["no outbound node `99` is running in this cluster; once it starts it gets no sources"]
+    );
+    let node = ScopeName::Node(NodeId(99));
+    let put = Put::Suspension(PutSuspension {
+        scope: node.clone(),
+        reason: "x".into(),
+        actor: "somebody else".into(),
+        since: wall(),
+        until: None,
+    });
+    let forged = cluster.client.apply(&[put], &[], ApplyOptions::default(), WITHIN).await;
+    assert_eq!(refused(forged.map(|_| Vec::<String>::new())).0, Code::InvalidArgument);
+    let removed = cluster.client.apply(&[], &[node.item()], ApplyOptions::default(), WITHIN).await;
+    assert_eq!(
+        refused(removed.map(|_| Vec::new())).1,
+        "`suspension node 99` is changed by `Suspend` and `Resume`"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,8 @@ use postroad_proto::{
     FRAME_BYTES_MAX,
     directory::wire::{
         ApplyRequest, ApplyResponse, ClaimRequest, ClaimResponse, ReleaseRequest, ReleaseResponse,
-        RenewRequest, RenewResponse, Update, WatchRequest,
+        RenewRequest, RenewResponse, ResumeRequest, ResumeResponse, SuspendRequest, SuspendResponse, Update,
+        WatchRequest,
         directory_service_server::{DirectoryService, DirectoryServiceServer},
     },
     queue::{
@@ -182,6 +183,14 @@ impl<S: QueueScript> DirectoryService for Scripted<S> {
     }
 
     async fn apply(&self, _: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        unscripted()
+    }
+
+    async fn suspend(&self, _: Request<SuspendRequest>) -> Result<Response<SuspendResponse>, Status> {
+        unscripted()
+    }
+
+    async fn resume(&self, _: Request<ResumeRequest>) -> Result<Response<ResumeResponse>, Status> {
         unscripted()
     }
 

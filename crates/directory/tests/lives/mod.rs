@@ -2,10 +2,10 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use postroad_core::{Domain, Epoch, NodeId, SourceId};
+use postroad_core::{Domain, Epoch, NodeId, SourceId, Timestamp};
 use postroad_directory::{
     Caps, Change, Command, ItemName, Kind, Pattern, Put, PutCredential, PutLimits, PutPool, PutSource,
-    PutTenant, Rate, Route, Secret, SenderDomains,
+    PutSuspension, PutTenant, Rate, Route, ScopeName, Secret, SenderDomains,
 };
 use proptest::prelude::*;
 
@@ -36,6 +36,21 @@ fn caps() -> impl Strategy<Value = Caps> {
         rates,
         ..Caps::default()
     })
+}
+
+fn scope() -> impl Strategy<Value = ScopeName> {
+    prop_oneof![
+        name().prop_map(ScopeName::Site),
+        (name(), name()).prop_map(|(source, site)| ScopeName::Lane { source, site }),
+        name().prop_map(ScopeName::Source),
+        name().prop_map(ScopeName::Pool),
+        name().prop_map(ScopeName::Tenant),
+        (1..4_u64).prop_map(|node| ScopeName::Node(NodeId(node))),
+    ]
+}
+
+fn until() -> impl Strategy<Value = Timestamp> {
+    (2..4_u64).prop_map(Timestamp::from_millis)
 }
 
 fn put() -> impl Strategy<Value = Put> {
@@ -69,6 +84,13 @@ fn put() -> impl Strategy<Value = Put> {
             host: "host.example".into(),
             port
         })),
+        (scope(), prop::option::of(until())).prop_map(|(scope, until)| Put::Suspension(PutSuspension {
+            scope,
+            reason: "maintenance".into(),
+            actor: "operator/1".into(),
+            since: Timestamp::from_millis(1),
+            until
+        })),
     ]
 }
 
@@ -77,6 +99,7 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         3 => put().prop_map(Change::Put),
         1 => (kind, name()).prop_map(|(kind, name)| Change::Remove(ItemName { kind, name })),
+        1 => scope().prop_map(|scope| Change::Remove(scope.item())),
     ]
 }
 
@@ -97,6 +120,9 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (node(), 1..4_u64).prop_map(|(node, incarnation)| Command::Revoke { node, incarnation }),
         4 => (1..8_u32, node(), 1..4_u64, 1..4_u64).prop_map(|(source, node, incarnation, epoch)| {
             Command::ReleaseSource { source: SourceId(source), node, incarnation, epoch: Epoch(epoch) }
+        }),
+        2 => (scope(), until()).prop_map(|(scope, until)| {
+            Command::EndSuspension { name: scope.item().name, until }
         }),
     ]
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use postroad_core::{Epoch, NodeId};
-use postroad_directory::{Change, Command, Item, ItemName, Kind, Put, Secret, View};
+use postroad_directory::{Change, Command, Item, ItemName, Kind, Put, ScopeName, Secret, View};
 
 /// The owner of a source: a node and its incarnation.
 type Incarnation = (NodeId, u64);
@@ -66,6 +66,14 @@ impl Model {
                     && self.epoch(&name) == *epoch
                 {
                     self.hand_over(&name, None);
+                }
+                true
+            }
+            Command::EndSuspension { name, until } => {
+                let name = ItemName::new(Kind::Suspension, name.clone());
+                let ends = |put: &Put| matches!(put, Put::Suspension(put) if put.until == Some(*until));
+                if self.items.get(&name).is_some_and(ends) {
+                    self.items.remove(&name);
                 }
                 true
             }
@@ -141,6 +149,12 @@ impl Model {
                 uniques.push(format!("scope {:?} {:?}", put.source, put.site));
                 put.source.as_ref().is_none_or(|source| there(Kind::Source, source))
             }
+            Put::Suspension(put) => match &put.scope {
+                ScopeName::Source(name) | ScopeName::Lane { source: name, .. } => there(Kind::Source, name),
+                ScopeName::Pool(name) => there(Kind::Pool, name),
+                ScopeName::Tenant(name) => there(Kind::Tenant, name),
+                ScopeName::Site(_) | ScopeName::Node(_) => true,
+            },
             Put::Source(_) | Put::Route(_) => true,
         });
         // The default limits have the widest scope.
@@ -205,6 +219,11 @@ impl Model {
                 if let postroad_directory::Pattern::Exact(domain) = &put.pattern {
                     assert_eq!(view.route(domain), Some(route));
                 }
+            }
+            (Put::Suspension(put), Item::Suspension(suspension)) => {
+                assert_eq!(*suspension.name, put.scope.to_string());
+                assert_eq!((&suspension.reason, suspension.until), (&put.reason, put.until));
+                assert_eq!(view.suspension(&suspension.scope), Some(suspension));
             }
             (put, item) => panic!("{put:?} became {item:?}"),
         }

@@ -41,6 +41,8 @@ impl Policy {
                 host: route.host.to_string(),
                 port: route.port,
             }),
+            // An operator's command makes and ends it, and no policy file.
+            Put::Suspension(_) => {}
         }
     }
 }
@@ -84,7 +86,7 @@ fn put_of(item: &Item, view: &View) -> Option<Put> {
             caps: limits.caps.clone(),
         }),
         Item::Route(route) => Put::Route(route.as_ref().clone()),
-        Item::Node(_) => return None,
+        Item::Node(_) | Item::Suspension(_) => return None,
     })
 }
 
@@ -207,6 +209,7 @@ fn fields(put: &Put) -> Mapping {
         Put::Source(_) => value(policy.sources.first()),
         Put::Limits(_) => value(policy.limits.first()),
         Put::Route(_) => value(policy.routes.first()),
+        Put::Suspension(_) => Value::Null,
     };
     match value {
         Value::Mapping(fields) => fields,

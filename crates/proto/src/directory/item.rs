@@ -22,6 +22,7 @@ impl From<&ItemName> for wire::ItemName {
             Kind::Limits => wire::Kind::Limits,
             Kind::Route => wire::Kind::Route,
             Kind::Node => wire::Kind::Node,
+            Kind::Suspension => wire::Kind::Suspension,
         };
         Self { kind: kind.into(), name: name.name.to_string() }
     }
@@ -40,6 +41,7 @@ impl TryFrom<wire::ItemName> for ItemName {
             wire::Kind::Limits => Kind::Limits,
             wire::Kind::Route => Kind::Route,
             wire::Kind::Node => Kind::Node,
+            wire::Kind::Suspension => Kind::Suspension,
         };
         Ok(Self::new(kind, name.name))
     }
@@ -182,6 +184,7 @@ impl From<&Item> for wire::Item {
             }),
             Item::Route(route) => Wire::Route(route.as_ref().into()),
             Item::Node(node) => Wire::Node(wire::Node { node: node.node.0, incarnation: node.incarnation }),
+            Item::Suspension(suspension) => Wire::Suspension(suspension.as_ref().into()),
         };
         Self { item: Some(item) }
     }
@@ -226,6 +229,7 @@ impl TryFrom<wire::Item> for Item {
             Wire::Node(node) => {
                 Self::Node(OutboundNode { node: NodeId(node.node), incarnation: node.incarnation })
             }
+            Wire::Suspension(suspension) => Self::Suspension(Arc::new(suspension.try_into()?)),
         })
     }
 }

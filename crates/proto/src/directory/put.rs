@@ -44,6 +44,7 @@ impl From<&Put> for wire::Put {
                 caps: Some((&put.caps).into()),
             }),
             Put::Route(route) => Wire::Route(route.into()),
+            Put::Suspension(put) => Wire::Suspension(put.into()),
         };
         Self { put: Some(put) }
     }
@@ -85,6 +86,7 @@ impl TryFrom<wire::Put> for Put {
                 caps: put.caps.unwrap_or_default().into(),
             }),
             Wire::Route(route) => Self::Route(route.try_into()?),
+            Wire::Suspension(put) => Self::Suspension(put.try_into()?),
         })
     }
 }

@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use postroad_core::{Epoch, PoolId, TenantId};
+use postroad_core::{Epoch, PoolId, Scope, TenantId};
 use postroad_directory::{
     Caps, Credential, Item, ItemName, Kind, Limits, OutboundNode, Owner, Pattern, Pool, Put, PutCredential,
-    PutLimits, PutPool, PutSource, PutTenant, Rate, Route, Secret, SenderDomains, Source, Tenant,
+    PutLimits, PutPool, PutSource, PutSuspension, PutTenant, Rate, Route, ScopeName, Secret, SenderDomains,
+    Source, Suspension, Tenant,
 };
 
 use super::*;
@@ -64,6 +65,30 @@ fn sources() -> Vec<Source> {
     vec![source, owned]
 }
 
+fn suspensions() -> Vec<(Suspension, PutSuspension)> {
+    let scopes = [
+        (Scope::Site("x".into()), ScopeName::Site("x".into())),
+        (
+            Scope::Lane { source: SourceId(5), site: "x".into() },
+            ScopeName::Lane { source: "s".into(), site: "x".into() },
+        ),
+        (Scope::Source(SourceId(5)), ScopeName::Source("s".into())),
+        (Scope::Pool(PoolId(2)), ScopeName::Pool("p".into())),
+        (Scope::Tenant(TenantId(1)), ScopeName::Tenant("t".into())),
+        (Scope::Node(NodeId(9)), ScopeName::Node(NodeId(9))),
+    ];
+    let (reason, actor) = ("blocked", "operator/1 (eve@laptop)");
+    let since = Timestamp::from_millis(1);
+    let ends = [None, Some(Timestamp::from_millis(2))].into_iter().cycle();
+    let both = |((scope, named), until): ((Scope, ScopeName), Option<Timestamp>)| {
+        let (reason, actor) = (reason.into(), actor.into());
+        let put = PutSuspension { scope: named, reason, actor, since, until };
+        let PutSuspension { scope: named, reason, actor, .. } = put.clone();
+        (Suspension { name: named.to_string().into(), scope, reason, actor, since, until }, put)
+    };
+    scopes.into_iter().zip(ends).map(both).collect()
+}
+
 fn items() -> Vec<Item> {
     let tenant = |domains| Tenant {
         id: TenantId(1),
@@ -88,6 +113,7 @@ fn items() -> Vec<Item> {
         .chain(caps().into_iter().map(|caps| Item::Limits(Arc::new(limits(caps)))))
         .chain(routes().into_iter().map(|route| Item::Route(Arc::new(route))))
         .chain([Item::Node(OutboundNode { node: NodeId(9), incarnation: u64::MAX })])
+        .chain(suspensions().into_iter().map(|(suspension, _)| Item::Suspension(Arc::new(suspension))))
         .collect()
 }
 
@@ -113,6 +139,7 @@ fn puts() -> Vec<Put> {
         .chain([Put::Pool(pool), Put::Source(source)])
         .chain(caps().into_iter().map(|caps| Put::Limits(limits(caps))))
         .chain(routes().into_iter().map(Put::Route))
+        .chain(suspensions().into_iter().map(|(_, put)| Put::Suspension(put)))
         .collect()
 }
 
@@ -125,6 +152,7 @@ fn commands() -> Vec<Command> {
         Command::Grant { source: SourceId(5), node, incarnation },
         Command::Revoke { node, incarnation },
         Command::ReleaseSource { source: SourceId(5), node, incarnation, epoch: Epoch(3) },
+        Command::EndSuspension { name: "site x".into(), until: Timestamp::from_millis(2) },
     ]
 }
 
@@ -147,10 +175,12 @@ fn commands_round_trip() {
 fn an_entry_of_the_first_version_can_still_be_read() {
     let mut entry = Entry { commands: commands(), term: Some(7) };
     // Commands and values added later are not in it.
-    entry.commands.retain(|command| !matches!(command, Command::ReleaseSource { .. }));
+    let is_later =
+        |command: &Command| matches!(command, Command::ReleaseSource { .. } | Command::EndSuspension { .. });
+    entry.commands.retain(|command| !is_later(command));
     for command in &mut entry.commands {
         if let Command::Change(changes) = command {
-            changes.retain(|change| !has_relay_network(change));
+            changes.retain(|change| !has_relay_network(change) && change.name().kind != Kind::Suspension);
         }
     }
     assert_eq!(Entry::decode(Bytes::from_static(include_bytes!("entry-v1.bin"))), Ok(entry));

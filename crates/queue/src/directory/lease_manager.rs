@@ -1,4 +1,5 @@
-//! Manages the leases while this node leads: one [`Leases`] for each term, and one proposal at a time.
+//! Manages the leases while this node leads: one [`Leases`] for each term, and one proposal at a time. It also ends the
+//! suspensions whose time is over.
 
 use std::{
     sync::Arc,
@@ -17,8 +18,9 @@ use tokio::{
 use super::{
     leases::{LeaseTimes, Leases},
     machine::DirectoryMachine,
-    metrics,
+    metrics, suspensions,
 };
+use crate::clock;
 
 /// The leases that this node manages; `None` while it does not lead.
 pub(super) type SharedLeases = Arc<Mutex<Option<Leases>>>;
@@ -56,7 +58,7 @@ impl LeaseManager {
         while leads(&status.borrow_and_update(), term) {
             let (commands, next) = self.decide();
             let pause = if commands.is_empty() {
-                next.map_or(IDLE_MAX, |next| next.saturating_duration_since(Instant::now()).min(IDLE_MAX))
+                next.map_or(IDLE_MAX, |next| next.min(IDLE_MAX))
             } else if self.propose(term, commands).await {
                 Duration::ZERO
             } else {
@@ -71,14 +73,18 @@ impl LeaseManager {
         }
     }
 
-    fn decide(&mut self) -> (Vec<Command>, Option<Instant>) {
+    /// Returns what to propose now, and how long until there may be more.
+    fn decide(&mut self) -> (Vec<Command>, Option<Duration>) {
         let mut leases = self.leases.lock();
         // Read under the lock: the next holder must not see an earlier view.
         let view = self.view.borrow_and_update().clone();
         let Some(leases) = leases.as_mut() else { return (Vec::new(), None) };
-        let commands = leases.decide(Instant::now(), &view);
+        let (now, wall) = (Instant::now(), clock::now());
+        let mut commands = leases.decide(now, &view);
+        commands.extend(suspensions::ended(&view, wall));
         metrics::unowned(view.sources().filter(|source| source.owner.is_none()).count());
-        (commands, leases.next_decision(&view))
+        let next = leases.next_decision(&view).map(|next| next.saturating_duration_since(now));
+        (commands, next.into_iter().chain(suspensions::next_end(&view, wall)).min())
     }
 
     /// Proposes what was decided; returns true when all of it took effect.
@@ -109,6 +115,9 @@ fn note(command: &Command) {
         Command::Grant { source, node, incarnation } => {
             metrics::decision("grant");
             tracing::info!(%source, %node, incarnation, "source granted to an outbound node");
+        }
+        Command::EndSuspension { name, .. } => {
+            tracing::warn!(scope = %name, "resumed: the time of its suspension is over");
         }
         Command::Change(_) | Command::Claim { .. } | Command::ReleaseSource { .. } => {}
     }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_core::{Epoch, SourceId};
+use postroad_core::{Epoch, Scope, SourceId};
 use postroad_directory::{Command, Owner, Source, View};
 
 use super::balance::Balance;
@@ -145,10 +145,13 @@ impl Leases {
         self.fenced.extend(&ended);
         let revoke = |owner: &Owner| Command::Revoke { node: owner.node, incarnation: owner.incarnation };
         let revoked = owners.iter().filter(|owner| ended.contains(owner)).map(revoke);
-        let alive = owners.iter().filter(|owner| self.is_alive(now, **owner));
+        // A suspended node gets no sources, and releases those that it has.
+        let in_use: Vec<Owner> =
+            owners.iter().filter(|owner| !is_suspended(view, **owner)).copied().collect();
+        let alive = in_use.iter().filter(|owner| self.is_alive(now, **owner));
         let mut owned: BTreeMap<Owner, usize> =
             alive.map(|owner| (*owner, view.sources_of(owner.node, owner.incarnation).count())).collect();
-        self.balance.decide(now, view, &owners, &owned);
+        self.balance.decide(now, view, &in_use, &owned);
         let unowned = view.sources().filter(|source| source.owner.is_none());
         let granted = unowned.filter_map(|source| grant(source, &mut owned)).take(GRANTS_MAX);
         revoked.chain(granted).collect()
@@ -163,9 +166,13 @@ impl Leases {
         ends.chain(self.balance.next_decision()).min()
     }
 
-    /// Returns the sources that an owner is asked to release for other nodes, with their epochs.
+    /// Returns the sources that an owner is asked to release for other nodes, with their epochs: all while it is suspended.
     #[must_use]
-    pub fn to_release(&self, owner: Owner) -> Vec<(SourceId, Epoch)> {
+    pub fn to_release(&self, view: &View, owner: Owner) -> Vec<(SourceId, Epoch)> {
+        if is_suspended(view, owner) {
+            let owned = view.sources_of(owner.node, owner.incarnation);
+            return owned.map(|source| (source.id, source.epoch)).collect();
+        }
         self.balance.requested_from(owner).into_iter().collect()
     }
 
@@ -191,6 +198,10 @@ impl Leases {
     fn left(&self, now: Instant, owner: Owner, after: Duration) -> Duration {
         (self.last_renewal(owner) + after).saturating_duration_since(now)
     }
+}
+
+fn is_suspended(view: &View, owner: Owner) -> bool {
+    view.suspension(&Scope::Node(owner.node)).is_some()
 }
 
 /// Grants a source to the node with the fewest sources, of those that may own it.

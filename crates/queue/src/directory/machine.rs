@@ -43,9 +43,14 @@ impl DirectoryMachine {
         let delta = directory.changes_since(known.revision()).unwrap_or_else(|_| directory.everything());
         drop(directory);
         if !delta.is_empty() {
-            metrics::revision(delta.revision);
-            self.publish.send_replace(Arc::new(known.apply(delta)));
+            self.publish_view(known.apply(delta));
         }
+    }
+
+    fn publish_view(&self, view: View) {
+        metrics::revision(view.revision());
+        metrics::suspensions(&view);
+        self.publish.send_replace(Arc::new(view));
     }
 }
 
@@ -74,8 +79,7 @@ impl Machine for DirectoryMachine {
         let directory = Directory::restore(&state)?;
         let delta = directory.everything();
         *self.directory.lock() = directory;
-        metrics::revision(delta.revision);
-        self.publish.send_replace(Arc::new(View::empty().apply(delta)));
+        self.publish_view(View::empty().apply(delta));
         Ok(())
     }
 

@@ -1,8 +1,11 @@
 //! The metrics of the directory and its leases.
 
+use postroad_core::Scope;
+use postroad_directory::View;
 use postroad_telemetry::Label;
 
 const DECISION: Label = Label::one_of("decision", &["claim", "grant", "release", "revoke"]);
+const SCOPE: Label = Label::one_of("scope", Scope::KINDS);
 
 postroad_telemetry::catalogue! {
     /// Revision of the directory that this node has applied
@@ -13,6 +16,8 @@ postroad_telemetry::catalogue! {
     gauge UNOWNED = "postroad_queue_sources_unowned" [];
     /// Decisions about leases that the leader of the directory made
     counter DECISIONS = "postroad_queue_lease_decisions_total" [DECISION];
+    /// Suspensions in force that this node has applied, by what they stop
+    gauge SUSPENSIONS = "postroad_queue_suspensions" [SCOPE];
 }
 
 pub(super) fn revision(revision: u64) {
@@ -21,6 +26,13 @@ pub(super) fn revision(revision: u64) {
 
 pub(super) fn unowned(sources: usize) {
     UNOWNED.with([]).set(sources as f64);
+}
+
+pub(super) fn suspensions(view: &View) {
+    for kind in Scope::KINDS {
+        let count = view.suspensions().filter(|suspension| suspension.scope.kind() == *kind).count();
+        SUSPENSIONS.with([kind]).set(count as f64);
+    }
 }
 
 pub(super) fn decision(decision: &'static str) {

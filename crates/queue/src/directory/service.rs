@@ -9,14 +9,16 @@ use std::{
 
 use futures::{Stream, stream};
 use postroad_core::{Epoch, NodeId, SourceId, TenantId};
-use postroad_directory::{Change, Command, Done, Item, Owner, Refusal, Reply, View, Warning};
+use postroad_directory::{
+    Change, Command, Done, Item, Kind, Owner, Refusal, Reply, ScopeName, View, Warning,
+};
 use postroad_net::{PeerIdentity, Role, peer_info};
 use postroad_proto::directory::{
     Entry, update_frames,
     wire::{
-        ApplyRequest, ApplyResponse, ClaimRequest, ClaimResponse, OwnedSource, ReleaseRequest,
-        ReleaseResponse, RenewRequest, RenewResponse, Update, WatchRequest,
-        directory_service_server::DirectoryService,
+        self as wire, ApplyRequest, ApplyResponse, ClaimRequest, ClaimResponse, OwnedSource, ReleaseRequest,
+        ReleaseResponse, RenewRequest, RenewResponse, ResumeRequest, ResumeResponse, SuspendRequest,
+        SuspendResponse, Update, WatchRequest, directory_service_server::DirectoryService,
     },
 };
 use postroad_raft::Group;
@@ -32,9 +34,13 @@ use super::{
     lease_manager::SharedLeases,
     leases::{ClaimDecision, LeaseTimes, Leases},
     machine::{Applied, DirectoryMachine},
-    metrics,
+    metrics, suspensions,
 };
-use crate::error::{not_leader, refused};
+use crate::{
+    actor::actor,
+    clock,
+    error::{not_leader, refused},
+};
 
 /// A watch ends when the node has known no leader for this long.
 const CUT_OFF_AFTER: Duration = Duration::from_secs(5);
@@ -101,11 +107,46 @@ impl DirectoryService for DirectoryApi {
         let removals = removals.into_iter().map(|name| name.try_into().map(Change::Remove));
         let changes: Result<Vec<Change>, postroad_proto::Malformed> = puts.chain(removals).collect();
         let changes = changes.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(name) = changes.iter().map(Change::name).find(|name| name.kind == Kind::Suspension) {
+            // These calls name who did it.
+            return Err(Status::invalid_argument(format!("`{name}` is changed by `Suspend` and `Resume`")));
+        }
         self.barrier.pass().await.map_err(|error| refused(&error))?;
         let warnings = self.advise(&changes, ignore_missing)?;
         let Done { revision, changed } = self.change(changes, dry_run).await?;
         let warnings = warnings.iter().map(Warning::to_string).collect();
         Ok(Response::new(ApplyResponse { revision, changed, warnings }))
+    }
+
+    async fn suspend(&self, request: Request<SuspendRequest>) -> Result<Response<SuspendResponse>, Status> {
+        let peer = require(&request, &[Role::Operator, Role::Control])?;
+        let SuspendRequest { scopes, reason, actor: said, for_millis } = request.into_inner();
+        let (scopes, actor) = (parse_scopes(scopes)?, actor(peer, &said));
+        self.barrier.pass().await.map_err(|error| refused(&error))?;
+        let length = for_millis.map(Duration::from_millis);
+        let changes = suspensions::suspend(&scopes, &reason, &actor, clock::now(), length);
+        let warnings = self.advise(&changes, true)?;
+        let Done { revision, .. } = self.change(changes, false).await?;
+        let names: Vec<String> = scopes.iter().map(ToString::to_string).collect();
+        tracing::warn!(scopes = ?names, actor, reason, "suspended by an operator");
+        Ok(Response::new(SuspendResponse {
+            revision,
+            suspensions: self.suspensions(&scopes),
+            warnings: warnings.iter().map(Warning::to_string).collect(),
+        }))
+    }
+
+    async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeResponse>, Status> {
+        let peer = require(&request, &[Role::Operator, Role::Control])?;
+        let ResumeRequest { scopes, actor: said } = request.into_inner();
+        let (scopes, actor) = (parse_scopes(scopes)?, actor(peer, &said));
+        self.barrier.pass().await.map_err(|error| refused(&error))?;
+        let Done { revision, changed } = self.change(suspensions::resume(&scopes), false).await?;
+        if changed > 0 {
+            let names: Vec<String> = scopes.iter().map(ToString::to_string).collect();
+            tracing::warn!(scopes = ?names, actor, "resumed by an operator");
+        }
+        Ok(Response::new(ResumeResponse { revision, resumed: changed }))
     }
 
     async fn claim(&self, request: Request<ClaimRequest>) -> Result<Response<ClaimResponse>, Status> {
@@ -141,7 +182,7 @@ impl DirectoryService for DirectoryApi {
         let owner = Owner { node: NodeId(node), incarnation };
         self.barrier.pass().await.map_err(|error| refused(&error))?;
         let (renewed, to_release, revision) = self.with_leases(|leases, view| {
-            (leases.renew(Instant::now(), view, owner), leases.to_release(owner), view.revision())
+            (leases.renew(Instant::now(), view, owner), leases.to_release(view, owner), view.revision())
         })?;
         if !renewed {
             return Err(Status::failed_precondition("this incarnation of the node has no lease"));
@@ -198,6 +239,16 @@ impl DirectoryApi {
             }
         }
         Ok(directory.warnings(changes))
+    }
+
+    /// Returns the suspensions of these scopes that this node has applied.
+    fn suspensions(&self, scopes: &[ScopeName]) -> Vec<wire::Suspension> {
+        let directory = self.state.directory.lock();
+        let held = scopes.iter().filter_map(|scope| match directory.item(&scope.item()) {
+            Some(Item::Suspension(held)) => Some(held.as_ref().into()),
+            _ => None,
+        });
+        held.collect()
     }
 
     /// Commits a change after a barrier, unless it changes nothing.
@@ -298,6 +349,14 @@ async fn cut_off(mut status: watch::Receiver<postroad_raft::Status>) {
             return;
         }
     }
+}
+
+fn parse_scopes(scopes: Vec<wire::ScopeName>) -> Result<Vec<ScopeName>, Status> {
+    if scopes.is_empty() || scopes.len() > suspensions::SCOPES_MAX {
+        return Err(Status::invalid_argument("expected 1 to 1000 scopes"));
+    }
+    let parsed = scopes.into_iter().map(ScopeName::try_from).collect::<Result<_, _>>();
+    parsed.map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 /// Checks the peer's role; without mutual TLS every peer is allowed.

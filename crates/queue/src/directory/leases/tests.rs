@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use postroad_core::{Domain, Epoch, NodeId, SourceId};
-use postroad_directory::{Change, Directory, Put, PutSource};
+use postroad_core::{Domain, Epoch, NodeId, SourceId, Timestamp};
+use postroad_directory::{Change, Directory, Put, PutSource, ScopeName};
 
-use super::*;
+use super::{super::suspensions, *};
 
 const LEASE: u64 = 10;
 const CERTAIN_END: u64 = 11;
@@ -97,9 +97,26 @@ impl World {
         }
     }
 
+    fn to_release(&self, owner: Owner) -> Vec<(SourceId, Epoch)> {
+        self.leases.to_release(&self.view(), owner)
+    }
+
+    /// Suspends a node, or resumes it.
+    fn set_suspended(&mut self, node: u64, suspended: bool) {
+        let scopes = [ScopeName::Node(NodeId(node))];
+        let at = Timestamp::from_millis(1);
+        let changes = if suspended {
+            suspensions::suspend(&scopes, "maintenance", "eve", at, None)
+        } else {
+            suspensions::resume(&scopes)
+        };
+        self.directory.apply(&Command::Change(changes)).unwrap();
+        self.decide_all();
+    }
+
     /// An owner releases the sources it is asked for; returns which.
     fn release_requested(&mut self, owner: Owner) -> Vec<SourceId> {
-        let asked = self.leases.to_release(owner);
+        let asked = self.to_release(owner);
         asked.iter().for_each(|asked| self.release(owner, *asked));
         self.decide_all();
         asked.into_iter().map(|(source, _)| source).collect()
@@ -299,7 +316,7 @@ fn a_node_that_joins_gets_its_share_one_source_at_a_time() {
     let mut moved = Vec::new();
     for _ in 0..10 {
         world.live(1, &[first, second]);
-        assert_eq!(world.leases.to_release(second), []);
+        assert_eq!(world.to_release(second), []);
         let asked = world.release_requested(first);
         assert!(asked.len() <= 1);
         moved.extend(asked);
@@ -328,7 +345,7 @@ fn three_nodes_get_equal_shares_and_then_nothing_moves() {
     assert_eq!(shares, [2, 3, 3]);
     let ownership = world.ownership();
     world.live(300, &owners);
-    assert!(owners.iter().all(|owner| world.leases.to_release(*owner).is_empty()));
+    assert!(owners.iter().all(|owner| world.to_release(*owner).is_empty()));
     assert_eq!(world.ownership(), ownership);
 }
 
@@ -342,16 +359,16 @@ fn a_node_that_restarts_in_time_keeps_its_sources_and_nothing_moves_meanwhile() 
     // It falls silent just before it would have been asked.
     world.live(SETTLE - 1, &[first, second]);
     world.live(REVOKE_AFTER - 1, &[second]);
-    assert_eq!(world.leases.to_release(first), []);
+    assert_eq!(world.to_release(first), []);
     let again = owner(1, 12);
     assert_eq!(world.claim(again, Some(11)), ClaimDecision::Propose);
     world.live(SETTLE, &[again, second]);
-    assert_eq!((world.shares(&[1, 2]), world.leases.to_release(again)), (vec![6, 0], vec![]));
+    assert_eq!((world.shares(&[1, 2]), world.to_release(again)), (vec![6, 0], vec![]));
     world.live(1, &[again, second]);
-    assert_eq!(world.leases.to_release(again).len(), 1);
+    assert_eq!(world.to_release(again).len(), 1);
     // A silent node is no longer asked.
     world.live(LEASE + 1, &[second]);
-    assert_eq!(world.leases.to_release(again), []);
+    assert_eq!(world.to_release(again), []);
 }
 
 #[test]
@@ -383,23 +400,23 @@ fn an_owner_that_does_not_release_is_not_asked_again_until_nodes_come_or_go() {
     world.decide_all();
     world.claim(owners[1], None);
     world.live(SETTLE + 1, &owners);
-    assert_eq!(world.leases.to_release(owners[0]).len(), 1);
+    assert_eq!(world.to_release(owners[0]).len(), 1);
     world.live(RELEASE_WITHIN, &owners);
-    assert_eq!(world.leases.to_release(owners[0]), []);
+    assert_eq!(world.to_release(owners[0]), []);
     assert_eq!(world.shares(&[1, 2]), [2, 0]);
     world.live(SETTLE + RELEASE_WITHIN, &owners);
-    assert_eq!(world.leases.to_release(owners[0]), []);
+    assert_eq!(world.to_release(owners[0]), []);
     let again = owner(2, 23);
     world.claim(again, Some(22));
     let owners = [owners[0], again];
     world.live(SETTLE + 1, &owners);
-    assert_eq!(world.leases.to_release(owners[0]).len(), 1);
+    assert_eq!(world.to_release(owners[0]).len(), 1);
     // A new leader knows nothing of it, and waits as after any change.
     world.new_leader();
     world.live(SETTLE - 1, &owners);
-    assert_eq!(world.leases.to_release(owners[0]), []);
+    assert_eq!(world.to_release(owners[0]), []);
     world.live(2, &owners);
-    assert_eq!(world.leases.to_release(owners[0]).len(), 1);
+    assert_eq!(world.to_release(owners[0]).len(), 1);
 }
 
 #[test]
@@ -413,9 +430,9 @@ fn an_owner_that_never_releases_does_not_block_the_shares_of_others() {
     world.live(SETTLE + 1, &owners);
     assert_eq!(world.shares(&[1, 2, 3]), [4, 3, 0]);
     // The node with the most sources is asked first, and does not answer.
-    assert_eq!(world.leases.to_release(owners[0]).len(), 1);
+    assert_eq!(world.to_release(owners[0]).len(), 1);
     world.live(RELEASE_WITHIN, &owners);
-    assert_eq!((world.leases.to_release(owners[0]), world.release_requested(owners[1]).len()), (vec![], 1));
+    assert_eq!((world.to_release(owners[0]), world.release_requested(owners[1]).len()), (vec![], 1));
     assert_eq!(world.shares(&[1, 2, 3]), [4, 2, 1]);
 }
 
@@ -427,7 +444,7 @@ fn a_repeated_release_does_not_take_a_source_that_was_granted_again() {
     world.decide_all();
     world.claim(second, None);
     world.live(SETTLE + 1, &[first, second]);
-    let asked = world.leases.to_release(first)[0];
+    let asked = world.to_release(first)[0];
     // The release is committed but not answered: the leader dies, and the next one grants the source to the same node.
     world.release(first, asked);
     world.new_leader();
@@ -437,4 +454,46 @@ fn a_repeated_release_does_not_take_a_source_that_was_granted_again() {
     assert_eq!(world.shares(&[1, 2]), [2, 0]);
     world.release(first, asked);
     assert_eq!(world.ownership(), owned);
+}
+
+#[test]
+fn a_suspended_node_releases_all_its_sources_at_once_and_gets_none() {
+    let mut world = World::new(&[&[], &[], &[1], &[]]);
+    let owners = [owner(1, 11), owner(2, 22)];
+    owners.iter().for_each(|owner| drop(world.claim(*owner, None)));
+    world.decide_all();
+    assert_eq!(world.shares(&[1, 2]), [2, 2]);
+    assert_eq!(world.to_release(owners[0]), []);
+    world.set_suspended(1, true);
+    let asked = world.to_release(owners[0]);
+    assert_eq!(asked.len(), 2, "all of its sources, not one at a time");
+    // A source that it has not released yet stays its own: it may still be sending.
+    world.live(SETTLE + 1, &owners);
+    assert_eq!(world.shares(&[1, 2]), [2, 2]);
+    world.release_requested(owners[0]);
+    // No other node may own one of them.
+    assert_eq!(world.shares(&[1, 2, 0]), [0, 3, 1]);
+    world.live(SETTLE + 1, &owners);
+    assert_eq!(world.shares(&[1, 2, 0]), [0, 3, 1]);
+    world.set_suspended(1, false);
+    assert_eq!(world.to_release(owners[0]), []);
+    assert_eq!(world.shares(&[1, 2]), [1, 3]);
+    world.live(SETTLE + 1, &owners);
+    world.release_requested(owners[1]);
+    assert_eq!(world.shares(&[1, 2]), [2, 2], "its share comes back as after any start");
+}
+
+#[test]
+fn sources_are_still_balanced_among_the_other_nodes_while_one_is_suspended() {
+    let mut world = World::new(&[ANY_NODE; 4]);
+    let owners = [owner(1, 11), owner(2, 22), owner(3, 33)];
+    world.claim(owners[0], None);
+    world.claim(owners[2], None);
+    world.set_suspended(3, true);
+    world.release_requested(owners[2]);
+    assert_eq!(world.shares(&[1, 3]), [4, 0]);
+    world.claim(owners[1], None);
+    world.live(SETTLE + 1, &owners);
+    assert_eq!(world.release_requested(owners[0]).len(), 1);
+    assert_eq!(world.shares(&[1, 2, 3]), [3, 1, 0]);
 }
