@@ -4,7 +4,7 @@
 //! Deliveries that a person wants to be retried now go first, also into a lane whose window is closed.
 //! A lane (source × site) has a window, set by the source's owner; assigned deliveries fill it, and assignments that are
 //! proposed and not applied yet. A queue whose lanes are full leaves the round until one has room, so a slow site delays
-//! only itself.
+//! only itself. What an operator has suspended has no room.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
@@ -18,6 +18,13 @@ use crate::{
     command::{Assign, Effect, Key, SourceGrant},
     row::{Message, Recipient, State},
 };
+
+mod suspended;
+mod waiting;
+
+pub use waiting::{WaitReason, Waiting};
+
+use suspended::Suspended;
 
 /// Bytes of one tenant before the next one's turn: deficit round robin (Shreedhar and Varghese, 1995).
 const TURN_BYTES: u64 = 64 << 10;
@@ -47,6 +54,7 @@ pub struct Dispatcher {
     reserved: BTreeMap<(SourceId, Arc<str>), u32>,
     sources: BTreeMap<SourceId, Source>,
     pools: BTreeMap<PoolId, Pool>,
+    suspended: Suspended,
 }
 
 type QueueId = (PoolId, Arc<str>);
@@ -173,8 +181,7 @@ impl Dispatcher {
                 old.remove(&grant.source).filter(|source| source.grant == *grant).and_then(|s| s.windows);
             self.sources.insert(grant.source, Source { grant: *grant, pools, windows });
         }
-        let all: Vec<QueueId> = self.ready.keys().cloned().collect();
-        all.into_iter().for_each(|queue| self.wake(queue));
+        self.wake_all();
     }
 
     /// Sets the windows of a source; those from another owner or epoch are ignored.
@@ -207,8 +214,17 @@ impl Dispatcher {
 
     /// Chooses a source for a delivery that is about to be accepted, so that accept and assign are one commit.
     ///
-    /// `None` when other deliveries wait for the same lanes, or there is no room.
-    pub fn offer(&mut self, ledger: &Ledger, pool: PoolId, site: &str) -> Option<(SourceGrant, Reservation)> {
+    /// `None` when other deliveries wait for the same lanes, there is no room, or it is suspended.
+    pub fn offer(
+        &mut self,
+        ledger: &Ledger,
+        tenant: TenantId,
+        pool: PoolId,
+        site: &str,
+    ) -> Option<(SourceGrant, Reservation)> {
+        if self.suspended.tenant(tenant).is_some() {
+            return None;
+        }
         let site: Arc<str> = site.into();
         if self.ready.get(&(pool, site.clone())).is_some_and(|queue| queue.len > 0) {
             return None;
@@ -271,15 +287,17 @@ impl Dispatcher {
     /// Returns how many deliveries are due and wait for a lane with room.
     #[must_use]
     pub fn ready_count(&self) -> usize {
-        self.ready.values().map(|queue| queue.len).sum()
+        let parked = self.suspended.parked().map(|(_, count)| count);
+        self.ready.values().map(|queue| queue.len).chain(parked).sum()
     }
 
     /// Returns how many deliveries of each pool are due and wait for a lane with room.
     #[must_use]
     pub fn ready_by_pool(&self) -> BTreeMap<PoolId, u64> {
         let mut pools = BTreeMap::new();
-        for ((pool, _), queue) in &self.ready {
-            *pools.entry(*pool).or_default() += queue.len as u64;
+        let ready = self.ready.iter().map(|(id, queue)| (id, queue.len));
+        for ((pool, _), count) in ready.chain(self.suspended.parked()) {
+            *pools.entry(*pool).or_default() += count as u64;
         }
         pools
     }
@@ -304,12 +322,16 @@ impl Dispatcher {
     fn push_ready(&mut self, ledger: &Ledger, key: Key) {
         let Some((message, recipient)) = queued(ledger, key) else { return };
         let id = (recipient.pool, ledger.sites.name(recipient.site).clone());
+        if self.suspended.tenant(message.tenant).is_some() {
+            return self.suspended.park(message.tenant, id, key);
+        }
         let queue = self.ready.entry(id.clone()).or_default();
         queue.push(message.tenant, key);
         self.wake(id);
     }
 
-    /// Takes deliveries to be retried now; those whose lanes have no room even for these wait like the others.
+    /// Takes deliveries to be retried now; those that are suspended, or whose lanes have no room even for these, wait like
+    /// the others.
     fn serve_retries(&mut self, ledger: &Ledger, now: Timestamp, max: usize, work: &mut DueWork) {
         while work.len() < max
             && let Some(key) = self.retry_now.pop_front()
@@ -324,7 +346,11 @@ impl Dispatcher {
                 continue;
             }
             let site = ledger.sites.name(recipient.site).clone();
-            match self.choose(ledger, recipient.pool, &site, RETRY_NOW_WINDOW) {
+            let grant = match self.suspended.tenant(message.tenant) {
+                None => self.choose(ledger, recipient.pool, &site, RETRY_NOW_WINDOW),
+                Some(_) => None,
+            };
+            match grant {
                 Some(grant) => work.assigns.push(self.propose(next, grant, site)),
                 None => self.push_ready(ledger, key),
             }
@@ -359,7 +385,7 @@ impl Dispatcher {
 
     fn has_room(&self, ledger: &Ledger, id: &QueueId) -> bool {
         let members = self.pools.get(&id.0).map_or(&[][..], |pool| &pool.members);
-        members.iter().any(|member| self.room(ledger, member.source, &id.1, 0) > 0)
+        members.iter().any(|member| self.room(ledger, id.0, member.source, &id.1, 0) > 0)
     }
 
     fn propose(&mut self, next: Next, grant: SourceGrant, site: Arc<str>) -> (Assign, Reservation) {
@@ -380,7 +406,7 @@ impl Dispatcher {
     ) -> Option<SourceGrant> {
         let members = self.pools.get(&pool)?.members.iter().map(|member| member.source);
         let with_room: Vec<bool> =
-            members.map(|source| self.room(ledger, source, site, window_min) > 0).collect();
+            members.map(|source| self.room(ledger, pool, source, site, window_min) > 0).collect();
         let pool = self.pools.get_mut(&pool)?;
         let mut candidates: Vec<&mut Member> = pool
             .members
@@ -398,10 +424,12 @@ impl Dispatcher {
         self.sources.get(&best.source).map(|source| source.grant)
     }
 
-    fn room(&self, ledger: &Ledger, source: SourceId, site: &Arc<str>, window_min: u32) -> u32 {
-        let Some(windows) = self.sources.get(&source).and_then(|source| source.windows.as_ref()) else {
+    fn room(&self, ledger: &Ledger, pool: PoolId, source: SourceId, site: &Arc<str>, window_min: u32) -> u32 {
+        let Some(Source { grant, windows: Some(windows), .. }) = self.sources.get(&source) else { return 0 };
+        let suspended = self.suspended.queue(pool, site);
+        if suspended.or_else(|| self.suspended.lane(source, Some(grant.node), site)).is_some() {
             return 0;
-        };
+        }
         let window = windows.sites.get(&**site).copied().unwrap_or(windows.default).max(window_min);
         let reserved = self.reserved.get(&(source, site.clone())).copied().unwrap_or(0);
         window.saturating_sub(ledger.outstanding(source, site).saturating_add(reserved))
@@ -415,6 +443,11 @@ impl Dispatcher {
     fn wake_lane(&mut self, source: SourceId, site: &Arc<str>) {
         let pools = self.sources.get(&source).map(|source| source.pools.clone()).unwrap_or_default();
         pools.into_iter().for_each(|pool| self.wake((pool, site.clone())));
+    }
+
+    fn wake_all(&mut self) {
+        let all: Vec<QueueId> = self.ready.keys().cloned().collect();
+        all.into_iter().for_each(|queue| self.wake(queue));
     }
 
     fn wake(&mut self, id: QueueId) {
@@ -458,6 +491,14 @@ impl ReadyQueue {
         };
         share.keys.push_back(key);
         self.len += 1;
+    }
+
+    /// Removes a tenant's share, with its turn.
+    fn remove(&mut self, tenant: TenantId) -> Option<Share> {
+        let share = self.tenants.remove(&tenant)?;
+        self.turns.retain(|turn| *turn != tenant);
+        self.len -= share.keys.len();
+        Some(share)
     }
 
     /// Takes the next delivery in turn; drops those that are no longer waiting in this queue.

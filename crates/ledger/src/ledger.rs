@@ -624,7 +624,9 @@ impl Ledger {
     }
 
     /// Returns how many deliveries to a site are assigned to a source.
-    pub(crate) fn outstanding(&self, source: SourceId, site: &str) -> u32 {
+    /// Returns how many deliveries of a lane are assigned and not yet reported.
+    #[must_use]
+    pub fn outstanding(&self, source: SourceId, site: &str) -> u32 {
         let lane = self.sites.slot(site).map(|site| (source, site));
         lane.and_then(|lane| self.index.lanes.get(&lane)).copied().unwrap_or(0)
     }

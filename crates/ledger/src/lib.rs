@@ -7,6 +7,7 @@
 pub mod command;
 pub mod dispatch;
 pub mod event;
+pub mod lanes;
 
 mod codec;
 mod ended;

@@ -92,6 +92,8 @@ pub struct AssignedView<'a> {
     pub recalled: bool,
     /// A person asked for it: its lane does not wait.
     pub retry_now: bool,
+    /// The pool whose sources may send it.
+    pub pool: PoolId,
 }
 
 impl Ledger {
@@ -135,6 +137,7 @@ impl Ledger {
             content: message.body.parts(),
             recalled: pending != PendingChange::None,
             retry_now: recipient.retry_now,
+            pool: recipient.pool,
         })
     }
 

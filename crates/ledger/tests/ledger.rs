@@ -461,7 +461,7 @@ proptest! {
                     }
                     if let (true, Command::Accept(accept)) = (offer, &mut command) {
                         for recipient in &mut accept.recipients {
-                            let offered = leader.dispatcher.offer(&leader.world.ledger, recipient.pool, &recipient.site);
+                            let offered = leader.dispatcher.offer(&leader.world.ledger, TenantId(tenant), recipient.pool, &recipient.site);
                             recipient.grant = offered.as_ref().map(|(grant, _)| *grant);
                             reserved.extend(offered.map(|(_, reservation)| reservation));
                         }

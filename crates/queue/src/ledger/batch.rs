@@ -112,8 +112,10 @@ impl Batch {
         if accept.expires_at <= now || ledger.knows(accept.id) {
             return;
         }
+        let tenant = accept.tenant;
         for recipient in accept.recipients.iter_mut().filter(|recipient| recipient.not_before <= now) {
-            if let Some((grant, reservation)) = dispatcher.offer(ledger, recipient.pool, &recipient.site) {
+            let offered = dispatcher.offer(ledger, tenant, recipient.pool, &recipient.site);
+            if let Some((grant, reservation)) = offered {
                 recipient.grant = Some(grant);
                 self.after_commit.reservations.push(reservation);
             }

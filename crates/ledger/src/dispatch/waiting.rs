@@ -1,0 +1,152 @@
+//! Why a delivery waits: what the dispatcher knows, and what outbound nodes report of their lanes.
+
+use std::sync::Arc;
+
+use postroad_core::{PoolId, Scope, SourceId, TenantId, Timestamp};
+
+use super::Dispatcher;
+use crate::{
+    Ledger,
+    lanes::{LaneReports, RateState},
+};
+
+/// Why a delivery waits, the nearest to being sent first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WaitReason {
+    /// Nothing keeps it: it is assigned next.
+    Next,
+    /// As many deliveries as the lane's window allows are assigned and not yet reported.
+    WindowFull {
+        /// The source of the lane.
+        source: SourceId,
+    },
+    /// The lane has sent as many messages as its rates allow.
+    RateUsedUp {
+        /// When the next message may be sent; `None` for never, because a rate is 0.
+        until: Option<Timestamp>,
+        /// The source of the lane.
+        source: SourceId,
+    },
+    /// The receiver asked the lane to slow down, or could not be reached.
+    LanePaused {
+        /// When the pause ends.
+        until: Timestamp,
+        /// The source of the lane.
+        source: SourceId,
+        /// The receiver's reply, or the error.
+        reason: Arc<str>,
+    },
+    /// The outbound nodes that own the sources of its pool are not connected to this leader.
+    NotConnected,
+    /// No outbound node owns a source of its pool.
+    NoOwner,
+    /// Its pool has no source with a weight above 0.
+    NoSource,
+    /// An operator has suspended this.
+    Suspended(Scope),
+    /// It is not due before this.
+    NotDue(Timestamp),
+    /// An operator holds it.
+    Held,
+}
+
+impl WaitReason {
+    /// The words for all reasons.
+    pub const NAMES: &'static [&'static str] = &[
+        "next",
+        "window_full",
+        "rate_used_up",
+        "lane_paused",
+        "not_connected",
+        "no_owner",
+        "no_source",
+        "suspended",
+        "not_due",
+        "held",
+    ];
+
+    /// Returns the word for it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Next => "next",
+            Self::WindowFull { .. } => "window_full",
+            Self::RateUsedUp { .. } => "rate_used_up",
+            Self::LanePaused { .. } => "lane_paused",
+            Self::NotConnected => "not_connected",
+            Self::NoOwner => "no_owner",
+            Self::NoSource => "no_source",
+            Self::Suspended(_) => "suspended",
+            Self::NotDue(_) => "not_due",
+            Self::Held => "held",
+        }
+    }
+}
+
+/// Queued or deferred deliveries that wait for the same thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting<'a> {
+    /// Whose they are.
+    pub tenant: TenantId,
+    /// The pool whose sources may send them.
+    pub pool: PoolId,
+    /// Where they go.
+    pub site: &'a Arc<str>,
+    /// When they are due.
+    pub due: Timestamp,
+}
+
+impl Dispatcher {
+    /// Returns why queued or deferred deliveries wait.
+    ///
+    /// With several sources in the pool it is the reason of the one that is nearest to sending.
+    #[must_use]
+    pub fn why_waits(
+        &self,
+        ledger: &Ledger,
+        lanes: &LaneReports,
+        now: Timestamp,
+        waiting: Waiting<'_>,
+    ) -> WaitReason {
+        let Waiting { tenant, pool, site, due } = waiting;
+        if let Some(scope) = self.suspended.tenant(tenant).or_else(|| self.suspended.queue(pool, site)) {
+            return WaitReason::Suspended(scope);
+        }
+        if due > now {
+            return WaitReason::NotDue(due);
+        }
+        let members = self.pools.get(&pool).map_or(&[][..], |pool| &pool.members);
+        let reasons = members.iter().map(|member| self.why_lane(ledger, lanes, now, member.source, waiting));
+        reasons.min().unwrap_or(WaitReason::NoSource)
+    }
+
+    fn why_lane(
+        &self,
+        ledger: &Ledger,
+        lanes: &LaneReports,
+        now: Timestamp,
+        source: SourceId,
+        Waiting { pool, site, .. }: Waiting<'_>,
+    ) -> WaitReason {
+        let owned = self.sources.get(&source);
+        if let Some(scope) = self.suspended.lane(source, owned.map(|owned| owned.grant.node), site) {
+            return WaitReason::Suspended(scope);
+        }
+        let Some(owned) = owned else { return WaitReason::NoOwner };
+        if owned.windows.is_none() {
+            return WaitReason::NotConnected;
+        }
+        if self.room(ledger, pool, source, site, 0) > 0 {
+            return WaitReason::Next;
+        }
+        let Some(lane) = lanes.get(source, site) else { return WaitReason::WindowFull { source } };
+        if let Some(pause) = lane.pause.as_ref().filter(|pause| pause.until > now) {
+            return WaitReason::LanePaused { until: pause.until, source, reason: pause.reason.clone() };
+        }
+        match lane.rate {
+            RateState::Never => WaitReason::RateUsedUp { until: None, source },
+            RateState::From(at) if at > now => WaitReason::RateUsedUp { until: Some(at), source },
+            RateState::Ready | RateState::From(_) => WaitReason::WindowFull { source },
+        }
+    }
+}

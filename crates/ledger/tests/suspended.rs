@@ -1,0 +1,281 @@
+//! What is suspended is not assigned, and why deliveries wait.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use postroad_core::{
+    Address, Epoch, GroupId, MessageId, NodeId, PoolId, Scope, SourceId, TenantId, Timestamp,
+};
+use postroad_ledger::{
+    Dispatcher, Ledger, Limits,
+    command::{Accept, Command, Content, NewRecipient, SourceGrant},
+    dispatch::{WaitReason, Waiting, Weighted, Windows},
+    lanes::{LanePause, LaneReport, LaneReports, RateState},
+};
+
+const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+const POOL: PoolId = PoolId(1);
+
+fn grant(source: u32) -> SourceGrant {
+    SourceGrant { source: SourceId(source), epoch: Epoch(1), node: NodeId(u64::from(source)) }
+}
+
+/// A leader whose pool has the sources 1 and 2, each with a node of its own.
+struct Leader {
+    ledger: Ledger,
+    dispatcher: Dispatcher,
+    accepted: u64,
+}
+
+impl Leader {
+    fn new() -> Self {
+        let ledger = Ledger::new(Limits { event_bytes_max: 1 << 20, staged_chunks_max: 8 });
+        let mut dispatcher = Dispatcher::rebuild(&ledger);
+        let member = |source| Weighted { source: SourceId(source), weight: 1 };
+        dispatcher.set_pools(&BTreeMap::from([(POOL, vec![member(1), member(2)])]), &[grant(1), grant(2)]);
+        for source in 1..=2 {
+            dispatcher.set_windows(grant(source), Windows { default: 10, sites: BTreeMap::new() });
+        }
+        Self { ledger, dispatcher, accepted: 0 }
+    }
+
+    fn apply(&mut self, command: Command) {
+        let mut effects = Vec::new();
+        self.accepted += 1;
+        self.ledger.apply(self.accepted, NOW, command, &mut effects);
+        effects.iter().for_each(|effect| self.dispatcher.handle(&self.ledger, effect));
+    }
+
+    /// Accepts a message of a tenant to a site.
+    fn accept(&mut self, tenant: u32, site: &str) -> MessageId {
+        let id = MessageId::new(NOW, GroupId(1), self.accepted);
+        let recipient = NewRecipient {
+            address: Address::parse("a@example.org").unwrap(),
+            site: site.into(),
+            pool: POOL,
+            not_before: NOW,
+            grant: None,
+        };
+        self.apply(Command::Accept(Box::new(Accept {
+            id,
+            tenant: TenantId(tenant),
+            sender: None,
+            recipients: vec![recipient],
+            content: Content::Slot(0),
+            size: 100,
+            smtputf8: false,
+            eight_bit: false,
+            expires_at: Timestamp::MAX,
+            subject: "".into(),
+            origin: "".into(),
+            traceparent: "".into(),
+        })));
+        id
+    }
+
+    fn accept_four(&mut self) {
+        for _ in 0..4 {
+            self.accept(1, "a");
+        }
+    }
+
+    fn suspend(&mut self, scopes: &[Scope]) {
+        self.dispatcher.set_suspended(scopes.iter().cloned().collect());
+    }
+
+    /// Assigns all that may be assigned; returns the messages, with their sources.
+    fn dispatch(&mut self) -> Vec<(MessageId, u32)> {
+        let mut assigned = Vec::new();
+        loop {
+            let work = self.dispatcher.poll(&self.ledger, NOW, 64);
+            if work.is_empty() {
+                assigned.sort_unstable();
+                return assigned;
+            }
+            for (assign, reservation) in work.assigns {
+                assigned.push((assign.delivery.message, assign.grant.source.0));
+                self.apply(Command::Assign(assign));
+                self.dispatcher.release_reservation(&self.ledger, reservation, false);
+            }
+        }
+    }
+
+    fn why(&self, lanes: &LaneReports, tenant: u32, site: &str, due: Timestamp) -> WaitReason {
+        let site: Arc<str> = site.into();
+        let waiting = Waiting { tenant: TenantId(tenant), pool: POOL, site: &site, due };
+        self.dispatcher.why_waits(&self.ledger, lanes, NOW, waiting)
+    }
+}
+
+fn site(name: &str) -> Scope {
+    Scope::Site(name.into())
+}
+
+fn lane(source: u32, site: &str) -> Scope {
+    Scope::Lane { source: SourceId(source), site: site.into() }
+}
+
+/// With `scopes` suspended, mail of tenants 1 and 2 to sites `a` and `b` goes out only as `expected` says, as pairs of
+/// tenant and site; and all of it when they are resumed.
+fn check(scopes: &[Scope], expected: &[(u32, &str)]) {
+    let mut leader = Leader::new();
+    leader.suspend(scopes);
+    let mut ids = BTreeMap::new();
+    for (tenant, site) in [(1, "a"), (1, "b"), (2, "a"), (2, "b")] {
+        ids.insert(leader.accept(tenant, site), (tenant, site));
+    }
+    let went = |assigned: Vec<(MessageId, u32)>| {
+        let mut went: Vec<(u32, &str)> = assigned.iter().map(|(id, _)| ids[id]).collect();
+        went.sort_unstable();
+        went
+    };
+    assert_eq!(went(leader.dispatch()), expected, "{scopes:?}");
+    assert_eq!(leader.dispatcher.ready_count(), 4 - expected.len(), "what waits is counted");
+    assert_eq!(leader.dispatcher.ready_by_pool().values().sum::<u64>(), 4 - expected.len() as u64);
+    assert_eq!(leader.dispatcher.next_wake(NOW), None, "it does not spin");
+    leader.suspend(&[]);
+    let rest = went(leader.dispatch());
+    assert_eq!(rest.len(), 4 - expected.len(), "{scopes:?}: {rest:?}");
+}
+
+#[test]
+fn what_is_suspended_waits_and_the_rest_is_sent() {
+    let all = &[(1, "a"), (1, "b"), (2, "a"), (2, "b")][..];
+    check(&[], all);
+    check(&[site("a")], &[(1, "b"), (2, "b")]);
+    check(&[site("a"), site("b")], &[]);
+    check(&[Scope::Tenant(TenantId(1))], &[(2, "a"), (2, "b")]);
+    check(&[Scope::Tenant(TenantId(1)), Scope::Tenant(TenantId(2))], &[]);
+    check(&[Scope::Tenant(TenantId(1)), site("a")], &[(2, "b")]);
+    check(&[Scope::Pool(POOL)], &[]);
+    check(&[Scope::Pool(PoolId(9)), site("c"), Scope::Source(SourceId(9))], all);
+    // The other source sends it.
+    check(&[Scope::Source(SourceId(1))], all);
+    check(&[Scope::Source(SourceId(1)), Scope::Node(NodeId(2))], &[]);
+    check(&[lane(1, "a"), lane(2, "a")], &[(1, "b"), (2, "b")]);
+}
+
+#[test]
+fn a_suspended_source_or_lane_leaves_its_mail_to_the_other_sources() {
+    let mut leader = Leader::new();
+    leader.suspend(&[Scope::Source(SourceId(1))]);
+    leader.accept_four();
+    assert!(leader.dispatch().iter().all(|(_, source)| *source == 2));
+    leader.suspend(&[lane(2, "a")]);
+    leader.accept_four();
+    assert!(leader.dispatch().iter().all(|(_, source)| *source == 1));
+    leader.suspend(&[Scope::Node(NodeId(1))]);
+    leader.accept_four();
+    assert!(leader.dispatch().iter().all(|(_, source)| *source == 2));
+}
+
+#[test]
+fn a_tenant_that_is_suspended_while_its_mail_waits_loses_none_and_delays_no_other() {
+    let mut leader = Leader::new();
+    // Nothing has room.
+    leader.suspend(&[site("a")]);
+    let first: Vec<MessageId> = (0..5).map(|_| leader.accept(1, "a")).collect();
+    let other = leader.accept(2, "a");
+    leader.dispatch();
+    leader.suspend(&[site("a"), Scope::Tenant(TenantId(1))]);
+    let late = leader.accept(1, "a");
+    leader.dispatch();
+    leader.suspend(&[Scope::Tenant(TenantId(1))]);
+    assert_eq!(leader.dispatch().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [other]);
+    // Another tenant's new mail is assigned as it is accepted.
+    assert!(leader.dispatcher.offer(&leader.ledger, TenantId(1), POOL, "a").is_none());
+    let offered = leader.dispatcher.offer(&leader.ledger, TenantId(2), POOL, "a");
+    let (_, reservation) = offered.unwrap();
+    leader.dispatcher.release_reservation(&leader.ledger, reservation, true);
+    // A person who asks for a retry does not resume it.
+    leader.apply(Command::Retry(first[0]));
+    leader.apply(Command::Cancel(first[1]));
+    assert_eq!(leader.dispatch(), []);
+    leader.suspend(&[]);
+    let mut sent: Vec<MessageId> = leader.dispatch().into_iter().map(|(id, _)| id).collect();
+    sent.dedup();
+    let mut expected = [&first[..1], &first[2..], &[late]].concat();
+    expected.sort_unstable();
+    assert_eq!(sent, expected);
+}
+
+#[test]
+fn a_new_leader_finds_the_suspended_mail() {
+    let mut leader = Leader::new();
+    leader.suspend(&[Scope::Tenant(TenantId(1))]);
+    let id = leader.accept(1, "a");
+    leader.dispatch();
+    leader.dispatcher = Dispatcher::rebuild(&leader.ledger);
+    let member = |source| Weighted { source: SourceId(source), weight: 1 };
+    leader.dispatcher.set_pools(&BTreeMap::from([(POOL, vec![member(1)])]), &[grant(1)]);
+    leader.dispatcher.set_windows(grant(1), Windows { default: 10, sites: BTreeMap::new() });
+    leader.suspend(&[Scope::Tenant(TenantId(1))]);
+    assert_eq!(leader.dispatch(), []);
+    leader.suspend(&[]);
+    assert_eq!(leader.dispatch(), [(id, 1)]);
+}
+
+#[test]
+fn every_reason_for_waiting_is_named_and_the_nearest_source_decides() {
+    let mut leader = Leader::new();
+    let mut lanes = LaneReports::default();
+    let report = LaneReport {
+        connections: 0,
+        connections_max: 5,
+        waiting: 0,
+        delivered: 0,
+        failed: 0,
+        pause: None,
+        rate: RateState::Ready,
+    };
+    let later = Timestamp::from_millis(NOW.as_millis() + 60_000);
+    let source = SourceId(1);
+    assert_eq!(leader.why(&lanes, 1, "a", NOW), WaitReason::Next);
+    assert_eq!(leader.why(&lanes, 1, "a", later), WaitReason::NotDue(later));
+    // One source has no room, and the other has.
+    let closed = || Windows { default: 0, sites: BTreeMap::new() };
+    leader.dispatcher.set_windows(grant(1), closed());
+    assert_eq!(leader.why(&lanes, 1, "a", NOW), WaitReason::Next);
+    leader.dispatcher.clear_windows_of(NodeId(2));
+    assert_eq!(leader.why(&lanes, 1, "a", NOW), WaitReason::WindowFull { source });
+    let mut note = |report: LaneReport| {
+        lanes.note(NodeId(1), source, "a".into(), Some(report));
+        leader.why(&lanes, 1, "a", NOW)
+    };
+    assert_eq!(note(report.clone()), WaitReason::WindowFull { source });
+    let rated = |rate| LaneReport { rate, ..report.clone() };
+    assert_eq!(note(rated(RateState::Never)), WaitReason::RateUsedUp { until: None, source });
+    assert_eq!(note(rated(RateState::From(later))), WaitReason::RateUsedUp { until: Some(later), source });
+    assert_eq!(note(rated(RateState::From(NOW))), WaitReason::WindowFull { source }, "it is over");
+    let pause = |until| Some(LanePause { until, reason: "421 busy".into() });
+    let paused = LaneReport { pause: pause(later), ..report.clone() };
+    let expected = WaitReason::LanePaused { until: later, source, reason: "421 busy".into() };
+    assert_eq!(note(paused), expected);
+    assert_eq!(note(LaneReport { pause: pause(NOW), ..report.clone() }), WaitReason::WindowFull { source });
+    leader.dispatcher.clear_windows_of(NodeId(1));
+    assert_eq!(leader.why(&lanes, 1, "a", NOW), WaitReason::NotConnected);
+    let suspended = |leader: &mut Leader, scopes: &[Scope]| {
+        leader.suspend(scopes);
+        leader.why(&lanes, 1, "a", NOW)
+    };
+    let both = [Scope::Source(SourceId(1)), lane(2, "a")];
+    assert_eq!(suspended(&mut leader, &both[..1]), WaitReason::NotConnected, "the other one is nearer");
+    assert_eq!(suspended(&mut leader, &both), WaitReason::Suspended(both[1].clone()));
+    for scope in [site("a"), Scope::Tenant(TenantId(1)), Scope::Pool(POOL)] {
+        assert_eq!(
+            suspended(&mut leader, std::slice::from_ref(&scope)),
+            WaitReason::Suspended(scope.clone())
+        );
+        assert_eq!(leader.why(&lanes, 1, "a", later), WaitReason::Suspended(scope), "whenever it is due");
+    }
+    leader.suspend(&[]);
+    let member = Weighted { source, weight: 1 };
+    leader.dispatcher.set_pools(&BTreeMap::from([(POOL, vec![member])]), &[]);
+    assert_eq!(leader.why(&lanes, 1, "a", NOW), WaitReason::NoOwner);
+    let unused = Weighted { weight: 0, ..member };
+    leader.dispatcher.set_pools(&BTreeMap::from([(POOL, vec![unused])]), &[grant(1)]);
+    assert_eq!(leader.why(&lanes, 1, "a", NOW), WaitReason::NoSource);
+    leader.dispatcher.set_pools(&BTreeMap::new(), &[]);
+    assert_eq!(leader.why(&lanes, 1, "a", NOW), WaitReason::NoSource);
+}
