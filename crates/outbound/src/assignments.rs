@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use postroad_core::{Address, BounceClass, Domain, Epoch, Outcome, OutcomeKind, SourceId};
+use postroad_core::{Address, BounceClass, Domain, Epoch, Outcome, OutcomeKind, PoolId, SourceId, TenantId};
 use postroad_proto::{
     parse_message_id,
     queue::{AssignedRecipient, Assignment, Assignments, AttemptId, Report},
@@ -133,6 +133,8 @@ impl IncomingAssignments<'_> {
             let job = Job {
                 attempts: self.attempts.clone(),
                 source: lane.source,
+                tenant: TenantId(assignment.tenant),
+                pool: PoolId(assignment.pool),
                 message,
                 epoch: Epoch(assignment.epoch),
                 sender: sender.clone(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use postroad_core::{Address, Epoch, MessageId, Outcome, SourceId, Timestamp};
+use postroad_core::{Address, Epoch, MessageId, Outcome, PoolId, SourceId, TenantId, Timestamp};
 use postroad_proto::queue::{AttemptId, Report};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -21,6 +21,10 @@ pub struct Job {
     pub attempts: Arc<GroupAttempts>,
     /// The source from which it is sent.
     pub source: SourceId,
+    /// Whose mail it is.
+    pub tenant: TenantId,
+    /// The pool of its recipients.
+    pub pool: PoolId,
     /// The message.
     pub message: MessageId,
     /// The epoch of the source under which it was assigned.
@@ -149,6 +153,8 @@ impl Job {
         Self {
             attempts: attempts.clone(),
             source,
+            tenant: TenantId(1),
+            pool: PoolId(1),
             message: MessageId::from_u128(message),
             epoch: Epoch(1),
             sender: None,

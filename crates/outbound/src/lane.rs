@@ -75,6 +75,8 @@ pub struct Lane {
     idle: u32,
     pause: Option<Pause>,
     closed: bool,
+    /// An operator has suspended it.
+    suspended: bool,
     last_used: Instant,
     ipv6_avoided_until: Option<Instant>,
     per_connection: MessagesPerConnection,
@@ -87,6 +89,36 @@ pub struct Pause {
     pub until: Instant,
     /// The site's reply, or the error.
     pub reason: Box<str>,
+}
+
+/// What people may want to know of a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Workers: each has or may open a connection.
+    pub connections: u32,
+    /// The most connections at the moment.
+    pub connections_max: u32,
+    /// Jobs that wait.
+    pub waiting: u32,
+    /// Deliveries that the receiver accepted.
+    pub delivered: u64,
+    /// Attempts that ended otherwise.
+    pub failed: u64,
+    /// The pause that it is in.
+    pub pause: Option<Pause>,
+    /// When its rates allow the next message.
+    pub rate: RateReady,
+}
+
+/// When the rates of a lane allow the next message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateReady {
+    /// At once.
+    Now,
+    /// At this time.
+    At(Instant),
+    /// Never: a rate is 0.
+    Never,
 }
 
 /// The next step of a worker.
@@ -178,6 +210,7 @@ impl Lane {
             idle: 0,
             pause: None,
             closed: false,
+            suspended: false,
             last_used: now,
             ipv6_avoided_until: None,
             per_connection: MessagesPerConnection::default(),
@@ -187,12 +220,12 @@ impl Lane {
     /// Adds a job; returns which worker to wake. One that a person asked for ends a pause.
     ///
     /// # Errors
-    /// The lane is paused or closed: the caller must give the job back.
+    /// The lane is paused, suspended or closed: the caller must give the job back.
     pub fn push(&mut self, now: Instant, job: Job) -> Result<Wake, Box<Job>> {
-        if job.retry_now {
+        if job.retry_now && !self.suspended {
             self.pause = None;
         }
-        if self.closed || self.is_paused(now) {
+        if self.is_stopped(now) {
             return Err(Box::new(job));
         }
         self.jobs.push_back(job);
@@ -202,7 +235,7 @@ impl Lane {
     /// Returns which worker to wake; a new one is counted.
     pub fn wake(&mut self, now: Instant) -> Wake {
         let unclaimed = self.jobs.len() > self.starting as usize;
-        if !unclaimed || self.closed || self.is_paused(now) {
+        if !unclaimed || self.is_stopped(now) {
             return Wake::None;
         }
         let may_start = self.rates.ready_at(now).is_some_and(|at| at <= now);
@@ -221,6 +254,13 @@ impl Lane {
         Wake::New
     }
 
+    /// Takes a connection that is no worker's; false when all are in use. It is freed as that of a worker that exits.
+    pub fn take_connection(&mut self) -> bool {
+        let is_free = !self.closed && self.workers < self.limits.connections_max;
+        self.workers += u32::from(is_free);
+        is_free
+    }
+
     /// A new worker has started.
     pub fn worker_started(&mut self) {
         self.starting -= 1;
@@ -229,7 +269,7 @@ impl Lane {
     /// Decides the next step of a worker. After [`Next::Wait`] the worker calls [`Lane::worker_woken`] first,
     /// after [`Next::Exit`] it closes its connection and calls [`Lane::worker_exited`].
     pub fn next(&mut self, now: Instant) -> Next {
-        if self.closed || self.is_paused(now) || self.workers - self.exiting > self.workers_max() {
+        if self.is_stopped(now) || self.workers - self.exiting > self.workers_max() {
             return self.begin_exit();
         }
         if self.jobs.is_empty() {
@@ -307,7 +347,7 @@ impl Lane {
     /// nothing.
     pub fn try_count_transaction(&mut self, now: Instant) -> bool {
         let is_ready = self.rates.ready_at(now).is_some_and(|at| at <= now);
-        let may_start = is_ready && !self.closed && !self.is_paused(now);
+        let may_start = is_ready && !self.is_stopped(now);
         if may_start {
             self.rates.take(now);
         }
@@ -317,6 +357,24 @@ impl Lane {
     fn take(&mut self, count: usize) -> Vec<Job> {
         self.copied = self.copied.saturating_sub(count);
         self.jobs.drain(..count).collect()
+    }
+
+    /// Removes the waiting jobs that `wanted` says, to be given back.
+    pub fn remove_jobs(&mut self, wanted: impl Fn(&Job) -> bool) -> Vec<Job> {
+        let mut removed = Vec::new();
+        if !self.jobs.iter().any(&wanted) {
+            return removed;
+        }
+        let copied = self.copied;
+        for (index, job) in std::mem::take(&mut self.jobs).into_iter().enumerate() {
+            if wanted(&job) {
+                self.copied -= usize::from(index < copied);
+                removed.push(job);
+            } else {
+                self.jobs.push_back(job);
+            }
+        }
+        removed
     }
 
     /// Removes a recipient from a waiting job; false when no waiting job has it.
@@ -383,6 +441,30 @@ impl Lane {
         self.take(self.jobs.len())
     }
 
+    /// Suspends the lane, or resumes it; returns the jobs to give back. Attempts under way finish.
+    pub fn set_suspended(&mut self, suspended: bool) -> Vec<Job> {
+        self.suspended = suspended;
+        if suspended { self.take(self.jobs.len()) } else { Vec::new() }
+    }
+
+    /// Returns what people may want to know of it; the numbers of deliveries are counted elsewhere.
+    #[must_use]
+    pub fn observe(&self, now: Instant) -> Observation {
+        Observation {
+            connections: self.workers,
+            connections_max: self.workers_max(),
+            waiting: u32::try_from(self.jobs.len()).unwrap_or(u32::MAX),
+            delivered: 0,
+            failed: 0,
+            pause: self.pause.clone().filter(|pause| pause.until > now),
+            rate: match self.rates.ready_at(now) {
+                None => RateReady::Never,
+                Some(at) if at <= now => RateReady::Now,
+                Some(at) => RateReady::At(at),
+            },
+        }
+    }
+
     /// Returns what the lane's rates have counted; empty without rates.
     #[must_use]
     pub fn record(&self, now: Instant) -> Vec<WindowRecord> {
@@ -406,7 +488,7 @@ impl Lane {
     /// Returns how many deliveries of this lane may be assigned and not reported.
     #[must_use]
     pub fn window(&self, now: Instant) -> u32 {
-        if self.closed || self.is_paused(now) {
+        if self.is_stopped(now) {
             0
         } else if self.feedback.is_recovering() {
             self.open_window().min(RECOVERY_WINDOW)
@@ -462,6 +544,11 @@ impl Lane {
     /// IPv4 worked where IPv6 failed.
     pub fn avoid_ipv6(&mut self, now: Instant) {
         self.ipv6_avoided_until = Some(now + AVOID_FOR);
+    }
+
+    /// Nothing starts.
+    fn is_stopped(&self, now: Instant) -> bool {
+        self.closed || self.suspended || self.is_paused(now)
     }
 
     fn is_paused(&self, now: Instant) -> bool {

@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::Mutex;
 use postroad_core::{Epoch, MessageId, SourceId};
-use postroad_directory::{Item, LaneLimits, Source, View};
+use postroad_directory::{Item, Source, View};
 use postroad_proto::queue::{SiteWindow, SourceWindows};
 use postroad_telemetry::Tallied;
 use tokio::sync::{Notify, watch};
@@ -24,10 +24,12 @@ use crate::{
     context::DeliveryContext,
     job::Job,
     journal::Journal,
-    lane::{Lane, LaneConfig, Next, Signal, Wake, window_of},
+    lane::{Lane, LaneConfig, Next, Observation, Signal, Wake, window_of},
     metrics::{LaneMetrics, OutboundMetrics},
+    observed::ObservedLanes,
     pending_attempts::LaneName,
     source_addresses::SourceAddresses,
+    suspension::{stops_job, stops_lane, stops_source},
     worker,
 };
 
@@ -48,6 +50,7 @@ pub(crate) struct Lanes {
     draining: AtomicBool,
     /// Counts up whenever the windows must be sent again.
     windows_changed: watch::Sender<u64>,
+    pub(crate) observed: ObservedLanes,
     workers: TaskTracker,
     journal: Journal,
     metrics: Arc<OutboundMetrics>,
@@ -96,6 +99,27 @@ struct State {
     paused: Option<Tallied>,
 }
 
+/// A lane's connection that is no worker's; dropping this frees it.
+pub(crate) struct TakenConnection {
+    lanes: Arc<Lanes>,
+    context: Arc<DeliveryContext>,
+    handle: Arc<LaneHandle>,
+}
+
+impl TakenConnection {
+    /// Returns the token that is cancelled when the source may no longer be used.
+    pub(crate) fn abort(&self) -> CancellationToken {
+        self.handle.source().1
+    }
+}
+
+impl Drop for TakenConnection {
+    fn drop(&mut self) {
+        self.handle.with(|lane| drop(lane.begin_exit()));
+        self.lanes.worker_exited(&self.context, &self.handle);
+    }
+}
+
 impl Lanes {
     /// Starts without sources.
     #[must_use]
@@ -109,15 +133,17 @@ impl Lanes {
             next_id: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             windows_changed: watch::channel(0).0,
+            observed: ObservedLanes::new(),
             workers: TaskTracker::new(),
             journal,
             metrics,
         }
     }
 
-    /// Sets which sources are owned, under which epochs and limits.
+    /// Sets which sources are owned, under which epochs and limits, and what is suspended.
     ///
-    /// For a source that is no longer owned, attempts in progress are aborted and waiting jobs given back.
+    /// For a source that is no longer owned, attempts in progress are aborted and waiting jobs given back; for what is
+    /// suspended, attempts in progress finish.
     pub(crate) fn set_sources(&self, view: &View, owned: &[Arc<Source>]) {
         let without_address = self.addresses.lock().check(owned);
         self.metrics.sources_without_address.set(without_address as f64);
@@ -133,13 +159,16 @@ impl Lanes {
         for source in usable {
             let owned = sources.entry(source.id).or_insert_with(|| OwnedSource::new(source.clone()));
             owned.source = source.clone();
-            owned.default_window = window_of(&view.lane_limits(source.id, ""), self.config.wait_max);
-            let window = |site| window_of(&view.lane_limits(source.id, site), self.config.wait_max);
+            let is_stopped = stops_source(view, source);
+            let window = |site| {
+                let open = window_of(&view.lane_limits(source.id, site), self.config.wait_max);
+                if is_stopped { 0 } else { open }
+            };
+            owned.default_window = window("");
             owned.site_windows = limited_sites(view).map(|site| (site.clone(), window(site))).collect();
             let reopened = !owned.releasing && !std::mem::replace(&mut owned.open, true);
             for handle in owned.lanes.values() {
-                let limits = view.lane_limits(source.id, &handle.site);
-                self.update_lane(handle, source, limits, reopened);
+                self.update_lane(view, handle, source, reopened);
             }
         }
         self.count_lanes(&sources);
@@ -147,25 +176,30 @@ impl Lanes {
         self.windows_changed();
     }
 
-    fn update_lane(&self, handle: &LaneHandle, source: &Arc<Source>, limits: LaneLimits, reopened: bool) {
+    fn update_lane(&self, view: &View, handle: &LaneHandle, source: &Arc<Source>, reopened: bool) {
         let mut state = handle.state.lock();
         state.source = source.clone();
-        state.lane.set_limits(limits);
+        state.lane.set_limits(view.lane_limits(source.id, &handle.site));
+        let mut back = state.lane.set_suspended(stops_lane(view, source, &handle.site));
+        back.extend(state.lane.remove_jobs(|job| stops_job(view, job)));
         if reopened {
             // No other node had the source meanwhile: the rates keep their counts.
             state.lane.reopen();
             state.abort = CancellationToken::new();
         }
         self.set_timer(handle, &mut state);
-        // The rates may have changed for a waiting worker.
+        drop(state);
+        // The rates may have changed for a waiting worker, or it is to exit.
         handle.wake.notify_waiters();
+        self.give_back(back);
     }
 
     fn add_lane(&self, view: &View, owned: &mut OwnedSource, site: &Arc<str>) -> Arc<LaneHandle> {
         let limits = view.lane_limits(owned.source.id, site);
         let name = LaneName { source: owned.source.id, site: site.clone() };
         let rates = self.journal.rates(&name, &limits, owned.source.epoch, owned.since);
-        let lane = Lane::new(self.config, limits, rates, Instant::now());
+        let mut lane = Lane::new(self.config, limits, rates, Instant::now());
+        lane.set_suspended(stops_lane(view, &owned.source, site));
         let (source, abort) = (owned.source.clone(), CancellationToken::new());
         let metrics = LaneMetrics::new(self.metrics.clone(), &source.name, site);
         let state = State { lane, source, abort, timer: None, paused: None };
@@ -183,7 +217,7 @@ impl Lanes {
     }
 
     /// Aborts all attempts and stops using every source: the lease has ended, or the process stops.
-    pub(crate) fn suspend(&self) {
+    pub(crate) fn abort_all(&self) {
         let mut sources = self.sources.lock();
         for owned in sources.values_mut() {
             self.close(owned);
@@ -260,20 +294,31 @@ impl Lanes {
         drop(jobs);
     }
 
-    /// Adds a job to its lane; gives it back when its source is not owned under its epoch, or its lane is paused.
+    /// Adds a job to its lane; gives it back when its source is not owned under its epoch, its lane is paused, or it is
+    /// suspended.
     pub(crate) fn push(self: &Arc<Self>, context: &Arc<DeliveryContext>, name: &LaneName, job: Job) {
         let Some(handle) = self.find_or_add(context, name, job.epoch) else {
             return self.give_back(vec![job]);
         };
-        match self.push_to(&handle, job) {
+        match self.push_to(&handle, job, |job| stops_job(&context.view(), job)) {
             Ok(wake) => self.wake(context, &handle, wake),
             Err(job) => self.give_back(vec![*job]),
         }
     }
 
-    fn push_to(&self, handle: &LaneHandle, job: Job) -> Result<Wake, Box<Job>> {
+    fn push_to(
+        &self,
+        handle: &LaneHandle,
+        job: Job,
+        is_suspended: impl FnOnce(&Job) -> bool,
+    ) -> Result<Wake, Box<Job>> {
         let now = Instant::now();
-        self.change(handle, &mut handle.state.lock(), now, |lane| lane.push(now, job))
+        let mut state = handle.state.lock();
+        // Under the lock: what is suspended from now on is found among the lane's jobs.
+        if is_suspended(&job) {
+            return Err(Box::new(job));
+        }
+        self.change(handle, &mut state, now, |lane| lane.push(now, job))
     }
 
     /// Changes a lane, and what depends on it: its timer, the number of paused lanes, and the windows.
@@ -380,6 +425,24 @@ impl Lanes {
         self.find(name).is_some_and(|handle| handle.state.lock().lane.recall(message, recipient, attempt))
     }
 
+    /// Returns a source that is owned and may be used.
+    pub(crate) fn source(&self, source: SourceId) -> Option<Arc<Source>> {
+        let sources = self.sources.lock();
+        sources.get(&source).filter(|owned| owned.open).map(|owned| owned.source.clone())
+    }
+
+    /// Takes one of a lane's connections for something else than a job; `None` when all are in use.
+    pub(crate) fn take_connection(
+        self: &Arc<Self>,
+        context: &Arc<DeliveryContext>,
+        name: &LaneName,
+        epoch: Epoch,
+    ) -> Option<TakenConnection> {
+        let handle = self.find_or_add(context, name, epoch)?;
+        let is_taken = handle.with(Lane::take_connection);
+        is_taken.then(|| TakenConnection { lanes: self.clone(), context: context.clone(), handle })
+    }
+
     fn find(&self, name: &LaneName) -> Option<Arc<LaneHandle>> {
         let sources = self.sources.lock();
         sources.get(&name.source).and_then(|owned| owned.lanes.get(&name.site)).cloned()
@@ -409,6 +472,18 @@ impl Lanes {
             }
         };
         self.sources.lock().values().map(of_source).collect()
+    }
+
+    /// Returns all lanes as they are now.
+    fn observations(&self, now: Instant) -> BTreeMap<(SourceId, Arc<str>), Observation> {
+        let sources = self.sources.lock();
+        let lanes = sources.values().flat_map(|owned| owned.lanes.values());
+        let observed = lanes.map(|handle| {
+            let (delivered, failed) = handle.metrics.ended();
+            let lane = handle.with(|lane| lane.observe(now));
+            ((handle.source, handle.site.clone()), Observation { delivered, failed, ..lane })
+        });
+        observed.collect()
     }
 
     /// Returns a receiver that sees when the windows must be sent again.

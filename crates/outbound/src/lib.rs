@@ -23,14 +23,18 @@ mod attempt;
 mod content;
 mod context;
 mod conversion;
+mod destination;
 mod incarnation;
 mod journal;
 mod lanes;
+mod observed;
 mod ownership;
 mod permit;
+mod probe;
 mod release;
 mod session;
 mod source_addresses;
+mod suspension;
 mod worker;
 
 pub use config::OutboundConfig;

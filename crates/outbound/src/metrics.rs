@@ -1,6 +1,12 @@
 //! What this role measures.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use postroad_core::OutcomeKind;
 use postroad_telemetry::{
@@ -138,6 +144,8 @@ pub(crate) struct LaneMetrics {
     site_pauses: RankedCounter,
     source_attempts: Vec<RankedCounter>,
     source_delay: RankedHistogram,
+    delivered: AtomicU64,
+    failed: AtomicU64,
 }
 
 impl LaneMetrics {
@@ -154,6 +162,8 @@ impl LaneMetrics {
             site_pauses: of_site.counter(&SITE_PAUSES, &[]),
             source_attempts: outcomes().map(|kind| of_source.counter(&SOURCE_ATTEMPTS, &[kind])).collect(),
             source_delay: of_source.histogram(&SOURCE_DELAY_SECONDS, &[]),
+            delivered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         }
     }
 
@@ -168,7 +178,15 @@ impl LaneMetrics {
         if kind == OutcomeKind::Delivered {
             self.site_delay.record(delay);
             self.source_delay.record(delay);
+            self.delivered.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.failed.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Returns how many attempts of this lane delivered, and how many ended otherwise.
+    pub(crate) fn ended(&self) -> (u64, u64) {
+        (self.delivered.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
     }
 
     /// Counts a pause that begins.

@@ -1,10 +1,12 @@
-//! Releases sources that the directory wants to give to other nodes: stops them, reports their attempts, releases them.
+//! Releases sources that the directory wants to give to other nodes, or from this one because it is suspended: stops them,
+//! reports their attempts, releases them.
 //!
 //! A source that is being released is not used again under its epoch, even if the release fails:
 //! a release without an answer may have been committed.
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{StreamExt, stream};
 use postroad_cluster::DirectoryClient;
 use postroad_core::{Epoch, NodeId, SourceId};
 use tokio::{sync::watch, time};
@@ -25,6 +27,8 @@ pub(crate) struct SourceReleases {
     pub(crate) drain: Duration,
 }
 
+/// Sources that are released at a time.
+const RELEASES_MAX: usize = 64;
 /// How often to check whether all has ended.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
 /// How long to wait for assignments that leaders sent before they received the closed windows; later ones end as unknown.
@@ -42,9 +46,7 @@ impl SourceReleases {
             let to_release = self.to_release.borrow_and_update().clone();
             let incarnation = *self.claimed_incarnation.borrow();
             if let Some(incarnation) = incarnation {
-                for (source, epoch) in to_release {
-                    self.release(incarnation, source, epoch).await;
-                }
+                self.release_all(incarnation, &to_release).await;
             }
             if self.to_release.changed().await.is_err() {
                 // The role is stopping, and releases all sources itself.
@@ -53,11 +55,16 @@ impl SourceReleases {
         }
     }
 
+    /// Stops all of them first: a node that is suspended has many, and one that is slow to finish must not keep the others.
+    async fn release_all(&self, incarnation: u64, sources: &[(SourceId, Epoch)]) {
+        let mut stopped = sources.to_vec();
+        stopped.retain(|(source, epoch)| self.lanes.stop_source(*source, *epoch));
+        let releasing = stopped.into_iter().map(|(source, epoch)| self.release(incarnation, source, epoch));
+        stream::iter(releasing).buffer_unordered(RELEASES_MAX).collect::<()>().await;
+    }
+
     async fn release(&self, incarnation: u64, source: SourceId, epoch: Epoch) {
-        if !self.lanes.stop_source(source, epoch) {
-            return;
-        }
-        tracing::info!(%source, "releasing source to another node");
+        tracing::info!(%source, "releasing source");
         if time::timeout(self.drain, self.wait_unused(source, epoch)).await.is_err() {
             tracing::warn!(%source, "aborting transactions that did not finish within the drain time");
         }

@@ -202,6 +202,7 @@ impl Running {
         tasks.spawn(watch_lease(context.lease.clone(), context.metrics.clone()));
         tasks.spawn(lanes.clone().run_timers(context.clone()));
         tasks.spawn(lanes.clone().run_journal());
+        tasks.spawn(lanes.clone().run_observer());
         tasks.spawn(follow_sources(
             self.node,
             lanes.clone(),
@@ -228,7 +229,7 @@ impl Running {
         let bound = self.context.config.drain_timeout;
         if time::timeout(bound, self.lanes.finished()).await.is_err() {
             tracing::warn!("aborting transactions that did not finish within the drain time");
-            self.lanes.suspend();
+            self.lanes.abort_all();
             self.lanes.finished().await;
         }
         let lanes = self.lanes.clone();
@@ -274,7 +275,7 @@ async fn follow_sources(
                 component.set_ready(true);
             }
             None => {
-                lanes.suspend();
+                lanes.abort_all();
                 component.set_ready(false);
             }
         }

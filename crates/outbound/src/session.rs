@@ -4,14 +4,15 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use postroad_cluster::{Endpoints, FRAME_BYTES_MAX, Leader, LeaderTable};
 use postroad_core::NodeId;
 use postroad_proto::{
-    parse_message_id,
+    LANES_PER_FRAME_MAX, parse_message_id,
     queue::{
-        AttemptId, Credit, Hello, OutboundFrame, PendingPage, RecallAnswers, Windows, outbound_frame,
-        queue_frame, queue_service_client::QueueServiceClient,
+        AttemptId, Credit, Hello, LaneReports, OutboundFrame, PendingPage, Probe, RecallAnswers, Windows,
+        outbound_frame, queue_frame, queue_service_client::QueueServiceClient,
     },
 };
 use tokio::{
@@ -27,6 +28,7 @@ use crate::{
     group_attempts::GroupAttempts,
     lanes::Lanes,
     pending_attempts::{LISTED_PER_FRAME_MAX, PendingAttempts},
+    probe,
 };
 
 /// Everything a session needs.
@@ -72,6 +74,8 @@ const WINDOWS_GAP: Duration = Duration::from_millis(50);
 /// Windows are sent again without a change: a leader ignores those under an epoch that it does not know yet.
 const WINDOWS_EVERY_MIN: Duration = Duration::from_millis(100);
 const WINDOWS_EVERY_MAX: Duration = Duration::from_secs(5);
+/// Probes that wait, and that are carried out at a time.
+const PROBES_MAX: usize = 16;
 /// Answers to recalls in one frame.
 const ANSWERS_PER_FRAME_MAX: usize = 4096;
 
@@ -116,6 +120,7 @@ impl Session {
                     arrived: Notify::new(),
                     admitted,
                 };
+                let results = outgoing.clone();
                 let writer = Writer {
                     attempts: &self.attempts,
                     lanes: &self.lanes,
@@ -123,11 +128,15 @@ impl Session {
                     windows: self.lanes.windows_watch(),
                     groups: self.groups.clone(),
                     admitted: watch_admitted,
+                    observed: self.lanes.observed.watch(),
+                    lanes_sent: 0,
                 };
                 let (leaders, claimed_incarnation) = (self.leaders.clone(), self.claimed_incarnation.clone());
                 let this = &*self;
+                let (probes, asked) = mpsc::channel(PROBES_MAX);
                 tokio::select! {
-                    ended = this.read(frames, &incoming) => ended,
+                    ended = this.read(frames, &incoming, &probes) => ended,
+                    ended = this.run_probes(asked, results) => ended,
                     () = incoming.run() => SessionEnd::Stream,
                     ended = writer.run() => ended,
                     ended = this.watch(leaders, claimed_incarnation, incarnation) => ended,
@@ -185,6 +194,7 @@ impl Session {
         &self,
         mut frames: Streaming<postroad_proto::queue::QueueFrame>,
         incoming: &IncomingAssignments<'_>,
+        probes: &mpsc::Sender<Probe>,
     ) -> SessionEnd {
         loop {
             let frame = match frames.message().await {
@@ -209,9 +219,34 @@ impl Session {
                     }
                     self.attempts.notify();
                 }
+                // A leader that asks for more at a time than this node carries out gets no answer to the rest.
+                Some(queue_frame::Frame::Probe(probe)) => drop(probes.try_send(probe)),
                 Some(queue_frame::Frame::Leading(_)) => return SessionEnd::Protocol,
                 // A frame of a newer version.
                 None => {}
+            }
+        }
+    }
+
+    /// Carries out probes beside each other, and sends their results.
+    async fn run_probes(
+        &self,
+        mut asked: mpsc::Receiver<Probe>,
+        results: mpsc::Sender<OutboundFrame>,
+    ) -> SessionEnd {
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some(probe) = asked.recv(), if running.len() < PROBES_MAX => {
+                    running.push(Box::pin(probe::run(&self.context, &self.lanes, probe)));
+                }
+                Some(result) = running.next(), if !running.is_empty() => {
+                    let frame = Some(outbound_frame::Frame::Probe(result));
+                    if results.send(OutboundFrame { frame }).await.is_err() {
+                        return SessionEnd::Stream;
+                    }
+                }
+                else => return SessionEnd::Stream,
             }
         }
     }
@@ -269,10 +304,16 @@ struct Writer<'a> {
     groups: watch::Receiver<u32>,
     /// How many frames of assignments were admitted.
     admitted: watch::Receiver<u64>,
+    /// Sees when lanes have changed.
+    observed: watch::Receiver<u64>,
+    /// The last change of a lane that was sent.
+    lanes_sent: u64,
 }
 
 impl Writer<'_> {
     async fn run(mut self) -> SessionEnd {
+        // This leader has no lane yet.
+        self.observed.mark_changed();
         let mut sent_at = Instant::now();
         let mut resend_every = WINDOWS_EVERY_MIN;
         loop {
@@ -288,6 +329,9 @@ impl Writer<'_> {
                 if self.send(outbound_frame::Frame::Credit(Credit { frames })).await.is_err() {
                     return SessionEnd::Stream;
                 }
+            }
+            if self.observed.has_changed().unwrap_or(false) && self.send_lanes().await.is_err() {
+                return SessionEnd::Stream;
             }
             let changed =
                 self.windows.has_changed().unwrap_or(false) || self.groups.has_changed().unwrap_or(false);
@@ -305,6 +349,7 @@ impl Writer<'_> {
             tokio::select! {
                 () = self.attempts.notified() => {}
                 Ok(()) = self.admitted.changed() => self.admitted.mark_changed(),
+                Ok(()) = self.observed.changed() => self.observed.mark_changed(),
                 // After a change only the timer is awaited.
                 Ok(()) = self.windows.changed(), if !changed => self.windows.mark_changed(),
                 Ok(()) = self.groups.changed(), if !changed => self.groups.mark_changed(),
@@ -319,6 +364,25 @@ impl Writer<'_> {
         let sources = self.lanes.windows(groups);
         self.send(outbound_frame::Frame::Windows(Windows { sources })).await?;
         self.send_recall_answers().await
+    }
+
+    /// Sends one frame of lanes that changed; the rest follow behind outcomes.
+    async fn send_lanes(&mut self) -> Result<(), ()> {
+        self.observed.borrow_and_update();
+        let changed = self.lanes.observed.changed_since(
+            std::time::Instant::now(),
+            self.lanes_sent,
+            LANES_PER_FRAME_MAX,
+        );
+        let (lanes, last) = changed;
+        if lanes.is_empty() {
+            return Ok(());
+        }
+        self.lanes_sent = last;
+        if lanes.len() == LANES_PER_FRAME_MAX {
+            self.observed.mark_changed();
+        }
+        self.send(outbound_frame::Frame::Lanes(LaneReports { lanes })).await
     }
 
     /// Sends the answers about attempts given back. Their lanes' windows were sent before, so they are not assigned again at once.

@@ -4,7 +4,6 @@
 //! How a transaction ended decides what follows: the next job, a new connection, or the next host.
 
 use std::{
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,11 +21,12 @@ use crate::{
     attempt::Attempt,
     content::Content,
     context::DeliveryContext,
+    destination::Destination,
     job::{AttemptResult, Job},
     lane::{Lane, Next, Signal},
     lanes::{LaneHandle, Lanes},
     permit::{source_lost, while_permitted},
-    plan::{Rules, Target, plan},
+    plan::Target,
     result::{self, EndOfConnection, Reading},
 };
 
@@ -236,31 +236,9 @@ impl Worker {
     }
 
     async fn targets(&self, attempt_context: &AttemptContext) -> Result<Vec<Target>, Box<Outcome>> {
-        let view = self.context.view();
-        let source = attempt_context.source.address;
-        if let Some(route) = view.route(&attempt_context.domain) {
-            let found = self.context.resolver.addresses(&route.host).await;
-            let addresses = found.map_err(|error| Box::new(result::outcome_of_dns(&error)))?;
-            let of_family =
-                addresses.iter().filter(|address| source.is_none_or(|s| s.is_ipv4() == address.is_ipv4()));
-            let target = |address: &IpAddr| Target {
-                host: route.host.clone(),
-                address: (*address, route.port).into(),
-                trusted: true,
-            };
-            return Ok(of_family.take(self.context.config.addresses_max).map(target).collect());
-        }
-        let found = self.context.resolver.mail_hosts(&attempt_context.domain).await;
-        let hosts = found.map_err(|error| Box::new(result::outcome_of_dns(&error)))?;
-        let rules = Rules {
-            port: self.context.config.smtp_port,
-            source,
-            own: &self.context.own_addresses(),
-            guard: &self.context.guard,
-            avoid_ipv6: self.handle.with(|lane| lane.avoids_ipv6(Instant::now())),
-            addresses_max: self.context.config.addresses_max,
-        };
-        plan(&hosts, &rules)
+        let destination = Destination::find(&self.context, &attempt_context.domain).await?;
+        let avoid_ipv6 = self.handle.with(|lane| lane.avoids_ipv6(Instant::now()));
+        destination.targets(&self.context, attempt_context.source.address, avoid_ipv6)
     }
 
     /// Tries one address after the other until one has taken or refused the message.

@@ -29,12 +29,14 @@ mod event;
 pub mod log;
 mod submit;
 mod view;
+mod waiting;
 mod work;
 
 pub use convert::{Malformed, message_id, parse_message_id};
 pub use event::parse_final_state;
 pub use generated::{queue, raft, submission};
 pub use submit::{CONTENT_BYTES_MAX, parse_submission};
+pub use waiting::{LANES_PER_FRAME_MAX, parse_lane_report};
 
 /// The largest gRPC frame between roles: one Raft entry of 1 MiB and its envelope, with room to spare; with what the leader
 /// adds it fits a frame between queue nodes.

@@ -30,6 +30,7 @@ impl From<&DeliveryView> for wire::DeliveryView {
             site: delivery.site.to_string(),
             pool: delivery.pool.0,
             source: delivery.grant.map_or(0, |grant| grant.source.0),
+            waits: None,
         }
     }
 }

@@ -93,6 +93,7 @@ impl From<&AssignedView<'_>> for wire::Assignment {
             content: Bytes::new(),
             traceparent: view.traceparent.to_owned(),
             retry_now: view.retry_now,
+            pool: view.pool.0,
         }
     }
 }

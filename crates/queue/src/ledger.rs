@@ -22,6 +22,7 @@ mod batch;
 mod machine;
 mod mail_log;
 pub(crate) mod outbox;
+mod probes;
 pub(crate) mod proposer;
 pub(crate) mod shared;
 

@@ -15,6 +15,7 @@ pub mod metrics;
 mod node;
 mod service;
 mod transport;
+mod waiting;
 
 pub use config::{ElectionConfig, LeaseConfig, QueueConfig, RetryConfig};
 pub use error::StartError;

@@ -22,7 +22,9 @@ use crate::{
 
 mod content;
 mod events;
+mod lanes;
 mod message;
+mod probe;
 mod submit;
 mod work;
 
@@ -98,6 +100,8 @@ fn allow<T>(request: &Request<T>, roles: &[Role]) -> Result<(), Status> {
     peer_info(request).map_or(Ok(()), |peer| peer.require(roles))
 }
 
+const OPERATORS: &[Role] = &[Role::Control, Role::Operator];
+
 const READERS: &[Role] = &[Role::Ingress, Role::Control, Role::Operator];
 
 #[tonic::async_trait]
@@ -168,7 +172,9 @@ impl queue_service_server::QueueService for QueueService {
         let request = request.into_inner();
         let (id, ledger) = self.group_of_message(&request.message_id)?;
         let view = message::read(ledger, id, request.tenant).await?;
-        Ok(Response::new((&view).into()))
+        let mut shown: wire::MessageView = (&view).into();
+        message::explain_waits(ledger, &view, &mut shown);
+        Ok(Response::new(shown))
     }
 
     async fn change_message(
@@ -187,5 +193,23 @@ impl queue_service_server::QueueService for QueueService {
     ) -> Result<Response<wire::SummaryResponse>, Status> {
         allow(&request, READERS)?;
         Ok(Response::new(message::summary(self.group_by_number(request.get_ref().group)?)))
+    }
+
+    async fn lanes(
+        &self,
+        request: Request<wire::LanesRequest>,
+    ) -> Result<Response<wire::LanesResponse>, Status> {
+        allow(&request, OPERATORS)?;
+        let request = request.into_inner();
+        lanes::list(self.group_by_number(request.group)?, &request).map(Response::new)
+    }
+
+    async fn probe_site(
+        &self,
+        request: Request<wire::ProbeSiteRequest>,
+    ) -> Result<Response<wire::ProbeSiteResponse>, Status> {
+        allow(&request, OPERATORS)?;
+        let request = request.into_inner();
+        probe::probe(self.group_by_number(request.group)?, &request).await.map(Response::new)
     }
 }

@@ -225,6 +225,8 @@ pub struct ClientSession {
     output: Vec<Bytes>,
     reply: ReplyDue,
     transactions: u32,
+    /// Every reply, while somebody wants to see them.
+    record: Option<Vec<(Phase, Reply)>>,
 }
 
 /// When the next reply is due.
@@ -290,7 +292,19 @@ impl ClientSession {
             reader: ReplyReader::default(),
             output: Vec::new(),
             transactions: 0,
+            record: None,
         }
+    }
+
+    /// Keeps every reply with its phase until [`ClientSession::take_record`] is called.
+    #[must_use]
+    pub fn recorded(self) -> Self {
+        Self { record: Some(Vec::new()), ..self }
+    }
+
+    /// Stops keeping replies; returns those that were kept.
+    pub fn take_record(&mut self) -> Vec<(Phase, Reply)> {
+        self.record.take().unwrap_or_default()
     }
 
     /// Consumes from the front of `input` and returns what the session needs next.
@@ -305,6 +319,10 @@ impl ClientSession {
             }
             match self.reader.read(input) {
                 Ok(Some(reply)) => {
+                    let phase = self.phase();
+                    if let Some(record) = &mut self.record {
+                        record.push((phase, reply.clone()));
+                    }
                     if let Some(results) = self.handle(now, reply, input) {
                         return Output::Done(results);
                     }

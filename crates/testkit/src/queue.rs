@@ -14,8 +14,9 @@ use postroad_proto::{
     },
     queue::{
         ChangeMessageRequest, ChangeMessageResponse, ConsumeRequest, ConsumeResponse, ContentPart,
-        ContentRequest, EventBatch, EventsRequest, GetMessageRequest, LeaderView, LeadersRequest,
-        MessageView, OutboundFrame, QueueFrame, SubmitBatch, SubmitResults, SummaryRequest, SummaryResponse,
+        ContentRequest, EventBatch, EventsRequest, GetMessageRequest, LanesRequest, LanesResponse,
+        LeaderView, LeadersRequest, MessageView, OutboundFrame, ProbeSiteRequest, ProbeSiteResponse,
+        QueueFrame, SubmitBatch, SubmitResults, SummaryRequest, SummaryResponse,
         queue_service_server::{QueueService, QueueServiceServer},
     },
 };
@@ -167,6 +168,14 @@ impl<S: QueueScript> QueueService for Scripted<S> {
         request: Request<ChangeMessageRequest>,
     ) -> Result<Response<ChangeMessageResponse>, Status> {
         self.0.change_message(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn lanes(&self, _: Request<LanesRequest>) -> Result<Response<LanesResponse>, Status> {
+        unscripted()
+    }
+
+    async fn probe_site(&self, _: Request<ProbeSiteRequest>) -> Result<Response<ProbeSiteResponse>, Status> {
+        unscripted()
     }
 
     async fn summary(&self, request: Request<SummaryRequest>) -> Result<Response<SummaryResponse>, Status> {

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::BytesMut;
 use futures::FutureExt;
+use postroad_core::Reply;
 use postroad_smtp::client::{
     Capabilities, ClientConfig, ClientSession, Ended, Lost, Output, Phase, RecipientResult, Timeouts,
     Transaction,
@@ -95,9 +96,30 @@ impl Connection {
         server_name: &str,
     ) -> Result<Self, Ended> {
         let timeouts = config.timeouts;
-        let mut connection = Self {
+        let session = ClientSession::new(config, Instant::now());
+        let mut connection = Self::new(stream, session, timeouts);
+        connection.begin(tls, server_name).await?;
+        Ok(connection)
+    }
+
+    /// Opens a session like [`Connection::open`], and returns what the server said with the result.
+    pub async fn open_recorded(
+        stream: TcpStream,
+        config: ClientConfig,
+        tls: &ClientTls,
+        server_name: &str,
+    ) -> (Vec<(Phase, Reply)>, Result<Self, Ended>) {
+        let timeouts = config.timeouts;
+        let session = ClientSession::new(config, Instant::now()).recorded();
+        let mut connection = Self::new(stream, session, timeouts);
+        let begun = connection.begin(tls, server_name).await;
+        (connection.session.take_record(), begun.map(|()| connection))
+    }
+
+    fn new(stream: TcpStream, session: ClientSession, timeouts: Timeouts) -> Self {
+        Self {
             stream: Stream::Plain(stream),
-            session: ClientSession::new(config, Instant::now()),
+            session,
             input: BytesMut::new(),
             timer: DeadlineTimer::default(),
             timeouts,
@@ -106,11 +128,15 @@ impl Connection {
             unanswered: false,
             sent_any: false,
             aborted: false,
-        };
+        }
+    }
+
+    /// Reads the greeting, and goes on until the session is idle.
+    async fn begin(&mut self, tls: &ClientTls, server_name: &str) -> Result<(), Ended> {
         loop {
-            match connection.drive(pin!(pending())).await {
-                Output::Idle => return Ok(connection),
-                Output::StartTls => connection.handshake(tls, server_name).await,
+            match self.drive(pin!(pending())).await {
+                Output::Idle => return Ok(()),
+                Output::StartTls => self.handshake(tls, server_name).await,
                 Output::Ended(ended) => return Err(ended),
                 Output::Read(_) | Output::Write | Output::Done(_) => {
                     unreachable!("no transaction has been started")

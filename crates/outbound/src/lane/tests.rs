@@ -249,3 +249,75 @@ fn workers_above_a_lowered_limit_exit() {
     assert!(matches!(lane.next(now), Next::Exit));
     assert!(started(lane.next(now)).is_some());
 }
+
+#[test]
+fn a_suspended_lane_gives_its_jobs_back_and_starts_nothing_until_it_is_resumed() {
+    let now = Instant::now();
+    let mut lane = lane(now);
+    (0..4).for_each(|number| drop(lane.push(now, job(number, now))));
+    (0..2).for_each(|_| lane.worker_started());
+    assert_eq!((started(lane.next(now)), started(lane.next(now))), (Some(0), Some(1)));
+    assert_eq!(lane.set_suspended(true).len(), 2);
+    assert_eq!(lane.window(now), 0);
+    let mut asked = job(9, now);
+    asked.retry_now = true;
+    assert!(lane.push(now, asked).is_err(), "a person who asks for a retry does not resume it");
+    assert!(!lane.try_count_transaction(now));
+    // What was under way has ended.
+    for _ in 0..2 {
+        assert!(lane.ended(now, Signal::Served).is_empty());
+        assert!(matches!(lane.next(now), Next::Exit));
+        lane.worker_exited();
+    }
+    assert!(lane.set_suspended(false).is_empty());
+    assert_eq!(lane.window(now), lane.open_window());
+    assert_ne!(lane.push(now, job(10, now)).unwrap(), Wake::None);
+}
+
+#[test]
+fn a_pause_goes_on_while_its_lane_is_suspended() {
+    let now = Instant::now();
+    let mut lane = lane(now);
+    lane.ended(now, Signal::Refused("421 4.7.0 slow down".into()));
+    lane.set_suspended(true);
+    let mut asked = job(1, now);
+    asked.retry_now = true;
+    assert!(lane.push(now, asked).is_err());
+    lane.set_suspended(false);
+    assert_eq!(lane.pause().map(|pause| pause.until), Some(now + 30 * SECOND));
+}
+
+#[test]
+fn jobs_are_removed_by_what_they_are_and_the_others_keep_their_order_and_copies() {
+    let now = Instant::now();
+    let mut lane = lane(now);
+    (0..6).for_each(|number| drop(lane.push(now, job(number, now))));
+    lane.tick(now + COPY_AFTER);
+    assert_eq!(lane.copied, 6);
+    (6..8).for_each(|number| drop(lane.push(now, job(number, now + 2 * COPY_AFTER))));
+    let odd = |job: &Job| job.message.as_u128() % 2 == 1;
+    let removed: Vec<u128> = lane.remove_jobs(odd).iter().map(|job| job.message.as_u128()).collect();
+    assert_eq!(removed, [1, 3, 5, 7]);
+    let left: Vec<u128> = lane.jobs.iter().map(|job| job.message.as_u128()).collect();
+    assert_eq!((left, lane.copied), (vec![0, 2, 4, 6], 3));
+}
+
+#[test]
+fn what_is_observed_says_why_and_until_when_nothing_starts() {
+    let now = Instant::now();
+    let mut lane = rated(now, 1, 60 * SECOND);
+    assert_eq!(lane.observe(now).rate, RateReady::Now);
+    drop(lane.push(now, job(1, now)));
+    drop(lane.push(now, job(2, now)));
+    lane.worker_started();
+    lane.next(now);
+    let seen = lane.observe(now + SECOND);
+    assert_eq!((seen.connections, seen.waiting, &seen.pause), (2, 1, &None));
+    let RateReady::At(at) = seen.rate else { panic!("{seen:?}") };
+    assert!(at >= now + 59 * SECOND && at <= now + 62 * SECOND);
+    assert_eq!(lane.observe(now + 2 * SECOND).rate, RateReady::At(at), "it does not change by itself");
+    lane.ended(now, Signal::Refused("421 busy".into()));
+    assert_eq!(lane.observe(now).pause.map(|pause| pause.until), Some(now + 30 * SECOND));
+    assert_eq!(lane.observe(now + 31 * SECOND).pause, None);
+    assert_eq!(rated(now, 0, SECOND).observe(now).rate, RateReady::Never);
+}

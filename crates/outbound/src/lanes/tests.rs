@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use postroad_core::{Domain, GroupId};
+use postroad_directory::LaneLimits;
 
 use super::*;
 use crate::{feedback::FeedbackConfig, group_attempts::GroupAttempts, rate::RateLimiter};
@@ -98,6 +99,6 @@ fn a_pause_that_a_person_ends_is_not_counted_and_the_windows_are_sent_again() {
     windows.borrow_and_update();
     let mut asked = fixture.job(1);
     asked.retry_now = true;
-    assert_eq!(fixture.lanes.push_to(&fixture.handle, asked).unwrap(), Wake::New);
+    assert_eq!(fixture.lanes.push_to(&fixture.handle, asked, |_| false).unwrap(), Wake::New);
     assert!(!is_counted() && windows.has_changed().unwrap());
 }

@@ -87,6 +87,16 @@ impl Lanes {
         self.wake(context, handle, wake);
     }
 
+    /// Observes all lanes every second, until dropped.
+    pub(crate) async fn run_observer(self: Arc<Self>) {
+        const EVERY: Duration = Duration::from_secs(1);
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let now = Instant::now();
+            self.observed.observe(now, self.observations(now));
+        }
+    }
+
     /// Writes to the journal what lanes with rates have sent, every second, until dropped.
     pub(crate) async fn run_journal(self: Arc<Self>) {
         const EVERY: Duration = Duration::from_secs(1);

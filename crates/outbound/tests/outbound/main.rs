@@ -10,4 +10,5 @@ mod queue;
 mod receiver;
 mod recipients;
 mod reused;
+mod suspended;
 mod work;

@@ -19,8 +19,8 @@ use postroad_proto::{
     directory::{update_frames, wire},
     queue::{
         AssignedRecipient, Assignment, Assignments, AttemptId, ContentPart, ContentRequest, GroupLeader,
-        Hello, LeaderView, Leading, OutboundFrame, QueueFrame, RecallAnswer, Recalls, Report, ReportAck,
-        Windows, outbound_frame, queue_frame,
+        Hello, LaneReport, LeaderView, Leading, OutboundFrame, ProbeResult, QueueFrame, RecallAnswer,
+        Recalls, Report, ReportAck, Windows, outbound_frame, queue_frame,
     },
 };
 use postroad_testkit::queue::{Answers, QueueScript, follow, serve_queue};
@@ -64,6 +64,9 @@ pub(crate) struct Seen {
     pub(crate) sent: u64,
     pub(crate) admitted: u64,
     pub(crate) answers: Vec<RecallAnswer>,
+    /// The last report of each lane, by source and site.
+    pub(crate) lanes: HashMap<(u32, String), LaneReport>,
+    pub(crate) probes: Vec<ProbeResult>,
     pub(crate) claims: Vec<wire::ClaimRequest>,
     pub(crate) renewals: usize,
     pub(crate) released: Vec<u64>,
@@ -216,6 +219,11 @@ impl FakeQueue {
             outbound_frame::Frame::Windows(windows) => seen.windows.push(windows),
             outbound_frame::Frame::Credit(taken) => seen.admitted = taken.frames,
             outbound_frame::Frame::Recalls(recalls) => seen.answers.extend(recalls.answers),
+            outbound_frame::Frame::Lanes(reports) => {
+                let named = |lane: LaneReport| ((lane.source, lane.site.clone()), lane);
+                seen.lanes.extend(reports.lanes.into_iter().map(named));
+            }
+            outbound_frame::Frame::Probe(result) => seen.probes.push(result),
             outbound_frame::Frame::Reports(reports) => {
                 seen.reports.extend(reports.reports);
                 seen.report_frames += 1;

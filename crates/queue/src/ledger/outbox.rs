@@ -19,7 +19,9 @@ use postroad_proto::{
     CONTENT_BYTES_MAX,
     queue::{self as wire, Hello},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+
+use super::probes::Probes;
 
 /// Deliveries in one frame, and bytes of their contents.
 const FRAME_DELIVERIES_MAX: usize = 256;
@@ -43,6 +45,7 @@ struct Outbox {
     has_new: bool,
     wake: Arc<Notify>,
     windows: BTreeMap<SourceId, (Epoch, Windows)>,
+    probes: Probes,
 }
 
 /// Flow control: frames of assignments that the node has not made room for yet.
@@ -70,6 +73,7 @@ pub(crate) struct Replaced;
 pub(crate) enum Frame {
     Assignments(Vec<PendingAssignment>),
     Recalls(Vec<wire::AttemptId>),
+    Probe(wire::Probe),
 }
 
 /// An assignment whose content has not been read yet.
@@ -123,6 +127,7 @@ impl Outboxes {
             has_new: false,
             wake,
             windows: BTreeMap::new(),
+            probes: Probes::default(),
         };
         if let Some(old) = self.by_node.insert(node, outbox) {
             old.wake.notify_one();
@@ -185,6 +190,30 @@ impl Outboxes {
         }
     }
 
+    /// Returns true while this is the node's latest session.
+    pub(crate) fn is_current(&self, node: NodeId, session: u64) -> bool {
+        self.by_node.get(&node).is_some_and(|outbox| outbox.session == session)
+    }
+
+    /// Asks a node to probe a domain; `None` when it has no session, or too many probes.
+    pub(crate) fn probe(
+        &mut self,
+        node: NodeId,
+        probe: wire::Probe,
+    ) -> Option<oneshot::Receiver<wire::ProbeResult>> {
+        let outbox = self.by_node.get_mut(&node)?;
+        let answer = outbox.probes.ask(probe)?;
+        outbox.wake.notify_one();
+        Some(answer)
+    }
+
+    /// Takes the result of a probe; that of a caller who has gone is dropped.
+    pub(crate) fn finish_probe(&mut self, node: NodeId, session: u64, result: wire::ProbeResult) {
+        if let Some(outbox) = self.by_node.get_mut(&node).filter(|outbox| outbox.session == session) {
+            outbox.probes.finish(result);
+        }
+    }
+
     /// Wakes the sessions whose outbox has grown.
     pub(crate) fn wake(&mut self) {
         for outbox in self.by_node.values_mut() {
@@ -210,6 +239,9 @@ impl Outboxes {
             self.by_node.get_mut(&node).filter(|outbox| outbox.session == session).ok_or(Replaced)?;
         if !outbox.recalls.is_empty() {
             return Ok(Some(Frame::Recalls(outbox.take_recalls())));
+        }
+        if let Some(probe) = outbox.probes.next() {
+            return Ok(Some(Frame::Probe(probe)));
         }
         if outbox.credit.is_exhausted() {
             return Ok(None);
@@ -256,13 +288,14 @@ impl Outbox {
     }
 }
 
-/// Adds a recipient; recipients of one message from one source to one site share an assignment. Returns the bytes added.
+/// Adds a recipient; recipients of one message from one source to one site and of one pool share an assignment. Returns the bytes added.
 fn add(assignments: &mut Vec<PendingAssignment>, view: &AssignedView<'_>) -> usize {
     if let Some(last) = assignments.last_mut()
         && last.message == view.id.delivery.message
         && last.grant == view.grant
         && last.assignment.site == view.site
         && last.assignment.retry_now == view.retry_now
+        && last.assignment.pool == view.pool.0
     {
         last.assignment.recipients.push(view.into());
         return 0;

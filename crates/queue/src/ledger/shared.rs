@@ -13,6 +13,7 @@ use postroad_ledger::{
     command::{Effect, Reply, SourceGrant},
     dispatch::Weighted,
     event::{Event, EventKind, NextState},
+    lanes::LaneReports,
 };
 use postroad_proto::{log::Batch, queue as wire};
 use tokio::sync::{Notify, watch};
@@ -47,8 +48,10 @@ pub(crate) struct Leading {
     pub(crate) term: u64,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) outboxes: Outboxes,
+    /// What outbound nodes report of their lanes.
+    pub(crate) lanes: LaneReports,
     /// The directory, for names.
-    view: Arc<View>,
+    pub(crate) view: Arc<View>,
 }
 
 impl SharedLedger {
@@ -131,6 +134,7 @@ impl SharedLedger {
             term,
             dispatcher: Dispatcher::rebuild(&state.ledger),
             outboxes: Outboxes::new(term),
+            lanes: LaneReports::default(),
             view: view.clone(),
         };
         leading.update_view(view);
@@ -172,7 +176,7 @@ impl SharedLedger {
 }
 
 impl Leading {
-    /// Updates pools and owners of sources from the directory.
+    /// Updates pools, owners of sources and suspensions from the directory.
     pub(crate) fn update_view(&mut self, view: &Arc<View>) {
         self.view = view.clone();
         let members =
@@ -190,6 +194,8 @@ impl Leading {
         };
         let owners: Vec<SourceGrant> = view.sources().filter_map(grant).collect();
         self.dispatcher.set_pools(&pools, &owners);
+        let suspended = view.suspensions().map(|suspension| suspension.scope.clone()).collect();
+        self.dispatcher.set_suspended(suspended);
         // An owner may have sent its windows before this node knew its epoch.
         self.outboxes.reapply_windows(&mut self.dispatcher);
     }

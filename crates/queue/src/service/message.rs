@@ -1,14 +1,15 @@
 //! One message: its state, and cancel, hold, release and retry.
 
-use postroad_core::{MessageId, TenantId, Timestamp};
+use postroad_core::{DeliveryState, MessageId, TenantId, Timestamp};
 use postroad_ledger::{
     MessageView,
     command::{Command, Reply},
+    dispatch::{WaitReason, Waiting},
 };
-use postroad_proto::queue::{Change, ChangeMessageResponse, ChangeResult, SummaryResponse};
+use postroad_proto::queue::{self as wire, Change, ChangeMessageResponse, ChangeResult, SummaryResponse};
 use tonic::{Response, Status};
 
-use crate::{error::refused, ledger::LedgerGroup};
+use crate::{clock, error::refused, ledger::LedgerGroup, waiting::explain};
 
 /// Reads a message once this node has proven that it leads; of `tenant`, or of any tenant where that is 0.
 pub(super) async fn read(ledger: &LedgerGroup, id: MessageId, tenant: u32) -> Result<MessageView, Status> {
@@ -16,6 +17,25 @@ pub(super) async fn read(ledger: &LedgerGroup, id: MessageId, tenant: u32) -> Re
     let message = ledger.shared.with_ledger(|state| state.message(id));
     let message = message.filter(|message| tenant == 0 || message.tenant == TenantId(tenant));
     message.ok_or_else(|| not_found(id))
+}
+
+/// Adds why each delivery waits, where it does.
+pub(super) fn explain_waits(ledger: &LedgerGroup, message: &MessageView, shown: &mut wire::MessageView) {
+    let now = clock::now();
+    ledger.shared.with_leading(|state, leading| {
+        for (delivery, shown) in message.deliveries.iter().zip(&mut shown.deliveries) {
+            let reason = match (delivery.state, delivery.due_at) {
+                (DeliveryState::Held, _) => WaitReason::Held,
+                (_, Some(due)) => {
+                    let (tenant, pool, site) = (message.tenant, delivery.pool, &delivery.site);
+                    let waiting = Waiting { tenant, pool, site, due };
+                    leading.dispatcher.why_waits(state, &leading.lanes, now, waiting)
+                }
+                _ => continue,
+            };
+            shown.waits = Some(explain(&leading.view, delivery.pool, &reason, &delivery.site));
+        }
+    });
 }
 
 fn not_found(id: MessageId) -> Status {

@@ -5,9 +5,13 @@ use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc};
 use futures::{FutureExt, Stream, StreamExt, stream, stream::FuturesOrdered};
 use postroad_core::{NodeId, Outcome, OutcomeKind};
 use postroad_ledger::command::{AttemptId, Command, Report};
-use postroad_proto::queue::{
-    self as wire, AssignedRecipient, Assignments, Hello, Leading, OutboundFrame, PendingPage, QueueFrame,
-    RecallAnswers, Recalls, ReportAck, Reports, Windows, outbound_frame, queue_frame,
+use postroad_proto::{
+    LANES_PER_FRAME_MAX, parse_lane_report,
+    queue::{
+        self as wire, AssignedRecipient, Assignments, Hello, LaneReports, Leading, OutboundFrame,
+        PendingPage, QueueFrame, RecallAnswers, Recalls, ReportAck, Reports, Windows, outbound_frame,
+        queue_frame,
+    },
 };
 use postroad_raft::ProposeError;
 use tokio::sync::{Notify, oneshot, watch};
@@ -61,6 +65,7 @@ impl Drop for Session {
         self.ledger.shared.with_leading(|_, leading| {
             if leading.outboxes.close(self.node, self.session) {
                 leading.dispatcher.clear_windows_of(self.node);
+                leading.lanes.forget(self.node);
             }
         });
     }
@@ -176,6 +181,7 @@ impl Session {
         self.wake.notify_one();
         match frame {
             Frame::Recalls(attempts) => Ok(Some(queue_frame::Frame::Recalls(Recalls { attempts }))),
+            Frame::Probe(probe) => Ok(Some(queue_frame::Frame::Probe(probe))),
             Frame::Assignments(outbound) => {
                 self.reading.push_back(Box::pin(with_contents(self.ledger.clone(), outbound)));
                 Ok(None)
@@ -198,6 +204,13 @@ impl Session {
                 Ok(())
             }
             outbound_frame::Frame::Recalls(answers) => self.handle_recalls(answers).await,
+            outbound_frame::Frame::Lanes(reports) => self.handle_lanes(reports),
+            outbound_frame::Frame::Probe(result) => {
+                self.ledger.shared.with_leading(|_, leading| {
+                    leading.outboxes.finish_probe(self.node, self.session, result);
+                });
+                Ok(())
+            }
             outbound_frame::Frame::Credit(credit) => {
                 self.ledger.shared.with_leading(|_, leading| {
                     leading.outboxes.return_credit(self.node, self.session, credit.frames);
@@ -239,6 +252,23 @@ impl Session {
         let commands: Vec<Command> = commands.collect::<Result<_, _>>().map_err(invalid)?;
         let answers = self.enqueue(commands).await?;
         self.await_commit(answers, None);
+        Ok(())
+    }
+
+    fn handle_lanes(&self, reports: LaneReports) -> Result<(), Status> {
+        if reports.lanes.len() > LANES_PER_FRAME_MAX {
+            return Err(Status::invalid_argument("too many lanes in one frame"));
+        }
+        let now = clock::now();
+        let parsed: Vec<_> = reports.lanes.into_iter().map(|lane| parse_lane_report(lane, now)).collect();
+        self.ledger.shared.with_leading(|_, leading| {
+            // A session that was replaced says nothing about the lanes any longer.
+            if leading.outboxes.is_current(self.node, self.session) {
+                for (source, site, report) in parsed {
+                    leading.lanes.note(self.node, source, site, report);
+                }
+            }
+        });
         Ok(())
     }
 
@@ -361,6 +391,7 @@ fn begin_session(
         }
         let opened = leading.outboxes.open(state, &view, node, &hello, pending);
         leading.outboxes.set_windows(node, opened.session, windows, &mut leading.dispatcher);
+        leading.lanes.forget(node);
         Some((opened.session, leading.term, opened.wake))
     });
     ledger.shared.wake.notify_one();
