@@ -1,4 +1,4 @@
-"""Traces as a collector receives them: one trace from submission to delivery."""
+"""Traces as a collector receives them: one trace from submission to delivery, and its id in the mail log."""
 
 import concurrent.futures
 import os
@@ -6,6 +6,7 @@ import random
 import smtplib
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -64,6 +65,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 OTLP, SMTP, SMTPS, GRPC, HTTP, METRICS, OPERATOR = free_ports(7)
 COLLECTOR = Collector(OTLP)
+LOG = tempfile.NamedTemporaryFile(prefix="postroad-traces-", suffix=".log")
 
 
 def start_server():
@@ -71,8 +73,10 @@ def start_server():
     arguments = [os.environ["BINARY"], "dev"]
     for name, port in flags.items():
         arguments += [f"--listen-{name}", f"127.0.0.1:{port}"]
-    environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{OTLP}"}
-    server = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+    environment = {
+        **os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{OTLP}", "POSTROAD_LOG": "warn,mail=info",
+    }
+    server = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=LOG)
     for _ in range(600):
         try:
             socket.create_connection(("127.0.0.1", SMTP)).close()
@@ -81,6 +85,20 @@ def start_server():
             assert server.poll() is None, "the server has ended"
             time.sleep(0.05)
     raise AssertionError("the server does not listen")
+
+
+def logged(trace_id, limit=30):
+    """Waits until the mail log has the acceptance, the attempt and the delivery of one message under a trace."""
+    end = time.monotonic() + limit
+    while True:
+        with open(LOG.name, encoding="utf-8") as log:
+            lines = [line.split() for line in log if f"trace={trace_id.hex()}" in line]
+        events = {line[line.index("mail:") + 1] for line in lines}
+        ids = {word for line in lines for word in line if word.startswith("id=")}
+        if events == {"accepted", "attempt", "delivered"} and len(ids) == 1:
+            return
+        assert time.monotonic() < end, f"the mail log has of trace {trace_id.hex()}: {lines}"
+        time.sleep(0.1)
 
 
 def continued():
@@ -98,6 +116,7 @@ def continued():
     submit, deliver = trace["ingress.submit"], trace["deliver"]
     assert submit.parent_span_id == span_id, submit
     assert deliver.parent_span_id == submit.span_id, trace
+    logged(trace_id)
 
 
 def begun():
@@ -106,6 +125,7 @@ def begun():
         client.sendmail("me@example.org", ["began@example.net"], b"From: <me@example.org>\r\n\r\nhello\r\n")
     trace = COLLECTOR.trace(lambda span: span.name == "ingress.submit" and not span.parent_span_id)
     assert trace["deliver"].parent_span_id == trace["ingress.submit"].span_id, trace
+    logged(trace["deliver"].trace_id)
 
 
 SERVER = start_server()

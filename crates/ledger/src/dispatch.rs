@@ -302,6 +302,20 @@ impl Dispatcher {
         pools
     }
 
+    /// Returns when the delivery was due that has waited longest for a lane with room.
+    ///
+    /// Only the head of each queue of each tenant is looked at.
+    #[must_use]
+    pub fn longest_due(&self, ledger: &Ledger) -> Option<Timestamp> {
+        let shares = self.ready.values().flat_map(|queue| queue.tenants.values());
+        let heads = shares.filter_map(|share| share.keys.front());
+        let due = |key: &Key| match queued(ledger, *key)?.1.state {
+            State::Queued { due } => Some(due),
+            _ => None,
+        };
+        heads.filter_map(due).min()
+    }
+
     /// Moves a bounded number, so that a new leader with many due deliveries still serves other commands.
     fn take_due(&mut self, ledger: &Ledger, now: Timestamp) {
         for _ in 0..DUE_AT_ONCE {

@@ -546,6 +546,26 @@ fn a_retry_is_assigned_before_its_time_and_while_its_window_is_closed() {
     assert_eq!(leader.dispatch(), 0);
 }
 
+#[test]
+fn the_longest_wait_for_a_lane_with_room_is_that_of_the_delivery_due_first() {
+    let mut leader = Leader::new(1);
+    let mut due = Vec::new();
+    for site in [0, 1] {
+        due.push(leader.world.now);
+        let accept = leader.world.new_accept(2, site, false, 60_000);
+        leader.apply(accept);
+        leader.world.now += 500;
+    }
+    assert_eq!(leader.dispatch(), 2, "each lane has room for one");
+    let longest = |leader: &Leader| leader.dispatcher.longest_due(&leader.world.ledger);
+    assert_eq!(longest(&leader).map(|due| due.as_millis()), Some(due[0]));
+    for _ in 0..4 {
+        leader.report_all(OutcomeKind::Delivered);
+        leader.dispatch();
+    }
+    assert_eq!(longest(&leader), None);
+}
+
 /// A tenant whose share was empty and fills again must not get two turns.
 #[test]
 fn a_tenant_that_returns_before_its_turn_gets_one_turn() {

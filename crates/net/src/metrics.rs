@@ -8,6 +8,7 @@ const LISTENER: Label =
     Label::few("listener", "the names of SMTP listeners: `submission`, `relay`, and `smtp` for the sandbox");
 const BOUND: Label = Label::one_of("bound", &["connections", "connections_per_network", "policy"]);
 const TOLERANCE: Label = Label::one_of("tolerance", &TOLERANCES);
+const CERTIFICATE: Label = Label::one_of("certificate", &["node", "authority", "listener"]);
 
 const TOLERANCES: [&str; Tolerance::ALL.len()] = {
     let mut labels = [""; Tolerance::ALL.len()];
@@ -26,6 +27,9 @@ postroad_telemetry::catalogue! {
     counter NODE_HANDSHAKES = "postroad_net_node_handshake_failures_total" [SIDE];
     /// Connections not made because the guard denies the address
     counter DENIED = "postroad_net_connects_denied_total" [];
+    /// When a certificate that is in use ends, in seconds since the epoch: that of the node, that of the cluster's CA (the
+    /// last one where there are several), and the one that clients see, where it is in a file
+    gauge CERTIFICATE_ENDS = "postroad_net_certificate_ends_timestamp_seconds" [CERTIFICATE];
     /// SMTP connections that are open
     gauge OPEN = "postroad_net_smtp_connections_open" [LISTENER];
     /// SMTP connections accepted
@@ -52,6 +56,10 @@ pub(crate) fn accept_failed() {
 
 pub(crate) fn node_handshake_failed(side: &'static str) {
     NODE_HANDSHAKES.with([side]).increment(1);
+}
+
+pub(crate) fn certificate_ends(certificate: &'static str, seconds_since_epoch: i64) {
+    CERTIFICATE_ENDS.with([certificate]).set(seconds_since_epoch as f64);
 }
 
 pub(crate) fn connect_denied() {

@@ -20,7 +20,7 @@ use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
 use postroad_queue::{Queue, QueueConfig, QueueDeps, Voter};
 use postroad_sandbox::{Sandbox, SandboxConfig, SandboxDeps};
 use postroad_storage::{Disk, DiskId, Identity, Origin, RealFs};
-use postroad_telemetry::{Health, LogFilter, OtlpEndpoint, Telemetry, TelemetryConfig};
+use postroad_telemetry::{Health, LogFilter, OtlpEndpoint, Telemetry, TelemetryConfig, show_data_disk};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +64,7 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     let shutdown = signal::shutdown()?;
     let telemetry = start_telemetry()?;
     let data = Data::open(args.data.as_deref())?;
+    show_data_disk(data.path());
     let mut components = Components::default();
     let mut listeners = Listeners::of(args);
     let started = tokio::select! {
@@ -306,6 +307,7 @@ async fn start_ingress(
 ) -> anyhow::Result<()> {
     data.make_certificate()?;
     let tls = ServerTls::from_files(data.certificate(), data.key())?;
+    tls.record_end();
     let deps = || -> anyhow::Result<_> {
         Ok(IngressDeps {
             node: INGRESS,

@@ -21,6 +21,7 @@ pub fn catalogues() -> Vec<Catalogue> {
         of("Ingress", "ingress", postroad_ingress::metrics::CATALOGUE),
         of("Queue", "queue", postroad_queue::metrics::CATALOGUE),
         of("Directory", "queue", postroad_queue::metrics::DIRECTORY_CATALOGUE),
+        of("Storage", "queue", postroad_storage::metrics::CATALOGUE),
         of("Outbound", "outbound", postroad_outbound::metrics::CATALOGUE),
         of("Control", "control", postroad_control::metrics::CATALOGUE),
         of(
@@ -30,6 +31,8 @@ pub fn catalogues() -> Vec<Catalogue> {
         ),
         of("DNS", "ingress and outbound", postroad_dns::metrics::CATALOGUE),
         of("Mail log", "every role", postroad_telemetry::CATALOGUE),
+        of("Readiness", "every role", postroad_telemetry::HEALTH_CATALOGUE),
+        of("Data directory", "queue, outbound and control", postroad_telemetry::DATA_DISK_CATALOGUE),
         of("Process", "every role", postroad_telemetry::PROCESS_CATALOGUE),
         of("Sandbox", "`postroad dev`", postroad_sandbox::metrics::CATALOGUE),
     ]

@@ -11,7 +11,7 @@ use postroad_outbound::{Outbound, OutboundDeps};
 use postroad_queue::{Queue, QueueDeps, Voter};
 use postroad_settings::{Change, changes};
 use postroad_storage::{Disk, DiskId, Identity, Origin, RealFs};
-use postroad_telemetry::{Component, Health, Telemetry, mail_log};
+use postroad_telemetry::{Component, Health, Telemetry, mail_log, show_data_disk};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -87,6 +87,7 @@ impl Process {
         let common = file.common();
         let telemetry = postroad_telemetry::init(common.telemetry, service_name(T::ROLE))?;
         let tls = common.cluster.node_tls()?;
+        tls.record_ends();
         let (health, mut components) = (Health::new(), Components::default());
         // Without it `/readyz` would say ready before the role has added its own.
         let started = health.component("start");
@@ -186,6 +187,7 @@ pub async fn queue(config: &Path) -> anyhow::Result<()> {
         transport: process.transport.clone(),
         health: process.health.clone(),
     };
+    show_data_disk(&file.node.data.0);
     let role = Queue::start(file.queue.clone(), deps).await?;
     process.components.spawn("queue", |shutdown| role.run(shutdown));
     process.run(file, config).await
@@ -200,6 +202,7 @@ pub async fn ingress(config: &Path) -> anyhow::Result<()> {
     let mut process = Process::start(&file).await?;
     let tls = file.tls.server_tls(file.ingress.hostname.as_str())?;
     if let Some(tls) = tls.clone() {
+        tls.record_end();
         process.components.spawn("listener-certificates", |shutdown| async move {
             reload(shutdown, || tls.reload()).await;
         });
@@ -233,6 +236,7 @@ pub async fn outbound(config: &Path) -> anyhow::Result<()> {
         tls: ClientTls::opportunistic(),
         health: process.health.clone(),
     };
+    show_data_disk(&file.node.data.0);
     let role = Outbound::start(file.outbound.clone(), deps)?;
     process.components.spawn("outbound", |shutdown| role.run(shutdown));
     process.run(file, config).await
@@ -258,6 +262,7 @@ pub async fn control(config: &Path) -> anyhow::Result<()> {
     let data = &file.node.data.0;
     std::fs::create_dir_all(data)
         .with_context(|| format!("cannot create `{}` (`node.data`)", data.display()))?;
+    show_data_disk(data);
     let role = Control::start(file.control.clone(), deps).await?;
     let pages = site(role.router(), NAV, &file.http.hosts);
     process.components.spawn("control", |shutdown| role.run(shutdown));

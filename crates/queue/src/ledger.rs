@@ -157,6 +157,7 @@ impl LedgerGroup {
             metrics.held.set(counts.held as f64);
             metrics.oldest.set(ledger.oldest().map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
             metrics.event_bytes.set(ledger.event_bytes() as f64);
+            metrics.event_fill.set(ledger.event_bytes() as f64 / self.shared.limits.event_bytes_max as f64);
             let next = ledger.event_range().1;
             metrics.unread.set(next.saturating_sub(ledger.cursor(CONTROL).max(1)) as f64);
         });
@@ -180,10 +181,14 @@ impl LedgerGroup {
         let pool = |id| view.pool(id).map_or_else(|| id.to_string(), |pool| pool.name.to_string());
         let led = self.shared.with_leading(|ledger, leading| {
             SITES.set(&group, ledger.open_by_site());
+            let due = leading.dispatcher.longest_due(ledger);
+            let waits = due.map_or(0.0, |due| clock::now().since(due).as_secs_f64());
+            self.shared.metrics.longest_wait.set(waits);
             (ledger.open_by_tenant().collect::<Vec<_>>(), leading.dispatcher.ready_by_pool())
         });
         if led.is_none() {
             SITES.set(&group, std::iter::empty());
+            self.shared.metrics.longest_wait.set(0.0);
         }
         let (tenants, pools) = led.unwrap_or_default();
         let tenants: Vec<_> = tenants.into_iter().map(|(id, open)| (tenant(id), open)).collect();

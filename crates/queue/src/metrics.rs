@@ -1,14 +1,15 @@
 //! What a queue node counts.
 
-use std::sync::atomic::Ordering;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use postroad_core::{GroupId, OutcomeKind};
+use postroad_core::{GroupId, NodeId, OutcomeKind};
 use postroad_proto::queue::SubmitStatus;
-use postroad_raft::DiskStatus;
+use postroad_raft::{DiskStatus, Replication};
 use postroad_storage::{Log, Room};
 use postroad_telemetry::{Counter, Depths, Gauge, Histogram, Label};
 
 const GROUP: Label = Label::few("group", "the numbers of the groups; 0 is the directory");
+const FOLLOWER: Label = Label::few("follower", "the ids of queue nodes");
 const RESULT: Label = Label::one_of("result", &SUBMIT_RESULTS);
 const OUTCOME: Label = Label::one_of("outcome", OutcomeKind::NAMES);
 const STATE: Label = Label::one_of("state", &["queued", "sending", "held"]);
@@ -53,6 +54,12 @@ postroad_telemetry::catalogue! {
     gauge LEADING = "postroad_queue_leading" [GROUP];
     /// The term of the group as this node knows it
     gauge TERM = "postroad_queue_term" [GROUP];
+    /// Queue nodes that vote in the group; on the leader
+    gauge VOTERS = "postroad_queue_voters" [GROUP];
+    /// Voters that answered the leader within the last second, the leader among them; on the leader
+    gauge ANSWERING = "postroad_queue_voters_answering" [GROUP];
+    /// Bytes of the log that a follower has not confirmed; on the leader
+    gauge FOLLOWER_BEHIND = "postroad_queue_follower_behind_bytes" [GROUP, FOLLOWER];
     /// The last log entry applied
     gauge APPLIED = "postroad_queue_applied_index" [GROUP];
     /// Messages that have not ended
@@ -67,10 +74,14 @@ postroad_telemetry::catalogue! {
     gauge READY = "postroad_queue_ready_deliveries" [GROUP];
     /// Deliveries that are due and wait for a lane with room, by pool; on the leader
     ranked_gauge POOL_READY = "postroad_queue_pool_ready_deliveries" [GROUP, POOL];
+    /// Time for which the delivery that has waited longest for a lane with room has been due; on the leader
+    gauge LONGEST_WAIT = "postroad_queue_longest_wait_seconds" [GROUP];
     /// Age of the oldest message that has not ended
     gauge OLDEST = "postroad_queue_oldest_message_seconds" [GROUP];
     /// Bytes of events that are kept because control has not read them
     gauge EVENT_BYTES = "postroad_queue_event_bytes" [GROUP];
+    /// Bytes of events that control has not read, as a share of queue.event_bytes_max; beyond 1 the oldest are dropped
+    gauge EVENT_FILL = "postroad_queue_event_fill_ratio" [GROUP];
     /// Events that control has not read
     gauge UNREAD = "postroad_queue_unread_events" [GROUP];
     /// Outbound nodes that are connected to the leader of the group
@@ -114,8 +125,10 @@ pub(crate) struct LedgerMetrics {
     pub(crate) sending: Gauge,
     pub(crate) held: Gauge,
     pub(crate) ready: Gauge,
+    pub(crate) longest_wait: Gauge,
     pub(crate) oldest: Gauge,
     pub(crate) event_bytes: Gauge,
+    pub(crate) event_fill: Gauge,
     pub(crate) unread: Gauge,
     pub(crate) sessions: Gauge,
     pub(crate) waiting_bytes: Gauge,
@@ -138,8 +151,10 @@ impl LedgerMetrics {
             sending: DELIVERIES.with([group, "sending"]),
             held: DELIVERIES.with([group, "held"]),
             ready: READY.with([group]),
+            longest_wait: LONGEST_WAIT.with([group]),
             oldest: OLDEST.with([group]),
             event_bytes: EVENT_BYTES.with([group]),
+            event_fill: EVENT_FILL.with([group]),
             unread: UNREAD.with([group]),
             sessions: SESSIONS.with([group]),
             waiting_bytes: WAITING_BYTES.with([group]),
@@ -152,6 +167,34 @@ pub(crate) fn leadership(group: GroupId, leading: bool, term: u64) {
     let group = &*group.to_string();
     LEADING.with([group]).set(f64::from(u8::from(leading)));
     TERM.with([group]).set(term as f64);
+}
+
+/// How the other voters of one group follow: shown by the leader, and zero on the others.
+pub(crate) struct ReplicationMetrics {
+    group: String,
+    voters: Gauge,
+    answering: Gauge,
+    /// Every follower that this node has replicated to.
+    behind: BTreeMap<NodeId, Gauge>,
+}
+
+impl ReplicationMetrics {
+    pub(crate) fn new(group: GroupId) -> Self {
+        let group = group.to_string();
+        let (voters, answering) = (VOTERS.with([&group]), ANSWERING.with([&group]));
+        Self { group, voters, answering, behind: BTreeMap::new() }
+    }
+
+    pub(crate) fn observe(&mut self, replication: Option<Replication>) {
+        let Replication { voters, answering, behind } = replication.unwrap_or_default();
+        self.voters.set(voters as f64);
+        self.answering.set(answering as f64);
+        self.behind.values().for_each(|gauge| gauge.set(0.0));
+        for (node, bytes) in behind {
+            let make = || FOLLOWER_BEHIND.with([&self.group, &node.to_string()]);
+            self.behind.entry(node).or_insert_with(make).set(bytes as f64);
+        }
+    }
 }
 
 /// The handles of the node's log.

@@ -25,7 +25,7 @@ use crate::{
     error::StartError,
     leaders::{Leaders, LeadersTask},
     ledger::{LedgerGroup, proposer::Proposer},
-    metrics::{DiskMetrics, LogMetrics},
+    metrics::{DiskMetrics, LogMetrics, ReplicationMetrics},
     service::QueueService,
     transport::Peers,
 };
@@ -162,7 +162,7 @@ impl Queue {
         for proposer in self.proposers {
             tasks.spawn(proposer.run(ended.clone()));
         }
-        tasks.spawn(observe(ledgers.clone(), self.log));
+        tasks.spawn(observe(directory_group.clone(), ledgers.clone(), self.log));
         tasks.spawn(watch_disk(node.disk_status(), self.disk_ready));
         let mut server = JoinSet::new();
         server.spawn(serve(routes, listener, closed.clone()));
@@ -281,12 +281,23 @@ async fn watch_disk(mut status: watch::Receiver<DiskStatus>, ready: Component) {
 }
 
 /// Updates the gauges of all groups and the log.
-async fn observe(ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>, log: Log) {
+async fn observe(
+    directory: Group<directory::DirectoryMachine>,
+    ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>,
+    log: Log,
+) {
     let metrics = LogMetrics::new();
+    let mut directory_replication = ReplicationMetrics::new(GroupId::DIRECTORY);
+    let mut replication: Vec<ReplicationMetrics> =
+        ledgers.keys().map(|group| ReplicationMetrics::new(*group)).collect();
     let mut every = time::interval(OBSERVE_EVERY);
     for tick in 0_u32.. {
         every.tick().await;
         ledgers.values().for_each(LedgerGroup::observe);
+        directory_replication.observe(directory.replication());
+        for (ledger, replication) in ledgers.values().zip(&mut replication) {
+            replication.observe(ledger.group.replication());
+        }
         if tick % DEPTHS_EVERY == 0 {
             ledgers.values().for_each(LedgerGroup::observe_depths);
         }

@@ -21,7 +21,7 @@ use crate::{
     machine::{AnyReply, Machine},
     membership,
     network::FullPeers,
-    types::{Proposal, Types, term},
+    types::{LogId, Proposal, Types, term},
 };
 
 /// How long to wait until a majority confirms the leader.
@@ -51,6 +51,17 @@ pub struct Committed<R> {
     pub index: u64,
     /// The machine's reply.
     pub reply: R,
+}
+
+/// How the other voters follow, as their leader sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replication {
+    /// The voters of the group, the leader among them.
+    pub voters: usize,
+    /// Those that answered within the last second, the leader among them.
+    pub answering: usize,
+    /// Every other node that the leader replicates to, and how many bytes of the log it has not confirmed.
+    pub behind: Vec<(NodeId, u64)>,
 }
 
 /// Why a proposal failed.
@@ -251,6 +262,25 @@ impl GroupHandle {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Returns how the other voters follow; `None` unless this node leads.
+    #[must_use]
+    pub fn replication(&self) -> Option<Replication> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let followers = metrics.replication.as_ref().filter(|_| self.status.borrow().leading)?;
+        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let answers = |voter: &&u64| **voter == metrics.id || answered_recently(&metrics, NodeId(**voter));
+        let behind = |(node, matched): (&u64, &Option<LogId>)| {
+            let next = matched.as_ref().map_or(0, |matched| matched.index + 1);
+            (NodeId(*node), self.host.log.bytes_from(self.id, next))
+        };
+        let others = followers.iter().filter(|(node, _)| **node != metrics.id);
+        Some(Replication {
+            voters: voters.len(),
+            answering: voters.iter().filter(answers).count(),
+            behind: others.map(behind).collect(),
+        })
     }
 
     /// Returns the position of the last entry applied here.

@@ -17,7 +17,7 @@ mod types;
 mod wire;
 
 pub use disk_status::DiskStatus;
-pub use group::{Committed, Group, GroupHandle, ProposeError, Status};
+pub use group::{Committed, Group, GroupHandle, ProposeError, Replication, Status};
 pub use machine::{Entry, Machine, MachineError, MachineSnapshot};
 pub use membership::Caller;
 pub use network::{Connect, Purpose};

@@ -13,7 +13,7 @@ use postroad_core::{ClusterId, GroupId, NodeId};
 use postroad_proto::raft::{RejoinRequest, raft_service_client::RaftServiceClient};
 use postroad_raft::{
     Connect, DiskStatus, Entry, Group, Machine, MachineError, MachineSnapshot, Node, NodeConfig,
-    ProposeError, Purpose, Voter,
+    ProposeError, Purpose, Replication, Voter,
 };
 use postroad_storage::{Disk, DiskId, Fs, Identity, Log, LogConfig, OpenError, Origin, format, sim::SimFs};
 use tokio::{net::TcpListener, task::JoinHandle, time};
@@ -226,6 +226,20 @@ impl Cluster {
         }
     }
 
+    /// Waits until the leader sees its followers as expected.
+    async fn until_replication(&self, is_expected: impl Fn(&Replication) -> bool) {
+        let look = async {
+            loop {
+                let seen = self.node(self.leader().await).group.replication();
+                if seen.is_some_and(|seen| is_expected(&seen)) {
+                    return;
+                }
+                time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        time::timeout(Duration::from_secs(60), look).await.expect("the leader sees it");
+    }
+
     /// Proposes until it is committed.
     async fn commit(&self, head: &str, body: usize) -> u64 {
         loop {
@@ -316,6 +330,28 @@ async fn a_dead_node_is_called_a_few_times_a_second_and_catches_up_when_it_is_ba
     cluster.restart(dead).await;
     cluster.commit("after", 1000).await;
     cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_knows_which_voters_answer_and_how_far_each_is_behind() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.commit("before", 1000).await;
+    let is_whole =
+        |seen: &Replication| seen.answering == 3 && seen.behind.iter().all(|(_, bytes)| *bytes == 0);
+    cluster.until_replication(is_whole).await;
+    let leader = cluster.leader().await;
+    let dead = (leader + 1) % 3;
+    assert_eq!(cluster.node(dead).group.replication(), None, "only the leader knows");
+    cluster.kill(dead).await;
+    for number in 0..10 {
+        cluster.commit(&format!("entry {number}"), 10_000).await;
+    }
+    let node = cluster.voters[dead].node;
+    let is_behind =
+        |seen: &Replication| seen.behind.iter().any(|(of, bytes)| *of == node && *bytes >= 100_000);
+    cluster.until_replication(|seen| seen.voters == 3 && seen.answering == 2 && is_behind(seen)).await;
+    cluster.restart(dead).await;
+    cluster.until_replication(is_whole).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod fs;
 pub mod log;
+pub mod metrics;
 pub mod sim;
 
 mod batch;

@@ -2,10 +2,16 @@
 //!
 //! It needs no timer: while one batch is being synced, the next one fills.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use postroad_core::GroupId;
+use postroad_telemetry::Histogram;
 
 use crate::{
     EntryId,
@@ -13,6 +19,7 @@ use crate::{
     format::{BatchHeader, HEADER_BYTES, Kind, RecordFront},
     fs::{Fs, Store},
     log::{Identity, LogConfig, RESERVE_SEGMENTS},
+    metrics,
     segment::{AlignedBuffer, Segment, SegmentId, SegmentKind, round_up, spare_name},
     shared::{Job, RELAXED, Shared, no_room, stopped},
 };
@@ -59,6 +66,7 @@ pub(crate) struct Writer {
     written: BTreeMap<GroupId, (Option<Bytes>, Option<EntryId>)>,
     buffer: AlignedBuffer,
     front: Vec<u8>,
+    sync_seconds: Histogram,
 }
 
 impl Writer {
@@ -85,6 +93,7 @@ impl Writer {
             written,
             buffer: AlignedBuffer::default(),
             front: Vec::new(),
+            sync_seconds: metrics::sync_seconds(),
         }
     }
 
@@ -224,8 +233,10 @@ impl Writer {
         let (segment, start) = (open.segment.id, open.offset);
         self.encode(batch, segment, start);
         let Some(open) = self.open.of(batch.kind) else { return Err(stopped()) };
+        let began = Instant::now();
         open.segment.file.write_at(self.buffer.as_slice(), start)?;
         open.segment.file.sync()?;
+        self.sync_seconds.record(began.elapsed());
         let written = self.buffer.as_slice().len() as u64;
         open.offset += written;
         if start == 0 && batch.kind == SegmentKind::Entries {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,6 +10,19 @@ use std::{
 };
 
 use parking_lot::Mutex;
+
+use crate::catalogue::{Kind, Label, Metric};
+
+/// Written as text: components appear while the process starts.
+const READY: Metric = Metric::new(
+    Kind::Gauge,
+    "postroad_ready",
+    "1 while the component is ready; the process is ready, as /readyz says, while all of them are",
+    &[Label::few("component", "the components that /readyz names, such as `queue` and `disk`")],
+);
+
+/// The metric of readiness.
+pub static CATALOGUE: &[&Metric] = &[&READY];
 
 /// The components of a process and whether each is ready; a cheap handle.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +62,17 @@ impl Health {
         let components = self.components.lock();
         let not_ready = components.iter().filter(|(_, ready)| !ready.load(Ordering::Relaxed));
         not_ready.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Appends the readiness of every component in Prometheus' text format.
+    pub(crate) fn render_into(&self, text: &mut String) {
+        let Metric { name, kind, help, .. } = READY;
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {}", kind.as_str());
+        for (component, ready) in self.components.lock().iter() {
+            let ready = u8::from(ready.load(Ordering::Relaxed));
+            let _ = writeln!(text, "{name}{{component=\"{component}\"}} {ready}");
+        }
+        text.push('\n');
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod config;
+mod data_disk;
 mod health;
 pub mod mail_log;
 mod own_metrics;
@@ -21,7 +22,8 @@ pub mod trace;
 
 pub use catalogue::{Family, Kind, Label, Metric, Values};
 pub use config::{LogAddresses, LogFilter, LogFilterError, LogFormat, OtlpEndpoint, TelemetryConfig};
-pub use health::{Component, Health};
+pub use data_disk::{CATALOGUE as DATA_DISK_CATALOGUE, show_data_disk};
+pub use health::{CATALOGUE as HEALTH_CATALOGUE, Component, Health};
 pub use metrics::{Counter, Gauge, Histogram};
 pub use own_metrics::CATALOGUE;
 pub use process::CATALOGUE as PROCESS_CATALOGUE;

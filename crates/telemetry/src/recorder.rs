@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::{process, ranking};
+use crate::{data_disk, process, ranking};
 
 /// From half a millisecond, below any fsync, to the days that a deferred message may wait.
 const SECONDS: &[f64] = &[
@@ -58,5 +58,6 @@ pub fn render() -> String {
     let mut text = HANDLE.get().map(PrometheusHandle::render).unwrap_or_default();
     ranking::render_into(&mut text);
     process::render_into(&mut text);
+    data_disk::render_into(&mut text);
     text
 }

@@ -19,8 +19,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Returns the routes, for another router or for [`serve`].
 pub fn router(health: Health) -> Router {
+    let shown = health.clone();
     Router::new()
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(move || std::future::ready(metrics(&shown))))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(move || std::future::ready(ready(&health))))
 }
@@ -52,8 +53,10 @@ async fn serve_routes(listener: TcpListener, health: Health, shutdown: Cancellat
     }
 }
 
-async fn metrics() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render())
+fn metrics(health: &Health) -> impl IntoResponse + use<> {
+    let mut text = render();
+    health.render_into(&mut text);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 fn ready(health: &Health) -> (StatusCode, String) {

@@ -102,8 +102,10 @@ async fn health_and_readiness_are_served_over_http() {
     assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
     let response = fetch(address, "/readyz").await;
     assert!(response.starts_with("HTTP/1.1 503") && response.ends_with("not ready: raft\n"), "{response}");
+    assert!(fetch(address, "/metrics").await.contains("\npostroad_ready{component=\"raft\"} 0\n"));
     raft.set_ready(true);
     assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(fetch(address, "/metrics").await.contains("\npostroad_ready{component=\"raft\"} 1\n"));
     assert!(fetch(address, "/metrics").await.contains("postroad_build_info{version="));
     assert!(fetch(address, "/other").await.starts_with("HTTP/1.1 404"));
 

@@ -14,6 +14,7 @@ use rustls::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{TlsError, certified_key, provider, read};
+use crate::{identity::end_of_certificate, metrics};
 
 /// The certificate that listeners present, whatever server name the client sends (SNI).
 ///
@@ -89,7 +90,17 @@ impl ServerTls {
         }
         self.current.0.store(Arc::new(certified_key(&found.0, &found.1)?));
         *loaded = found;
+        drop(loaded);
+        self.record_end();
         Ok(true)
+    }
+
+    /// Records when the certificate ends; each reload does so again.
+    pub fn record_end(&self) {
+        let current = self.current.0.load();
+        if let Some(Ok(end)) = current.cert.first().map(end_of_certificate) {
+            metrics::certificate_ends("listener", end);
+        }
     }
 
     /// Returns an acceptor for one listener.

@@ -22,7 +22,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::NodeStream;
 use crate::{
-    identity::{Expect, PeerIdentity},
+    identity::{Expect, PeerIdentity, end_of_certificate},
     metrics,
     tls::{TlsError, certificates, certified_key, provider, read},
 };
@@ -49,6 +49,8 @@ struct Source {
 struct Keys {
     identity: PeerIdentity,
     own: Arc<CertifiedKey>,
+    /// The end of the CA certificate that ends last, in seconds since the epoch.
+    authority_ends: i64,
     roots: Arc<RootCertStore>,
     server: Arc<ServerConfig>,
 }
@@ -92,7 +94,18 @@ impl NodeTls {
         }
         self.current.store(Arc::new(Keys::new(&found[0], &found[1], &found[2])?));
         *loaded = found;
+        drop(loaded);
+        self.record_ends();
         Ok(true)
+    }
+
+    /// Records when the certificates of this node and of the CA end; each reload does so again.
+    pub fn record_ends(&self) {
+        let keys = self.current.load();
+        metrics::certificate_ends("authority", keys.authority_ends);
+        if let Some(Ok(end)) = keys.own.cert.first().map(end_of_certificate) {
+            metrics::certificate_ends("node", end);
+        }
     }
 
     /// Returns the identity of this node.
@@ -153,12 +166,14 @@ impl Keys {
         let leaf = own.end_entity_cert().map_err(TlsError::Unusable)?;
         let identity = PeerIdentity::of_certificate(leaf)?;
         let mut roots = RootCertStore::empty();
+        let mut authority_ends = 0;
         for certificate in certificates(authority)? {
+            authority_ends = end_of_certificate(&certificate)?.max(authority_ends);
             roots.add(certificate).map_err(TlsError::Unusable)?;
         }
         let roots = Arc::new(roots);
         let server = Arc::new(server(&own, &roots, identity)?);
-        Ok(Self { identity, own, roots, server })
+        Ok(Self { identity, own, authority_ends, roots, server })
     }
 
     fn client(&self, expect: Expect) -> Result<ClientConfig, TlsError> {
