@@ -9,7 +9,7 @@ use clap_complete::{aot, generate};
 use crate::{
     classify,
     cli::{Cli, ClusterCommand, Command, ConfigCommand, Shell},
-    cluster, config, dev, operator, roles,
+    cluster, config, dev, operator, pod, roles, send,
 };
 
 /// Returns what is to be printed at the end.
@@ -32,10 +32,16 @@ pub fn run(command: Command) -> Result<String> {
         Command::Cluster(ClusterCommand::Join(args)) => cluster::join(&args),
         Command::Cluster(ClusterCommand::Form(args)) => roles::form(&args.config),
         Command::Cluster(ClusterCommand::Rejoin(args)) => roles::rejoin(&args.config),
+        Command::Cluster(ClusterCommand::Authority(args)) => on_runtime(pod::authority(&args)),
+        Command::Cluster(ClusterCommand::Certificate(args)) => cluster::certificate(&args),
+        Command::Cluster(ClusterCommand::Prepare(args)) => on_runtime(pod::prepare(&args)),
+        Command::Cluster(ClusterCommand::Formed(args)) => on_runtime(pod::formed(&args)),
         Command::Apply(args) => on_runtime(operator::apply_file(&args)),
         Command::Get(args) => on_runtime(operator::get(&args)),
         Command::Message(command) => on_runtime(operator::message(&command)),
         Command::Context(command) => operator::context(&command),
+        Command::Send(args) => on_runtime(send::run(&args)),
+        Command::Idle => on_runtime(pod::idle()).map(silent),
         Command::Classify(args) => classify::run(&args),
         Command::Completion(args) => completion(args.shell),
     }

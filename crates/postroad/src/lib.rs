@@ -12,12 +12,15 @@ pub mod dev;
 pub mod metrics;
 pub mod operator;
 pub mod output;
+pub mod pod;
 pub mod policy;
 pub mod roles;
 pub mod route;
 pub mod sections;
+pub mod send;
 
 mod components;
+mod http;
 mod resolver;
 mod signal;
 mod template;
