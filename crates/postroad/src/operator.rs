@@ -1,9 +1,12 @@
 //! The operator's commands, and which cluster they talk to.
 
 mod apply;
+mod confirm;
 mod context;
+mod edit;
 mod error;
 mod message;
+mod policy;
 mod target;
 
 use std::{sync::Arc, time::Duration};
@@ -15,11 +18,13 @@ use postroad_core::GroupId;
 use postroad_directory::View;
 use postroad_net::{Expect, NodeTls, Role, TlsError, Transport};
 
-pub use apply::{apply_file, get};
+pub use apply::{apply_file, diff};
 pub use context::context;
 pub(crate) use context::context_name;
+pub use edit::{delete, edit};
 pub use error::{EXIT_STATUS_HELP, OperatorError, exit_code};
 pub use message::message;
+pub use policy::{describe, export, get};
 
 use self::target::Target;
 use crate::{
@@ -37,7 +42,7 @@ pub(crate) const DEV_PORT: u16 = 7070;
 pub(crate) const WITHIN: Duration = Duration::from_secs(10);
 
 /// The queue nodes that an operator's command talks to.
-struct Operator {
+pub(crate) struct Operator {
     endpoints: Endpoints,
     /// How a person names them.
     addresses: String,
@@ -46,13 +51,13 @@ struct Operator {
 
 impl Operator {
     /// Reads which cluster is meant; connections are opened by the first call.
-    fn connect(target: &TargetArgs) -> anyhow::Result<Self> {
+    pub(crate) fn connect(target: &TargetArgs) -> anyhow::Result<Self> {
         let (endpoints, addresses) = Target::of(target)?.endpoints()?;
         let leaders = LeaderWatch::start(&endpoints);
         Ok(Self { endpoints, addresses, leaders })
     }
 
-    fn calls(&self) -> LeaderCalls {
+    pub(crate) fn calls(&self) -> LeaderCalls {
         LeaderCalls::new(&self.endpoints, &self.leaders.subscribe())
     }
 
