@@ -1,5 +1,6 @@
 //! The command line: one subcommand per role, and the operator's commands.
 
+pub mod certificate;
 pub mod policy;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -9,7 +10,10 @@ use ipnet::IpNet;
 use postroad_core::{Domain, GroupId, MessageId, NodeId};
 use postroad_settings::HostPort;
 
-use self::policy::{DeleteArgs, DescribeArgs, DiffArgs, EditArgs, ExportArgs, GetArgs};
+use self::{
+    certificate::CertificateCommand,
+    policy::{DeleteArgs, DescribeArgs, DiffArgs, EditArgs, ExportArgs, GetArgs},
+};
 use crate::{output::OutputArgs, route::RouteArgument};
 
 /// A mail delivery cluster that an organisation runs itself.
@@ -54,6 +58,9 @@ pub enum Command {
     Edit(EditArgs),
     /// Delete items of the policy in force
     Delete(DeleteArgs),
+    /// Show, renew and replace the certificates between nodes
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
     /// Show, hold, release or cancel one message
     #[command(subcommand)]
     Message(MessageCommand),

@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use clap_complete::{aot, generate};
 
 use crate::{
-    classify,
+    certificate, classify,
     cli::{Cli, ClusterCommand, Command, ConfigCommand, Shell},
     cluster, config, dev, operator, roles,
 };
@@ -39,6 +39,7 @@ pub fn run(command: Command) -> Result<String> {
         Command::Export(args) => on_runtime(operator::export(&args)),
         Command::Edit(args) => on_runtime(operator::edit(&args)),
         Command::Delete(args) => on_runtime(operator::delete(&args)),
+        Command::Certificate(command) => on_runtime(certificate::run(&command)),
         Command::Message(command) => on_runtime(operator::message(&command)),
         Command::Context(command) => operator::context(&command),
         Command::Classify(args) => classify::run(&args),

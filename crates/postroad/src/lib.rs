@@ -2,6 +2,7 @@
 //!
 //! It is a library too, so that tests can generate the reference pages.
 
+pub mod certificate;
 pub mod classify;
 pub mod cli;
 pub mod cluster;
@@ -18,6 +19,7 @@ pub mod route;
 pub mod sections;
 
 mod components;
+mod nodes;
 mod resolver;
 mod signal;
 mod template;

@@ -19,6 +19,7 @@ use postroad_directory::View;
 use postroad_net::{Expect, NodeTls, Role, TlsError, Transport};
 
 pub use apply::{apply_file, diff};
+pub(crate) use confirm::confirm;
 pub use context::context;
 pub(crate) use context::context_name;
 pub use edit::{delete, edit};
@@ -57,6 +58,11 @@ impl Operator {
         Ok(Self { endpoints, addresses, leaders })
     }
 
+    /// Returns channels to the queue nodes.
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
     pub(crate) fn calls(&self) -> LeaderCalls {
         LeaderCalls::new(&self.endpoints, &self.leaders.subscribe())
     }
@@ -68,6 +74,11 @@ impl Operator {
     /// Returns the directory, not older than what its leader has now.
     async fn view(&self, action: &str) -> Result<Arc<View>, OperatorError> {
         view(&self.endpoints, &self.directory()).await.map_err(|error| self.failed(action, error))
+    }
+
+    /// Says that no queue node answered.
+    pub(crate) fn unreachable(&self, action: &str, cause: String) -> OperatorError {
+        OperatorError::Unreachable { action: action.to_owned(), addresses: self.addresses.clone(), cause }
     }
 
     /// Says what a failed call means for the command, whose purpose is `action`.
