@@ -1,6 +1,7 @@
 //! The command line: one subcommand per role, and the operator's commands.
 
 pub mod certificate;
+pub mod doctor;
 pub mod policy;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -12,6 +13,7 @@ use postroad_settings::HostPort;
 
 use self::{
     certificate::CertificateCommand,
+    doctor::{DoctorArgs, SupportCommand},
     policy::{DeleteArgs, DescribeArgs, DiffArgs, EditArgs, ExportArgs, GetArgs},
 };
 use crate::{output::OutputArgs, route::RouteArgument};
@@ -61,6 +63,11 @@ pub enum Command {
     /// Show, renew and replace the certificates between nodes
     #[command(subcommand)]
     Certificate(CertificateCommand),
+    /// Check the cluster, and with a role this machine as a node: each finding says what to do
+    Doctor(DoctorArgs),
+    /// Gather what others need to help
+    #[command(subcommand)]
+    Support(SupportCommand),
     /// Show, hold, release or cancel one message
     #[command(subcommand)]
     Message(MessageCommand),

@@ -9,7 +9,7 @@ use clap_complete::{aot, generate};
 use crate::{
     certificate, classify,
     cli::{Cli, ClusterCommand, Command, ConfigCommand, Shell},
-    cluster, config, dev, operator, roles,
+    cluster, config, dev, doctor, operator, roles, support,
 };
 
 /// Returns what is to be printed at the end.
@@ -40,6 +40,8 @@ pub fn run(command: Command) -> Result<String> {
         Command::Edit(args) => on_runtime(operator::edit(&args)),
         Command::Delete(args) => on_runtime(operator::delete(&args)),
         Command::Certificate(command) => on_runtime(certificate::run(&command)),
+        Command::Doctor(args) => on_runtime(doctor::run(&args)),
+        Command::Support(command) => on_runtime(support::run(&command)),
         Command::Message(command) => on_runtime(operator::message(&command)),
         Command::Context(command) => operator::context(&command),
         Command::Classify(args) => classify::run(&args),

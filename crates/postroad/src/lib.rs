@@ -10,6 +10,7 @@ pub mod command;
 pub mod config;
 pub mod demo;
 pub mod dev;
+pub mod doctor;
 pub mod metrics;
 pub mod operator;
 pub mod output;
@@ -17,6 +18,7 @@ pub mod policy;
 pub mod roles;
 pub mod route;
 pub mod sections;
+pub mod support;
 
 mod components;
 mod nodes;

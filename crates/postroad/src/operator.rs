@@ -58,6 +58,15 @@ impl Operator {
         Ok(Self { endpoints, addresses, leaders })
     }
 
+    /// Reads which cluster a node belongs to, and calls it as that node.
+    pub(crate) fn of_node(cluster: &ClusterSection) -> anyhow::Result<Self> {
+        let endpoints = cluster.endpoints(&Transport::Mutual(cluster.node_tls()?));
+        let nodes = cluster.queue.iter().map(|queue| format!("`{}`", queue.address));
+        let addresses = nodes.collect::<Vec<_>>().join(", ");
+        let leaders = LeaderWatch::start(&endpoints);
+        Ok(Self { endpoints, addresses, leaders })
+    }
+
     /// Returns channels to the queue nodes.
     pub(crate) fn endpoints(&self) -> &Endpoints {
         &self.endpoints
@@ -74,6 +83,17 @@ impl Operator {
     /// Returns the directory, not older than what its leader has now.
     async fn view(&self, action: &str) -> Result<Arc<View>, OperatorError> {
         view(&self.endpoints, &self.directory()).await.map_err(|error| self.failed(action, error))
+    }
+
+    /// Returns the directory as one of the queue nodes has it, which may not be the latest: any node may ask for that.
+    pub(crate) async fn watched_view(&self) -> Result<Arc<View>, String> {
+        let watch = DirectoryWatch::start(&self.endpoints);
+        let mut views = watch.subscribe();
+        let known = tokio::time::timeout(WITHIN / 2, views.wait_for(|view| view.revision() > 0)).await;
+        match known {
+            Ok(Ok(view)) => Ok(Arc::clone(&view)),
+            Ok(Err(_)) | Err(_) => Err("no queue node sent a policy in time".to_owned()),
+        }
     }
 
     /// Says that no queue node answered.
