@@ -84,7 +84,7 @@ impl Deliverer {
                 In::ReportAck(ack) => {
                     self.unacknowledged = self.unacknowledged.split_off(&(ack.through + 1));
                 }
-                In::Leading(_) | In::Recalls(_) => {}
+                In::Leading(_) | In::Recalls(_) | In::Probe(_) => {}
             }
         }
     }
