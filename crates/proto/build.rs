@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "postroad/queue/v1/queue.proto",
     "postroad/log/v1/log.proto",
     "postroad/raft/v1/raft.proto",
+    "postroad/node/v1/node.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

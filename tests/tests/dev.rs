@@ -143,7 +143,7 @@ async fn two_run_side_by_side_and_a_given_port_that_is_taken_names_its_flag() {
     for dev in [&one, &other] {
         send(dev).await;
         captured(dev, 1).await;
-        let policy = postroad(&["get", "tenants", "--server", &dev.address("--server").to_string()]).await;
+        let policy = postroad(&["export", "tenants", "--server", &dev.address("--server").to_string()]).await;
         assert!(policy.contains("name: demo"), "{policy}");
     }
     for flag in [
@@ -241,20 +241,20 @@ async fn kept_data_has_the_sandbox_and_the_applied_policy_but_not_the_routes_of_
     dev.stop().await;
 
     let dev = Dev::start(&routed).await;
-    let routes = postroad(&["get", "routes", "--server", &operator]).await;
+    let routes = postroad(&["export", "routes", "--server", &operator]).await;
     assert!(routes.contains("x.example") && routes.contains("kept.example"), "{routes}");
     captured(&dev, 1).await;
     dev.stop().await;
 
     let dev = Dev::start(&flags).await;
-    let routes = postroad(&["get", "routes", "--server", &operator]).await;
+    let routes = postroad(&["export", "routes", "--server", &operator]).await;
     assert!(!routes.contains("x.example") && routes.contains("kept.example"), "{routes}");
     send(&dev).await;
     captured(&dev, 2).await;
     dev.stop().await;
 
     let dev = Dev::start(&[&flags[..], &["--deliver"]].concat()).await;
-    let routes = postroad(&["get", "routes", "--server", &operator]).await;
+    let routes = postroad(&["export", "routes", "--server", &operator]).await;
     assert!(!routes.contains("'*'") && routes.contains("kept.example"), "{routes}");
     dev.stop().await;
 }

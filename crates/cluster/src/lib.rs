@@ -5,12 +5,14 @@
 pub mod call;
 pub mod directory;
 pub mod leaders;
+pub mod nodes;
 pub mod submit;
 pub mod watch;
 
 pub use call::{CallError, LeaderCalls};
 pub use directory::{Applied, ApplyOptions, Claim, DirectoryClient, Renewed, SuspendOptions, Suspended};
 pub use leaders::{Endpoints, Leader, LeaderTable, LeaderWatch};
+pub use nodes::{AboutNode, AnnouncedNode, NodeList, announce, list_nodes};
 pub use submit::{SubmitConfig, SubmitError, Submitter};
 pub use watch::DirectoryWatch;
 

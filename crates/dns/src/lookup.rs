@@ -62,6 +62,21 @@ pub(crate) async fn addresses(resolver: &TokioResolver, host: &Domain) -> Result
     }
 }
 
+/// Returns the names of an address (PTR); empty when it has none.
+pub(crate) async fn names(resolver: &TokioResolver, address: IpAddr) -> Result<Vec<String>, DnsError> {
+    let answer = resolver.lookup(Name::from(address), RecordType::PTR).await;
+    let lookup = match records(answer) {
+        Ok(Some(lookup)) => lookup,
+        Ok(None) | Err(DnsError::NoSuchDomain) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let names = lookup.answers().iter().filter_map(|record| match &record.data {
+        RData::PTR(name) => Some(without_root(&name.0)),
+        _ => None,
+    });
+    Ok(names.take(ADDRESSES_MAX).collect())
+}
+
 /// Classifies an answer: records, no records of this type, no such name, or failure.
 fn records(
     answer: Result<hickory_resolver::lookup::Lookup, NetError>,

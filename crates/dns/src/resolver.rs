@@ -119,6 +119,16 @@ impl Resolver {
         if addresses.is_empty() { Err(DnsError::NoAddress) } else { Ok(addresses) }
     }
 
+    /// Returns the names of an address (PTR), in lower case; none when it has no such record.
+    ///
+    /// # Errors
+    /// The lookup failed.
+    pub async fn names(&self, address: IpAddr) -> Result<Vec<String>, DnsError> {
+        let asked = timeout(TOTAL_TIMEOUT, lookup::names(&self.inner.resolver, address)).await;
+        let names = asked.unwrap_or_else(|_| Err(timed_out()))?;
+        Ok(names.iter().map(|name| name.to_ascii_lowercase()).collect())
+    }
+
     /// Returns the site of `domain`, or the domain itself when the lookup fails or takes longer than `limit`.
     ///
     /// The result is cached, so a slow lookup delays one message and not each.

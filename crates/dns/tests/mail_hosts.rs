@@ -6,7 +6,7 @@ mod fake;
 
 use std::{net::IpAddr, time::Duration};
 
-use fake::{Answer, FakeDns, Zone, a, aaaa, alias, mx};
+use fake::{Answer, FakeDns, Zone, a, aaaa, alias, mx, ptr};
 use hickory_resolver::proto::{op::ResponseCode, rr::RecordType};
 use postroad_core::Domain;
 use postroad_dns::{DnsError, MailHosts, Resolver};
@@ -218,4 +218,20 @@ async fn a_configured_host_may_be_an_address() {
         assert_eq!(resolver.addresses(host).await.unwrap(), [expected.parse::<IpAddr>().unwrap()]);
     }
     assert_eq!(resolver.addresses("missing.example").await, Err(DnsError::NoAddress));
+}
+
+#[tokio::test]
+async fn an_address_has_the_names_that_its_ptr_records_say() {
+    let zone = [
+        (("7.2.0.192.in-addr.arpa", RecordType::PTR), ptr(&["Mail.Example.org", "other.example.org"])),
+        (("8.2.0.192.in-addr.arpa", RecordType::TXT), a(&[])),
+        (("9.2.0.192.in-addr.arpa", RecordType::PTR), Answer::Failure(ResponseCode::ServFail)),
+    ];
+    let server = FakeDns::start(zone.into()).await;
+    let resolver = Resolver::at(server.address);
+    let names = async |last: u8| resolver.names(IpAddr::from([192, 0, 2, last])).await;
+    assert_eq!(names(7).await.unwrap(), ["mail.example.org", "other.example.org"]);
+    assert_eq!(names(8).await.unwrap(), [""; 0], "it has no such record");
+    assert_eq!(names(10).await.unwrap(), [""; 0], "it does not exist");
+    assert!(names(9).await.unwrap_err().is_ours(), "nobody knows");
 }

@@ -1,9 +1,9 @@
 //! The certificate authority (CA) of a cluster, which issues the certificates of its nodes.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, chown},
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -178,6 +178,30 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(content)?;
     file.sync_all()
+}
+
+/// Replaces the content of a file at once: readers see the old or the new one. Owner and mode stay those of the old one.
+///
+/// # Errors
+/// The file does not exist or cannot be written, or its owner cannot be kept.
+pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let old = fs::metadata(path)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    // Left by a call that was interrupted.
+    let _ = fs::remove_file(&new);
+    let written = write_new(&new, content, 0o600).and_then(|()| {
+        let (owner, group) = (Some(old.uid()), Some(old.gid()));
+        if owner != Some(fs::metadata(&new)?.uid()) || group != Some(fs::metadata(&new)?.gid()) {
+            chown(&new, owner, group)?;
+        }
+        fs::set_permissions(&new, old.permissions())?;
+        fs::rename(&new, path)
+    });
+    written.inspect_err(|_| drop(fs::remove_file(&new)))?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// The parameters of the CA certificate, from which the issuer is rebuilt.

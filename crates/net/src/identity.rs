@@ -132,12 +132,6 @@ pub(crate) fn name_of_authority(cluster: ClusterId) -> String {
     format!("{SCHEME}cluster/{cluster}")
 }
 
-/// Reads when a certificate ends, in seconds since the epoch.
-pub(crate) fn end_of_certificate(certificate: &CertificateDer<'_>) -> Result<i64, IdentityError> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| IdentityError::Certificate)?;
-    Ok(parsed.validity().not_after.timestamp())
-}
-
 fn postroad_uri(certificate: &CertificateDer<'_>) -> Result<String, IdentityError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| IdentityError::Certificate)?;
     let mut names = parsed.extensions().iter().flat_map(|extension| match extension.parsed_extension() {

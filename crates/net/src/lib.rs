@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod authority;
+pub mod certificate;
 pub mod connect;
 pub mod identity;
 pub mod metrics;
@@ -18,7 +19,10 @@ mod testing;
 mod timer;
 
 pub use authority::{AuthorityError, ClusterAuthority, NodeCertificate};
+pub use certificate::{Certificate, KeyId};
 pub use connect::{ConnectError, Denied, Guard};
 pub use identity::{Expect, PeerIdentity, PeerInfo, Role, peer_info};
 pub use tls::{ClientTls, ServerTls, TlsError};
-pub use transport::{MemoryNet, NodeListener, NodeStream, NodeTls, Transport, server_builder};
+pub use transport::{
+    CertificateFacts, MemoryNet, NodeListener, NodeStream, NodeTls, Transport, server_builder,
+};

@@ -1,5 +1,6 @@
 //! The metrics of listeners and connections.
 
+use postroad_core::Timestamp;
 use postroad_smtp::tolerance::Tolerance;
 use postroad_telemetry::{Counter, Gauge, Label};
 
@@ -58,8 +59,8 @@ pub(crate) fn node_handshake_failed(side: &'static str) {
     NODE_HANDSHAKES.with([side]).increment(1);
 }
 
-pub(crate) fn certificate_ends(certificate: &'static str, seconds_since_epoch: i64) {
-    CERTIFICATE_ENDS.with([certificate]).set(seconds_since_epoch as f64);
+pub(crate) fn certificate_ends(certificate: &'static str, end: Timestamp) {
+    CERTIFICATE_ENDS.with([certificate]).set((end.as_millis() / 1000) as f64);
 }
 
 pub(crate) fn connect_denied() {

@@ -19,7 +19,7 @@ mod tests;
 
 pub use listener::NodeListener;
 pub use memory::MemoryNet;
-pub use mutual::NodeTls;
+pub use mutual::{CertificateFacts, NodeTls};
 pub use stream::NodeStream;
 
 use crate::identity::Expect;

@@ -1,5 +1,9 @@
 //! The command line: one subcommand per role, and the operator's commands.
 
+pub mod certificate;
+pub mod doctor;
+pub mod policy;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -8,7 +12,12 @@ use postroad_core::{Address, ClusterId, Domain, GroupId, MessageId, NodeId};
 use postroad_net::Role;
 use postroad_settings::HostPort;
 
-use crate::{output::OutputArgs, policy::PolicyKind, route::RouteArgument};
+use self::{
+    certificate::CertificateCommand,
+    doctor::{DoctorArgs, SupportCommand},
+    policy::{DeleteArgs, DescribeArgs, DiffArgs, EditArgs, ExportArgs, GetArgs},
+};
+use crate::{output::OutputArgs, route::RouteArgument};
 
 /// A mail delivery cluster that an organisation runs itself.
 #[derive(Debug, Parser)]
@@ -40,8 +49,26 @@ pub enum Command {
     Cluster(ClusterCommand),
     /// Apply a policy file: tenants, credentials, pools, sources, limits and routes
     Apply(ApplyArgs),
-    /// Print the policy in force, as a policy file without keys and passwords
+    /// Show the items of the policy in force, without keys and passwords
     Get(GetArgs),
+    /// Show one item with what refers to it and what follows from it
+    Describe(DescribeArgs),
+    /// Show what `apply` would change; status 5 when it is something
+    Diff(DiffArgs),
+    /// Print the policy in force, or some of its items, as a policy file without keys and passwords
+    Export(ExportArgs),
+    /// Open items of the policy in force in an editor (`VISUAL`, `EDITOR`), and apply what is saved
+    Edit(EditArgs),
+    /// Delete items of the policy in force
+    Delete(DeleteArgs),
+    /// Show, renew and replace the certificates between nodes
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
+    /// Check the cluster, and with a role this machine as a node: each finding says what to do
+    Doctor(DoctorArgs),
+    /// Gather what others need to help
+    #[command(subcommand)]
+    Support(SupportCommand),
     /// Show, hold, release or cancel one message
     #[command(subcommand)]
     Message(MessageCommand),
@@ -437,19 +464,6 @@ pub struct ApplyArgs {
     /// Accept the removal of items that do not exist
     #[arg(long)]
     pub ignore_missing: bool,
-    /// Which cluster
-    #[command(flatten)]
-    pub target: TargetArgs,
-}
-
-/// Flags of `get`.
-#[derive(Args, Debug)]
-pub struct GetArgs {
-    /// Only items of this kind
-    pub kind: Option<PolicyKind>,
-    /// Only the item with this name; a route is named by its domain
-    #[arg(requires = "kind")]
-    pub name: Option<String>,
     /// Which cluster
     #[command(flatten)]
     pub target: TargetArgs,

@@ -1,5 +1,9 @@
 //! `postroad cluster init` and `join`: the files that identify a cluster and its nodes.
 
+mod rotation;
+
+pub(crate) use rotation::Rotation;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -8,8 +12,8 @@ use std::{
 use anyhow::{Context, ensure};
 use postroad_core::{ClusterId, Domain, GroupId, NodeId};
 use postroad_net::{
-    Role,
-    authority::{ClusterAuthority, write_new_file, write_secret},
+    Certificate, PeerIdentity, Role,
+    authority::{ClusterAuthority, NodeCertificate, replace_file, write_new_file, write_secret},
 };
 use postroad_settings::{Rules, Source, print, require, settings};
 
@@ -105,19 +109,14 @@ impl ClusterDirectory {
     /// The node's id is not allowed, or a file cannot be written.
     pub(crate) fn join(&self, template: &NodeTemplate<'_>) -> anyhow::Result<PathBuf> {
         let NodeTemplate { role, node, out, .. } = template;
-        let queue = self.file.queue.iter().find(|queue| queue.node == *node);
-        let mut names = Vec::new();
-        if *role == RoleName::Queue {
-            let queue = queue.with_context(|| {
-                format!(
-                    "`cluster.toml` has no queue node `{node}`; `cluster init --queue` sets the queue nodes"
-                )
-            })?;
-            names.push(queue.address.host().trim_matches(['[', ']']).to_owned());
-        } else {
-            ensure!(queue.is_none() && *node != OPERATOR, "node id `{node}` is already in use (`--node`)");
-        }
+        let names = self.names_of(net_role(*role), *node)?;
         fs::create_dir_all(out).with_context(|| format!("cannot create `{}` (`--out`)", out.display()))?;
+        let certificate = out.join(format!("{}.pem", role.as_str()));
+        ensure!(
+            !certificate.exists(),
+            "`{}` exists: `postroad certificate renew` replaces the certificate of a node that has joined",
+            certificate.display()
+        );
         self.issue(net_role(*role), *node, &names, out, role.as_str())?;
         public(&out.join("authority.pem"), self.authority.certificate_pem())?;
         let config = out.join(format!("{}.toml", role.as_str()));
@@ -135,6 +134,69 @@ impl ClusterDirectory {
             .with_context(|| format!("cannot write `{}`", config.display()))
     }
 
+    /// Replaces the certificate and key of a node or operator, and the authorities beside them; nothing else.
+    ///
+    /// # Errors
+    /// The node is not one that the cluster can have, or a file cannot be written.
+    pub(crate) fn renew(
+        &self,
+        identity: PeerIdentity,
+        out: &Path,
+        stem: &str,
+    ) -> anyhow::Result<Certificate> {
+        let names = self.names_of(identity.role, identity.node)?;
+        let NodeCertificate { certificate_pem, key_pem } =
+            self.issued(identity.role, identity.node, &names)?;
+        let replace = |name: &str, text: &str| {
+            let file = out.join(name);
+            replace_file(&file, text.as_bytes()).with_context(|| format!("cannot write `{}`", file.display()))
+        };
+        if out != self.path {
+            replace("authority.pem", self.authority.certificate_pem())?;
+        }
+        // A node that reads the files between these two finds that they do not match, and reads them again in a minute.
+        replace(&format!("{stem}.key"), &key_pem)?;
+        replace(&format!("{stem}.pem"), &certificate_pem)?;
+        Ok(Certificate::all_of_pem(certificate_pem.as_bytes())?.swap_remove(0))
+    }
+
+    /// Replaces the operator's certificate and key.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn renew_operator(&self) -> anyhow::Result<Certificate> {
+        let identity = PeerIdentity { cluster: self.file.id, role: Role::Operator, node: OPERATOR };
+        self.renew(identity, &self.path, "operator")
+    }
+
+    /// The names in a node's certificate, which other tools check: a queue node's address.
+    fn names_of(&self, role: Role, node: NodeId) -> anyhow::Result<Vec<String>> {
+        let queue = self.file.queue.iter().find(|queue| queue.node == node);
+        match (role, queue) {
+            (Role::Queue, Some(queue)) => Ok(vec![queue.address.host().trim_matches(['[', ']']).to_owned()]),
+            (Role::Queue, None) => anyhow::bail!(
+                "`cluster.toml` has no queue node `{node}`; `cluster init --queue` sets the queue nodes"
+            ),
+            (Role::Operator, _) => Ok(Vec::new()),
+            (_, queue) => {
+                ensure!(queue.is_none() && node != OPERATOR, "node id `{node}` is already in use (`--node`)");
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Issues a certificate, and makes sure that nodes will accept it.
+    fn issued(&self, role: Role, node: NodeId, names: &[String]) -> anyhow::Result<NodeCertificate> {
+        let issued = self.authority.issue(role, node, names)?;
+        let signed_by = Certificate::all_of_pem(issued.certificate_pem.as_bytes())?.swap_remove(0).signed_by;
+        let authorities = Certificate::all_of_pem(self.authority.certificate_pem().as_bytes())?;
+        ensure!(
+            authorities.iter().any(|authority| authority.key == signed_by),
+            "`authority.key` is not the key of a certificate in `authority.pem`"
+        );
+        Ok(issued)
+    }
+
     /// Returns the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -149,7 +211,7 @@ impl ClusterDirectory {
         out: &Path,
         stem: &str,
     ) -> anyhow::Result<()> {
-        let issued = self.authority.issue(role, node, names)?;
+        let issued = self.issued(role, node, names)?;
         let (certificate, key) = (out.join(format!("{stem}.pem")), out.join(format!("{stem}.key")));
         issued.write(&certificate, &key).with_context(|| format!("cannot write `{}`", certificate.display()))
     }
@@ -159,7 +221,7 @@ fn public(path: &Path, text: &str) -> anyhow::Result<()> {
     write_new_file(path, text.as_bytes()).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
-fn net_role(role: RoleName) -> Role {
+pub(crate) fn net_role(role: RoleName) -> Role {
     match role {
         RoleName::Ingress => Role::Ingress,
         RoleName::Queue => Role::Queue,

@@ -7,9 +7,9 @@ use clap::CommandFactory;
 use clap_complete::{aot, generate};
 
 use crate::{
-    classify,
+    certificate, classify,
     cli::{Cli, ClusterCommand, Command, ConfigCommand, Shell},
-    cluster, config, dev, operator, pod, roles, send,
+    cluster, config, dev, doctor, operator, pod, roles, send, support,
 };
 
 /// Returns what is to be printed at the end.
@@ -38,6 +38,14 @@ pub fn run(command: Command) -> Result<String> {
         Command::Cluster(ClusterCommand::Formed(args)) => on_runtime(pod::formed(&args)),
         Command::Apply(args) => on_runtime(operator::apply_file(&args)),
         Command::Get(args) => on_runtime(operator::get(&args)),
+        Command::Describe(args) => on_runtime(operator::describe(&args)),
+        Command::Diff(args) => on_runtime(operator::diff(&args)),
+        Command::Export(args) => on_runtime(operator::export(&args)),
+        Command::Edit(args) => on_runtime(operator::edit(&args)),
+        Command::Delete(args) => on_runtime(operator::delete(&args)),
+        Command::Certificate(command) => on_runtime(certificate::run(&command)),
+        Command::Doctor(args) => on_runtime(doctor::run(&args)),
+        Command::Support(command) => on_runtime(support::run(&command)),
         Command::Message(command) => on_runtime(operator::message(&command)),
         Command::Context(command) => operator::context(&command),
         Command::Send(args) => on_runtime(send::run(&args)),

@@ -1,9 +1,12 @@
 //! The operator's commands, and which cluster they talk to.
 
 mod apply;
+mod confirm;
 mod context;
+mod edit;
 mod error;
 mod message;
+mod policy;
 mod target;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -15,11 +18,14 @@ use postroad_core::GroupId;
 use postroad_directory::View;
 use postroad_net::{Expect, NodeTls, Role, TlsError, Transport};
 
-pub use apply::{apply_file, get};
+pub use apply::{apply_file, diff};
+pub(crate) use confirm::confirm;
 pub use context::context;
 pub(crate) use context::context_name;
+pub use edit::{delete, edit};
 pub use error::{EXIT_STATUS_HELP, OperatorError, exit_code};
 pub use message::message;
+pub use policy::{describe, export, get};
 
 use self::target::Target;
 use crate::{
@@ -38,7 +44,7 @@ pub(crate) const DEV_PORT: u16 = 7070;
 pub(crate) const WITHIN: Duration = Duration::from_secs(10);
 
 /// The queue nodes that an operator's command talks to.
-struct Operator {
+pub(crate) struct Operator {
     endpoints: Endpoints,
     /// How a person names them.
     addresses: String,
@@ -47,13 +53,27 @@ struct Operator {
 
 impl Operator {
     /// Reads which cluster is meant; connections are opened by the first call.
-    fn connect(target: &TargetArgs) -> anyhow::Result<Self> {
+    pub(crate) fn connect(target: &TargetArgs) -> anyhow::Result<Self> {
         let (endpoints, addresses) = Target::of(target)?.endpoints()?;
         let leaders = LeaderWatch::start(&endpoints);
         Ok(Self { endpoints, addresses, leaders })
     }
 
-    fn calls(&self) -> LeaderCalls {
+    /// Reads which cluster a node belongs to, and calls it as that node.
+    pub(crate) fn of_node(cluster: &ClusterSection) -> anyhow::Result<Self> {
+        let endpoints = cluster.endpoints(&Transport::Mutual(cluster.node_tls()?));
+        let nodes = cluster.queue.iter().map(|queue| format!("`{}`", queue.address));
+        let addresses = nodes.collect::<Vec<_>>().join(", ");
+        let leaders = LeaderWatch::start(&endpoints);
+        Ok(Self { endpoints, addresses, leaders })
+    }
+
+    /// Returns channels to the queue nodes.
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    pub(crate) fn calls(&self) -> LeaderCalls {
         LeaderCalls::new(&self.endpoints, &self.leaders.subscribe())
     }
 
@@ -64,6 +84,22 @@ impl Operator {
     /// Returns the directory, not older than what its leader has now.
     async fn view(&self, action: &str) -> Result<Arc<View>, OperatorError> {
         view(&self.endpoints, &self.directory()).await.map_err(|error| self.failed(action, error))
+    }
+
+    /// Returns the directory as one of the queue nodes has it, which may not be the latest: any node may ask for that.
+    pub(crate) async fn watched_view(&self) -> Result<Arc<View>, String> {
+        let watch = DirectoryWatch::start(&self.endpoints);
+        let mut views = watch.subscribe();
+        let known = tokio::time::timeout(WITHIN / 2, views.wait_for(|view| view.revision() > 0)).await;
+        match known {
+            Ok(Ok(view)) => Ok(Arc::clone(&view)),
+            Ok(Err(_)) | Err(_) => Err("no queue node sent a policy in time".to_owned()),
+        }
+    }
+
+    /// Says that no queue node answered.
+    pub(crate) fn unreachable(&self, action: &str, cause: String) -> OperatorError {
+        OperatorError::Unreachable { action: action.to_owned(), addresses: self.addresses.clone(), cause }
     }
 
     /// Says what a failed call means for the command, whose purpose is `action`.

@@ -6,10 +6,12 @@
 mod read;
 
 mod changes;
+mod describe;
 mod export;
 
 pub use changes::Changes;
 pub(crate) use changes::stored_name;
+pub use describe::Description;
 pub use export::{describe, to_yaml};
 pub use read::{Place, PolicyError, PolicyFile, Problem};
 
@@ -260,16 +262,21 @@ impl fmt::Display for RatePolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum PolicyKind {
     /// Egress addresses.
+    #[value(alias = "source")]
     Sources,
     /// Weighted sources.
+    #[value(alias = "pool")]
     Pools,
     /// The owners of mail.
+    #[value(alias = "tenant")]
     Tenants,
     /// How clients authenticate as a tenant.
+    #[value(alias = "credential")]
     Credentials,
     /// Concurrency and rates of lanes.
     Limits,
     /// Hosts that get a domain's mail instead of its MX.
+    #[value(alias = "route")]
     Routes,
 }
 

@@ -3,10 +3,11 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use postroad_cluster::{AboutNode, announce};
 use postroad_control::{Control, ControlDeps};
-use postroad_core::Domain;
+use postroad_core::{Domain, NodeId};
 use postroad_ingress::{Ingress, IngressDeps};
-use postroad_net::{ClientTls, Guard, Transport};
+use postroad_net::{ClientTls, Guard, NodeTls, Transport};
 use postroad_outbound::{Outbound, OutboundDeps};
 use postroad_queue::{Queue, QueueDeps, Voter};
 use postroad_settings::{Change, changes};
@@ -15,13 +16,17 @@ use postroad_telemetry::{Component, Health, Telemetry, mail_log, show_data_disk}
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    certificate::{Remaining, remaining},
     cli::RoleName,
+    cluster,
     components::Components,
     config::{self, ControlFile, IngressFile, OutboundFile, QueueFile, RoleFile},
+    nodes::{days_until, now},
     resolver::resolver,
     sections::{ClusterSection, QueueNode},
     signal,
@@ -72,6 +77,8 @@ struct Process {
     shutdown: CancellationToken,
     /// SIGHUP: the configuration is read again.
     hangup: Signal,
+    /// The same for what reloads its own files.
+    hangups: watch::Sender<()>,
     telemetry: Telemetry,
     transport: Transport,
     health: Health,
@@ -96,12 +103,30 @@ impl Process {
             .with_context(|| format!("cannot listen on {} (`metrics.listen`)", common.metrics.listen))?;
         let ready = health.clone();
         components.spawn("metrics", |shutdown| serve_metrics(metrics, ready, shutdown));
-        let reloaded = tls.clone();
-        components.spawn("certificates", |shutdown| async move {
-            reload(shutdown, || reloaded.reload()).await;
+        let (hangups, about) =
+            (watch::Sender::new(()), watch::Sender::new(about_node(T::ROLE, common.node, &tls)));
+        let transport = Transport::Mutual(tls.clone());
+        let (endpoints, described) = (common.cluster.endpoints(&transport), about.subscribe());
+        components.spawn("announcements", |shutdown| async move {
+            shutdown.run_until_cancelled(announce(endpoints, described)).await;
         });
-        let transport = Transport::Mutual(tls);
-        Ok(Self { shutdown, hangup, telemetry, transport, health, started, components })
+        let at_once = hangups.subscribe();
+        components.spawn("certificates", |shutdown| async move {
+            let mut days_logged = None;
+            reload(shutdown, at_once, || {
+                let changed = tls.reload();
+                about.send_if_modified(|about| {
+                    let certificates = Some(tls.certificates());
+                    let differs = about.certificates != certificates;
+                    about.certificates = certificates;
+                    differs
+                });
+                warn_of_end(&tls, &mut days_logged);
+                changed
+            })
+            .await;
+        });
+        Ok(Self { shutdown, hangup, hangups, telemetry, transport, health, started, components })
     }
 
     /// Runs until the process is asked to stop, or a component stops by itself; on SIGHUP reloads the configuration.
@@ -114,6 +139,7 @@ impl Process {
                 () = self.shutdown.cancelled() => break None,
                 component = self.components.first_to_end() => break Some(component),
                 Some(()) = self.hangup.recv() => {
+                    self.hangups.send_replace(());
                     reload_configuration(&started, &mut last, path, &self.telemetry);
                 },
             }
@@ -146,6 +172,32 @@ fn reload_configuration<T: RoleFile>(started: &T, last: &mut T, path: &Path, tel
     *last = new;
 }
 
+/// Describes this process to the queue nodes.
+fn about_node(role: RoleName, node: NodeId, tls: &NodeTls) -> AboutNode {
+    AboutNode {
+        role: cluster::net_role(role),
+        node,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: now(),
+        certificates: Some(tls.certificates()),
+    }
+}
+
+/// Logs, once for each day that is left, that a certificate of this node ends soon.
+fn warn_of_end(tls: &NodeTls, days_logged: &mut Option<i64>) {
+    let (now, certificates) = (now(), tls.certificates());
+    let all = std::iter::once(&certificates.own).chain(&certificates.authorities);
+    let Some(first) = all.min_by_key(|certificate| certificate.not_after) else { return };
+    let days = days_until(first.not_after, now);
+    if remaining(first, now) == Remaining::Enough || *days_logged == Some(days) {
+        return;
+    }
+    *days_logged = Some(days);
+    let what =
+        if *first == certificates.own { "certificate of this node" } else { "certificate of the authority" };
+    tracing::warn!(days_left = days, ends_at = %first.not_after, "the {what} ends soon: renew it");
+}
+
 fn service_name(role: RoleName) -> &'static str {
     match role {
         RoleName::Ingress => "postroad-ingress",
@@ -161,9 +213,19 @@ pub(crate) async fn serve_metrics(listener: TcpListener, health: Health, shutdow
     }
 }
 
-/// Reloads changed certificates; when that fails, the old ones stay in use.
-async fn reload<E: std::fmt::Display>(shutdown: CancellationToken, load: impl Fn() -> Result<bool, E>) {
-    while shutdown.run_until_cancelled(tokio::time::sleep(RELOAD_EVERY)).await.is_some() {
+/// Reloads changed certificates every minute and on SIGHUP; when that fails, the old ones stay in use.
+async fn reload<E: std::fmt::Display>(
+    shutdown: CancellationToken,
+    mut at_once: watch::Receiver<()>,
+    mut load: impl FnMut() -> Result<bool, E>,
+) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            // Without a sender only time is left.
+            Ok(()) = at_once.changed() => {}
+            () = tokio::time::sleep(RELOAD_EVERY) => {}
+        }
         match load() {
             Ok(true) => tracing::info!("certificates reloaded"),
             Ok(false) => {}
@@ -203,8 +265,9 @@ pub async fn ingress(config: &Path) -> anyhow::Result<()> {
     let tls = file.tls.server_tls(file.ingress.hostname.as_str())?;
     if let Some(tls) = tls.clone() {
         tls.record_end();
+        let at_once = process.hangups.subscribe();
         process.components.spawn("listener-certificates", |shutdown| async move {
-            reload(shutdown, || tls.reload()).await;
+            reload(shutdown, at_once, || tls.reload()).await;
         });
     }
     let deps = IngressDeps {

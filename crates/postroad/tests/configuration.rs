@@ -45,7 +45,7 @@ Variables for sections that only other roles have are ignored, so that pods and 
 **Changes.**
 A running process reads its file again on SIGHUP (`systemctl reload`).
 Settings that say so take effect at once; for others that have changed, a line in the log asks for a restart.
-Certificates and keys need no signal: they are checked for changes every minute. A role with a certificate that is not valid now does not start.
+Certificates and keys need no signal: they are checked for changes every minute, and on SIGHUP at once. A role with a certificate that is not valid now does not start.
 ";
 
 const ROLES: [RoleName; 4] = [RoleName::Ingress, RoleName::Queue, RoleName::Outbound, RoleName::Control];

@@ -12,6 +12,9 @@ mod generated {
     pub mod log {
         tonic::include_proto!("postroad.log.v1");
     }
+    pub mod node {
+        tonic::include_proto!("postroad.node.v1");
+    }
     pub mod raft {
         tonic::include_proto!("postroad.raft.v1");
     }
@@ -34,7 +37,7 @@ mod work;
 
 pub use convert::{Malformed, message_id, parse_message_id};
 pub use event::parse_final_state;
-pub use generated::{queue, raft, submission};
+pub use generated::{node, queue, raft, submission};
 pub use submit::{CONTENT_BYTES_MAX, parse_submission};
 pub use waiting::{LANES_PER_FRAME_MAX, parse_lane_report};
 

@@ -13,6 +13,7 @@ mod leaders;
 mod ledger;
 pub mod metrics;
 mod node;
+mod nodes;
 mod service;
 mod transport;
 mod waiting;

@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use postroad_core::{GroupId, NodeId, OutcomeKind};
+use postroad_net::Role;
 use postroad_proto::queue::SubmitStatus;
 use postroad_raft::{DiskStatus, Replication};
 use postroad_storage::{Log, Room};
 use postroad_telemetry::{Counter, Depths, Gauge, Histogram, Label};
 
+const ROLE: Label = Label::one_of("role", &["ingress", "queue", "outbound", "control"]);
 const GROUP: Label = Label::few("group", "the numbers of the groups; 0 is the directory");
 const FOLLOWER: Label = Label::few("follower", "the ids of queue nodes");
 const RESULT: Label = Label::one_of("result", &SUBMIT_RESULTS);
@@ -100,6 +102,8 @@ postroad_telemetry::catalogue! {
     counter LOG_MOVED_BYTES = "postroad_queue_log_moved_bytes_total" [];
     /// Writes to the log, each with one sync
     counter LOG_BATCHES = "postroad_queue_log_batches_total" [];
+    /// Nodes that announced themselves to this queue node within the last 90 seconds, by role
+    gauge NODES = "postroad_queue_announced_nodes" [ROLE];
 }
 
 /// How many deliveries each site has, in each group.
@@ -237,6 +241,22 @@ impl DiskMetrics {
 
     pub(crate) fn observe(&self, status: DiskStatus) {
         self.0.set(f64::from(u8::from(status != DiskStatus::Accepted)));
+    }
+}
+
+/// How many nodes of each role run, as far as this queue node knows.
+pub(crate) struct NodeMetrics([(Role, Gauge); 4]);
+
+impl NodeMetrics {
+    pub(crate) fn new() -> Self {
+        let roles = [Role::Ingress, Role::Queue, Role::Outbound, Role::Control];
+        Self(roles.map(|role| (role, NODES.with([role.name()]))))
+    }
+
+    pub(crate) fn observe(&self, running: impl Fn(Role) -> usize) {
+        for (role, gauge) in &self.0 {
+            gauge.set(running(*role) as f64);
+        }
     }
 }
 

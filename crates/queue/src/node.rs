@@ -26,6 +26,7 @@ use crate::{
     leaders::{Leaders, LeadersTask},
     ledger::{LedgerGroup, proposer::Proposer},
     metrics::{DiskMetrics, LogMetrics, ReplicationMetrics},
+    nodes::Nodes,
     service::QueueService,
     transport::Peers,
 };
@@ -75,6 +76,7 @@ pub struct Queue {
     directory: DirectoryHost,
     leaders: LeadersTask,
     service: QueueService,
+    nodes: Nodes,
     disk_ready: Component,
     /// Ends the long streams.
     stopping: CancellationToken,
@@ -133,17 +135,21 @@ impl Queue {
             directory,
             leaders,
             service,
+            nodes: Nodes::new(),
             disk_ready,
             stopping,
             is_alone,
         })
     }
 
-    /// Returns the gRPC services: Raft, queue and directory.
+    /// Returns the gRPC services: Raft, queue, directory and nodes.
     #[must_use]
     pub fn services(&self) -> Routes {
         let raft = InterceptedService::new(self.node.service(), only_queue_nodes);
-        Routes::new(raft).add_service(self.service.clone().into_server()).add_service(self.directory.server())
+        Routes::new(raft)
+            .add_service(self.service.clone().into_server())
+            .add_service(self.directory.server())
+            .add_service(self.nodes.clone().into_server())
     }
 
     /// Serves until shutdown; then transfers leadership to other nodes and closes everything.

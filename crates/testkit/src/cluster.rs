@@ -222,6 +222,12 @@ impl Cluster {
         self.postroad(&arguments).await.map(drop)
     }
 
+    /// Returns the directory with the files of the cluster, in `cluster`, and of each node, such as `queue-1`.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Returns the last lines of every node's log.
     #[must_use]
     pub fn logs(&self) -> String {

@@ -6,7 +6,7 @@ use hickory_resolver::proto::{
     op::{Message, ResponseCode},
     rr::{
         Name, RData, Record, RecordType,
-        rdata::{A, AAAA, CNAME, MX},
+        rdata::{A, AAAA, CNAME, MX, PTR},
     },
 };
 use tokio::{
@@ -142,6 +142,10 @@ pub(crate) fn a(addresses: &[[u8; 4]]) -> Answer {
 
 pub(crate) fn aaaa(address: &str) -> Answer {
     Answer::Records(vec![record(None, RData::AAAA(AAAA(address.parse().unwrap())))])
+}
+
+pub(crate) fn ptr(hosts: &[&str]) -> Answer {
+    Answer::Records(hosts.iter().map(|host| record(None, RData::PTR(PTR(name(host))))).collect())
 }
 
 /// A chain of CNAMEs from the query name to an address.

@@ -14,7 +14,7 @@ use rustls::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{TlsError, certified_key, provider, read};
-use crate::{identity::end_of_certificate, metrics};
+use crate::{certificate::Certificate, metrics};
 
 /// The certificate that listeners present, whatever server name the client sends (SNI).
 ///
@@ -98,8 +98,8 @@ impl ServerTls {
     /// Records when the certificate ends; each reload does so again.
     pub fn record_end(&self) {
         let current = self.current.0.load();
-        if let Some(Ok(end)) = current.cert.first().map(end_of_certificate) {
-            metrics::certificate_ends("listener", end);
+        if let Some(Ok(certificate)) = current.cert.first().map(Certificate::of) {
+            metrics::certificate_ends("listener", certificate.not_after);
         }
     }
 

@@ -22,7 +22,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::NodeStream;
 use crate::{
-    identity::{Expect, PeerIdentity, end_of_certificate},
+    certificate::Certificate,
+    identity::{Expect, PeerIdentity},
     metrics,
     tls::{TlsError, certificates, certified_key, provider, read},
 };
@@ -49,10 +50,18 @@ struct Source {
 struct Keys {
     identity: PeerIdentity,
     own: Arc<CertifiedKey>,
-    /// The end of the CA certificate that ends last, in seconds since the epoch.
-    authority_ends: i64,
+    facts: CertificateFacts,
     roots: Arc<RootCertStore>,
     server: Arc<ServerConfig>,
+}
+
+/// The certificates that a node uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// The node's own.
+    pub own: Certificate,
+    /// Those of the CAs that it trusts: two while the cluster changes from one to the other.
+    pub authorities: Vec<Certificate>,
 }
 
 impl NodeTls {
@@ -101,10 +110,10 @@ impl NodeTls {
 
     /// Records when the certificates of this node and of the CA end; each reload does so again.
     pub fn record_ends(&self) {
-        let keys = self.current.load();
-        metrics::certificate_ends("authority", keys.authority_ends);
-        if let Some(Ok(end)) = keys.own.cert.first().map(end_of_certificate) {
-            metrics::certificate_ends("node", end);
+        let CertificateFacts { own, authorities } = &self.current.load().facts;
+        metrics::certificate_ends("node", own.not_after);
+        if let Some(last) = authorities.iter().map(|authority| authority.not_after).max() {
+            metrics::certificate_ends("authority", last);
         }
     }
 
@@ -112,6 +121,12 @@ impl NodeTls {
     #[must_use]
     pub fn identity(&self) -> PeerIdentity {
         self.current.load().identity
+    }
+
+    /// Returns what the certificates in use say of themselves.
+    #[must_use]
+    pub fn certificates(&self) -> CertificateFacts {
+        self.current.load().facts.clone()
     }
 
     /// Checks this node's certificate as another node would now: its issuer and its validity.
@@ -165,15 +180,15 @@ impl Keys {
         let own = Arc::new(certified_key(certificate, key)?);
         let leaf = own.end_entity_cert().map_err(TlsError::Unusable)?;
         let identity = PeerIdentity::of_certificate(leaf)?;
-        let mut roots = RootCertStore::empty();
-        let mut authority_ends = 0;
+        let (mut roots, mut authorities) = (RootCertStore::empty(), Vec::new());
         for certificate in certificates(authority)? {
-            authority_ends = end_of_certificate(&certificate)?.max(authority_ends);
+            authorities.push(Certificate::of(&certificate)?);
             roots.add(certificate).map_err(TlsError::Unusable)?;
         }
         let roots = Arc::new(roots);
+        let facts = CertificateFacts { own: Certificate::of(leaf)?, authorities };
         let server = Arc::new(server(&own, &roots, identity)?);
-        Ok(Self { identity, own, authority_ends, roots, server })
+        Ok(Self { identity, own, facts, roots, server })
     }
 
     fn client(&self, expect: Expect) -> Result<ClientConfig, TlsError> {

@@ -126,15 +126,6 @@ async fn c_171_an_expired_certificate_is_refused_on_either_end() {
     assert!(talk(&good(Role::Queue), &good(Role::Ingress), expect).await.is_ok());
 }
 
-#[test]
-fn the_end_of_a_certificate_is_read_in_seconds_since_the_epoch() {
-    let authority = ClusterAuthority::generate(CLUSTER).unwrap();
-    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
-    let issued = authority.issue_until(Role::Queue, NodeId(1), &[], end).unwrap();
-    let certificates = crate::tls::certificates(issued.certificate_pem.as_bytes()).unwrap();
-    assert_eq!(crate::identity::end_of_certificate(&certificates[0]), Ok(2_000_000_000));
-}
-
 #[tokio::test]
 async fn c_171_plaintext_and_a_client_without_a_certificate_are_refused() {
     let authority = ClusterAuthority::generate(CLUSTER).unwrap();

@@ -13,7 +13,18 @@ Exit status:
   1  failed: a file is invalid, or the cluster refused the change
   2  the command line is invalid
   3  the message or item that the command line names does not exist
-  4  the cluster cannot be reached: nothing is known, try again";
+  4  the cluster cannot be reached: nothing is known, try again
+  5  `diff`: the policy file and the cluster differ";
+
+/// `postroad diff` has found a difference, which is its result and not a failure.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{file}` and the cluster at revision {revision} differ")]
+pub(super) struct Differs {
+    /// The policy file.
+    pub(super) file: String,
+    /// The directory's revision.
+    pub(super) revision: u64,
+}
 
 /// Why an operator's command failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +86,9 @@ impl OperatorError {
 /// Returns the exit status for an error.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(|cause| cause.is::<Differs>()) {
+        return 5.into();
+    }
     let status = error.chain().find_map(|cause| cause.downcast_ref()).map_or(1, OperatorError::exit_status);
     status.into()
 }

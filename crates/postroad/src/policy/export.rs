@@ -29,6 +29,11 @@ impl Policy {
         policy
     }
 
+    /// Returns the names of the items of a cluster that operators set.
+    pub fn names_of(view: &View) -> impl Iterator<Item = ItemName> {
+        view.items().filter(|item| put_of(item, view).is_some()).map(Item::name)
+    }
+
     fn add(&mut self, put: &Put) {
         match put {
             Put::Tenant(tenant) => self.tenants.push(of_tenant(tenant)),
@@ -48,7 +53,7 @@ impl Policy {
 }
 
 /// Returns the change that would create the item as it is; `None` for what operators do not set.
-fn put_of(item: &Item, view: &View) -> Option<Put> {
+pub(super) fn put_of(item: &Item, view: &View) -> Option<Put> {
     Some(match item {
         Item::Tenant(tenant) => Put::Tenant(PutTenant {
             name: tenant.name.clone(),
@@ -199,7 +204,7 @@ fn differences(before: &Put, after: &Put) -> String {
 }
 
 /// The fields of an item as a policy file has them.
-fn fields(put: &Put) -> Mapping {
+pub(super) fn fields(put: &Put) -> Mapping {
     let mut policy = Policy::default();
     policy.add(put);
     let value = match put {
@@ -225,7 +230,7 @@ fn is_name(key: &Value) -> bool {
     matches!(key.as_str(), Some("name" | "domain" | "stored_secret"))
 }
 
-fn one_line(value: &Value) -> String {
+pub(super) fn one_line(value: &Value) -> String {
     match value {
         Value::Sequence(items) => format!("[{}]", items.iter().map(one_line).collect::<Vec<_>>().join(", ")),
         Value::Mapping(fields) => {

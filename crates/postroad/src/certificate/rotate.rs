@@ -1,0 +1,204 @@
+//! `postroad certificate rotate`: replaces the authority of a cluster while it runs.
+//!
+//! The nodes first trust both authorities, then get certificates of the new one, and trust the old one no longer only at
+//! the end: at every moment each node accepts every other. A step is taken only when every node is ready for it.
+
+use anyhow::bail;
+use postroad_cluster::AnnouncedNode;
+use postroad_core::NodeId;
+use postroad_net::{KeyId, Role};
+
+use crate::{
+    cli::{TargetArgs, certificate::CertificateRotateArgs},
+    cluster::{ClusterDirectory, Rotation},
+    nodes::{self, RUNNING_WITHIN},
+    operator::{Operator, confirm},
+};
+
+pub(super) async fn run(args: &CertificateRotateArgs) -> anyhow::Result<String> {
+    let rotation = Rotation::of(&args.dir)?;
+    match rotation {
+        Rotation::None => {
+            let key = ClusterDirectory::open(&args.dir)?.rotate_start()?;
+            Ok(started(args, &key))
+        }
+        Rotation::Started => {
+            // What is there already is kept.
+            let key = ClusterDirectory::open(&args.dir)?.rotate_start()?;
+            let cluster = ClusterDirectory::open(&args.dir)?;
+            check(args, &cluster, &key, Step::Switch).await?;
+            cluster.rotate_switch()?;
+            Ok(switched(args, &key))
+        }
+        Rotation::Interrupted => {
+            let cluster = ClusterDirectory::open(&args.dir)?;
+            let key = cluster.rotate_switch()?;
+            Ok(switched(args, &key))
+        }
+        Rotation::Switched => {
+            let cluster = ClusterDirectory::open(&args.dir)?;
+            // The operator's certificate may be of the old authority where the last step was interrupted.
+            let key = cluster.rotate_switch()?;
+            check(args, &cluster, &key, Step::Finish).await?;
+            cluster.rotate_finish()?;
+            let dir = args.dir.display();
+            Ok(format!(
+                "step 3 of 3: {dir}/authority.pem has only authority {key}; the key of the old one is gone\n\
+                 copy {dir}/authority.pem over that on every node: until then the node still trusts the old one\n"
+            ))
+        }
+    }
+}
+
+fn started(args: &CertificateRotateArgs, key: &KeyId) -> String {
+    let dir = args.dir.display();
+    format!(
+        "step 1 of 3: created authority {key}; {dir}/authority.pem has it beside the old one, which still signs\n\
+         copy {dir}/authority.pem over that on every node; the nodes load it within a minute\n\
+         then run `postroad certificate rotate --dir {dir}` again: it checks that every node trusts {key}\n"
+    )
+}
+
+fn switched(args: &CertificateRotateArgs, key: &KeyId) -> String {
+    let dir = args.dir.display();
+    format!(
+        "step 2 of 3: authority {key} signs from now on, and has signed the operator's certificate in {dir}\n\
+         renew the certificate of every node with `postroad certificate renew --dir {dir} NODE_DIR...`, and copy it there\n\
+         then run `postroad certificate rotate --dir {dir}` again: it checks that every node uses its new certificate\n"
+    )
+}
+
+/// A step that nodes must be ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Certificates of the new authority appear: every node must trust it.
+    Switch,
+    /// The old authority is no longer trusted: every node must have a certificate of the new one.
+    Finish,
+}
+
+/// Asks the cluster whether its nodes are ready, and a person whether those are all.
+async fn check(
+    args: &CertificateRotateArgs,
+    cluster: &ClusterDirectory,
+    key: &KeyId,
+    step: Step,
+) -> anyhow::Result<()> {
+    if args.offline {
+        return Ok(());
+    }
+    let target = TargetArgs { config: Some(args.dir.join("operator.toml")), ..TargetArgs::default() };
+    let operator = Operator::connect(&target)?;
+    let nodes = nodes::all(&operator, "check the nodes").await?;
+    let queue: Vec<NodeId> = cluster.file.queue.iter().map(|queue| queue.node).collect();
+    let not_ready = not_ready(step, key, &nodes, &queue);
+    if !not_ready.is_empty() {
+        bail!("nothing was changed: not every node is ready\n  {}", not_ready.join("\n  "));
+    }
+    let names: Vec<String> = nodes.iter().map(nodes::name).collect();
+    let ready = names.join(", ");
+    confirm(
+        args.yes,
+        &format!("Ready: {ready}.\nA node that does not run now would be shut out. Are these all nodes?"),
+    )
+}
+
+/// Says of each node why it is not ready.
+fn not_ready(step: Step, key: &KeyId, nodes: &[AnnouncedNode], queue: &[NodeId]) -> Vec<String> {
+    let mut problems: Vec<String> = nodes.iter().filter_map(|node| problem(step, key, node)).collect();
+    let is_known = |wanted: &NodeId| {
+        nodes.iter().any(|node| node.about.role == Role::Queue && node.about.node == *wanted)
+    };
+    let missing = queue.iter().filter(|queue| !is_known(queue));
+    problems.extend(missing.map(|queue| format!("queue {queue} has not been seen: start it")));
+    problems
+}
+
+fn problem(step: Step, key: &KeyId, node: &AnnouncedNode) -> Option<String> {
+    let name = nodes::name(node);
+    if node.age > RUNNING_WITHIN {
+        let seen = nodes::seen(node.age);
+        return Some(format!(
+            "{name} was seen {seen}: start it; one that is gone for good is forgotten after a day"
+        ));
+    }
+    let Some(facts) = &node.about.certificates else {
+        return Some(format!("{name} has no certificate"));
+    };
+    let trusts = facts.authorities.iter().any(|authority| authority.key.as_ref() == Some(key));
+    match step {
+        _ if !trusts => Some(format!("{name} does not trust authority {key}: copy authority.pem there")),
+        Step::Finish if facts.own.signed_by.as_ref() != Some(key) => {
+            Some(format!("{name} uses a certificate of the old authority: copy its renewed one there"))
+        }
+        Step::Switch | Step::Finish => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use postroad_cluster::AboutNode;
+    use postroad_core::Timestamp;
+    use postroad_net::{Certificate, CertificateFacts};
+
+    use super::*;
+
+    fn key(byte: u8) -> KeyId {
+        KeyId::from_bytes(&[byte; 20]).unwrap()
+    }
+
+    /// A node with a certificate of one authority that trusts others.
+    fn node(node: u64, signed_by: u8, trusts: &[u8], age_secs: u64) -> AnnouncedNode {
+        let certificate = |own: Option<u8>, signed_by: Option<u8>| Certificate {
+            identity: None,
+            not_before: Timestamp::ZERO,
+            not_after: Timestamp::MAX,
+            key: own.map(key),
+            signed_by: signed_by.map(key),
+        };
+        let authorities = trusts.iter().map(|byte| certificate(Some(*byte), None)).collect();
+        AnnouncedNode {
+            about: AboutNode {
+                role: Role::Queue,
+                node: NodeId(node),
+                version: "1".to_owned(),
+                started_at: Timestamp::ZERO,
+                certificates: Some(CertificateFacts { own: certificate(None, Some(signed_by)), authorities }),
+            },
+            address: String::new(),
+            age: Duration::from_secs(age_secs),
+            clock_offset_millis: 0,
+        }
+    }
+
+    fn check(step: Step, nodes: &[AnnouncedNode], expected: &[&str]) {
+        let found = not_ready(step, &key(2), nodes, &[NodeId(1), NodeId(2)]);
+        let starts = found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
+        assert!(starts && found.len() == expected.len(), "{step:?}: {found:?}, expected {expected:?}");
+    }
+
+    #[test]
+    fn c_171_no_step_is_taken_before_every_node_is_ready_for_it() {
+        let (old, both) = ([1], [1, 2]);
+        check(Step::Switch, &[node(1, 1, &both, 3), node(2, 1, &both, 3)], &[]);
+        check(
+            Step::Switch,
+            &[node(1, 1, &old, 3), node(2, 1, &both, 3)],
+            &["queue 1 does not trust authority 0202020202020202"],
+        );
+        check(Step::Switch, &[node(1, 1, &both, 3)], &["queue 2 has not been seen"]);
+        check(
+            Step::Switch,
+            &[node(1, 1, &both, 3), node(2, 1, &both, 600)],
+            &["queue 2 was seen 10 min ago"],
+        );
+        check(Step::Finish, &[node(1, 2, &both, 3), node(2, 2, &both, 3)], &[]);
+        check(
+            Step::Finish,
+            &[node(1, 1, &both, 3), node(2, 2, &old, 3)],
+            &["queue 1 uses a certificate of the old authority", "queue 2 does not trust"],
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! Gathers the facts: asks, looks and measures, all within half a minute.
+
+mod cluster;
+mod machine;
+mod sending;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use postroad_core::Domain;
+use postroad_dns::Resolver;
+
+use super::{NodeSetup, facts::Facts};
+use crate::{
+    cli::{RoleName, TargetArgs},
+    nodes::now,
+    operator::Operator,
+};
+
+pub(crate) use machine::http_get;
+
+/// Gathers everything that the command line asks for; `probe` is a domain outside of the cluster.
+///
+/// # Errors
+/// A configuration cannot be read. What cannot be reached is a fact.
+pub(crate) async fn gather(
+    role: Option<RoleName>,
+    target: &TargetArgs,
+    probe: Option<&Domain>,
+) -> anyhow::Result<Facts> {
+    let (operator, setup) = match role {
+        None => (Operator::connect(target)?, None),
+        Some(role) => {
+            let setup = NodeSetup::read(role, &config_of(target)?)?;
+            (Operator::of_node(&setup.cluster)?, Some(setup))
+        }
+    };
+    let resolver = match &setup {
+        Some(setup) => setup.resolver()?,
+        None => Resolver::system().ok(),
+    };
+    // Without a domain to try, nothing outside is asked.
+    let resolver = resolver.filter(|_| probe.is_some());
+    let mut cluster = cluster::gather(&operator).await;
+    let node = match &setup {
+        None => None,
+        Some(setup) => {
+            let mut node = machine::gather(setup).await;
+            sending::use_of_sources(setup, &mut cluster.sources);
+            if let (Some(resolver), Some(probe)) = (&resolver, probe) {
+                node.dns = Some(sending::dns(resolver, probe).await);
+                node.port_25 = sending::port_25(setup, resolver, probe, &cluster.sources).await;
+            }
+            Some(node)
+        }
+    };
+    if let Some(resolver) = &resolver {
+        sending::look_up_names(resolver, &mut cluster.sources).await;
+    }
+    Ok(Facts { now: now(), version: env!("CARGO_PKG_VERSION"), cluster, node })
+}
+
+/// The configuration of the role: the flag, or the variable that the role itself reads.
+pub(crate) fn config_of(target: &TargetArgs) -> anyhow::Result<PathBuf> {
+    let given = target.config.clone().or_else(|| std::env::var_os("POSTROAD_CONFIG").map(PathBuf::from));
+    given.context("expected the role's configuration in `--config`")
+}

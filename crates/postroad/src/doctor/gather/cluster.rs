@@ -1,0 +1,78 @@
+//! Asks the queue nodes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use postroad_core::{GroupId, NodeId};
+use postroad_directory::{Source, View};
+use postroad_net::Guard;
+use postroad_proto::queue::{LeadersRequest, queue_service_client::QueueServiceClient};
+use tonic::transport::Channel;
+
+use super::super::facts::{Clock, ClusterFacts, SourceFacts};
+use crate::{
+    nodes::{self, Lists},
+    operator::Operator,
+};
+
+/// How long to wait for each answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+pub(super) async fn gather(operator: &Operator) -> ClusterFacts {
+    let (lists, leaders, view) =
+        tokio::join!(nodes::lists(operator), leaders(operator), operator.watched_view());
+    let (sources, no_policy) = match &view {
+        Ok(view) => (view.sources().map(|source| source_facts(source, view)).collect(), None),
+        Err(error) => (Vec::new(), Some(error.clone())),
+    };
+    ClusterFacts { queue: clocks(&lists), leaders, nodes: nodes::merged(&lists), sources, no_policy }
+}
+
+fn clocks(lists: &Lists) -> BTreeMap<NodeId, Result<Clock, String>> {
+    let clock = |(queue, list): (&NodeId, &Result<postroad_cluster::NodeList, tonic::Status>)| {
+        let clock = list.as_ref().map_err(nodes::cause);
+        let clock =
+            clock.map(|list| Clock { offset_millis: list.clock_offset_millis, round_trip: list.round_trip });
+        (*queue, clock)
+    };
+    lists.iter().map(clock).collect()
+}
+
+/// The leader of every group that a queue node knows; of two that are named, the one of the later term.
+async fn leaders(operator: &Operator) -> BTreeMap<GroupId, Option<NodeId>> {
+    let mut said: BTreeMap<GroupId, (u64, u64)> = BTreeMap::new();
+    for channel in operator.endpoints().values() {
+        for (group, term, leader) in leaders_of(channel.clone()).await.unwrap_or_default() {
+            let known = said.entry(group).or_default();
+            if (term, leader) > *known {
+                *known = (term, leader);
+            }
+        }
+    }
+    said.into_iter().map(|(group, (_, leader))| (group, (leader != 0).then_some(NodeId(leader)))).collect()
+}
+
+/// Group, term and leader, as one node knows them; the leader is 0 where it knows none.
+async fn leaders_of(channel: Channel) -> Option<Vec<(GroupId, u64, u64)>> {
+    let view = async {
+        let mut client = QueueServiceClient::new(channel);
+        client.leaders(LeadersRequest {}).await.ok()?.into_inner().message().await.ok()?
+    };
+    let view = tokio::time::timeout(ANSWER_MAX, view).await.ok()??;
+    let groups = view.groups.into_iter();
+    Some(groups.filter_map(|of| Some((GroupId(u16::try_from(of.group).ok()?), of.term, of.leader))).collect())
+}
+
+fn source_facts(source: &Source, view: &View) -> SourceFacts {
+    let mut members = view.pools().flat_map(|pool| &pool.members);
+    SourceFacts {
+        name: source.name.to_string(),
+        helo: source.helo.to_string(),
+        has_owner: source.owner.is_some(),
+        has_share: members.any(|(id, weight)| *id == source.id && *weight > 0),
+        address: source.address,
+        is_private: source.address.is_some_and(|address| Guard::default().check(address).is_err()),
+        owners: source.nodes.clone(),
+        usable_here: None,
+        names: None,
+    }
+}

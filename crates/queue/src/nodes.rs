@@ -1,0 +1,215 @@
+//! The nodes of the cluster as they announce themselves, for operators. Nothing is decided by it.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use parking_lot::Mutex;
+use postroad_core::NodeId;
+use postroad_net::{PeerInfo, Role, peer_info};
+use postroad_proto::node::{
+    AnnounceRequest, AnnounceResponse, AnnouncedNode, ListNodesRequest, ListNodesResponse, Node,
+    node_service_server::{NodeService, NodeServiceServer},
+};
+use tonic::{Request, Response, Status};
+
+use crate::metrics::NodeMetrics;
+
+/// The most nodes that are kept. A node needs a certificate of the cluster to be one of them.
+const NODES_MAX: usize = 1024;
+/// The most bytes of a version.
+const VERSION_BYTES_MAX: usize = 64;
+/// The most CA certificates of one node.
+const AUTHORITIES_MAX: usize = 8;
+/// The most bytes of a key's identifier.
+const KEY_ID_BYTES_MAX: usize = 64;
+/// A node that is silent for so long is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(86_400);
+/// A node that is silent for so long, three announcements, is not counted as running.
+const RUNNING_WITHIN: Duration = Duration::from_secs(90);
+
+/// The service of one queue node; clones share everything.
+#[derive(Clone)]
+pub(crate) struct Nodes {
+    table: Arc<Mutex<NodeTable>>,
+    metrics: Arc<NodeMetrics>,
+}
+
+pub(crate) type NodesServer = NodeServiceServer<Nodes>;
+
+impl Nodes {
+    pub(crate) fn new() -> Self {
+        Self { table: Arc::default(), metrics: Arc::new(NodeMetrics::new()) }
+    }
+
+    pub(crate) fn into_server(self) -> NodesServer {
+        NodesServer::new(self)
+    }
+}
+
+/// The last announcement of each node.
+#[derive(Debug, Default)]
+struct NodeTable {
+    nodes: BTreeMap<(Role, NodeId), Announcement>,
+}
+
+#[derive(Clone, Debug)]
+struct Announcement {
+    node: Node,
+    address: String,
+    at: Instant,
+    clock_offset_millis: i64,
+}
+
+impl NodeTable {
+    /// Keeps an announcement in the place of the node's last one; returns false when the table is full.
+    fn insert(&mut self, key: (Role, NodeId), announcement: Announcement) -> bool {
+        let now = announcement.at;
+        self.nodes.retain(|_, kept| now.duration_since(kept.at) < FORGOTTEN_AFTER);
+        let has_room = self.nodes.len() < NODES_MAX || self.nodes.contains_key(&key);
+        if has_room {
+            self.nodes.insert(key, announcement);
+        }
+        has_room
+    }
+
+    fn list(&self, now: Instant) -> Vec<AnnouncedNode> {
+        let kept = self.nodes.values().filter(|kept| now.duration_since(kept.at) < FORGOTTEN_AFTER);
+        let listed = kept.map(|kept| AnnouncedNode {
+            node: Some(kept.node.clone()),
+            address: kept.address.clone(),
+            age_millis: u64::try_from(now.duration_since(kept.at).as_millis()).unwrap_or(u64::MAX),
+            clock_offset_millis: kept.clock_offset_millis,
+        });
+        listed.collect()
+    }
+
+    fn running(&self, role: Role, now: Instant) -> usize {
+        let of_role = self.nodes.iter().filter(|((kept, _), _)| *kept == role);
+        of_role.filter(|(_, kept)| now.duration_since(kept.at) < RUNNING_WITHIN).count()
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for Nodes {
+    async fn announce(
+        &self,
+        request: Request<AnnounceRequest>,
+    ) -> Result<Response<AnnounceResponse>, Status> {
+        let peer = peer_info(&request).cloned();
+        let AnnounceRequest { node, clock_millis } = request.into_inner();
+        let node = node.ok_or_else(|| Status::invalid_argument("expected `node`"))?;
+        let key = checked(&node, peer.as_ref())?;
+        let clock_offset_millis = difference(clock_millis, clock());
+        let (address, at) = (peer.map(|peer| peer.address).unwrap_or_default(), Instant::now());
+        let announcement = Announcement { node, address, at, clock_offset_millis };
+        let mut table = self.table.lock();
+        if !table.insert(key, announcement) {
+            return Err(Status::resource_exhausted(format!("more than {NODES_MAX} nodes")));
+        }
+        self.metrics.observe(|role| table.running(role, at));
+        Ok(Response::new(AnnounceResponse {}))
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<ListNodesRequest>,
+    ) -> Result<Response<ListNodesResponse>, Status> {
+        let readers = [Role::Operator, Role::Control, Role::Queue, Role::Ingress, Role::Outbound];
+        peer_info(&request).map_or(Ok(()), |peer| peer.require(&readers))?;
+        let nodes = self.table.lock().list(Instant::now());
+        Ok(Response::new(ListNodesResponse { clock_millis: clock(), nodes }))
+    }
+}
+
+/// Returns which node it is: with mutual TLS the one of the certificate.
+fn checked(node: &Node, peer: Option<&PeerInfo>) -> Result<(Role, NodeId), Status> {
+    let role: Role = node.role.parse().map_err(|_| Status::invalid_argument("expected a role in `role`"))?;
+    let key = (role, NodeId(node.id));
+    let proven = peer.and_then(|peer| peer.identity.as_ref());
+    if proven.is_some_and(|proven| (proven.role, proven.node) != key) || role == Role::Operator {
+        return Err(Status::permission_denied("a node may only announce itself"));
+    }
+    let mut certificates = node.certificate.iter().chain(&node.authorities);
+    let are_short =
+        certificates.all(|of| of.key.len() <= KEY_ID_BYTES_MAX && of.signed_by.len() <= KEY_ID_BYTES_MAX);
+    if node.version.len() > VERSION_BYTES_MAX || node.authorities.len() > AUTHORITIES_MAX || !are_short {
+        return Err(Status::invalid_argument("the description of the node is too long"));
+    }
+    Ok(key)
+}
+
+fn clock() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn difference(one: u64, other: u64) -> i64 {
+    i64::try_from(i128::from(one) - i128::from(other)).unwrap_or(if one > other {
+        i64::MAX
+    } else {
+        i64::MIN
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_core::ClusterId;
+    use postroad_net::PeerIdentity;
+    use postroad_proto::node::Certificate;
+    use tonic::Code;
+
+    use super::*;
+
+    fn node(role: &str, id: u64) -> Node {
+        Node { role: role.to_owned(), id, version: "1".to_owned(), ..Node::default() }
+    }
+
+    #[test]
+    fn c_171_a_node_announces_only_itself() {
+        let peer = |role| PeerInfo {
+            identity: Some(PeerIdentity { cluster: ClusterId(1), role, node: NodeId(3) }),
+            address: "192.0.2.1:5".to_owned(),
+        };
+        let check = |node: &Node, peer: Option<PeerInfo>, expected: Result<(Role, NodeId), Code>| {
+            let found = checked(node, peer.as_ref()).map_err(|status| status.code());
+            assert_eq!(found, expected, "{node:?} from {peer:?}");
+        };
+        check(&node("outbound", 3), Some(peer(Role::Outbound)), Ok((Role::Outbound, NodeId(3))));
+        check(&node("outbound", 4), Some(peer(Role::Outbound)), Err(Code::PermissionDenied));
+        check(&node("queue", 3), Some(peer(Role::Outbound)), Err(Code::PermissionDenied));
+        check(&node("operator", 3), Some(peer(Role::Operator)), Err(Code::PermissionDenied));
+        check(&node("queue", 3), None, Ok((Role::Queue, NodeId(3))));
+        check(&node("postmaster", 3), None, Err(Code::InvalidArgument));
+        let long = Node { version: "1".repeat(65), ..node("queue", 3) };
+        check(&long, None, Err(Code::InvalidArgument));
+        let many = Node { authorities: vec![Certificate::default(); 9], ..node("queue", 3) };
+        check(&many, None, Err(Code::InvalidArgument));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_forgets_who_is_silent_for_a_day() {
+        let start = Instant::now();
+        let mut table = NodeTable::default();
+        let mut insert = |table: &mut NodeTable, id, at| {
+            let node = node("ingress", id);
+            let announcement = Announcement { node, address: String::new(), at, clock_offset_millis: 0 };
+            table.insert((Role::Ingress, NodeId(id)), announcement)
+        };
+        for id in 0..NODES_MAX as u64 {
+            assert!(insert(&mut table, id, start));
+        }
+        assert!(!insert(&mut table, 5000, start), "there is no room for another node");
+        let later = start + Duration::from_secs(60);
+        assert!(insert(&mut table, 7, later), "a known node is kept up to date");
+        assert_eq!(table.running(Role::Ingress, start + RUNNING_WITHIN), 1);
+        assert_eq!(table.running(Role::Queue, later), 0);
+        let next_day = later + FORGOTTEN_AFTER - Duration::from_secs(1);
+        let listed = table.list(next_day);
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].age_millis, 86_399_000);
+        assert!(insert(&mut table, 5000, next_day), "silent nodes have made room");
+    }
+}

@@ -1,0 +1,194 @@
+//! Certificates of a running cluster: listed, renewed, and its authority replaced while mail flows.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Output,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use postroad_testkit::{
+    Sink, SinkConfig,
+    client::{Submitted, submit},
+    cluster::{Cluster, ClusterSpec, Role},
+    process::postroad_binary,
+};
+use tokio::{process::Command, task::JoinHandle, time::sleep};
+
+/// The longest that a test waits for a condition.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The nodes of the cluster: the directory and role of each.
+const NODES: [(&str, &str); 6] = [
+    ("queue-1", "queue"),
+    ("queue-2", "queue"),
+    ("queue-3", "queue"),
+    ("outbound-1", "outbound"),
+    ("control-1", "control"),
+    ("ingress-1", "ingress"),
+];
+
+/// The operator's side of a cluster.
+struct Operator {
+    binary: PathBuf,
+    directory: PathBuf,
+}
+
+impl Operator {
+    async fn postroad(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).current_dir(&self.directory).stdin(std::process::Stdio::null());
+        command.kill_on_drop(true).output().await.expect("the binary starts")
+    }
+
+    async fn check(&self, arguments: &[&str], status: i32, part: &str) -> String {
+        let output = self.postroad(arguments).await;
+        let text =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {text}");
+        assert!(text.contains(part), "{arguments:?}: {text}");
+        text
+    }
+
+    /// Takes a step as soon as every node is ready for it; until then it is refused and changes nothing.
+    async fn rotate(&self, expected: &str) {
+        let taken = async {
+            loop {
+                let output = self.postroad(&["certificate", "rotate", "--dir", "cluster", "--yes"]).await;
+                if output.status.success() {
+                    return String::from_utf8_lossy(&output.stdout).into_owned();
+                }
+                let error = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(error.contains("nothing was changed: not every node is ready"), "{error}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let text = tokio::time::timeout(PATIENCE, taken).await.expect("every node becomes ready");
+        assert!(text.starts_with(expected), "{text}");
+    }
+
+    /// Copies the authorities to every node, as the command asks.
+    fn copy_authorities(&self) {
+        let from = self.directory.join("cluster/authority.pem");
+        for (node, _) in NODES {
+            fs::copy(&from, self.directory.join(node).join("authority.pem")).expect("it can be copied");
+        }
+    }
+}
+
+/// Sends one message after the other until it is stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+    sending: JoinHandle<()>,
+}
+
+impl Load {
+    fn start(cluster: &Cluster) -> Self {
+        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (server, stopped, count) = (cluster.smtp()[0], stop.clone(), acknowledged.clone());
+        let sending = tokio::spawn(async move {
+            while !stopped.load(Ordering::Relaxed) {
+                let content = "From: a@sender.test\r\nSubject: hello\r\n\r\nhello\r\n";
+                let submitted = submit(server, "a@sender.test", &["b@receiver.test"], content).await;
+                if matches!(submitted, Submitted::Acknowledged(_)) {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        Self { stop, acknowledged, sending }
+    }
+
+    /// Waits until more messages are acknowledged.
+    async fn more(&self) {
+        let goal = self.acknowledged.load(Ordering::Relaxed) + 3;
+        let reached = async {
+            while self.acknowledged.load(Ordering::Relaxed) < goal {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.expect("mail is accepted");
+    }
+
+    async fn finish(self) -> u64 {
+        self.more().await;
+        self.stop.store(true, Ordering::Relaxed);
+        self.sending.await.expect("the client does not panic");
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+}
+
+async fn start(receiver: std::net::SocketAddr) -> (Cluster, Operator) {
+    let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+    let spec = ClusterSpec { ingresses: 1, outbounds: 1, ..ClusterSpec::usual(binary, receiver) };
+    let cluster = Cluster::start(spec).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let operator = Operator { binary: binary.to_owned(), directory: cluster.directory().to_owned() };
+    (cluster, operator)
+}
+
+fn hang_up(cluster: &mut Cluster) {
+    for role in [Role::Queue, Role::Outbound, Role::Control, Role::Ingress] {
+        for node in cluster.nodes(role) {
+            node.process.hang_up().expect("it runs");
+        }
+    }
+}
+
+#[tokio::test]
+async fn c_171_the_authority_of_a_cluster_is_replaced_while_mail_flows() {
+    let sink = Sink::start(SinkConfig::default()).await.expect("a port is free");
+    let (mut cluster, operator) = start(sink.address()).await;
+    let load = Load::start(&cluster);
+    let keys: Vec<_> =
+        NODES.map(|(node, role)| operator.directory.join(node).join(format!("{role}.key"))).into();
+    let read = |path: &PathBuf| fs::read_to_string(path).expect("it is there");
+    let before: Vec<String> = keys.iter().map(read).collect();
+
+    operator.check(&["certificate", "rotate", "--dir", "cluster"], 0, "step 1 of 3").await;
+    // Nobody trusts the new authority yet, so it must not sign.
+    let refused = ["certificate", "rotate", "--dir", "cluster", "--yes"];
+    let text = operator.check(&refused, 1, "not every node is ready").await;
+    assert!(
+        text.contains("queue 1 does not trust authority") || text.contains("queue 1 has not been seen"),
+        "{text}"
+    );
+    operator.copy_authorities();
+    hang_up(&mut cluster);
+    operator.rotate("step 2 of 3").await;
+    load.more().await;
+
+    let renew = ["certificate", "renew", "--dir", "cluster"];
+    let nodes = NODES.map(|(node, _)| node);
+    operator.check(&[&renew[..], &nodes[..]].concat(), 0, "renewed ingress 11 in ingress-1").await;
+    for (path, before) in keys.iter().zip(&before) {
+        assert_ne!(read(path), *before, "{} is new", path.display());
+    }
+    hang_up(&mut cluster);
+    operator.rotate("step 3 of 3").await;
+    load.more().await;
+    operator.copy_authorities();
+    hang_up(&mut cluster);
+
+    // A node that starts now finds only the new authority, everywhere.
+    let restarted = &mut cluster.nodes(Role::Queue)[0].process;
+    restarted.kill().await.expect("it can be killed");
+    restarted.start_again().expect("it starts");
+    restarted.wait_ready(PATIENCE).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let list = ["certificate", "list", "--config", "cluster/operator.toml"];
+    let text = operator.check(&list, 0, "DAYS LEFT").await;
+    for name in ["queue 3", "ingress 11", "outbound 21", "control 31", "authority"] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
+    let accepted = load.finish().await;
+    assert!(accepted > 0);
+    assert!(
+        sink.ledger().wait_for_count(accepted, PATIENCE).await,
+        "{accepted} accepted\n{}",
+        cluster.logs()
+    );
+}
