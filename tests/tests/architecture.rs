@@ -74,6 +74,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("tokio-rustls", &["net"]),
     ("rcgen", &["net"]),
     ("maud", &["web", "control", "sandbox"]),
+    ("hyper", &["postroad"]),
     ("mail-auth", &["mail"]),
     ("mail-parser", &["mail"]),
     ("encoding_rs", &["mail"]),

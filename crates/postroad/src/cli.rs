@@ -8,7 +8,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use postroad_core::{Domain, GroupId, MessageId, NodeId};
+use postroad_core::{Address, ClusterId, Domain, GroupId, MessageId, NodeId};
+use postroad_net::Role;
 use postroad_settings::HostPort;
 
 use self::{
@@ -74,6 +75,11 @@ pub enum Command {
     /// Name the clusters that you work with, so that commands need neither `--config` nor `--server`
     #[command(subcommand)]
     Context(ContextCommand),
+    /// Send a message over SMTP as an application does, and wait for its final outcome
+    Send(Box<SendArgs>),
+    /// Do nothing until stopped: for a container in which an operator runs commands
+    #[command(hide = true)]
+    Idle,
     /// Show what the rules make of receivers' replies: kind, class, party, suppress, lane and rule, one reply a line
     Classify(ClassifyArgs),
     /// Print a script with which a shell completes the commands and flags of postroad
@@ -226,6 +232,111 @@ pub enum ClusterCommand {
     Form(RoleArgs),
     /// On a queue node whose disk was lost: create an empty data directory, with which it rejoins when started
     Rejoin(RoleArgs),
+    /// Issue a certificate, replacing what is in its directory
+    Certificate(CertificateArgs),
+    /// In Kubernetes: create the certificate authority as a Secret, unless the Secret exists
+    Authority(AuthorityArgs),
+    /// In Kubernetes: form the data directory of a queue node of a new cluster; of one that exists, wait for `rejoin`
+    Prepare(PrepareArgs),
+    /// In Kubernetes: wait until every group has a leader, and record that the cluster has formed
+    Formed(FormedArgs),
+}
+
+/// Flags of `cluster certificate`.
+#[derive(Args, Debug)]
+pub struct CertificateArgs {
+    /// What the certificate is for: a role, or `operator`
+    #[arg(value_parser = certificate_role)]
+    pub role: Role,
+    /// The node's id; not for an operator
+    #[arg(long, value_name = "ID", value_parser = node_id, required_if_eq_any = [("role", "ingress"), ("role", "queue"), ("role", "outbound"), ("role", "control")])]
+    pub node: Option<NodeId>,
+    /// The directory with `authority.pem` and `authority.key`
+    #[arg(long, value_name = "DIR")]
+    pub authority: PathBuf,
+    /// Write `authority.pem`, `node.pem` and `node.key` here
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Reads what a certificate is for.
+fn certificate_role(text: &str) -> Result<Role, String> {
+    text.parse().map_err(|_| "expected ingress, queue, outbound, control or operator".to_owned())
+}
+
+/// Flags of `cluster authority`.
+#[derive(Args, Debug)]
+pub struct AuthorityArgs {
+    /// The id of the cluster
+    #[arg(long, value_name = "ID", value_parser = cluster_id)]
+    pub id: ClusterId,
+    /// The name of the Secret, in the namespace of this pod
+    #[arg(long, value_name = "NAME")]
+    pub kubernetes_secret: String,
+}
+
+/// Reads a cluster's id as a configuration can hold it.
+fn cluster_id(text: &str) -> Result<ClusterId, String> {
+    let number = text.parse::<i64>().ok().and_then(|number| u64::try_from(number).ok());
+    let id = number.filter(|number| *number > 0).map(ClusterId);
+    id.ok_or_else(|| format!("expected a cluster id from 1 to {}", i64::MAX))
+}
+
+/// Flags of `cluster prepare`.
+#[derive(Args, Debug)]
+pub struct PrepareArgs {
+    /// The configuration file of the queue node
+    #[arg(long, value_name = "FILE", env = "POSTROAD_CONFIG")]
+    pub config: PathBuf,
+    /// The file that exists once the cluster has formed, and says when
+    #[arg(long, value_name = "FILE")]
+    pub formed: PathBuf,
+}
+
+/// Flags of `cluster formed`.
+#[derive(Args, Debug)]
+pub struct FormedArgs {
+    /// The operator's configuration
+    #[arg(long, value_name = "FILE", env = "POSTROAD_OPERATOR_CONFIG")]
+    pub config: PathBuf,
+    /// The name of the ConfigMap, in the namespace of this pod
+    #[arg(long, value_name = "NAME")]
+    pub kubernetes_configmap: String,
+}
+
+/// Flags of `send`.
+#[derive(Args, Debug)]
+pub struct SendArgs {
+    /// The ingress node, or the balancer in front of several
+    #[arg(long, value_name = "HOST:PORT")]
+    pub server: HostPort,
+    /// The sender's address
+    #[arg(long, value_name = "ADDRESS", value_parser = Address::parse)]
+    pub from: Address,
+    /// The recipient's address
+    #[arg(long, value_name = "ADDRESS", value_parser = Address::parse)]
+    pub to: Address,
+    /// A directory with the files `login` and `password` of a credential; without it, none is used
+    #[arg(long, value_name = "DIR")]
+    pub credentials: Option<PathBuf>,
+    /// TLS begins with the connection, as on port 465, instead of with STARTTLS
+    #[arg(long)]
+    pub implicit_tls: bool,
+    /// The name in the server's certificate, where it is not the host of `--server`
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// The CA of the server's certificate, PEM; without it, those that browsers trust
+    #[arg(long, value_name = "FILE")]
+    pub authority: Option<PathBuf>,
+    /// Accept any certificate
+    #[arg(long, conflicts_with = "authority")]
+    pub insecure: bool,
+    /// The console of the control node, which is asked for the outcome; without it, `send` ends once the message is accepted
+    #[arg(long, value_name = "HOST:PORT")]
+    pub history: Option<HostPort>,
+    /// How many seconds the message may take until its final outcome
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
 }
 
 /// Flags of `cluster init`.

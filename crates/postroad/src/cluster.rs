@@ -18,7 +18,7 @@ use postroad_net::{
 use postroad_settings::{Rules, Source, print, require, settings};
 
 use crate::{
-    cli::{ClusterInitArgs, ClusterJoinArgs, NodeAddress, RoleName},
+    cli::{CertificateArgs, ClusterInitArgs, ClusterJoinArgs, NodeAddress, RoleName},
     sections::{MetricsSection, QueueNode, queue_problems},
     template::{self, NodeTemplate},
 };
@@ -299,6 +299,48 @@ pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
         _ => String::new(),
     };
     Ok(format!("created {config}; {first}start the node with `postroad {name} --config {config}`\n"))
+}
+
+/// Runs `cluster certificate`.
+///
+/// # Errors
+/// The authority cannot be read, or a file cannot be written.
+pub fn certificate(args: &CertificateArgs) -> anyhow::Result<String> {
+    let CertificateArgs { role, node, authority, out } = args;
+    ensure!(
+        (*role == Role::Operator) == node.is_none(),
+        "an operator has no node id: expected no `--node` with `operator`"
+    );
+    let read = |name: &str| {
+        let file = authority.join(name);
+        fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))
+    };
+    let authority = ClusterAuthority::from_pem(&read("authority.pem")?, &read("authority.key")?)?;
+    let node = node.unwrap_or(OPERATOR);
+    let issued = authority.issue(*role, node, &[])?;
+    fs::create_dir_all(out).with_context(|| format!("cannot create `{}` (`--out`)", out.display()))?;
+    let files = [
+        ("authority.pem", authority.certificate_pem()),
+        ("node.pem", &issued.certificate_pem),
+        ("node.key", &issued.key_pem),
+    ];
+    for (name, text) in files {
+        replace(&out.join(name), text)?;
+    }
+    let out = out.display();
+    Ok(format!("issued the certificate of {role} node {node} of cluster {} in {out}\n", authority.cluster()))
+}
+
+/// Replaces a file as a whole, so that a process that reads it sees the old text or the new one.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let new = path.with_extension("new");
+    let removed = match fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let written = removed.and_then(|()| write_secret(&new, text.as_bytes()));
+    let written = written.and_then(|()| fs::rename(&new, path));
+    written.with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use clap_complete::{aot, generate};
 use crate::{
     certificate, classify,
     cli::{Cli, ClusterCommand, Command, ConfigCommand, Shell},
-    cluster, config, dev, doctor, operator, roles, support,
+    cluster, config, dev, doctor, operator, pod, roles, send, support,
 };
 
 /// Returns what is to be printed at the end.
@@ -32,6 +32,10 @@ pub fn run(command: Command) -> Result<String> {
         Command::Cluster(ClusterCommand::Join(args)) => cluster::join(&args),
         Command::Cluster(ClusterCommand::Form(args)) => roles::form(&args.config),
         Command::Cluster(ClusterCommand::Rejoin(args)) => roles::rejoin(&args.config),
+        Command::Cluster(ClusterCommand::Authority(args)) => on_runtime(pod::authority(&args)),
+        Command::Cluster(ClusterCommand::Certificate(args)) => cluster::certificate(&args),
+        Command::Cluster(ClusterCommand::Prepare(args)) => on_runtime(pod::prepare(&args)),
+        Command::Cluster(ClusterCommand::Formed(args)) => on_runtime(pod::formed(&args)),
         Command::Apply(args) => on_runtime(operator::apply_file(&args)),
         Command::Get(args) => on_runtime(operator::get(&args)),
         Command::Describe(args) => on_runtime(operator::describe(&args)),
@@ -44,6 +48,8 @@ pub fn run(command: Command) -> Result<String> {
         Command::Support(command) => on_runtime(support::run(&command)),
         Command::Message(command) => on_runtime(operator::message(&command)),
         Command::Context(command) => operator::context(&command),
+        Command::Send(args) => on_runtime(send::run(&args)),
+        Command::Idle => on_runtime(pod::idle()).map(silent),
         Command::Classify(args) => classify::run(&args),
         Command::Completion(args) => completion(args.shell),
     }

@@ -14,13 +14,16 @@ pub mod doctor;
 pub mod metrics;
 pub mod operator;
 pub mod output;
+pub mod pod;
 pub mod policy;
 pub mod roles;
 pub mod route;
 pub mod sections;
+pub mod send;
 pub mod support;
 
 mod components;
+mod http;
 mod nodes;
 mod resolver;
 mod signal;

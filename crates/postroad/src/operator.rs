@@ -9,7 +9,7 @@ mod message;
 mod policy;
 mod target;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use postroad_cluster::{
     ApplyOptions, CallError, DirectoryClient, DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch,
@@ -30,6 +30,7 @@ pub use policy::{describe, export, get};
 use self::target::Target;
 use crate::{
     cli::TargetArgs,
+    config::{self, OperatorFile},
     sections::{ClusterSection, QueueNode},
 };
 
@@ -125,6 +126,20 @@ pub(crate) async fn view(endpoints: &Endpoints, directory: &DirectoryClient) -> 
             last: "no queue node sent the directory in time".to_owned(),
         }),
     }
+}
+
+/// Waits until every group of the cluster has a leader that this command reaches.
+///
+/// # Errors
+/// The configuration is invalid.
+pub(crate) async fn every_leader(config: &Path) -> anyhow::Result<ClusterSection> {
+    let OperatorFile { cluster } = config::load_operator(config)?;
+    let leaders = LeaderWatch::start(&cluster.endpoints(&Transport::Mutual(cluster.node_tls()?)));
+    let mut table = leaders.subscribe();
+    table
+        .wait_for(|table| (0..=cluster.ledger_groups).all(|group| table.contains_key(&GroupId(group))))
+        .await?;
+    Ok(cluster)
 }
 
 impl ClusterSection {

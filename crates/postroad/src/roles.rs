@@ -42,7 +42,7 @@ const RELOAD_EVERY: Duration = Duration::from_secs(60);
 /// # Errors
 /// The configuration is invalid, or the directory is in use or holds a log.
 pub fn form(config: &Path) -> anyhow::Result<String> {
-    let disk = format_data(config, Origin::Form)?;
+    let disk = format_data(&config::read(config)?, Origin::Form)?;
     Ok(format!("formatted disk {disk} for a new cluster, which forms when all queue nodes are started\n"))
 }
 
@@ -51,14 +51,14 @@ pub fn form(config: &Path) -> anyhow::Result<String> {
 /// # Errors
 /// As for [`form`]; and the node is the cluster's only queue node.
 pub fn rejoin(config: &Path) -> anyhow::Result<String> {
-    let disk = format_data(config, Origin::Rejoin)?;
+    let disk = format_data(&config::read(config)?, Origin::Rejoin)?;
     Ok(format!(
         "formatted disk {disk}, empty; when the node is started it joins as a learner and gets everything from the others\n"
     ))
 }
 
-fn format_data(config: &Path, origin: Origin) -> anyhow::Result<DiskId> {
-    let file: QueueFile = config::read(config)?;
+/// Formats the data directory of a queue node.
+pub(crate) fn format_data(file: &QueueFile, origin: Origin) -> anyhow::Result<DiskId> {
     let is_alone = file.cluster.queue.len() == 1;
     anyhow::ensure!(
         !is_alone || origin == Origin::Form,

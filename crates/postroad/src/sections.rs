@@ -14,7 +14,7 @@ settings! {
     /// Which node this is.
     pub struct NodeSection {
         /// The id of the node, from 1.
-        /// No other node of the cluster, of any role, may ever have had it.
+        /// No other node of the cluster, of any role, may ever have had it; only replicas of an ingress node share one.
         id: NodeId, within NodeId(1)..;
         /// The directory for the node's data.
         data: WritableDirectory;
@@ -25,7 +25,7 @@ settings! {
     /// Which node this is. It keeps no data.
     pub struct StatelessNodeSection {
         /// The id of the node, from 1.
-        /// No other node of the cluster, of any role, may ever have had it.
+        /// No other node of the cluster, of any role, may ever have had it; only replicas of an ingress node share one.
         id: NodeId, within NodeId(1)..;
     }
 }

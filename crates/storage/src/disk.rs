@@ -83,6 +83,19 @@ pub fn format(fs: &dyn Fs, identity: Identity, disk: Disk) -> Result<Disk, Forma
     Ok(disk)
 }
 
+/// Returns the disk that a directory is; `None` where the directory is empty, or does not exist. Changes nothing.
+///
+/// # Errors
+/// The directory cannot be read, or this node cannot open what is in it.
+pub fn formatted(fs: &dyn Fs, identity: Identity) -> Result<Option<Disk>, OpenError> {
+    match read(fs, identity) {
+        Ok(disk) => Ok(Some(disk)),
+        Err(OpenError::Unformatted) => Ok(None),
+        Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn holds_state(name: &str) -> bool {
     SegmentId::parse(name).is_some() || name.starts_with("checkpoint-")
 }

@@ -21,7 +21,7 @@ mod writer;
 
 pub use cache::Cache;
 pub use checkpoint::Checkpoint;
-pub use disk::{Disk, DiskId, FormatError, Origin, format};
+pub use disk::{Disk, DiskId, FormatError, Origin, format, formatted};
 pub use fs::{Fs, RealFs};
 pub use log::{Done, GroupState, Identity, Log, LogConfig, OpenError, Room};
 pub use shared::LogStats;

@@ -1,6 +1,6 @@
 //! A name server with scripted answers, over UDP and TCP on one loopback port.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, io::ErrorKind, net::SocketAddr, sync::Arc};
 
 use hickory_resolver::proto::{
     op::{Message, ResponseCode},
@@ -35,13 +35,23 @@ impl FakeDns {
     /// Starts the server. Names outside the zone get NXDOMAIN; names with other record types only get an empty answer.
     pub(crate) async fn start(zone: Zone) -> Self {
         let zone = Arc::new(zone);
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (udp, tcp) = sockets().await;
         let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_udp(udp, Arc::clone(&zone)));
         tasks.spawn(serve_tcp(tcp, zone));
         Self { address, _tasks: tasks }
+    }
+}
+
+/// Takes a port that is free for both.
+async fn sockets() -> (UdpSocket, TcpListener) {
+    loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        match TcpListener::bind(udp.local_addr().unwrap()).await {
+            Ok(tcp) => return (udp, tcp),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}"),
+        }
     }
 }
 

@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_disk_is_judged_by_room_and_time_of_a_sync() {
-        let check_disk = |free, median, slowest, expected: &[(_, &str)]| {
+        let check_disk = |free: u64, median, slowest, expected: &[(_, &str)]| {
             let times = SyncTimes {
                 median: Duration::from_micros(median),
                 slowest: Duration::from_micros(slowest),

@@ -1,0 +1,112 @@
+//! What the pods of a cluster run besides its roles.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use postroad_core::NodeId;
+use postroad_net::{NodeTls, Role};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_postroad");
+
+/// A process; it is killed when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn postroad(directory: &Path, arguments: &str) -> Command {
+    let mut command = Command::new(BINARY);
+    command.current_dir(directory).args(arguments.split_whitespace());
+    command
+}
+
+fn run(directory: &Path, arguments: &str) -> Output {
+    postroad(directory, arguments).output().unwrap()
+}
+
+/// Runs a command that must succeed; returns what it prints.
+fn done(directory: &Path, arguments: &str) -> String {
+    let output = run(directory, arguments);
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn cluster(directory: &Path) {
+    done(directory, "cluster init --dir ca --queue 10=q0:7400 --queue 11=q1:7400 --queue 12=q2:7400");
+}
+
+#[test]
+fn a_pod_issues_its_certificate_at_every_start() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    cluster(home);
+    let mut keys = Vec::new();
+    let check = |arguments: &str, role, node| {
+        done(home, &format!("cluster certificate {arguments} --authority ca --out tls"));
+        let [authority, certificate, key] =
+            ["authority.pem", "node.pem", "node.key"].map(|name| home.join("tls").join(name));
+        let tls = NodeTls::from_files(&authority, &certificate, &key).unwrap();
+        tls.verify().unwrap();
+        assert_eq!((tls.identity().role, tls.identity().node), (role, node));
+        fs::read(key).unwrap()
+    };
+    keys.push(check("queue --node 11", Role::Queue, NodeId(11)));
+    keys.push(check("queue --node 11", Role::Queue, NodeId(11)));
+    keys.push(check("operator", Role::Operator, NodeId(0)));
+    keys.dedup();
+    assert_eq!(keys.len(), 3, "each certificate has a key of its own");
+    for refused in ["operator --node 11", "ingress", "smtp --node 11"] {
+        let output = run(home, &format!("cluster certificate {refused} --authority ca --out other"));
+        assert!(!output.status.success() && !home.join("other").exists(), "{refused}");
+    }
+}
+
+#[test]
+fn a_volume_is_formed_once_and_a_lost_one_waits_for_rejoin() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    cluster(home);
+    done(home, "cluster join queue --dir ca --node 11 --data data --out node");
+    let prepare = "cluster prepare --config node/queue.toml --formed formed";
+    let data = home.join("node/data");
+    assert!(done(home, prepare).contains("for a new cluster"));
+    assert!(done(home, prepare).contains("the data directory is disk"));
+
+    fs::write(home.join("formed"), "2026-11-30T22:00:00Z").unwrap();
+    assert!(done(home, prepare).contains("the data directory is disk"), "its own disk");
+
+    fs::remove_dir_all(&data).unwrap();
+    let mut waiting = postroad(home, prepare);
+    let mut waiting = Running(waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut said = String::new();
+    BufReader::new(waiting.0.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    for words in
+        ["queue node 11 waits", "formed at 2026-11-30T22:00:00Z", "-c disk -- postroad cluster rejoin"]
+    {
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(!data.exists(), "it is not formed a second time");
+    done(home, "cluster rejoin --config node/queue.toml");
+    assert!(waiting.0.wait().unwrap().success());
+    let mut printed = String::new();
+    waiting.0.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    assert!(printed.contains("this node rejoins"), "{printed}");
+}
+
+#[test]
+fn outside_of_a_pod_nothing_is_created_in_kubernetes() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = postroad(home.path(), "cluster authority --id 7 --kubernetes-secret ca");
+    let output = command.env_remove("KUBERNETES_SERVICE_HOST").output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("`KUBERNETES_SERVICE_HOST` is not set: this is no pod"), "{error}");
+}

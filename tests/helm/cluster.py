@@ -1,0 +1,323 @@
+"""The chart's own objects start a cluster: what it renders is run on the files of the image, as Kubernetes would.
+
+Started by tests/helm/run as the first process of its own namespaces, with the files of the image in IMAGE_TREE. Prints a line for every step, and at the end the time
+to ready and the memory of each pod.
+"""
+
+import base64
+import contextlib
+import os
+import re
+import smtplib
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from email.message import EmailMessage
+from pathlib import Path
+
+from chart import named, render
+from kubelet import Kubelet, Pod, wait_for
+from kubernetes import Api, Authority
+from network import Network, Proxy, Receiver
+
+NAME, NAMESPACE = "mail", "post"
+HOSTNAME = "mail.sender.example"
+PASSWORD = "correct horse battery"
+
+POLICY = {
+    "sources": [{"name": "out", "helo": "out.sender.example"}],
+    "pools": [{"name": "default", "sources": [{"source": "out"}]}],
+    "tenants": [{"name": "acme", "pool": "default"}],
+}
+CREDENTIALS = f"""
+credentials: [{{name: app, tenant: acme, login: app, password: {PASSWORD}}}]
+"""
+
+VALUES = {
+    "ingress": {"hostname": HOSTNAME, "tls": {"secret": "mail-tls"}, "preStopSeconds": 1},
+    "policy": {"inline": POLICY, "secrets": ["logins"]},
+    "test": {"to": "you@receiver.example", "from": "me@sender.example", "credentialsSecret": "app", "caSecret": "mail-ca"},
+}
+
+
+class Cluster:
+    """The objects of the API, and the pods and Services that its controllers would make of them."""
+
+    def __init__(self, work):
+        # Made by deploy/image/tree; hard links to its files are made beside it.
+        tree = Path(os.environ["IMAGE_TREE"])
+        # What the pods' user reads is under directories that only root writes to.
+        work.chmod(0o755)
+        self.network = Network()
+        self.api = Api(self.network.service_address(), work, NAMESPACE)
+        self.kubelet = Kubelet(tree, work, self.network, self.api, work / "claims")
+        self.pods, self.services = {}, {}
+
+    def run(self, name, spec, labels, claims=()):
+        pod = self.pods[name] = Pod(self.kubelet, name, spec, labels, claims)
+        return pod
+
+    def selected(self, selector):
+        return [pod for pod in self.pods.values() if selector.items() <= pod.labels.items() and not pod.stopping]
+
+    def install(self, objects):
+        """What `helm install` does: hooks in the order of their weights, then the objects."""
+        def weight(item):
+            return int(item["metadata"].get("annotations", {}).get("helm.sh/hook-weight", 0))
+
+        def hook(item):
+            return item["metadata"].get("annotations", {}).get("helm.sh/hook", "")
+
+        for item in sorted((o for o in objects if "pre-install" in hook(o)), key=weight):
+            self.api.apply(item)
+            if item["kind"] == "Job":
+                self.job(item)
+        for item in objects:
+            if hook(item):
+                continue
+            self.api.apply(item)
+        for item in objects:
+            if not hook(item):
+                self.control(item)
+
+    def job(self, item):
+        """Runs a Job to its end; returns its pod."""
+        pod = self.start_job(item)
+        return self.completed(pod)
+
+    def start_job(self, item):
+        template = item["spec"]["template"]
+        return self.run(f"{item['metadata']['name']}-x1", template["spec"], template["metadata"]["labels"])
+
+    def completed(self, pod):
+        wait_for(f"{pod.name} ends", lambda: pod.ended or pod.failed)
+        if pod.failed:
+            raise pod.failed
+        pod.stopping = True
+        return pod
+
+    def control(self, item):
+        """What the controller of an object does."""
+        kind, name = item["kind"], item["metadata"]["name"]
+        if kind == "Service":
+            self.serve(item)
+        elif kind == "Job":
+            self.start_job(item)
+        elif kind == "Deployment":
+            for number in range(item["spec"]["replicas"]):
+                template = item["spec"]["template"]
+                self.run(f"{name}-{number}", template["spec"], template["metadata"]["labels"])
+        elif kind == "StatefulSet":
+            assert item["spec"].get("podManagementPolicy") == "Parallel" or item["spec"]["replicas"] == 1
+            for number in range(item["spec"]["replicas"]):
+                self.member(item, number)
+
+    def member(self, item, number):
+        """The pod with this ordinal of a StatefulSet."""
+        name, template = item["metadata"]["name"], item["spec"]["template"]
+        labels = dict(template["metadata"]["labels"], **{"apps.kubernetes.io/pod-index": str(number)})
+        claims = [claim["metadata"]["name"] for claim in item["spec"]["volumeClaimTemplates"]]
+        pod = self.run(f"{name}-{number}", template["spec"], labels, claims)
+        service = item["spec"]["serviceName"]
+        host = f"{pod.name}.{service}.{NAMESPACE}.svc.cluster.local"
+        self.network.names.addresses[host] = lambda: [self.pods[pod.name].address]
+        return pod
+
+    def serve(self, item):
+        name, spec = item["metadata"]["name"], item["spec"]
+        host = f"{name}.{NAMESPACE}.svc.cluster.local"
+        every = spec.get("publishNotReadyAddresses", False)
+
+        def ready():
+            return [pod for pod in self.selected(spec["selector"]) if every or pod.ready]
+
+        if spec.get("clusterIP") == "None":
+            self.network.names.addresses[host] = lambda: [pod.address for pod in ready()]
+            return
+        address = self.network.service_address()
+        self.network.names.addresses[host] = lambda: [address]
+        self.services[name] = address
+        for port in spec["ports"]:
+            target = port["targetPort"]
+            Proxy(address, port["port"], lambda target=target: [(pod.address, pod.port(target)) for pod in ready()])
+
+    def role(self, role):
+        return [pod for name, pod in sorted(self.pods.items())
+                if pod.labels["app.kubernetes.io/component"] == role and not pod.stopping]
+
+    def until_ready(self, pods):
+        for pod in pods:
+            wait_for(f"{pod.name} is ready", lambda: pod.ready or pod.failed)
+            if pod.failed:
+                raise pod.failed
+
+    def dump(self):
+        for name, pod in self.pods.items():
+            for log in sorted(pod.directory.glob("*.log")):
+                lines = log.read_text(errors="replace").splitlines()[-8:]
+                print(f"== {name} {log.stem} (ready {pod.ready}, failed {pod.failed})", *lines, sep="\n   ")
+
+
+def secret(name, **data):
+    encoded = {key.replace("_", "."): base64.b64encode(text.encode()).decode() for key, text in data.items()}
+    return {"kind": "Secret", "metadata": {"name": name}, "data": encoded}
+
+
+class Scenario:
+    """One cluster, step by step."""
+
+    def __init__(self, work):
+        self.cluster = Cluster(work)
+        self.receiver = Receiver()
+        self.objects, self.notes = render(VALUES, name=NAME, namespace=NAMESPACE)
+        self.ca = Authority("our CA")
+        certificate, key = self.ca.issue(HOSTNAME)
+        api = self.cluster.api
+        api.apply({"kind": "ConfigMap", "metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": api.authority.certificate}})
+        api.apply(secret("mail-tls", tls_crt=certificate, tls_key=key))
+        api.apply(secret("mail-ca", ca_crt=self.ca.certificate))
+        api.apply(secret("app", login="app", password=PASSWORD + "\n"))
+        api.apply(secret("logins", policy_yaml=CREDENTIALS))
+
+    def the_cluster_starts_from_what_the_chart_renders(self):
+        self.cluster.install(self.objects)
+        cluster = self.cluster
+        cluster.until_ready(cluster.role("queue"))
+        setup = cluster.completed(cluster.pods[f"{NAME}-setup-1-x1"])
+        assert "every group has a leader: recorded" in setup.log("formed"), setup.log("formed")
+        assert "name: acme" in setup.log("get"), setup.log("get")
+        for role in ("ingress", "outbound", "control"):
+            cluster.until_ready(cluster.role(role))
+        assert cluster.api.refused == []
+        assert cluster.api.get("ConfigMap", f"{NAME}-formed")["data"]["queue-nodes"] == "3"
+
+    def the_authority_is_created_once(self):
+        before = self.cluster.api.get("Secret", f"{NAME}-authority")
+        pod = self.cluster.job(named(self.objects, "Job", f"{NAME}-authority"))
+        assert "exists: the authority in it stays in use" in pod.log("authority"), pod.log("authority")
+        assert self.cluster.api.get("Secret", f"{NAME}-authority") == before
+
+    def helm_test_sends_a_message_and_waits_for_its_end(self):
+        test = named(self.objects, "Pod", f"{NAME}-test")
+        before = len(self.receiver.messages)
+        pod = self.cluster.run(f"{NAME}-test", test["spec"], test["metadata"]["labels"])
+        self.cluster.completed(pod)
+        assert re.search(r": delivered after 1 attempts?: .*taken", pod.log("send")), pod.log("send")
+        assert len(self.receiver.messages) == before + 1
+
+    def a_client_sends_through_the_port_of_the_service(self, subject="hello"):
+        address = self.cluster.services[NAME]
+        context = ssl.create_default_context(cadata=self.ca.certificate)
+        message = EmailMessage()
+        message["From"], message["To"], message["Subject"] = "me@sender.example", "you@receiver.example", subject
+        message.set_content("hello")
+        for port, implicit in ((587, False), (465, True)):
+            message.replace_header("Subject", f"{subject} {port}")
+            kind = smtplib.SMTP_SSL if implicit else smtplib.SMTP
+            with contextlib.closing(kind(timeout=60, **({"context": context} if implicit else {}))) as client:
+                # The name of the certificate, at the address of the Service.
+                client._host = HOSTNAME
+                if implicit:
+                    client._get_socket = lambda host, port, timeout: tls(context, address, port, timeout)
+                client.connect(address, port)
+                if not implicit:
+                    client.starttls(context=context)
+                client.login("app", PASSWORD)
+                client.send_message(message)
+                client.quit()
+            wait_for("the receiver has it", lambda: any(f"Subject: {subject} {port}" in text for _, text in self.receiver.messages))
+
+    def an_operator_works_in_the_operator_pod(self):
+        [pod] = self.cluster.role("operator")
+        wait_for("it runs", lambda: pod.running == "operator")
+        code, output = pod.execute("operator", "get", "tenants")
+        assert code == 0 and "acme" in output, output
+
+    def pods_restart_one_by_one_and_the_cluster_goes_on(self):
+        objects, cluster = self.objects, self.cluster
+        for role in ("queue", "outbound", "control"):
+            item = named(objects, "StatefulSet", f"{NAME}-{role}")
+            for number in reversed(range(item["spec"]["replicas"])):
+                took = cluster.pods[f"{NAME}-{role}-{number}"].stop()
+                pod = cluster.member(item, number)
+                cluster.until_ready([pod])
+                if role == "queue":
+                    assert "the data directory is disk" in pod.log("disk"), pod.log("disk")
+                print(f"   {pod.name} stopped in {took:.1f} s")
+        self.a_client_sends_through_the_port_of_the_service("after the restarts")
+
+    def a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command(self):
+        cluster, name = self.cluster, f"{NAME}-queue-1"
+        cluster.pods[name].stop()
+        subprocess.run(["rm", "-rf", cluster.kubelet.claims / f"data-{name}"], check=True)
+        pod = cluster.member(named(self.objects, "StatefulSet", f"{NAME}-queue"), 1)
+        command = f"kubectl exec {name} -c disk -- postroad cluster rejoin"
+        wait_for("it says what to do", lambda: command in pod.log("disk"))
+        assert "queue node 11 waits: the cluster formed at" in pod.log("disk")
+        # Mail flows meanwhile.
+        self.a_client_sends_through_the_port_of_the_service("with two queue nodes")
+        code, output = pod.execute("disk", "cluster", "rejoin")
+        assert code == 0, output
+        cluster.until_ready([pod])
+        wait_for("it is a voter again", lambda: "joined: this node is a voter" in pod.log("queue"))
+
+    def nothing_forms_again_when_every_volume_is_lost(self):
+        cluster = self.cluster
+        item = named(self.objects, "StatefulSet", f"{NAME}-queue")
+        for pod in cluster.role("queue"):
+            pod.stop()
+            subprocess.run(["rm", "-rf", cluster.kubelet.claims / f"data-{pod.name}"], check=True)
+        pods = [cluster.member(item, number) for number in range(3)]
+        for pod in pods:
+            wait_for("it waits", lambda: "waits: the cluster formed at" in pod.log("disk"))
+            assert pod.running == "disk"
+            assert not (cluster.kubelet.claims / f"data-{pod.name}" / "queue").exists()
+
+
+def tls(context, address, port, timeout):
+    import socket
+
+    return context.wrap_socket(socket.create_connection((address, port), timeout), server_hostname=HOSTNAME)
+
+
+def figures(cluster):
+    print("\n| pod | ready after | memory |\n|---|---|---|")
+    for name, pod in sorted(cluster.pods.items()):
+        if pod.ready_after is not None:
+            print(f"| {name} | {pod.ready_after:.1f} s | {pod.memory() / 2**20:.0f} MiB |")
+            limit = pod.spec["containers"][0]["resources"]["limits"]["memory"]
+            assert pod.memory() < int(limit.removesuffix("Mi").removesuffix("Gi")) * (2**30 if limit.endswith("Gi") else 2**20)
+    print()
+
+
+def main():
+    with tempfile.TemporaryDirectory(dir=os.environ["WORK"]) as work:
+        scenario = Scenario(Path(work))
+        steps = (
+            scenario.the_cluster_starts_from_what_the_chart_renders,
+            scenario.the_authority_is_created_once,
+            scenario.helm_test_sends_a_message_and_waits_for_its_end,
+            scenario.a_client_sends_through_the_port_of_the_service,
+            scenario.an_operator_works_in_the_operator_pod,
+            lambda: figures(scenario.cluster),
+            scenario.pods_restart_one_by_one_and_the_cluster_goes_on,
+            scenario.a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command,
+            scenario.nothing_forms_again_when_every_volume_is_lost,
+        )
+        for step in steps:
+            began = time.monotonic()
+            try:
+                step()
+            except BaseException:
+                scenario.cluster.dump()
+                raise
+            if step.__name__ != "<lambda>":
+                print(f"ok {step.__name__.replace('_', ' ')} ({time.monotonic() - began:.1f} s)", flush=True)
+    # Whatever still runs ends with this process, the first of its namespace.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+main()

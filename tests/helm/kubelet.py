@@ -1,0 +1,282 @@
+"""Runs pods as kubelet does, on the files of the image: volumes, environment, user, capabilities, probes and stopping.
+
+What it does not do: seccomp, limits of memory and CPU (what pods use is measured instead), network policies (test_policies.py
+reads them), and changes of a volume while its pod runs.
+"""
+
+import base64
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from network import GATEWAY
+
+PYTHON = sys.executable
+HERE = Path(__file__).parent
+# Nothing takes this long; whatever is slow is waited for.
+PATIENCE = 300
+
+
+def wait_for(what, condition, patience=PATIENCE):
+    """Waits until a condition is true, and returns what it returns."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise TimeoutError(f"not within {patience} s: {what}")
+
+
+class Kubelet:
+    def __init__(self, tree, work, network, api, claims):
+        self.tree, self.work, self.network, self.api, self.claims = tree, work, network, api, claims
+
+    # Volumes.
+
+    def _write(self, directory, files, mode, group):
+        directory.mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            file = directory / path
+            file.write_bytes(content)
+            os.chown(file, 0, group)
+            file.chmod(mode)
+        os.chown(directory, 0, group)
+        directory.chmod(0o755)
+
+    def _data(self, kind, name, optional, items=None):
+        item = self.api.get(kind, name)
+        if item is None:
+            if optional:
+                return {}
+            raise KeyError(f"{kind} {name} does not exist")
+        decode = (lambda text: base64.b64decode(text)) if kind == "Secret" else (lambda text: text.encode())
+        data = {key: decode(text) for key, text in item.get("data", {}).items()}
+        return data if items is None else {i["path"]: data[i["key"]] for i in items}
+
+    def _projected(self, source, pod):
+        if "secret" in source:
+            secret = source["secret"]
+            return self._data("Secret", secret["name"], secret.get("optional", False), secret.get("items"))
+        if "configMap" in source:
+            config = source["configMap"]
+            return self._data("ConfigMap", config["name"], config.get("optional", False), config.get("items"))
+        if "serviceAccountToken" in source:
+            return {source["serviceAccountToken"]["path"]: self.api.token(pod.spec["serviceAccountName"]).encode()}
+        return {i["path"]: pod.field(i["fieldRef"]["fieldPath"]).encode() for i in source["downwardAPI"]["items"]}
+
+    def volume(self, volume, pod):
+        """Makes a volume of a pod; returns its directory and whether it can be written to."""
+        name, group = volume["name"], pod.spec["securityContext"]["fsGroup"]
+        if "claim" in volume:
+            directory = self.claims / volume["claim"]
+            directory.mkdir(parents=True, exist_ok=True)
+            os.chown(directory, 0, group)
+            directory.chmod(0o2775)
+            return directory, True
+        directory = pod.directory / "volumes" / name
+        if "emptyDir" in volume:
+            directory.mkdir(parents=True, exist_ok=True)
+            os.chown(directory, 0, group)
+            directory.chmod(0o2777)
+            return directory, True
+        if "configMap" in volume:
+            source = volume["configMap"]
+            files, mode = self._data("ConfigMap", source["name"], source.get("optional", False), source.get("items")), 0o644
+        elif "secret" in volume:
+            source = volume["secret"]
+            files, mode = self._data("Secret", source["secretName"], source.get("optional", False), source.get("items")), source["defaultMode"]
+        else:
+            files, mode = {}, volume["projected"]["defaultMode"]
+            for source in volume["projected"]["sources"]:
+                files |= self._projected(source, pod)
+        self._write(directory, files, mode, group)
+        return directory, False
+
+
+class Pod:
+    """A pod; `labels` has those that its controller adds."""
+
+    def __init__(self, kubelet, name, spec, labels, claims=()):
+        self.kubelet, self.name, self.spec, self.labels = kubelet, name, spec, labels
+        self.directory = kubelet.work / "pods" / name
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
+        self.address, self.space = kubelet.network.pod(name)
+        volumes = list(spec.get("volumes", [])) + [{"name": c, "claim": f"{c}-{name}"} for c in claims]
+        self.volumes = {v["name"]: kubelet.volume(v, self) for v in volumes}
+        self._write_names()
+        self.running, self.process, self.container = None, None, None
+        self.ready, self.ended, self.failed = False, False, None
+        self.started_at, self.ready_after = time.monotonic(), None
+        self.stopping = False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _write_names(self):
+        options = [f"{o['name']}:{o['value']}" for o in self.spec.get("dnsConfig", {}).get("options", [])]
+        space = self.kubelet.api.namespace
+        (self.directory / "resolv.conf").write_text(
+            f"search {space}.svc.cluster.local svc.cluster.local cluster.local\nnameserver {GATEWAY}\n"
+            f"options {' '.join(['ndots:5'] + options)}\n"
+        )
+        (self.directory / "hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
+        (self.directory / "hostname").write_text(self.name + "\n")
+
+    def field(self, path):
+        if found := re.fullmatch(r"metadata\.labels\['(.*)'\]", path):
+            return self.labels[found.group(1)]
+        return {"status.podIP": self.address, "metadata.namespace": self.kubelet.api.namespace, "metadata.name": self.name}[path]
+
+    def _environment(self, container):
+        values = {}
+
+        def expand(text):
+            return re.sub(r"\$\(([A-Za-z0-9_]+)\)", lambda found: values.get(found.group(1), found.group(0)), text)
+
+        for item in container.get("env", []):
+            given = item["value"] if "value" in item else self.field(item["valueFrom"]["fieldRef"]["fieldPath"])
+            values[item["name"]] = expand(given) if "value" in item else given
+        environment = {
+            "PATH": "/usr/local/bin", "HOSTNAME": self.name,
+            "KUBERNETES_SERVICE_HOST": self.kubelet.api.address, "KUBERNETES_SERVICE_PORT": "443",
+        } | values
+        return environment, [expand(argument) for argument in container["args"]]
+
+    def log(self, container):
+        path = self.directory / f"{container}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _start(self, container):
+        own, pod = container["securityContext"], self.spec["securityContext"]
+        assert own["capabilities"] == {"drop": ["ALL"]} and own["readOnlyRootFilesystem"], "only this is known here"
+        root = self.directory / f"root-{container['name']}"
+        shutil.rmtree(root, ignore_errors=True)
+        # The files of the image, and the places of the mounts, which the runtime makes.
+        subprocess.run(["cp", "-al", self.kubelet.tree, root], check=True)
+        mounts = []
+        for name in ("resolv.conf", "hosts", "hostname"):
+            (root / "etc" / name).unlink(missing_ok=True)
+            (root / "etc" / name).touch()
+            mounts.append([str(self.directory / name), f"/etc/{name}", True])
+        for item in sorted(container.get("volumeMounts", []), key=lambda m: m["mountPath"]):
+            (root / item["mountPath"].lstrip("/")).mkdir(parents=True, exist_ok=True)
+            source, writable = self.volumes[item["name"]]
+            mounts.append([str(source), item["mountPath"], item.get("readOnly", False) or not writable])
+        environment, arguments = self._environment(container)
+        spec = {
+            "root": str(root), "hostname": self.name, "mounts": mounts, "env": environment,
+            "user": pod["runAsUser"], "group": pod["runAsGroup"], "groups": [pod["fsGroup"]],
+            "argv": ["/usr/local/bin/postroad", *arguments],
+        }
+        file = self.directory / f"{container['name']}.json"
+        file.write_text(json.dumps(spec))
+        log = open(self.directory / f"{container['name']}.log", "ab")
+        self.process = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{self.space}", "unshare", "--mount", "--uts", "--pid", "--ipc", "--fork",
+             "--kill-child", PYTHON, str(HERE / "container.py"), str(file)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )
+        self.container, self.spec_file = container, spec
+        self.running = container["name"]
+
+    def _main(self):
+        """The process id of the container's first process, as this namespace sees it."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0]) if children else None
+
+    def _run(self):
+        try:
+            for container in self.spec.get("initContainers", []):
+                while True:
+                    self._start(container)
+                    code = self.process.wait()
+                    if code == 0 or self.stopping:
+                        break
+                    if self.spec.get("restartPolicy") == "Never":
+                        raise RuntimeError(f"{container['name']} ended with {code}: {self.log(container['name'])[-2000:]}")
+                    time.sleep(1)
+                if self.stopping:
+                    return
+            [container] = self.spec["containers"]
+            self._start(container)
+            if "readinessProbe" in container:
+                self._probe(container)
+            code = self.process.wait()
+            if code and not self.stopping:
+                raise RuntimeError(f"{container['name']} ended with {code}: {self.log(container['name'])[-2000:]}")
+            self.ended = True
+        except Exception as error:
+            self.failed = error
+        finally:
+            self.ready = False
+
+    def port(self, name):
+        [container] = self.spec["containers"]
+        return next(p["containerPort"] for p in container["ports"] if p["name"] == name)
+
+    def get(self, probe):
+        """Whether a probe succeeds."""
+        target = probe["httpGet"]
+        try:
+            connection = http.client.HTTPConnection(self.address, self.port(target["port"]), timeout=probe.get("timeoutSeconds", 1))
+            connection.request("GET", target["path"])
+            return 200 <= connection.getresponse().status < 400
+        except OSError:
+            return False
+
+    def _probe(self, container):
+        startup, liveness, readiness = (container[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness"))
+        # A loaded machine is slow: the number of failures is not counted, as PATIENCE ends the test.
+        while self.process.poll() is None and not self.get(startup):
+            time.sleep(0.1)
+        while self.process.poll() is None and not self.stopping:
+            self.ready = self.get(readiness) and self.get(liveness)
+            if self.ready and self.ready_after is None:
+                self.ready_after = time.monotonic() - self.started_at
+            time.sleep(0.2)
+
+    def memory(self):
+        """The resident memory of the container, in bytes."""
+        text = Path(f"/proc/{self._main()}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", text).group(1)) * 1024
+
+    def execute(self, container, *arguments):
+        """What `kubectl exec` does; returns the exit status and the output."""
+        assert self.running == container, f"{container} does not run in {self.name}: {self.running} does"
+        pid = self._main()
+        user, group = self.spec["securityContext"]["runAsUser"], self.spec["securityContext"]["runAsGroup"]
+        done = subprocess.run(
+            [shutil.which("nsenter"), f"--target={pid}", "--mount", "--uts", "--net", "--pid", "--ipc", "--root", "--wd", f"--setgid={group}",
+             f"--setuid={user}", "/usr/local/bin/postroad", *arguments],
+            env=self.spec_file["env"], capture_output=True, text=True,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def stop(self):
+        """Stops the pod as kubelet does; returns how many seconds it took."""
+        self.stopping = True
+        self.ready = False
+        began = time.monotonic()
+        [container] = self.spec["containers"]
+        if self.running == container["name"]:
+            time.sleep(container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0))
+        grace = self.spec.get("terminationGracePeriodSeconds", 30)
+        if self.process.poll() is None:
+            if (pid := self._main()) is not None:
+                os.kill(pid, signal.SIGTERM)
+            try:
+                self.process.wait(grace - (time.monotonic() - began))
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                raise RuntimeError(f"{self.name} did not stop within {grace} s: {self.log(self.running)[-2000:]}") from None
+        self.thread.join()
+        self.kubelet.network.remove(self.space)
+        return time.monotonic() - began

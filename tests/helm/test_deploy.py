@@ -1,0 +1,151 @@
+"""deploy/: the compose file runs what its setup creates, the units are valid, and Prometheus and Grafana find their files."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+import yaml
+
+from chart import ROOT
+
+DEPLOY = ROOT / "deploy"
+# Takes the place of docker: runs the binary, with the paths of the volumes in the arguments.
+ENGINE = """#!/bin/sh
+set -eu
+volumes=
+while [ $# -gt 0 ]; do
+    case $1 in
+    run | --rm) shift ;;
+    --user) shift 2 ;;
+    --volume) volumes="$volumes $2" && shift 2 ;;
+    *) break ;;
+    esac
+done
+for volume in $volumes; do
+    case $volume in *:/var/lib/postroad) export POSTROAD__NODE__DATA="$VOLUMES/volumes/${volume%%:*}" ;; esac
+done
+shift # the image
+set -- "$BINARY" "$@"
+for argument in "$@"; do
+    for volume in $volumes; do
+        from=${volume%%:*} to=${volume#*:} to=${to%%:*}
+        case $from in /*) ;; *) from=$VOLUMES/$from ;; esac
+        case $argument in "$to" | "$to"/*) case $argument in /var/lib/*) ;; *) argument=$from${argument#"$to"} ;; esac ;; esac
+    done
+    shift
+    set -- "$@" "$argument"
+done
+exec "$@"
+"""
+
+
+class Compose(unittest.TestCase):
+    def setUp(self):
+        self.home = Path(tempfile.mkdtemp(prefix="postroad-compose-"))
+        self.addCleanup(shutil.rmtree, self.home)
+        shutil.copytree(DEPLOY / "compose", self.home / "compose", ignore=shutil.ignore_patterns("nodes", "authority"))
+        self.services = yaml.safe_load((self.home / "compose/compose.yaml").read_text())["services"]
+        engine = self.home / "engine"
+        engine.write_text(ENGINE)
+        engine.chmod(0o755)
+        self.environment = {"PATH": os.environ["PATH"], "BINARY": os.environ["POSTROAD_BINARY"], "VOLUMES": str(self.home),
+                            "POSTROAD_ENGINE": str(engine)}
+
+    def setup(self):
+        return subprocess.run([self.home / "compose/setup"], env=self.environment, capture_output=True, text=True)
+
+    def test_setup_creates_what_the_services_run_and_only_once(self):
+        done = self.setup()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for name, service in self.services.items():
+            if name in ("prometheus", "grafana", "operator"):
+                continue
+            role = service["command"][0]
+            files = self.home / "compose" / service["volumes"][0].split(":")[0]
+            environment = {"PATH": os.environ["PATH"], **service["environment"], "POSTROAD__NODE__DATA": str(self.home / "data")}
+            if role == "ingress":
+                del environment["POSTROAD__NODE__DATA"]
+            checked = subprocess.run([os.environ["POSTROAD_BINARY"], "config", "check", role, "--config", files / f"{role}.toml"],
+                                     env=environment, capture_output=True, text=True)
+            self.assertEqual(checked.returncode, 0, f"{name}: {checked.stderr}")
+        formed = sorted(path.name for path in (self.home / "volumes").iterdir())
+        self.assertEqual(formed, ["postroad_queue-1", "postroad_queue-2", "postroad_queue-3"])
+        self.assertFalse((self.home / "compose/nodes/operator/authority.key").exists())
+        self.assertEqual((self.home / "compose/nodes").stat().st_mode & 0o777, 0o700)
+        self.assertIn("exists", self.setup().stderr)
+
+    def test_containers_are_confined(self):
+        for name, service in self.services.items():
+            if name in ("prometheus", "grafana"):
+                continue
+            with self.subTest(name):
+                self.assertTrue(service["read_only"])
+                self.assertEqual(service["user"], "65532:65532")
+                self.assertEqual(service["cap_drop"], ["ALL"])
+                self.assertEqual(service["security_opt"], ["no-new-privileges:true"])
+        published = [port for service in self.services.values() for port in service.get("ports", [])]
+        self.assertTrue(all(port.startswith("127.0.0.1:") for port in published), published)
+
+    def test_images_have_versions_and_volumes_are_declared(self):
+        whole = yaml.safe_load((self.home / "compose/compose.yaml").read_text())
+        for name, service in self.services.items():
+            self.assertRegex(service["image"], r":(v?[0-9]|\$\{)|:-postroad:[0-9]", name)
+            for volume in service.get("volumes", []):
+                source = volume.split(":")[0]
+                self.assertTrue(source.startswith(".") or source in whole["volumes"], volume)
+
+
+class Monitoring(unittest.TestCase):
+    def test_prometheus_reads_every_node_of_the_compose_file(self):
+        prometheus = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+        [job] = prometheus["scrape_configs"]
+        targets = {target.split(":")[0] for group in job["static_configs"] for target in group["targets"]}
+        services = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())["services"]
+        nodes = {name for name, service in services.items() if "POSTROAD__METRICS__LISTEN" in service.get("environment", {})}
+        self.assertEqual(targets, nodes)
+        self.assertEqual(set(job["static_configs"][0]["labels"]), {"cluster", "namespace"})
+
+    def test_promtool_accepts_the_configuration(self):
+        if shutil.which("promtool") is None:
+            self.skipTest("promtool is not installed")
+        done = subprocess.run(["promtool", "check", "config", "--syntax-only", DEPLOY / "prometheus/prometheus.yml"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+
+class Units(unittest.TestCase):
+    def setUp(self):
+        if shutil.which("systemd-analyze") is None:
+            self.skipTest("systemd-analyze is not installed")
+
+    def test_the_unit_is_valid(self):
+        with tempfile.TemporaryDirectory() as directory:
+            # The binary is where it is installed, and not here.
+            text = (DEPLOY / "systemd/postroad@.service").read_text().replace("/usr/local/bin/postroad", "/bin/true")
+            for role in ("queue", "ingress", "outbound", "control"):
+                unit = Path(directory) / f"postroad@{role}.service"
+                unit.write_text(text)
+                done = subprocess.run(["systemd-analyze", "verify", "--recursive-errors=no", unit], capture_output=True, text=True)
+                self.assertEqual((done.returncode, done.stderr), (0, ""), role)
+
+    def test_the_unit_is_confined(self):
+        done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", DEPLOY / "systemd/postroad@.service"],
+                              capture_output=True, text=True)
+        exposure = float(re.search(r"Overall exposure level .*: ([0-9.]+)", done.stdout).group(1))
+        self.assertLessEqual(exposure, 2.0, done.stdout)
+
+    def test_the_user_and_the_directories_are_those_of_the_unit(self):
+        unit = (DEPLOY / "systemd/postroad@.service").read_text()
+        self.assertRegex((DEPLOY / "systemd/postroad.sysusers.conf").read_text(), rf"(?m)^u {re.search('User=(.*)', unit).group(1)} ")
+        lines = (DEPLOY / "systemd/postroad.tmpfiles.conf").read_text()
+        for setting, parent in (("StateDirectory", "/var/lib"), ("LogsDirectory", "/var/log")):
+            name = re.search(rf"(?m)^{setting}=(.*)", unit).group(1)
+            mode = re.search(rf"(?m)^{setting}Mode=(.*)", unit).group(1)
+            self.assertIn(f"d {parent}/{name} {mode} postroad postroad -", lines)
+
+
+if __name__ == "__main__":
+    unittest.main()
