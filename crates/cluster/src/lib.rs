@@ -12,7 +12,7 @@ pub mod watch;
 pub use call::{CallError, LeaderCalls};
 pub use directory::{Applied, ApplyOptions, Claim, DirectoryClient, Renewed, SuspendOptions, Suspended};
 pub use leaders::{Endpoints, Leader, LeaderTable, LeaderWatch};
-pub use nodes::{AboutNode, AnnouncedNode, NodeList, announce, list_nodes};
+pub use nodes::{AboutNode, AnnouncedNode, ClockDifference, NodeList, announce, list_nodes};
 pub use submit::{SubmitConfig, SubmitError, Submitter};
 pub use watch::DirectoryWatch;
 

@@ -50,8 +50,27 @@ pub struct AnnouncedNode {
     pub address: String,
     /// Since its last announcement.
     pub age: Duration,
-    /// Its clock minus the queue node's, in milliseconds.
-    pub clock_offset_millis: i64,
+    /// Its clock minus the queue node's, as it measured it; `None` until it has.
+    pub clock: Option<ClockDifference>,
+}
+
+/// The difference between two clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockDifference {
+    /// One clock minus the other, in milliseconds.
+    pub offset_millis: i64,
+    /// How long the answer took by which it was measured: the offset is right to half of it.
+    pub round_trip: Duration,
+}
+
+impl ClockDifference {
+    /// Returns the clock of the one who answers minus that of the one who asked.
+    ///
+    /// The answer has the first clock; `asked_at` is the other one when it was asked.
+    fn measured(answered: u64, asked_at: Timestamp, round_trip: Duration) -> Self {
+        let halfway = asked_at.after(round_trip / 2).as_millis();
+        Self { offset_millis: difference(answered, halfway), round_trip }
+    }
 }
 
 /// The nodes that have announced themselves to one queue node, and its clock.
@@ -59,10 +78,8 @@ pub struct AnnouncedNode {
 pub struct NodeList {
     /// The nodes.
     pub nodes: Vec<AnnouncedNode>,
-    /// The queue node's clock minus the caller's, in milliseconds, to half of `round_trip`.
-    pub clock_offset_millis: i64,
-    /// How long the answer took.
-    pub round_trip: Duration,
+    /// The queue node's clock minus the caller's.
+    pub clock: ClockDifference,
 }
 
 /// Announces a node to every queue node until it is dropped, and at once when its description changes.
@@ -77,11 +94,21 @@ pub async fn announce(endpoints: Endpoints, about: watch::Receiver<AboutNode>) {
 
 async fn announce_to(queue: NodeId, channel: Channel, mut about: watch::Receiver<AboutNode>) {
     let mut client = NodeServiceClient::new(channel);
+    let mut clock = None;
     loop {
         let node = Some(to_wire(&about.borrow_and_update()));
-        let request = wire::AnnounceRequest { node, clock_millis: now().as_millis() };
+        let is_first = clock.is_none();
+        let request = wire::AnnounceRequest { node, clock };
+        let (asked_at, asked) = (now(), Instant::now());
         let pause = match time::timeout(ANSWER_MAX, client.announce(request)).await {
-            Ok(Ok(_)) => ANNOUNCE_EVERY,
+            Ok(Ok(response)) => {
+                let answered = response.get_ref().clock_millis;
+                let theirs = ClockDifference::measured(answered, asked_at, asked.elapsed());
+                let offset_millis = theirs.offset_millis.saturating_neg();
+                clock = Some(clock_to_wire(ClockDifference { offset_millis, ..theirs }));
+                // The first one also connects, so its time says little; the next one has a difference to report.
+                if is_first { Duration::ZERO } else { ANNOUNCE_EVERY }
+            }
             Ok(Err(status)) => {
                 tracing::debug!(%queue, error = status.message(), "announcement failed");
                 RETRY_AFTER
@@ -129,12 +156,11 @@ async fn list(channel: Channel) -> Result<NodeList, Status> {
     let mut client = NodeServiceClient::new(channel);
     // The first call also connects, which would count as time on the way.
     client.list_nodes(wire::ListNodesRequest {}).await?;
-    let (sent, asked_at) = (Instant::now(), now());
+    let (asked_at, asked) = (now(), Instant::now());
     let response = client.list_nodes(wire::ListNodesRequest {}).await?.into_inner();
-    let round_trip = sent.elapsed();
-    let halfway = asked_at.after(round_trip / 2).as_millis();
+    let clock = ClockDifference::measured(response.clock_millis, asked_at, asked.elapsed());
     let nodes = response.nodes.into_iter().map(announced).collect::<Result<_, _>>()?;
-    Ok(NodeList { nodes, clock_offset_millis: difference(response.clock_millis, halfway), round_trip })
+    Ok(NodeList { nodes, clock })
 }
 
 /// Returns `one - other`.
@@ -153,10 +179,20 @@ fn now() -> Timestamp {
 }
 
 fn announced(node: wire::AnnouncedNode) -> Result<AnnouncedNode, Status> {
-    let wire::AnnouncedNode { node, address, age_millis, clock_offset_millis } = node;
+    let wire::AnnouncedNode { node, address, age_millis, clock } = node;
     let about = node.ok_or_else(|| Status::data_loss("an announced node without a description"))?;
     let about = from_wire(about)?;
-    Ok(AnnouncedNode { about, address, age: Duration::from_millis(age_millis), clock_offset_millis })
+    let clock = clock.map(|clock| ClockDifference {
+        offset_millis: clock.offset_millis,
+        round_trip: Duration::from_millis(clock.round_trip_millis),
+    });
+    Ok(AnnouncedNode { about, address, age: Duration::from_millis(age_millis), clock })
+}
+
+fn clock_to_wire(clock: ClockDifference) -> wire::ClockDifference {
+    let ClockDifference { offset_millis, round_trip } = clock;
+    let round_trip_millis = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
+    wire::ClockDifference { offset_millis, round_trip_millis }
 }
 
 fn to_wire(about: &AboutNode) -> wire::Node {
@@ -230,6 +266,17 @@ mod tests {
         assert_eq!(from_wire(to_wire(&about)).unwrap(), about);
         let plain = AboutNode { certificates: None, ..about };
         assert_eq!(from_wire(to_wire(&plain)).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_clock_is_compared_with_the_middle_of_the_call() {
+        let measured = |answered, asked_at, round_trip| {
+            let round_trip = Duration::from_millis(round_trip);
+            ClockDifference::measured(answered, Timestamp::from_millis(asked_at), round_trip).offset_millis
+        };
+        assert_eq!(measured(1010, 1000, 20), 0);
+        assert_eq!(measured(2000, 1000, 20), 990);
+        assert_eq!(measured(500, 1000, 20), -510);
     }
 
     #[test]

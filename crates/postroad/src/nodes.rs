@@ -10,10 +10,7 @@ use postroad_core::{NodeId, Timestamp};
 use postroad_net::Role;
 use tonic::Status;
 
-use crate::operator::{Operator, OperatorError};
-
-/// How long the queue nodes may take to answer; they are asked at the same time.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+use crate::operator::{Operator, OperatorError, WITHIN};
 
 /// A node that is silent for three announcements is not taken for running.
 pub(crate) const RUNNING_WITHIN: Duration = ANNOUNCE_EVERY.saturating_mul(3);
@@ -23,7 +20,7 @@ pub(crate) type Lists = BTreeMap<NodeId, Result<NodeList, Status>>;
 
 /// Asks every queue node.
 pub(crate) async fn lists(operator: &Operator) -> Lists {
-    list_nodes(operator.endpoints(), ANSWER_MAX).await
+    list_nodes(operator.endpoints(), WITHIN).await
 }
 
 /// Returns every node that one of the queue nodes has seen within a day.

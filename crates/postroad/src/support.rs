@@ -107,7 +107,7 @@ async fn listed(operator: &Operator) -> String {
     for (queue, list) in nodes::lists(operator).await {
         match list {
             Ok(list) => {
-                let _ = writeln!(text, "queue {queue}: clock {} ms ahead", list.clock_offset_millis);
+                let _ = writeln!(text, "queue {queue}: clock {} ms ahead", list.clock.offset_millis);
                 for node in &list.nodes {
                     let _ = writeln!(
                         text,
@@ -116,7 +116,7 @@ async fn listed(operator: &Operator) -> String {
                         node.address,
                         node.about.version,
                         node.about.started_at,
-                        node.clock_offset_millis,
+                        node.clock.map_or_else(|| "?".to_owned(), |clock| clock.offset_millis.to_string()),
                         nodes::seen(node.age)
                     );
                 }

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use postroad_core::NodeId;
 use postroad_net::{PeerInfo, Role, peer_info};
 use postroad_proto::node::{
-    AnnounceRequest, AnnounceResponse, AnnouncedNode, ListNodesRequest, ListNodesResponse, Node,
+    AnnounceRequest, AnnounceResponse, AnnouncedNode, ClockDifference, ListNodesRequest, ListNodesResponse,
+    Node,
     node_service_server::{NodeService, NodeServiceServer},
 };
 use tonic::{Request, Response, Status};
@@ -60,7 +61,7 @@ struct Announcement {
     node: Node,
     address: String,
     at: Instant,
-    clock_offset_millis: i64,
+    clock: Option<ClockDifference>,
 }
 
 impl NodeTable {
@@ -81,7 +82,7 @@ impl NodeTable {
             node: Some(kept.node.clone()),
             address: kept.address.clone(),
             age_millis: u64::try_from(now.duration_since(kept.at).as_millis()).unwrap_or(u64::MAX),
-            clock_offset_millis: kept.clock_offset_millis,
+            clock: kept.clock,
         });
         listed.collect()
     }
@@ -99,18 +100,17 @@ impl NodeService for Nodes {
         request: Request<AnnounceRequest>,
     ) -> Result<Response<AnnounceResponse>, Status> {
         let peer = peer_info(&request).cloned();
-        let AnnounceRequest { node, clock_millis } = request.into_inner();
+        let AnnounceRequest { node, clock } = request.into_inner();
         let node = node.ok_or_else(|| Status::invalid_argument("expected `node`"))?;
         let key = checked(&node, peer.as_ref())?;
-        let clock_offset_millis = difference(clock_millis, clock());
         let (address, at) = (peer.map(|peer| peer.address).unwrap_or_default(), Instant::now());
-        let announcement = Announcement { node, address, at, clock_offset_millis };
+        let announcement = Announcement { node, address, at, clock };
         let mut table = self.table.lock();
         if !table.insert(key, announcement) {
             return Err(Status::resource_exhausted(format!("more than {NODES_MAX} nodes")));
         }
         self.metrics.observe(|role| table.running(role, at));
-        Ok(Response::new(AnnounceResponse {}))
+        Ok(Response::new(AnnounceResponse { clock_millis: clock_millis() }))
     }
 
     async fn list_nodes(
@@ -120,7 +120,7 @@ impl NodeService for Nodes {
         let readers = [Role::Operator, Role::Control, Role::Queue, Role::Ingress, Role::Outbound];
         peer_info(&request).map_or(Ok(()), |peer| peer.require(&readers))?;
         let nodes = self.table.lock().list(Instant::now());
-        Ok(Response::new(ListNodesResponse { clock_millis: clock(), nodes }))
+        Ok(Response::new(ListNodesResponse { clock_millis: clock_millis(), nodes }))
     }
 }
 
@@ -141,17 +141,9 @@ fn checked(node: &Node, peer: Option<&PeerInfo>) -> Result<(Role, NodeId), Statu
     Ok(key)
 }
 
-fn clock() -> u64 {
+fn clock_millis() -> u64 {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn difference(one: u64, other: u64) -> i64 {
-    i64::try_from(i128::from(one) - i128::from(other)).unwrap_or(if one > other {
-        i64::MAX
-    } else {
-        i64::MIN
-    })
 }
 
 #[cfg(test)]
@@ -195,7 +187,7 @@ mod tests {
         let mut table = NodeTable::default();
         let mut insert = |table: &mut NodeTable, id, at| {
             let node = node("ingress", id);
-            let announcement = Announcement { node, address: String::new(), at, clock_offset_millis: 0 };
+            let announcement = Announcement { node, address: String::new(), at, clock: None };
             table.insert((Role::Ingress, NodeId(id)), announcement)
         };
         for id in 0..NODES_MAX as u64 {

@@ -187,7 +187,7 @@ mod tests {
             },
             address: String::new(),
             age: Duration::from_secs(4),
-            clock_offset_millis: 0,
+            clock: None,
         };
         let nodes = [node(Role::Queue, 1, 300), node(Role::Ingress, 11, 9)];
         let now = Timestamp::from_millis(10 * 86_400_000);

@@ -169,7 +169,7 @@ mod tests {
             },
             address: String::new(),
             age: Duration::from_secs(age_secs),
-            clock_offset_millis: 0,
+            clock: None,
         }
     }
 

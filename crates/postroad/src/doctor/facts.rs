@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use postroad_cluster::AnnouncedNode;
+use postroad_cluster::{AnnouncedNode, ClockDifference};
 use postroad_core::{GroupId, NodeId, Timestamp};
 use postroad_net::Certificate;
 
@@ -28,8 +28,8 @@ pub(crate) struct Facts {
 /// The cluster as this machine reaches it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClusterFacts {
-    /// Every queue node that is configured, and its clock.
-    pub(crate) queue: BTreeMap<NodeId, Result<Clock, String>>,
+    /// Every queue node that is configured, and its clock minus this machine's.
+    pub(crate) queue: BTreeMap<NodeId, Result<ClockDifference, String>>,
     /// Every group that a queue node knows, and its leader.
     pub(crate) leaders: BTreeMap<GroupId, Option<NodeId>>,
     /// The nodes that have announced themselves.
@@ -38,14 +38,6 @@ pub(crate) struct ClusterFacts {
     pub(crate) sources: Vec<SourceFacts>,
     /// Why the policy in force is not known.
     pub(crate) no_policy: Option<String>,
-}
-
-/// The difference between a queue node's clock and that of this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Clock {
-    pub(crate) offset_millis: i64,
-    /// The offset is right to half of this.
-    pub(crate) round_trip: Duration,
 }
 
 /// A source, and what the DNS says of it.

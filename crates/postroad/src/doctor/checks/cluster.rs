@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use postroad_cluster::ClockDifference;
 use postroad_core::Timestamp;
 
-use super::super::{
-    facts::{Clock, ClusterFacts},
-    finding::Finding,
-};
+use super::super::{facts::ClusterFacts, finding::Finding};
 use crate::{
     certificate::{Remaining, remaining},
     nodes::{self, RUNNING_WITHIN, days_until},
@@ -117,14 +115,11 @@ pub(super) fn versions(cluster: &ClusterFacts, ours: &str) -> Option<Finding> {
 /// The clocks of the queue nodes against this machine's, and those of the other nodes against the queue nodes'.
 pub(super) fn clocks(cluster: &ClusterFacts) -> Vec<Finding> {
     let queue = cluster.queue.iter().filter_map(|(node, clock)| {
-        let Clock { offset_millis, round_trip } = *clock.as_ref().ok()?;
-        // What can be the way is not held against the clock.
-        let surely = u64::try_from(round_trip.as_millis() / 2).unwrap_or(u64::MAX);
-        Some(clock_of(&format!("queue {node} against this machine"), offset_millis, surely))
+        Some(clock_of(&format!("queue {node} against this machine"), *clock.as_ref().ok()?))
     });
     let running = cluster.nodes.iter().filter(|node| node.age <= RUNNING_WITHIN);
-    let others = running.map(|node| {
-        clock_of(&format!("{} against a queue node", nodes::name(node)), node.clock_offset_millis, 0)
+    let others = running.filter_map(|node| {
+        Some(clock_of(&format!("{} against a queue node", nodes::name(node)), node.clock?))
     });
     let all: Vec<Finding> = queue.chain(others).collect();
     let count = all.len();
@@ -136,8 +131,11 @@ pub(super) fn clocks(cluster: &ClusterFacts) -> Vec<Finding> {
     apart
 }
 
-fn clock_of(which: &str, offset_millis: i64, uncertain_millis: u64) -> Finding {
-    let apart = offset_millis.unsigned_abs().saturating_sub(uncertain_millis);
+fn clock_of(which: &str, clock: ClockDifference) -> Finding {
+    let ClockDifference { offset_millis, round_trip } = clock;
+    // What can be the way is not held against the clock.
+    let uncertain = u64::try_from(round_trip.as_millis() / 2).unwrap_or(u64::MAX);
+    let apart = offset_millis.unsigned_abs().saturating_sub(uncertain);
     let direction = if offset_millis < 0 { "behind" } else { "ahead" };
     let found = format!("{which}: {} {direction}", length(offset_millis.unsigned_abs()));
     let advice = "let both take the time from the same servers by NTP (chrony, systemd-timesyncd), and see that it runs";
@@ -214,19 +212,15 @@ mod tests {
             started_at: Timestamp::ZERO,
             certificates: None,
         };
-        AnnouncedNode {
-            about,
-            address: String::new(),
-            age: Duration::from_secs(age_secs),
-            clock_offset_millis,
-        }
+        let clock = Some(ClockDifference { offset_millis: clock_offset_millis, round_trip: Duration::ZERO });
+        AnnouncedNode { about, address: String::new(), age: Duration::from_secs(age_secs), clock }
     }
 
-    fn clock(offset_millis: i64, round_trip_millis: u64) -> Result<Clock, String> {
-        Ok(Clock { offset_millis, round_trip: Duration::from_millis(round_trip_millis) })
+    fn clock(offset_millis: i64, round_trip_millis: u64) -> Result<ClockDifference, String> {
+        Ok(ClockDifference { offset_millis, round_trip: Duration::from_millis(round_trip_millis) })
     }
 
-    fn cluster(clocks: [Result<Clock, String>; 3]) -> ClusterFacts {
+    fn cluster(clocks: [Result<ClockDifference, String>; 3]) -> ClusterFacts {
         ClusterFacts { queue: (1..).map(NodeId).zip(clocks).collect(), ..ClusterFacts::default() }
     }
 

@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use postroad_cluster::{ClockDifference, NodeList};
 use postroad_core::{GroupId, NodeId};
 use postroad_directory::{Source, View};
 use postroad_net::Guard;
 use postroad_proto::queue::{LeadersRequest, queue_service_client::QueueServiceClient};
 use tonic::transport::Channel;
 
-use super::super::facts::{Clock, ClusterFacts, SourceFacts};
+use super::super::facts::{ClusterFacts, SourceFacts};
 use crate::{
     nodes::{self, Lists},
     operator::Operator,
@@ -27,12 +28,9 @@ pub(super) async fn gather(operator: &Operator) -> ClusterFacts {
     ClusterFacts { queue: clocks(&lists), leaders, nodes: nodes::merged(&lists), sources, no_policy }
 }
 
-fn clocks(lists: &Lists) -> BTreeMap<NodeId, Result<Clock, String>> {
-    let clock = |(queue, list): (&NodeId, &Result<postroad_cluster::NodeList, tonic::Status>)| {
-        let clock = list.as_ref().map_err(nodes::cause);
-        let clock =
-            clock.map(|list| Clock { offset_millis: list.clock_offset_millis, round_trip: list.round_trip });
-        (*queue, clock)
+fn clocks(lists: &Lists) -> BTreeMap<NodeId, Result<ClockDifference, String>> {
+    let clock = |(queue, list): (&NodeId, &Result<NodeList, tonic::Status>)| {
+        (*queue, list.as_ref().map(|list| list.clock).map_err(nodes::cause))
     };
     lists.iter().map(clock).collect()
 }
