@@ -185,7 +185,7 @@ mod tests {
     fn the_table_is_bounded_and_forgets_who_is_silent_for_a_day() {
         let start = Instant::now();
         let mut table = NodeTable::default();
-        let mut insert = |table: &mut NodeTable, id, at| {
+        let insert = |table: &mut NodeTable, id, at| {
             let node = node("ingress", id);
             let announcement = Announcement { node, address: String::new(), at, clock: None };
             table.insert((Role::Ingress, NodeId(id)), announcement)
