@@ -117,6 +117,19 @@ REFUSED = {
         {"ingress": {"settings": {"message_size_max": "50MiB"}}},
         "ingress.settings.message_size_max: not a section",
     ),
+    "a section of another role": (
+        {"queue": {"settings": {"outbound": {"connect_timeout": "10s"}}}},
+        "queue.settings.outbound: no section of queue; expected telemetry, queue",
+    ),
+    "a setting that does not exist": (
+        {"queue": {"settings": {"queue": {"message_age": "3d"}}}},
+        "/queue/settings/queue': additional properties 'message_age' not allowed",
+    ),
+    "a setting out of bounds": (
+        {"ingress": {"settings": {"ingress": {"recipients_max": 7}}}},
+        "/ingress/settings/ingress/recipients_max': minimum: got 7, want 100",
+    ),
+    "a telemetry setting that does not exist": ({"telemetry": {"log_level": "debug"}}, "additional properties 'log_level' not allowed"),
     "no time to drain": (
         {"ingress": {"settings": {"ingress": {"drain_timeout": "2m"}}}},
         "ingress.terminationGracePeriodSeconds: 60 is too short for a drain of 2m; give at least 135",

@@ -1,12 +1,13 @@
 """The chart's own objects start a cluster: what it renders is run on the files of the image, as Kubernetes would.
 
-Started by tests/helm/run as the first process of its own namespaces, with the files of the image in IMAGE_TREE. Prints a line for every step, and at the end the time
-to ready and the memory of each pod.
+Started by tests/helm/run as the first process of its own namespaces, with the files of the image in IMAGE_TREE. Prints a
+line for every step, and the time to ready and the memory of each pod; with TRACE=1 every start of a container too.
 """
 
 import base64
 import contextlib
 import os
+import random
 import re
 import smtplib
 import ssl
@@ -17,7 +18,7 @@ import time
 from email.message import EmailMessage
 from pathlib import Path
 
-from chart import named, render
+from chart import merged, named, render
 from kubelet import Kubelet, Pod, wait_for
 from kubernetes import Api, Authority
 from network import Network, Proxy, Receiver
@@ -45,14 +46,14 @@ VALUES = {
 class Cluster:
     """The objects of the API, and the pods and Services that its controllers would make of them."""
 
-    def __init__(self, work):
+    def __init__(self, work, network):
         # Made by deploy/image/tree; hard links to its files are made beside it.
         tree = Path(os.environ["IMAGE_TREE"])
         # What the pods' user reads is under directories that only root writes to.
         work.chmod(0o755)
-        self.network = Network()
+        self.network = network
         self.api = Api(self.network.service_address(), work, NAMESPACE)
-        self.kubelet = Kubelet(tree, work, self.network, self.api, work / "claims")
+        self.kubelet = Kubelet(tree, work, network, self.api, work / "claims")
         self.pods, self.services = {}, {}
 
     def run(self, name, spec, labels, claims=()):
@@ -118,7 +119,7 @@ class Cluster:
         """The pod with this ordinal of a StatefulSet."""
         name, template = item["metadata"]["name"], item["spec"]["template"]
         labels = dict(template["metadata"]["labels"], **{"apps.kubernetes.io/pod-index": str(number)})
-        claims = [claim["metadata"]["name"] for claim in item["spec"]["volumeClaimTemplates"]]
+        claims = [claim["metadata"]["name"] for claim in item["spec"].get("volumeClaimTemplates", [])]
         pod = self.run(f"{name}-{number}", template["spec"], labels, claims)
         service = item["spec"]["serviceName"]
         host = f"{pod.name}.{service}.{NAMESPACE}.svc.cluster.local"
@@ -166,12 +167,11 @@ def secret(name, **data):
 
 
 class Scenario:
-    """One cluster, step by step."""
+    """A cluster of these values, step by step."""
 
-    def __init__(self, work):
-        self.cluster = Cluster(work)
-        self.receiver = Receiver()
-        self.objects, self.notes = render(VALUES, name=NAME, namespace=NAMESPACE)
+    def __init__(self, work, network, receiver, values):
+        self.cluster, self.receiver = Cluster(work, network), receiver
+        self.objects, self.notes = render(values, name=NAME, namespace=NAMESPACE)
         self.ca = Authority("our CA")
         certificate, key = self.ca.issue(HOSTNAME)
         api = self.cluster.api
@@ -180,6 +180,11 @@ class Scenario:
         api.apply(secret("mail-ca", ca_crt=self.ca.certificate))
         api.apply(secret("app", login="app", password=PASSWORD + "\n"))
         api.apply(secret("logins", policy_yaml=CREDENTIALS))
+
+    def stop(self):
+        for pod in self.cluster.pods.values():
+            if not pod.stopping:
+                pod.stop()
 
     def the_cluster_starts_from_what_the_chart_renders(self):
         self.cluster.install(self.objects)
@@ -292,29 +297,106 @@ def figures(cluster):
     print()
 
 
+class OnMachines(Scenario):
+    """Certificates from cert-manager, mail from the addresses of two machines, and queue pods that die while the cluster forms."""
+
+    SOURCES = {"worker-1": (21, "203.0.113.21"), "worker-2": (22, "203.0.113.22")}
+
+    def __init__(self, work, network, receiver):
+        sources = [{"name": host, "address": address, "helo": f"{host}.sender.example", "nodes": [node]}
+                   for host, (node, address) in self.SOURCES.items()]
+        values = merged(VALUES, {
+            "certificates": {"mode": "certManager"},
+            "outbound": {"egress": {"mode": "hostNetwork", "hosts": [{"host": h, "node": n} for h, (n, _) in self.SOURCES.items()]}},
+            "networkPolicy": {"hostNetworks": ["10.88.0.0/16"]},
+        })
+        values["policy"]["inline"] = {
+            "sources": sources,
+            "pools": [{"name": "default", "sources": [{"source": host} for host in self.SOURCES]}],
+            "tenants": POLICY["tenants"],
+        }
+        super().__init__(work, network, receiver, values)
+        for host, (_, address) in self.SOURCES.items():
+            self.cluster.kubelet.machines[host] = network.machine(address)
+        self.issue()
+
+    def issue(self):
+        """What cert-manager does with the Issuers and Certificates of the chart."""
+        authority = named(self.objects, "Certificate", f"{NAME}-authority")["spec"]
+        assert named(self.objects, "Issuer", f"{NAME}-nodes")["spec"]["ca"]["secretName"] == authority["secretName"]
+        ca = Authority(authority["commonName"], *authority["uris"])
+        for item in self.objects:
+            spec = item["spec"] if item["kind"] == "Certificate" else {}
+            if spec and not spec.get("isCA"):
+                assert spec["issuerRef"]["name"] == f"{NAME}-nodes"
+                certificate, key = ca.issue(*spec.get("dnsNames", []), uris=spec["uris"])
+                self.cluster.api.apply(secret(spec["secretName"], tls_crt=certificate, tls_key=key, ca_crt=ca.certificate))
+
+    def queue_pods_die_while_the_cluster_forms_and_it_forms_once(self):
+        seed = int(os.environ.get("SEED", time.time_ns() % 1_000_000))
+        print(f"   SEED={seed} repeats the times at which pods die")
+        chance = random.Random(seed)
+        item = named(self.objects, "StatefulSet", f"{NAME}-queue")
+        others = [o for o in self.objects if o is not item]
+        self.cluster.install(others)
+        for number in range(3):
+            self.cluster.member(item, number)
+        for _ in range(4):
+            time.sleep(chance.uniform(0, 3))
+            number = chance.randrange(3)
+            self.cluster.pods[f"{NAME}-queue-{number}"].kill()
+            self.cluster.member(item, number)
+        cluster = self.cluster
+        cluster.until_ready(cluster.role("queue"))
+        cluster.completed(cluster.pods[f"{NAME}-setup-1-x1"])
+        for role in ("outbound", "ingress", "control"):
+            cluster.until_ready(cluster.role(role))
+
+    def mail_leaves_from_the_addresses_of_the_machines(self):
+        self.receiver.peers.clear()
+        wanted = {address for _, address in self.SOURCES.values()}
+        # Which source a message gets is for the queue to choose.
+        wait_for("both addresses are used", lambda: self.a_client_sends_through_the_port_of_the_service("x") or self.receiver.peers >= wanted)
+        assert self.receiver.peers == wanted, self.receiver.peers
+
+
+def run(scenario, steps):
+    for step in steps:
+        began = time.monotonic()
+        try:
+            step()
+        except BaseException:
+            scenario.cluster.dump()
+            raise
+        if step.__name__ != "<lambda>":
+            print(f"ok {step.__name__.replace('_', ' ')} ({time.monotonic() - began:.1f} s)", flush=True)
+
+
 def main():
+    network = Network()
+    receiver = Receiver()
     with tempfile.TemporaryDirectory(dir=os.environ["WORK"]) as work:
-        scenario = Scenario(Path(work))
-        steps = (
-            scenario.the_cluster_starts_from_what_the_chart_renders,
-            scenario.the_authority_is_created_once,
-            scenario.helm_test_sends_a_message_and_waits_for_its_end,
-            scenario.a_client_sends_through_the_port_of_the_service,
-            scenario.an_operator_works_in_the_operator_pod,
-            lambda: figures(scenario.cluster),
-            scenario.pods_restart_one_by_one_and_the_cluster_goes_on,
-            scenario.a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command,
-            scenario.nothing_forms_again_when_every_volume_is_lost,
-        )
-        for step in steps:
-            began = time.monotonic()
-            try:
-                step()
-            except BaseException:
-                scenario.cluster.dump()
-                raise
-            if step.__name__ != "<lambda>":
-                print(f"ok {step.__name__.replace('_', ' ')} ({time.monotonic() - began:.1f} s)", flush=True)
+        first = Scenario(Path(work), network, receiver, VALUES)
+        run(first, (
+            first.the_cluster_starts_from_what_the_chart_renders,
+            first.the_authority_is_created_once,
+            first.helm_test_sends_a_message_and_waits_for_its_end,
+            first.a_client_sends_through_the_port_of_the_service,
+            first.an_operator_works_in_the_operator_pod,
+            lambda: figures(first.cluster),
+            first.pods_restart_one_by_one_and_the_cluster_goes_on,
+            first.a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command,
+            first.nothing_forms_again_when_every_volume_is_lost,
+        ))
+        first.stop()
+    with tempfile.TemporaryDirectory(dir=os.environ["WORK"]) as work:
+        second = OnMachines(Path(work), network, receiver)
+        run(second, (
+            second.queue_pods_die_while_the_cluster_forms_and_it_forms_once,
+            second.helm_test_sends_a_message_and_waits_for_its_end,
+            second.mail_leaves_from_the_addresses_of_the_machines,
+        ))
+        second.stop()
     # Whatever still runs ends with this process, the first of its namespace.
     sys.stdout.flush()
     os._exit(0)

@@ -21,8 +21,8 @@ from network import GATEWAY
 
 PYTHON = sys.executable
 HERE = Path(__file__).parent
-# Nothing takes this long; whatever is slow is waited for.
-PATIENCE = 300
+# Nothing takes this long: a slow machine is waited for.
+PATIENCE = 900
 
 
 def wait_for(what, condition, patience=PATIENCE):
@@ -38,6 +38,8 @@ def wait_for(what, condition, patience=PATIENCE):
 class Kubelet:
     def __init__(self, tree, work, network, api, claims):
         self.tree, self.work, self.network, self.api, self.claims = tree, work, network, api, claims
+        # By name: the address and the network namespace of each.
+        self.machines = {}
 
     # Volumes.
 
@@ -109,7 +111,7 @@ class Pod:
         self.directory = kubelet.work / "pods" / name
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
-        self.address, self.space = kubelet.network.pod(name)
+        self.address, self.space = self._network()
         volumes = list(spec.get("volumes", [])) + [{"name": c, "claim": f"{c}-{name}"} for c in claims]
         self.volumes = {v["name"]: kubelet.volume(v, self) for v in volumes}
         self._write_names()
@@ -119,6 +121,13 @@ class Pod:
         self.stopping = False
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
+
+    def _network(self):
+        if not self.spec.get("hostNetwork"):
+            return self.kubelet.network.pod()
+        terms = self.spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        [[machine]] = [e["values"] for t in terms for e in t["matchExpressions"] if e["key"] == "kubernetes.io/hostname"]
+        return self.kubelet.machines[machine]
 
     def _write_names(self):
         options = [f"{o['name']}:{o['value']}" for o in self.spec.get("dnsConfig", {}).get("options", [])]
@@ -186,6 +195,8 @@ class Pod:
         )
         self.container, self.spec_file = container, spec
         self.running = container["name"]
+        if os.environ.get("TRACE"):
+            print(f"   {time.monotonic() - self.started_at:.1f} {self.name} {self.running}", flush=True)
 
     def _main(self):
         """The process id of the container's first process, as this namespace sees it."""
@@ -205,6 +216,8 @@ class Pod:
                     time.sleep(1)
                 if self.stopping:
                     return
+            if self.stopping:
+                return
             [container] = self.spec["containers"]
             self._start(container)
             if "readinessProbe" in container:
@@ -278,5 +291,14 @@ class Pod:
                 self.process.kill()
                 raise RuntimeError(f"{self.name} did not stop within {grace} s: {self.log(self.running)[-2000:]}") from None
         self.thread.join()
-        self.kubelet.network.remove(self.space)
+        if not self.spec.get("hostNetwork"):
+            self.kubelet.network.remove(self.space)
         return time.monotonic() - began
+
+    def kill(self):
+        """What a machine that loses its power does to the pod: nothing in it ends in order."""
+        self.stopping, self.ready = True, False
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+        self.thread.join()
+        self.kubelet.network.remove(self.space)

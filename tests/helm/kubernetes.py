@@ -24,12 +24,15 @@ def pem(key):
 
 
 class Authority:
-    """A CA for servers: that of the API, and that of ingress."""
+    """A CA: that of the API, that of ingress, or that of the nodes."""
 
-    def __init__(self, name):
+    def __init__(self, name, *uris):
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = self._build(self.name, self.key).add_extension(x509.BasicConstraints(True, None), True)
+        if uris:
+            uris = [x509.UniformResourceIdentifier(uri) for uri in uris]
+            certificate = certificate.add_extension(x509.SubjectAlternativeName(uris), False)
         self.certificate = certificate.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
     def _build(self, subject, key):
@@ -40,16 +43,16 @@ class Authority:
             .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=30))
         )
 
-    def issue(self, *names):
+    def issue(self, *names, uris=()):
         """Returns the certificate and the key for these names or addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        alternatives = []
+        alternatives = [x509.UniformResourceIdentifier(uri) for uri in uris]
         for name in names:
             try:
                 alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
             except ValueError:
                 alternatives.append(x509.DNSName(name))
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names[:1]])
         builder = self._build(subject, key).add_extension(x509.SubjectAlternativeName(alternatives), False)
         certificate = builder.sign(self.key, hashes.SHA256())
         return certificate.public_bytes(serialization.Encoding.PEM).decode(), pem(key)

@@ -69,8 +69,8 @@ class Network:
             server = dnslib.server.DNSServer(self.names, address=GATEWAY, port=53, tcp=tcp, logger=dnslib.server.DNSLogger(logf=lambda _: None))
             server.start_thread()
 
-    def pod(self, name):
-        """Makes the namespace of a pod; returns its address and the name of the namespace."""
+    def pod(self):
+        """Makes the namespace of a pod, or of a machine; returns its address and the name of the namespace."""
         number = next(self.hosts)
         address, space = f"10.88.{number // 250}.{number % 250 + 2}", f"pod{number}"
         sh(f"ip netns add {space}")
@@ -78,6 +78,13 @@ class Network:
         sh(f"ip link set v{space} master br0 up")
         for command in ("link set lo up", f"addr add {address}/16 dev eth0", "link set eth0 up", f"route add default via {GATEWAY}"):
             sh(f"ip -n {space} {command}")
+        return address, space
+
+    def machine(self, public):
+        """Makes a machine with a public address of its own, for pods of the host network; returns what `pod` does."""
+        address, space = self.pod()
+        sh(f"ip -n {space} addr add {public}/32 dev lo")
+        sh(f"ip route add {public}/32 via {address}")
         return address, space
 
     def remove(self, space):
@@ -135,7 +142,7 @@ class Receiver(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
 
     def __init__(self):
-        self.messages = []
+        self.messages, self.peers = [], set()
         super().__init__((RECEIVER, 25), Reception)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -160,6 +167,7 @@ class Reception(socketserver.StreamRequestHandler):
                 while (line := self.rfile.readline()) not in (b".\r\n", b""):
                     content.append(line)
                 self.server.messages.append((recipients, b"".join(content).decode("latin-1")))
+                self.server.peers.add(self.client_address[0])
                 recipients = []
                 self.say("250 taken")
             elif verb.upper() == "QUIT":

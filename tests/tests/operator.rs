@@ -1,6 +1,7 @@
 //! The operator's commands as processes: what they print, and their exit statuses.
 
 use std::{
+    io::Write,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Output,
@@ -109,8 +110,91 @@ async fn every_shell_gets_a_completion_script_that_it_can_read() {
             assert!(script.contains(word), "{shell}: no `{word}`");
         }
         let Some(reader) = reader else { continue };
+        // As a file: it is too long for an argument.
+        let mut file = tempfile::NamedTempFile::new().expect("a file can be made");
+        file.write_all(script.as_bytes()).expect("the file is written");
         let checked =
-            Command::new(reader).args(["-n", "-c", &script]).output().await.expect("there is a shell");
+            Command::new(reader).arg("-n").arg(file.path()).output().await.expect("there is a shell");
         assert!(checked.status.success(), "{checked:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_suspended_is_shown_with_reason_actor_and_end_until_it_is_resumed() {
+    let dev = Dev::start(&[]).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let operator = dev.operator();
+    let because = ["--reason", "ticket 1", "--for", "2h"];
+    for (kind, name, scope) in [
+        ("site", "Slow.example", "site slow.example"),
+        ("lane", "default/slow.example", "lane default/slow.example"),
+        ("source", "default", "source default"),
+        ("pool", "default", "pool default"),
+        ("tenant", "demo", "tenant demo"),
+        ("node", "99", "node 99"),
+    ] {
+        check(operator, &[kind, "resume", name], 3, &format!("`{scope}` is not suspended")).await;
+        let suspend = [&[kind, "suspend", name], &because[..]].concat();
+        check(operator, &suspend, 0, &format!("{scope}: suspended until 20")).await;
+        check(operator, &[kind, "list", "--suspended"], 0, ": ticket 1 (").await;
+        check(operator, &[kind, "get", name], 0, ": ticket 1 (").await;
+        let list = postroad(operator, &[kind, "list", "-o", "json"]).await;
+        let list: serde_json::Value = serde_json::from_slice(&list.stdout).expect("it is JSON");
+        let items = list["items"].as_array().expect("it is a list");
+        let suspended = |item: &&serde_json::Value| item["suspended"]["scope"] == scope;
+        let shown = items.iter().find(suspended).unwrap_or_else(|| panic!("{scope}: {list}"));
+        let (by, end) = (&shown["suspended"]["actor"], &shown["suspended"]["until"]);
+        assert!(by.as_str().is_some_and(|by| by.contains('@')) && end.is_string(), "{shown}");
+        check(operator, &[kind, "resume", name], 0, &format!("{scope}: resumed")).await;
+        check(operator, &[kind, "list", "--suspended"], 0, "none").await;
+    }
+}
+
+#[tokio::test]
+async fn a_suspension_of_what_does_not_exist_or_without_a_reason_is_refused() {
+    let dev = Dev::start(&[]).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let operator = dev.operator();
+    let reason = ["--reason", "ticket 1"];
+    let with_reason = |arguments: &[&'static str]| [arguments, &reason].concat();
+    check(operator, &["tenant", "suspend", "demo"], 2, "--reason").await;
+    check(operator, &with_reason(&["tenant", "suspend"]), 2, "<NAME>").await;
+    let for_nothing = with_reason(&["tenant", "suspend", "demo", "--for", "0s"]);
+    check(operator, &for_nothing, 2, "expected a duration above 0").await;
+    let nobody = "`suspension tenant nobody` refers to `tenant nobody`, which does not exist";
+    check(operator, &with_reason(&["tenant", "suspend", "demo", "nobody"]), 1, nobody).await;
+    check(operator, &["tenant", "list", "--suspended"], 0, "none").await;
+    check(operator, &with_reason(&["lane", "suspend", "default"]), 1, "expected SOURCE/SITE").await;
+    check(operator, &with_reason(&["node", "suspend", "x"]), 1, "expected its number").await;
+    check(operator, &with_reason(&["node", "suspend", "99"]), 0, "warning: no outbound node `99`").await;
+    check(operator, &["source", "get", "nowhere"], 3, "`source nowhere` does not exist").await;
+    check(operator, &["site", "get", "nowhere.example"], 3, "`site nowhere.example` is not known").await;
+    let [free] = free_ports().expect("a port is free");
+    let unreachable = SocketAddr::from((Ipv4Addr::LOCALHOST, free));
+    check(unreachable, &["site", "list"], 4, "no answer from the cluster").await;
+    check(unreachable, &with_reason(&["tenant", "suspend", "demo"]), 4, "no answer from the cluster").await;
+}
+
+#[tokio::test]
+async fn a_probe_shows_where_mail_for_a_domain_goes_and_what_the_receiver_says() {
+    let dev = Dev::start(&["--route", "dead.example=127.0.0.1:9"]).await;
+    let dev = dev.unwrap_or_else(|error| panic!("{error:#}"));
+    let operator = dev.operator();
+    // The leader knows the outbound node once its session is open.
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    let probe = ["site", "probe", "any.example", "--connect", "-o", "json"];
+    let shown = loop {
+        let output = postroad(operator, &probe).await;
+        match serde_json::from_slice::<serde_json::Value>(&output.stdout) {
+            Ok(shown) => break shown,
+            Err(_) if tokio::time::Instant::now() < until => {}
+            Err(_) => panic!("{output:?}"),
+        }
+    };
+    assert_eq!(shown["source"]["name"], "default", "{shown}");
+    assert!(shown["route"].as_str().is_some_and(|route| route.starts_with("127.0.0.1:")), "{shown}");
+    let replies = &shown["connections"][0]["replies"];
+    assert!(replies[0]["text"].as_str().is_some_and(|reply| reply.starts_with("220 ")), "{shown}");
+    assert!(replies[1]["text"].as_str().is_some_and(|reply| reply.starts_with("250 ")), "{shown}");
+    check(operator, &["site", "probe", "any.example"], 0, "limits      20 connections").await;
+    check(operator, &["site", "probe", "dead.example", "--connect"], 0, "Connection refused").await;
+    check(operator, &["site", "probe", "any.example", "--pool", "x"], 3, "`pool x` does not exist").await;
 }

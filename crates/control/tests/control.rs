@@ -258,6 +258,26 @@ async fn a_repeated_event_has_no_effect() {
 }
 
 #[tokio::test]
+async fn an_outcome_that_comes_late_counts_as_an_attempt_and_changes_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, endpoints) = FakeQueue::start().await;
+    let control = Running::start(&directory.path().join("control.sqlite"), &endpoints).await;
+    let message = id(1);
+    queue.push(Some(message), None, accepted("late", &["a@receiver.example"]));
+    let last = queue.push(Some(message), Some(0), attempt(1, 250, "ok", delivered()));
+    queue.wait_consumed(last).await;
+    // In a batch of its own: no other event of it says more of the delivery.
+    let last = queue.push(Some(message), Some(0), attempt(2, 451, "too late", None));
+    queue.wait_consumed(last).await;
+    let shown = control.message(message).await;
+    let delivery = &shown["deliveries"][0];
+    assert_eq!((&delivery["attempts"], &delivery["state"]), (&2.into(), &"delivered".into()));
+    assert_eq!(delivery["last_response"], "250 ok");
+    assert_eq!(delivery["timeline"].as_array().unwrap().len(), 2);
+    control.stop().await;
+}
+
+#[tokio::test]
 async fn a_gap_is_shown_and_later_events_are_recorded() {
     let directory = tempfile::tempdir().unwrap();
     let (queue, endpoints) = FakeQueue::start().await;

@@ -27,7 +27,7 @@ const PAGES: &str = "https://github.com/postroad/postroad/blob/main/docs/operati
 
 /// The labels that whatever scrapes must add to every series, and what they say; `docs/operating/monitoring.md` shows how.
 pub const SCRAPE_LABELS: &[(&str, &str)] = &[
-    ("job", "begins with `postroad`"),
+    ("job", "contains `postroad`"),
     ("cluster", "the name of the Postroad cluster"),
     ("namespace", "the Kubernetes namespace, or any word for the place where the cluster runs"),
     ("node", "the name of the pod or of the node"),

@@ -300,7 +300,7 @@ impl Lanes {
         let Some(handle) = self.find_or_add(context, name, job.epoch) else {
             return self.give_back(vec![job]);
         };
-        match self.push_to(&handle, job, |job| stops_job(&context.view(), job)) {
+        match self.push_to(&handle, job, |job| stops_job(&context.directory.borrow(), job)) {
             Ok(wake) => self.wake(context, &handle, wake),
             Err(job) => self.give_back(vec![*job]),
         }

@@ -19,6 +19,10 @@ use self::{
 };
 use crate::{output::OutputArgs, route::RouteArgument};
 
+mod scope;
+
+pub use scope::{GetScopeArgs, ListArgs, ProbeArgs, ResumeArgs, ScopeCommand, SiteCommand, SuspendArgs};
+
 /// A mail delivery cluster that an organisation runs itself.
 #[derive(Debug, Parser)]
 #[command(name = "postroad", version, propagate_version = true, after_help = crate::operator::EXIT_STATUS_HELP)]
@@ -72,6 +76,24 @@ pub enum Command {
     /// Show, hold, release or cancel one message
     #[command(subcommand)]
     Message(MessageCommand),
+    /// Show the sites that mail goes to; suspend and resume them; probe a domain
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// Show lanes, from a source to a site; suspend and resume them
+    #[command(subcommand)]
+    Lane(ScopeCommand),
+    /// Show sources and the outbound nodes that own them; suspend and resume them
+    #[command(subcommand)]
+    Source(ScopeCommand),
+    /// Show pools of sources; suspend and resume them
+    #[command(subcommand)]
+    Pool(ScopeCommand),
+    /// Show tenants; suspend and resume them
+    #[command(subcommand)]
+    Tenant(ScopeCommand),
+    /// Show outbound nodes; suspend and resume them
+    #[command(subcommand)]
+    Node(ScopeCommand),
     /// Name the clusters that you work with, so that commands need neither `--config` nor `--server`
     #[command(subcommand)]
     Context(ContextCommand),

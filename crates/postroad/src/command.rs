@@ -9,7 +9,9 @@ use clap_complete::{aot, generate};
 use crate::{
     certificate, classify,
     cli::{Cli, ClusterCommand, Command, ConfigCommand, Shell},
-    cluster, config, dev, doctor, operator, pod, roles, send, support,
+    cluster, config, dev, doctor,
+    operator::{self, ScopeKind},
+    pod, roles, send, support,
 };
 
 /// Returns what is to be printed at the end.
@@ -47,6 +49,12 @@ pub fn run(command: Command) -> Result<String> {
         Command::Doctor(args) => on_runtime(doctor::run(&args)),
         Command::Support(command) => on_runtime(support::run(&command)),
         Command::Message(command) => on_runtime(operator::message(&command)),
+        Command::Site(command) => on_runtime(operator::site(&command)),
+        Command::Lane(command) => on_runtime(operator::scope(ScopeKind::Lane, &command)),
+        Command::Source(command) => on_runtime(operator::scope(ScopeKind::Source, &command)),
+        Command::Pool(command) => on_runtime(operator::scope(ScopeKind::Pool, &command)),
+        Command::Tenant(command) => on_runtime(operator::scope(ScopeKind::Tenant, &command)),
+        Command::Node(command) => on_runtime(operator::scope(ScopeKind::Node, &command)),
         Command::Context(command) => operator::context(&command),
         Command::Send(args) => on_runtime(send::run(&args)),
         Command::Idle => on_runtime(pod::idle()).map(silent),

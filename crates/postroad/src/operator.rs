@@ -7,6 +7,7 @@ mod edit;
 mod error;
 mod message;
 mod policy;
+mod scope;
 mod target;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -26,6 +27,7 @@ pub use edit::{delete, edit};
 pub use error::{EXIT_STATUS_HELP, OperatorError, exit_code};
 pub use message::message;
 pub use policy::{describe, export, get};
+pub use scope::{ScopeKind, scope, site};
 
 use self::target::Target;
 use crate::{

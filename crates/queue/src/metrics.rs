@@ -48,6 +48,8 @@ postroad_telemetry::catalogue! {
     counter RECLAIMS = "postroad_queue_reclaims_total" [GROUP];
     /// Message bodies that were unreadable when an attempt needed them
     counter UNREADABLE = "postroad_queue_unreadable_contents_total" [GROUP];
+    /// Reports of lanes that were dropped because an outbound node has more lanes than a leader keeps
+    counter LANES_DROPPED = "postroad_queue_lane_reports_dropped_total" [GROUP];
     /// Time from proposing a log entry to having applied it
     histogram COMMIT = "postroad_queue_commit_seconds" [GROUP];
     /// Commands in one log entry
@@ -121,6 +123,7 @@ pub(crate) struct LedgerMetrics {
     pub(crate) unconfirmed: Counter,
     pub(crate) reclaims: Counter,
     pub(crate) unreadable: Counter,
+    pub(crate) lanes_dropped: Counter,
     pub(crate) commit: Histogram,
     pub(crate) commands: Histogram,
     pub(crate) applied: Gauge,
@@ -147,6 +150,7 @@ impl LedgerMetrics {
             unconfirmed: UNCONFIRMED.with([group]),
             reclaims: RECLAIMS.with([group]),
             unreadable: UNREADABLE.with([group]),
+            lanes_dropped: LANES_DROPPED.with([group]),
             commit: COMMIT.with([group]),
             commands: COMMANDS.with([group]),
             applied: APPLIED.with([group]),

@@ -228,6 +228,17 @@ impl Cluster {
         self.dir.path()
     }
 
+    /// Runs an operator's command, and returns what it prints.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn operate(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let operator = self.files().join("operator.toml");
+        let target = ["--config".into(), operator.into()];
+        let arguments: Vec<OsString> = arguments.iter().map(OsString::from).chain(target).collect();
+        self.postroad(&arguments).await
+    }
+
     /// Returns the last lines of every node's log.
     #[must_use]
     pub fn logs(&self) -> String {

@@ -46,13 +46,15 @@ pub(crate) async fn open(path: &Path) -> Result<(Writer, Reader), StartError> {
         .pragma("wal_autocheckpoint", "16384");
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
     migrate(&mut connection, path).await?;
+    let mut writer = Writer { connection };
+    writer.prepare().await.map_err(failed)?;
     let pool = SqlitePoolOptions::new()
         .max_connections(READERS_MAX)
         .acquire_timeout(Duration::from_secs(5))
         .connect_with(options.read_only(true).pragma("cache_size", "-16384"))
         .await
         .map_err(failed)?;
-    Ok((Writer { connection }, Reader { pool }))
+    Ok((writer, Reader { pool }))
 }
 
 async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), StartError> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use postroad_core::GroupId;
 use serde::Serialize;
-use sqlx::{Acquire, Connection, Row};
+use sqlx::{Acquire, Connection, Executor, Row, SqlSafeStr};
 
 use super::Writer;
 use crate::projection::Rows;
@@ -29,7 +29,7 @@ const UPSERT_DELIVERIES: &str = "
 
 /// Late outcomes count as attempts and change nothing else.
 const COUNT_ATTEMPTS: &str = "
-    UPDATE deliveries SET attempts = max(attempts, late.attempts)
+    UPDATE deliveries SET attempts = max(deliveries.attempts, late.attempts)
     FROM (SELECT unhex(value->>0) AS message, value->>1 AS recipient, value->>4 AS attempts FROM jsonb_each(?)) AS late
     WHERE deliveries.message = late.message AND deliveries.recipient = late.recipient";
 
@@ -62,7 +62,27 @@ const MOVE_CURSORS: &str = "
     INSERT INTO cursors (group_id, through) SELECT value->>0, value->>1 FROM jsonb_each(?) WHERE true
     ON CONFLICT (group_id) DO UPDATE SET through = excluded.through";
 
+/// Every statement of a batch. A batch has rows for few of them, so one that is invalid could wait long to be noticed.
+const STATEMENTS: [&str; 8] = [
+    INSERT_MESSAGES,
+    UPSERT_DELIVERIES,
+    COUNT_ATTEMPTS,
+    INSERT_TIMELINE,
+    ADD_SUMS,
+    ADD_WITHOUT_TENANT,
+    INSERT_GAPS,
+    MOVE_CURSORS,
+];
+
 impl Writer {
+    /// Compiles every statement: an invalid one, or one that does not fit the schema, fails the start.
+    pub(super) async fn prepare(&mut self) -> Result<(), sqlx::Error> {
+        for statement in STATEMENTS {
+            self.connection.prepare(statement.into_sql_str()).await?;
+        }
+        Ok(())
+    }
+
     /// Returns how far each group's events have been written.
     pub(crate) async fn cursors(&mut self) -> Result<HashMap<GroupId, u64>, sqlx::Error> {
         let rows =
@@ -99,6 +119,7 @@ async fn insert<T: Serialize>(
     statement: &'static str,
     rows: &[T],
 ) -> Result<u64, sqlx::Error> {
+    debug_assert!(STATEMENTS.contains(&statement), "a statement of a batch is compiled at the start");
     if rows.is_empty() {
         return Ok(0);
     }

@@ -3,6 +3,7 @@
 use axum::{extract::State as Shared, response::Response};
 use maud::{Markup, html};
 use postroad_core::{GroupId, Timestamp};
+use postroad_directory::View;
 use postroad_proto::queue::SummaryResponse;
 use postroad_web as web;
 use tokio::task::JoinSet;
@@ -103,6 +104,7 @@ pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
     let body = html! {
         h1 { "Overview" }
         (tiles(&totals, &minutes, minute, now))
+        (suspensions(&console.directory.borrow()))
         h2 { "Recipients" }
         (chart(&minutes, minute))
         (rates(&minutes, minute))
@@ -156,6 +158,27 @@ fn tiles(totals: &Totals, minutes: &[MinuteCount], minute: u64, now: Timestamp) 
         div.tiles { @for (label, value) in tiles { div { b { (value) } span.soft { (label) } } } }
         @if totals.silent() > 0 {
             p.bad { "No counts of " (totals.silent()) " of " (totals.groups) " ledger groups: ≥ means at least." }
+        }
+    }
+}
+
+/// What operators have stopped: the first thing to know about mail that waits.
+fn suspensions(view: &View) -> Markup {
+    html! {
+        @if view.suspensions().next().is_some() {
+            h2 { "Suspended" }
+            div.scroll { table {
+                thead { tr { th { "What" } th { "Until" } th { "Reason" } th { "By" } th { "Since" } } }
+                tbody {
+                    @for suspension in view.suspensions() {
+                        tr {
+                            td.warn { (suspension.name) }
+                            td { @match suspension.until { Some(until) => (until), None => "it is resumed" } }
+                            td { (suspension.reason) } td { (suspension.actor) } td { (suspension.since) }
+                        }
+                    }
+                }
+            } }
         }
     }
 }
@@ -302,6 +325,9 @@ fn thousands(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use postroad_core::Scope;
+    use postroad_directory::{Delta, Item, Suspension};
+
     use super::*;
 
     #[test]
@@ -323,6 +349,33 @@ mod tests {
         check(2, &[empty], "≥ 0", "–");
         check(1, &[empty], "0", "–");
         check(2, &[], "–", "–");
+    }
+
+    #[test]
+    fn what_is_suspended_is_shown_with_reason_actor_and_end() {
+        let at = Timestamp::from_millis;
+        let suspension = |site: &str, until| Suspension {
+            name: format!("site {site}").into(),
+            scope: Scope::Site(site.into()),
+            reason: "they <block> us".into(),
+            actor: "operator/1 (eve@laptop)".into(),
+            since: at(1000),
+            until,
+        };
+        let items = [suspension("a.example", Some(at(61_000))), suspension("b.example", None)];
+        let items = items.into_iter().map(|suspension| Item::Suspension(suspension.into())).collect();
+        let view = View::empty().apply(Delta { revision: 1, full: true, items, removed: Vec::new() });
+        let page = suspensions(&view).into_string();
+        for part in [
+            "site a.example",
+            "1970-01-01T00:01:01.000Z",
+            "they &lt;block&gt; us",
+            "operator/1 (eve@laptop)",
+            "<td class=\"warn\">site b.example</td><td>it is resumed</td>",
+        ] {
+            assert!(page.contains(part), "{part} is not in {page}");
+        }
+        assert_eq!(suspensions(&View::empty()).into_string(), "");
     }
 
     #[test]

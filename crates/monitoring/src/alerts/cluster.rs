@@ -76,7 +76,7 @@ pub(super) const ALERTS: &[Alert] = &[
         name: "PostroadNodeDown",
         severity: Warning,
         lasts: "5m",
-        expr: "up{job=~\"postroad.*\"} == 0",
+        expr: "up{job=~\".*postroad.*\"} == 0",
         summary: "{{ $labels.node }} shows no metrics",
         story: Story {
             series: &[("up{node=\"q\"}", "1+0x10 0+0x20 1+0x20")],

@@ -7,7 +7,7 @@ pub(super) const ALERTS: &[Alert] = &[
         name: "PostroadNodeRestarts",
         severity: Warning,
         lasts: "0m",
-        expr: "changes(process_start_time_seconds{job=~\"postroad.*\"}[30m]) > 2",
+        expr: "changes(process_start_time_seconds{job=~\".*postroad.*\"}[30m]) > 2",
         summary: "{{ $labels.node }} started {{ $value }} times in half an hour",
         story: Story {
             series: &[("process_start_time_seconds{node=\"q\"}", "100+0x10 100+300x5 1600+0x60")],
@@ -18,7 +18,7 @@ pub(super) const ALERTS: &[Alert] = &[
         name: "PostroadFileDescriptors",
         severity: Warning,
         lasts: "10m",
-        expr: "process_open_fds{job=~\"postroad.*\"} / process_max_fds{job=~\"postroad.*\"} > 0.8",
+        expr: "process_open_fds{job=~\".*postroad.*\"} / process_max_fds{job=~\".*postroad.*\"} > 0.8",
         summary: "{{ $labels.node }} uses {{ $value | humanizePercentage }} of its file descriptors",
         story: Story {
             series: &[

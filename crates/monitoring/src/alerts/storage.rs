@@ -87,8 +87,8 @@ pub(super) const ALERTS: &[Alert] = &[
         name: "PostroadControlBehind",
         severity: Warning,
         lasts: "15m",
-        expr: "max by (cluster, namespace, group) (postroad_queue_unread_events) > 20000",
-        summary: "Control has not read {{ $value | humanize }} events of group {{ $labels.group }}: the history is behind",
+        expr: "sum by (cluster, namespace) (max by (cluster, namespace, group) (postroad_queue_unread_events)) > 20000",
+        summary: "Control has not read {{ $value | humanize }} events: the history is behind",
         story: Story {
             series: &[("postroad_queue_unread_events{node=\"q\",group=\"1\"}", "0+0x10 30000+0x30 0+0x30")],
             quiet_fires_ended: ["9m", "35m", "60m"],

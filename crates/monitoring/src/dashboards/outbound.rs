@@ -271,7 +271,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                         query("sum(rate(postroad_net_connects_denied_total{NODE}[RATE]))", "denied"),
                     ],
                     runbook: reading("outbound"),
-                    moved_by: Moved::Up(Fault::SiteBusy),
+                    moved_by: Moved::Up(Fault::SiteDefers),
                 },
             ],
         },

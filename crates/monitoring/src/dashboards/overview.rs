@@ -38,7 +38,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     description: "Nodes that show no metrics.",
                     kind: Kind::Number(1),
                     unit: Unit::Count,
-                    queries: &[query("count(up{SCOPE,job=~\"postroad.*\"} == 0) or vector(0)", "nodes")],
+                    queries: &[query("count(up{SCOPE,job=~\".*postroad.*\"} == 0) or vector(0)", "nodes")],
                     runbook: alert("postroadnodedown"),
                     moved_by: Moved::Up(Fault::FollowerKilled),
                 },
@@ -145,7 +145,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     kind: Kind::Lines,
                     unit: Unit::Count,
                     queries: &[query(
-                        "rate(process_cpu_seconds_total{SCOPE,job=~\"postroad.*\"}[RATE])",
+                        "rate(process_cpu_seconds_total{SCOPE,job=~\".*postroad.*\"}[RATE])",
                         "{{node}}",
                     )],
                     runbook: reading("overview"),
@@ -156,9 +156,12 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     description: "Resident memory of each node.",
                     kind: Kind::Lines,
                     unit: Unit::Bytes,
-                    queries: &[query("process_resident_memory_bytes{SCOPE,job=~\"postroad.*\"}", "{{node}}")],
+                    queries: &[query(
+                        "process_resident_memory_bytes{SCOPE,job=~\".*postroad.*\"}",
+                        "{{node}}",
+                    )],
                     runbook: reading("overview"),
-                    moved_by: Moved::Up(Fault::Load),
+                    moved_by: Moved::Up(Fault::FollowerHangs),
                 },
                 Panel {
                     title: "Restarts",
@@ -166,7 +169,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     kind: Kind::Lines,
                     unit: Unit::Count,
                     queries: &[query(
-                        "changes(process_start_time_seconds{SCOPE,job=~\"postroad.*\"}[1h])",
+                        "changes(process_start_time_seconds{SCOPE,job=~\".*postroad.*\"}[1h])",
                         "{{node}}",
                     )],
                     runbook: alert("postroadnoderestarts"),

@@ -117,7 +117,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     kind: Kind::Lines,
                     unit: Unit::Share,
                     queries: &[query(
-                        "process_open_fds{NODE,job=~\"postroad.*\"} / process_max_fds{NODE,job=~\"postroad.*\"}",
+                        "process_open_fds{NODE,job=~\".*postroad.*\"} / process_max_fds{NODE,job=~\".*postroad.*\"}",
                         "{{node}}",
                     )],
                     runbook: alert("postroadfiledescriptors"),

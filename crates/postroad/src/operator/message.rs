@@ -6,7 +6,7 @@ use postroad_cluster::CallError;
 use postroad_core::{MessageId, Timestamp};
 use postroad_proto::queue::{
     Change, ChangeMessageRequest, ChangeMessageResponse, ChangeResult, DeliveryState, DeliveryView,
-    GetMessageRequest, MessageView, queue_service_client::QueueServiceClient,
+    GetMessageRequest, MessageView, WaitReason, queue_service_client::QueueServiceClient,
 };
 use serde::Serialize;
 use tonic::Code;
@@ -86,6 +86,10 @@ struct ShownDelivery {
     attempts: u32,
     /// What the last attempt ended with; empty before one has ended.
     last_reply: String,
+    /// The word for why it waits, such as `suspended`; empty where it does not wait.
+    waits: &'static str,
+    /// The same as a sentence.
+    waits_for: String,
 }
 
 impl ShownMessage {
@@ -113,6 +117,8 @@ impl ShownDelivery {
             site: delivery.site.clone(),
             attempts: delivery.attempts,
             last_reply: delivery.last_response.clone(),
+            waits: delivery.waits.as_ref().map_or("", |reason| reason.kind().word()),
+            waits_for: delivery.waits.as_ref().map(WaitReason::sentence).unwrap_or_default(),
         }
     }
 }
@@ -124,12 +130,16 @@ impl Shown for ShownMessage {
         let mut text =
             format!("{id}  <{sender}>  {size_bytes} bytes  accepted {accepted_at}  expires {expires_at}\n");
         for delivery in deliveries {
-            let ShownDelivery { recipient, state, next_try_at, site, attempts, last_reply } = delivery;
+            let ShownDelivery { recipient, state, next_try_at, site, attempts, last_reply, .. } = delivery;
             let due = next_try_at.as_ref().map_or_else(String::new, |due| format!("  due {due}"));
             let (recipient, site) = (line(recipient), line(site));
             let _ = writeln!(text, "  {recipient}  {state}{due}  site {site}  attempts {attempts}");
             if !last_reply.is_empty() {
                 let _ = writeln!(text, "    {}", line(last_reply));
+            }
+            // The state says these.
+            if !matches!(delivery.waits, "" | "next" | "not_due" | "held") {
+                let _ = writeln!(text, "    waits: {}", line(&delivery.waits_for));
             }
         }
         text

@@ -264,9 +264,9 @@ impl Session {
         self.ledger.shared.with_leading(|_, leading| {
             // A session that was replaced says nothing about the lanes any longer.
             if leading.outboxes.is_current(self.node, self.session) {
-                for (source, site, report) in parsed {
-                    leading.lanes.note(self.node, source, site, report);
-                }
+                let kept = |(source, site, report)| leading.lanes.note(self.node, source, site, report);
+                let dropped = parsed.into_iter().map(kept).filter(|kept| !kept).count();
+                self.ledger.shared.metrics.lanes_dropped.increment(dropped as u64);
             }
         });
         Ok(())

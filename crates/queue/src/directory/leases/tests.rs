@@ -460,7 +460,9 @@ fn a_repeated_release_does_not_take_a_source_that_was_granted_again() {
 fn a_suspended_node_releases_all_its_sources_at_once_and_gets_none() {
     let mut world = World::new(&[&[], &[], &[1], &[]]);
     let owners = [owner(1, 11), owner(2, 22)];
-    owners.iter().for_each(|owner| drop(world.claim(*owner, None)));
+    for owner in owners {
+        world.claim(owner, None);
+    }
     world.decide_all();
     assert_eq!(world.shares(&[1, 2]), [2, 2]);
     assert_eq!(world.to_release(owners[0]), []);
