@@ -53,9 +53,9 @@ pub(crate) fn cause(status: &Status) -> String {
 
 /// Of a node that several queue nodes have seen, the latest announcement counts.
 pub(crate) fn merged(lists: &Lists) -> Vec<AnnouncedNode> {
-    let mut nodes: BTreeMap<(Role, NodeId), &AnnouncedNode> = BTreeMap::new();
+    let mut nodes: BTreeMap<(Role, NodeId, &str), &AnnouncedNode> = BTreeMap::new();
     for node in lists.values().flatten().flat_map(|list| &list.nodes) {
-        let key = (node.about.role, node.about.node);
+        let key = (node.about.role, node.about.node, node.address.as_str());
         if nodes.get(&key).is_none_or(|known| node.age < known.age) {
             nodes.insert(key, node);
         }
@@ -66,6 +66,14 @@ pub(crate) fn merged(lists: &Lists) -> Vec<AnnouncedNode> {
 /// How people name a node: `queue 1`.
 pub(crate) fn name(node: &AnnouncedNode) -> String {
     format!("{} {}", node.about.role, node.about.node)
+}
+
+/// How people find a node, also where several share an id: `ingress 40 at 10.0.0.7`.
+pub(crate) fn name_and_address(node: &AnnouncedNode) -> String {
+    match node.address.as_str() {
+        "" => name(node),
+        address => format!("{} at {address}", name(node)),
+    }
 }
 
 /// How long ago a node was seen, for people.

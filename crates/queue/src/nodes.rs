@@ -53,20 +53,22 @@ impl Nodes {
 /// The last announcement of each node.
 #[derive(Debug, Default)]
 struct NodeTable {
-    nodes: BTreeMap<(Role, NodeId), Announcement>,
+    nodes: BTreeMap<Key, Announcement>,
 }
+
+/// Role, id and address: nodes without data, such as the ingress nodes of a deployment, may share an id.
+type Key = (Role, NodeId, String);
 
 #[derive(Clone, Debug)]
 struct Announcement {
     node: Node,
-    address: String,
     at: Instant,
     clock: Option<ClockDifference>,
 }
 
 impl NodeTable {
     /// Keeps an announcement in the place of the node's last one; returns false when the table is full.
-    fn insert(&mut self, key: (Role, NodeId), announcement: Announcement) -> bool {
+    fn insert(&mut self, key: Key, announcement: Announcement) -> bool {
         let now = announcement.at;
         self.nodes.retain(|_, kept| now.duration_since(kept.at) < FORGOTTEN_AFTER);
         let has_room = self.nodes.len() < NODES_MAX || self.nodes.contains_key(&key);
@@ -77,18 +79,32 @@ impl NodeTable {
     }
 
     fn list(&self, now: Instant) -> Vec<AnnouncedNode> {
-        let kept = self.nodes.values().filter(|kept| now.duration_since(kept.at) < FORGOTTEN_AFTER);
-        let listed = kept.map(|kept| AnnouncedNode {
+        let kept = self.nodes.iter().filter(|(key, _)| !self.is_forgotten(key, now));
+        let listed = kept.map(|((_, _, address), kept)| AnnouncedNode {
             node: Some(kept.node.clone()),
-            address: kept.address.clone(),
+            address: address.clone(),
             age_millis: u64::try_from(now.duration_since(kept.at).as_millis()).unwrap_or(u64::MAX),
             clock: kept.clock,
         });
         listed.collect()
     }
 
+    /// A node that is silent is remembered for a day, unless it runs at another address: then it has moved there.
+    fn is_forgotten(&self, key: &Key, now: Instant) -> bool {
+        let (role, node, address) = key;
+        let silent = |announcement: &Announcement| now.duration_since(announcement.at);
+        let Some(age) = self.nodes.get(key).map(silent) else { return true };
+        let runs_elsewhere = || {
+            self.nodes.iter().any(|((other_role, other_node, other), announcement)| {
+                let is_same = (other_role, other_node) == (role, node) && other != address;
+                is_same && silent(announcement) < RUNNING_WITHIN
+            })
+        };
+        age >= FORGOTTEN_AFTER || (age >= RUNNING_WITHIN && runs_elsewhere())
+    }
+
     fn running(&self, role: Role, now: Instant) -> usize {
-        let of_role = self.nodes.iter().filter(|((kept, _), _)| *kept == role);
+        let of_role = self.nodes.iter().filter(|((kept, _, _), _)| *kept == role);
         of_role.filter(|(_, kept)| now.duration_since(kept.at) < RUNNING_WITHIN).count()
     }
 }
@@ -102,11 +118,11 @@ impl NodeService for Nodes {
         let peer = peer_info(&request).cloned();
         let AnnounceRequest { node, clock } = request.into_inner();
         let node = node.ok_or_else(|| Status::invalid_argument("expected `node`"))?;
-        let key = checked(&node, peer.as_ref())?;
-        let (address, at) = (peer.map(|peer| peer.address).unwrap_or_default(), Instant::now());
-        let announcement = Announcement { node, address, at, clock };
+        let (role, id) = checked(&node, peer.as_ref())?;
+        let address = peer.map(|peer| without_port(&peer.address).to_owned()).unwrap_or_default();
+        let at = Instant::now();
         let mut table = self.table.lock();
-        if !table.insert(key, announcement) {
+        if !table.insert((role, id, address), Announcement { node, at, clock }) {
             return Err(Status::resource_exhausted(format!("more than {NODES_MAX} nodes")));
         }
         self.metrics.observe(|role| table.running(role, at));
@@ -139,6 +155,14 @@ fn checked(node: &Node, peer: Option<&PeerInfo>) -> Result<(Role, NodeId), Statu
         return Err(Status::invalid_argument("the description of the node is too long"));
     }
     Ok(key)
+}
+
+/// Each connection comes from another port.
+fn without_port(address: &str) -> &str {
+    match address.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => host.trim_matches(['[', ']']),
+        _ => address,
+    }
 }
 
 fn clock_millis() -> u64 {
@@ -181,27 +205,53 @@ mod tests {
         check(&many, None, Err(Code::InvalidArgument));
     }
 
+    /// Announces an ingress node from an address; returns whether there was room.
+    fn announce(table: &mut NodeTable, id: u64, address: &str, at: Instant) -> bool {
+        let announcement = Announcement { node: node("ingress", id), at, clock: None };
+        table.insert((Role::Ingress, NodeId(id), address.to_owned()), announcement)
+    }
+
     #[test]
     fn the_table_is_bounded_and_forgets_who_is_silent_for_a_day() {
         let start = Instant::now();
         let mut table = NodeTable::default();
-        let insert = |table: &mut NodeTable, id, at| {
-            let node = node("ingress", id);
-            let announcement = Announcement { node, address: String::new(), at, clock: None };
-            table.insert((Role::Ingress, NodeId(id)), announcement)
-        };
         for id in 0..NODES_MAX as u64 {
-            assert!(insert(&mut table, id, start));
+            assert!(announce(&mut table, id, "a", start));
         }
-        assert!(!insert(&mut table, 5000, start), "there is no room for another node");
+        assert!(!announce(&mut table, 5000, "a", start), "there is no room for another node");
         let later = start + Duration::from_secs(60);
-        assert!(insert(&mut table, 7, later), "a known node is kept up to date");
+        assert!(announce(&mut table, 7, "a", later), "a known node is kept up to date");
         assert_eq!(table.running(Role::Ingress, start + RUNNING_WITHIN), 1);
         assert_eq!(table.running(Role::Queue, later), 0);
         let next_day = later + FORGOTTEN_AFTER - Duration::from_secs(1);
         let listed = table.list(next_day);
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].age_millis, 86_399_000);
-        assert!(insert(&mut table, 5000, next_day), "silent nodes have made room");
+        assert!(announce(&mut table, 5000, "a", next_day), "silent nodes have made room");
+    }
+
+    #[test]
+    fn nodes_that_share_an_id_are_listed_each_and_one_that_has_moved_once() {
+        let start = Instant::now();
+        let mut table = NodeTable::default();
+        for address in ["a", "b"] {
+            announce(&mut table, 40, address, start);
+        }
+        assert_eq!(table.list(start).len(), 2);
+        let later = start + RUNNING_WITHIN;
+        assert_eq!(table.list(later).len(), 2, "both are silent, and neither is known to have moved");
+        announce(&mut table, 40, "c", later);
+        let listed = table.list(later);
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert_eq!(listed[0].address, "c");
+    }
+
+    #[test]
+    fn an_address_is_kept_without_its_port() {
+        for (address, expected) in
+            [("192.0.2.1:5", "192.0.2.1"), ("[2001:db8::1]:5", "2001:db8::1"), ("memory", "memory"), ("", "")]
+        {
+            assert_eq!(without_port(address), expected);
+        }
     }
 }

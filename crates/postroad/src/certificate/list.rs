@@ -62,7 +62,8 @@ fn of_nodes(nodes: &[AnnouncedNode]) -> Vec<Found> {
     for node in nodes {
         let Some(facts) = &node.about.certificates else { continue };
         let of = nodes::name(node);
-        let at = nodes::seen(node.age);
+        let seen = nodes::seen(node.age);
+        let at = if node.address.is_empty() { seen } else { format!("{seen} at {}", node.address) };
         let trusts = facts.authorities.iter().filter_map(|authority| authority.key.clone()).collect();
         all.push(Found { of, at, certificate: facts.own.clone(), trusts });
         for authority in &facts.authorities {

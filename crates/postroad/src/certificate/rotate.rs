@@ -95,7 +95,7 @@ async fn check(
     if !not_ready.is_empty() {
         bail!("nothing was changed: not every node is ready\n  {}", not_ready.join("\n  "));
     }
-    let names: Vec<String> = nodes.iter().map(nodes::name).collect();
+    let names: Vec<String> = nodes.iter().map(nodes::name_and_address).collect();
     let ready = names.join(", ");
     confirm(
         args.yes,
@@ -115,7 +115,7 @@ fn not_ready(step: Step, key: &KeyId, nodes: &[AnnouncedNode], queue: &[NodeId])
 }
 
 fn problem(step: Step, key: &KeyId, node: &AnnouncedNode) -> Option<String> {
-    let name = nodes::name(node);
+    let name = nodes::name_and_address(node);
     if node.age > RUNNING_WITHIN {
         let seen = nodes::seen(node.age);
         return Some(format!(

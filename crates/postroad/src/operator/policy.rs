@@ -262,8 +262,9 @@ routes: [{domain: Partner.Example, host: a.example, port: 25}, {domain: bücher.
         assert_eq!(shown(&["pools"]), "POOL  SOURCES, WITH THEIR WEIGHTS\nmain  one:1,two:3\n");
         assert_eq!(
             shown(&["limits"]),
-            "LIMITS  SOURCE  SITE        CONNECTIONS  MESSAGES EACH  WINDOW  RATES\n\
-             slow    any     mx.example            -              -       -  10/s,100/h\n"
+            "LIMITS   SOURCE  SITE        CONNECTIONS  MESSAGES EACH  WINDOW  RATES\n\
+             default  any     any                  20            100     500  -\n\
+             slow     any     mx.example            -              -       -  10/s,100/h\n"
         );
         let everything = shown(&[]);
         for part in ["TENANT", "acme    main  -         acme.example", "login app", "ROUTE", "b.example"] {

@@ -159,7 +159,7 @@ sources: [{name: one, helo: mail.example.org}, {name: two, helo: two.example.org
 pools: [{name: main, sources: [{source: one}, {source: two, weight: 3}]}]
 tenants: [{name: acme, pool: main}]
 credentials: [{name: app, tenant: acme, api_key: 0123456789abcdef}]
-limits: [{name: all, connections_max: 7}, {name: slow, source: two, rates: [10/s]}]
+limits: [{name: default, connections_max: 7}, {name: slow, source: two, rates: [10/s]}]
 ";
 
     fn check(kind: Kind, name: &str, expected: &str) {

@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(bytes.len(), (2 + 1 + 2) * BLOCK);
         assert!(bytes.starts_with(b"postroad-support/a.txt\0"));
         assert_eq!(&bytes[124..136], b"00000000005\0");
-        assert_eq!(&bytes[136..148], b"14525012400\0");
+        assert_eq!(&bytes[136..148], b"14524770400\0");
         assert_eq!(&bytes[BLOCK..BLOCK + 5], b"hello");
         let sum: u64 =
             (0..BLOCK).map(|at| if (148..156).contains(&at) { 32 } else { u64::from(bytes[at]) }).sum();

@@ -68,7 +68,7 @@ pub(super) fn nodes(cluster: &ClusterFacts) -> Vec<Finding> {
     let silent = cluster.nodes.iter().filter(|node| node.age > RUNNING_WITHIN);
     let mut findings: Vec<Finding> = silent
         .map(|node| {
-            let found = format!("{} was seen {}", nodes::name(node), nodes::seen(node.age));
+            let found = format!("{} was seen {}", nodes::name_and_address(node), nodes::seen(node.age));
             Finding::warn(
                 "nodes",
                 found,
