@@ -123,6 +123,16 @@ fn d_052_what_is_said_of_anybody_but_the_recipient_never_suppresses() {
         "rcpt 550 SMTP access for this account is disabled",
         "dot 550 one of the recipients does not exist, message dropped for all",
         "dot 550 5.2.0 RESOLVER.ADR.BadPrimary; recipient primary SMTP address is missing or invalid",
+        "rcpt 550 Message sending for this account is disabled",
+        "rcpt 550 Outgoing mail of the account is suspended",
+        "dot 503 No valid recipients were given",
+        "dot 554 5.1.1 Transaction failed",
+        "rcpt 550 5.1.1 Out of memory",
+        "rcpt 550 5.2.1 Scanning stopped",
+        "rcpt 550 5.1.1 Licence expired",
+        "rcpt 550 maria@shop.example: not configured",
+        "dot 552 maria@shop.example: file type .js in an archive is forbidden",
+        "dot 554 maria@shop.example invalid data in message",
     ];
     for line in replies {
         let (phase, reply) = line.split_once(' ').expect("a phase and a reply");
