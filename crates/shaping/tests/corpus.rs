@@ -130,6 +130,7 @@ fn d_052_what_is_said_of_anybody_but_the_recipient_never_suppresses() {
         "rcpt 550 5.1.1 Out of memory",
         "rcpt 550 5.2.1 Scanning stopped",
         "rcpt 550 5.1.1 Licence expired",
+        "rcpt 550 This server does not handle mail for that user",
         "rcpt 550 maria@shop.example: not configured",
         "dot 552 maria@shop.example: file type .js in an archive is forbidden",
         "dot 554 maria@shop.example invalid data in message",
