@@ -139,6 +139,8 @@ fn d_052_what_is_said_of_anybody_but_the_recipient_never_suppresses() {
         "rcpt 550 This mailbox rule does not exist",
         "rcpt 550 The address range is locked",
         "dot 550 5.2.1 The message is closed",
+        "dot 554 5.3.0 maria@shop.example: an unknown error happened",
+        "rcpt 550 5.1.1 No thanks",
         "rcpt 550 maria@shop.example: not configured",
         "dot 552 maria@shop.example: file type .js in an archive is forbidden",
         "dot 554 maria@shop.example invalid data in message",
