@@ -57,8 +57,11 @@ struct DeliveryItem {
 struct StepItem {
     sequence: u64,
     at: String,
-    /// `attempt`, `held`, `released`, `retried` or `ended`.
+    /// `attempt`, `held`, `released`, `retried` or `ended`; `hold_requested`, `release_requested` or `cancel_requested`
+    /// while an attempt was under way.
     kind: String,
+    /// Who changed it, or asked for it; `null` where nobody did or that is not known.
+    actor: Option<String>,
     /// The state after it; `null` for a late outcome that changed nothing.
     new_state: Option<String>,
     due_at: Option<String>,
@@ -161,6 +164,7 @@ impl From<Step> for StepItem {
             sequence: step.sequence,
             at: text(step.at),
             kind: step.kind,
+            actor: step.actor,
             new_state: step.new_state,
             due_at: step.due_at.map(text),
             attempt: step.attempt.map(|attempt| AttemptItem {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use postroad_core::{BounceClass, DeliveryState, GroupId, MessageId, OutcomeKind, Party};
 use postroad_proto::{
     parse_final_state, parse_message_id,
-    queue::{Accepted, AttemptEnded, Event, attempt_ended::NextState, event::Kind},
+    queue::{Accepted, AttemptEnded, Change, Event, attempt_ended::NextState, event::Kind},
 };
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 
@@ -101,6 +101,7 @@ pub(crate) struct TimelineRow {
     ended_at: Option<u64>,
     party: Option<&'static str>,
     rule: Option<String>,
+    actor: Option<String>,
 }
 
 /// A message id as SQLite reads it from JSON: hexadecimal.
@@ -164,17 +165,26 @@ impl Rows {
             Kind::Accepted(accepted) => self.accepted(position, message()?, accepted),
             Kind::AttemptEnded(attempt) => return self.attempt_ended(position, delivery()?, attempt),
             Kind::Ended(ended) => {
-                self.changed(position, delivery()?, "ended", final_state(ended.state)?, None);
+                let state = final_state(ended.state)?;
+                self.changed(position, delivery()?, "ended", Some((state, None)), &ended.actor);
             }
-            Kind::Held(_) => self.changed(position, delivery()?, "held", DeliveryState::Held, None),
+            Kind::Held(held) => {
+                let state = Some((DeliveryState::Held, None));
+                self.changed(position, delivery()?, "held", state, &held.actor);
+            }
             Kind::Released(released) => {
                 let due_at = sqlite_integer(released.due_at_millis);
-                self.changed(position, delivery()?, "released", DeliveryState::Queued, Some(due_at));
+                let state = Some((DeliveryState::Queued, Some(due_at)));
+                self.changed(position, delivery()?, "released", state, &released.actor);
             }
             Kind::Retried(retried) => {
                 let due_at = sqlite_integer(retried.due_at_millis);
                 let state = if retried.deferred { DeliveryState::Deferred } else { DeliveryState::Queued };
-                self.changed(position, delivery()?, "retried", state, Some(due_at));
+                self.changed(position, delivery()?, "retried", Some((state, Some(due_at))), &retried.actor);
+            }
+            Kind::ChangeRequested(requested) => {
+                let kind = requested_kind(requested.change())?;
+                self.changed(position, delivery()?, kind, None, &requested.actor);
             }
             Kind::Gap(_) => {}
         }
@@ -247,22 +257,27 @@ impl Rows {
             ended_at: Some(sqlite_integer(ended.ended_at_millis)).filter(|at| *at != 0),
             party: code(reading.party).and_then(Party::from_code).map(Party::as_str),
             rule: Some(text(&reading.rule)).filter(|rule| !rule.is_empty()),
+            actor: None,
         });
         Some(())
     }
 
-    /// Adds a change that is not the outcome of an attempt.
+    /// Adds a change that is not the outcome of an attempt: a state, and when the delivery is due in it.
+    ///
+    /// Without a state only the timeline has it.
     fn changed(
         &mut self,
         position: Position,
         (message, recipient): (Id, u32),
         kind: &'static str,
-        state: DeliveryState,
-        due_at: Option<u64>,
+        change: Option<(DeliveryState, Option<u64>)>,
+        actor: &str,
     ) {
-        self.deliveries.row(message, recipient).set_state(state, position.at, due_at);
-        if state.is_final() {
-            self.counts.count(position.minute(), message, state);
+        if let Some((state, due_at)) = change {
+            self.deliveries.row(message, recipient).set_state(state, position.at, due_at);
+            if state.is_final() {
+                self.counts.count(position.minute(), message, state);
+            }
         }
         self.timeline.push(TimelineRow {
             message,
@@ -270,8 +285,9 @@ impl Rows {
             sequence: position.sequence,
             at: position.at,
             kind,
-            new_state: Some(state.as_str()),
-            due_at,
+            new_state: change.map(|(state, _)| state.as_str()),
+            due_at: change.and_then(|(_, due_at)| due_at),
+            actor: Some(text(actor)).filter(|actor| !actor.is_empty()),
             ..TimelineRow::default()
         });
     }
@@ -372,6 +388,7 @@ impl Serialize for TimelineRow {
         row.serialize_element(&self.ended_at)?;
         row.serialize_element(&self.party)?;
         row.serialize_element(&self.rule)?;
+        row.serialize_element(&self.actor)?;
         row.end()
     }
 }
@@ -387,6 +404,16 @@ impl DeliveryRow {
 /// SQLite's integers are signed.
 fn sqlite_integer(number: u64) -> u64 {
     number.min(i64::MAX as u64)
+}
+
+/// What somebody asked for while an attempt was under way; `None` for what this version does not know.
+fn requested_kind(change: Change) -> Option<&'static str> {
+    match change {
+        Change::Cancel => Some("cancel_requested"),
+        Change::Hold => Some("hold_requested"),
+        Change::Release => Some("release_requested"),
+        Change::Retry | Change::Unspecified => None,
+    }
 }
 
 /// A final state; `None` for one that this version does not know.

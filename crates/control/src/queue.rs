@@ -13,6 +13,8 @@ use tonic::{Status, transport::Channel};
 
 /// Control's name in the queue's cursors.
 const CONSUMER: &str = "control";
+/// Who changes messages, for the record: the console does not know its users.
+const ACTOR: &str = "console";
 /// The longest that a page waits for a summary.
 const SUMMARY_WITHIN: Duration = Duration::from_secs(1);
 const CHANGE_WITHIN: Duration = Duration::from_secs(5);
@@ -58,6 +60,7 @@ impl Queue {
                 message_id: Bytes::copy_from_slice(&message.as_u128().to_be_bytes()),
                 change: change.into(),
                 tenant: 0,
+                actor: ACTOR.to_owned(),
             };
             let response = QueueServiceClient::new(channel).change_message(request).await?;
             Ok::<_, Status>(response.into_inner().results)

@@ -16,7 +16,7 @@ use postroad_cluster::Endpoints;
 use postroad_control::{Control, ControlConfig, ControlDeps, Nav};
 use postroad_core::{MessageId, OutcomeKind, Party};
 use postroad_proto::queue::{
-    Accepted, AttemptEnded, Change, Ended, FinalState, Gap, Held, Reading, Released,
+    Accepted, AttemptEnded, Change, ChangeRequested, Ended, FinalState, Gap, Held, Reading, Released,
     attempt_ended::NextState, event::Kind,
 };
 use postroad_settings::WritableFile;
@@ -153,9 +153,14 @@ async fn api_and_page_show_the_timeline_of_a_message() {
         attempt(1, 451, "4.7.1 come back", Some(NextState::RetryAtMillis(later))),
     );
     queue.push(Some(message), Some(0), attempt(2, 250, "2.0.0 ok", delivered()));
-    queue.push(Some(message), Some(1), Kind::Held(Held {}));
-    queue.push(Some(message), Some(1), Kind::Released(Released { due_at_millis: later }));
-    let last = queue.push(Some(message), Some(1), Kind::Ended(Ended { state: FinalState::Cancelled.into() }));
+    let ann = || "ann@ops (operator)".to_owned();
+    let requested = ChangeRequested { change: Change::Hold.into(), actor: ann() };
+    queue.push(Some(message), Some(1), Kind::ChangeRequested(requested));
+    queue.push(Some(message), Some(1), Kind::Held(Held { actor: ann() }));
+    let released = Released { due_at_millis: later, ..Released::default() };
+    queue.push(Some(message), Some(1), Kind::Released(released));
+    let cancelled = Ended { state: FinalState::Cancelled.into(), actor: "bob@ops (operator)".to_owned() };
+    let last = queue.push(Some(message), Some(1), Kind::Ended(cancelled));
     queue.wait_consumed(last).await;
 
     let shown = control.message(message).await;
@@ -171,10 +176,15 @@ async fn api_and_page_show_the_timeline_of_a_message() {
     assert_eq!(first["timeline"][0]["remote"], "mx.receiver.example [192.0.2.9]");
     assert_eq!(second["state"], "cancelled");
     let kinds: Vec<_> = second["timeline"].as_array().unwrap().iter().map(|step| &step["kind"]).collect();
-    assert_eq!(kinds, ["held", "released", "ended"]);
+    assert_eq!(kinds, ["hold_requested", "held", "released", "ended"]);
+    assert_eq!(second["timeline"][0]["new_state"], serde_json::Value::Null);
+    assert_eq!(second["timeline"][1]["actor"], "ann@ops (operator)");
+    assert_eq!(second["timeline"][2]["actor"], serde_json::Value::Null);
 
     let page = control.page(&format!("/messages/{message}")).await;
-    for shown in ["hello", "a@receiver.example", "4.7.1 come back", "TLSv1.3", "120 ms", "cancelled"] {
+    let by = ["hold requested", "by ann@ops (operator)", "by bob@ops (operator)"];
+    let shown = ["hello", "a@receiver.example", "4.7.1 come back", "TLSv1.3", "120 ms", "cancelled"];
+    for shown in shown.into_iter().chain(by) {
         assert!(page.contains(shown), "{shown} is missing in {page}");
     }
     assert!(!page.contains("<button>"), "every recipient has a final outcome: there is nothing to change");
@@ -309,7 +319,7 @@ async fn lists_are_paged_and_filtered() {
         let recipient = format!("User{number}@receiver.example");
         queue.push(Some(*message), None, accepted(&format!("subject {number}."), &[&recipient]));
     }
-    let last = queue.push(Some(messages[5]), Some(0), Kind::Held(Held {}));
+    let last = queue.push(Some(messages[5]), Some(0), Kind::Held(Held::default()));
     queue.wait_consumed(last).await;
 
     let listed = |page: &str| page.matches("<a href=\"/messages/").count();

@@ -35,14 +35,8 @@ pub enum Command {
         /// When those are due again that an earlier attempt has left unknown too: their owner fails again and again.
         repeated_at: Timestamp,
     },
-    /// Ends every delivery of a message that has not ended.
-    Cancel(MessageId),
-    /// Holds a message's deliveries until they are released.
-    Hold(MessageId),
-    /// Releases a message's held deliveries, due at once.
-    Release(MessageId),
-    /// Makes a message's queued and deferred deliveries due at once, also where their lane waits.
-    Retry(MessageId),
+    /// Somebody changes deliveries of a message that have not ended.
+    Change(Box<ChangeRequest>),
     /// Expires deliveries that are past their message's expiry and not assigned.
     Expire(Vec<DeliveryId>),
     /// A consumer has read events up to and including this one.
@@ -62,6 +56,44 @@ pub enum Command {
         slot: u32,
     },
 }
+
+/// A change of the deliveries of one message, which a person or a program asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeRequest {
+    /// The message.
+    pub message: MessageId,
+    /// Which of its deliveries.
+    pub which: Which,
+    /// What is to be done.
+    pub action: Action,
+    /// Who asked, for the record; empty where that is not known, at most [`ACTOR_BYTES_MAX`].
+    pub actor: Box<str>,
+}
+
+/// Which deliveries of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those of every recipient.
+    Every,
+    /// Those of these recipients, by position in the envelope; at least one.
+    Recipients(Box<[u32]>),
+}
+
+/// What somebody does with a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ends it.
+    Cancel,
+    /// Holds it until it is released.
+    Hold,
+    /// Releases it where it is held, due at once.
+    Release,
+    /// Makes it due at once where it is queued or deferred, also where its lane waits.
+    Retry,
+}
+
+/// The most bytes of the name of somebody who asked for a change.
+pub const ACTOR_BYTES_MAX: usize = 128;
 
 /// A message as ingress hands it over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +222,7 @@ pub enum Reply {
     Refused(Refusal),
     /// The change was made, or there was nothing to change.
     Done,
-    /// One result for each recipient of the message, in the order of the envelope.
+    /// One result for each recipient that was asked for, in that order; for every one, in the order of the envelope.
     Changed(Vec<Change>),
     /// There is no such message, or it has ended.
     NotFound,
@@ -205,7 +237,7 @@ pub enum Refusal {
     ChunkMissing,
     /// Too many chunks are staged.
     StageFull,
-    /// No recipients, too many, or a text that is too long.
+    /// No recipients, too many, one that does not exist, or a text that is too long.
     Invalid,
 }
 

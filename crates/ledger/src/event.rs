@@ -10,7 +10,10 @@ use postroad_core::{
     Outcome, OutcomeKind, Party, Retry, SourceId, TenantId, Timestamp,
 };
 
-use crate::codec::{Corrupt, Put, Take};
+use crate::{
+    codec::{Corrupt, Put, Take},
+    command::Action,
+};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,19 +33,42 @@ pub enum EventKind {
     Accepted(Box<AcceptedEvent>),
     /// An attempt ended.
     Attempt(Box<AttemptEvent>),
-    /// A delivery ended without an attempt.
+    /// A delivery ended by itself, without an attempt.
     Ended(DeliveryId, FinalState),
-    /// A delivery was held.
-    Held(DeliveryId),
-    /// A delivery was released, due at this time.
-    Released(DeliveryId, Timestamp),
-    /// A person asked for an attempt now.
-    Retried(DeliveryId, Retried),
+    /// Somebody changed a delivery, or asked for a change while an attempt was under way.
+    Changed(Box<ChangedEvent>),
     /// The events from this one to `through` were dropped, because the bound was reached before every consumer read them.
     Gap {
         /// The last one dropped.
         through: u64,
     },
+}
+
+/// Somebody changed a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedEvent {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// What changed.
+    pub what: Changed,
+    /// Who asked for it; empty where that is not known.
+    pub actor: Box<str>,
+}
+
+/// What somebody changed of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// It ended.
+    Cancelled,
+    /// It is held.
+    Held,
+    /// It is no longer held, and due at this time.
+    Released(Timestamp),
+    /// It is due at once.
+    Retried(Retried),
+    /// An attempt is under way: a hold or cancel takes effect unless that attempt ends the delivery; a release takes
+    /// back the hold.
+    Requested(Action),
 }
 
 /// A queued or deferred delivery became due at once.
@@ -133,24 +159,13 @@ impl Event {
                 put_delivery(out, *delivery);
                 out.u8(end.code());
             }
-            EventKind::Held(delivery) => {
+            EventKind::Changed(event) => {
                 out.u8(4);
-                put_delivery(out, *delivery);
-            }
-            EventKind::Released(delivery, due) => {
-                out.u8(5);
-                put_delivery(out, *delivery);
-                out.time(*due);
+                event.put(out);
             }
             EventKind::Gap { through } => {
                 out.u8(6);
                 out.u64(*through);
-            }
-            EventKind::Retried(delivery, retried) => {
-                out.u8(7);
-                put_delivery(out, *delivery);
-                out.time(retried.due);
-                out.u8(u8::from(retried.deferred));
             }
         }
     }
@@ -161,13 +176,8 @@ impl Event {
             1 => EventKind::Accepted(Box::new(AcceptedEvent::take(from)?)),
             2 => EventKind::Attempt(Box::new(AttemptEvent::take(from)?)),
             3 => EventKind::Ended(take_delivery(from)?, take_final_state(from)?),
-            4 => EventKind::Held(take_delivery(from)?),
-            5 => EventKind::Released(take_delivery(from)?, from.time()?),
+            4 => EventKind::Changed(Box::new(ChangedEvent::take(from)?)),
             6 => EventKind::Gap { through: from.u64()? },
-            7 => EventKind::Retried(
-                take_delivery(from)?,
-                Retried { due: from.time()?, deferred: take_flag(from)? },
-            ),
             _ => return Err(Corrupt),
         };
         Ok(Self { sequence, at, kind })
@@ -179,6 +189,50 @@ impl Event {
             EventKind::Gap { through } => through,
             _ => self.sequence,
         }
+    }
+}
+
+impl ChangedEvent {
+    fn put(&self, out: &mut impl Put) {
+        put_delivery(out, self.delivery);
+        out.text(&self.actor);
+        match self.what {
+            Changed::Cancelled => out.u8(1),
+            Changed::Held => out.u8(2),
+            Changed::Released(due) => {
+                out.u8(3);
+                out.time(due);
+            }
+            Changed::Retried(retried) => {
+                out.u8(4);
+                out.time(retried.due);
+                out.u8(u8::from(retried.deferred));
+            }
+            Changed::Requested(action) => out.u8(match action {
+                Action::Cancel => 5,
+                Action::Hold => 6,
+                Action::Release => 7,
+                Action::Retry => 8,
+            }),
+        }
+    }
+
+    fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        Ok(Self {
+            delivery: take_delivery(from)?,
+            actor: from.text()?.into(),
+            what: match from.u8()? {
+                1 => Changed::Cancelled,
+                2 => Changed::Held,
+                3 => Changed::Released(from.time()?),
+                4 => Changed::Retried(Retried { due: from.time()?, deferred: take_flag(from)? }),
+                5 => Changed::Requested(Action::Cancel),
+                6 => Changed::Requested(Action::Hold),
+                7 => Changed::Requested(Action::Release),
+                8 => Changed::Requested(Action::Retry),
+                _ => return Err(Corrupt),
+            },
+        })
     }
 }
 

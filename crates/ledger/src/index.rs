@@ -70,7 +70,7 @@ impl Index {
     pub(crate) fn enter(&mut self, delivery: DeliveryId, site: u32, state: State) {
         match state {
             State::Queued { .. } => self.counts.queued += 1,
-            State::Held => self.counts.held += 1,
+            State::Held { .. } => self.counts.held += 1,
             State::Ended(_) => {}
             State::Sending { source, .. } => {
                 self.counts.sending += 1;
@@ -83,7 +83,7 @@ impl Index {
     pub(crate) fn leave(&mut self, delivery: DeliveryId, site: u32, state: State) {
         match state {
             State::Queued { .. } => self.counts.queued -= 1,
-            State::Held => self.counts.held -= 1,
+            State::Held { .. } => self.counts.held -= 1,
             State::Ended(_) => {}
             State::Sending { source, .. } => {
                 self.counts.sending -= 1;

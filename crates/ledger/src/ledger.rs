@@ -12,16 +12,16 @@ use postroad_core::{
 
 use crate::{
     command::{
-        Accept, Assign, AttemptId, Change, Command, Content, Effect, Key, NextTry, RECIPIENTS_MAX, Refusal,
-        Reply, Report, SourceGrant, TEXT_BYTES_MAX,
+        ACTOR_BYTES_MAX, Accept, Action, Assign, AttemptId, Change, ChangeRequest, Command, Content, Effect,
+        Key, NextTry, RECIPIENTS_MAX, Refusal, Reply, Report, SourceGrant, TEXT_BYTES_MAX, Which,
     },
     ended::EndedIds,
-    event::{AcceptedEvent, AttemptEvent, EventKind, EventLog, NextState, Retried},
+    event::{AcceptedEvent, AttemptEvent, Changed, ChangedEvent, EventKind, EventLog, NextState, Retried},
     finished::Finished,
     index::Index,
+    names::Names,
     pages::Pages,
-    row::{Body, BodyRef, Message, PendingChange, Recipient, State},
-    sites::Sites,
+    row::{ActorNumber, Body, BodyRef, Message, PendingChange, Recipient, State},
     stage::Stage,
 };
 
@@ -50,7 +50,9 @@ pub struct Ledger {
     /// The time of the last command; never goes back.
     pub(crate) now: Timestamp,
     pub(crate) messages: Pages<Message>,
-    pub(crate) sites: Sites,
+    pub(crate) sites: Names,
+    /// Who holds deliveries, or asked for a change of one that is being sent.
+    pub(crate) actors: Names,
     pub(crate) ended: EndedIds,
     pub(crate) stage: Stage,
     pub(crate) events: EventLog,
@@ -80,7 +82,8 @@ impl Ledger {
             limits,
             now: Timestamp::ZERO,
             messages: Pages::default(),
-            sites: Sites::default(),
+            sites: Names::default(),
+            actors: Names::default(),
             ended: EndedIds::default(),
             stage: Stage::default(),
             events: EventLog::new(limits.event_bytes_max),
@@ -104,10 +107,7 @@ impl Ledger {
             Command::Reclaim { source, below, next_try, repeated_at } => {
                 self.reclaim(source, below, next_try, repeated_at, effects)
             }
-            Command::Cancel(id) => self.change(id, effects, Self::cancel),
-            Command::Hold(id) => self.change(id, effects, Self::hold),
-            Command::Release(id) => self.change(id, effects, Self::release),
-            Command::Retry(id) => self.change(id, effects, Self::retry),
+            Command::Change(request) => self.change(&request, effects),
             Command::Expire(deliveries) => self.expire(&deliveries, effects),
             Command::Consume { consumer, through } => {
                 if self.events.consume(&consumer, through) {
@@ -178,6 +178,7 @@ impl Ledger {
                 given_back: 0,
                 counted: 0,
                 reported: 0,
+                last_after: 0,
                 unknown: 0,
                 distant: 0,
                 internal: 0,
@@ -290,7 +291,7 @@ impl Ledger {
             }
         };
         // Late: the attempt ended as unknown. Where the delivery waits, its real outcome still counts.
-        let is_waiting = matches!(state, State::Queued { .. } | State::Held);
+        let is_waiting = matches!(state, State::Queued { .. } | State::Held { .. });
         let next_state = match (report.outcome.kind, report.outcome.retry, state) {
             (OutcomeKind::Delivered, ..) if is_waiting => NextState::Ended(FinalState::Delivered),
             (_, Retry::Never, _) if is_waiting => BOUNCED,
@@ -328,7 +329,7 @@ impl Ledger {
             _ => {}
         }
         match (outcome.retry, pending) {
-            (_, PendingChange::Cancel) => NextState::Ended(FinalState::Cancelled),
+            (_, PendingChange::Cancel { .. }) => NextState::Ended(FinalState::Cancelled),
             _ if expires_at <= self.now => NextState::Ended(FinalState::Expired),
             (Retry::Distant { tries_max }, _) if recipient.distant >= tries_max.get() => BOUNCED,
             // D-046: no more copies than are allowed.
@@ -341,7 +342,7 @@ impl Ledger {
                     _ => NextState::Held,
                 }
             }
-            (_, PendingChange::Hold) => NextState::Held,
+            (_, PendingChange::Hold { .. }) => NextState::Held,
             (_, PendingChange::None) => NextState::Retry(at.clamp(self.now, expires_at)),
         }
     }
@@ -356,8 +357,11 @@ impl Ledger {
         effects: &mut Vec<Effect>,
     ) {
         let Report { id, outcome, remote, tls, started_at, ended_at } = report;
+        let accepted_at = self.messages.get(key.slot).map_or(self.now, |message| message.accepted_at);
+        let after = self.now.since(accepted_at);
         let recipient = self.recipient_mut(key);
-        recipient.count(&outcome, next_state != NextState::Unchanged);
+        let by = recipient.state.actor();
+        recipient.count(&outcome, after, next_state != NextState::Unchanged);
         let delivery = id.delivery;
         let event = AttemptEvent {
             delivery,
@@ -376,7 +380,10 @@ impl Ledger {
         self.events.append(self.now, EventKind::Attempt(Box::new(event)));
         match next_state {
             NextState::Retry(due) => self.queue_again(key, due, effects),
-            NextState::Held => self.leave_lane(key, State::Held, effects),
+            NextState::Held => {
+                self.keep_actor(by);
+                self.leave_lane(key, State::Held { by }, effects);
+            }
             NextState::Ended(end) => self.end(key, delivery, end, effects),
             NextState::Unchanged => {}
         }
@@ -395,12 +402,13 @@ impl Ledger {
         recipient.retry_now = false;
         match pending {
             PendingChange::None => self.queue_again(key, now, effects),
-            PendingChange::Hold => {
-                self.events.append(now, EventKind::Held(id.delivery));
-                self.leave_lane(key, State::Held, effects);
+            PendingChange::Hold { by } => {
+                self.record_change(id.delivery, Changed::Held, self.actor_name(by));
+                self.keep_actor(by);
+                self.leave_lane(key, State::Held { by }, effects);
             }
-            PendingChange::Cancel => {
-                self.events.append(now, EventKind::Ended(id.delivery, FinalState::Cancelled));
+            PendingChange::Cancel { by } => {
+                self.record_change(id.delivery, Changed::Cancelled, self.actor_name(by));
                 self.end(key, id.delivery, FinalState::Cancelled, effects);
             }
         }
@@ -439,117 +447,137 @@ impl Ledger {
         Reply::Done
     }
 
-    /// Applies a change to every recipient of a message.
-    fn change(
-        &mut self,
-        id: MessageId,
-        effects: &mut Vec<Effect>,
-        one: fn(&mut Self, Key, DeliveryId, &mut Vec<Effect>) -> Change,
-    ) -> Reply {
-        let Some(slot) = self.index.slots.get(&id).copied() else { return Reply::NotFound };
+    /// Applies a change to deliveries of a message.
+    fn change(&mut self, request: &ChangeRequest, effects: &mut Vec<Effect>) -> Reply {
+        let Some(slot) = self.index.slots.get(&request.message).copied() else { return Reply::NotFound };
         let count = self.messages.get(slot).map_or(0, |message| message.recipients.len());
-        let changes = (0..)
-            .take(count)
-            .map(|recipient| {
-                one(self, Key { slot, recipient }, DeliveryId { message: id, recipient }, effects)
-            })
-            .collect();
-        Reply::Changed(changes)
+        let recipients: Vec<u32> = match &request.which {
+            Which::Every => (0..).take(count).collect(),
+            Which::Recipients(recipients) => recipients.to_vec(),
+        };
+        let exists = |recipient: &u32| (*recipient as usize) < count;
+        let is_bounded = (1..=RECIPIENTS_MAX).contains(&recipients.len()) && recipients.iter().all(exists);
+        if !is_bounded || request.actor.len() > ACTOR_BYTES_MAX {
+            return Reply::Refused(Refusal::Invalid);
+        }
+        let change_one = |recipient| {
+            let delivery = DeliveryId { message: request.message, recipient };
+            self.change_one(Key { slot, recipient }, delivery, request, effects)
+        };
+        Reply::Changed(recipients.into_iter().map(change_one).collect())
     }
 
-    fn cancel(&mut self, key: Key, delivery: DeliveryId, effects: &mut Vec<Effect>) -> Change {
+    fn change_one(
+        &mut self,
+        key: Key,
+        delivery: DeliveryId,
+        request: &ChangeRequest,
+        effects: &mut Vec<Effect>,
+    ) -> Change {
         // The row is removed when its last open recipient ends, and the recipients after it with it.
         let Some(state) = self.recipient(key).map(|recipient| recipient.state) else {
             return Change::AlreadyEnded;
         };
-        match state {
-            State::Ended(_) => Change::AlreadyEnded,
-            State::Sending { .. } => self.request_change(key, delivery, PendingChange::Cancel, effects),
-            State::Queued { .. } | State::Held => {
-                self.events.append(self.now, EventKind::Ended(delivery, FinalState::Cancelled));
+        let actor = &request.actor;
+        match (state, request.action) {
+            (State::Ended(_), _) => Change::AlreadyEnded,
+            (State::Sending { pending, .. }, action) => {
+                self.request_change(key, delivery, pending, action, actor, effects)
+            }
+            (State::Queued { .. } | State::Held { .. }, Action::Cancel) => {
+                self.record_change(delivery, Changed::Cancelled, actor.clone());
                 self.end(key, delivery, FinalState::Cancelled, effects);
                 Change::Done
             }
-        }
-    }
-
-    fn hold(&mut self, key: Key, delivery: DeliveryId, effects: &mut Vec<Effect>) -> Change {
-        let Some(state) = self.recipient(key).map(|recipient| recipient.state) else {
-            return Change::AlreadyEnded;
-        };
-        match state {
-            State::Ended(_) => Change::AlreadyEnded,
-            State::Held => Change::Unchanged,
-            State::Sending { pending: PendingChange::Cancel, .. } => Change::InFlight,
-            State::Sending { .. } => self.request_change(key, delivery, PendingChange::Hold, effects),
-            State::Queued { .. } => {
-                self.events.append(self.now, EventKind::Held(delivery));
-                self.set_state(key, State::Held);
+            (State::Queued { .. }, Action::Hold) => {
+                self.record_change(delivery, Changed::Held, actor.clone());
+                let by = self.actor_number(actor);
+                self.set_state(key, State::Held { by });
                 Change::Done
+            }
+            (State::Held { .. }, Action::Release) => {
+                self.record_change(delivery, Changed::Released(self.now), actor.clone());
+                self.queue_again(key, self.now, effects);
+                Change::Done
+            }
+            (State::Queued { .. }, Action::Retry) => self.retry(key, delivery, actor, effects),
+            (State::Held { .. }, Action::Hold | Action::Retry) | (State::Queued { .. }, Action::Release) => {
+                Change::Unchanged
             }
         }
     }
 
-    fn release(&mut self, key: Key, delivery: DeliveryId, effects: &mut Vec<Effect>) -> Change {
-        let now = self.now;
-        let Some(state) = self.recipient(key).map(|recipient| recipient.state) else {
-            return Change::AlreadyEnded;
-        };
-        match state {
-            State::Ended(_) => Change::AlreadyEnded,
-            State::Queued { .. } => Change::Unchanged,
-            State::Held => {
-                self.events.append(now, EventKind::Released(delivery, now));
-                self.queue_again(key, now, effects);
-                Change::Done
-            }
-            State::Sending { source, epoch, node, pending: PendingChange::Hold } => {
-                self.set_state(key, State::Sending { source, epoch, node, pending: PendingChange::None });
-                Change::Done
-            }
-            State::Sending { pending: PendingChange::Cancel, .. } => Change::InFlight,
-            State::Sending { pending: PendingChange::None, .. } => Change::Unchanged,
+    fn retry(&mut self, key: Key, delivery: DeliveryId, actor: &str, effects: &mut Vec<Effect>) -> Change {
+        let recipient = self.recipient_mut(key);
+        if std::mem::replace(&mut recipient.retry_now, true) {
+            return Change::Unchanged;
         }
+        let retried = Retried { due: self.now, deferred: self.recipient_mut(key).last.is_some() };
+        self.record_change(delivery, Changed::Retried(retried), actor.into());
+        self.queue_again(key, self.now, effects);
+        Change::Done
     }
 
-    fn retry(&mut self, key: Key, delivery: DeliveryId, effects: &mut Vec<Effect>) -> Change {
-        let due = self.now;
-        let Some(state) = self.recipient(key).map(|recipient| recipient.state) else {
-            return Change::AlreadyEnded;
-        };
-        match state {
-            State::Ended(_) => Change::AlreadyEnded,
-            State::Held => Change::Unchanged,
-            State::Sending { .. } => Change::InFlight,
-            State::Queued { .. } => {
-                let recipient = self.recipient_mut(key);
-                if std::mem::replace(&mut recipient.retry_now, true) {
-                    return Change::Unchanged;
-                }
-                let deferred = recipient.last.is_some();
-                self.events.append(due, EventKind::Retried(delivery, Retried { due, deferred }));
-                self.queue_again(key, due, effects);
-                Change::Done
-            }
-        }
-    }
-
-    /// Remembers a change for an assigned delivery, and asks its owner to return it.
+    /// Remembers a change for an assigned delivery, and asks its owner to return it; a release takes back a hold.
     fn request_change(
         &mut self,
         key: Key,
         delivery: DeliveryId,
-        pending: PendingChange,
+        before: PendingChange,
+        action: Action,
+        actor: &str,
         effects: &mut Vec<Effect>,
     ) -> Change {
+        let pending = match (action, before) {
+            (Action::Release, PendingChange::Hold { .. }) => PendingChange::None,
+            (Action::Release, PendingChange::None) => return Change::Unchanged,
+            (Action::Retry, _)
+            | (Action::Release | Action::Hold, PendingChange::Cancel { .. })
+            | (Action::Hold, PendingChange::Hold { .. })
+            | (Action::Cancel, PendingChange::Cancel { .. }) => return Change::InFlight,
+            (Action::Hold, PendingChange::None) => PendingChange::Hold { by: self.actor_number(actor) },
+            (Action::Cancel, PendingChange::None | PendingChange::Hold { .. }) => {
+                PendingChange::Cancel { by: self.actor_number(actor) }
+            }
+        };
+        self.record_change(delivery, Changed::Requested(action), actor.into());
         let recipient = self.recipient_mut(key);
         let attempt = AttemptNumber(recipient.attempt);
         if let State::Sending { source, epoch, node, .. } = recipient.state {
             self.set_state(key, State::Sending { source, epoch, node, pending });
-            let id = AttemptId { delivery, attempt, epoch };
-            effects.push(Effect::Recall { id, grant: SourceGrant { source, epoch, node } });
+            if action != Action::Release {
+                let id = AttemptId { delivery, attempt, epoch };
+                effects.push(Effect::Recall { id, grant: SourceGrant { source, epoch, node } });
+            }
         }
-        Change::InFlight
+        if action == Action::Release { Change::Done } else { Change::InFlight }
+    }
+
+    fn record_change(&mut self, delivery: DeliveryId, what: Changed, actor: Box<str>) {
+        let event = ChangedEvent { delivery, what, actor };
+        self.events.append(self.now, EventKind::Changed(Box::new(event)));
+    }
+
+    /// Returns the number of an actor for a state that the caller sets next.
+    ///
+    /// Whether there is a number left depends on how many names are kept, which is equal on every replica.
+    pub(crate) fn actor_number(&mut self, actor: &str) -> ActorNumber {
+        let is_full = self.actors.rows.len() >= ActorNumber::COUNT && self.actors.slot(actor).is_none();
+        if actor.is_empty() || is_full {
+            return ActorNumber::NOBODY;
+        }
+        ActorNumber::of_slot(self.actors.intern(actor))
+    }
+
+    /// Keeps the name of an actor for the next state too, which the caller sets next.
+    fn keep_actor(&mut self, actor: ActorNumber) {
+        if let Some(slot) = actor.slot() {
+            self.actors.retain(slot);
+        }
+    }
+
+    pub(crate) fn actor_name(&self, number: ActorNumber) -> Box<str> {
+        number.slot().map_or_else(Box::default, |slot| (**self.actors.name(slot)).into())
     }
 
     fn expire(&mut self, deliveries: &[DeliveryId], effects: &mut Vec<Effect>) -> Reply {
@@ -557,7 +585,7 @@ impl Ledger {
             let Some(key) = self.key(*delivery) else { continue };
             let message = self.messages.get(key.slot).expect("the index names rows that exist");
             let state = message.recipients[key.recipient as usize].state;
-            let is_waiting = matches!(state, State::Queued { .. } | State::Held);
+            let is_waiting = matches!(state, State::Queued { .. } | State::Held { .. });
             if is_waiting && message.expires_at <= self.now {
                 self.events.append(self.now, EventKind::Ended(*delivery, FinalState::Expired));
                 self.end(key, *delivery, FinalState::Expired, effects);
@@ -610,6 +638,9 @@ impl Ledger {
         let tenant = message.tenant;
         self.index.leave(delivery, site, before);
         self.index.enter(delivery, site, state);
+        if let Some(actor) = before.actor().slot() {
+            self.actors.release(actor);
+        }
         if has_ended {
             self.index.closed(tenant, site);
         }

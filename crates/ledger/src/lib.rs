@@ -8,16 +8,18 @@ pub mod command;
 pub mod dispatch;
 pub mod event;
 pub mod lanes;
+pub mod summary;
 
 mod codec;
 mod ended;
 mod finished;
 mod index;
 mod ledger;
+mod names;
 mod pages;
 mod query;
 mod row;
-mod sites;
+mod selection;
 mod snapshot;
 mod stage;
 
@@ -29,5 +31,6 @@ pub use index::Counts;
 pub use ledger::{Ledger, Limits};
 pub use query::{AssignedView, DeliveryView, MessageView};
 pub use row::BodyRef;
+pub use selection::{FIRST, Page, Selected, Selection};
 pub use snapshot::Snapshot;
 pub use stage::STAGED_FOR;

@@ -66,6 +66,14 @@ impl<T: Clone> Pages<T> {
         self.len
     }
 
+    /// Returns the rows from a slot on, each with its slot, in the order of the slots.
+    pub(crate) fn iter_from(&self, slot: u32) -> impl Iterator<Item = (u32, &T)> {
+        let (page, place) = split(slot);
+        let first = self.pages.get(page).into_iter().flat_map(move |page| page.iter().skip(place));
+        let rest = self.pages.iter().skip(page + 1).flat_map(|page| page.iter());
+        (slot..).zip(first.chain(rest)).filter_map(|(slot, row)| Some((slot, row.as_ref()?)))
+    }
+
     /// Returns every row with its slot, in the order of the slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         // Only the last page may be short, so places count up without a hole.
@@ -112,7 +120,12 @@ mod tests {
             for (pages, model) in copy.into_iter().chain([(pages, model)]) {
                 prop_assert_eq!(pages.len(), model.len());
                 let rows: BTreeMap<u32, u32> = pages.iter().map(|(slot, row)| (slot, *row)).collect();
-                prop_assert_eq!(rows, model);
+                prop_assert_eq!(&rows, &model);
+                for from in [0, 1, 63, 64, 65, 200, 1000] {
+                    let rows: BTreeMap<u32, u32> = pages.iter_from(from).map(|(slot, row)| (slot, *row)).collect();
+                    let model: BTreeMap<u32, u32> = model.range(from..).map(|(slot, row)| (*slot, *row)).collect();
+                    prop_assert_eq!(rows, model);
+                }
             }
         }
     }

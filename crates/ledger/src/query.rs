@@ -12,7 +12,7 @@ use crate::{
     event::Event,
     index::Counts,
     ledger::Ledger,
-    row::{BodyRef, PendingChange, Recipient, State},
+    row::{BodyRef, Message, PendingChange, Recipient, State},
 };
 
 /// A message and the state of its deliveries, for people and programs.
@@ -61,6 +61,10 @@ pub struct DeliveryView {
     pub attempts: u32,
     /// How the last attempt ended.
     pub last: Option<Outcome>,
+    /// When it ended, while there is such an outcome.
+    pub last_at: Option<Timestamp>,
+    /// Who holds it, or asked for a change while it is being sent; empty where that is not known.
+    pub actor: Box<str>,
 }
 
 /// An assigned delivery as the owner of its source needs it.
@@ -112,7 +116,11 @@ impl Ledger {
             eight_bit: message.eight_bit,
             traceparent: message.traceparent.clone(),
             content: message.body.parts().to_vec(),
-            deliveries: message.recipients.iter().map(|recipient| self.delivery_view(recipient)).collect(),
+            deliveries: message
+                .recipients
+                .iter()
+                .map(|recipient| self.delivery_view(message, recipient))
+                .collect(),
         })
     }
 
@@ -147,16 +155,13 @@ impl Ledger {
         self.recipient(self.key(delivery)?).map(Recipient::attempts)
     }
 
-    fn delivery_view(&self, recipient: &Recipient) -> DeliveryView {
-        let (state, due_at, grant) = match recipient.state {
-            State::Queued { due } if recipient.last.is_none() => (DeliveryState::Queued, Some(due), None),
-            State::Queued { due } => (DeliveryState::Deferred, Some(due), None),
-            State::Sending { source, epoch, node, .. } => {
-                (DeliveryState::Sending, None, Some(SourceGrant { source, epoch, node }))
-            }
-            State::Held => (DeliveryState::Held, None, None),
-            State::Ended(end) => (DeliveryState::Final(end), None, None),
+    pub(crate) fn delivery_view(&self, message: &Message, recipient: &Recipient) -> DeliveryView {
+        let (due_at, grant) = match recipient.state {
+            State::Queued { due } => (Some(due), None),
+            State::Sending { source, epoch, node, .. } => (None, Some(SourceGrant { source, epoch, node })),
+            State::Held { .. } | State::Ended(_) => (None, None),
         };
+        let state = recipient.delivery_state();
         DeliveryView {
             address: recipient.address(),
             site: self.sites.name(recipient.site).clone(),
@@ -166,6 +171,8 @@ impl Ledger {
             grant,
             attempts: recipient.attempted(),
             last: recipient.last.as_deref().cloned(),
+            last_at: recipient.last.is_some().then(|| recipient.last_at(message.accepted_at)),
+            actor: self.actor_name(recipient.state.actor()),
         }
     }
 
@@ -206,9 +213,9 @@ impl Ledger {
             let Some(message) = self.messages.get(*slot).filter(|message| message.expires_at <= now) else {
                 continue;
             };
-            let ended = (0..)
-                .zip(&message.recipients)
-                .filter(|(_, recipient)| matches!(recipient.state, State::Queued { .. } | State::Held));
+            let ended = (0..).zip(&message.recipients).filter(|(_, recipient)| {
+                matches!(recipient.state, State::Queued { .. } | State::Held { .. })
+            });
             found.extend(ended.map(|(recipient, _)| DeliveryId { message: *id, recipient }));
         }
         (found, rest.next().map(|(id, _)| *id))

@@ -1,8 +1,10 @@
 //! A message as the ledger keeps it in memory: small, because there may be millions.
 
+use std::time::Duration;
+
 use postroad_core::{
-    Address, AttemptNumber, Epoch, FinalState, MessageId, NodeId, Outcome, OutcomeKind, PoolId, Retry,
-    SourceId, TenantId, Timestamp, retry::Attempts,
+    Address, AttemptNumber, DeliveryState, Epoch, FinalState, MessageId, NodeId, Outcome, OutcomeKind,
+    PoolId, Retry, SourceId, TenantId, Timestamp, retry::Attempts,
 };
 
 use crate::{
@@ -48,6 +50,8 @@ pub(crate) struct Recipient {
     pub(crate) counted: u32,
     /// The highest attempt whose outcome its owner reported.
     pub(crate) reported: u32,
+    /// When the attempt with the last outcome ended: milliseconds after the message was accepted.
+    pub(crate) last_after: u32,
     /// Attempts that ended as unknown: the receiver may have a copy of each.
     pub(crate) unknown: u8,
     /// Attempts whose outcome asks for a retry at long distance.
@@ -66,7 +70,7 @@ pub(crate) enum State {
     /// Its current attempt is with the owner of a source.
     Sending { source: SourceId, epoch: Epoch, node: NodeId, pending: PendingChange },
     /// Not assigned until it is released.
-    Held,
+    Held { by: ActorNumber },
     /// Ended.
     Ended(FinalState),
 }
@@ -75,8 +79,29 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PendingChange {
     None,
-    Hold,
-    Cancel,
+    Hold { by: ActorNumber },
+    Cancel { by: ActorNumber },
+}
+
+/// Who asked for a change, as the number of a name that the ledger keeps; 0 where that is not known.
+///
+/// Of 16 bits, so that a state needs no more memory: beyond as many names at a time, the event alone has the name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ActorNumber(u16);
+
+impl ActorNumber {
+    pub(crate) const NOBODY: Self = Self(0);
+
+    /// How many names have a number: slots are reused, so none is higher.
+    pub(crate) const COUNT: usize = u16::MAX as usize;
+
+    pub(crate) fn of_slot(slot: u32) -> Self {
+        Self(u16::try_from(slot + 1).expect("no more names are kept than there are numbers"))
+    }
+
+    pub(crate) fn slot(self) -> Option<u32> {
+        u32::from(self.0).checked_sub(1)
+    }
 }
 
 /// Where the content is: entries of the log, by index and slot.
@@ -181,8 +206,9 @@ impl Recipient {
         Attempts { counted: self.counted, unknown: self.unknown, internal: self.internal }
     }
 
-    /// Counts the outcome of an attempt; one that comes too late to change the delivery only takes back its number.
-    pub(crate) fn count(&mut self, outcome: &Outcome, changes_delivery: bool) {
+    /// Counts the outcome of an attempt, that long after the acceptance; one that comes too late to change the delivery
+    /// only takes back its number.
+    pub(crate) fn count(&mut self, outcome: &Outcome, after: Duration, changes_delivery: bool) {
         if !outcome.is_counted() {
             self.counted = self.counted.saturating_sub(1);
         }
@@ -197,6 +223,23 @@ impl Recipient {
             _ => 0,
         };
         self.last = Some(Box::new(outcome.clone()));
+        self.last_after = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+    }
+
+    /// Returns the state in the words that people read.
+    pub(crate) fn delivery_state(&self) -> DeliveryState {
+        match self.state {
+            State::Queued { .. } if self.last.is_none() => DeliveryState::Queued,
+            State::Queued { .. } => DeliveryState::Deferred,
+            State::Sending { .. } => DeliveryState::Sending,
+            State::Held { .. } => DeliveryState::Held,
+            State::Ended(end) => DeliveryState::Final(end),
+        }
+    }
+
+    /// Returns when the attempt with the last outcome ended, of a message accepted at that time.
+    pub(crate) fn last_at(&self, accepted_at: Timestamp) -> Timestamp {
+        accepted_at.after(Duration::from_millis(self.last_after.into()))
     }
 
     /// Returns how many attempts have ended: as many as the record shows. One under way may still be given back.
@@ -232,6 +275,7 @@ impl Recipient {
         if let Some(last) = &self.last {
             put_outcome(out, last);
         }
+        out.u32(self.last_after);
         match self.state {
             State::Queued { due } => {
                 out.u8(1);
@@ -242,9 +286,12 @@ impl Recipient {
                 out.u32(source.0);
                 out.u64(epoch.0);
                 out.u64(node.0);
-                out.u8(pending as u8);
+                pending.put(out);
             }
-            State::Held => out.u8(3),
+            State::Held { by } => {
+                out.u8(3);
+                by.put(out);
+            }
             State::Ended(end) => {
                 out.u8(4);
                 out.u8(end.code());
@@ -268,20 +315,16 @@ impl Recipient {
             internal: from.u8()?,
             retry_now: take_flag(from)?,
             last: from.option(take_outcome)?.map(Box::new),
+            last_after: from.u32()?,
             state: match from.u8()? {
                 1 => State::Queued { due: from.time()? },
                 2 => State::Sending {
                     source: SourceId(from.u32()?),
                     epoch: Epoch(from.u64()?),
                     node: NodeId(from.u64()?),
-                    pending: match from.u8()? {
-                        0 => PendingChange::None,
-                        1 => PendingChange::Hold,
-                        2 => PendingChange::Cancel,
-                        _ => return Err(Corrupt),
-                    },
+                    pending: PendingChange::take(from)?,
                 },
-                3 => State::Held,
+                3 => State::Held { by: ActorNumber::take(from)? },
                 4 => State::Ended(take_final_state(from)?),
                 _ => return Err(Corrupt),
             },
@@ -289,7 +332,60 @@ impl Recipient {
     }
 }
 
+impl PendingChange {
+    fn put(self, out: &mut Vec<u8>) {
+        match self {
+            Self::None => out.u8(0),
+            Self::Hold { by } => {
+                out.u8(1);
+                by.put(out);
+            }
+            Self::Cancel { by } => {
+                out.u8(2);
+                by.put(out);
+            }
+        }
+    }
+
+    fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        Ok(match from.u8()? {
+            0 => Self::None,
+            1 => Self::Hold { by: ActorNumber::take(from)? },
+            2 => Self::Cancel { by: ActorNumber::take(from)? },
+            _ => return Err(Corrupt),
+        })
+    }
+}
+
+impl ActorNumber {
+    fn put(self, out: &mut Vec<u8>) {
+        out.u16(self.0);
+    }
+
+    fn take(from: &mut Take<'_>) -> Result<Self, Corrupt> {
+        from.u16().map(Self)
+    }
+}
+
 impl State {
+    /// Returns who asked for what the state says, so that the name is kept.
+    pub(crate) fn actor(self) -> ActorNumber {
+        match self {
+            Self::Held { by }
+            | Self::Sending { pending: PendingChange::Hold { by } | PendingChange::Cancel { by }, .. } => by,
+            Self::Queued { .. } | Self::Sending { .. } | Self::Ended(_) => ActorNumber::NOBODY,
+        }
+    }
+
+    /// Replaces the number of the actor, where there is one.
+    pub(crate) fn set_actor(&mut self, number: ActorNumber) {
+        if let Self::Held { by }
+        | Self::Sending { pending: PendingChange::Hold { by } | PendingChange::Cancel { by }, .. } = self
+        {
+            *by = number;
+        }
+    }
+
     pub(crate) fn assigned(grant: SourceGrant) -> Self {
         Self::Sending {
             source: grant.source,
@@ -302,4 +398,16 @@ impl State {
 
 fn parsed(text: &str) -> Address {
     Address::parse(text).expect("an address is kept as the text it was parsed from")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There may be millions of rows.
+    #[test]
+    fn a_recipient_takes_no_more_memory_than_it_did() {
+        assert_eq!(size_of::<State>(), 24);
+        assert_eq!(size_of::<Recipient>(), 80);
+    }
 }

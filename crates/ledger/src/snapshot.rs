@@ -10,12 +10,12 @@ use crate::{
     event::EventLog,
     ledger::{Ledger, Limits},
     pages::Pages,
-    row::{BodyRef, Message},
+    row::{ActorNumber, BodyRef, Message},
     stage::Stage,
 };
 
 /// The version of the layout; other versions are refused.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// The state of a ledger at one moment. Pages are shared with the ledger until it writes to them.
 #[derive(Clone, Debug)]
@@ -26,6 +26,7 @@ struct Parts {
     now: postroad_core::Timestamp,
     messages: Pages<Message>,
     sites: Pages<(Arc<str>, u32)>,
+    actors: Pages<(Arc<str>, u32)>,
     ended: EndedIds,
     stage: Stage,
     events: EventLog,
@@ -40,6 +41,7 @@ impl Ledger {
             now: self.now,
             messages: self.messages.clone(),
             sites: self.sites.rows.clone(),
+            actors: self.actors.rows.clone(),
             ended: self.ended.clone(),
             stage: self.stage.clone(),
             events: self.events.clone(),
@@ -64,20 +66,30 @@ impl Ledger {
         ledger.ended = EndedIds::take(&mut from)?;
         ledger.stage = Stage::take(&mut from)?;
         ledger.events = EventLog::take(&mut from, limits.event_bytes_max)?;
-        let sites = (0..from.count(4)?).map(|_| from.text()).collect::<Result<Vec<_>, _>>()?;
+        let sites = take_names(&mut from)?;
+        let actors = take_names(&mut from)?;
         for _ in 0..from.count(60)? {
             let message = Message::take(&mut from)?;
-            ledger.restore_message(message, &sites)?;
+            ledger.restore_message(message, &sites, &actors)?;
         }
         from.finish()?;
         Ok(ledger)
     }
 
-    fn restore_message(&mut self, mut message: Message, sites: &[&str]) -> Result<(), Corrupt> {
+    fn restore_message(
+        &mut self,
+        mut message: Message,
+        sites: &[&str],
+        actors: &[&str],
+    ) -> Result<(), Corrupt> {
         let id = message.id;
         for (number, recipient) in (0..).zip(&mut message.recipients) {
             let name = sites.get(recipient.site as usize).ok_or(Corrupt)?;
             recipient.site = self.sites.intern(name);
+            if let Some(actor) = recipient.state.actor().slot() {
+                let name = actors.get(actor as usize).ok_or(Corrupt)?;
+                recipient.state.set_actor(self.actor_number(name));
+            }
             let delivery = DeliveryId { message: id, recipient: number };
             self.index.enter(delivery, recipient.site, recipient.state);
             if recipient.is_open() {
@@ -108,31 +120,20 @@ impl Snapshot {
         self.0.ended.put(&mut out);
         self.0.stage.put(&mut out);
         self.0.events.put(&mut out);
-        let numbers = self.put_sites(&mut out);
+        let sites = put_names(&self.0.sites, &mut out);
+        let actors = put_names(&self.0.actors, &mut out);
         out.count(self.0.messages.len());
         for (_, message) in self.0.messages.iter() {
             let mut message = message.clone();
             for recipient in &mut message.recipients {
-                recipient.site = numbers[&recipient.site];
+                recipient.site = sites[&recipient.site];
+                if let Some(actor) = recipient.state.actor().slot() {
+                    recipient.state.set_actor(ActorNumber::of_slot(actors[&actor]));
+                }
             }
             message.put(&mut out);
         }
         out
-    }
-
-    /// Writes the names of the sites and returns the number each slot has in the bytes.
-    fn put_sites(&self, out: &mut Vec<u8>) -> BTreeMap<u32, u32> {
-        let mut rows: Vec<_> = self.0.sites.iter().collect();
-        // By name, so that equal states give equal bytes whatever their slots.
-        rows.sort_unstable_by(|(_, (one, _)), (_, (other, _))| one.cmp(other));
-        out.count(rows.len());
-        rows.into_iter()
-            .zip(0..)
-            .map(|((slot, (name, _)), number)| {
-                out.text(name);
-                (slot, number)
-            })
-            .collect()
     }
 
     /// Returns every part of the log that the state refers to, sorted.
@@ -143,4 +144,23 @@ impl Snapshot {
         live.sort_unstable();
         live
     }
+}
+
+/// Writes names and returns the number each slot has in the bytes.
+fn put_names(names: &Pages<(Arc<str>, u32)>, out: &mut Vec<u8>) -> BTreeMap<u32, u32> {
+    let mut rows: Vec<_> = names.iter().collect();
+    // By name, so that equal states give equal bytes whatever their slots.
+    rows.sort_unstable_by(|(_, (one, _)), (_, (other, _))| one.cmp(other));
+    out.count(rows.len());
+    rows.into_iter()
+        .zip(0..)
+        .map(|((slot, (name, _)), number)| {
+            out.text(name);
+            (slot, number)
+        })
+        .collect()
+}
+
+fn take_names<'a>(from: &mut Take<'a>) -> Result<Vec<&'a str>, Corrupt> {
+    (0..from.count(4)?).map(|_| from.text()).collect()
 }

@@ -9,12 +9,14 @@ use postroad_core::{
     NodeId, Outcome, OutcomeKind, Party, PoolId, Retry, SourceId, TenantId, Timestamp,
 };
 use postroad_ledger::{
-    Dispatcher, Ledger, Limits,
+    DeliveryView, Dispatcher, FIRST, Ledger, Limits, Selected, Selection,
     command::{
-        Accept, Assign, AttemptId, Command, Content, Effect, NewRecipient, NextTry, Report, SourceGrant,
+        Accept, Action, Assign, AttemptId, Change, ChangeRequest, Command, Content, Effect, NewRecipient,
+        NextTry, Refusal, Reply, Report, SourceGrant, Which,
     },
     dispatch::{Weighted, Windows},
-    event::{AttemptEvent, EventKind, NextState},
+    event::{AttemptEvent, Changed, EventKind, NextState},
+    summary::{GroupBy, GroupKey, Summary},
 };
 use proptest::prelude::*;
 
@@ -62,6 +64,43 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0_u16..100).prop_map(Pass),
         1 => Just(Restore),
     ]
+}
+
+fn changing(message: MessageId, which: Which, action: Action, actor: &str) -> Command {
+    Command::Change(Box::new(ChangeRequest { message, which, action, actor: actor.into() }))
+}
+
+/// Every page of a selection.
+fn select_all(ledger: &Ledger, wanted: &Selection, examined: usize, selected: usize) -> Vec<Selected> {
+    let (mut found, mut from) = (Vec::new(), Some(FIRST));
+    while let Some(next) = from {
+        let page = ledger.select(wanted, next, examined, selected);
+        assert!(page.selected.len() <= selected && page.examined <= examined);
+        found.extend(page.selected);
+        from = page.next;
+    }
+    found
+}
+
+/// A delivery that has not ended.
+fn view(ledger: &Ledger, id: DeliveryId) -> Option<DeliveryView> {
+    let view = ledger.message(id.message)?.deliveries.swap_remove(id.recipient as usize);
+    (!view.state.is_final()).then_some(view)
+}
+
+/// What people changed: the recipient, what, and who.
+fn changes(ledger: &Ledger) -> Vec<(u32, Changed, Box<str>)> {
+    let changes = ledger.events(1).filter_map(|event| match &event.kind {
+        EventKind::Changed(changed) => {
+            Some((changed.delivery.recipient, changed.what, changed.actor.clone()))
+        }
+        _ => None,
+    });
+    changes.collect()
+}
+
+fn every(message: MessageId, action: Action) -> Command {
+    changing(message, Which::Every, action, "ann")
 }
 
 /// A ledger, a replica that is sometimes restored from a snapshot, and what the outside world knows.
@@ -116,10 +155,8 @@ impl World {
     fn check_what_ended_is_known(&self, effects: &[Effect]) {
         for event in self.ledger.events(self.next_event) {
             let delivery = match &event.kind {
-                EventKind::Ended(delivery, _)
-                | EventKind::Held(delivery)
-                | EventKind::Released(delivery, _)
-                | EventKind::Retried(delivery, _) => *delivery,
+                EventKind::Ended(delivery, _) => *delivery,
+                EventKind::Changed(changed) => changed.delivery,
                 EventKind::Attempt(attempt) => attempt.delivery,
                 EventKind::Accepted(_) | EventKind::Gap { .. } => continue,
             };
@@ -174,11 +211,11 @@ impl World {
                     }
                 }
                 EventKind::Ended(delivery, end) => Some((*delivery, *end)),
-                EventKind::Held(delivery)
-                | EventKind::Released(delivery, _)
-                | EventKind::Retried(delivery, _) => {
-                    assert!(!self.ended.contains_key(delivery));
-                    None
+                EventKind::Changed(changed) => {
+                    assert!(!self.ended.contains_key(&changed.delivery), "no event follows the end");
+                    assert!(!changed.actor.is_empty());
+                    let cancelled = changed.what == Changed::Cancelled;
+                    cancelled.then_some((changed.delivery, FinalState::Cancelled))
                 }
                 EventKind::Gap { .. } => panic!("events are dropped only at the bound"),
             };
@@ -210,6 +247,52 @@ impl World {
                 (Some(DeliveryState::Final(_)), None) | (None, None) => panic!("{delivery} is lost"),
                 (Some(_), known) => assert_eq!(known, None),
             }
+        }
+    }
+
+    /// What people are shown is what is there: counted in groups, and selected in pages of any size.
+    fn check_queries(&self) {
+        let views: Vec<_> =
+            self.accepted.iter().filter_map(|id| Some((*id, view(&self.ledger, *id)?))).collect();
+        let mut summary = Summary::new(GroupBy::Site, 2);
+        while summary.count(&self.twin, |queued| (queued.due.as_millis() <= self.now).then_some("due")) {}
+        let (groups, other) = summary.top(1);
+        assert!(groups.len() <= 1);
+        let counted = groups.iter().map(|(_, depth)| depth.total()).sum::<u64>() + other.total();
+        assert_eq!(counted, views.len() as u64);
+        for (key, depth) in &groups {
+            let GroupKey::Site(site) = key else { panic!("{key:?}") };
+            let here = views.iter().map(|(_, view)| view).filter(|view| view.site == *site);
+            let count = |state| here.clone().filter(|view| view.state == state).count() as u64;
+            assert_eq!(
+                [depth.queued, depth.sending, depth.deferred, depth.held],
+                [DeliveryState::Queued, DeliveryState::Sending, DeliveryState::Deferred, DeliveryState::Held]
+                    .map(count)
+            );
+            assert_eq!(depth.next_due, here.clone().filter_map(|view| view.due_at).min());
+            assert_eq!(
+                depth.last.as_ref().map(|last| last.at),
+                here.clone().filter_map(|view| view.last_at).max()
+            );
+            let due = depth.waiting.values().sum::<u64>();
+            assert_eq!(due + depth.not_due, depth.queued + depth.deferred);
+        }
+        let wanted = Selection {
+            site: Some("site1.example".into()),
+            states: vec![DeliveryState::Queued, DeliveryState::Held],
+            sender: Some("s@SENDER.example".into()),
+            sender_domain: Some("sender.example".into()),
+            tenant: Some(TenantId(1)),
+            pool: Some(PoolId(1)),
+            ..Selection::default()
+        };
+        let expected = views
+            .iter()
+            .filter(|(_, view)| *view.site == *"site1.example" && wanted.states.contains(&view.state));
+        let expected: Vec<DeliveryId> = expected.map(|(id, _)| *id).collect();
+        for (examined, selected) in [(1, 1), (2, 5), (1000, 1), (1000, 1000)] {
+            let found = select_all(&self.twin, &wanted, examined, selected);
+            assert_eq!(found.iter().map(|found| found.id).collect::<Vec<_>>(), expected);
         }
     }
 
@@ -258,10 +341,10 @@ impl World {
                 let repeated_at = Timestamp::from_millis(self.now + 20);
                 self.apply(Command::Reclaim { source, below, next_try, repeated_at });
             }
-            Step::Cancel(pick) => self.change(pick, Command::Cancel),
-            Step::Hold(pick) => self.change(pick, Command::Hold),
-            Step::Release(pick) => self.change(pick, Command::Release),
-            Step::Retry(pick) => self.change(pick, Command::Retry),
+            Step::Cancel(pick) => self.change(pick, Action::Cancel),
+            Step::Hold(pick) => self.change(pick, Action::Hold),
+            Step::Release(pick) => self.change(pick, Action::Release),
+            Step::Retry(pick) => self.change(pick, Action::Retry),
             Step::Expire => {
                 let (found, _) = self.ledger.expired(
                     MessageId::from_u128(0),
@@ -276,6 +359,7 @@ impl World {
             }
             Step::Pass(millis) => self.now += u64::from(millis),
             Step::Restore => {
+                self.check_queries();
                 let bytes = self.twin.snapshot().encode();
                 self.twin = Ledger::restore(LIMITS, &bytes).expect("a snapshot is restored");
                 assert_eq!(self.twin.snapshot().encode().len(), bytes.len());
@@ -284,10 +368,15 @@ impl World {
         }
     }
 
-    fn change(&mut self, pick: u8, command: fn(MessageId) -> Command) {
+    /// Changes one delivery, or every one of its message.
+    fn change(&mut self, pick: u8, action: Action) {
         let accepted: Vec<DeliveryId> = self.accepted.iter().copied().collect();
         if let Some(delivery) = picked(&accepted, pick) {
-            self.apply(command(delivery.message));
+            let which = match pick % 2 {
+                0 => Which::Every,
+                _ => Which::Recipients([delivery.recipient].into()),
+            };
+            self.apply(changing(delivery.message, which, action, &format!("actor {}", pick % 5)));
         }
     }
 
@@ -475,9 +564,9 @@ proptest! {
                     let accepted: Vec<DeliveryId> = leader.world.accepted.iter().copied().collect();
                     if let Some(delivery) = picked(&accepted, pick) {
                         leader.apply(match step {
-                            Step::Hold(_) => Command::Hold(delivery.message),
-                            Step::Release(_) => Command::Release(delivery.message),
-                            _ => Command::Cancel(delivery.message),
+                            Step::Hold(_) => every(delivery.message, Action::Hold),
+                            Step::Release(_) => every(delivery.message, Action::Release),
+                            _ => every(delivery.message, Action::Cancel),
                         });
                     }
                 }
@@ -524,8 +613,8 @@ fn a_retry_is_assigned_before_its_time_and_while_its_window_is_closed() {
     leader.dispatcher.set_windows(grant(1), Windows { default: 0, sites: BTreeMap::new() });
     assert_eq!(leader.dispatch(), 0, "both are deferred, and the lane is paused");
     let message = leader.world.attempts[0].0.delivery.message;
-    leader.apply(Command::Retry(message));
-    leader.apply(Command::Retry(message));
+    leader.apply(every(message, Action::Retry));
+    leader.apply(every(message, Action::Retry));
     assert_eq!(
         leader.dispatcher.next_wake(Timestamp::from_millis(leader.world.now)).map(|at| at.as_millis()),
         Some(leader.world.now)
@@ -539,8 +628,9 @@ fn a_retry_is_assigned_before_its_time_and_while_its_window_is_closed() {
     assert_eq!(leader.dispatch(), 2);
     let view = leader.world.ledger.message(message).unwrap();
     assert!(view.deliveries.iter().all(|delivery| delivery.state == DeliveryState::Sending));
-    let retried = |event: &&postroad_ledger::event::Event| matches!(event.kind, EventKind::Retried(_, retried) if retried.deferred);
-    assert_eq!(leader.world.ledger.events(1).filter(retried).count(), 2, "asked for twice, recorded once");
+    let retried = changes(&leader.world.ledger).into_iter().map(|(_, what, _)| what);
+    let deferred = retried.filter(|what| matches!(what, Changed::Retried(retried) if retried.deferred));
+    assert_eq!(deferred.count(), 2, "asked for twice, recorded once");
     // The next attempt waits like any other.
     leader.report_all(OutcomeKind::Soft);
     assert_eq!(leader.dispatch(), 0);
@@ -564,6 +654,60 @@ fn the_longest_wait_for_a_lane_with_room_is_that_of_the_delivery_due_first() {
         leader.dispatch();
     }
     assert_eq!(longest(&leader), None);
+}
+
+#[test]
+fn the_record_and_a_held_delivery_name_who_asked() {
+    let mut world = World::new();
+    world.apply(world.new_accept(3, 0, false, 60_000));
+    let (message, now) = (world.accepted.first().unwrap().message, Timestamp::from_millis(world.now));
+    let id = |recipient| DeliveryId { message, recipient };
+    let of = |world: &World, recipient| {
+        let view = view(&world.twin, id(recipient)).unwrap();
+        (view.state, view.actor.to_string())
+    };
+    let some = |recipients: &[u32]| Which::Recipients(recipients.into());
+    world.apply(Command::Assign(Assign { delivery: id(2), attempt: AttemptNumber(1), grant: grant(1) }));
+    world.apply(changing(message, some(&[0, 2]), Action::Hold, "ann"));
+    world.run(Step::Restore);
+    assert_eq!(of(&world, 0), (DeliveryState::Held, "ann".to_owned()));
+    assert_eq!(of(&world, 1), (DeliveryState::Queued, String::new()), "it was not named");
+    assert_eq!(of(&world, 2), (DeliveryState::Sending, "ann".to_owned()));
+    let (attempt, _) = world.attempts[0];
+    world.apply(Command::Return(attempt));
+    assert_eq!(of(&world, 2), (DeliveryState::Held, "ann".to_owned()));
+    world.apply(changing(message, some(&[0]), Action::Release, "bob"));
+    assert_eq!(of(&world, 0), (DeliveryState::Queued, String::new()));
+    world.apply(changing(message, Which::Every, Action::Cancel, "carol"));
+    let actors: Vec<_> = changes(&world.ledger);
+    let expected = [
+        (0, Changed::Held, "ann"),
+        (2, Changed::Requested(Action::Hold), "ann"),
+        (2, Changed::Held, "ann"),
+        (0, Changed::Released(now), "bob"),
+        (0, Changed::Cancelled, "carol"),
+        (1, Changed::Cancelled, "carol"),
+        (2, Changed::Cancelled, "carol"),
+    ];
+    assert_eq!(actors, expected.map(|(recipient, what, actor)| (recipient, what, actor.into())));
+}
+
+#[test]
+fn a_change_that_names_no_recipient_or_one_that_does_not_exist_changes_nothing() {
+    let mut ledger = Ledger::new(LIMITS);
+    let world = World::new();
+    let mut apply = |command| ledger.apply(1, Timestamp::from_millis(START), command, &mut Vec::new());
+    let accept = world.new_accept(2, 0, false, 60_000);
+    let Command::Accept(accepted) = &accept else { unreachable!() };
+    let id = accepted.id;
+    apply(accept);
+    let invalid = Reply::Refused(Refusal::Invalid);
+    let some = |recipients: &[u32]| Which::Recipients(recipients.into());
+    assert_eq!(apply(changing(id, some(&[]), Action::Cancel, "ann")), invalid);
+    assert_eq!(apply(changing(id, some(&[0, 2]), Action::Cancel, "ann")), invalid);
+    assert_eq!(apply(changing(id, Which::Every, Action::Cancel, &"a".repeat(129))), invalid);
+    assert_eq!(apply(changing(id, some(&[1]), Action::Cancel, "")), Reply::Changed(vec![Change::Done]));
+    assert_eq!(ledger.counts().queued, 1);
 }
 
 /// A tenant whose share was empty and fills again must not get two turns.
@@ -695,7 +839,7 @@ fn i7_a_cancelled_delivery_that_is_returned_is_never_sent() {
     let accept = world.new_accept(1, 0, true, 60_000);
     world.apply(accept);
     let (id, _) = world.attempts[0];
-    world.apply(Command::Cancel(id.delivery.message));
+    world.apply(every(id.delivery.message, Action::Cancel));
     world.apply(Command::Return(id));
     assert_eq!(world.ended.get(&id.delivery), Some(&FinalState::Cancelled));
 }

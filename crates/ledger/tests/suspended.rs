@@ -10,7 +10,10 @@ use postroad_core::{
 };
 use postroad_ledger::{
     Dispatcher, Ledger, Limits,
-    command::{Accept, AttemptId, Command, Content, NewRecipient, NextTry, Report, SourceGrant},
+    command::{
+        Accept, Action, AttemptId, ChangeRequest, Command, Content, NewRecipient, NextTry, Report,
+        SourceGrant, Which,
+    },
     dispatch::{WaitReason, Waiting, Weighted, Windows},
     lanes::{LanePause, LaneReport, LaneReports, RateState},
 };
@@ -151,6 +154,11 @@ fn check(scopes: &[Scope], expected: &[(u32, &str)]) {
     assert_eq!(rest.len(), 4 - expected.len(), "{scopes:?}: {rest:?}");
 }
 
+/// An operator changes every delivery of a message.
+fn changed(message: MessageId, action: Action) -> Command {
+    Command::Change(Box::new(ChangeRequest { message, which: Which::Every, action, actor: "ann".into() }))
+}
+
 #[test]
 fn what_is_suspended_waits_and_the_rest_is_sent() {
     let all = &[(1, "a"), (1, "b"), (2, "a"), (2, "b")][..];
@@ -201,8 +209,8 @@ fn a_tenant_that_is_suspended_while_its_mail_waits_loses_none_and_delays_no_othe
     let (_, reservation) = offered.unwrap();
     leader.dispatcher.release_reservation(&leader.ledger, reservation, true);
     // A person who asks for a retry does not resume it.
-    leader.apply(Command::Retry(first[0]));
-    leader.apply(Command::Cancel(first[1]));
+    leader.apply(changed(first[0], Action::Retry));
+    leader.apply(changed(first[1], Action::Cancel));
     assert_eq!(leader.dispatch(), []);
     leader.suspend(&[]);
     let sent: Vec<MessageId> = leader.dispatch().into_iter().map(|(id, _)| id).collect();
@@ -221,7 +229,7 @@ fn a_retry_of_suspended_mail_goes_first_once_it_is_resumed() {
         leader.dispatcher.clear_windows_of(NodeId(2));
         leader.suspend(std::slice::from_ref(&scope));
         let id = leader.accept(1, "a");
-        leader.apply(Command::Retry(id));
+        leader.apply(changed(id, Action::Retry));
         assert_eq!(leader.dispatch(), [], "{scope:?}");
         // The lane is paused meanwhile: only a retry passes.
         leader.dispatcher.set_windows(grant(1), Windows::default());
@@ -238,7 +246,7 @@ fn a_delivery_that_was_tried_while_an_older_entry_of_it_waited_keeps_its_distanc
     let id = leader.accept(1, "a");
     leader.dispatch();
     // It waits twice now: with its tenant, and as a retry.
-    leader.apply(Command::Retry(id));
+    leader.apply(changed(id, Action::Retry));
     leader.dispatch();
     leader.suspend(&[]);
     let sent = leader.dispatch();

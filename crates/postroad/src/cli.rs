@@ -2,20 +2,24 @@
 
 pub mod certificate;
 pub mod doctor;
+pub mod message;
 pub mod policy;
+pub mod queue;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use postroad_core::{Address, ClusterId, Domain, GroupId, MessageId, NodeId};
+use postroad_core::{Address, ClusterId, Domain, GroupId, NodeId};
 use postroad_net::Role;
 use postroad_settings::HostPort;
 
 use self::{
     certificate::CertificateCommand,
     doctor::{DoctorArgs, SupportCommand},
+    message::MessageCommand,
     policy::{DeleteArgs, DescribeArgs, DiffArgs, EditArgs, ExportArgs, GetArgs},
+    queue::QueueArgs,
 };
 use crate::{output::OutputArgs, route::RouteArgument};
 
@@ -39,8 +43,8 @@ pub enum Command {
     Dev(Box<DevArgs>),
     /// Run an ingress node: accepts mail over SMTP and gRPC
     Ingress(RoleArgs),
-    /// Run a queue node: stores mail on a majority of disks and schedules it
-    Queue(RoleArgs),
+    /// Run a queue node: stores mail on a majority of disks and schedules it; `queue list` shows what waits
+    Queue(QueueArgs),
     /// Run an outbound node: delivers mail
     Outbound(RoleArgs),
     /// Run a control node: keeps the history and serves the console
@@ -73,7 +77,7 @@ pub enum Command {
     /// Gather what others need to help
     #[command(subcommand)]
     Support(SupportCommand),
-    /// Show, hold, release or cancel one message
+    /// List, show, retry, hold, release or cancel messages that are in the queue
     #[command(subcommand)]
     Message(MessageCommand),
     /// Show the sites that mail goes to; suspend and resume them; probe a domain
@@ -486,42 +490,6 @@ pub struct ApplyArgs {
     /// Accept the removal of items that do not exist
     #[arg(long)]
     pub ignore_missing: bool,
-    /// Which cluster
-    #[command(flatten)]
-    pub target: TargetArgs,
-}
-
-/// What to do with a message.
-#[derive(Debug, Subcommand)]
-pub enum MessageCommand {
-    /// Show the state of each recipient
-    Get(MessageGetArgs),
-    /// Hold every recipient that has no final outcome: no attempt until released
-    Hold(MessageArgs),
-    /// Release every held recipient: the next attempt is due at once
-    Release(MessageArgs),
-    /// Retry every queued or deferred recipient now, also where its lane waits; held ones need `release`
-    Retry(MessageArgs),
-    /// Cancel every recipient that has no final outcome
-    Cancel(MessageArgs),
-}
-
-/// Flags of `message get`.
-#[derive(Args, Debug)]
-pub struct MessageGetArgs {
-    /// How it is shown
-    #[command(flatten)]
-    pub output: OutputArgs,
-    /// Which message
-    #[command(flatten)]
-    pub message: MessageArgs,
-}
-
-/// Which message.
-#[derive(Args, Debug)]
-pub struct MessageArgs {
-    /// The message id, from the 250 reply or the gRPC response
-    pub id: MessageId,
     /// Which cluster
     #[command(flatten)]
     pub target: TargetArgs,

@@ -8,7 +8,7 @@ use clap_complete::{aot, generate};
 
 use crate::{
     certificate, classify,
-    cli::{Cli, ClusterCommand, Command, ConfigCommand, Shell},
+    cli::{Cli, ClusterCommand, Command, ConfigCommand, Shell, queue::QueueArgs},
     cluster, config, dev, doctor,
     operator::{self, ScopeKind},
     pod, roles, send, support,
@@ -24,7 +24,7 @@ pub fn run(command: Command) -> Result<String> {
         Command::Dev(args) if args.cluster => on_runtime(dev::cluster::run(&args)).map(silent),
         Command::Dev(args) => on_runtime(dev::run(&args)).map(silent),
         Command::Ingress(args) => on_runtime(roles::ingress(&args.config)).map(silent),
-        Command::Queue(args) => on_runtime(roles::queue(&args.config)).map(silent),
+        Command::Queue(args) => queue(&args),
         Command::Outbound(args) => on_runtime(roles::outbound(&args.config)).map(silent),
         Command::Control(args) => on_runtime(roles::control(&args.config)).map(silent),
         Command::Config(ConfigCommand::Check(args)) => config::check(args.role, &args.config),
@@ -60,6 +60,15 @@ pub fn run(command: Command) -> Result<String> {
         Command::Idle => on_runtime(pod::idle()).map(silent),
         Command::Classify(args) => classify::run(&args),
         Command::Completion(args) => completion(args.shell),
+    }
+}
+
+/// Runs the role, or an operator's command about the queue.
+fn queue(args: &QueueArgs) -> Result<String> {
+    match (&args.command, &args.config) {
+        (Some(command), _) => on_runtime(operator::queue(command)),
+        (None, Some(config)) => on_runtime(roles::queue(config)).map(|()| String::new()),
+        (None, None) => unreachable!("the command line needs a configuration where it has no subcommand"),
     }
 }
 

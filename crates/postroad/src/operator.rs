@@ -7,17 +7,23 @@ mod edit;
 mod error;
 mod message;
 mod policy;
+mod queue;
 mod scope;
+mod selection;
 mod target;
+mod text;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use postroad_cluster::{
-    ApplyOptions, CallError, DirectoryClient, DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch,
+    ApplyOptions, CallError, DirectoryClient, DirectoryWatch, Endpoints, FRAME_BYTES_MAX, LeaderCalls,
+    LeaderWatch,
 };
 use postroad_core::GroupId;
 use postroad_directory::View;
 use postroad_net::{Expect, NodeTls, Role, TlsError, Transport};
+use postroad_proto::queue::{GroupLeader, LeadersRequest, queue_service_client::QueueServiceClient};
+use tonic::{Status, transport::Channel};
 
 pub use apply::{apply_file, diff};
 pub(crate) use confirm::confirm;
@@ -27,7 +33,9 @@ pub use edit::{delete, edit};
 pub use error::{EXIT_STATUS_HELP, OperatorError, exit_code};
 pub use message::message;
 pub use policy::{describe, export, get};
+pub use queue::queue;
 pub use scope::{ScopeKind, scope, site};
+pub(crate) use selection::{parse_mailbox, parse_sender, parse_sender_domain};
 
 use self::target::Target;
 use crate::{
@@ -42,6 +50,9 @@ pub(crate) const DEV_ADDRESS: &str = "127.0.0.1:7070";
 /// Its port.
 pub(crate) const DEV_PORT: u16 = 7070;
 
+/// Pause after no queue node answered.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
 /// How long the cluster may take to respond.
 pub(crate) const WITHIN: Duration = Duration::from_secs(10);
 
@@ -51,6 +62,8 @@ pub(crate) struct Operator {
     /// How a person names them.
     addresses: String,
     leaders: LeaderWatch,
+    /// Who runs the command, for the record.
+    actor: String,
 }
 
 impl Operator {
@@ -58,7 +71,7 @@ impl Operator {
     pub(crate) fn connect(target: &TargetArgs) -> anyhow::Result<Self> {
         let (endpoints, addresses) = Target::of(target)?.endpoints()?;
         let leaders = LeaderWatch::start(&endpoints);
-        Ok(Self { endpoints, addresses, leaders })
+        Ok(Self { endpoints, addresses, leaders, actor: actor() })
     }
 
     /// Reads which cluster a node belongs to, and calls it as that node.
@@ -67,7 +80,7 @@ impl Operator {
         let nodes = cluster.queue.iter().map(|queue| format!("`{}`", queue.address));
         let addresses = nodes.collect::<Vec<_>>().join(", ");
         let leaders = LeaderWatch::start(&endpoints);
-        Ok(Self { endpoints, addresses, leaders })
+        Ok(Self { endpoints, addresses, leaders, actor: actor() })
     }
 
     /// Returns channels to the queue nodes.
@@ -104,10 +117,54 @@ impl Operator {
         OperatorError::Unreachable { action: action.to_owned(), addresses: self.addresses.clone(), cause }
     }
 
+    /// Returns every ledger group, whether it has a leader or not.
+    async fn ledger_groups(&self, action: &str) -> Result<Vec<GroupId>, OperatorError> {
+        let mut last = Status::unavailable("no queue node is configured");
+        let asked = async {
+            loop {
+                for channel in self.endpoints.values() {
+                    match groups_of(channel.clone()).await {
+                        Ok(groups) => return groups,
+                        Err(status) => last = status,
+                    }
+                }
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+            }
+        };
+        match tokio::time::timeout(WITHIN, asked).await {
+            Ok(groups) => Ok(groups),
+            Err(_) => {
+                let group = GroupId::DIRECTORY;
+                Err(self.failed(action, CallError::Unavailable { group, last: last.message().to_owned() }))
+            }
+        }
+    }
+
     /// Says what a failed call means for the command, whose purpose is `action`.
     fn failed(&self, action: &str, error: CallError) -> OperatorError {
         OperatorError::of(action, &self.addresses, error)
     }
+}
+
+/// Asks one queue node for the groups that it knows.
+async fn groups_of(channel: Channel) -> Result<Vec<GroupId>, Status> {
+    let mut views = client(channel).leaders(LeadersRequest {}).await?.into_inner();
+    let view = views.message().await?.ok_or_else(|| Status::unavailable("the node is stopping"))?;
+    let group = |group: &GroupLeader| u16::try_from(group.group).ok().map(GroupId);
+    Ok(view.groups.iter().filter_map(group).filter(|group| *group != GroupId::DIRECTORY).collect())
+}
+
+fn client(channel: Channel) -> QueueServiceClient<Channel> {
+    QueueServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX)
+}
+
+/// Returns the user and the machine; the cluster adds what the certificate proves.
+fn actor() -> String {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let user = variable("SUDO_USER").or_else(|| variable("USER")).or_else(|| variable("LOGNAME"));
+    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    let system = rustix::system::uname();
+    format!("{user}@{}", system.nodename().to_string_lossy())
 }
 
 /// Returns the directory, not older than what its leader has now.

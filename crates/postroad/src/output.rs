@@ -107,6 +107,20 @@ pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<Reader> {
     written(output.write_all(bytes).and_then(|()| output.flush()))
 }
 
+/// Writes a line to standard error, for a person.
+pub fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "postroad: {text}");
+}
+
+/// Shows how far a command is, in one line of the terminal that the next call replaces; nothing where standard error is
+/// no terminal.
+pub fn progress(text: &str) {
+    let mut stderr = io::stderr();
+    if stderr.is_terminal() {
+        let _ = write!(stderr, "\r{text}\x1b[K");
+    }
+}
+
 /// Whether somebody still reads what a command prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {

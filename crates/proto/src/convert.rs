@@ -5,6 +5,7 @@ use postroad_core::{
     Address, AttemptNumber, BounceClass, LaneEffect, MessageId, Outcome, OutcomeKind, Party, PoolId, Retry,
     Timestamp,
 };
+use postroad_ledger::command::Which;
 
 /// A value that cannot be converted; names the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +29,15 @@ pub fn message_id(id: MessageId) -> Bytes {
 pub fn parse_message_id(bytes: &[u8]) -> Result<MessageId, Malformed> {
     let bytes = bytes.try_into().map_err(|_| Malformed("message_id"))?;
     Ok(MessageId::from_u128(u128::from_be_bytes(bytes)))
+}
+
+/// Reads which recipients of a message are meant: all of them are only meant where that is said.
+pub(crate) fn which(every_recipient: bool, recipients: Vec<u32>) -> Result<Which, Malformed> {
+    match (every_recipient, recipients.is_empty()) {
+        (true, true) => Ok(Which::Every),
+        (false, false) => Ok(Which::Recipients(recipients.into())),
+        _ => Err(Malformed("recipients")),
+    }
 }
 
 pub(crate) fn parse_address(text: &str) -> Result<Address, Malformed> {

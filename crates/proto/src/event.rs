@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use postroad_core::{DeliveryId, Epoch, FinalState, MessageId, NodeId, SourceId, TenantId};
-use postroad_ledger::event::{AcceptedEvent, AttemptEvent, Event, EventKind, NextState, Retried};
+use postroad_ledger::{
+    command::Action,
+    event::{AcceptedEvent, AttemptEvent, Changed, ChangedEvent, Event, EventKind, NextState, Retried},
+};
 
 use crate::{
     convert::{
@@ -24,17 +27,9 @@ impl From<&Event> for wire::Event {
             }
             EventKind::Ended(delivery, end) => {
                 let state = wire::FinalState::from(*end).into();
-                of_delivery(*delivery, Kind::Ended(wire::Ended { state }))
+                of_delivery(*delivery, Kind::Ended(wire::Ended { state, actor: String::new() }))
             }
-            EventKind::Held(delivery) => of_delivery(*delivery, Kind::Held(wire::Held {})),
-            EventKind::Retried(delivery, Retried { due, deferred }) => {
-                let (due_at_millis, deferred) = (due.as_millis(), *deferred);
-                of_delivery(*delivery, Kind::Retried(wire::Retried { due_at_millis, deferred }))
-            }
-            EventKind::Released(delivery, due) => {
-                let due_at_millis = due.as_millis();
-                of_delivery(*delivery, Kind::Released(wire::Released { due_at_millis }))
-            }
+            EventKind::Changed(changed) => of_delivery(changed.delivery, changed_kind(changed)),
             EventKind::Gap { through } => (None, None, Kind::Gap(wire::Gap { through: *through })),
         };
         Self {
@@ -43,6 +38,23 @@ impl From<&Event> for wire::Event {
             message_id: message.map_or_else(Bytes::new, message_id),
             recipient,
             kind: Some(kind),
+        }
+    }
+}
+
+fn changed_kind(event: &ChangedEvent) -> wire::event::Kind {
+    use wire::event::Kind;
+    let actor = event.actor.to_string();
+    match event.what {
+        Changed::Cancelled => Kind::Ended(wire::Ended { state: wire::FinalState::Cancelled.into(), actor }),
+        Changed::Held => Kind::Held(wire::Held { actor }),
+        Changed::Released(due) => Kind::Released(wire::Released { due_at_millis: due.as_millis(), actor }),
+        Changed::Retried(Retried { due, deferred }) => {
+            Kind::Retried(wire::Retried { due_at_millis: due.as_millis(), deferred, actor })
+        }
+        Changed::Requested(action) => {
+            let change = wire::Change::from(action).into();
+            Kind::ChangeRequested(wire::ChangeRequested { change, actor })
         }
     }
 }
@@ -64,15 +76,28 @@ impl TryFrom<wire::Event> for Event {
             let recipient = required(event.recipient, "recipient")?;
             Ok(DeliveryId { message: message()?, recipient })
         };
+        let changed = |what, actor: String| -> Result<EventKind, Malformed> {
+            let (delivery, actor) = (delivery()?, actor.into());
+            Ok(EventKind::Changed(Box::new(ChangedEvent { delivery, what, actor })))
+        };
         let kind = match required(event.kind, "kind")? {
             Kind::Accepted(accepted) => EventKind::Accepted(Box::new(parse_accepted(message()?, accepted)?)),
             Kind::AttemptEnded(attempt) => EventKind::Attempt(Box::new(parse_attempt(delivery()?, attempt)?)),
-            Kind::Ended(ended) => EventKind::Ended(delivery()?, parse_final_state(ended.state)?),
-            Kind::Held(_) => EventKind::Held(delivery()?),
-            Kind::Released(released) => EventKind::Released(delivery()?, time(released.due_at_millis)),
+            Kind::Ended(ended) => match parse_final_state(ended.state)? {
+                FinalState::Cancelled => changed(Changed::Cancelled, ended.actor)?,
+                other => EventKind::Ended(delivery()?, other),
+            },
+            Kind::Held(held) => changed(Changed::Held, held.actor)?,
+            Kind::Released(released) => {
+                changed(Changed::Released(time(released.due_at_millis)), released.actor)?
+            }
             Kind::Retried(retried) => {
                 let (due, deferred) = (time(retried.due_at_millis), retried.deferred);
-                EventKind::Retried(delivery()?, Retried { due, deferred })
+                changed(Changed::Retried(Retried { due, deferred }), retried.actor)?
+            }
+            Kind::ChangeRequested(requested) => {
+                let action = parse_change(requested.change())?;
+                changed(Changed::Requested(action), requested.actor)?
             }
             Kind::Gap(gap) if gap.through >= event.sequence => EventKind::Gap { through: gap.through },
             Kind::Gap(_) => return Err(Malformed("through")),
@@ -127,7 +152,7 @@ impl From<&AttemptEvent> for wire::AttemptEnded {
             next_state: match event.next_state {
                 NextState::Retry(due) => Some(Wire::RetryAtMillis(due.as_millis())),
                 NextState::Ended(end) => Some(Wire::Ended(wire::FinalState::from(end).into())),
-                NextState::Held => Some(Wire::Held(wire::Held {})),
+                NextState::Held => Some(Wire::Held(wire::Held::default())),
                 NextState::Unchanged => None,
             },
         }
@@ -161,6 +186,31 @@ fn parse_attempt(delivery: DeliveryId, event: wire::AttemptEnded) -> Result<Atte
             None => NextState::Unchanged,
         },
     })
+}
+
+impl From<Action> for wire::Change {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Cancel => Self::Cancel,
+            Action::Hold => Self::Hold,
+            Action::Release => Self::Release,
+            Action::Retry => Self::Retry,
+        }
+    }
+}
+
+/// Reads what somebody does with a delivery.
+///
+/// # Errors
+/// This version does not know it.
+pub fn parse_change(change: wire::Change) -> Result<Action, Malformed> {
+    match change {
+        wire::Change::Unspecified => Err(Malformed("change")),
+        wire::Change::Cancel => Ok(Action::Cancel),
+        wire::Change::Hold => Ok(Action::Hold),
+        wire::Change::Release => Ok(Action::Release),
+        wire::Change::Retry => Ok(Action::Retry),
+    }
 }
 
 impl From<FinalState> for wire::FinalState {
@@ -236,16 +286,22 @@ mod tests {
         check(accepted(Some("a@sender.example")));
         check(accepted(None));
         for end in FinalState::ALL.iter().copied() {
-            check(EventKind::Ended(delivery(), end));
+            if end != FinalState::Cancelled {
+                check(EventKind::Ended(delivery(), end));
+            }
             check(attempt_event(None, NextState::Ended(end)));
         }
         for next_state in [NextState::Retry(time(99)), NextState::Held, NextState::Unchanged] {
             check(attempt_event(Some(BounceClass::Greylisted), next_state));
         }
-        check(EventKind::Held(delivery()));
-        check(EventKind::Released(delivery(), time(30)));
-        for deferred in [false, true] {
-            check(EventKind::Retried(delivery(), Retried { due: time(31), deferred }));
+        let retried = |deferred| Changed::Retried(Retried { due: time(31), deferred });
+        let requested =
+            [Action::Cancel, Action::Hold, Action::Release, Action::Retry].map(Changed::Requested);
+        let changed =
+            [Changed::Cancelled, Changed::Held, Changed::Released(time(30)), retried(true), retried(false)];
+        for what in changed.into_iter().chain(requested) {
+            let actor = "ann@ops.example".into();
+            check(EventKind::Changed(Box::new(ChangedEvent { delivery: delivery(), what, actor })));
         }
         check(EventKind::Gap { through: 9 });
     }
@@ -264,7 +320,9 @@ mod tests {
         refuse(|event| event.kind = None);
         refuse(|event| event.recipient = None);
         refuse(|event| event.message_id = Bytes::from_static(b"short"));
-        refuse(|event| event.kind = Some(wire::event::Kind::Ended(wire::Ended { state: 99 })));
+        refuse(|event| {
+            event.kind = Some(wire::event::Kind::Ended(wire::Ended { state: 99, ..Default::default() }))
+        });
         refuse(|event| event.kind = Some(wire::event::Kind::Gap(wire::Gap { through: 6 })));
     }
 }

@@ -30,14 +30,16 @@ mod convert;
 pub mod directory;
 mod event;
 pub mod log;
+mod selection;
 mod submit;
 mod view;
 mod waiting;
 mod work;
 
 pub use convert::{Malformed, message_id, parse_message_id};
-pub use event::parse_final_state;
+pub use event::{parse_change, parse_final_state};
 pub use generated::{node, queue, raft, submission};
+pub use selection::{CHANGED_MESSAGES_MAX, CHANGED_RECIPIENTS_MAX};
 pub use submit::{CONTENT_BYTES_MAX, parse_submission};
 pub use waiting::{LANES_PER_FRAME_MAX, parse_lane_report};
 

@@ -3,14 +3,15 @@
 use bytes::Bytes;
 use postroad_core::{DeliveryId, Epoch, NodeId, SourceId, TenantId, Timestamp};
 use postroad_ledger::command::{
-    Accept, Assign, AttemptId, Command, Content, NewRecipient, NextTry, Report, SourceGrant,
+    Accept, Action, Assign, AttemptId, ChangeRequest, Command, Content, NewRecipient, NextTry, Report,
+    SourceGrant, Which,
 };
 use prost::Message;
 
 use crate::{
     convert::{
         Malformed, class_code, message_id, parse_address, parse_message_id, parse_outcome, parse_sender,
-        required, time,
+        required, time, which,
     },
     generated::log as wire,
 };
@@ -78,10 +79,7 @@ impl From<&Command> for wire::command::Command {
                 copies_max: next_try.copies_max.into(),
                 repeated_at_millis: repeated_at.as_millis(),
             }),
-            Command::Cancel(id) => Self::Cancel(message_id(*id)),
-            Command::Hold(id) => Self::Hold(message_id(*id)),
-            Command::Release(id) => Self::Release(message_id(*id)),
-            Command::Retry(id) => Self::Retry(message_id(*id)),
+            Command::Change(request) => Self::Change(request.as_ref().into()),
             Command::Expire(deliveries) => Self::Expire(wire::Expire {
                 deliveries: deliveries.iter().map(|delivery| (*delivery).into()).collect(),
             }),
@@ -121,10 +119,7 @@ impl TryFrom<wire::command::Command> for Command {
                 next_try: next_try(reclaim.retry_at_millis, reclaim.copies_max)?,
                 repeated_at: time(reclaim.repeated_at_millis),
             },
-            Wire::Cancel(id) => Self::Cancel(parse_message_id(&id)?),
-            Wire::Hold(id) => Self::Hold(parse_message_id(&id)?),
-            Wire::Release(id) => Self::Release(parse_message_id(&id)?),
-            Wire::Retry(id) => Self::Retry(parse_message_id(&id)?),
+            Wire::Change(change) => Self::Change(Box::new(change.try_into()?)),
             Wire::Expire(expire) => Self::Expire(
                 expire.deliveries.into_iter().map(|id| delivery(Some(id))).collect::<Result<_, _>>()?,
             ),
@@ -210,6 +205,50 @@ impl TryFrom<wire::Recipient> for NewRecipient {
             not_before: time(recipient.not_before_millis),
             grant: recipient.grant.map(Into::into),
         })
+    }
+}
+
+impl From<&ChangeRequest> for wire::Change {
+    fn from(request: &ChangeRequest) -> Self {
+        let (every_recipient, recipients) = match &request.which {
+            Which::Every => (true, Vec::new()),
+            Which::Recipients(recipients) => (false, recipients.to_vec()),
+        };
+        Self {
+            message_id: message_id(request.message),
+            action: wire::Action::from(request.action).into(),
+            every_recipient,
+            recipients,
+            actor: request.actor.to_string(),
+        }
+    }
+}
+
+impl TryFrom<wire::Change> for ChangeRequest {
+    type Error = Malformed;
+
+    fn try_from(change: wire::Change) -> Result<Self, Malformed> {
+        let action = match change.action() {
+            wire::Action::Unspecified => return Err(Malformed("action")),
+            wire::Action::Cancel => Action::Cancel,
+            wire::Action::Hold => Action::Hold,
+            wire::Action::Release => Action::Release,
+            wire::Action::Retry => Action::Retry,
+        };
+        let which = which(change.every_recipient, change.recipients)?;
+        let message = parse_message_id(&change.message_id)?;
+        Ok(Self { message, which, action, actor: change.actor.into() })
+    }
+}
+
+impl From<Action> for wire::Action {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Cancel => Self::Cancel,
+            Action::Hold => Self::Hold,
+            Action::Release => Self::Release,
+            Action::Retry => Self::Retry,
+        }
     }
 }
 
@@ -346,6 +385,11 @@ mod tests {
         }))
     }
 
+    fn change(action: Action, which: Which) -> Command {
+        let actor = "ann@ops.example, operator 0".into();
+        Command::Change(Box::new(ChangeRequest { message: id(), which, action, actor }))
+    }
+
     #[test]
     fn commands_round_trip() {
         let grant = SourceGrant { source: SourceId(1), epoch: Epoch(2), node: NodeId(3) };
@@ -379,16 +423,33 @@ mod tests {
                 next_try: NextTry { at: time(12), copies_max: 4 },
                 repeated_at: time(13),
             },
-            Command::Cancel(id()),
-            Command::Hold(id()),
-            Command::Release(id()),
-            Command::Retry(id()),
+            change(Action::Cancel, Which::Every),
+            change(Action::Hold, Which::Recipients([0, 3].into())),
+            change(Action::Release, Which::Every),
+            change(Action::Retry, Which::Recipients([9].into())),
             Command::Expire(vec![delivery, delivery]),
             Command::Consume { consumer: "control".into(), through: 99 },
             Command::StageChunk { message: id(), number: 1, slot: 2 },
         ] {
             check(command);
         }
+    }
+
+    /// A change without recipients must not become one of all.
+    #[test]
+    fn a_change_names_every_recipient_or_some() {
+        let decode = |every_recipient, recipients: &[u32], action: i32| {
+            let (message_id, recipients) = (message_id(id()), recipients.to_vec());
+            let change =
+                wire::Change { message_id, action, every_recipient, recipients, actor: String::new() };
+            ChangeRequest::try_from(change).map(|request| request.which)
+        };
+        assert_eq!(decode(true, &[], 1), Ok(Which::Every));
+        assert_eq!(decode(false, &[2], 1), Ok(Which::Recipients([2].into())));
+        assert_eq!(decode(false, &[], 1), Err(Malformed("recipients")));
+        assert_eq!(decode(true, &[2], 1), Err(Malformed("recipients")));
+        assert_eq!(decode(true, &[], 0), Err(Malformed("action")));
+        assert_eq!(decode(true, &[], 99), Err(Malformed("action")));
     }
 
     #[test]

@@ -15,6 +15,7 @@ impl From<&MessageView> for wire::MessageView {
             accepted_at_millis: message.accepted_at.as_millis(),
             expires_at_millis: message.expires_at.as_millis(),
             deliveries: message.deliveries.iter().map(Into::into).collect(),
+            tenant_name: String::new(),
         }
     }
 }
@@ -30,7 +31,12 @@ impl From<&DeliveryView> for wire::DeliveryView {
             site: delivery.site.to_string(),
             pool: delivery.pool.0,
             source: delivery.grant.map_or(0, |grant| grant.source.0),
+            actor: delivery.actor.to_string(),
+            last_at_millis: delivery.last_at.unwrap_or(Timestamp::ZERO).as_millis(),
+            last_code: delivery.last.as_ref().map_or(0, |last| last.code.into()),
             waits: None,
+            pool_name: String::new(),
+            source_name: String::new(),
         }
     }
 }

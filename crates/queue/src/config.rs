@@ -51,6 +51,9 @@ settings! {
         /// Chunks of large messages that may wait for the rest of their message, per group.
         /// Must be the same on every queue node.
         staged_chunks_max: usize = Limits::default().staged_chunks_max, within 512..=1_000_000;
+        /// Sites, tenants and the like that `postroad queue list` distinguishes, per group; deliveries of further ones are
+        /// counted together.
+        summary_rows_max: usize = 10_000, within 100..=1_000_000;
         /// When a deferred delivery is tried again.
         retry: RetryConfig;
         /// How fast a dead leader is replaced.

@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod batch;
+pub(crate) mod flow;
 mod machine;
 mod mail_log;
 pub(crate) mod outbox;

@@ -27,7 +27,7 @@ use crate::{
     ledger::{LedgerGroup, proposer::Proposer},
     metrics::{DiskMetrics, LogMetrics, ReplicationMetrics},
     nodes::Nodes,
-    service::QueueService,
+    service::{NodeState, QueueService},
     transport::Peers,
 };
 
@@ -123,7 +123,8 @@ impl Queue {
         let _ = opened.set(ledgers.clone());
         let (watched, leaders) = Leaders::new(deps.identity.node, statuses, ready);
         let stopping = CancellationToken::new();
-        let service = QueueService::new(&config, ledgers.clone(), watched, stopping.clone());
+        let state = NodeState { node: deps.identity.node, log: log.clone(), disk: node.disk_status() };
+        let service = QueueService::new(&config, ledgers.clone(), watched, state, stopping.clone());
         let is_alone = deps.voters.len() == 1;
         Ok(Self {
             address,

@@ -20,13 +20,21 @@ use crate::{
     metrics::{ReportMetrics, SubmitMetrics},
 };
 
+mod actor;
 mod content;
+mod deliveries;
 mod events;
 mod lanes;
 mod message;
+mod names;
 mod probe;
+mod status;
 mod submit;
+mod summary;
 mod work;
+
+pub(crate) use status::NodeState;
+use summary::Summaries;
 
 /// A stream of responses.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -37,8 +45,10 @@ pub(crate) struct QueueService {
     pub(crate) ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>,
     leaders: Leaders,
     message_age_max: std::time::Duration,
+    node: NodeState,
     /// Cancelled at shutdown: long streams end.
     stopping: CancellationToken,
+    summaries: Summaries,
     submissions: SubmitMetrics,
     reports: ReportMetrics,
 }
@@ -50,13 +60,16 @@ impl QueueService {
         config: &QueueConfig,
         ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>,
         leaders: Leaders,
+        node: NodeState,
         stopping: CancellationToken,
     ) -> Self {
         Self {
-            ledgers,
             leaders,
             message_age_max: config.message_age_max,
+            node,
             stopping,
+            summaries: Summaries::new(config.summary_rows_max, &ledgers),
+            ledgers,
             submissions: SubmitMetrics::new(),
             reports: ReportMetrics::new(),
         }
@@ -141,7 +154,7 @@ impl queue_service_server::QueueService for QueueService {
         &self,
         request: Request<wire::ContentRequest>,
     ) -> Result<Response<Self::ContentStream>, Status> {
-        allow(&request, &[Role::Outbound])?;
+        allow(&request, &[Role::Outbound, Role::Operator])?;
         let (id, ledger) = self.group_of_message(&request.get_ref().message_id)?;
         Ok(self.until_stopped(content::parts(ledger, id)?))
     }
@@ -171,9 +184,9 @@ impl queue_service_server::QueueService for QueueService {
         allow(&request, READERS)?;
         let request = request.into_inner();
         let (id, ledger) = self.group_of_message(&request.message_id)?;
-        let view = message::read(ledger, id, request.tenant).await?;
-        let mut shown: wire::MessageView = (&view).into();
-        message::explain_waits(ledger, &view, &mut shown);
+        let message = message::read(ledger, id, request.tenant).await?;
+        let mut shown = names::message(&ledger.views.borrow(), &message);
+        message::explain_waits(ledger, &message, &mut shown);
         Ok(Response::new(shown))
     }
 
@@ -182,9 +195,48 @@ impl queue_service_server::QueueService for QueueService {
         request: Request<wire::ChangeMessageRequest>,
     ) -> Result<Response<wire::ChangeMessageResponse>, Status> {
         allow(&request, READERS)?;
+        let actor = actor::named(&request, &request.get_ref().actor);
         let request = request.into_inner();
         let (id, ledger) = self.group_of_message(&request.message_id)?;
-        message::change(ledger, id, request.tenant, request.change()).await
+        message::change(ledger, id, request.tenant, request.change(), actor).await
+    }
+
+    async fn list_deliveries(
+        &self,
+        request: Request<wire::ListDeliveriesRequest>,
+    ) -> Result<Response<wire::ListDeliveriesResponse>, Status> {
+        allow(&request, OPERATORS)?;
+        let request = request.into_inner();
+        deliveries::list(self.group_by_number(request.group)?, request).await
+    }
+
+    async fn change_deliveries(
+        &self,
+        request: Request<wire::ChangeDeliveriesRequest>,
+    ) -> Result<Response<wire::ChangeDeliveriesResponse>, Status> {
+        allow(&request, OPERATORS)?;
+        let actor = actor::named(&request, &request.get_ref().actor);
+        let request = request.into_inner();
+        deliveries::change(self.group_by_number(request.group)?, request, &actor).await
+    }
+
+    async fn summarize_queue(
+        &self,
+        request: Request<wire::SummarizeQueueRequest>,
+    ) -> Result<Response<wire::SummarizeQueueResponse>, Status> {
+        allow(&request, OPERATORS)?;
+        let request = request.into_inner();
+        let ledger = self.group_by_number(request.group)?;
+        let by = request.by().known().map_err(invalid)?;
+        self.summaries.read(ledger, by, request.rows_max as usize).await.map(Response::new)
+    }
+
+    async fn node_status(
+        &self,
+        request: Request<wire::NodeStatusRequest>,
+    ) -> Result<Response<wire::NodeStatusResponse>, Status> {
+        allow(&request, OPERATORS)?;
+        Ok(Response::new(self.node.read()))
     }
 
     async fn summary(

@@ -31,17 +31,33 @@ pub fn show_data_disk(directory: &Path) {
     DIRECTORY.get_or_init(|| directory.to_owned());
 }
 
-/// Appends both metrics; nothing for a role without data, or while the directory does not exist.
+/// The file system that holds the node's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataDisk {
+    /// All of it.
+    pub size_bytes: u64,
+    /// What this process may still use.
+    pub available_bytes: u64,
+}
+
+/// Returns the size of the disk; `None` for a role without data, or while the directory does not exist.
+#[must_use]
+pub fn data_disk() -> Option<DataDisk> {
+    let found = rustix::fs::statvfs(DIRECTORY.get()?).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    Some(DataDisk { size_bytes: bytes(found.f_blocks), available_bytes: bytes(found.f_bavail) })
+}
+
+/// Appends both metrics, where there is a disk.
 pub(crate) fn render_into(text: &mut String) {
-    let Some(directory) = DIRECTORY.get() else { return };
-    let Ok(found) = rustix::fs::statvfs(directory) else { return };
-    let mut family = |metric: &Metric, blocks: u64| {
+    let Some(disk) = data_disk() else { return };
+    let mut family = |metric: &Metric, bytes: u64| {
         let Metric { name, kind, help, .. } = metric;
-        let (kind, bytes) = (kind.as_str(), blocks.saturating_mul(found.f_frsize));
+        let kind = kind.as_str();
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {bytes}\n\n");
     };
-    family(&SIZE, found.f_blocks);
-    family(&AVAILABLE, found.f_bavail);
+    family(&SIZE, disk.size_bytes);
+    family(&AVAILABLE, disk.available_bytes);
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub mod trace;
 
 pub use catalogue::{Family, Kind, Label, Metric, Values};
 pub use config::{LogAddresses, LogFilter, LogFilterError, LogFormat, OtlpEndpoint, TelemetryConfig};
-pub use data_disk::{CATALOGUE as DATA_DISK_CATALOGUE, show_data_disk};
+pub use data_disk::{CATALOGUE as DATA_DISK_CATALOGUE, DataDisk, data_disk, show_data_disk};
 pub use health::{CATALOGUE as HEALTH_CATALOGUE, Component, Health};
 pub use metrics::{Counter, Gauge, Histogram};
 pub use own_metrics::CATALOGUE;

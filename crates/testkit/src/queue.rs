@@ -13,10 +13,12 @@ use postroad_proto::{
         directory_service_server::{DirectoryService, DirectoryServiceServer},
     },
     queue::{
-        ChangeMessageRequest, ChangeMessageResponse, ConsumeRequest, ConsumeResponse, ContentPart,
-        ContentRequest, EventBatch, EventsRequest, GetMessageRequest, LanesRequest, LanesResponse,
-        LeaderView, LeadersRequest, MessageView, OutboundFrame, ProbeSiteRequest, ProbeSiteResponse,
-        QueueFrame, SubmitBatch, SubmitResults, SummaryRequest, SummaryResponse,
+        ChangeDeliveriesRequest, ChangeDeliveriesResponse, ChangeMessageRequest, ChangeMessageResponse,
+        ConsumeRequest, ConsumeResponse, ContentPart, ContentRequest, EventBatch, EventsRequest,
+        GetMessageRequest, LanesRequest, LanesResponse, LeaderView, LeadersRequest, ListDeliveriesRequest,
+        ListDeliveriesResponse, MessageView, NodeStatusRequest, NodeStatusResponse, OutboundFrame,
+        ProbeSiteRequest, ProbeSiteResponse, QueueFrame, SubmitBatch, SubmitResults, SummarizeQueueRequest,
+        SummarizeQueueResponse, SummaryRequest, SummaryResponse,
         queue_service_server::{QueueService, QueueServiceServer},
     },
 };
@@ -59,6 +61,31 @@ pub trait QueueScript: Clone + Send + Sync + 'static {
     }
 
     async fn change_message(&self, _request: ChangeMessageRequest) -> Result<ChangeMessageResponse, Status> {
+        unscripted()
+    }
+
+    async fn node_status(&self) -> Result<NodeStatusResponse, Status> {
+        unscripted()
+    }
+
+    async fn list_deliveries(
+        &self,
+        _request: ListDeliveriesRequest,
+    ) -> Result<ListDeliveriesResponse, Status> {
+        unscripted()
+    }
+
+    async fn change_deliveries(
+        &self,
+        _request: ChangeDeliveriesRequest,
+    ) -> Result<ChangeDeliveriesResponse, Status> {
+        unscripted()
+    }
+
+    async fn summarize_queue(
+        &self,
+        _request: SummarizeQueueRequest,
+    ) -> Result<SummarizeQueueResponse, Status> {
         unscripted()
     }
 
@@ -176,6 +203,34 @@ impl<S: QueueScript> QueueService for Scripted<S> {
 
     async fn probe_site(&self, _: Request<ProbeSiteRequest>) -> Result<Response<ProbeSiteResponse>, Status> {
         unscripted()
+    }
+
+    async fn node_status(
+        &self,
+        _: Request<NodeStatusRequest>,
+    ) -> Result<Response<NodeStatusResponse>, Status> {
+        self.0.node_status().await.map(Response::new)
+    }
+
+    async fn list_deliveries(
+        &self,
+        request: Request<ListDeliveriesRequest>,
+    ) -> Result<Response<ListDeliveriesResponse>, Status> {
+        self.0.list_deliveries(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn change_deliveries(
+        &self,
+        request: Request<ChangeDeliveriesRequest>,
+    ) -> Result<Response<ChangeDeliveriesResponse>, Status> {
+        self.0.change_deliveries(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn summarize_queue(
+        &self,
+        request: Request<SummarizeQueueRequest>,
+    ) -> Result<Response<SummarizeQueueResponse>, Status> {
+        self.0.summarize_queue(request.into_inner()).await.map(Response::new)
     }
 
     async fn summary(&self, request: Request<SummaryRequest>) -> Result<Response<SummaryResponse>, Status> {

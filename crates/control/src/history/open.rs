@@ -10,7 +10,8 @@ use sqlx::{
 use crate::StartError;
 
 /// The nth entry migrates schema n to n + 1; entries are added, never changed.
-const SCHEMAS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const SCHEMAS: &[&str] =
+    &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 const READERS_MAX: u32 = 4;
 

@@ -76,6 +76,8 @@ pub(crate) struct Step {
     pub(crate) party: Option<String>,
     /// The rule that read the reply.
     pub(crate) rule: Option<String>,
+    /// Who changed the delivery, or asked for it.
+    pub(crate) actor: Option<String>,
     pub(crate) code: Option<u32>,
     pub(crate) response: Option<String>,
     pub(crate) remote: Option<String>,
@@ -305,6 +307,7 @@ fn step(row: &SqliteRow) -> Result<Step, sqlx::Error> {
         class: row.try_get("class")?,
         party: row.try_get("party")?,
         rule: row.try_get("rule")?,
+        actor: row.try_get("actor")?,
         code: row.try_get("code")?,
         response: row.try_get("response")?,
         remote: row.try_get("remote")?,

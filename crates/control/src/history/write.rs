@@ -35,10 +35,10 @@ const COUNT_ATTEMPTS: &str = "
 
 const INSERT_TIMELINE: &str = "
     INSERT OR IGNORE INTO timeline (message, recipient, sequence, at, kind, new_state, due_at, attempt, source, node,
-        outcome, class, code, response, remote, tls, started_at, ended_at, party, rule)
+        outcome, class, code, response, remote, tls, started_at, ended_at, party, rule, actor)
     SELECT unhex(value->>0), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8,
         value->>9, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15, value->>16, value->>17,
-        value->>18, value->>19
+        value->>18, value->>19, value->>20
     FROM jsonb_each(?)";
 
 const ADD_SUMS: &str = "

@@ -211,13 +211,14 @@ fn line(console: &Console, step: &Step) -> Markup {
             td {
                 @match step.attempt {
                     Some(attempt) => { "attempt " (attempt) ": " },
-                    None if step.kind == "retried" => "retry requested: ",
-                    None => "",
+                    None => (requested(&step.kind)),
                 }
                 @match new_state {
                     Some(new_state) => (state(new_state)),
-                    None => span.soft { "late report, changed nothing" },
+                    None if step.attempt.is_some() => span.soft { "late report, changed nothing" },
+                    None => span.soft { "sending" },
                 }
+                @if let Some(actor) = &step.actor { div.soft { "by " (actor) } }
                 @if let Some(due) = step.due_at { div.soft { "next attempt " (web::time(due)) } }
             }
             td {
@@ -235,6 +236,17 @@ fn line(console: &Console, step: &Step) -> Markup {
             td { (response(step)) }
             td.number { (duration(step.started_at, step.ended_at)) }
         }
+    }
+}
+
+/// What somebody asked for that does not follow from the new state.
+fn requested(kind: &str) -> &'static str {
+    match kind {
+        "retried" => "retry requested: ",
+        "hold_requested" => "hold requested: ",
+        "release_requested" => "release requested: ",
+        "cancel_requested" => "cancel requested: ",
+        _ => "",
     }
 }
 

@@ -14,7 +14,8 @@ Exit status:
   2  the command line is invalid
   3  the message or item that the command line names does not exist
   4  the cluster cannot be reached: nothing is known, try again
-  5  `diff`: the policy file and the cluster differ";
+  5  `diff`: the policy file and the cluster differ
+  6  a part was done, or a part of the cluster answered: repeat the command for the rest";
 
 /// `postroad diff` has found a difference, which is its result and not a failure.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +56,18 @@ pub enum OperatorError {
         /// The rule that refuses it.
         cause: String,
     },
+    /// The command did a part of what it was to do, and can be repeated for the rest.
+    #[error("{cause}")]
+    Incomplete {
+        /// What was not done.
+        cause: String,
+    },
+    /// The arguments do not say what is to be done.
+    #[error("{cause}")]
+    CommandLine {
+        /// What is missing.
+        cause: String,
+    },
 }
 
 impl OperatorError {
@@ -77,8 +90,10 @@ impl OperatorError {
     fn exit_status(&self) -> u8 {
         match self {
             Self::Refused { .. } => 1,
+            Self::CommandLine { .. } => 2,
             Self::NotFound { .. } => 3,
             Self::Unreachable { .. } => 4,
+            Self::Incomplete { .. } => 6,
         }
     }
 }

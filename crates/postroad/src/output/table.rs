@@ -23,6 +23,14 @@ pub struct Column {
     is_number: bool,
 }
 
+impl Column {
+    /// Returns its heading.
+    #[must_use]
+    pub fn heading(self) -> &'static str {
+        self.heading
+    }
+}
+
 /// A column of texts, which begin below each other.
 #[must_use]
 pub const fn text(heading: &'static str) -> Column {

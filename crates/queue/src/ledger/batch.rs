@@ -4,7 +4,7 @@ use bytes::Bytes;
 use postroad_core::Timestamp;
 use postroad_ledger::{
     Dispatcher, Ledger,
-    command::{Command, Content, Reply},
+    command::{ChangeRequest, Command, Content, Reply, Which},
     dispatch::Reservation,
 };
 use postroad_proto::log;
@@ -18,6 +18,9 @@ const BYTES_MAX: usize = 1 << 20;
 /// Estimated bytes of a command, and of each recipient in it.
 const COMMAND_BYTES: usize = 256;
 const RECIPIENT_BYTES: usize = 96;
+
+/// Bytes of the position of a recipient, at most.
+const POSITION_BYTES: usize = 5;
 
 /// One reply for each command of a request, in order.
 pub(crate) type CommitResult = Result<Vec<Reply>, ProposeError>;
@@ -45,9 +48,17 @@ impl CommitRequest {
 pub(crate) fn bytes(commands: &[Command], bodies: &[Bytes]) -> usize {
     let weight = |command: &Command| match command {
         Command::Accept(accept) => COMMAND_BYTES + accept.recipients.len() * RECIPIENT_BYTES,
+        Command::Change(request) => COMMAND_BYTES + recipients_of(request) * POSITION_BYTES,
         _ => COMMAND_BYTES,
     };
     commands.iter().map(weight).sum::<usize>() + bodies.iter().map(Bytes::len).sum::<usize>()
+}
+
+fn recipients_of(request: &ChangeRequest) -> usize {
+    match &request.which {
+        Which::Every => 1,
+        Which::Recipients(recipients) => recipients.len(),
+    }
 }
 
 /// An entry being built.

@@ -7,7 +7,7 @@ use postroad_directory::View;
 use postroad_ledger::{
     DeliveryFacts, Finished, Ledger,
     command::Effect,
-    event::{Event, EventKind, NextState},
+    event::{Changed, Event, EventKind, NextState},
 };
 use postroad_telemetry::mail_log::{self, Delivery, Mailbox, Said, Secs, Trace};
 
@@ -42,9 +42,16 @@ fn change_of(event: &Event) -> Option<(mail_log::Event, DeliveryId, Option<&Outc
             Some((what, attempt.delivery, Some(&attempt.outcome)))
         }
         EventKind::Ended(delivery, state) => Some((ended(*state), *delivery, None)),
-        EventKind::Held(delivery) => Some((mail_log::Event::Held, *delivery, None)),
-        EventKind::Released(delivery, _) => Some((mail_log::Event::Released, *delivery, None)),
-        EventKind::Retried(delivery, _) => Some((mail_log::Event::Retried, *delivery, None)),
+        EventKind::Changed(event) => {
+            let what = match event.what {
+                Changed::Cancelled => mail_log::Event::Cancelled,
+                Changed::Held => mail_log::Event::Held,
+                Changed::Released(_) => mail_log::Event::Released,
+                Changed::Retried(_) => mail_log::Event::Retried,
+                Changed::Requested(_) => return None,
+            };
+            Some((what, event.delivery, None))
+        }
         EventKind::Accepted(_) | EventKind::Gap { .. } => None,
     }
 }

@@ -18,7 +18,7 @@ use postroad_ledger::{
 use postroad_proto::{log::Batch, queue as wire};
 use tokio::sync::{Notify, watch};
 
-use super::{mail_log, outbox::Outboxes};
+use super::{flow::Flow, mail_log, outbox::Outboxes};
 use crate::metrics::LedgerMetrics;
 
 /// Bytes of events in one batch, unless one event is larger.
@@ -50,6 +50,7 @@ pub(crate) struct Leading {
     pub(crate) outboxes: Outboxes,
     /// What outbound nodes report of their lanes.
     pub(crate) lanes: LaneReports,
+    pub(crate) flow: Flow,
     /// The directory, for names.
     pub(crate) view: Arc<View>,
 }
@@ -72,7 +73,7 @@ impl SharedLedger {
             let first_event = ledger.event_range().1;
             replies.push(ledger.apply(index, batch.at, command, effects));
             if let Some(leading) = leading {
-                self.note_unconfirmed(ledger, first_event);
+                self.note(ledger, &mut leading.flow, first_event);
                 if postroad_telemetry::mail_log::is_enabled() {
                     mail_log::write(ledger, &leading.view, first_event, effects);
                 }
@@ -97,9 +98,11 @@ impl SharedLedger {
         replies
     }
 
-    /// Counts and logs the deliveries that stop because their receivers may have as many copies as are allowed.
-    fn note_unconfirmed(&self, ledger: &Ledger, from: u64) {
+    /// Counts what became of deliveries, and logs those that stop because their receivers may have as many copies as are
+    /// allowed.
+    fn note(&self, ledger: &Ledger, flow: &mut Flow, from: u64) {
         for event in ledger.events(from) {
+            flow.count(event);
             let EventKind::Attempt(attempt) = &event.kind else { continue };
             if attempt.outcome.class != Some(BounceClass::Unconfirmed) {
                 continue;
@@ -135,6 +138,7 @@ impl SharedLedger {
             dispatcher: Dispatcher::rebuild(&state.ledger),
             outboxes: Outboxes::new(term),
             lanes: LaneReports::default(),
+            flow: Flow::default(),
             view: view.clone(),
         };
         leading.update_view(&state.ledger, view);

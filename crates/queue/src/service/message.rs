@@ -2,14 +2,23 @@
 
 use postroad_core::{DeliveryState, MessageId, TenantId, Timestamp};
 use postroad_ledger::{
-    MessageView,
-    command::{Command, Reply},
+    DeliveryView, Ledger, MessageView,
+    command::{ChangeRequest, Command, Reply, Which},
     dispatch::{WaitReason, Waiting},
 };
-use postroad_proto::queue::{self as wire, Change, ChangeMessageResponse, ChangeResult, SummaryResponse};
+use postroad_proto::{
+    parse_change,
+    queue::{self as wire, Change, ChangeMessageResponse, ChangeResult, SummaryResponse},
+};
 use tonic::{Response, Status};
 
-use crate::{clock, error::refused, ledger::LedgerGroup, waiting::explain};
+use super::invalid;
+use crate::{
+    clock,
+    error::refused,
+    ledger::{LedgerGroup, shared::Leading},
+    waiting::explain,
+};
 
 /// Reads a message once this node has proven that it leads; of `tenant`, or of any tenant where that is 0.
 pub(super) async fn read(ledger: &LedgerGroup, id: MessageId, tenant: u32) -> Result<MessageView, Status> {
@@ -24,18 +33,32 @@ pub(super) fn explain_waits(ledger: &LedgerGroup, message: &MessageView, shown: 
     let now = clock::now();
     ledger.shared.with_leading(|state, leading| {
         for (delivery, shown) in message.deliveries.iter().zip(&mut shown.deliveries) {
-            let reason = match (delivery.state, delivery.due_at) {
-                (DeliveryState::Held, _) => WaitReason::Held,
-                (_, Some(due)) => {
-                    let (tenant, pool, site) = (message.tenant, delivery.pool, &delivery.site);
-                    let waiting = Waiting { tenant, pool, site, due };
-                    leading.dispatcher.why_waits(state, &leading.lanes, now, waiting)
-                }
-                _ => continue,
-            };
-            shown.waits = Some(explain(&leading.view, delivery.pool, &reason, &delivery.site));
+            shown.waits = why_waits(state, leading, now, message.tenant, delivery);
         }
     });
+}
+
+/// Returns why a delivery waits; `None` while it is being sent, and when it has ended.
+pub(super) fn why_waits(
+    state: &Ledger,
+    leading: &Leading,
+    now: Timestamp,
+    tenant: TenantId,
+    delivery: &DeliveryView,
+) -> Option<wire::WaitReason> {
+    let (pool, site) = (delivery.pool, &delivery.site);
+    let reason = match (delivery.state, delivery.due_at) {
+        (DeliveryState::Held, _) => WaitReason::Held,
+        (_, Some(due)) => {
+            let waiting = Waiting { tenant, pool, site, due };
+            leading.dispatcher.why_waits(state, &leading.lanes, now, waiting)
+        }
+        _ => return None,
+    };
+    let explained = explain(&leading.view, pool, &reason, site);
+    // Only the delivery knows who holds it.
+    let detail = if reason == WaitReason::Held { delivery.actor.to_string() } else { explained.detail };
+    Some(wire::WaitReason { detail, ..explained })
 }
 
 fn not_found(id: MessageId) -> Status {
@@ -47,16 +70,13 @@ pub(super) async fn change(
     id: MessageId,
     tenant: u32,
     change: Change,
+    actor: Box<str>,
 ) -> Result<Response<ChangeMessageResponse>, Status> {
-    let command = match change {
-        Change::Cancel => Command::Cancel(id),
-        Change::Hold => Command::Hold(id),
-        Change::Release => Command::Release(id),
-        Change::Retry => Command::Retry(id),
-        Change::Unspecified => return Err(Status::invalid_argument("expected a change")),
-    };
+    let action = parse_change(change).map_err(invalid)?;
     read(ledger, id, tenant).await?;
-    let reply = ledger.commit_one(command).await.map_err(|error| refused(&error))?;
+    let request = ChangeRequest { message: id, which: Which::Every, action, actor };
+    let reply = ledger.commit_one(Command::Change(Box::new(request))).await;
+    let reply = reply.map_err(|error| refused(&error))?;
     // The message may have ended since the read.
     let Reply::Changed(changes) = reply else { return Err(not_found(id)) };
     let results = changes.into_iter().map(|change| ChangeResult::from(change).into()).collect();
@@ -66,6 +86,8 @@ pub(super) async fn change(
 /// Returns the group's counts on this node, leader or not.
 pub(super) fn summary(ledger: &LedgerGroup) -> SummaryResponse {
     let (applied_index, state_hash) = ledger.group.state_hash();
+    let flow = ledger.shared.with_leading(|_, leading| leading.flow.wire());
+    let status = ledger.status();
     ledger.shared.with_ledger(|state| {
         let counts = state.counts();
         let (events_first, events_next) = state.event_range();
@@ -79,7 +101,9 @@ pub(super) fn summary(ledger: &LedgerGroup) -> SummaryResponse {
             events_next,
             applied_index,
             state_hash,
-            leading: ledger.status().leading,
+            leading: status.leading,
+            term: status.term,
+            flow,
         }
     })
 }

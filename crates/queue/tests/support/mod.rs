@@ -345,8 +345,12 @@ impl Cluster {
     }
 
     pub async fn change(&self, id: MessageId, change: wire::Change) -> wire::ChangeResult {
-        let request =
-            wire::ChangeMessageRequest { message_id: message_id(id), change: change.into(), tenant: 0 };
+        let request = wire::ChangeMessageRequest {
+            message_id: message_id(id),
+            change: change.into(),
+            tenant: 0,
+            actor: "ann".into(),
+        };
         let call = async |channel| client(channel).change_message(request.clone()).await;
         let response = self.calls.call(id.group(), PATIENCE, call).await.unwrap().into_inner();
         response.results().next().unwrap()
@@ -407,6 +411,7 @@ pub fn kind(event: &wire::Event) -> &'static str {
         Some(Kind::Held(_)) => "held",
         Some(Kind::Released(_)) => "released",
         Some(Kind::Retried(_)) => "retried",
+        Some(Kind::ChangeRequested(_)) => "requested",
         Some(Kind::Gap(_)) => "gap",
         None => "nothing",
     }

@@ -1,18 +1,18 @@
-//! Names of sites: a row has a number.
+//! Names that many rows share, such as those of sites: a row has a number.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::pages::Pages;
 
-/// Site names, each kept once.
+/// Names, each kept once.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sites {
-    /// Each name, and how many recipients use it.
+pub(crate) struct Names {
+    /// Each name, and how many rows use it.
     pub(crate) rows: Pages<(Arc<str>, u32)>,
     slots: BTreeMap<Arc<str>, u32>,
 }
 
-impl Sites {
+impl Names {
     /// Returns the slot of a name, and counts one more use.
     pub(crate) fn intern(&mut self, name: &str) -> u32 {
         if let Some(slot) = self.slots.get(name) {
@@ -25,9 +25,14 @@ impl Sites {
         slot
     }
 
+    /// Counts one more use.
+    pub(crate) fn retain(&mut self, slot: u32) {
+        self.rows.get_mut(slot).expect("a row has the number of a name that exists").1 += 1;
+    }
+
     /// Counts one use less, and returns the name.
     pub(crate) fn release(&mut self, slot: u32) -> Arc<str> {
-        let (name, uses) = self.rows.get_mut(slot).expect("a row names a site that exists");
+        let (name, uses) = self.rows.get_mut(slot).expect("a row has the number of a name that exists");
         *uses -= 1;
         let (name, is_unused) = (name.clone(), *uses == 0);
         if is_unused {
@@ -38,7 +43,7 @@ impl Sites {
     }
 
     pub(crate) fn name(&self, slot: u32) -> &Arc<str> {
-        &self.rows.get(slot).expect("a row names a site that exists").0
+        &self.rows.get(slot).expect("a row has the number of a name that exists").0
     }
 
     pub(crate) fn slot(&self, name: &str) -> Option<u32> {

@@ -1,0 +1,2 @@
+-- Who changed a delivery, or asked for it.
+ALTER TABLE timeline ADD COLUMN actor TEXT;

@@ -1,0 +1,35 @@
+//! The state of this node: its disk and its log.
+
+use std::sync::atomic::Ordering;
+
+use postroad_core::NodeId;
+use postroad_proto::queue::NodeStatusResponse;
+use postroad_raft::DiskStatus;
+use postroad_storage::{Log, Room};
+use postroad_telemetry::data_disk;
+use tokio::sync::watch;
+
+/// What the state of a node is read from; a clone is cheap.
+#[derive(Clone)]
+pub(crate) struct NodeState {
+    pub(crate) node: NodeId,
+    pub(crate) log: Log,
+    /// Whether the other queue nodes accept the disk.
+    pub(crate) disk: watch::Receiver<DiskStatus>,
+}
+
+impl NodeState {
+    pub(super) fn read(&self) -> NodeStatusResponse {
+        let (disk, stats) = (data_disk(), self.log.stats());
+        NodeStatusResponse {
+            node: self.node.0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            disk_total_bytes: disk.map_or(0, |disk| disk.size_bytes),
+            disk_free_bytes: disk.map_or(0, |disk| disk.available_bytes),
+            disk_full: self.log.room() != Room::Plenty,
+            disk_refused: *self.disk.borrow() != DiskStatus::Accepted,
+            log_written_bytes: stats.written_bytes.load(Ordering::Relaxed),
+            log_batches: stats.batches.load(Ordering::Relaxed),
+        }
+    }
+}
