@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use clap::{Args, Subcommand, ValueEnum};
 use postroad_core::{DurationText, MessageId};
 use postroad_proto::queue::DeliveryId;
+use postroad_settings::HostPort;
 
 use super::TargetArgs;
 use crate::output::OutputArgs;
@@ -18,6 +19,8 @@ pub enum MessageCommand {
     Get(MessageGetArgs),
     /// Print the message as it was accepted, header and body
     Raw(MessageArgs),
+    /// Show everything that happened to a message, also after its end: from the history of the control node
+    Trace(MessageTraceArgs),
     /// Hold deliveries that have no final outcome: no attempt until released
     Hold(MessageChangeArgs),
     /// Release held deliveries: the next attempt is due at once
@@ -165,6 +168,19 @@ pub struct MessageGetArgs {
     /// Which message
     #[command(flatten)]
     pub message: MessageArgs,
+}
+
+/// Flags of `message trace`.
+#[derive(Args, Debug)]
+pub struct MessageTraceArgs {
+    /// The message id, from the 250 reply or the gRPC response
+    pub id: MessageId,
+    /// The console of a control node (`http.listen`)
+    #[arg(long, value_name = "HOST:PORT", env = "POSTROAD_HISTORY", default_value = "127.0.0.1:8080")]
+    pub history: HostPort,
+    /// How it is shown
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Which message.

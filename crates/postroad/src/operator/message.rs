@@ -2,6 +2,7 @@
 
 mod change;
 mod list;
+mod trace;
 
 use std::fmt::Write;
 
@@ -30,6 +31,7 @@ pub async fn message(command: &MessageCommand) -> anyhow::Result<String> {
         MessageCommand::List(args) => list::list(args).await,
         MessageCommand::Get(args) => get(args).await,
         MessageCommand::Raw(args) => raw(args).await,
+        MessageCommand::Trace(args) => trace::trace(args).await,
         MessageCommand::Hold(args) => change::change(args, Change::Hold).await,
         MessageCommand::Release(args) => change::change(args, Change::Release).await,
         MessageCommand::Retry(args) => change::change(args, Change::Retry).await,
