@@ -87,6 +87,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("regex", &["shaping"]),
     ("clap", &["postroad", "loadtest", "testkit"]),
     ("clap_complete", &["postroad"]),
+    ("ratatui", &["postroad"]),
     ("anyhow", &["postroad", "loadtest", "testkit", "tests"]),
 ];
 

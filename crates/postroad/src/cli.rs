@@ -19,7 +19,7 @@ use self::{
     doctor::{DoctorArgs, SupportCommand},
     message::MessageCommand,
     policy::{DeleteArgs, DescribeArgs, DiffArgs, EditArgs, ExportArgs, GetArgs},
-    queue::QueueArgs,
+    queue::{QueueArgs, TopArgs},
 };
 use crate::{output::OutputArgs, route::RouteArgument};
 
@@ -98,6 +98,8 @@ pub enum Command {
     /// Show outbound nodes; suspend and resume them
     #[command(subcommand)]
     Node(ScopeCommand),
+    /// Show what waits and what flows, live in the terminal
+    Top(TopArgs),
     /// Name the clusters that you work with, so that commands need neither `--config` nor `--server`
     #[command(subcommand)]
     Context(ContextCommand),

@@ -55,6 +55,7 @@ pub fn run(command: Command) -> Result<String> {
         Command::Pool(command) => on_runtime(operator::scope(ScopeKind::Pool, &command)),
         Command::Tenant(command) => on_runtime(operator::scope(ScopeKind::Tenant, &command)),
         Command::Node(command) => on_runtime(operator::scope(ScopeKind::Node, &command)),
+        Command::Top(args) => on_runtime(operator::top(&args)),
         Command::Context(command) => operator::context(&command),
         Command::Send(args) => on_runtime(send::run(&args)),
         Command::Idle => on_runtime(pod::idle()).map(silent),

@@ -12,6 +12,7 @@ mod scope;
 mod selection;
 mod target;
 mod text;
+mod top;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -36,6 +37,7 @@ pub use policy::{describe, export, get};
 pub use queue::queue;
 pub use scope::{ScopeKind, scope, site};
 pub(crate) use selection::{parse_mailbox, parse_sender, parse_sender_domain};
+pub use top::top;
 
 use self::target::Target;
 use crate::{

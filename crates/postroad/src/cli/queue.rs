@@ -1,8 +1,9 @@
-//! The command line of `postroad queue`.
+//! The command line of `postroad queue` and `postroad top`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
+use postroad_core::DurationText;
 use postroad_proto::queue::GroupBy;
 
 use super::TargetArgs;
@@ -42,6 +43,27 @@ pub struct QueueListArgs {
     /// Which cluster
     #[command(flatten)]
     pub target: TargetArgs,
+}
+
+/// Flags of `top`.
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    /// What deliveries are counted by
+    #[arg(long, value_name = "BY", default_value = "site")]
+    pub by: GroupedBy,
+    /// How often the cluster is asked, from `1s` to `1m`
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = top_interval)]
+    pub interval: DurationText,
+    /// Which cluster
+    #[command(flatten)]
+    pub target: TargetArgs,
+}
+
+/// A count younger than two seconds is not made again.
+fn top_interval(text: &str) -> Result<DurationText, String> {
+    let allowed = DurationText(Duration::from_secs(1))..=DurationText(Duration::from_mins(1));
+    let interval = text.parse().ok().filter(|interval| allowed.contains(interval));
+    interval.ok_or_else(|| "expected a duration from 1s to 1m".to_owned())
 }
 
 /// What deliveries are counted by.

@@ -159,6 +159,19 @@ impl Depths {
     }
 }
 
+#[cfg(test)]
+impl Depths {
+    /// A queue in which a lane is paused.
+    pub(super) fn example() -> Self {
+        use postroad_proto::queue::WaitKind;
+
+        let depth =
+            tests::depth("big.example", 12, &[(WaitKind::LanePaused, tests::NOW + 240_000, 12)], tests::NOW);
+        let answer = tests::answer(vec![depth]);
+        Self::merge(GroupedBy::Site, 10, vec![answer], Vec::new(), Timestamp::from_millis(tests::NOW))
+    }
+}
+
 async fn summarize(
     operator: &Operator,
     group: GroupId,
