@@ -60,7 +60,7 @@ postroad_telemetry::catalogue! {
     gauge TERM = "postroad_queue_term" [GROUP];
     /// Queue nodes that vote in the group; on the leader
     gauge VOTERS = "postroad_queue_voters" [GROUP];
-    /// Voters that answered the leader within the last second, the leader among them; on the leader
+    /// Voters that answered the leader within the last second or three heartbeats, the leader among them; on the leader
     gauge ANSWERING = "postroad_queue_voters_answering" [GROUP];
     /// Bytes of the log that a follower has not confirmed; on the leader
     gauge FOLLOWER_BEHIND = "postroad_queue_follower_behind_bytes" [GROUP, FOLLOWER];

@@ -5,7 +5,7 @@ use std::{marker::PhantomData, ops::Deref, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::{
-    Instant as _, Raft, RaftMetrics, ReadPolicy, ServerState,
+    Config, Instant as _, Raft, RaftMetrics, ReadPolicy, ServerState,
     async_runtime::WatchReceiver as _,
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError},
 };
@@ -58,7 +58,7 @@ pub struct Committed<R> {
 pub struct Replication {
     /// The voters of the group, the leader among them.
     pub voters: usize,
-    /// Those that answered within the last second, the leader among them.
+    /// Those that answered within the last second, or the last three heartbeats, the leader among them.
     pub answering: usize,
     /// Every other node that the leader replicates to, and how many bytes of the log it has not confirmed.
     pub behind: Vec<(NodeId, u64)>,
@@ -215,7 +215,7 @@ impl GroupHandle {
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
         // A node that does not answer cannot store it either.
         let has_room = |voter: &&u64| {
-            **voter == metrics.id || (!full.contains(voter) && answered_recently(&metrics, NodeId(**voter)))
+            **voter == metrics.id || (!full.contains(voter) && self.answers(&metrics, **voter))
         };
         voters.iter().filter(has_room).count() > voters.len() / 2
     }
@@ -270,7 +270,7 @@ impl GroupHandle {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let followers = metrics.replication.as_ref().filter(|_| self.status.borrow().leading)?;
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let answers = |voter: &&u64| **voter == metrics.id || answered_recently(&metrics, NodeId(**voter));
+        let answers = |voter: &&u64| **voter == metrics.id || self.answers(&metrics, **voter);
         let behind = |(node, matched): (&u64, &Option<LogId>)| {
             let next = matched.as_ref().map_or(0, |matched| matched.index + 1);
             (NodeId(*node), self.host.log.bytes_from(self.id, next))
@@ -281,6 +281,10 @@ impl GroupHandle {
             answering: voters.iter().filter(answers).count(),
             behind: others.map(behind).collect(),
         })
+    }
+
+    fn answers(&self, metrics: &RaftMetrics<Types>, voter: u64) -> bool {
+        answered_recently(self.raft.config(), metrics, NodeId(voter))
     }
 
     /// Returns the position of the last entry applied here.
@@ -345,13 +349,14 @@ impl GroupHandle {
     }
 }
 
-/// A node that has not answered for longer counts as down.
+/// A node that has not answered for longer, and for three heartbeats, counts as down.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Returns true when a member, with its known disk, has recently answered this leader.
-pub(crate) fn answered_recently(metrics: &RaftMetrics<Types>, node: NodeId) -> bool {
+pub(crate) fn answered_recently(config: &Config, metrics: &RaftMetrics<Types>, node: NodeId) -> bool {
+    let within = ANSWERED_WITHIN.max(Duration::from_millis(config.heartbeat_interval) * 3);
     let answered = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node.0).copied().flatten());
-    answered.is_some_and(|at| at.elapsed() < ANSWERED_WITHIN)
+    answered.is_some_and(|at| at.elapsed() < within)
 }
 
 /// Publishes openraft's metrics as a status that changes only when leadership does.

@@ -205,7 +205,7 @@ pub(crate) async fn advance_join(
             ChangeMembers::ReplaceAllVoters(wanted)
         }
         // Two machines with one node number: the one that answers is kept.
-        JoinStep::Remove if answered_recently(&metrics, node) => {
+        JoinStep::Remove if answered_recently(raft.config(), &metrics, node) => {
             let text = format!("node `{node}` is running with its known disk");
             return Err(Status::failed_precondition(text));
         }
