@@ -20,13 +20,13 @@ FOREIGN = ("cert-manager.io/", "monitoring.coreos.com/")
 
 
 class Chart(unittest.TestCase):
-    def test_lint_finds_nothing(self):
+    def test_c_192_lint_finds_nothing(self):
         found = helm.lint(str(CHART), values=LEAST)
         messages = found.get("messages", found) if isinstance(found, dict) else found
         errors = [m for m in messages if "error" in str(m.get("severity", "")).lower()]
         self.assertEqual(errors, [], found)
 
-    def test_every_object_is_valid_in_the_oldest_and_the_newest_kubernetes(self):
+    def test_c_192_every_object_is_valid_in_the_oldest_and_the_newest_kubernetes(self):
         # Most values change few objects: each is validated once.
         seen = set()
         for name, values in WORK.items():
@@ -84,7 +84,7 @@ class Chart(unittest.TestCase):
         self.assertEqual(len(ids), 3)
         self.assertTrue(all(0 < value < 2**63 for value in ids), ids)
 
-    def test_an_upgrade_keeps_identities_and_volumes(self):
+    def test_c_192_an_upgrade_keeps_identities_and_volumes(self):
         changed = merged(LEAST, {
             "image": {"tag": "9.9.9"},
             "queue": {"settings": {"queue": {"message_age_max": "3d"}}, "resources": {"requests": {"cpu": 2}}},

@@ -4,7 +4,7 @@ import json
 import unittest
 
 from cases import WORK
-from chart import LEAST, containers, merged, pod_templates, render
+from chart import LEAST, containers, merged, named, pod_templates, render
 
 API_USERS = ("authority", "setup")
 
@@ -57,6 +57,17 @@ class Pods(unittest.TestCase):
                 if pod.get("hostNetwork"):
                     self.assertIn("addresses of machines", name)
                     self.assertEqual(labels["app.kubernetes.io/component"], "outbound")
+
+    def test_c_190_queue_nodes_are_on_different_machines_and_go_one_at_a_time(self):
+        objects, _ = render(LEAST)
+        pod = named(objects, "StatefulSet", "mail-queue")["spec"]["template"]["spec"]
+        [term] = pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        labels = {"app.kubernetes.io/name": "postroad", "app.kubernetes.io/instance": "mail", "app.kubernetes.io/component": "queue"}
+        self.assertEqual((term["topologyKey"], term["labelSelector"]["matchLabels"]), ("kubernetes.io/hostname", labels))
+        [spread] = pod["topologySpreadConstraints"]
+        self.assertEqual((spread["topologyKey"], spread["labelSelector"]["matchLabels"]), ("topology.kubernetes.io/zone", labels))
+        budget = named(objects, "PodDisruptionBudget", "mail-queue")["spec"]
+        self.assertEqual((budget["maxUnavailable"], budget["selector"]["matchLabels"]), (1, labels))
 
     def test_no_image_moves(self):
         for name, pod, _ in every_pod():

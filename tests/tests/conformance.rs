@@ -155,7 +155,7 @@ fn cell(text: &str) -> String {
     pieces.collect::<Vec<_>>().join("`")
 }
 
-/// Every dialogue, and every test of a Rust file, whose name begins with an id.
+/// Every dialogue, and every test of a Rust or Python file, whose name begins with an id.
 fn all_tests() -> Tests {
     let mut tests = Tests::new();
     for path in files_in(&root().join("tests/dialogues")) {
@@ -171,6 +171,13 @@ fn all_tests() -> Tests {
             for name in tests_in(&text) {
                 note(&mut tests, name, &path);
             }
+        }
+    }
+    let is_python = |path: &PathBuf| path.extension().is_some_and(|end| end == "py");
+    for path in files_below(&root().join("tests")).into_iter().filter(is_python) {
+        let text = fs::read_to_string(&path).expect("a file of ours is UTF-8");
+        for name in python_tests_in(&text) {
+            note(&mut tests, name, &path);
         }
     }
     for names in tests.values_mut() {
@@ -195,6 +202,12 @@ fn tests_in(text: &str) -> Vec<&str> {
         }
     }
     names
+}
+
+/// Returns the names of the methods that are tests for Python's unittest, without their prefix.
+fn python_tests_in(text: &str) -> Vec<&str> {
+    let names = text.lines().filter_map(|line| line.trim_start().strip_prefix("def test_"));
+    names.filter_map(|name| name.split('(').next()).collect()
 }
 
 fn note(tests: &mut Tests, name: &str, path: &Path) {
