@@ -190,7 +190,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                 },
                 Panel {
                     title: "Unusual ends",
-                    description: "Attempts ended as unknown because a source changed its node, deliveries stopped because a receiver never confirms, and bodies that were unreadable.",
+                    description: "Attempts ended as unknown because a source changed its node, deliveries stopped because a receiver never confirms, bodies that were unreadable, and reports of lanes that were dropped because a node has too many.",
                     kind: Kind::Lines,
                     unit: Unit::PerSecond,
                     queries: &[
@@ -199,6 +199,10 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                         query(
                             "sum(rate(postroad_queue_unreadable_contents_total{NODE}[RATE]))",
                             "unreadable",
+                        ),
+                        query(
+                            "sum(rate(postroad_queue_lane_reports_dropped_total{NODE}[RATE]))",
+                            "lane reports dropped",
                         ),
                     ],
                     runbook: alert("postroadcontentunreadable"),
@@ -241,12 +245,14 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                 },
                 Panel {
                     title: "Directory",
-                    description: "The revision that each queue node has applied, and how many processes watch it there.",
+                    description: "The revision that each queue node has applied, how many processes watch it there, which nodes have announced themselves, and what operators have suspended.",
                     kind: Kind::Lines,
                     unit: Unit::Count,
                     queries: &[
                         query("postroad_queue_directory_revision{NODE}", "revision at {{node}}"),
                         query("postroad_queue_directory_watches{NODE}", "watches at {{node}}"),
+                        query("max by (role) (postroad_queue_announced_nodes{NODE})", "{{role}} nodes"),
+                        query("max by (scope) (postroad_queue_suspensions{NODE})", "suspended: {{scope}}"),
                     ],
                     runbook: reading("queue-and-raft"),
                     moved_by: Moved::Down(Fault::OutboundKilled),
