@@ -10,37 +10,30 @@ import os
 import random
 import re
 import smtplib
+import socket
 import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from email.message import EmailMessage
 from pathlib import Path
+
+import yaml
 
 from chart import merged, named, render
 from kubelet import Kubelet, Pod, wait_for
 from kubernetes import Api, Authority
 from network import Network, Proxy, Receiver
+from page import Page
 
-NAME, NAMESPACE = "mail", "post"
-HOSTNAME = "mail.sender.example"
-PASSWORD = "correct horse battery"
-
-POLICY = {
-    "sources": [{"name": "out", "helo": "out.sender.example"}],
-    "pools": [{"name": "default", "sources": [{"source": "out"}]}],
-    "tenants": [{"name": "acme", "pool": "default"}],
-}
-CREDENTIALS = f"""
-credentials: [{{name: app, tenant: acme, login: app, password: {PASSWORD}}}]
-"""
-
-VALUES = {
-    "ingress": {"hostname": HOSTNAME, "tls": {"secret": "mail-tls"}, "preStopSeconds": 1},
-    "policy": {"inline": POLICY, "secrets": ["logins"]},
-    "test": {"to": "you@receiver.example", "from": "me@sender.example", "credentialsSecret": "app", "caSecret": "mail-ca"},
-}
+# As the page helm/postroad/README.md has them.
+NAME, NAMESPACE = "postroad", "mail"
+PAGE = Page()
+VALUES = merged(PAGE.values(), {"ingress": {"preStopSeconds": 1}, "test": {"caSecret": "mail-ca"}})
+HOSTNAME = VALUES["ingress"]["hostname"]
+[LOGIN] = yaml.safe_load(PAGE.file("logins.yaml"))["credentials"]
 
 
 class Cluster:
@@ -176,10 +169,29 @@ class Scenario:
         certificate, key = self.ca.issue(HOSTNAME)
         api = self.cluster.api
         api.apply({"kind": "ConfigMap", "metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": api.authority.certificate}})
-        api.apply(secret("mail-tls", tls_crt=certificate, tls_key=key))
+        api.apply(secret(VALUES["ingress"]["tls"]["secret"], tls_crt=certificate, tls_key=key))
         api.apply(secret("mail-ca", ca_crt=self.ca.certificate))
-        api.apply(secret("app", login="app", password=PASSWORD + "\n"))
-        api.apply(secret("logins", policy_yaml=CREDENTIALS))
+        for command in PAGE.install():
+            self.kubectl(command, install=False)
+
+    def kubectl(self, command, install=True):
+        """Does what a command of the page does; those of `helm install` are done by the steps."""
+        words = [word for word in command if word not in ("-n", NAMESPACE, "-i")]
+        if words[:4] == ["kubectl", "create", "secret", "generic"]:
+            data = {}
+            for flag in words[5:]:
+                kind, key, value = flag.split("=", 2)
+                data[key.replace(".", "_")] = {"--from-literal": lambda v: v, "--from-file": PAGE.file}[kind](value)
+            self.cluster.api.apply(secret(words[4], **data))
+        elif words[:2] == ["kubectl", "exec"]:
+            target, rest = words[2], words[3:]
+            inner = rest[rest.index("--") + 1 :]
+            assert inner[0] == "postroad", inner
+            pod = self.cluster.role(target.removeprefix(f"deploy/{NAME}-"))[0] if target.startswith("deploy/") else self.cluster.pods[target]
+            container = rest[rest.index("-c") + 1] if "-c" in rest else pod.spec["containers"][0]["name"]
+            return pod.execute(container, *inner[1:])
+        else:
+            assert words == ["kubectl", "create", "namespace"] or words[:2] == ["helm", "install"] and not install, words
 
     def stop(self):
         for pod in self.cluster.pods.values():
@@ -196,6 +208,7 @@ class Scenario:
         for role in ("ingress", "outbound", "control"):
             cluster.until_ready(cluster.role(role))
         assert cluster.api.refused == []
+        assert [pod.name for pod in cluster.pods.values() if pod.restarts] == []
         assert cluster.api.get("ConfigMap", f"{NAME}-formed")["data"]["queue-nodes"] == "3"
 
     def the_authority_is_created_once(self):
@@ -212,38 +225,45 @@ class Scenario:
         assert re.search(r": delivered after 1 attempts?: .*taken", pod.log("send")), pod.log("send")
         assert len(self.receiver.messages) == before + 1
 
-    def a_client_sends_through_the_port_of_the_service(self, subject="hello"):
+    def send(self, subject, port=587):
+        """Sends a message as a client does: by name, with TLS that it verifies, and a login."""
         address = self.cluster.services[NAME]
         context = ssl.create_default_context(cadata=self.ca.certificate)
         message = EmailMessage()
-        message["From"], message["To"], message["Subject"] = "me@sender.example", "you@receiver.example", subject
+        message["From"], message["To"], message["Subject"] = VALUES["test"]["from"], VALUES["test"]["to"], subject
         message.set_content("hello")
-        for port, implicit in ((587, False), (465, True)):
-            message.replace_header("Subject", f"{subject} {port}")
-            kind = smtplib.SMTP_SSL if implicit else smtplib.SMTP
-            with contextlib.closing(kind(timeout=60, **({"context": context} if implicit else {}))) as client:
-                # The name of the certificate, at the address of the Service.
-                client._host = HOSTNAME
-                if implicit:
-                    client._get_socket = lambda host, port, timeout: tls(context, address, port, timeout)
-                client.connect(address, port)
-                if not implicit:
-                    client.starttls(context=context)
-                client.login("app", PASSWORD)
-                client.send_message(message)
-                client.quit()
-            wait_for("the receiver has it", lambda: any(f"Subject: {subject} {port}" in text for _, text in self.receiver.messages))
+        client = smtplib.SMTP_SSL(context=context, timeout=60) if port == 465 else smtplib.SMTP(timeout=60)
+        with contextlib.closing(client):
+            # The name of the certificate, at the address of the Service.
+            client._host = HOSTNAME
+            if port == 465:
+                client._get_socket = lambda _host, _port, _timeout: context.wrap_socket(
+                    socket.create_connection((address, port), 60), server_hostname=HOSTNAME)
+            client.connect(address, port)
+            if port == 587:
+                client.starttls(context=context)
+            client.login(LOGIN["login"], LOGIN["password"])
+            client.send_message(message)
+
+    def copies(self, subject):
+        """How many copies of a message the receiver has."""
+        return sum(f"Subject: {subject}\r\n" in text for _, text in list(self.receiver.messages))
+
+    def a_client_sends_through_the_port_of_the_service(self, subject="hello"):
+        for port in (587, 465):
+            self.send(f"{subject} {port}", port)
+            wait_for("the receiver has it", lambda: self.copies(f"{subject} {port}"))
 
     def an_operator_works_in_the_operator_pod(self):
         [pod] = self.cluster.role("operator")
         wait_for("it runs", lambda: pod.running == "operator")
-        code, output = pod.execute("operator", "get", "tenants")
-        assert code == 0 and "acme" in output, output
+        code, output = self.kubectl(PAGE.command("-- postroad get"))
+        assert code == 0 and "name: acme" in output, output
 
-    def pods_restart_one_by_one_and_the_cluster_goes_on(self):
-        objects, cluster = self.objects, self.cluster
+    def every_pod_restarts_under_load_and_no_message_is_lost(self):
+        cluster, load = self.cluster, Load(self)
         for role in ("queue", "outbound", "control"):
-            item = named(objects, "StatefulSet", f"{NAME}-{role}")
+            item = named(self.objects, "StatefulSet", f"{NAME}-{role}")
             for number in reversed(range(item["spec"]["replicas"])):
                 took = cluster.pods[f"{NAME}-{role}-{number}"].stop()
                 pod = cluster.member(item, number)
@@ -251,19 +271,31 @@ class Scenario:
                 if role == "queue":
                     assert "the data directory is disk" in pod.log("disk"), pod.log("disk")
                 print(f"   {pod.name} stopped in {took:.1f} s")
-        self.a_client_sends_through_the_port_of_the_service("after the restarts")
+        # maxUnavailable 0, maxSurge 1: the new pod first.
+        template = named(self.objects, "Deployment", f"{NAME}-ingress")["spec"]["template"]
+        for number, pod in enumerate(cluster.role("ingress")):
+            cluster.until_ready([cluster.run(f"{NAME}-ingress-new-{number}", template["spec"], template["metadata"]["labels"])])
+            print(f"   {pod.name} stopped in {pod.stop():.1f} s")
+        acknowledged, refused = load.stop()
+        assert acknowledged, refused
+        wait_for("every acknowledged message arrives", lambda: all(self.copies(subject) for subject in acknowledged))
+        extra = sum(self.copies(subject) - 1 for subject in acknowledged)
+        print(f"   {len(acknowledged)} messages acknowledged, all delivered, {extra} extra copies; {len(refused)} not accepted: {sorted(set(refused))}")
+        # A node that is asked to stop finishes what it sends.
+        assert extra == 0
 
     def a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command(self):
         cluster, name = self.cluster, f"{NAME}-queue-1"
         cluster.pods[name].stop()
         subprocess.run(["rm", "-rf", cluster.kubelet.claims / f"data-{name}"], check=True)
         pod = cluster.member(named(self.objects, "StatefulSet", f"{NAME}-queue"), 1)
-        command = f"kubectl exec {name} -c disk -- postroad cluster rejoin"
-        wait_for("it says what to do", lambda: command in pod.log("disk"))
+        command = PAGE.command("postroad cluster rejoin")
+        said = " ".join(word for word in command if word not in ("-n", NAMESPACE))
+        wait_for("it says what to do", lambda: said in pod.log("disk"))
         assert "queue node 11 waits: the cluster formed at" in pod.log("disk")
         # Mail flows meanwhile.
         self.a_client_sends_through_the_port_of_the_service("with two queue nodes")
-        code, output = pod.execute("disk", "cluster", "rejoin")
+        code, output = self.kubectl(command)
         assert code == 0, output
         cluster.until_ready([pod])
         wait_for("it is a voter again", lambda: "joined: this node is a voter" in pod.log("queue"))
@@ -281,10 +313,31 @@ class Scenario:
             assert not (cluster.kubelet.claims / f"data-{pod.name}" / "queue").exists()
 
 
-def tls(context, address, port, timeout):
-    import socket
+class Load:
+    """Sends one message after the other until it is stopped; what is not acknowledged is not expected to arrive."""
 
-    return context.wrap_socket(socket.create_connection((address, port), timeout), server_hostname=HOSTNAME)
+    def __init__(self, scenario):
+        self.scenario, self.acknowledged, self.refused = scenario, [], []
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        number = 0
+        while not self.stopping.is_set():
+            number += 1
+            subject = f"load {number}."
+            try:
+                self.scenario.send(subject)
+                self.acknowledged.append(subject)
+            except (smtplib.SMTPException, OSError) as error:
+                self.refused.append(f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".strip())
+                self.stopping.wait(0.5)
+
+    def stop(self):
+        self.stopping.set()
+        self.thread.join()
+        return self.acknowledged, self.refused
 
 
 def figures(cluster):
@@ -300,24 +353,19 @@ def figures(cluster):
 class OnMachines(Scenario):
     """Certificates from cert-manager, mail from the addresses of two machines, and queue pods that die while the cluster forms."""
 
-    SOURCES = {"worker-1": (21, "203.0.113.21"), "worker-2": (22, "203.0.113.22")}
-
     def __init__(self, work, network, receiver):
-        sources = [{"name": host, "address": address, "helo": f"{host}.sender.example", "nodes": [node]}
-                   for host, (node, address) in self.SOURCES.items()]
-        values = merged(VALUES, {
+        self.page = PAGE.egress_values()
+        self.sources = self.page["policy"]["inline"]["sources"]
+        pools = [{"name": "default", "sources": [{"source": source["name"]} for source in self.sources]}]
+        values = merged(merged(VALUES, self.page), {
             "certificates": {"mode": "certManager"},
-            "outbound": {"egress": {"mode": "hostNetwork", "hosts": [{"host": h, "node": n} for h, (n, _) in self.SOURCES.items()]}},
             "networkPolicy": {"hostNetworks": ["10.88.0.0/16"]},
+            "policy": {"inline": {"pools": pools}},
         })
-        values["policy"]["inline"] = {
-            "sources": sources,
-            "pools": [{"name": "default", "sources": [{"source": host} for host in self.SOURCES]}],
-            "tenants": POLICY["tenants"],
-        }
         super().__init__(work, network, receiver, values)
-        for host, (_, address) in self.SOURCES.items():
-            self.cluster.kubelet.machines[host] = network.machine(address)
+        for machine in self.page["outbound"]["egress"]["hosts"]:
+            [source] = [source for source in self.sources if source["nodes"] == [machine["node"]]]
+            self.cluster.kubelet.machines[machine["host"]] = network.machine(source["address"])
         self.issue()
 
     def issue(self):
@@ -354,7 +402,7 @@ class OnMachines(Scenario):
 
     def mail_leaves_from_the_addresses_of_the_machines(self):
         self.receiver.peers.clear()
-        wanted = {address for _, address in self.SOURCES.values()}
+        wanted = {source["address"] for source in self.sources}
         # Which source a message gets is for the queue to choose.
         wait_for("both addresses are used", lambda: self.a_client_sends_through_the_port_of_the_service("x") or self.receiver.peers >= wanted)
         assert self.receiver.peers == wanted, self.receiver.peers
@@ -384,7 +432,7 @@ def main():
             first.a_client_sends_through_the_port_of_the_service,
             first.an_operator_works_in_the_operator_pod,
             lambda: figures(first.cluster),
-            first.pods_restart_one_by_one_and_the_cluster_goes_on,
+            first.every_pod_restarts_under_load_and_no_message_is_lost,
             first.a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command,
             first.nothing_forms_again_when_every_volume_is_lost,
         ))

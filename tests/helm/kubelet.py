@@ -5,6 +5,7 @@ reads them), and changes of a volume while its pod runs.
 """
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -23,6 +24,8 @@ PYTHON = sys.executable
 HERE = Path(__file__).parent
 # Nothing takes this long: a slow machine is waited for.
 PATIENCE = 900
+# A container that ends more often is taken for broken.
+RESTARTS_MAX = 20
 
 
 def wait_for(what, condition, patience=PATIENCE):
@@ -118,7 +121,7 @@ class Pod:
         self.running, self.process, self.container = None, None, None
         self.ready, self.ended, self.failed = False, False, None
         self.started_at, self.ready_after = time.monotonic(), None
-        self.stopping = False
+        self.stopping, self.restarts = False, 0
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -200,7 +203,10 @@ class Pod:
 
     def _main(self):
         """The process id of the container's first process, as this namespace sees it."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        try:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        except FileNotFoundError:
+            return None
         return int(children[0]) if children else None
 
     def _run(self):
@@ -219,10 +225,18 @@ class Pod:
             if self.stopping:
                 return
             [container] = self.spec["containers"]
-            self._start(container)
-            if "readinessProbe" in container:
-                self._probe(container)
-            code = self.process.wait()
+            while True:
+                self._start(container)
+                if "readinessProbe" in container:
+                    self._probe(container)
+                code = self.process.wait()
+                policy = self.spec.get("restartPolicy", "Always")
+                if self.stopping or policy == "Never" or policy == "OnFailure" and code == 0:
+                    break
+                self.restarts += 1
+                if self.restarts > RESTARTS_MAX:
+                    break
+                time.sleep(1)
             if code and not self.stopping:
                 raise RuntimeError(f"{container['name']} ended with {code}: {self.log(container['name'])[-2000:]}")
             self.ended = True
@@ -274,31 +288,37 @@ class Pod:
         return done.returncode, done.stdout + done.stderr
 
     def stop(self):
-        """Stops the pod as kubelet does; returns how many seconds it took."""
+        """Stops the pod as kubelet does; returns how many seconds it took.
+
+        Its grace period is compared with the settings by the chart; here it is not counted, as the machine may be slow.
+        """
         self.stopping = True
         self.ready = False
         began = time.monotonic()
         [container] = self.spec["containers"]
         if self.running == container["name"]:
             time.sleep(container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0))
-        grace = self.spec.get("terminationGracePeriodSeconds", 30)
-        if self.process.poll() is None:
-            if (pid := self._main()) is not None:
-                os.kill(pid, signal.SIGTERM)
-            try:
-                self.process.wait(grace - (time.monotonic() - began))
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                raise RuntimeError(f"{self.name} did not stop within {grace} s: {self.log(self.running)[-2000:]}") from None
-        self.thread.join()
+        self._signal(signal.SIGTERM)
+        self.thread.join(PATIENCE)
+        if self.thread.is_alive():
+            raise RuntimeError(f"{self.name} does not stop: {self.log(self.running)[-2000:]}")
         if not self.spec.get("hostNetwork"):
             self.kubelet.network.remove(self.space)
         return time.monotonic() - began
 
+    def _signal(self, number):
+        """Sends a signal to the first process of the container that runs."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        if (pid := self._main()) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def kill(self):
         """What a machine that loses its power does to the pod: nothing in it ends in order."""
         self.stopping, self.ready = True, False
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-        self.thread.join()
+        # It may be about to start its next container.
+        while self.thread.is_alive():
+            self._signal(signal.SIGKILL)
+            self.thread.join(0.1)
         self.kubelet.network.remove(self.space)

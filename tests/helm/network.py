@@ -44,7 +44,7 @@ class Names(dnslib.server.BaseResolver):
         elif name == "mx.receiver.example":
             if kind == "A":
                 reply.add_answer(dnslib.RR(request.q.qname, dnslib.QTYPE.A, rdata=dnslib.A(RECEIVER), ttl=60))
-        elif name.endswith(".example") and name.count(".") == 1:
+        elif name.count(".") == 1:
             if kind == "MX":
                 reply.add_answer(dnslib.RR(request.q.qname, dnslib.QTYPE.MX, rdata=dnslib.MX("mx.receiver.example"), ttl=60))
         else:

@@ -129,6 +129,23 @@ class Chart(unittest.TestCase):
         _, notes = render(merged(LEAST, WORK["addresses of machines"]))
         self.assertIn("nodes: [22]", notes)
 
+    def test_scrapes_set_the_labels_that_dashboards_and_rules_need(self):
+        for case, kind, endpoints in (("monitoring by pods", "PodMonitor", "podMetricsEndpoints"),
+                                      ("monitoring by a Service", "ServiceMonitor", "endpoints")):
+            objects, _ = render(merged(LEAST, WORK[case]))
+            monitor = named(objects, kind, "mail")["spec"]
+            self.assertEqual(monitor["jobLabel"], "app.kubernetes.io/name")
+            [endpoint] = monitor[endpoints]
+            self.assertEqual([r["targetLabel"] for r in endpoint["relabelings"]], ["cluster", "namespace", "node"])
+
+    def test_dashboards_and_rules_arrive_as_they_are_in_the_chart(self):
+        objects, _ = render(merged(LEAST, WORK["monitoring by pods"]))
+        for file in sorted(CHART.glob("dashboards/*.json")):
+            data = named(objects, "ConfigMap", f"mail-dashboard-{file.stem}")["data"]
+            self.assertEqual(json.loads(data[file.name]), json.loads(file.read_text()), file.name)
+        for file in sorted(CHART.glob("rules/*.yaml")):
+            self.assertEqual(named(objects, "PrometheusRule", f"mail-{file.stem}")["spec"], yaml.safe_load(file.read_text()))
+
     def test_every_value_is_in_the_schema_and_the_readme(self):
         page = CHART / "README.md"
         text = page.read_text()

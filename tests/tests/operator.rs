@@ -86,12 +86,12 @@ async fn a_context_names_the_cluster_of_commands_that_name_none() {
     run(&["context", "add", "here", "--server", &server], 0).await;
     run(&["context", "add", "there", "--server", &nobody], 0).await;
     assert!(run(&["context", "add", "there", "--server", &server], 1).await.contains("--replace"));
-    assert!(run(&["get", "tenants"], 0).await.contains("name: demo"));
+    assert!(run(&["get", "tenants"], 0).await.contains("demo"));
     let unreachable = run(&["get", "tenants", "--context", "there"], 4).await;
     assert!(unreachable.contains(&format!("`{nobody}` (context `there`)")), "{unreachable}");
     assert!(run(&["get", "--context", "nowhere"], 1).await.contains("there are: here, there"));
     run(&["context", "use", "there"], 0).await;
-    assert!(run(&["get", "--server", &server], 0).await.contains("name: demo"));
+    assert!(run(&["get", "--server", &server], 0).await.contains("demo"));
     let list = run(&["context", "list", "-o", "json"], 0).await;
     assert!(list.contains("\"name\": \"there\",\n      \"current\": true"), "{list}");
     run(&["context", "remove", "there"], 0).await;

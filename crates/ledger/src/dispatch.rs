@@ -366,7 +366,10 @@ impl Dispatcher {
             };
             match grant {
                 Some(grant) => work.assigns.push(self.propose(next, grant, site)),
-                None => self.push_ready(ledger, key),
+                None => {
+                    self.keep_retry(key);
+                    self.push_ready(ledger, key);
+                }
             }
         }
     }
@@ -386,7 +389,7 @@ impl Dispatcher {
                 return false;
             }
             let Some(queue) = self.ready.get_mut(id) else { return true };
-            let Some(next) = queue.pop(ledger, id, &self.proposed) else { return true };
+            let Some(next) = queue.pop(ledger, now, id, &self.proposed) else { return true };
             if next.expires_at <= now {
                 work.expired.push(next.delivery);
                 continue;
@@ -398,8 +401,11 @@ impl Dispatcher {
     }
 
     fn has_room(&self, ledger: &Ledger, id: &QueueId) -> bool {
+        if self.suspended.queue(id.0, &id.1).is_some() {
+            return false;
+        }
         let members = self.pools.get(&id.0).map_or(&[][..], |pool| &pool.members);
-        members.iter().any(|member| self.room(ledger, id.0, member.source, &id.1, 0) > 0)
+        members.iter().any(|member| self.room(ledger, member.source, &id.1, 0) > 0)
     }
 
     fn propose(&mut self, next: Next, grant: SourceGrant, site: Arc<str>) -> (Assign, Reservation) {
@@ -418,9 +424,12 @@ impl Dispatcher {
         site: &Arc<str>,
         window_min: u32,
     ) -> Option<SourceGrant> {
+        if self.suspended.queue(pool, site).is_some() {
+            return None;
+        }
         let members = self.pools.get(&pool)?.members.iter().map(|member| member.source);
         let with_room: Vec<bool> =
-            members.map(|source| self.room(ledger, pool, source, site, window_min) > 0).collect();
+            members.map(|source| self.room(ledger, source, site, window_min) > 0).collect();
         let pool = self.pools.get_mut(&pool)?;
         let mut candidates: Vec<&mut Member> = pool
             .members
@@ -438,10 +447,10 @@ impl Dispatcher {
         self.sources.get(&best.source).map(|source| source.grant)
     }
 
-    fn room(&self, ledger: &Ledger, pool: PoolId, source: SourceId, site: &Arc<str>, window_min: u32) -> u32 {
+    /// Returns how many more deliveries a lane may be assigned, if its queue is not suspended.
+    fn room(&self, ledger: &Ledger, source: SourceId, site: &Arc<str>, window_min: u32) -> u32 {
         let Some(Source { grant, windows: Some(windows), .. }) = self.sources.get(&source) else { return 0 };
-        let suspended = self.suspended.queue(pool, site);
-        if suspended.or_else(|| self.suspended.lane(source, Some(grant.node), site)).is_some() {
+        if self.suspended.lane(source, Some(grant.node), site).is_some() {
             return 0;
         }
         let window = windows.sites.get(&**site).copied().unwrap_or(windows.default).max(window_min);
@@ -507,6 +516,18 @@ impl ReadyQueue {
         self.len += 1;
     }
 
+    /// Adds deliveries behind those of the tenant that wait here.
+    fn append(&mut self, tenant: TenantId, mut keys: VecDeque<Key>) {
+        self.len += keys.len();
+        match self.tenants.entry(tenant) {
+            Entry::Occupied(share) => share.into_mut().keys.append(&mut keys),
+            Entry::Vacant(new) => {
+                self.turns.push_back(tenant);
+                new.insert(Share { keys, deficit: 0 });
+            }
+        }
+    }
+
     /// Removes a tenant's share, with its turn.
     fn remove(&mut self, tenant: TenantId) -> Option<Share> {
         let share = self.tenants.remove(&tenant)?;
@@ -515,8 +536,15 @@ impl ReadyQueue {
         Some(share)
     }
 
-    /// Takes the next delivery in turn; drops those that are no longer waiting in this queue.
-    fn pop(&mut self, ledger: &Ledger, id: &QueueId, proposed: &BTreeSet<Key>) -> Option<Next> {
+    /// Takes the next delivery in turn; drops those that no longer wait in this queue, and those that wait for a later time:
+    /// they have been tried since they came here.
+    fn pop(
+        &mut self,
+        ledger: &Ledger,
+        now: Timestamp,
+        id: &QueueId,
+        proposed: &BTreeSet<Key>,
+    ) -> Option<Next> {
         while let Some(tenant) = self.turns.front().copied() {
             let share = self.tenants.get_mut(&tenant).expect("every tenant with a turn has a share");
             let Some(key) = share.keys.front().copied() else {
@@ -526,7 +554,8 @@ impl ReadyQueue {
             };
             let current = queued(ledger, key).filter(|(message, recipient)| {
                 let here = recipient.pool == id.0 && **ledger.sites.name(recipient.site) == *id.1;
-                here && message.tenant == tenant && !proposed.contains(&key)
+                let is_due = matches!(recipient.state, State::Queued { due } if due <= now.max(ledger.now()));
+                here && is_due && message.tenant == tenant && !proposed.contains(&key)
             });
             if let Some((message, _)) = current
                 && u64::from(message.size) > share.deficit

@@ -623,7 +623,6 @@ impl Ledger {
         self.recipient(key).map(|_| key)
     }
 
-    /// Returns how many deliveries to a site are assigned to a source.
     /// Returns how many deliveries of a lane are assigned and not yet reported.
     #[must_use]
     pub fn outstanding(&self, source: SourceId, site: &str) -> u32 {

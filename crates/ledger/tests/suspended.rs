@@ -5,11 +5,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use postroad_core::{
-    Address, Epoch, GroupId, MessageId, NodeId, PoolId, Scope, SourceId, TenantId, Timestamp,
+    Address, AttemptNumber, DeliveryId, Epoch, GroupId, MessageId, NodeId, Outcome, OutcomeKind, PoolId,
+    Scope, SourceId, TenantId, Timestamp,
 };
 use postroad_ledger::{
     Dispatcher, Ledger, Limits,
-    command::{Accept, Command, Content, NewRecipient, SourceGrant},
+    command::{Accept, AttemptId, Command, Content, NewRecipient, NextTry, Report, SourceGrant},
     dispatch::{WaitReason, Waiting, Weighted, Windows},
     lanes::{LanePause, LaneReport, LaneReports, RateState},
 };
@@ -81,7 +82,7 @@ impl Leader {
     }
 
     fn suspend(&mut self, scopes: &[Scope]) {
-        self.dispatcher.set_suspended(scopes.iter().cloned().collect());
+        self.dispatcher.set_suspended(&self.ledger, scopes.iter().cloned().collect());
     }
 
     /// Assigns all that may be assigned; returns the messages, with their sources.
@@ -99,6 +100,17 @@ impl Leader {
                 self.dispatcher.release_reservation(&self.ledger, reservation, false);
             }
         }
+    }
+
+    /// The receiver of a message asks for a later attempt.
+    fn defer(&mut self, (message, source): (MessageId, u32)) {
+        let delivery = DeliveryId { message, recipient: 0 };
+        let id = AttemptId { delivery, attempt: AttemptNumber(1), epoch: grant(source).epoch };
+        let outcome = Outcome::new(OutcomeKind::Soft, None, 450, "4.2.0 later");
+        let report =
+            Report { id, outcome, remote: "".into(), tls: "".into(), started_at: NOW, ended_at: NOW };
+        let next_try = NextTry { at: Timestamp::from_millis(NOW.as_millis() + 300_000), copies_max: 4 };
+        self.apply(Command::Report(Box::new(report), next_try));
     }
 
     fn why(&self, lanes: &LaneReports, tenant: u32, site: &str, due: Timestamp) -> WaitReason {
@@ -193,11 +205,47 @@ fn a_tenant_that_is_suspended_while_its_mail_waits_loses_none_and_delays_no_othe
     leader.apply(Command::Cancel(first[1]));
     assert_eq!(leader.dispatch(), []);
     leader.suspend(&[]);
-    let mut sent: Vec<MessageId> = leader.dispatch().into_iter().map(|(id, _)| id).collect();
-    sent.dedup();
+    let sent: Vec<MessageId> = leader.dispatch().into_iter().map(|(id, _)| id).collect();
     let mut expected = [&first[..1], &first[2..], &[late]].concat();
     expected.sort_unstable();
     assert_eq!(sent, expected);
+}
+
+#[test]
+fn a_retry_of_suspended_mail_goes_first_once_it_is_resumed() {
+    let scopes =
+        [Scope::Tenant(TenantId(1)), Scope::Pool(POOL), site("a"), lane(1, "a"), Scope::Node(NodeId(1))];
+    for scope in scopes {
+        let mut leader = Leader::new();
+        leader.dispatcher.set_windows(grant(2), Windows::default());
+        leader.dispatcher.clear_windows_of(NodeId(2));
+        leader.suspend(std::slice::from_ref(&scope));
+        let id = leader.accept(1, "a");
+        leader.apply(Command::Retry(id));
+        assert_eq!(leader.dispatch(), [], "{scope:?}");
+        // The lane is paused meanwhile: only a retry passes.
+        leader.dispatcher.set_windows(grant(1), Windows::default());
+        leader.accept(1, "a");
+        leader.suspend(&[]);
+        assert_eq!(leader.dispatch(), [(id, 1)], "{scope:?}");
+    }
+}
+
+#[test]
+fn a_delivery_that_was_tried_while_an_older_entry_of_it_waited_keeps_its_distance() {
+    let mut leader = Leader::new();
+    leader.suspend(&[Scope::Tenant(TenantId(1))]);
+    let id = leader.accept(1, "a");
+    leader.dispatch();
+    // It waits twice now: with its tenant, and as a retry.
+    leader.apply(Command::Retry(id));
+    leader.dispatch();
+    leader.suspend(&[]);
+    let sent = leader.dispatch();
+    assert_eq!(sent.len(), 1);
+    leader.defer(sent[0]);
+    assert_eq!(leader.dispatch(), [], "it is not due yet");
+    assert_eq!(leader.dispatcher.ready_count(), 0);
 }
 
 #[test]
@@ -253,7 +301,17 @@ fn every_reason_for_waiting_is_named_and_the_nearest_source_decides() {
     let expected = WaitReason::LanePaused { until: later, source, reason: "421 busy".into() };
     assert_eq!(note(paused), expected);
     assert_eq!(note(LaneReport { pause: pause(NOW), ..report.clone() }), WaitReason::WindowFull { source });
+    // Of two lanes that wait, the one that is free first decides; one with a rate of 0 comes last.
+    let soon = Timestamp::from_millis(NOW.as_millis() + 10_000);
+    leader.dispatcher.set_windows(grant(2), closed());
+    lanes.note(NodeId(1), source, "a".into(), Some(LaneReport { pause: pause(soon), ..report.clone() }));
+    for rate in [RateState::Never, RateState::From(later)] {
+        lanes.note(NodeId(2), SourceId(2), "a".into(), Some(LaneReport { rate, ..report.clone() }));
+        let why = leader.why(&lanes, 1, "a", NOW);
+        assert!(matches!(why, WaitReason::LanePaused { until, .. } if until == soon), "{why:?}");
+    }
     leader.dispatcher.clear_windows_of(NodeId(1));
+    leader.dispatcher.clear_windows_of(NodeId(2));
     assert_eq!(leader.why(&lanes, 1, "a", NOW), WaitReason::NotConnected);
     let suspended = |leader: &mut Leader, scopes: &[Scope]| {
         leader.suspend(scopes);
@@ -261,7 +319,12 @@ fn every_reason_for_waiting_is_named_and_the_nearest_source_decides() {
     };
     let both = [Scope::Source(SourceId(1)), lane(2, "a")];
     assert_eq!(suspended(&mut leader, &both[..1]), WaitReason::NotConnected, "the other one is nearer");
-    assert_eq!(suspended(&mut leader, &both), WaitReason::Suspended(both[1].clone()));
+    assert_eq!(suspended(&mut leader, &both), WaitReason::Suspended(both[0].clone()));
+    assert_eq!(
+        leader.why(&lanes, 1, "a", later),
+        WaitReason::Suspended(both[0].clone()),
+        "it is not sent then"
+    );
     for scope in [site("a"), Scope::Tenant(TenantId(1)), Scope::Pool(POOL)] {
         assert_eq!(
             suspended(&mut leader, std::slice::from_ref(&scope)),

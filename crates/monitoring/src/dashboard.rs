@@ -153,6 +153,8 @@ pub enum Fault {
     BadClients,
     /// A follower is killed.
     FollowerKilled,
+    /// A node is killed and started, again and again.
+    NodeRestarts,
     /// A follower hangs.
     FollowerHangs,
     /// The leader of a group is killed.
@@ -185,6 +187,7 @@ impl Fault {
             Self::DnsFails => "dns_fails",
             Self::BadClients => "bad_clients",
             Self::FollowerKilled => "follower_killed",
+            Self::NodeRestarts => "node_restarts",
             Self::FollowerHangs => "follower_hangs",
             Self::LeaderKilled => "leader_killed",
             Self::MajorityKilled => "majority_killed",

@@ -441,7 +441,13 @@ impl Lane {
         self.take(self.jobs.len())
     }
 
-    /// Suspends the lane, or resumes it; returns the jobs to give back. Attempts under way finish.
+    /// Returns true while an operator has suspended it.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// Suspends the lane, or resumes it; returns the jobs to give back. Transactions under way finish.
     pub fn set_suspended(&mut self, suspended: bool) -> Vec<Job> {
         self.suspended = suspended;
         if suspended { self.take(self.jobs.len()) } else { Vec::new() }

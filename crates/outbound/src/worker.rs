@@ -28,6 +28,7 @@ use crate::{
     permit::{source_lost, while_permitted},
     plan::Target,
     result::{self, EndOfConnection, Reading},
+    suspension::stops_job,
 };
 
 mod connection;
@@ -197,6 +198,12 @@ impl Worker {
         self.try_targets(attempt, &targets, &content, attempt_context, tried).await;
     }
 
+    /// Returns true when an operator has suspended what the attempt belongs to. A connection or a transaction may begin long
+    /// after the lane gave the job out: a receiver may be slow to greet, and a message may have many recipients.
+    fn is_suspended(&self, attempt: &Attempt) -> bool {
+        self.handle.with(|lane| lane.is_suspended()) || stops_job(&self.context.view(), &attempt.job)
+    }
+
     /// Returns the content; `None` when it cannot be fetched.
     async fn content(&self, attempt: &mut Attempt, attempt_context: &AttemptContext) -> Option<Content> {
         if let Some(content) = attempt.job.content.take() {
@@ -281,6 +288,10 @@ impl Worker {
     ) -> bool {
         let lease = self.context.lease.clone();
         loop {
+            if self.is_suspended(attempt) {
+                attempt.give_back();
+                return true;
+            }
             let opened = self.open(target, attempt_context);
             match while_permitted(&lease, &attempt_context.abort, opened).await {
                 None => {
@@ -319,7 +330,7 @@ impl Worker {
         attempt_context: &AttemptContext,
     ) -> TransactionEnd {
         loop {
-            let Some(open) = &mut self.open else { return TransactionEnd::Done };
+            let Some(open) = &self.open else { return TransactionEnd::Done };
             let Capabilities { eight_bit_mime, smtputf8, .. } = open.connection.capabilities();
             let offered = Offered { eight_bit_mime, smtputf8 };
             let finishing = self.context.conversions.finish(content, offered, attempt.finished.take());
@@ -331,6 +342,11 @@ impl Worker {
                 self.close_connection().await;
                 return TransactionEnd::Done;
             };
+            if self.is_suspended(attempt) {
+                attempt.give_back();
+                return TransactionEnd::Done;
+            }
+            let Some(open) = &mut self.open else { return TransactionEnd::Done };
             let transaction = attempt.transaction(&finished);
             attempt.finished = Some(finished);
             let until = source_lost(&self.context.lease, &attempt_context.abort);

@@ -11,13 +11,15 @@ use std::{
 use postroad_core::{NodeId, PoolId, Scope, SourceId, TenantId};
 
 use super::{Dispatcher, QueueId, Share};
-use crate::command::Key;
+use crate::{Ledger, command::Key};
 
 /// The scopes that are suspended, and the due deliveries of suspended tenants.
 #[derive(Debug, Default)]
 pub(super) struct Suspended {
     scopes: BTreeSet<Scope>,
     parked: BTreeMap<TenantId, BTreeMap<QueueId, VecDeque<Key>>>,
+    /// Deliveries that a person asked to be retried: they wait in their queue too, and go first once they are resumed.
+    retries: VecDeque<Key>,
 }
 
 impl Suspended {
@@ -56,15 +58,17 @@ impl Suspended {
 }
 
 impl Dispatcher {
-    /// Sets what is suspended. Takes time by the number of queues, however many deliveries wait in them.
-    pub fn set_suspended(&mut self, scopes: BTreeSet<Scope>) {
+    /// Sets what is suspended. Takes time by the number of queues, and by the deliveries that a person asked to be retried.
+    pub fn set_suspended(&mut self, ledger: &Ledger, scopes: BTreeSet<Scope>) {
         if scopes == self.suspended.scopes {
             return;
         }
-        self.suspended.scopes = scopes;
+        let before = std::mem::replace(&mut self.suspended.scopes, scopes);
         self.resume_tenants();
-        self.park_tenants();
+        let new = self.suspended.scopes.difference(&before).filter_map(tenant_of).collect();
+        self.park_tenants(&new);
         self.wake_all();
+        self.resume_retries(ledger);
     }
 
     fn resume_tenants(&mut self) {
@@ -72,24 +76,39 @@ impl Dispatcher {
         let resumed: Vec<TenantId> = self.suspended.parked.keys().copied().filter(is_resumed).collect();
         for tenant in resumed {
             for (queue, keys) in self.suspended.parked.remove(&tenant).unwrap_or_default() {
-                let queue = self.ready.entry(queue).or_default();
-                keys.into_iter().for_each(|key| queue.push(tenant, key));
+                self.ready.entry(queue).or_default().append(tenant, keys);
             }
         }
     }
 
-    fn park_tenants(&mut self) {
-        let tenants: Vec<TenantId> = self.suspended.scopes.iter().filter_map(tenant_of).collect();
-        for tenant in tenants {
-            for (id, queue) in &mut self.ready {
-                if let Some(Share { keys, .. }) = queue.remove(tenant).filter(|share| !share.keys.is_empty())
-                {
-                    self.suspended.parked.entry(tenant).or_default().insert(id.clone(), keys);
-                }
+    fn park_tenants(&mut self, tenants: &BTreeSet<TenantId>) {
+        if tenants.is_empty() {
+            return;
+        }
+        for (id, queue) in &mut self.ready {
+            let parked: Vec<TenantId> =
+                queue.tenants.keys().copied().filter(|tenant| tenants.contains(tenant)).collect();
+            for tenant in parked {
+                let Some(Share { keys, .. }) = queue.remove(tenant) else { continue };
+                self.suspended.parked.entry(tenant).or_default().insert(id.clone(), keys);
             }
         }
         // A queue in the round is removed at its turn.
         self.ready.retain(|_, queue| queue.len > 0 || queue.in_round);
+    }
+
+    /// Keeps a delivery that a person asked to be retried, where what is suspended may be in its way.
+    pub(super) fn keep_retry(&mut self, key: Key) {
+        if !self.suspended.scopes.is_empty() {
+            self.suspended.retries.push_back(key);
+        }
+    }
+
+    /// Tries the kept retries again: those that are still suspended are kept again.
+    fn resume_retries(&mut self, ledger: &Ledger) {
+        for key in std::mem::take(&mut self.suspended.retries) {
+            self.make_ready(ledger, key);
+        }
     }
 }
 

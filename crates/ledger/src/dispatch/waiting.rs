@@ -83,6 +83,24 @@ impl WaitReason {
     }
 }
 
+impl WaitReason {
+    /// Orders the reasons of a pool's lanes: the one that is nearest to sending has the least.
+    fn nearness(&self) -> (u8, Timestamp) {
+        match self {
+            Self::Next => (0, Timestamp::ZERO),
+            Self::WindowFull { .. } => (1, Timestamp::ZERO),
+            Self::RateUsedUp { until: Some(until), .. } | Self::LanePaused { until, .. } => (2, *until),
+            Self::RateUsedUp { until: None, .. } => (3, Timestamp::ZERO),
+            Self::NotConnected => (4, Timestamp::ZERO),
+            Self::NoOwner => (5, Timestamp::ZERO),
+            Self::NoSource => (6, Timestamp::ZERO),
+            Self::Suspended(_) => (7, Timestamp::ZERO),
+            Self::NotDue(due) => (8, *due),
+            Self::Held => (9, Timestamp::ZERO),
+        }
+    }
+}
+
 /// Queued or deferred deliveries that wait for the same thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting<'a> {
@@ -112,12 +130,23 @@ impl Dispatcher {
         if let Some(scope) = self.suspended.tenant(tenant).or_else(|| self.suspended.queue(pool, site)) {
             return WaitReason::Suspended(scope);
         }
+        let members = self.pools.get(&pool).map_or(&[][..], |pool| &pool.members);
+        let mut suspended = members.iter().map(|member| self.suspended_lane(member.source, site));
+        if let Some(Some(scope)) = suspended.next()
+            && suspended.all(|scope| scope.is_some())
+        {
+            return WaitReason::Suspended(scope);
+        }
         if due > now {
             return WaitReason::NotDue(due);
         }
-        let members = self.pools.get(&pool).map_or(&[][..], |pool| &pool.members);
         let reasons = members.iter().map(|member| self.why_lane(ledger, lanes, now, member.source, waiting));
-        reasons.min().unwrap_or(WaitReason::NoSource)
+        reasons.min_by_key(WaitReason::nearness).unwrap_or(WaitReason::NoSource)
+    }
+
+    fn suspended_lane(&self, source: SourceId, site: &Arc<str>) -> Option<Scope> {
+        let owner = self.sources.get(&source).map(|owned| owned.grant.node);
+        self.suspended.lane(source, owner, site)
     }
 
     fn why_lane(
@@ -126,17 +155,16 @@ impl Dispatcher {
         lanes: &LaneReports,
         now: Timestamp,
         source: SourceId,
-        Waiting { pool, site, .. }: Waiting<'_>,
+        Waiting { site, .. }: Waiting<'_>,
     ) -> WaitReason {
-        let owned = self.sources.get(&source);
-        if let Some(scope) = self.suspended.lane(source, owned.map(|owned| owned.grant.node), site) {
+        if let Some(scope) = self.suspended_lane(source, site) {
             return WaitReason::Suspended(scope);
         }
-        let Some(owned) = owned else { return WaitReason::NoOwner };
+        let Some(owned) = self.sources.get(&source) else { return WaitReason::NoOwner };
         if owned.windows.is_none() {
             return WaitReason::NotConnected;
         }
-        if self.room(ledger, pool, source, site, 0) > 0 {
+        if self.room(ledger, source, site, 0) > 0 {
             return WaitReason::Next;
         }
         let Some(lane) = lanes.get(source, site) else { return WaitReason::WindowFull { source } };

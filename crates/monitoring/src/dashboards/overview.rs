@@ -173,7 +173,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                         "{{node}}",
                     )],
                     runbook: alert("postroadnoderestarts"),
-                    moved_by: Moved::Up(Fault::FollowerKilled),
+                    moved_by: Moved::Up(Fault::NodeRestarts),
                 },
                 Panel {
                     title: "Versions",

@@ -98,11 +98,17 @@ async fn check(scope: ScopeName, closes_window: bool) {
     assign(&node, 4).await;
     given_back(&node, 3).await;
     sink.set_script(Script::default());
+    if !closes_window {
+        let other = assignment(100, SOURCE, node.epoch, SITE, &["a@example.test"]);
+        node.queue.assign(vec![postroad_proto::queue::Assignment { tenant: 2, pool: 2, ..other }]).await;
+        let kind = node.queue.report(100, 0).await.kind;
+        assert_eq!(kind, u32::from(OutcomeKind::Delivered.code()), "{scope}: other mail goes on");
+    }
     resume(&node, &scope);
     node.queue.window(SOURCE.0, SITE, |window| window > 0).await;
     send_again(&node).await;
     node.stop().await;
-    assert_eq!(sink.ledger().count(), 2);
+    assert_eq!(sink.ledger().count(), if closes_window { 2 } else { 3 });
 }
 
 #[tokio::test]
@@ -129,4 +135,24 @@ async fn a_suspended_node_sends_nothing() {
 async fn mail_of_a_suspended_tenant_or_pool_is_returned_and_other_mail_goes_on() {
     check(ScopeName::Tenant("t".into()), false).await;
     check(ScopeName::Pool("p".into()), false).await;
+}
+
+#[tokio::test]
+async fn what_is_suspended_while_its_connection_opens_is_not_sent() {
+    for scope in [ScopeName::Tenant("t".into()), ScopeName::Site(SITE.into())] {
+        let slow = Rule { delay_ms: 2_000, ..Rule::reply(Phase::Connect, "220 sink.test ESMTP") };
+        let sink = sink(Script::default().with_rule(slow)).await;
+        let node = Setup::default().start_routed(&sink).await;
+        put_tenant(&node);
+        assign(&node, 1).await;
+        let connects = |seen: &Seen| {
+            let lane = seen.lanes.get(&(SOURCE.0, SITE.to_owned()))?;
+            (lane.connections == 1 && lane.waiting == 0).then_some(())
+        };
+        node.queue.until("a connection that opens", connects).await;
+        suspend(&node, &scope);
+        given_back(&node, 1).await;
+        node.stop().await;
+        assert_eq!(sink.ledger().count(), 0, "{scope}");
+    }
 }

@@ -1,9 +1,9 @@
 //! Which cluster a command talks to: its flags say, else the environment, else the current context, else `postroad dev`
 //! on this machine.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use postroad_cluster::Endpoints;
 use postroad_core::NodeId;
 use postroad_net::{Expect, Role, Transport};
@@ -97,6 +97,13 @@ impl Target {
     /// Returns channels to the queue nodes, and how a person names them. Connections are opened by the first call.
     pub(super) fn endpoints(&self) -> anyhow::Result<(Endpoints, String)> {
         let Some(config) = &self.config else {
+            if let Some(server) = self.server.iter().find(|server| !is_this_machine(server)) {
+                bail!(
+                    "`{server}` ({}) without a configuration would be asked without encryption, which is done on this machine \
+                     only: name the cluster by `--config` or a context with one",
+                    self.named_by
+                );
+            }
             return Ok((self.channels(&Transport::Plain), self.names(&self.server)));
         };
         let OperatorFile { cluster } = config::load_operator(config)?;
@@ -120,9 +127,29 @@ impl Target {
     }
 }
 
+/// Whether what is sent to a server stays on this machine.
+fn is_this_machine(server: &HostPort) -> bool {
+    let host = server.host().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn nothing_leaves_this_machine_without_encryption() {
+        let refused = |server: &str| {
+            let target = Target::of_servers(vec![server.parse().unwrap()], "`--server`");
+            target.endpoints().err().map(|error| error.to_string())
+        };
+        for server in ["127.0.0.1:1", "localhost:1", "[::1]:1", "[::ffff:127.0.0.2]:1"] {
+            assert_eq!(refused(server), None, "{server}");
+        }
+        for server in ["q1.example:1", "192.0.2.1:1", "localhost.example:1", "[::]:1"] {
+            assert!(refused(server).is_some_and(|error| error.contains(server)), "{server}");
+        }
+    }
 
     const CONTEXTS: &str = "
 current = 'prod'

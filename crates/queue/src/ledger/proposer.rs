@@ -152,7 +152,7 @@ impl Proposer {
 
     fn update_view(&mut self) {
         let view = self.views.borrow_and_update().clone();
-        self.shared.with_leading(|_, leading| leading.update_view(&view));
+        self.shared.with_leading(|ledger, leading| leading.update_view(ledger, &view));
         self.reclaim = true;
     }
 

@@ -137,7 +137,7 @@ impl SharedLedger {
             lanes: LaneReports::default(),
             view: view.clone(),
         };
-        leading.update_view(view);
+        leading.update_view(&state.ledger, view);
         state.leading = Some(leading);
     }
 
@@ -177,7 +177,7 @@ impl SharedLedger {
 
 impl Leading {
     /// Updates pools, owners of sources and suspensions from the directory.
-    pub(crate) fn update_view(&mut self, view: &Arc<View>) {
+    pub(crate) fn update_view(&mut self, ledger: &Ledger, view: &Arc<View>) {
         self.view = view.clone();
         let members =
             |members: &[_]| members.iter().map(|(source, weight)| weighted(*source, *weight)).collect();
@@ -195,7 +195,7 @@ impl Leading {
         let owners: Vec<SourceGrant> = view.sources().filter_map(grant).collect();
         self.dispatcher.set_pools(&pools, &owners);
         let suspended = view.suspensions().map(|suspension| suspension.scope.clone()).collect();
-        self.dispatcher.set_suspended(suspended);
+        self.dispatcher.set_suspended(ledger, suspended);
         // An owner may have sent its windows before this node knew its epoch.
         self.outboxes.reapply_windows(&mut self.dispatcher);
     }
