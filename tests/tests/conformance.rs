@@ -174,7 +174,7 @@ fn all_tests() -> Tests {
         }
     }
     let is_python = |path: &PathBuf| path.extension().is_some_and(|end| end == "py");
-    for path in files_below(&root().join("tests")).into_iter().filter(is_python) {
+    for path in files_in(&root().join("tests")).into_iter().filter(is_python) {
         let text = fs::read_to_string(&path).expect("a file of ours is UTF-8");
         for name in python_tests_in(&text) {
             note(&mut tests, name, &path);
