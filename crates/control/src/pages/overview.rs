@@ -342,12 +342,12 @@ mod tests {
             let totals = Totals::of(groups, summaries.iter());
             assert_eq!((&*totals.count(totals.queued), &*totals.oldest(now)), (queued, oldest));
         };
-        let empty = SummaryResponse::default();
+        let empty = SummaryResponse::default;
         check(2, &[summary(3, 9_000), summary(4, 60_000)], "7", "60 s");
-        check(2, &[summary(3, 9_000), empty], "3", "9 s");
+        check(2, &[summary(3, 9_000), empty()], "3", "9 s");
         check(3, &[summary(3, 9_000), summary(4, 60_000)], "≥ 7", "≥ 60 s");
-        check(2, &[empty], "≥ 0", "–");
-        check(1, &[empty], "0", "–");
+        check(2, &[empty()], "≥ 0", "–");
+        check(1, &[empty()], "0", "–");
         check(2, &[], "–", "–");
     }
 

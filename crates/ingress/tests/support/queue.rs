@@ -133,6 +133,7 @@ impl QueueScript for FakeQueue {
             accepted_at_millis: 1_000,
             expires_at_millis: kept.expires_at_millis,
             deliveries: kept.recipients.iter().map(delivery).collect(),
+            ..Default::default()
         })
     }
 
