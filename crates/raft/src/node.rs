@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use postroad_core::{GroupId, NodeId};
 use postroad_storage::Log;
 use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     checkpoint,
@@ -124,6 +125,7 @@ impl Node {
             voters: voters.into(),
             disk_guard: DiskGuard::new(log.clone()),
             groups,
+            stopping: CancellationToken::new(),
         };
         Self {
             config,
@@ -208,8 +210,9 @@ impl Node {
         }
     }
 
-    /// Ends the node's tasks; groups are shut down by their handles.
+    /// Ends the node's tasks and the streams that leaders send entries on; groups are shut down by their handles.
     pub fn stop(&self) {
+        self.service.stopping.cancel();
         self.tasks.lock().abort_all();
         self.service.groups.write().clear();
     }

@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use postroad_core::GroupId;
 use postroad_proto::raft::{self as pb, raft_service_server, snapshot_part::Part};
 use postroad_storage::{DiskId, Identity, Log, Origin, Room};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
@@ -91,6 +92,8 @@ pub struct Service {
     pub(crate) voters: Arc<[Voter]>,
     pub(crate) disk_guard: DiskGuard,
     pub(crate) groups: Arc<RwLock<HashMap<GroupId, Hosted>>>,
+    /// Ends the streams of leaders, which stay open while they have nothing to send.
+    pub(crate) stopping: CancellationToken,
 }
 
 impl std::fmt::Debug for Service {
@@ -194,6 +197,8 @@ impl raft_service_server::RaftService for Service {
         let requests = request.into_inner().map(|request| request.ok().and_then(|r| wire::to_append(r).ok()));
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);
+        // openraft reads them in a task of its own, which ends with them.
+        let requests = requests.take_until(self.stopping.clone().cancelled_owned());
         Ok(Response::new(peer.append(Box::pin(requests), self.log.clone())))
     }
 

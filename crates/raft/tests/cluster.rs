@@ -16,7 +16,7 @@ use postroad_raft::{
     ProposeError, Purpose, Replication, Voter,
 };
 use postroad_storage::{Disk, DiskId, Fs, Identity, Log, LogConfig, OpenError, Origin, format, sim::SimFs};
-use tokio::{net::TcpListener, task::JoinHandle, time};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Code, Request,
@@ -111,6 +111,7 @@ struct Running {
     node: Node,
     group: Group<Heads>,
     server: JoinHandle<()>,
+    close: oneshot::Sender<()>,
 }
 
 impl Running {
@@ -123,13 +124,27 @@ impl Running {
         let group = node.open_group(GROUP, Heads::default()).await.unwrap();
         let service = node.service();
         let listener = bind(address).await;
+        let (close, closed) = oneshot::channel();
         let server = tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
             let server = Server::builder().add_service(service);
-            // With a shutdown signal that never fires, its connections end when the server is dropped.
-            server.serve_with_incoming_shutdown(incoming, std::future::pending()).await.unwrap();
+            // Its connections end when the server is dropped, or in order by `close`.
+            let closed = async move {
+                if closed.await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            server.serve_with_incoming_shutdown(incoming, closed).await.unwrap();
         });
-        Self { node, group, server }
+        Self { node, group, server, close }
+    }
+
+    /// Stops in order: the server waits until every stream has ended.
+    async fn stop(self) {
+        self.node.stop();
+        self.group.shutdown().await;
+        self.close.send(()).unwrap();
+        time::timeout(Duration::from_secs(60), self.server).await.expect("every stream ends").unwrap();
     }
 
     /// Stops without flushing, as if killed.
@@ -555,4 +570,16 @@ async fn r_25_an_old_copy_of_a_disk_is_detected_and_not_used_again() {
     cluster.votes(restored).await;
     cluster.agree().await;
     assert_eq!(cluster.node(restored).group.state_hash().1, expected.state_hash());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_stops_although_its_leader_has_nothing_to_send() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.commit("entry", 100).await;
+    cluster.agree().await;
+    let leader = cluster.leader().await;
+    for place in (0..3).filter(|place| *place != leader) {
+        cluster.nodes[place].take().unwrap().stop().await;
+    }
+    cluster.kill(leader).await;
 }
