@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 
-from cluster import LOGIN, PASSWORD
+from cluster import HOST, LOGIN, PASSWORD
 
 HEADER = "From: <me@shop.test>\r\nSubject: observed\r\n\r\n"
 
@@ -14,7 +14,7 @@ def send(port, recipients, bytes_of_body=1000):
     """Sends one message; returns false when it was not accepted."""
     body = HEADER + ("x" * 70 + "\r\n") * max(bytes_of_body // 72, 1)
     try:
-        with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+        with smtplib.SMTP(HOST, port, timeout=20) as client:
             client.sendmail("me@shop.test", recipients, body)
         return True
     except (OSError, smtplib.SMTPException):
@@ -38,7 +38,7 @@ class Load:
             self.number += 1
             domain = self.domains[self.number % len(self.domains)]
             try:
-                client = client or smtplib.SMTP("127.0.0.1", port, timeout=20)
+                client = client or smtplib.SMTP(HOST, port, timeout=20)
                 client.sendmail("me@shop.test", [f"r{self.number}@{domain}"], HEADER + "hello\r\n")
             except smtplib.SMTPResponseException:
                 continue
@@ -53,7 +53,7 @@ class Load:
 
 def raw(port, *lines):
     """Sends lines as they are, each after the reply to the one before, and returns the open connection."""
-    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection = socket.create_connection((HOST, port), timeout=20)
     connection.recv(4096)
     for line in lines:
         connection.sendall(line)
@@ -64,7 +64,7 @@ def raw(port, *lines):
 def misbehave(port):
     """A wrong password, a sender and a recipient that are refused, odd syntax, and a handshake that is none."""
     try:
-        with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+        with smtplib.SMTP(HOST, port, timeout=20) as client:
             client.ehlo("client.test")
             client.docmd("MAIL", "FROM:<me@other.test>")
             client.rset()
@@ -92,7 +92,7 @@ class Crowd:
         self.connections = []
         for _ in range(number):
             try:
-                self.connections.append(socket.create_connection(("127.0.0.1", port), timeout=5))
+                self.connections.append(socket.create_connection((HOST, port), timeout=5))
             except OSError:
                 time.sleep(0.01)
 

@@ -10,6 +10,8 @@ import urllib.request
 from pathlib import Path
 
 BINARY = os.environ["BINARY"]
+#: An address of loopback that no other run uses: a node finds its ports free when it starts again.
+HOST = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}.1"
 #: Role, first id, number of nodes.
 ROLES = [("queue", 0, 3), ("outbound", 20, 2), ("control", 30, 1), ("ingress", 10, 2)]
 #: Settings of each role, besides ports; small bounds, so that they are reached soon, and elections for a slow machine.
@@ -41,7 +43,7 @@ def free_port():
     while True:
         port = random.randrange(20001, 32000)
         try:
-            socket.create_server(("127.0.0.1", port)).close()
+            socket.create_server((HOST, port)).close()
         except OSError:
             continue
         if port not in _reserved:
@@ -67,7 +69,7 @@ def postroad(*arguments, text=None):
 
 
 def get(port, path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+    with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=5) as response:
         return response.read().decode()
 
 
@@ -85,20 +87,20 @@ class Node:
         self.data = self.directory / "data"
         self.settings = {
             **SETTINGS[role],
-            "METRICS__LISTEN": f"127.0.0.1:{self.metrics}",
-            "DNS__RESOLVER": f"127.0.0.1:{cluster.resolver_port}",
+            "METRICS__LISTEN": f"{HOST}:{self.metrics}",
+            "DNS__RESOLVER": f"{HOST}:{cluster.resolver_port}",
             "TELEMETRY__MAIL_LOG": str(self.directory / "mail.log"),
             "TELEMETRY__LOG_FILTER": "info,openraft=warn,mail=off",
         }
         if role == "queue":
             self.port = cluster.queue_ports[number - 1]
-            self.settings["QUEUE__LISTEN"] = f"127.0.0.1:{self.port}"
+            self.settings["QUEUE__LISTEN"] = f"{HOST}:{self.port}"
         if role == "ingress":
             self.smtp, self.grpc = free_port(), free_port()
-            self.settings["INGRESS__LISTENERS"] = f'[{{ listen = "127.0.0.1:{self.smtp}" }}]'
-            self.settings["INGRESS__GRPC_LISTEN"] = f"127.0.0.1:{self.grpc}"
+            self.settings["INGRESS__LISTENERS"] = f'[{{ listen = "{HOST}:{self.smtp}" }}]'
+            self.settings["INGRESS__GRPC_LISTEN"] = f"{HOST}:{self.grpc}"
         if role == "control":
-            self.settings["HTTP__LISTEN"] = f"127.0.0.1:{free_port()}"
+            self.settings["HTTP__LISTEN"] = f"{HOST}:{free_port()}"
 
     def environment(self):
         slow = {"LD_PRELOAD": os.environ["SLOW_SYNC"], "SLOW_SYNC_FILE": str(self.directory / "slow")}
@@ -162,7 +164,7 @@ class Cluster:
         self.work, self.files, self.resolver_port = Path(work), Path(work) / "cluster", resolver_port
         self.first_ids = {role: first for role, first, _ in ROLES}
         self.queue_ports = [free_port() for _ in range(3)]
-        queues = [f"{index + 1}=127.0.0.1:{port}" for index, port in enumerate(self.queue_ports)]
+        queues = [f"{index + 1}={HOST}:{port}" for index, port in enumerate(self.queue_ports)]
         arguments = [argument for queue in queues for argument in ("--queue", queue)]
         postroad("cluster", "init", "--dir", self.files, *arguments)
         self.nodes = [Node(self, role, number + 1) for role, _, count in ROLES for number in range(count)]

@@ -10,7 +10,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from cluster import free_port, get, wait_for
+from cluster import HOST, free_port, get, wait_for
 
 #: What Grafana would put in place of its variables.
 INTERVAL = "10s"
@@ -35,7 +35,7 @@ class Webhook:
             def log_message(self, *_):
                 pass
 
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        server = http.server.ThreadingHTTPServer((HOST, self.port), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def note(self, alerts):
@@ -50,7 +50,7 @@ class Prometheus:
         self.webhook = Webhook()
         targets = [
             {
-                "targets": [f"127.0.0.1:{node.metrics}"],
+                "targets": [f"{HOST}:{node.metrics}"],
                 "labels": {"cluster": "example", "namespace": "test", "node": node.name},
             }
             for node in nodes
@@ -61,7 +61,7 @@ class Prometheus:
             "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"},
             "rule_files": ["rules.yaml"],
             "scrape_configs": [{"job_name": "postroad", "static_configs": targets}],
-            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{self.alerts_port}"]}]}]},
+            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"{HOST}:{self.alerts_port}"]}]}]},
         })
         self.write("alertmanager.yaml", {
             "route": {
@@ -70,16 +70,16 @@ class Prometheus:
             },
             "receivers": [{
                 "name": "test",
-                "webhook_configs": [{"url": f"http://127.0.0.1:{self.webhook.port}/", "send_resolved": True}],
+                "webhook_configs": [{"url": f"http://{HOST}:{self.webhook.port}/", "send_resolved": True}],
             }],
         })
         self.processes = [
             self.start("prometheus", f"--config.file={self.work}/prometheus.yaml",
-                       f"--storage.tsdb.path={self.work}/tsdb", f"--web.listen-address=127.0.0.1:{self.port}",
+                       f"--storage.tsdb.path={self.work}/tsdb", f"--web.listen-address={HOST}:{self.port}",
                        "--rules.alert.resend-delay=2s"),
             self.start("prometheus-alertmanager", f"--config.file={self.work}/alertmanager.yaml",
                        f"--storage.path={self.work}/alertmanager", "--cluster.listen-address=",
-                       f"--web.listen-address=127.0.0.1:{self.alerts_port}"),
+                       f"--web.listen-address={HOST}:{self.alerts_port}"),
         ]
         wait_for("Prometheus is ready", lambda: self.is_up(self.port, "/-/ready"))
         wait_for("Alertmanager is ready", lambda: self.is_up(self.alerts_port, "/-/ready"))
@@ -99,7 +99,7 @@ class Prometheus:
 
     def ask(self, path, **parameters):
         query = urllib.parse.urlencode(parameters, doseq=True)
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}?{query}", timeout=30) as response:
+        with urllib.request.urlopen(f"http://{HOST}:{self.port}/api/v1/{path}?{query}", timeout=30) as response:
             return json.load(response)["data"]
 
     def series(self, query, start, end):

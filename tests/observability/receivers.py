@@ -6,7 +6,7 @@ import struct
 import threading
 import time
 
-from cluster import free_port
+from cluster import HOST, free_port
 
 
 class Site(socketserver.ThreadingTCPServer):
@@ -18,7 +18,7 @@ class Site(socketserver.ThreadingTCPServer):
         self.domain, self.port = domain, free_port()
         self.refusal = self.busy = None
         self.delay = 0
-        super().__init__(("127.0.0.1", self.port), Session)
+        super().__init__((HOST, self.port), Session)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, request, client_address):
@@ -71,7 +71,7 @@ class Resolver:
     def __init__(self):
         self.port, self.fails = free_port(), False
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", self.port))
+        self.socket.bind((HOST, self.port))
         threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self):

@@ -10,13 +10,15 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 from clients import Crowd, Load, misbehave, raw, send
-from cluster import API_KEY, LOGIN, PASSWORD, Cluster, postroad, wait_for
+from cluster import API_KEY, HOST, LOGIN, PASSWORD, Cluster, postroad, wait_for
 from prometheus import BEFORE, Prometheus, movement
 from receivers import Resolver, Site
 
@@ -57,7 +59,7 @@ class Scene:
         # A disk of its own for the mail log of one node, which fills up with that of control.
         self.cluster.of("ingress")[1].settings["TELEMETRY__MAIL_LOG"] = str(self.small_disk.data / "ingress.log")
         routes = ", ".join(
-            f"{{domain: {domain}, host: 127.0.0.1, port: {site.port}}}" for domain, site in self.sites.items()
+            f"{{domain: {domain}, host: {HOST}, port: {site.port}}}" for domain, site in self.sites.items()
         )
         self.policy = POLICY.format(key=API_KEY, login=LOGIN, password=PASSWORD, routes=routes)
         self.cluster.start(self.policy)
@@ -152,13 +154,18 @@ class Scene:
 
     @contextlib.contextmanager
     def fault_node_restarts(self):
-        node = self.cluster.of("outbound")[0]
+        node, site = self.cluster.of("outbound")[0], self.sites["slow.test"]
+        # Attempts are under way when it is killed: their sources are reclaimed.
+        site.delay = 2
 
         def again():
+            for number in range(10):
+                send(self.ports[0], [f"u{number}@slow.test"])
             node.restart()
             wait_for("it is scraped", lambda: self.prometheus.has_scraped(node))
 
         yield again
+        site.delay = 0
         node.wait_ready()
 
     @contextlib.contextmanager
@@ -232,8 +239,7 @@ class Scene:
 
     def events_are_full(self):
         send(self.ports[0], [f"e{n}@good.test" for n in range(400)])
-        leader = self.cluster.leader(1)
-        return leader and (leader.shown('postroad_queue_event_fill_ratio{group="1"}') or 0) > 0.98
+        return bool(self.prometheus.ask("query", query="postroad_queue_event_fill_ratio > 0.98")["result"])
 
     @contextlib.contextmanager
     def fault_disk_slow(self):
@@ -334,9 +340,7 @@ def use_most_descriptors(node):
 
 
 def raw_without_greeting(port):
-    import socket
-
-    connection = socket.create_connection(("127.0.0.1", port), timeout=5)
+    connection = socket.create_connection((HOST, port), timeout=5)
     connection.sendall(b"this is no handshake\r\n\r\n")
     return connection
 
@@ -361,8 +365,6 @@ def issue_for_a_day(cluster, node):
 
 
 def cluster_id(cluster):
-    import tomllib
-
     return tomllib.loads((cluster.files / "cluster.toml").read_text())["id"]
 
 
@@ -487,6 +489,7 @@ def main():
                 watch(scene, report, name, dashboards)
         if chosen == list(FAULTS):
             everything(scene, report, dashboards, began)
+        all_end(scene, report)
     except BaseException:
         for node in scene.cluster.nodes:
             print(f"== {node.name}\n{node.log_tail()}", file=sys.stderr)
@@ -499,7 +502,7 @@ def main():
 
 
 def everything(scene, report, dashboards, began):
-    """Every query and variable returned data within the run, and every alert has fired and has ended."""
+    """Every query and variable returned data within the run, and every alert has a fault."""
     prometheus, now = scene.prometheus, time.time()
     for dashboard in dashboards:
         title = dashboard["dashboard"]
@@ -518,8 +521,12 @@ def everything(scene, report, dashboards, began):
     report.check("every alert has a fault here, or a reason", not missing, ", ".join(sorted(missing)))
     for alert in AT_THE_END:
         report.check(f"{alert} reaches Alertmanager", alert in prometheus.webhook.fired)
+
+
+def all_end(scene, report):
+    """Every alert that fired has ended."""
     scene.load.domains = ["good.test"]
-    webhook, end = prometheus.webhook, time.time() + ENDED_WITHIN
+    webhook, end = scene.prometheus.webhook, time.time() + ENDED_WITHIN
 
     def lasting():
         return [alert for alert in webhook.fired if webhook.ended.get(alert, 0) < webhook.fired[alert]]

@@ -51,6 +51,14 @@ postroad_telemetry::catalogue! {
     counter CUT = "postroad_net_smtp_drain_aborted_total" [LISTENER];
 }
 
+/// Shows the counters of failures at zero: `rate` and `increase` miss the first event of a counter that appears with it.
+pub fn show_failures() {
+    let sides = ["accept", "connect"].map(|side| NODE_HANDSHAKES.with([side]));
+    for counter in sides.into_iter().chain([ACCEPT_FAILURES.with([]), DENIED.with([])]) {
+        counter.increment(0);
+    }
+}
+
 pub(crate) fn accept_failed() {
     ACCEPT_FAILURES.with([]).increment(1);
 }

@@ -65,6 +65,7 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     let telemetry = start_telemetry()?;
     let data = Data::open(args.data.as_deref())?;
     show_data_disk(data.path());
+    postroad_net::metrics::show_failures();
     let mut components = Components::default();
     let mut listeners = Listeners::of(args);
     let started = tokio::select! {

@@ -93,6 +93,7 @@ impl Process {
         let hangup = signal(SignalKind::hangup())?;
         let common = file.common();
         let telemetry = postroad_telemetry::init(common.telemetry, service_name(T::ROLE))?;
+        postroad_net::metrics::show_failures();
         let tls = common.cluster.node_tls()?;
         tls.record_ends();
         let (health, mut components) = (Health::new(), Components::default());

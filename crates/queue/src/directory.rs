@@ -51,6 +51,7 @@ pub async fn start(
     times: LeaseTimes,
     queued: QueuedMessages,
 ) -> Result<DirectoryHost, OpenError> {
+    metrics::show_decisions();
     let (machine, state) = DirectoryMachine::new();
     let view = state.view.clone();
     let group = node.open_group(GroupId::DIRECTORY, machine).await?;

@@ -65,7 +65,7 @@ pub(super) const ALERTS: &[Alert] = &[
         name: "PostroadLeaderChanges",
         severity: Warning,
         lasts: "0m",
-        expr: "max by (cluster, namespace, group) (changes(postroad_queue_term[15m])) > 4",
+        expr: "max by (cluster, namespace, group) (changes(postroad_queue_term[15m])) > 3",
         summary: "Group {{ $labels.group }} had {{ $value }} new terms in a quarter of an hour",
         story: Story {
             series: &[("postroad_queue_term{node=\"q\",group=\"1\"}", "3+0x10 3+1x20 23+0x40")],

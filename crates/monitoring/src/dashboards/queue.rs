@@ -206,7 +206,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                         ),
                     ],
                     runbook: alert("postroadcontentunreadable"),
-                    moved_by: Moved::Up(Fault::OutboundKilled),
+                    moved_by: Moved::Up(Fault::NodeRestarts),
                 },
             ],
         },
@@ -264,13 +264,16 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
             panels: &[
                 Panel {
                     title: "Events unread",
-                    description: "Events that control has not read, by group.",
+                    description: "Events that control has not read, by group; and those that it knows of and has not written.",
                     kind: Kind::Lines,
                     unit: Unit::Count,
-                    queries: &[query(
-                        "max by (group) (postroad_queue_unread_events{NODE})",
-                        "group {{group}}",
-                    )],
+                    queries: &[
+                        query("max by (group) (postroad_queue_unread_events{NODE})", "group {{group}}"),
+                        query(
+                            "sum by (group) (postroad_control_lag_events{SCOPE})",
+                            "group {{group}}, as control sees it",
+                        ),
+                    ],
                     runbook: alert("postroadcontrolbehind"),
                     moved_by: Moved::Up(Fault::ControlHangs),
                 },
@@ -300,18 +303,6 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                         ),
                         query("sum(rate(postroad_control_lost_events_total{SCOPE}[RATE]))", "lost"),
                     ],
-                    runbook: alert("postroadcontrolbehind"),
-                    moved_by: Moved::Down(Fault::ControlHangs),
-                },
-                Panel {
-                    title: "Control behind",
-                    description: "Events that are committed and not in the database yet, as control sees it.",
-                    kind: Kind::Lines,
-                    unit: Unit::Count,
-                    queries: &[query(
-                        "sum by (group) (postroad_control_lag_events{SCOPE})",
-                        "group {{group}}",
-                    )],
                     runbook: alert("postroadcontrolbehind"),
                     moved_by: Moved::Down(Fault::ControlHangs),
                 },

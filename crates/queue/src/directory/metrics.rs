@@ -4,7 +4,8 @@ use postroad_core::Scope;
 use postroad_directory::View;
 use postroad_telemetry::Label;
 
-const DECISION: Label = Label::one_of("decision", &["claim", "grant", "release", "revoke"]);
+const DECISIONS: [&str; 4] = ["claim", "grant", "release", "revoke"];
+const DECISION: Label = Label::one_of("decision", &DECISIONS);
 const SCOPE: Label = Label::one_of("scope", Scope::KINDS);
 
 postroad_telemetry::catalogue! {
@@ -15,7 +16,7 @@ postroad_telemetry::catalogue! {
     /// Sources that no outbound node owns, as the leader of the directory sees it
     gauge UNOWNED = "postroad_queue_sources_unowned" [];
     /// Decisions about leases that the leader of the directory made
-    counter DECISIONS = "postroad_queue_lease_decisions_total" [DECISION];
+    counter LEASE_DECISIONS = "postroad_queue_lease_decisions_total" [DECISION];
     /// Suspensions in force that this node has applied, by what they stop
     gauge SUSPENSIONS = "postroad_queue_suspensions" [SCOPE];
 }
@@ -35,8 +36,15 @@ pub(super) fn suspensions(view: &View) {
     }
 }
 
+/// Shows every decision at zero: `rate` misses the first event of a counter that appears with it.
+pub(super) fn show_decisions() {
+    for decision in DECISIONS {
+        LEASE_DECISIONS.with([decision]).increment(0);
+    }
+}
+
 pub(super) fn decision(decision: &'static str) {
-    DECISIONS.with([decision]).increment(1);
+    LEASE_DECISIONS.with([decision]).increment(1);
 }
 
 /// Counts a watch for as long as it lives.
