@@ -108,7 +108,7 @@ pub(super) const ALERTS: &[Alert] = &[
     Alert {
         name: "PostroadCertificateEndsSoon",
         severity: Warning,
-        lasts: "1h",
+        lasts: "15m",
         expr: "postroad_net_certificate_ends_timestamp_seconds - time() < 21 * 86400",
         summary: "The certificate `{{ $labels.certificate }}` of {{ $labels.node }} ends in {{ $value | humanizeDuration }}",
         story: Story {
