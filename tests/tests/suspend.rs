@@ -112,6 +112,9 @@ async fn a_suspended_site_gets_nothing_while_other_mail_goes_on_and_all_of_it_on
     taken(&stopped, sent, &cluster).await;
 }
 
+/// Whether the numbers of sources that nodes own are as expected.
+type Wanted<'a> = &'a dyn Fn(&[(u64, usize)]) -> bool;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_outbound_node_hands_its_sources_over_and_gets_them_back() {
     let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
@@ -129,7 +132,7 @@ async fn a_suspended_outbound_node_hands_its_sources_over_and_gets_them_back() {
         let items = shown["items"].as_array().expect("it is a list");
         items.iter().filter_map(node).collect::<Vec<(u64, usize)>>()
     };
-    let until = async |what: &str, wanted: &dyn Fn(&[(u64, usize)]) -> bool| {
+    let until = async |what: &str, wanted: Wanted<'_>| {
         let until = Instant::now() + PATIENCE;
         loop {
             let found = nodes().await;

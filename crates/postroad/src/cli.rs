@@ -79,7 +79,7 @@ pub enum Command {
     Support(SupportCommand),
     /// List, show, retry, hold, release or cancel messages that are in the queue
     #[command(subcommand)]
-    Message(MessageCommand),
+    Message(Box<MessageCommand>),
     /// Show the sites that mail goes to; suspend and resume them; probe a domain
     #[command(subcommand)]
     Site(SiteCommand),
