@@ -1,6 +1,6 @@
 //! `postroad support bundle`: what others need to help, in one archive, without mail, addresses of recipients or secrets.
 //!
-//! Every file is made of what has no secrets in the first place; [`redact`] is the second guard, for what people write
+//! Every file is made of what has no secrets in the first place; `redact` is the second guard, for what people write
 //! into settings and what programs write into logs.
 
 mod archive;
