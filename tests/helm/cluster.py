@@ -204,7 +204,7 @@ class Scenario:
         cluster.until_ready(cluster.role("queue"))
         setup = cluster.completed(cluster.pods[f"{NAME}-setup-1-x1"])
         assert "every group has a leader: recorded" in setup.log("formed"), setup.log("formed")
-        assert "name: acme" in setup.log("get"), setup.log("get")
+        assert "acme    default" in setup.log("get"), setup.log("get")
         for role in ("ingress", "outbound", "control"):
             cluster.until_ready(cluster.role(role))
         assert cluster.api.refused == []
