@@ -258,7 +258,7 @@ class Scenario:
         [pod] = self.cluster.role("operator")
         wait_for("it runs", lambda: pod.running == "operator")
         code, output = self.kubectl(PAGE.command("-- postroad get"))
-        assert code == 0 and "name: acme" in output, output
+        assert code == 0 and "acme    default" in output, output
 
     def every_pod_restarts_under_load_and_no_message_is_lost(self):
         cluster, load = self.cluster, Load(self)
