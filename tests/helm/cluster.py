@@ -202,7 +202,8 @@ class Scenario:
         self.cluster.install(self.objects)
         cluster = self.cluster
         cluster.until_ready(cluster.role("queue"))
-        setup = cluster.completed(cluster.pods[f"{NAME}-setup-1-x1"])
+        [setup] = cluster.role("setup")
+        cluster.completed(setup)
         assert "every group has a leader: recorded" in setup.log("formed"), setup.log("formed")
         assert "acme    default" in setup.log("get"), setup.log("get")
         for role in ("ingress", "outbound", "control"):
@@ -396,7 +397,8 @@ class OnMachines(Scenario):
             self.cluster.member(item, number)
         cluster = self.cluster
         cluster.until_ready(cluster.role("queue"))
-        cluster.completed(cluster.pods[f"{NAME}-setup-1-x1"])
+        [setup] = cluster.role("setup")
+        cluster.completed(setup)
         for role in ("outbound", "ingress", "control"):
             cluster.until_ready(cluster.role(role))
 
