@@ -16,6 +16,9 @@ DEPLOY = ROOT / "deploy"
 # Takes the place of docker: runs the binary, with the paths of the volumes in the arguments.
 ENGINE = """#!/bin/sh
 set -eu
+# Which run fails.
+echo run >> "$VOLUMES/runs"
+[ "$(wc -l < "$VOLUMES/runs")" != "${FAILS_AT:-0}" ] || exit 125
 volumes=
 while [ $# -gt 0 ]; do
     case $1 in
@@ -47,7 +50,7 @@ class Compose(unittest.TestCase):
     def setUp(self):
         self.home = Path(tempfile.mkdtemp(prefix="postroad-compose-"))
         self.addCleanup(shutil.rmtree, self.home)
-        shutil.copytree(DEPLOY / "compose", self.home / "compose", ignore=shutil.ignore_patterns("nodes", "authority"))
+        shutil.copytree(DEPLOY / "compose", self.home / "compose", ignore=shutil.ignore_patterns("nodes", "created", "unfinished"))
         self.services = yaml.safe_load((self.home / "compose/compose.yaml").read_text())["services"]
         engine = self.home / "engine"
         engine.write_text(ENGINE)
@@ -55,8 +58,24 @@ class Compose(unittest.TestCase):
         self.environment = {"PATH": os.environ["PATH"], "BINARY": os.environ["POSTROAD_BINARY"], "VOLUMES": str(self.home),
                             "POSTROAD_ENGINE": str(engine)}
 
-    def setup(self):
-        return subprocess.run([self.home / "compose/setup"], env=self.environment, capture_output=True, text=True)
+    def setup(self, fails_at=0):
+        """Runs the setup; `fails_at` is which of its containers does not start."""
+        (self.home / "runs").unlink(missing_ok=True)
+        environment = self.environment | {"FAILS_AT": str(fails_at)}
+        return subprocess.run([self.home / "compose/setup"], env=environment, capture_output=True, text=True)
+
+    def test_setup_is_repeated_after_a_failure(self):
+        # Seven containers write the files, and three format volumes; what is formatted needs no files again.
+        for fails_at in (*range(1, 9), 2, 3):
+            with self.subTest(fails_at=fails_at):
+                self.assertNotEqual(self.setup(fails_at).returncode, 0)
+                self.assertFalse((self.home / "compose/nodes").exists())
+        self.assertEqual(len(list((self.home / "volumes").iterdir())), 2)
+        done = self.setup()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(list((self.home / "volumes").iterdir())), 3)
+        self.assertEqual((self.home / "compose/nodes/authority.key").stat().st_mode & 0o777, 0o600)
+        self.assertEqual({path.name for path in (self.home / "compose").iterdir()}, {"compose.yaml", "nodes", "policy", "setup"})
 
     def test_setup_creates_what_the_services_run_and_only_once(self):
         done = self.setup()
