@@ -1,4 +1,5 @@
-"""deploy/: the compose file runs what its setup creates, the units are valid, and Prometheus and Grafana find their files."""
+"""deploy/: the compose file runs what its setup creates, the units are valid, and Prometheus and Grafana find their files. And the
+chart's page: how the authority in a Secret is replaced."""
 
 import os
 import re
@@ -9,8 +10,11 @@ import unittest
 from pathlib import Path
 
 import yaml
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from chart import ROOT
+from page import Page
 
 DEPLOY = ROOT / "deploy"
 # Takes the place of docker: runs the binary, with the paths of the volumes in the arguments.
@@ -43,6 +47,19 @@ for argument in "$@"; do
     set -- "$@" "$argument"
 done
 exec "$@"
+"""
+
+
+# Takes the place of kubectl: a Secret is a directory.
+KUBECTL = """#!/bin/sh
+set -eu
+case "$*" in
+*" get secret "*authority.pem*) cat secret/authority.pem ;;
+*" get secret "*authority.key*) cat secret/authority.key ;;
+*" create secret "*) for flag; do case $flag in --from-file=*) cp "${flag#*=}" secret/ ;; esac; done ;;
+"replace -f -") cat ;;
+*) echo "unknown: $*" >&2; exit 1 ;;
+esac
 """
 
 
@@ -116,6 +133,57 @@ class Compose(unittest.TestCase):
             for volume in service.get("volumes", []):
                 source = volume.split(":")[0]
                 self.assertTrue(source.startswith(".") or source in whole["volumes"], volume)
+
+
+class Authority(unittest.TestCase):
+    def setUp(self):
+        self.home = Path(tempfile.mkdtemp(prefix="postroad-authority-"))
+        self.addCleanup(shutil.rmtree, self.home)
+        (self.home / "bin").mkdir()
+        (self.home / "bin/postroad").symlink_to(os.environ["POSTROAD_BINARY"])
+        (self.home / "bin/kubectl").write_text(KUBECTL)
+        (self.home / "bin/kubectl").chmod(0o755)
+        self.run_command("postroad cluster init --dir ours --queue 10=q0:7400")
+        (self.home / "secret").mkdir()
+        for name in ("authority.pem", "authority.key"):
+            shutil.copy(self.home / "ours" / name, self.home / "secret")
+
+    def run_command(self, command):
+        environment = {"PATH": f"{self.home}/bin:{os.environ['PATH']}"}
+        done = subprocess.run(["sh", "-euc", command], cwd=self.home, env=environment, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, f"{command}: {done.stderr}")
+
+    def pod(self, name):
+        """What a pod has that starts now: its certificate, and the authorities that it trusts."""
+        self.run_command(f"postroad cluster certificate queue --node 10 --authority secret --out {name}")
+        [certificate], trusted = ([*x509.load_pem_x509_certificates((self.home / name / file).read_bytes())]
+                                  for file in ("node.pem", "authority.pem"))
+        return certificate, trusted
+
+    def admits(self, pod, other):
+        def signed(authority):
+            try:
+                other[0].verify_directly_issued_by(authority)
+            except (InvalidSignature, ValueError):
+                return False
+            return True
+
+        return any(map(signed, pod[1]))
+
+    def test_pods_of_every_step_of_the_page_admit_those_of_the_step_before(self):
+        commands = Page().commands
+        begin, rotate = (next(n for n, line in enumerate(commands) if words in line) for words in ("mkdir authority", "certificate rotate"))
+        identity = re.search(r"(?m)^id = (\d+)", (self.home / "ours/cluster.toml").read_text()).group(1)
+        for command in commands[begin:rotate]:
+            self.run_command(command.replace("= ID", f"= {identity}"))
+        pods = [self.pod("before")]
+        for step in (1, 2, 3):
+            for command in commands[rotate : rotate + 2]:
+                self.run_command(command)
+            pods.append(self.pod(f"step-{step}"))
+            for old, new in ((pods[-2], pods[-1]), (pods[-1], pods[-2]), (pods[-1], pods[-1])):
+                self.assertTrue(self.admits(old, new), step)
+        self.assertFalse(self.admits(pods[-1], pods[0]), "the old authority is trusted no longer")
 
 
 class Monitoring(unittest.TestCase):
