@@ -166,6 +166,7 @@ class Scenario:
 
     def __init__(self, work, network, receiver, values):
         self.cluster, self.receiver = Cluster(work, network), receiver
+        self.values = values
         self.objects, self.notes = render(values, name=NAME, namespace=NAMESPACE)
         self.ca = Authority("our CA")
         certificate, key = self.ca.issue(HOSTNAME)
@@ -208,6 +209,8 @@ class Scenario:
         cluster.completed(setup)
         assert "every group has a leader: recorded" in setup.log("formed"), setup.log("formed")
         assert "acme    default" in setup.log("get"), setup.log("get")
+        # The log of each policy says what it changed.
+        assert re.search(r"\+ tenant acme|tenant acme", setup.log("policy")) and re.search(r"changed \d+ items", setup.log("policy")), setup.log("policy")
         for role in ("ingress", "outbound", "control"):
             cluster.until_ready(cluster.role(role))
         assert cluster.api.refused == []
@@ -227,6 +230,12 @@ class Scenario:
         self.cluster.completed(pod)
         assert re.search(r": delivered after 1 attempts?: .*taken", pod.log("send")), pod.log("send")
         assert len(self.receiver.messages) == before + 1
+
+    def helm_test_without_a_recipient_waits_for_the_cluster(self):
+        objects, _ = render(merged(self.values, {"test": {"to": ""}}), name=NAME, namespace=NAMESPACE)
+        test = named(objects, "Pod", f"{NAME}-test")
+        pod = self.cluster.completed(self.cluster.run(f"{NAME}-test", test["spec"], test["metadata"]["labels"]))
+        assert "every group has a leader" in pod.log("formed"), pod.log("formed")
 
     def send(self, subject, port=587):
         """Sends a message as a client does: by name, with TLS that it verifies, and a login."""
@@ -451,6 +460,7 @@ def main():
             first.the_cluster_starts_from_what_the_chart_renders,
             first.the_authority_is_created_once,
             first.helm_test_sends_a_message_and_waits_for_its_end,
+            first.helm_test_without_a_recipient_waits_for_the_cluster,
             first.a_client_sends_through_the_port_of_the_service,
             first.an_operator_works_in_the_operator_pod,
             lambda: figures(first.cluster),
