@@ -171,5 +171,9 @@ REFUSED = {
         {"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
         "monitoring: podMonitor and serviceMonitor would both read every pod",
     ),
+    "a test of a port that is off": (
+        {"test": TEST, "ingress": {"ports": {"submission": {"port": 0}, "submissions": {"port": 0}}}},
+        "test.to: the message of `helm test` is submitted, and ingress.ports.submission and submissions are 0",
+    ),
     "a test of nobody": ({"test": {"to": "you@example.net"}}, "test.credentialsSecret: missing"),
 }

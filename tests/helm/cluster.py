@@ -33,6 +33,8 @@ NAME, NAMESPACE = "postroad", "mail"
 PAGE = Page()
 VALUES = merged(PAGE.values(), {"ingress": {"preStopSeconds": 1}, "test": {"caSecret": "mail-ca"}})
 HOSTNAME = VALUES["ingress"]["hostname"]
+# A queue pod has formed or joined every group when it has logged these.
+LINES_UNTIL_FORMED = 12
 [LOGIN] = yaml.safe_load(PAGE.file("logins.yaml"))["credentials"]
 
 
@@ -164,6 +166,7 @@ class Scenario:
 
     def __init__(self, work, network, receiver, values):
         self.cluster, self.receiver = Cluster(work, network), receiver
+        self.values = values
         self.objects, self.notes = render(values, name=NAME, namespace=NAMESPACE)
         self.ca = Authority("our CA")
         certificate, key = self.ca.issue(HOSTNAME)
@@ -202,9 +205,12 @@ class Scenario:
         self.cluster.install(self.objects)
         cluster = self.cluster
         cluster.until_ready(cluster.role("queue"))
-        setup = cluster.completed(cluster.pods[f"{NAME}-setup-1-x1"])
+        [setup] = cluster.role("setup")
+        cluster.completed(setup)
         assert "every group has a leader: recorded" in setup.log("formed"), setup.log("formed")
         assert "acme    default" in setup.log("get"), setup.log("get")
+        # The log of each policy says what it changed.
+        assert re.search(r"\+ tenant acme|tenant acme", setup.log("policy")) and re.search(r"changed \d+ items", setup.log("policy")), setup.log("policy")
         for role in ("ingress", "outbound", "control"):
             cluster.until_ready(cluster.role(role))
         assert cluster.api.refused == []
@@ -224,6 +230,12 @@ class Scenario:
         self.cluster.completed(pod)
         assert re.search(r": delivered after 1 attempts?: .*taken", pod.log("send")), pod.log("send")
         assert len(self.receiver.messages) == before + 1
+
+    def helm_test_without_a_recipient_waits_for_the_cluster(self):
+        objects, _ = render(merged(self.values, {"test": {"to": ""}}), name=NAME, namespace=NAMESPACE)
+        test = named(objects, "Pod", f"{NAME}-test")
+        pod = self.cluster.completed(self.cluster.run(f"{NAME}-test", test["spec"], test["metadata"]["labels"]))
+        assert "every group has a leader" in pod.log("formed"), pod.log("formed")
 
     def send(self, subject, port=587):
         """Sends a message as a client does: by name, with TLS that it verifies, and a login."""
@@ -382,23 +394,42 @@ class OnMachines(Scenario):
 
     def queue_pods_die_while_the_cluster_forms_and_it_forms_once(self):
         seed = int(os.environ.get("SEED", time.time_ns() % 1_000_000))
-        print(f"   SEED={seed} repeats the times at which pods die")
+        print(f"   SEED={seed} repeats which pods die, and when")
         chance = random.Random(seed)
+        cluster, disks = self.cluster, {}
         item = named(self.objects, "StatefulSet", f"{NAME}-queue")
-        others = [o for o in self.objects if o is not item]
-        self.cluster.install(others)
+
+        def dies(number, lines):
+            """Kills a pod that has logged so many lines, and starts it again; returns the new one."""
+            pod = cluster.pods[f"{NAME}-queue-{number}"]
+            wait_for(f"{pod.name} has logged {lines} lines", lambda: pod.ready or pod.failed or len(pod.log("queue").splitlines()) >= lines)
+            pod.kill()
+            print(f"   {pod.name} died in {pod.running} after {len(pod.log('queue').splitlines())} lines", flush=True)
+            note(pod)
+            return cluster.member(item, number)
+
+        def note(pod):
+            disks.setdefault(pod.name, set()).update(re.findall(r"disk ([0-9a-f]\S*)", pod.log("disk")))
+            for refusal in ("the cluster exists already", "different disk"):
+                assert refusal not in pod.log("queue"), pod.log("queue")
+
+        cluster.install([o for o in self.objects if o is not item])
         for number in range(3):
-            self.cluster.member(item, number)
+            cluster.member(item, number)
         for _ in range(4):
-            time.sleep(chance.uniform(0, 3))
-            number = chance.randrange(3)
-            self.cluster.pods[f"{NAME}-queue-{number}"].kill()
-            self.cluster.member(item, number)
-        cluster = self.cluster
+            dies(chance.randrange(3), chance.randrange(LINES_UNTIL_FORMED))
         cluster.until_ready(cluster.role("queue"))
-        cluster.completed(cluster.pods[f"{NAME}-setup-1-x1"])
+        [setup] = cluster.role("setup")
+        cluster.completed(setup)
         for role in ("outbound", "ingress", "control"):
             cluster.until_ready(cluster.role(role))
+        # The node that forms the groups finds them formed, and each volume was formatted once.
+        first = dies(0, 0)
+        cluster.until_ready([first])
+        assert "forming the group" not in first.log("queue"), first.log("queue")
+        for pod in cluster.role("queue"):
+            note(pod)
+        assert [len(found) for found in disks.values()] == [1, 1, 1], disks
 
     def mail_leaves_from_the_addresses_of_the_machines(self):
         self.receiver.peers.clear()
@@ -429,6 +460,7 @@ def main():
             first.the_cluster_starts_from_what_the_chart_renders,
             first.the_authority_is_created_once,
             first.helm_test_sends_a_message_and_waits_for_its_end,
+            first.helm_test_without_a_recipient_waits_for_the_cluster,
             first.a_client_sends_through_the_port_of_the_service,
             first.an_operator_works_in_the_operator_pod,
             lambda: figures(first.cluster),

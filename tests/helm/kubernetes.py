@@ -125,7 +125,22 @@ def status(reason, message):
     return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message}
 
 
-class Requests(http.server.BaseHTTPRequestHandler):
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Answers in JSON, without a log."""
+
+    def answer(self, code, value):
+        text = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+
+class Requests(Answering):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
@@ -136,12 +151,4 @@ class Requests(http.server.BaseHTTPRequestHandler):
             code, answer = self.server.api.create(token, parts[3], parts[4], body)
         else:
             code, answer = 404, status("NotFound", "no such path")
-        text = json.dumps(answer).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_):
-        pass
+        self.answer(code, answer)

@@ -116,10 +116,43 @@ class Chart(unittest.TestCase):
         after = annotations(merged(LEAST, {"queue": {"settings": {"queue": {"message_age_max": "3d"}}}}), upgrade=True)
         self.assertEqual([name for name in before if before[name] != after[name]], ["mail-queue"])
 
-    def test_the_setup_job_runs_again_after_each_upgrade(self):
-        names = [[o["metadata"]["name"] for o in render(LEAST, upgrade=revision > 1, revision=revision)[0] if o["kind"] == "Job"]
-                 for revision in (1, 2)]
-        self.assertEqual(names, [["mail-authority", "mail-setup-1"], ["mail-authority", "mail-setup-2"]])
+    def test_the_setup_job_runs_again_after_each_upgrade_and_is_another_one_when_it_changes(self):
+        def job(values=None, revision=1):
+            objects, notes = render(merged(LEAST, values or {}), upgrade=revision > 1, revision=revision)
+            [name] = [o["metadata"]["name"] for o in objects if o["kind"] == "Job" and "-setup-" in o["metadata"]["name"]]
+            return name, named(objects, "Job", name)["spec"], notes
+
+        policy = WORK["a policy"]
+        first, spec, _ = job()
+        self.assertRegex(first, "^mail-setup-1-[0-9a-f]{8}$")
+        self.assertRegex(job(revision=2)[0], "^mail-setup-2-[0-9a-f]{8}$")
+        # A renderer that knows no revisions cannot change a Job: what it does is in its name.
+        self.assertEqual((first, spec), job()[:2])
+        others = [job(values)[0] for values in (
+            policy, merged(policy, {"policy": {"inline": {"tenants": []}}}), merged(policy, {"policy": {"secrets": ["logins"]}}),
+            {"image": {"tag": "9.9.9"}}, {"cluster": {"id": "7"}}, {"operator": {"resources": {"limits": {"memory": "1Gi"}}}},
+        )]
+        self.assertEqual(len({first, *others}), 7, others)
+        self.assertIn(others[0], job(policy)[2])
+        # A policy that removes is applied after every upgrade.
+        applied = [c["args"] for c in job(policy)[1]["template"]["spec"]["initContainers"] if c["args"][0] == "apply"]
+        self.assertEqual(applied, [["apply", "--file", "/policy/policy.yaml", "--ignore-missing"]] * 4)
+
+    def test_helm_test_without_a_recipient_waits_for_the_cluster(self):
+        for values in ({}, WORK["port 25 alone"], WORK["cert-manager between nodes"]):
+            objects, _ = render(merged(LEAST, values))
+            test = named(objects, "Pod", "mail-test")
+            self.assertEqual(test["metadata"]["annotations"]["helm.sh/hook"], "test")
+            [container] = test["spec"]["containers"]
+            self.assertEqual(container["args"], ["cluster", "formed", "--kubernetes-configmap", "mail-formed"])
+        objects, _ = render(merged(LEAST, WORK["a test"]))
+        self.assertEqual(named(objects, "Pod", "mail-test")["spec"]["containers"][0]["args"][0], "send")
+
+    def test_the_authority_of_cert_manager_keeps_its_key(self):
+        objects, _ = render(merged(LEAST, WORK["cert-manager between nodes"]))
+        keys = {o["metadata"]["name"]: o["spec"]["privateKey"]["rotationPolicy"] for o in objects if o["kind"] == "Certificate"}
+        self.assertEqual([name for name, policy in keys.items() if policy == "Never"], ["mail-authority"])
+        self.assertEqual(set(keys.values()), {"Never", "Always"})
 
     def test_notes_name_the_next_three_commands(self):
         for name, values in WORK.items():

@@ -56,8 +56,9 @@ pub async fn formed(args: &FormedArgs) -> anyhow::Result<String> {
     let waited = shutdown.run_until_cancelled(operator::every_leader(config)).await;
     let cluster = waited.context("stopped before every group had a leader")??;
     let (id, nodes) = (cluster.id.to_string(), cluster.queue.len().to_string());
+    let groups = cluster.ledger_groups.to_string();
     let now = now().to_string();
-    let data = [("at", now.as_str()), ("cluster", &id), ("queue-nodes", &nodes)];
+    let data = [("at", now.as_str()), ("cluster", &id), ("queue-nodes", &nodes), ("ledger-groups", &groups)];
     Ok(match api.create(Kind::ConfigMap, name, &data).await? {
         Created::New => {
             format!("every group has a leader: recorded in ConfigMap `{name}` that cluster {id} has formed\n")
@@ -119,10 +120,21 @@ fn lost(file: &QueueFile, formed_at: &str) -> String {
     let machine = rustix::system::uname();
     let pod = machine.nodename().to_string_lossy();
     let (node, data) = (file.node.id, file.node.data.0.display());
+    let what_to_do = if file.cluster.queue.len() == 1 {
+        let release = pod.rsplit_once("-queue-").map_or("RELEASE", |(release, _)| release);
+        format!(
+            "If it is lost, so is the mail in it: no other node has a copy. For a new, empty cluster: \
+             kubectl delete configmap/{release}-formed pod/{pod}"
+        )
+    } else {
+        format!(
+            "If it is lost, and a majority of the queue nodes runs without this one: \
+             kubectl exec {pod} -c disk -- postroad cluster rejoin"
+        )
+    };
     format!(
         "postroad: queue node {node} waits: the cluster formed at {formed_at}, and `{data}` is empty: the volume was lost, or is another one. \
-         If the node's own volume exists, mount it. If it is lost, and a majority of the queue nodes runs without this one: \
-         kubectl exec {pod} -c disk -- postroad cluster rejoin\n"
+         If the node's own volume exists, mount it. {what_to_do}\n"
     )
 }
 

@@ -70,6 +70,15 @@ fn a_pod_issues_its_certificate_at_every_start() {
     }
 }
 
+/// Starts `cluster prepare`, which waits; returns it with the first line that it prints.
+fn waits(home: &Path, prepare: &str) -> (Running, String) {
+    let mut waiting = postroad(home, prepare);
+    let mut waiting = Running(waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut said = String::new();
+    BufReader::new(waiting.0.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    (waiting, said)
+}
+
 #[test]
 fn a_volume_is_formed_once_and_a_lost_one_waits_for_rejoin() {
     let home = tempfile::tempdir().unwrap();
@@ -85,10 +94,7 @@ fn a_volume_is_formed_once_and_a_lost_one_waits_for_rejoin() {
     assert!(done(home, prepare).contains("the data directory is disk"), "its own disk");
 
     fs::remove_dir_all(&data).unwrap();
-    let mut waiting = postroad(home, prepare);
-    let mut waiting = Running(waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
-    let mut said = String::new();
-    BufReader::new(waiting.0.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let (mut waiting, said) = waits(home, prepare);
     for words in
         ["queue node 11 waits", "formed at 2026-11-30T22:00:00Z", "-c disk -- postroad cluster rejoin"]
     {
@@ -100,6 +106,21 @@ fn a_volume_is_formed_once_and_a_lost_one_waits_for_rejoin() {
     let mut printed = String::new();
     waiting.0.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
     assert!(printed.contains("this node rejoins"), "{printed}");
+}
+
+#[test]
+fn the_only_queue_node_is_not_sent_to_others_that_do_not_exist() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    done(home, "cluster init --dir ca --queue 10=q0:7400");
+    done(home, "cluster join queue --dir ca --node 10 --data data --out node");
+    fs::write(home.join("formed"), "2026-11-30T22:00:00Z").unwrap();
+    let (_waiting, said) = waits(home, "cluster prepare --config node/queue.toml --formed formed");
+    assert!(
+        said.contains("no other node has a copy. For a new, empty cluster: kubectl delete configmap/"),
+        "{said}"
+    );
+    assert!(!said.contains("rejoin"), "the only node cannot rejoin: {said}");
 }
 
 #[test]

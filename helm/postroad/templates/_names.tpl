@@ -50,6 +50,31 @@ app.kubernetes.io/component: {{ .role }}
 {{- default (printf "%s-authority" (include "postroad.fullname" .)) .Values.certificates.authority.secret -}}
 {{- end -}}
 
+{{/* Who signs the certificates between nodes. */}}
+{{- define "postroad.signer" -}}
+{{- $issuer := .Values.certificates.certManager.issuerRef -}}
+{{- if eq .Values.certificates.mode "authority" -}}
+Secret {{ include "postroad.authoritySecret" . }}
+{{- else if $issuer.name -}}
+{{ $issuer.kind }}.{{ $issuer.group }} {{ $issuer.name }}
+{{- else -}}
+Issuer.cert-manager.io {{ include "postroad.fullname" . }}-nodes
+{{- end -}}
+{{- end -}}
+
+{{/* Not empty for an object of this release's queue: (dict "root" $ "item" …). */}}
+{{- define "postroad.isQueue" -}}
+{{- $labels := default dict .item.metadata.labels -}}
+{{- $selector := include "postroad.roleSelector" (dict "root" .root "role" "queue") | fromYaml -}}
+{{- if eq (toJson (pick $labels "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component")) (toJson $selector) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* The size of a volume, so that two ways to write it compare. */}}
+{{- define "postroad.mebibytes" -}}
+{{- $number := regexFind "^[0-9]+" . | int64 -}}
+{{- mul $number (get (dict "Mi" 1 "Gi" 1024 "Ti" 1048576) (regexFind "[A-Za-z]+$" .)) -}}
+{{- end -}}
+
 {{/*
 Node ids: a digit for the role and the ordinal of the pod. Queue 10, 11, …; outbound 20, 21, …; control 30; every ingress pod 40.
 Ingress pods keep nothing, so they can share one.
