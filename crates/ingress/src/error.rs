@@ -22,6 +22,31 @@ pub enum StartError {
     GrpcWithoutCertificate(SocketAddr),
 }
 
+/// A refusal, for the reference.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// The SMTP reply, with `…` for values.
+    pub reply: Reply,
+    /// The gRPC status.
+    pub code: Code,
+    /// The reason in the status' details.
+    pub reason: &'static str,
+    /// What happened, and what helps.
+    pub meaning: &'static str,
+}
+
+/// Returns every refusal of mail, in the order of the reference.
+#[must_use]
+pub fn refusals() -> Vec<Described> {
+    let describe = |refusal: Refusal| Described {
+        reply: refusal.reply(),
+        code: refusal.code(),
+        reason: refusal.reason(),
+        meaning: refusal.meaning(),
+    };
+    std::iter::successors(Some(Refusal::NoIdentity), Refusal::next).map(describe).collect()
+}
+
 /// Why a client or a message is refused.
 ///
 /// The first group is permanent; after an error of the second group the client may retry.
@@ -96,6 +121,70 @@ impl Refusal {
             Self::Busy | Self::StorageFull => (452, 3, 1),
         };
         Reply::new(code, subject, detail, self.to_string())
+    }
+
+    /// Returns the next one in the order of the reference: a new variant has a place in it, or this does not compile.
+    fn next(&self) -> Option<Self> {
+        Some(match self {
+            Self::NoIdentity => Self::RelayDenied,
+            Self::RelayDenied => Self::Sender(Domain::parse("sender.example").expect("it is valid")),
+            Self::Sender(_) => Self::SenderLiteral,
+            Self::SenderLiteral => Self::NullSender,
+            Self::NullSender => Self::From,
+            Self::From => Self::RecipientLiteral,
+            Self::RecipientLiteral => Self::TooLarge(32 << 20),
+            Self::TooLarge(_) => Self::FromFields(2),
+            Self::FromFields(_) => Self::Header,
+            Self::Header => Self::Hops,
+            Self::Hops => Self::Nul,
+            Self::Nul => Self::Invalid("…".to_owned()),
+            Self::Invalid(_) => Self::NoDirectory,
+            Self::NoDirectory => Self::Busy,
+            Self::Busy => Self::Unavailable,
+            Self::Unavailable => Self::Unknown,
+            Self::Unknown => Self::StorageFull,
+            Self::StorageFull => return None,
+        })
+    }
+
+    /// Returns what happened and what helps, for the reference.
+    fn meaning(&self) -> &'static str {
+        match self {
+            Self::NoIdentity => "The credential was removed since the client logged in, or there was none.",
+            Self::RelayDenied => {
+                "The client has no credential, and mail is taken from those that have one: log in, or give its network a credential."
+            }
+            Self::Sender(_) => {
+                "The domain is not one of the tenant's `domains`, in MAIL or in From: add it to the tenant, or send with another."
+            }
+            Self::SenderLiteral => "The sender is an address such as `<ann@[192.0.2.1]>`.",
+            Self::NullSender => {
+                "`MAIL FROM:<>` has no domain, and the tenant may send only with its `domains`."
+            }
+            Self::From => {
+                "Who wrote the message cannot be read from it, so it cannot be compared with the tenant's domains."
+            }
+            Self::RecipientLiteral => "A recipient is an address such as `<ann@[192.0.2.1]>`.",
+            Self::TooLarge(_) => "Over `message_size_max` of the node or of the tenant.",
+            Self::FromFields(_) => "RFC 5322 requires one From field.",
+            Self::Header => "A line of the header has no colon, or no field name.",
+            Self::Hops => "The message has passed more than 50 servers: it goes in a circle.",
+            Self::Nul => "The message has a NUL byte.",
+            Self::Invalid(_) => {
+                "The queue checks again what ingress has checked: the versions of the nodes differ, or this is a bug."
+            }
+            Self::NoDirectory => "The node has just started and knows no tenants and credentials yet.",
+            Self::Busy => {
+                "Messages in progress use all of `in_flight_bytes_max`: the queue is slower than the clients."
+            }
+            Self::Unavailable => {
+                "No majority of the queue confirmed the message within `submit_timeout`, and it was not stored."
+            }
+            Self::Unknown => {
+                "The connection to the queue broke at the wrong moment: the message may have been stored, so sending it again may make a second copy."
+            }
+            Self::StorageFull => "The disks of the queue are full: see the alert PostroadDiskFull.",
+        }
     }
 
     /// Returns the gRPC code that submission.proto documents.

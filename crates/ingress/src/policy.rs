@@ -7,7 +7,7 @@ use postroad_net::smtp::server::{Policy, Session};
 use postroad_smtp::{
     command::Mail,
     headers::Protocol,
-    server::{Answer, Credentials, Message, Question},
+    server::{Answer, Credentials, Message, Question, SessionError},
     tolerance::Tolerance,
 };
 use postroad_telemetry::mail_log::Mailbox;
@@ -57,12 +57,7 @@ impl Policy for SmtpPolicy {
         if self.handler.is_accepting() {
             return Ok(());
         }
-        Err(Reply::new(
-            421,
-            3,
-            2,
-            format!("{} cannot store mail now, try again later", self.handler.config.hostname),
-        ))
+        Err(SessionError::CannotStore.reply_with(&self.handler.config.hostname))
     }
 }
 
@@ -77,17 +72,13 @@ impl SmtpPolicy {
             credentials.authorization.is_empty() || credentials.authorization == credentials.login;
         let address = session.client.ip().to_canonical();
         let verdict = self.authenticator.login(&credentials.login, credentials.secret, address).await;
-        let (reason, reply) = match verdict {
+        let (reason, error) = match verdict {
             Verdict::Valid(identity) if acts_for_itself => return Answer::Identity(identity),
-            Verdict::Valid(_) | Verdict::Invalid => {
-                ("wrong", Reply::new(535, 7, 8, "authentication credentials invalid"))
-            }
-            Verdict::Unavailable => {
-                ("unavailable", Reply::new(454, 7, 0, "temporary authentication failure"))
-            }
+            Verdict::Valid(_) | Verdict::Invalid => ("wrong", SessionError::CredentialsInvalid),
+            Verdict::Unavailable => ("unavailable", SessionError::AuthUnavailable),
         };
         records::login_failed(&client_of(session), Mailbox::Of(&credentials.login), reason);
-        Answer::Reply(reply)
+        Answer::Reply(error.reply())
     }
 
     /// Answers yes, or records the refusal of a sender or a recipient.

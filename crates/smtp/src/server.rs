@@ -19,6 +19,7 @@ use crate::{
 
 mod auth;
 mod config;
+mod errors;
 mod line;
 mod message;
 mod transaction;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use auth::{Credentials, Mechanism};
 pub use config::{ServerConfig, Service};
+pub use errors::SessionError;
 use transaction::Envelope;
 
 const ERRORS_MAX: u32 = 20;
@@ -292,7 +294,7 @@ impl<I> ServerSession<I> {
 
     /// The deadline has passed.
     pub fn timed_out(&mut self) {
-        self.write(&Reply::new(421, 4, 2, format!("{} timed out", self.config.hostname)));
+        self.write(&SessionError::TimedOut.reply_with(&self.config.hostname));
         self.state = State::Closed;
     }
 
@@ -302,7 +304,7 @@ impl<I> ServerSession<I> {
     pub fn shut_down(&mut self) -> bool {
         let busy = matches!(self.state, State::Data { .. } | State::AwaitingAnswer(PendingQuestion::Message));
         if !busy {
-            self.write(&Reply::new(421, 3, 2, format!("{} shutting down", self.config.hostname)));
+            self.write(&SessionError::ShuttingDown.reply_with(&self.config.hostname));
             self.state = State::Closed;
         }
         !busy
@@ -374,9 +376,9 @@ impl<I> ServerSession<I> {
             self.reply(&Reply::plain(220, format!("{} ESMTP Postroad", self.config.hostname)));
             self.state = State::Ready;
         } else if input.starts_with(b"\x16\x03") {
-            self.reply(&Reply::new(221, 7, 0, "this port expects plaintext SMTP"));
+            self.reply(&SessionError::NotATlsPort.reply());
         } else {
-            self.reply(&Reply::new(554, 5, 0, "SMTP protocol synchronization error: wait for the greeting"));
+            self.reply(&SessionError::TooEarly.reply());
         }
     }
 
@@ -452,38 +454,38 @@ impl<I> ServerSession<I> {
 
     fn start_tls(&mut self, input: &BytesMut) {
         if self.peer.tls.is_some() {
-            self.error_reply(&Reply::new(503, 5, 1, "TLS already active"));
+            self.error_reply(&SessionError::TlsActive.reply());
         } else if !self.config.tls_available {
-            self.error_reply(&Reply::new(454, 7, 0, "TLS not available"));
+            self.error_reply(&SessionError::TlsUnavailable.reply());
         } else if input.is_empty() {
             self.reply(&Reply::new(220, 0, 0, "go ahead"));
             self.state = State::StartingTls;
         } else {
             // Commands sent in the clear must not run inside TLS (CVE-2011-0411).
-            self.reply(&Reply::new(554, 5, 0, "no pipelining after STARTTLS"));
+            self.reply(&SessionError::PipelinedAfterStartTls.reply());
             self.state = State::Closed;
         }
     }
 
     fn refuse_command(&mut self, error: CommandError) {
         let reply = match error {
-            CommandError::Unknown => Reply::new(500, 5, 1, "unknown command"),
-            CommandError::NotImplemented => Reply::new(502, 5, 1, "command not implemented"),
-            CommandError::NotUtf8 => Reply::new(501, 5, 2, "command is not valid UTF-8"),
-            CommandError::Syntax => Reply::new(501, 5, 4, "syntax error in arguments"),
-            CommandError::UnknownParameter => Reply::new(555, 5, 4, "unknown parameter"),
+            CommandError::Unknown => SessionError::UnknownCommand.reply(),
+            CommandError::NotImplemented => SessionError::NotImplemented.reply(),
+            CommandError::NotUtf8 => SessionError::NotUtf8.reply(),
+            CommandError::Syntax => SessionError::Syntax.reply(),
+            CommandError::UnknownParameter => SessionError::UnknownParameter.reply(),
             // The command is understood; the address is refused.
             CommandError::SenderAddress => {
-                return self.refusal_reply(&Reply::new(501, 1, 7, "bad sender address"));
+                return self.refusal_reply(&SessionError::BadSender.reply());
             }
             CommandError::RecipientAddress => {
-                return self.refusal_reply(&Reply::new(501, 1, 3, "bad recipient address"));
+                return self.refusal_reply(&SessionError::BadRecipient.reply());
             }
             CommandError::NeedsSmtputf8 => {
-                return self.refusal_reply(&Reply::new(553, 6, 7, "address requires SMTPUTF8"));
+                return self.refusal_reply(&SessionError::NeedsSmtputf8.reply());
             }
             CommandError::OtherProtocol => {
-                self.reply(&Reply::new(221, 7, 0, "this is an SMTP server"));
+                self.reply(&SessionError::OtherProtocol.reply());
                 self.state = State::Closed;
                 return;
             }
@@ -539,7 +541,7 @@ impl<I> ServerSession<I> {
     }
 
     fn close_with_421(&mut self) {
-        self.reply(&Reply::new(421, 7, 0, "Too many errors"));
+        self.reply(&SessionError::TooManyErrors.reply());
         self.state = State::Closed;
     }
 

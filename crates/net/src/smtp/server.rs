@@ -12,7 +12,7 @@ use std::{
 };
 
 use postroad_core::Reply;
-use postroad_smtp::server::{Answer, Question, ServerConfig, TlsInfo, write_reply};
+use postroad_smtp::server::{Answer, Question, ServerConfig, SessionError, TlsInfo, write_reply};
 use postroad_telemetry::mail_log::{self, Mailbox, Rejected, Said, Trace};
 use socket2::SockRef;
 use tokio::{
@@ -215,18 +215,16 @@ impl<P> Listener<P> {
 
     /// Refuses a client with 421; the buffer of a new socket has room for one line.
     fn refuse(&self, stream: &TcpStream, client: IpAddr, limit: LimitHit) {
-        let (subject, detail, text, reason, counter) = match limit {
-            LimitHit::Total => (3, 2, "too many connections", "connections", &self.metrics.refused_total),
+        let (error, reason, counter) = match limit {
+            LimitHit::Total => (SessionError::TooManyConnections, "connections", &self.metrics.refused_total),
             LimitHit::Network => (
-                7,
-                0,
-                "too many connections from your network",
+                SessionError::TooManyConnectionsOfNetwork,
                 "connections_per_network",
                 &self.metrics.refused_network,
             ),
         };
         counter.increment(1);
-        let reply = Reply::new(421, subject, detail, format!("{} {text}", self.server.hostname));
+        let reply = error.reply_with(&self.server.hostname);
         log_refused("connect", reason, client, None, &reply);
         if self.implicit_tls {
             return;

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use postroad_core::Reply;
 use zeroize::Zeroizing;
 
-use super::{PendingQuestion, Question, ServerSession, State};
+use super::{PendingQuestion, Question, ServerSession, SessionError, State};
 
 const AUTH_FAILURES_MAX: u32 = 3;
 
@@ -64,7 +64,7 @@ impl Exchange {
         let (exchange, challenge) = match mechanism {
             "PLAIN" => (Self::Plain, ""),
             "LOGIN" => (Self::LoginName, LOGIN_NAME),
-            _ => return Step::Refused(Reply::new(504, 5, 4, "mechanism not supported")),
+            _ => return Step::Refused(SessionError::UnknownMechanism.reply()),
         };
         match initial {
             // RFC 4954 4: `=` is an empty response.
@@ -76,12 +76,12 @@ impl Exchange {
 
     pub(super) fn respond(self, line: &[u8]) -> Step {
         if line == b"*" {
-            return Step::Refused(Reply::new(501, 7, 0, "authentication cancelled"));
+            return Step::Refused(SessionError::AuthCancelled.reply());
         }
         let decoded = STANDARD.decode(line).ok().map(Zeroizing::new);
         match decoded.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()) {
             Some(text) => self.accept(Zeroizing::new(text)),
-            None => Step::Refused(Reply::new(501, 5, 2, "invalid base64")),
+            None => Step::Refused(SessionError::InvalidBase64.reply()),
         }
     }
 
@@ -109,7 +109,7 @@ fn plain(text: &str) -> Step {
             login: login.into(),
             secret: Zeroizing::new(secret.into()),
         }),
-        _ => Step::Refused(Reply::new(501, 5, 2, "malformed AUTH PLAIN response")),
+        _ => Step::Refused(SessionError::MalformedPlain.reply()),
     }
 }
 
@@ -121,11 +121,11 @@ impl<I> ServerSession<I> {
         input: &BytesMut,
     ) -> Option<Question> {
         let refusal = if self.hello.is_none() {
-            Some(Reply::new(503, 5, 1, "send EHLO first"))
+            Some(SessionError::NoHello.reply())
         } else if self.peer.tls.is_none() {
-            Some(Reply::new(538, 7, 11, "encryption required for the requested authentication mechanism"))
+            Some(SessionError::AuthNeedsTls.reply())
         } else if self.logged_in || matches!(self.state, State::Transaction(_)) {
-            Some(Reply::new(503, 5, 1, "AUTH not permitted now"))
+            Some(SessionError::AuthNotNow.reply())
         } else {
             None
         };
@@ -135,7 +135,7 @@ impl<I> ServerSession<I> {
         }
         // RFC 4954 4: AUTH must be the last command of a pipelined group.
         if !input.is_empty() {
-            self.reply(&Reply::new(554, 5, 0, "no pipelining after AUTH"));
+            self.reply(&SessionError::PipelinedAfterAuth.reply());
             self.state = State::Closed;
             return None;
         }
@@ -173,7 +173,7 @@ impl<I> ServerSession<I> {
         // A temporary failure of our side is not counted against the client.
         self.auth_failures += u32::from(reply.is_permanent());
         if self.auth_failures >= AUTH_FAILURES_MAX {
-            self.reply(&Reply::new(421, 7, 0, "Too many authentication failures"));
+            self.reply(&SessionError::TooManyLogins.reply());
             self.state = State::Closed;
         }
     }

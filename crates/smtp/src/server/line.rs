@@ -3,9 +3,8 @@
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use postroad_core::Reply;
 
-use super::{Output, ServerSession, State};
+use super::{Output, ServerSession, SessionError, State};
 
 /// RFC 5321 4.5.3.1.4: a command line with its CRLF, before any extension is in use.
 const LINE_BYTES_PLAIN: usize = 512;
@@ -26,7 +25,7 @@ impl<I> ServerSession<I> {
     ) -> Result<Bytes, Option<Output>> {
         // S-007: a TLS client waits for the answer to its hello, which may lack a line end.
         if input.starts_with(b"\x16\x03") {
-            self.reply(&Reply::new(221, 7, 0, "this port expects plaintext SMTP"));
+            self.reply(&SessionError::NotATlsPort.reply());
             return Err(None);
         }
         let bytes_max = self.line_bytes_max(&state, input);
@@ -35,7 +34,7 @@ impl<I> ServerSession<I> {
             self.deadline = now + self.config.command_timeout;
             let Some(line) = line.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r')) else {
                 // We cannot know where the client thinks its lines end.
-                self.reply(&Reply::new(521, 5, 2, "bare CR/LF not allowed"));
+                self.reply(&SessionError::BareNewlineInCommand.reply());
                 return Err(None);
             };
             self.state = state;
@@ -76,12 +75,12 @@ impl<I> ServerSession<I> {
         if let Some(end) = memchr::memchr(b'\n', &input[..searched]) {
             let _ = input.split_to(end + 1);
             self.state = *then;
-            let detail = if of_auth { 6 } else { 2 };
-            self.error_reply(&Reply::new(500, 5, detail, "Line too long"));
+            let error = if of_auth { SessionError::AuthLineTooLong } else { SessionError::LineTooLong };
+            self.error_reply(&error.reply());
             return None;
         }
         if searched == room {
-            self.reply(&Reply::new(421, 7, 0, "Line too long"));
+            self.reply(&SessionError::LineWithoutEnd.reply());
             return None;
         }
         input.clear();

@@ -6,7 +6,8 @@ use bytes::BytesMut;
 use postroad_core::{ByteSize, Reply};
 
 use super::{
-    Message, Output, PendingQuestion, Question, ServerSession, Service, State, transaction::Envelope,
+    Message, Output, PendingQuestion, Question, ServerSession, Service, SessionError, State,
+    transaction::Envelope,
 };
 use crate::{
     data::{DataDecoder, Decoded},
@@ -56,28 +57,24 @@ impl<I> ServerSession<I> {
     fn header_refusal(&self, content: &[u8], tolerances: &mut Tolerances) -> Option<Reply> {
         let header = headers::summarise_tolerated(content, tolerances);
         if header.received > HOPS_MAX {
-            return Some(Reply::new(554, 4, 6, "too many hops"));
+            return Some(SessionError::TooManyHops.reply());
         }
         if self.config.service == Service::Relay {
             return None;
         }
         match (header.ended_by_text, header.from) {
-            (true, _) => Some(Reply::new(554, 6, 0, "header contains a line that is not a field")),
-            (false, 0) => Some(Reply::new(554, 6, 0, "message has no From field")),
+            (true, _) => Some(SessionError::BadHeader.reply()),
+            (false, 0) => Some(SessionError::NoFrom.reply()),
             (false, 1) => None,
-            (false, _) => Some(Reply::new(554, 6, 0, "message has more than one From field")),
+            (false, _) => Some(SessionError::TwoFroms.reply()),
         }
     }
 }
 
 fn refusal_of(refused: &Decoded, limit: u64) -> Reply {
     match refused {
-        Decoded::TooLarge => {
-            Reply::new(552, 3, 4, format!("message exceeds the limit of {}", ByteSize(limit).in_words()))
-        }
-        Decoded::BareNewline => Reply::new(550, 5, 2, "bare CR/LF not allowed"),
-        Decoded::Nul | Decoded::Content(_) | Decoded::LfLines(_) => {
-            Reply::new(554, 6, 0, "NUL byte not allowed")
-        }
+        Decoded::TooLarge => SessionError::TooLarge.reply_with(ByteSize(limit).in_words()),
+        Decoded::BareNewline => SessionError::BareNewline.reply(),
+        Decoded::Nul | Decoded::Content(_) | Decoded::LfLines(_) => SessionError::Nul.reply(),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use postroad_core::{Address, ByteSize, Recipients, Reply};
 
-use super::{PendingQuestion, Question, ServerSession, Service, State};
+use super::{PendingQuestion, Question, ServerSession, Service, SessionError, State};
 use crate::{command::Mail, data::DataDecoder};
 
 /// What a transaction has so far.
@@ -19,11 +19,11 @@ pub(super) struct Envelope {
 impl<I> ServerSession<I> {
     pub(super) fn mail(&mut self, mail: Mail) -> Option<Question> {
         let error = if self.hello.is_none() {
-            Some(Reply::new(503, 5, 1, "send EHLO first"))
+            Some(SessionError::NoHello.reply())
         } else if matches!(self.state, State::Transaction(_)) {
-            Some(Reply::new(503, 5, 1, "nested MAIL command"))
+            Some(SessionError::NestedMail.reply())
         } else if self.config.service == Service::Submission && self.peer.identity.is_none() {
-            Some(Reply::new(530, 7, 0, "authentication required"))
+            Some(SessionError::NoIdentity.reply())
         } else {
             None
         };
@@ -33,8 +33,7 @@ impl<I> ServerSession<I> {
         }
         let limit = self.message_size_max;
         if limit != 0 && mail.size > limit {
-            let text = format!("message exceeds the limit of {}", ByteSize(limit).in_words());
-            self.refusal_reply(&Reply::new(552, 3, 4, text));
+            self.refusal_reply(&SessionError::TooLarge.reply_with(ByteSize(limit).in_words()));
             return None;
         }
         self.state = State::AwaitingAnswer(PendingQuestion::Sender(mail.clone()));
@@ -52,7 +51,7 @@ impl<I> ServerSession<I> {
         };
         if !envelope.mail.smtputf8 && !address.is_ascii() {
             self.state = State::Transaction(envelope);
-            self.refusal_reply(&Reply::new(553, 6, 7, "address requires SMTPUTF8"));
+            self.refusal_reply(&SessionError::NeedsSmtputf8.reply());
             return None;
         }
         let repeats = envelope.recipients.has(&address);
@@ -86,7 +85,7 @@ impl<I> ServerSession<I> {
             }
             State::Transaction(envelope) => {
                 self.state = State::Transaction(envelope);
-                self.refusal_reply(&Reply::new(554, 5, 1, "no valid recipients"));
+                self.refusal_reply(&SessionError::NoRecipients.reply());
             }
             other => {
                 self.state = other;
@@ -100,13 +99,13 @@ impl<I> ServerSession<I> {
     /// A client with an identity may name any number: it sends the accepted ones and comes again with the others, so
     /// the session must not end before. A stranger tries recipients.
     fn refuse_further_recipient(&mut self) {
-        let reply = Reply::new(452, 5, 3, "too many recipients");
+        let reply = SessionError::TooManyRecipients.reply();
         if self.peer.identity.is_some() { self.reply(&reply) } else { self.refusal_reply(&reply) }
     }
 
     /// Refuses RCPT or DATA. They may have been sent in one group with a MAIL that was refused (RFC 2920 3.1), so they
     /// count like the refusal of its recipients.
     fn refuse_without_mail(&mut self) {
-        self.refusal_reply(&Reply::new(503, 5, 1, "need MAIL command"));
+        self.refusal_reply(&SessionError::NeedsMail.reply());
     }
 }
