@@ -18,6 +18,7 @@ ROLES = [("queue", 0, 3), ("outbound", 20, 2), ("control", 30, 1), ("ingress", 1
 SETTINGS = {
     "queue": {
         "QUEUE__SEGMENT_BYTES": "4MiB",
+        "QUEUE__TAIL_BYTES_MAX": "4MiB",
         "QUEUE__EVENT_BYTES_MAX": "2MiB",
         "QUEUE__LEASE__LEASE_DURATION": "15s",
         "QUEUE__ELECTION__HEARTBEAT_INTERVAL": "300ms",
@@ -147,7 +148,6 @@ class Node:
             if line.startswith(series + " "):
                 return float(line.rsplit(" ", 1)[1])
         return None
-
 
     def shown(self, series):
         """As `gauge`; `None` also while the node does not answer."""

@@ -182,7 +182,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     unit: Unit::Count,
                     queries: &[query("count by (version) (postroad_build_info{SCOPE})", "{{version}}")],
                     runbook: reading("overview"),
-                    moved_by: Moved::Down(Fault::FollowerKilled),
+                    moved_by: Moved::Down(Fault::MajorityKilled),
                 },
             ],
         },

@@ -135,7 +135,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     unit: Unit::Count,
                     queries: &[query("max by (group) (postroad_queue_messages{NODE})", "group {{group}}")],
                     runbook: alert("postroadqueuegrows"),
-                    moved_by: Moved::Up(Fault::SiteSlow),
+                    moved_by: Moved::Up(Fault::OutboundKilled),
                 },
                 Panel {
                     title: "Due and waiting",
