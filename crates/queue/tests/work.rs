@@ -390,6 +390,18 @@ async fn consumed_events_are_dropped_and_new_ones_are_streamed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_a_newer_version_works_with_a_leader_that_does_not_know_all_its_frames() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    session.send_unknown().await;
+    let id = cluster.accept("hello").await;
+    let assignment = session.assignment().await;
+    let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+    cluster.until_ended(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_breaks_the_rules_ends() {
     let (cluster, outbound) = one_node().await;
     let stranger = Outbound { node: NodeId(99), incarnation: fresh(), credit_frames: 0 };

@@ -134,7 +134,8 @@ impl Session {
                 }
                 frame = self.inbound.message(), if self.acks.len() < ACKS_MAX => match frame? {
                     Some(OutboundFrame { frame: Some(frame) }) => self.handle(frame).await?,
-                    Some(_) => return Err(Status::invalid_argument("an empty frame")),
+                    // A frame of a newer version.
+                    Some(OutboundFrame { frame: None }) => {}
                     None => return Ok(None),
                 },
                 Some(assignments) = self.reading.next(), if !self.reading.is_empty() => {

@@ -182,6 +182,11 @@ impl Session {
         self.frames.send(OutboundFrame { frame: Some(Out::Credit(Credit { frames })) }).await.unwrap();
     }
 
+    /// Sends a frame of a kind that this version does not know.
+    pub async fn send_unknown(&mut self) {
+        self.frames.send(OutboundFrame { frame: None }).await.unwrap();
+    }
+
     pub async fn send_windows(&mut self, windows: Windows) {
         self.frames.send(OutboundFrame { frame: Some(Out::Windows(windows)) }).await.unwrap();
     }
