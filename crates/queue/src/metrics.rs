@@ -78,7 +78,7 @@ postroad_telemetry::catalogue! {
     gauge READY = "postroad_queue_ready_deliveries" [GROUP];
     /// Deliveries that are due and wait for a lane with room, by pool; on the leader
     ranked_gauge POOL_READY = "postroad_queue_pool_ready_deliveries" [GROUP, POOL];
-    /// Time for which the delivery that has waited longest for a lane with room has been due; on the leader
+    /// Time for which the delivery that has waited longest for a lane with room has been due, without what is suspended; on the leader
     gauge LONGEST_WAIT = "postroad_queue_longest_wait_seconds" [GROUP];
     /// Age of the oldest message that has not ended
     gauge OLDEST = "postroad_queue_oldest_message_seconds" [GROUP];
