@@ -48,7 +48,7 @@ postroad_telemetry::catalogue! {
     counter RECLAIMS = "postroad_queue_reclaims_total" [GROUP];
     /// Message bodies that were unreadable when an attempt needed them
     counter UNREADABLE = "postroad_queue_unreadable_contents_total" [GROUP];
-    /// Reports of lanes that were dropped because an outbound node has more lanes than a leader keeps
+    /// Reports of lanes that were dropped because they are malformed, or an outbound node has more lanes than a leader keeps
     counter LANES_DROPPED = "postroad_queue_lane_reports_dropped_total" [GROUP];
     /// Time from proposing a log entry to having applied it
     histogram COMMIT = "postroad_queue_commit_seconds" [GROUP];

@@ -171,7 +171,9 @@ impl Dispatcher {
         if self.room(ledger, source, site, 0) > 0 {
             return WaitReason::Next;
         }
-        let Some(lane) = lanes.get(source, site) else { return WaitReason::WindowFull { source } };
+        let Some(lane) = lanes.get(owned.grant.node, source, site) else {
+            return WaitReason::WindowFull { source };
+        };
         if let Some(pause) = lane.pause.as_ref().filter(|pause| pause.until > now) {
             return WaitReason::LanePaused { until: pause.until, source, reason: pause.reason.clone() };
         }
