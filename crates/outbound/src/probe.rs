@@ -9,7 +9,7 @@ use std::{
 
 use postroad_core::{Domain, DurationText, SourceId};
 use postroad_directory::{Rate, Source};
-use postroad_net::{connect, smtp::client::Connection};
+use postroad_net::smtp::client::Connection;
 use postroad_proto::queue::{Probe, ProbeResult, ProbedConnection, ProbedHost, ProbedReply};
 use postroad_smtp::client::{ClientConfig, Ended, Phase, TlsUse};
 use tokio::time;
@@ -111,17 +111,10 @@ impl Probing<'_> {
     async fn session(&self, target: &Target) -> ProbedConnection {
         let context = self.context;
         let mut probed = ProbedConnection { remote: target.remote(), ..ProbedConnection::default() };
-        let (from, limit) = (self.source.address, context.config.connect_timeout);
-        let connected = if target.trusted {
-            connect::connect_trusted(target.address, from, limit).await
-        } else {
-            connect::connect(&context.guard, target.address, from, limit).await
-        };
-        let stream = match connected {
+        let stream = match context.connect(target, self.source.address).await {
             Ok(stream) => stream,
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                probed.failure = format!("{error}{}", cause.unwrap_or_default());
+                probed.failure = error.with_cause();
                 return probed;
             }
         };
