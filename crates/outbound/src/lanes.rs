@@ -115,9 +115,19 @@ impl TakenConnection {
 
 impl Drop for TakenConnection {
     fn drop(&mut self) {
-        self.handle.with(|lane| drop(lane.begin_exit()));
-        self.lanes.worker_exited(&self.context, &self.handle);
+        self.lanes.connection_closed(&self.context, &self.handle, Lane::return_connection);
     }
+}
+
+/// Why no connection of a lane was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotTaken {
+    /// The source is not owned under this epoch, or is being released.
+    #[error("this node no longer owns the source")]
+    NotOwned,
+    /// It has as many as it may.
+    #[error("all connections of the lane are in use: none was made")]
+    InUse,
 }
 
 impl Lanes {
@@ -263,7 +273,7 @@ impl Lanes {
     pub(crate) fn is_used(&self, source: SourceId, epoch: Epoch) -> bool {
         let sources = self.sources.lock();
         let owned = sources.get(&source).filter(|owned| owned.source.epoch == epoch);
-        owned.is_some_and(|owned| owned.lanes.values().any(|handle| handle.with(|lane| lane.has_workers())))
+        owned.is_some_and(|owned| owned.lanes.values().any(|handle| handle.with(|lane| lane.is_connected())))
     }
 
     fn stop_starting(&self, owned: &mut OwnedSource) {
@@ -410,9 +420,18 @@ impl Lanes {
 
     /// A worker has exited; starts another one when jobs have arrived meanwhile.
     pub(crate) fn worker_exited(self: &Arc<Self>, context: &Arc<DeliveryContext>, handle: &Arc<LaneHandle>) {
+        self.connection_closed(context, handle, Lane::worker_exited);
+    }
+
+    fn connection_closed(
+        self: &Arc<Self>,
+        context: &Arc<DeliveryContext>,
+        handle: &Arc<LaneHandle>,
+        closed: impl FnOnce(&mut Lane),
+    ) {
         let wake = {
             let mut state = handle.state.lock();
-            state.lane.worker_exited();
+            closed(&mut state.lane);
             self.set_timer(handle, &mut state);
             state.lane.wake(Instant::now())
         };
@@ -431,16 +450,20 @@ impl Lanes {
         sources.get(&source).filter(|owned| owned.open).map(|owned| owned.source.clone())
     }
 
-    /// Takes one of a lane's connections for something else than a job; `None` when all are in use.
+    /// Takes one of a lane's connections for something else than a job.
     pub(crate) fn take_connection(
         self: &Arc<Self>,
         context: &Arc<DeliveryContext>,
         name: &LaneName,
         epoch: Epoch,
-    ) -> Option<TakenConnection> {
-        let handle = self.find_or_add(context, name, epoch)?;
-        let is_taken = handle.with(Lane::take_connection);
-        is_taken.then(|| TakenConnection { lanes: self.clone(), context: context.clone(), handle })
+    ) -> Result<TakenConnection, NotTaken> {
+        let handle = self.find_or_add(context, name, epoch).ok_or(NotTaken::NotOwned)?;
+        let taken = handle.with(|lane| if lane.is_closed() { None } else { Some(lane.take_connection()) });
+        match taken {
+            None => Err(NotTaken::NotOwned),
+            Some(false) => Err(NotTaken::InUse),
+            Some(true) => Ok(TakenConnection { lanes: self.clone(), context: context.clone(), handle }),
+        }
     }
 
     fn find(&self, name: &LaneName) -> Option<Arc<LaneHandle>> {

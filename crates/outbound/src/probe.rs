@@ -1,6 +1,6 @@
 //! Probes of sites that operators ask for: what an attempt would do, and what a connection says up to EHLO and STARTTLS.
 //!
-//! No mail is sent, so a probe counts in no rate; its connection takes one of its lane's.
+//! No mail is sent, so a probe counts in no rate; its connection is one of those that its lane may have.
 
 use std::{
     sync::Arc,
@@ -88,9 +88,12 @@ impl Probing<'_> {
     /// Connects to one target after the other, as an attempt does, until one has answered.
     async fn connect(&self, site: &Arc<str>, targets: &[Target], result: &mut ProbeResult) {
         let lane = LaneName { source: self.source.id, site: site.clone() };
-        let Some(taken) = self.lanes.take_connection(self.context, &lane, self.source.epoch) else {
-            "all connections of the lane are in use: none was made".clone_into(&mut result.failure);
-            return;
+        let taken = match self.lanes.take_connection(self.context, &lane, self.source.epoch) {
+            Ok(taken) => taken,
+            Err(not_taken) => {
+                result.failure = not_taken.to_string();
+                return;
+            }
         };
         for target in targets.iter().take(self.context.config.sessions_max) {
             let started = Instant::now();
