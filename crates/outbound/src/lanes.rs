@@ -4,12 +4,12 @@
 //! Locks are taken in this order: the map of sources, one lane, the timers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -38,6 +38,10 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
+/// How long a job that is assigned although it is suspended is kept: its leader has an older directory than this node, or
+/// a newer one, and would assign it again at once, in two commits each time.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+
 /// The lanes of this process.
 #[derive(Debug)]
 pub(crate) struct Lanes {
@@ -52,6 +56,8 @@ pub(crate) struct Lanes {
     windows_changed: watch::Sender<u64>,
     pub(crate) observed: ObservedLanes,
     workers: TaskTracker,
+    /// Jobs that came although they are suspended, oldest first, each with the time when it is given back.
+    refused: Mutex<VecDeque<(Instant, Job)>>,
     journal: Journal,
     metrics: Arc<OutboundMetrics>,
 }
@@ -145,6 +151,7 @@ impl Lanes {
             windows_changed: watch::channel(0).0,
             observed: ObservedLanes::new(),
             workers: TaskTracker::new(),
+            refused: Mutex::default(),
             journal,
             metrics,
         }
@@ -278,6 +285,7 @@ impl Lanes {
 
     fn stop_starting(&self, owned: &mut OwnedSource) {
         owned.open = false;
+        self.return_refused(None);
         for handle in owned.lanes.values() {
             let back = handle.state.lock().lane.close();
             handle.wake.notify_waiters();
@@ -286,6 +294,7 @@ impl Lanes {
     }
 
     fn close(&self, owned: &OwnedSource) {
+        self.return_refused(None);
         for handle in owned.lanes.values() {
             let back = {
                 let mut state = handle.state.lock();
@@ -312,8 +321,25 @@ impl Lanes {
         };
         match self.push_to(&handle, job, |job| stops_job(&context.directory.borrow(), job)) {
             Ok(wake) => self.wake(context, &handle, wake),
+            Err(job) if stops_job(&context.directory.borrow(), &job) => self.refuse(*job, Instant::now()),
             Err(job) => self.give_back(vec![*job]),
         }
+    }
+
+    /// Gives a job back after a while. It keeps no content meanwhile.
+    fn refuse(&self, mut job: Job, now: Instant) {
+        (job.content, job.budget) = (None, None);
+        self.refused.lock().push_back((now + REFUSED_FOR, job));
+    }
+
+    /// Gives back the refused jobs whose time has come, or all of them.
+    fn return_refused(&self, now: Option<Instant>) {
+        let back = {
+            let mut refused = self.refused.lock();
+            let due = refused.partition_point(|(at, _)| now.is_none_or(|now| *at <= now));
+            refused.drain(..due).map(|(_, job)| job).collect()
+        };
+        self.give_back(back);
     }
 
     fn push_to(
