@@ -1,4 +1,4 @@
-//! The nodes of the cluster as they announce themselves, for operators. Nothing is decided by it.
+//! The nodes of the cluster as they announce themselves, for operators. Only the end of a suspension waits for it.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +28,8 @@ const AUTHORITIES_MAX: usize = 8;
 const KEY_ID_BYTES_MAX: usize = 64;
 /// A node that is silent for so long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(86_400);
+/// Clocks that differ by more are not both right.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(30);
 /// A node that is silent for so long, three announcements, is not counted as running.
 const RUNNING_WITHIN: Duration = Duration::from_secs(90);
 
@@ -43,6 +45,11 @@ pub(crate) type NodesServer = NodeServiceServer<Nodes>;
 impl Nodes {
     pub(crate) fn new() -> Self {
         Self { table: Arc::default(), metrics: Arc::new(NodeMetrics::new()) }
+    }
+
+    /// Returns true unless the clocks of most running queue nodes differ from that of `own`, this node.
+    pub(crate) fn agree_on_time(&self, own: NodeId) -> bool {
+        self.table.lock().agree_on_time(own, Instant::now())
     }
 
     pub(crate) fn into_server(self) -> NodesServer {
@@ -101,6 +108,18 @@ impl NodeTable {
             })
         };
         age >= FORGOTTEN_AFTER || (age >= RUNNING_WITHIN && runs_elsewhere())
+    }
+
+    /// This node counts as one that agrees with itself.
+    fn agree_on_time(&self, own: NodeId, now: Instant) -> bool {
+        let others = self.nodes.iter().filter(|((role, node, _), kept)| {
+            *role == Role::Queue && *node != own && now.duration_since(kept.at) < RUNNING_WITHIN
+        });
+        let differs = |clock: &ClockDifference| {
+            u128::from(clock.offset_millis.unsigned_abs()) > CLOCKS_DIFFER_MAX.as_millis()
+        };
+        let (differ, agree): (Vec<_>, Vec<_>) = others.filter_map(|(_, kept)| kept.clock).partition(differs);
+        differ.len() < agree.len() + 1
     }
 
     fn running(&self, role: Role, now: Instant) -> usize {
