@@ -1,6 +1,6 @@
 //! What nodes report about themselves: each announces itself to every queue node, and operators list them.
 //!
-//! Nothing is decided by it: a node that cannot announce itself works as before.
+//! Only the end of a suspension waits for what queue nodes say of their clocks; a node that cannot announce itself works as before.
 
 use std::{
     collections::BTreeMap,

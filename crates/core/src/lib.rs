@@ -14,6 +14,7 @@ pub mod reply;
 pub mod retry;
 pub mod scope;
 pub mod size;
+pub mod text;
 pub mod time;
 
 pub use address::{Address, AddressError, Host, Irregularity};

@@ -133,6 +133,14 @@ impl Directory {
         Ok(Done { revision: self.revision, changed: count(self.differing(overlay).len()) })
     }
 
+    /// Returns the items of a change as it would put them.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn planned(&self, changes: &[Change]) -> Result<Vec<Item>, Refusal> {
+        Ok(Plan::of(self, changes)?.overlay.into_values().flatten().collect())
+    }
+
     fn claim(&mut self, node: NodeId, incarnation: u64) -> Done {
         let claimed = Item::Node(OutboundNode { node, incarnation });
         let owner = Owner { node, incarnation };

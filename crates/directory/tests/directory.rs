@@ -480,7 +480,7 @@ fn what_is_suspended_cannot_be_removed_before_it_is_resumed() {
     let remove = Command::Change(vec![Change::Remove(ItemName::new(Kind::Tenant, "u"))]);
     assert_eq!(
         directory.apply(&remove).unwrap_err().to_string(),
-        "`tenant u` cannot be removed: `suspension tenant u` refers to it"
+        "`tenant u` cannot be removed while it is suspended: `postroad tenant resume u`"
     );
     let resume = Change::Remove(ScopeName::Tenant("u".into()).item());
     directory.apply(&Command::Change(vec![resume])).unwrap();

@@ -19,6 +19,7 @@ use crate::{
     row::{Message, Recipient, State},
 };
 
+mod stale;
 mod suspended;
 mod waiting;
 
@@ -34,6 +35,9 @@ const TURN_DELIVERIES: usize = 32;
 
 /// The least room of a lane for deliveries that a person wants to be retried now, also while its window is closed.
 const RETRY_NOW_WINDOW: u32 = 16;
+
+/// Stale entries that are passed at the front of a queue, where only its first delivery is asked for.
+const STALE_PASSED_MAX: usize = 64;
 
 /// Deliveries that become ready in one poll.
 const DUE_AT_ONCE: usize = 10_000;
@@ -55,6 +59,8 @@ pub struct Dispatcher {
     sources: BTreeMap<SourceId, Source>,
     pools: BTreeMap<PoolId, Pool>,
     suspended: Suspended,
+    /// Where the search for stale entries goes on.
+    stale_from: Option<stale::Place>,
 }
 
 type QueueId = (PoolId, Arc<str>);
@@ -284,10 +290,16 @@ impl Dispatcher {
         if is_idle { self.later.first().map(|(due, _)| *due) } else { Some(now) }
     }
 
+    /// Returns the node that owns a source.
+    #[must_use]
+    pub fn owner(&self, source: SourceId) -> Option<NodeId> {
+        self.sources.get(&source).map(|owned| owned.grant.node)
+    }
+
     /// Returns how many deliveries are due and wait for a lane with room.
     #[must_use]
     pub fn ready_count(&self) -> usize {
-        let parked = self.suspended.parked().map(|(_, count)| count);
+        let parked = self.suspended.parked_counts().map(|(_, count)| count);
         self.ready.values().map(|queue| queue.len).chain(parked).sum()
     }
 
@@ -296,24 +308,29 @@ impl Dispatcher {
     pub fn ready_by_pool(&self) -> BTreeMap<PoolId, u64> {
         let mut pools = BTreeMap::new();
         let ready = self.ready.iter().map(|(id, queue)| (id, queue.len));
-        for ((pool, _), count) in ready.chain(self.suspended.parked()) {
+        for ((pool, _), count) in ready.chain(self.suspended.parked_counts()) {
             *pools.entry(*pool).or_default() += count as u64;
         }
         pools
     }
 
-    /// Returns when the delivery was due that has waited longest for a lane with room.
+    /// Returns when the delivery was due that has waited longest for a lane with room, without what is suspended.
     ///
-    /// Only the head of each queue of each tenant is looked at.
+    /// Only the first entries of each queue of each tenant are looked at.
     #[must_use]
     pub fn longest_due(&self, ledger: &Ledger) -> Option<Timestamp> {
-        let shares = self.ready.values().flat_map(|queue| queue.tenants.values());
-        let heads = shares.filter_map(|share| share.keys.front());
-        let due = |key: &Key| match queued(ledger, *key)?.1.state {
-            State::Queued { due } => Some(due),
-            _ => None,
+        let waiting = self.ready.iter().filter(|(id, _)| self.suspended_queue(id.0, &id.1).is_none());
+        let shares = waiting.flat_map(|(id, queue)| queue.tenants.iter().map(move |share| (id, share)));
+        let first_due = |(id, (tenant, share)): (&QueueId, (&TenantId, &Share))| {
+            share.keys.iter().take(STALE_PASSED_MAX).find_map(|key| {
+                let (_, recipient) = waiting_in(ledger, ledger.now(), id, *tenant, *key)?;
+                match recipient.state {
+                    State::Queued { due } => Some(due),
+                    _ => None,
+                }
+            })
         };
-        heads.filter_map(due).min()
+        shares.filter_map(first_due).min()
     }
 
     /// Moves a bounded number, so that a new leader with many due deliveries still serves other commands.
@@ -404,8 +421,11 @@ impl Dispatcher {
         if self.suspended.queue(id.0, &id.1).is_some() {
             return false;
         }
-        let members = self.pools.get(&id.0).map_or(&[][..], |pool| &pool.members);
-        members.iter().any(|member| self.room(ledger, member.source, &id.1, 0) > 0)
+        self.members(id.0).iter().any(|member| self.room(ledger, member.source, &id.1, 0) > 0)
+    }
+
+    fn members(&self, pool: PoolId) -> &[Member] {
+        self.pools.get(&pool).map_or(&[], |pool| &pool.members)
     }
 
     fn propose(&mut self, next: Next, grant: SourceGrant, site: Arc<str>) -> (Assign, Reservation) {
@@ -552,11 +572,7 @@ impl ReadyQueue {
                 self.tenants.remove(&tenant);
                 continue;
             };
-            let current = queued(ledger, key).filter(|(message, recipient)| {
-                let here = recipient.pool == id.0 && **ledger.sites.name(recipient.site) == *id.1;
-                let is_due = matches!(recipient.state, State::Queued { due } if due <= now.max(ledger.now()));
-                here && is_due && message.tenant == tenant && !proposed.contains(&key)
-            });
+            let current = waiting_in(ledger, now, id, tenant, key).filter(|_| !proposed.contains(&key));
             if let Some((message, _)) = current
                 && u64::from(message.size) > share.deficit
                 && self.turns.len() > 1
@@ -573,6 +589,22 @@ impl ReadyQueue {
         }
         None
     }
+}
+
+/// Returns the delivery of an entry of a ready queue; `None` for a stale one: its delivery waits elsewhere, is not due, or
+/// waits no longer.
+fn waiting_in<'a>(
+    ledger: &'a Ledger,
+    now: Timestamp,
+    id: &QueueId,
+    tenant: TenantId,
+    key: Key,
+) -> Option<(&'a Message, &'a Recipient)> {
+    queued(ledger, key).filter(|(message, recipient)| {
+        let is_here = recipient.pool == id.0 && **ledger.sites.name(recipient.site) == *id.1;
+        let is_due = matches!(recipient.state, State::Queued { due } if due <= now.max(ledger.now()));
+        is_here && is_due && message.tenant == tenant
+    })
 }
 
 fn queued(ledger: &Ledger, key: Key) -> Option<(&Message, &Recipient)> {

@@ -78,16 +78,13 @@ impl LaneReports {
         self.by_node.remove(&node);
     }
 
-    /// Returns a lane.
-    ///
-    /// A source has one owner; of an earlier one nothing is left once its session has ended.
+    /// Returns a lane as `owner` reports it. What other nodes say of it does not count: a report may be a mistake.
     #[must_use]
-    pub fn get(&self, source: SourceId, site: &Arc<str>) -> Option<&LaneReport> {
-        let name = (source, site.clone());
-        self.by_node.values().find_map(|lanes| lanes.get(&name))
+    pub fn get(&self, owner: NodeId, source: SourceId, site: &Arc<str>) -> Option<&LaneReport> {
+        self.by_node.get(&owner)?.get(&(source, site.clone()))
     }
 
-    /// Returns every lane with its node, source and site.
+    /// Returns every lane with the node that reports it, its source and its site.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, SourceId, &Arc<str>, &LaneReport)> {
         self.by_node.iter().flat_map(|(node, lanes)| {
             lanes.iter().map(|((source, site), report)| (*node, *source, site, report))
@@ -116,10 +113,11 @@ mod tests {
         assert!(lanes.note(NodeId(1), SourceId(1), one.clone(), Some(report(2))));
         assert!(lanes.note(NodeId(2), SourceId(2), one.clone(), Some(report(3))));
         assert!(lanes.note(NodeId(2), SourceId(2), other.clone(), Some(report(4))));
-        assert_eq!(lanes.get(SourceId(1), &one).map(|lane| lane.waiting), Some(2));
+        assert_eq!(lanes.get(NodeId(1), SourceId(1), &one).map(|lane| lane.waiting), Some(2));
+        assert_eq!(lanes.get(NodeId(2), SourceId(1), &one), None, "another node does not own it");
         assert_eq!(lanes.iter().count(), 3);
         lanes.note(NodeId(2), SourceId(2), other.clone(), None);
-        assert_eq!(lanes.get(SourceId(2), &other), None);
+        assert_eq!(lanes.get(NodeId(2), SourceId(2), &other), None);
         lanes.forget(NodeId(1));
         let left: Vec<_> = lanes.iter().map(|(node, source, site, _)| (node, source, site)).collect();
         assert_eq!(left, [(NodeId(2), SourceId(2), &one)]);

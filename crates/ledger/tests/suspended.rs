@@ -256,6 +256,69 @@ fn a_delivery_that_was_tried_while_an_older_entry_of_it_waited_keeps_its_distanc
     assert_eq!(leader.dispatcher.ready_count(), 0);
 }
 
+/// What is cancelled while it is suspended leaves the queues in bounded steps, and the rest keeps its order.
+fn check_stale(scopes: &[Scope], sites: &[&str], step: usize) {
+    let mut leader = Leader::new();
+    leader.suspend(scopes);
+    let accept = |leader: &mut Leader, at: usize| leader.accept(1 + at as u32 % 2, sites[at % sites.len()]);
+    let ids: Vec<MessageId> = (0..100).map(|at| accept(&mut leader, at)).collect();
+    leader.dispatch();
+    let is_kept = |at: usize| at % 10 == 7;
+    for (_, id) in ids.iter().enumerate().filter(|(at, _)| !is_kept(*at)) {
+        leader.apply(changed(*id, Action::Cancel));
+    }
+    assert_eq!(leader.dispatcher.ready_count(), 100);
+    let mut steps = 1;
+    while !leader.dispatcher.drop_stale(&leader.ledger, NOW, step) {
+        steps += 1;
+    }
+    assert!(steps >= 100 / step && steps <= 100 / step + 10, "{scopes:?}: {steps} steps of {step}");
+    assert_eq!(leader.dispatcher.ready_count(), 10, "{scopes:?}");
+    // The same is found by the next search, which drops nothing.
+    while !leader.dispatcher.drop_stale(&leader.ledger, NOW, step) {}
+    assert_eq!(leader.dispatcher.ready_count(), 10, "{scopes:?}");
+    leader.suspend(&[]);
+    let sent: Vec<MessageId> = leader.dispatch().into_iter().map(|(id, _)| id).collect();
+    let kept: Vec<MessageId> = (0..100).filter(|at| is_kept(*at)).map(|at| ids[at]).collect();
+    assert_eq!(sent, kept, "{scopes:?}");
+}
+
+#[test]
+fn what_ends_while_it_is_suspended_leaves_the_queues_in_bounded_steps() {
+    let both = [Scope::Tenant(TenantId(1)), Scope::Tenant(TenantId(2))];
+    for step in [1, 7, 64, 1000] {
+        check_stale(&[Scope::Pool(POOL)], &["a"], step);
+        check_stale(&[Scope::Pool(POOL)], &["a", "b", "c", "d", "e"], step);
+        check_stale(&[site("a"), Scope::Tenant(TenantId(2))], &["a"], step);
+        check_stale(&both, &["a", "b", "c"], step);
+    }
+}
+
+#[test]
+fn the_longest_wait_is_that_of_mail_that_may_be_sent() {
+    let mut leader = Leader::new();
+    // No lane has room.
+    for source in 1..=2 {
+        leader.dispatcher.set_windows(grant(source), Windows::default());
+    }
+    let longest_due = |leader: &Leader| leader.dispatcher.longest_due(&leader.ledger);
+    assert_eq!(longest_due(&leader), None);
+    let first = leader.accept(1, "a");
+    assert_eq!(longest_due(&leader), Some(NOW));
+    let every_lane = [Scope::Source(SourceId(1)), lane(2, "a")];
+    for scopes in [&[site("a")][..], &[Scope::Pool(POOL)], &[Scope::Tenant(TenantId(1))], &every_lane] {
+        leader.suspend(scopes);
+        assert_eq!(longest_due(&leader), None, "{scopes:?}");
+        leader.suspend(&[]);
+    }
+    leader.suspend(&every_lane[..1]);
+    assert_eq!(longest_due(&leader), Some(NOW), "the other source may send it");
+    // An entry whose delivery has ended hides no other.
+    leader.accept(1, "a");
+    leader.apply(changed(first, Action::Cancel));
+    assert_eq!(longest_due(&leader), Some(NOW));
+}
+
 #[test]
 fn a_new_leader_finds_the_suspended_mail() {
     let mut leader = Leader::new();

@@ -51,6 +51,13 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Returns it with its cause, in one line.
+    #[must_use]
+    pub fn with_cause(&self) -> String {
+        let cause = std::error::Error::source(self).map(|cause| format!(": {cause}"));
+        format!("{self}{}", cause.unwrap_or_default())
+    }
+
     /// Returns true when this node, not the peer, is at fault.
     #[must_use]
     pub fn is_local(&self) -> bool {

@@ -4,13 +4,13 @@ use std::{net::IpAddr, sync::Arc};
 
 use postroad_directory::View;
 use postroad_dns::Resolver;
-use postroad_net::{ClientTls, Guard};
+use postroad_net::{ClientTls, ConnectError, Guard, connect};
 use postroad_smtp::client::Timeouts;
-use tokio::sync::watch;
+use tokio::{net::TcpStream, sync::watch};
 
 use crate::{
     config::OutboundConfig, content::ContentSource, conversion::Conversions, lease::Lease,
-    metrics::OutboundMetrics,
+    metrics::OutboundMetrics, plan::Target,
 };
 
 /// What all workers share.
@@ -43,6 +43,20 @@ impl DeliveryContext {
     #[must_use]
     pub(crate) fn view(&self) -> Arc<View> {
         self.directory.borrow().clone()
+    }
+
+    /// Connects to a target from a source's address. The guard does not apply to what the operator configured in a route.
+    pub(crate) async fn connect(
+        &self,
+        target: &Target,
+        from: Option<IpAddr>,
+    ) -> Result<TcpStream, ConnectError> {
+        let limit = self.config.connect_timeout;
+        if target.trusted {
+            connect::connect_trusted(target.address, from, limit).await
+        } else {
+            connect::connect(&self.guard, target.address, from, limit).await
+        }
     }
 
     /// Returns the addresses that lead back to the cluster. Loopback is not among them: other servers may listen there.

@@ -73,6 +73,8 @@ pub struct Lane {
     starting: u32,
     /// Workers that wait for a job or for the rate limit.
     idle: u32,
+    /// Connections that are no worker's.
+    taken: u32,
     pause: Option<Pause>,
     closed: bool,
     /// An operator has suspended it.
@@ -94,7 +96,7 @@ pub struct Pause {
 /// What people may want to know of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// Workers: each has or may open a connection.
+    /// Connections that are open or may be opened: one for each worker, and those taken for something else.
     pub connections: u32,
     /// The most connections at the moment.
     pub connections_max: u32,
@@ -208,6 +210,7 @@ impl Lane {
             exiting: 0,
             starting: 0,
             idle: 0,
+            taken: 0,
             pause: None,
             closed: false,
             suspended: false,
@@ -246,7 +249,7 @@ impl Lane {
         if self.idle > 0 {
             return Wake::Idle;
         }
-        if self.workers >= self.workers_max() {
+        if self.workers >= self.workers_max() || self.connections() >= self.limits.connections_max {
             return Wake::None;
         }
         self.workers += 1;
@@ -254,11 +257,26 @@ impl Lane {
         Wake::New
     }
 
-    /// Takes a connection that is no worker's; false when all are in use. It is freed as that of a worker that exits.
+    /// Takes a connection that is no worker's; false when all are in use. No worker has to exit for it.
     pub fn take_connection(&mut self) -> bool {
-        let is_free = !self.closed && self.workers < self.limits.connections_max;
-        self.workers += u32::from(is_free);
+        let is_free = self.connections() < self.limits.connections_max;
+        self.taken += u32::from(is_free);
         is_free
+    }
+
+    /// A connection that was taken is closed.
+    pub fn return_connection(&mut self) {
+        self.taken -= 1;
+    }
+
+    fn connections(&self) -> u32 {
+        self.workers + self.taken
+    }
+
+    /// Returns true once it is closed: nothing starts.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// A new worker has started.
@@ -432,7 +450,7 @@ impl Lane {
         let longest = self.limits.rates.iter().map(|rate| rate.per).max().unwrap_or_default();
         // A window is counted in slots of a sixtieth.
         let at = self.last_used + FORGET_AFTER.max(longest + longest / 60);
-        (self.workers == 0 && self.jobs.is_empty()).then_some(at)
+        (self.connections() == 0 && self.jobs.is_empty()).then_some(at)
     }
 
     /// Closes the lane; returns the jobs to give back.
@@ -457,7 +475,7 @@ impl Lane {
     #[must_use]
     pub fn observe(&self, now: Instant) -> Observation {
         Observation {
-            connections: self.workers,
+            connections: self.connections(),
             connections_max: self.workers_max(),
             waiting: u32::try_from(self.jobs.len()).unwrap_or(u32::MAX),
             delivered: 0,
@@ -513,10 +531,10 @@ impl Lane {
         self.pause.as_ref()
     }
 
-    /// Returns true while a worker has or may open a connection.
+    /// Returns true while a connection is open or may be opened.
     #[must_use]
-    pub fn has_workers(&self) -> bool {
-        self.workers > 0
+    pub fn is_connected(&self) -> bool {
+        self.connections() > 0
     }
 
     /// Returns how many jobs wait.

@@ -4,12 +4,12 @@
 //! Locks are taken in this order: the map of sources, one lane, the timers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -38,6 +38,10 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
+/// How long a job that is assigned although it is suspended is kept: its leader has an older directory than this node, or
+/// a newer one, and would assign it again at once, in two commits each time.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+
 /// The lanes of this process.
 #[derive(Debug)]
 pub(crate) struct Lanes {
@@ -52,6 +56,8 @@ pub(crate) struct Lanes {
     windows_changed: watch::Sender<u64>,
     pub(crate) observed: ObservedLanes,
     workers: TaskTracker,
+    /// Jobs that came although they are suspended, oldest first, each with the time when it is given back.
+    refused: Mutex<VecDeque<(Instant, Job)>>,
     journal: Journal,
     metrics: Arc<OutboundMetrics>,
 }
@@ -115,9 +121,19 @@ impl TakenConnection {
 
 impl Drop for TakenConnection {
     fn drop(&mut self) {
-        self.handle.with(|lane| drop(lane.begin_exit()));
-        self.lanes.worker_exited(&self.context, &self.handle);
+        self.lanes.connection_closed(&self.context, &self.handle, Lane::return_connection);
     }
+}
+
+/// Why no connection of a lane was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotTaken {
+    /// The source is not owned under this epoch, or is being released.
+    #[error("this node no longer owns the source")]
+    NotOwned,
+    /// It has as many as it may.
+    #[error("all connections of the lane are in use: none was made")]
+    InUse,
 }
 
 impl Lanes {
@@ -135,6 +151,7 @@ impl Lanes {
             windows_changed: watch::channel(0).0,
             observed: ObservedLanes::new(),
             workers: TaskTracker::new(),
+            refused: Mutex::default(),
             journal,
             metrics,
         }
@@ -263,11 +280,12 @@ impl Lanes {
     pub(crate) fn is_used(&self, source: SourceId, epoch: Epoch) -> bool {
         let sources = self.sources.lock();
         let owned = sources.get(&source).filter(|owned| owned.source.epoch == epoch);
-        owned.is_some_and(|owned| owned.lanes.values().any(|handle| handle.with(|lane| lane.has_workers())))
+        owned.is_some_and(|owned| owned.lanes.values().any(|handle| handle.with(|lane| lane.is_connected())))
     }
 
     fn stop_starting(&self, owned: &mut OwnedSource) {
         owned.open = false;
+        self.return_refused(None);
         for handle in owned.lanes.values() {
             let back = handle.state.lock().lane.close();
             handle.wake.notify_waiters();
@@ -276,6 +294,7 @@ impl Lanes {
     }
 
     fn close(&self, owned: &OwnedSource) {
+        self.return_refused(None);
         for handle in owned.lanes.values() {
             let back = {
                 let mut state = handle.state.lock();
@@ -302,8 +321,25 @@ impl Lanes {
         };
         match self.push_to(&handle, job, |job| stops_job(&context.directory.borrow(), job)) {
             Ok(wake) => self.wake(context, &handle, wake),
+            Err(job) if stops_job(&context.directory.borrow(), &job) => self.refuse(*job, Instant::now()),
             Err(job) => self.give_back(vec![*job]),
         }
+    }
+
+    /// Gives a job back after a while. It keeps no content meanwhile.
+    fn refuse(&self, mut job: Job, now: Instant) {
+        (job.content, job.budget) = (None, None);
+        self.refused.lock().push_back((now + REFUSED_FOR, job));
+    }
+
+    /// Gives back the refused jobs whose time has come, or all of them.
+    fn return_refused(&self, now: Option<Instant>) {
+        let back = {
+            let mut refused = self.refused.lock();
+            let due = refused.partition_point(|(at, _)| now.is_none_or(|now| *at <= now));
+            refused.drain(..due).map(|(_, job)| job).collect()
+        };
+        self.give_back(back);
     }
 
     fn push_to(
@@ -410,9 +446,18 @@ impl Lanes {
 
     /// A worker has exited; starts another one when jobs have arrived meanwhile.
     pub(crate) fn worker_exited(self: &Arc<Self>, context: &Arc<DeliveryContext>, handle: &Arc<LaneHandle>) {
+        self.connection_closed(context, handle, Lane::worker_exited);
+    }
+
+    fn connection_closed(
+        self: &Arc<Self>,
+        context: &Arc<DeliveryContext>,
+        handle: &Arc<LaneHandle>,
+        closed: impl FnOnce(&mut Lane),
+    ) {
         let wake = {
             let mut state = handle.state.lock();
-            state.lane.worker_exited();
+            closed(&mut state.lane);
             self.set_timer(handle, &mut state);
             state.lane.wake(Instant::now())
         };
@@ -431,16 +476,20 @@ impl Lanes {
         sources.get(&source).filter(|owned| owned.open).map(|owned| owned.source.clone())
     }
 
-    /// Takes one of a lane's connections for something else than a job; `None` when all are in use.
+    /// Takes one of a lane's connections for something else than a job.
     pub(crate) fn take_connection(
         self: &Arc<Self>,
         context: &Arc<DeliveryContext>,
         name: &LaneName,
         epoch: Epoch,
-    ) -> Option<TakenConnection> {
-        let handle = self.find_or_add(context, name, epoch)?;
-        let is_taken = handle.with(Lane::take_connection);
-        is_taken.then(|| TakenConnection { lanes: self.clone(), context: context.clone(), handle })
+    ) -> Result<TakenConnection, NotTaken> {
+        let handle = self.find_or_add(context, name, epoch).ok_or(NotTaken::NotOwned)?;
+        let taken = handle.with(|lane| if lane.is_closed() { None } else { Some(lane.take_connection()) });
+        match taken {
+            None => Err(NotTaken::NotOwned),
+            Some(false) => Err(NotTaken::InUse),
+            Some(true) => Ok(TakenConnection { lanes: self.clone(), context: context.clone(), handle }),
+        }
     }
 
     fn find(&self, name: &LaneName) -> Option<Arc<LaneHandle>> {

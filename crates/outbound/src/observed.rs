@@ -21,9 +21,16 @@ type Name = (SourceId, Arc<str>);
 /// The lanes as they were last observed. Each change has a number of its own, so that it can be sent in parts.
 #[derive(Debug)]
 pub(crate) struct ObservedLanes {
-    lanes: Mutex<BTreeMap<Name, Observed>>,
+    state: Mutex<State>,
     /// The number of the last change.
     changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lanes: BTreeMap<Name, Observed>,
+    /// Every lane by the number of its last change.
+    by_change: BTreeMap<u64, Name>,
 }
 
 #[derive(Debug)]
@@ -36,31 +43,13 @@ struct Observed {
 
 impl ObservedLanes {
     pub(crate) fn new() -> Self {
-        Self { lanes: Mutex::default(), changed: watch::channel(0).0 }
+        Self { state: Mutex::default(), changed: watch::channel(0).0 }
     }
 
     /// Takes all lanes as they are now.
     pub(crate) fn observe(&self, now: Instant, all: BTreeMap<Name, Observation>) {
-        let mut lanes = self.lanes.lock();
         let before = *self.changed.borrow();
-        let mut last = before;
-        let mut note = |entry: &mut Observed, lane: Option<Observation>| {
-            last += 1;
-            *entry = Observed { lane, change: last, at: now };
-        };
-        for (name, entry) in lanes.iter_mut() {
-            if entry.lane.is_some() && !all.contains_key(name) {
-                note(entry, None);
-            }
-        }
-        for (name, lane) in all {
-            let entry = lanes.entry(name).or_insert(Observed { lane: None, change: 0, at: now });
-            if entry.lane.as_ref() != Some(&lane) {
-                note(entry, Some(lane));
-            }
-        }
-        lanes.retain(|_, entry| entry.lane.is_some() || now < entry.at + FORGOTTEN_FOR);
-        drop(lanes);
+        let last = self.state.lock().observe(now, all, before);
         if last != before {
             self.changed.send_replace(last);
         }
@@ -74,14 +63,46 @@ impl ObservedLanes {
     /// Returns up to `max` lanes that changed after change number `since`, the oldest changes first, and the number of the
     /// last of them.
     pub(crate) fn changed_since(&self, now: Instant, since: u64, max: usize) -> (Vec<LaneReport>, u64) {
-        let lanes = self.lanes.lock();
-        let mut changed: Vec<(&Name, &Observed)> =
-            lanes.iter().filter(|(_, entry)| entry.change > since).collect();
-        changed.sort_unstable_by_key(|(_, entry)| entry.change);
-        changed.truncate(max);
-        let last = changed.last().map_or(since, |(_, entry)| entry.change);
-        let report = |(name, entry): &(&Name, &Observed)| report(now, name, entry.lane.as_ref());
-        (changed.iter().map(report).collect(), last)
+        let State { lanes, by_change } = &*self.state.lock();
+        let mut last = since;
+        let changed = by_change.range(since + 1..).take(max).map(|(change, name)| {
+            last = *change;
+            report(now, name, lanes.get(name).and_then(|entry| entry.lane.as_ref()))
+        });
+        let reports = changed.collect();
+        (reports, last)
+    }
+}
+
+impl State {
+    /// Returns the number of the last change; `last` is that of the one before.
+    fn observe(&mut self, now: Instant, all: BTreeMap<Name, Observation>, mut last: u64) -> u64 {
+        let Self { lanes, by_change } = self;
+        let mut note = |name: &Name, entry: &mut Observed, lane: Option<Observation>| {
+            last += 1;
+            by_change.remove(&entry.change);
+            by_change.insert(last, name.clone());
+            *entry = Observed { lane, change: last, at: now };
+        };
+        for (name, entry) in lanes.iter_mut() {
+            if entry.lane.is_some() && !all.contains_key(name) {
+                note(name, entry, None);
+            }
+        }
+        for (name, lane) in all {
+            let entry = lanes.entry(name.clone()).or_insert(Observed { lane: None, change: 0, at: now });
+            if entry.lane.as_ref() != Some(&lane) {
+                note(&name, entry, Some(lane));
+            }
+        }
+        lanes.retain(|_, entry| {
+            let is_kept = entry.lane.is_some() || now < entry.at + FORGOTTEN_FOR;
+            if !is_kept {
+                by_change.remove(&entry.change);
+            }
+            is_kept
+        });
+        last
     }
 }
 
@@ -161,5 +182,7 @@ mod tests {
         assert_eq!(observed.changed_since(later, 0, 9).0.len(), 3);
         observed.observe(now + FORGOTTEN_FOR, [(name("a"), lane(1))].into());
         assert_eq!(observed.changed_since(later, 0, 9).0.len(), 2);
+        let state = observed.state.lock();
+        assert_eq!(state.by_change.len(), state.lanes.len(), "a lane is listed under its last change only");
     }
 }

@@ -1,6 +1,6 @@
 //! Probes of sites that operators ask for: what an attempt would do, and what a connection says up to EHLO and STARTTLS.
 //!
-//! No mail is sent, so a probe counts in no rate; its connection takes one of its lane's.
+//! No mail is sent, so a probe counts in no rate; its connection is one of those that its lane may have.
 
 use std::{
     sync::Arc,
@@ -9,7 +9,7 @@ use std::{
 
 use postroad_core::{Domain, DurationText, SourceId};
 use postroad_directory::{Rate, Source};
-use postroad_net::{connect, smtp::client::Connection};
+use postroad_net::smtp::client::Connection;
 use postroad_proto::queue::{Probe, ProbeResult, ProbedConnection, ProbedHost, ProbedReply};
 use postroad_smtp::client::{ClientConfig, Ended, Phase, TlsUse};
 use tokio::time;
@@ -88,9 +88,12 @@ impl Probing<'_> {
     /// Connects to one target after the other, as an attempt does, until one has answered.
     async fn connect(&self, site: &Arc<str>, targets: &[Target], result: &mut ProbeResult) {
         let lane = LaneName { source: self.source.id, site: site.clone() };
-        let Some(taken) = self.lanes.take_connection(self.context, &lane, self.source.epoch) else {
-            "all connections of the lane are in use: none was made".clone_into(&mut result.failure);
-            return;
+        let taken = match self.lanes.take_connection(self.context, &lane, self.source.epoch) {
+            Ok(taken) => taken,
+            Err(not_taken) => {
+                result.failure = not_taken.to_string();
+                return;
+            }
         };
         for target in targets.iter().take(self.context.config.sessions_max) {
             let started = Instant::now();
@@ -111,17 +114,10 @@ impl Probing<'_> {
     async fn session(&self, target: &Target) -> ProbedConnection {
         let context = self.context;
         let mut probed = ProbedConnection { remote: target.remote(), ..ProbedConnection::default() };
-        let (from, limit) = (self.source.address, context.config.connect_timeout);
-        let connected = if target.trusted {
-            connect::connect_trusted(target.address, from, limit).await
-        } else {
-            connect::connect(&context.guard, target.address, from, limit).await
-        };
-        let stream = match connected {
+        let stream = match context.connect(target, self.source.address).await {
             Ok(stream) => stream,
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                probed.failure = format!("{error}{}", cause.unwrap_or_default());
+                probed.failure = error.with_cause();
                 return probed;
             }
         };

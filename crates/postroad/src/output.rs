@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use postroad_core::text::is_printable;
 use serde::Serialize;
 
 pub use table::{Column, Row, number, table, text};
@@ -73,18 +74,13 @@ impl Format {
 pub fn line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || is_invisible(c) {
-            line.extend(c.escape_default());
-        } else {
+        if is_printable(c) {
             line.push(c);
+        } else {
+            line.extend(c.escape_default());
         }
     }
     line
-}
-
-/// Characters that change the direction of the text around them or that nobody sees.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Writes to standard output.

@@ -169,6 +169,7 @@ const SILENT: &[(&str, &str)] = &[
     ("postroad_queue_lane_reports_dropped_total", "no node has that many lanes"),
     ("postroad_queue_log_moved_bytes_total", "no segment of the log is full"),
     ("postroad_queue_reclaims_total", "no source changes hands"),
+    ("postroad_queue_suspensions_full_total", "nobody makes so many suspensions"),
     ("postroad_queue_unconfirmed_total", "every receiver confirms"),
     ("postroad_queue_unreadable_contents_total", "the disk is in order"),
     ("postroad_sandbox_dropped_total", "all captured messages fit"),

@@ -41,7 +41,7 @@ pub use event::{parse_change, parse_final_state};
 pub use generated::{node, queue, raft, submission};
 pub use selection::{CHANGED_MESSAGES_MAX, CHANGED_RECIPIENTS_MAX};
 pub use submit::{CONTENT_BYTES_MAX, parse_submission};
-pub use waiting::{LANES_PER_FRAME_MAX, parse_lane_report};
+pub use waiting::{LANES_PER_FRAME_MAX, ReportedLane, parse_lane_report};
 
 /// The largest gRPC frame between roles: one Raft entry of 1 MiB and its envelope, with room to spare; with what the leader
 /// adds it fits a frame between queue nodes.

@@ -5,38 +5,54 @@ use std::{fmt::Write as _, sync::Arc};
 use postroad_core::{SourceId, Timestamp};
 use postroad_ledger::lanes::{LanePause, LaneReport, RateState};
 
-use crate::queue::{self as wire, WaitKind};
+use crate::{
+    Malformed,
+    queue::{self as wire, WaitKind},
+};
 
 /// The most lanes in one frame of reports.
 pub const LANES_PER_FRAME_MAX: usize = 256;
 
-/// Reads what an outbound node reports of a lane; times count from `now`. `None` for a lane that it no longer keeps.
-#[must_use]
-pub fn parse_lane_report(
-    report: wire::LaneReport,
-    now: Timestamp,
-) -> (SourceId, Arc<str>, Option<LaneReport>) {
+/// The most bytes of a site; a report of a longer one is malformed.
+const SITE_BYTES_MAX: usize = 255;
+
+/// The bytes that are kept of why a lane is paused.
+const PAUSE_REASON_BYTES_MAX: usize = 512;
+
+/// A lane's source and site, and what its node reports of it; `None` for a lane that the node no longer keeps.
+pub type ReportedLane = (SourceId, Arc<str>, Option<LaneReport>);
+
+/// Reads what an outbound node reports of a lane; times count from `now`.
+///
+/// # Errors
+/// The report is malformed.
+pub fn parse_lane_report(report: wire::LaneReport, now: Timestamp) -> Result<ReportedLane, Malformed> {
     let after = |millis| now.after(std::time::Duration::from_millis(millis));
+    if report.site.len() > SITE_BYTES_MAX {
+        return Err(Malformed("site"));
+    }
     let name = (SourceId(report.source), Arc::from(report.site));
     if report.forgotten {
-        return (name.0, name.1, None);
+        return Ok((name.0, name.1, None));
     }
+    let pause = |mut pause: wire::LanePause| {
+        pause.reason.truncate(pause.reason.floor_char_boundary(PAUSE_REASON_BYTES_MAX));
+        LanePause { until: after(pause.left_millis), reason: pause.reason.into() }
+    };
     let parsed = LaneReport {
         connections: report.connections,
         connections_max: report.connections_max,
         waiting: report.waiting,
         delivered: report.delivered,
         failed: report.failed,
-        pause: report
-            .pause
-            .map(|pause| LanePause { until: after(pause.left_millis), reason: pause.reason.into() }),
+        pause: report.pause.map(pause),
         rate: match (report.rate_never, report.rate_ready_in_millis) {
             (true, _) => RateState::Never,
             (false, 0) => RateState::Ready,
             (false, millis) => RateState::From(after(millis)),
         },
     };
-    (name.0, name.1, Some(parsed))
+    Ok((name.0, name.1, Some(parsed)))
 }
 
 impl From<&LaneReport> for wire::LaneView {
@@ -130,7 +146,7 @@ mod tests {
             rate_ready_in_millis: 250,
             ..Default::default()
         };
-        let (source, site, lane) = parse_lane_report(report.clone(), now);
+        let (source, site, lane) = parse_lane_report(report.clone(), now).unwrap();
         let lane = lane.unwrap();
         assert_eq!((source, &*site), (SourceId(3), "x.example"));
         assert_eq!(lane.rate, RateState::From(Timestamp::from_millis(1250)));
@@ -138,9 +154,18 @@ mod tests {
         assert_eq!((view.paused_until_millis, &*view.pause_reason), (1500, "421 busy"));
         assert_eq!((view.connections, view.waiting, view.rate_ready_at_millis), (2, 7, 1250));
         let never = wire::LaneReport { rate_never: true, pause: None, ..report.clone() };
-        let lane = parse_lane_report(never, now).2.unwrap();
+        let lane = parse_lane_report(never, now).unwrap().2.unwrap();
         assert_eq!((lane.rate, lane.pause), (RateState::Never, None));
-        assert_eq!(parse_lane_report(wire::LaneReport { forgotten: true, ..report }, now).2, None);
+        let forgotten = wire::LaneReport { forgotten: true, ..report.clone() };
+        assert_eq!(parse_lane_report(forgotten, now).unwrap().2, None);
+        // A reason is cut, and a site is not one of another length.
+        let reason = "ä".repeat(400);
+        let long =
+            wire::LaneReport { pause: Some(wire::LanePause { left_millis: 1, reason }), ..report.clone() };
+        let pause = parse_lane_report(long, now).unwrap().2.unwrap().pause.unwrap();
+        assert_eq!(&*pause.reason, "ä".repeat(256));
+        let site = |bytes| wire::LaneReport { site: "x".repeat(bytes), ..report.clone() };
+        assert!(parse_lane_report(site(255), now).is_ok() && parse_lane_report(site(256), now).is_err());
     }
 
     #[test]

@@ -1,23 +1,25 @@
-//! Who asked for a change, as records and suspensions name them.
+//! Who asks for a change: what the caller says of the person, and what the certificate proves of the caller.
 
+use postroad_core::text::is_printable;
+use postroad_ledger::command::ACTOR_BYTES_MAX;
 use postroad_net::PeerIdentity;
 
-/// The most bytes of an actor's name.
-pub(crate) const ACTOR_BYTES_MAX: usize = 128;
-
-/// Returns the caller's proven role and node, followed by what it says of itself, such as `operator/1 (eve@laptop)`.
-///
-/// Without mutual TLS nothing is proven: then it is what the caller says.
-pub(crate) fn actor(peer: Option<PeerIdentity>, said: &str) -> String {
-    let said: String = said.trim().chars().filter(|letter| !letter.is_control()).collect();
-    let mut name = match (peer, said.is_empty()) {
-        (Some(peer), true) => format!("{}/{}", peer.role, peer.node),
-        (Some(peer), false) => format!("{}/{} ({said})", peer.role, peer.node),
-        (None, true) => "unknown".to_owned(),
-        (None, false) => said,
+/// Returns the name for the record, such as `ann@laptop (operator)`; `unknown` where nothing is said and nothing proven.
+pub(crate) fn actor(proven: Option<PeerIdentity>, said: &str) -> Box<str> {
+    let proven = match proven {
+        // Operators share the node id 0.
+        Some(peer) if peer.node.0 == 0 => format!(" ({})", peer.role),
+        Some(peer) => format!(" ({} {})", peer.role, peer.node),
+        None => String::new(),
     };
-    name.truncate(name.floor_char_boundary(ACTOR_BYTES_MAX));
-    name
+    let said: String = said.chars().map(|c| if is_printable(c) { c } else { ' ' }).collect();
+    let said = said.trim();
+    let room = ACTOR_BYTES_MAX.saturating_sub(proven.len());
+    let said = &said[..said.floor_char_boundary(room)];
+    match format!("{said}{proven}").trim() {
+        "" => "unknown".into(),
+        name => name.into(),
+    }
 }
 
 #[cfg(test)]
@@ -28,13 +30,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_certificate_comes_first_and_the_name_is_bounded() {
-        let peer = PeerIdentity { cluster: ClusterId(1), role: Role::Operator, node: NodeId(7) };
-        let check = |peer, said: &str, expected: &str| assert_eq!(actor(peer, said), expected);
-        check(Some(peer), "eve@laptop", "operator/7 (eve@laptop)");
-        check(Some(peer), " ", "operator/7");
-        check(None, "eve@laptop\n", "eve@laptop");
-        check(None, "", "unknown");
-        check(None, &"é".repeat(100), &"é".repeat(64));
+    fn what_the_certificate_proves_is_always_in_the_name() {
+        let check = |said: &str, proven: Option<(Role, u64)>, expected: &str| {
+            let identity = |(role, node)| PeerIdentity { cluster: ClusterId(1), role, node: NodeId(node) };
+            let name = actor(proven.map(identity), said);
+            assert_eq!(&*name, expected);
+            assert!(name.len() <= ACTOR_BYTES_MAX);
+        };
+        check("ann@laptop", Some((Role::Operator, 0)), "ann@laptop (operator)");
+        check(" ann@laptop\n", Some((Role::Operator, 7)), "ann@laptop (operator 7)");
+        check("console", Some((Role::Control, 9)), "console (control 9)");
+        check("", Some((Role::Operator, 0)), "(operator)");
+        check("ann\r\n@laptop", None, "ann  @laptop");
+        // What would show the rest of the line from right to left.
+        check("ann\u{202e}@laptop", None, "ann @laptop");
+        check("", None, "unknown");
+        let long = "ä".repeat(200);
+        check(&long, Some((Role::Operator, 0)), &format!("{} (operator)", "ä".repeat(58)));
     }
 }

@@ -28,6 +28,7 @@ pub use service::{DirectoryApi, QueuedMessages};
 
 use barrier::Barrier;
 use lease_manager::{LeaseManager, SharedLeases};
+use suspensions::SuspensionEnds;
 
 /// The directory on this node.
 #[derive(Debug)]
@@ -42,7 +43,29 @@ pub struct DirectoryHost {
     closing: CancellationToken,
 }
 
-/// Opens group 0, whose changes ask `queued` before they remove a tenant; [`DirectoryHost::run`] manages the leases.
+/// Tells whether this node's clock may be right: what the clocks of the other queue nodes say.
+#[derive(Clone)]
+pub struct ClockCheck(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl ClockCheck {
+    /// Asks `may_be_right`.
+    pub fn new(may_be_right: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(may_be_right))
+    }
+
+    fn may_be_right(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for ClockCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClockCheck").finish_non_exhaustive()
+    }
+}
+
+/// Opens group 0, whose changes ask `queued` before they remove a tenant, and whose leader asks `clock` before it ends a
+/// suspension; [`DirectoryHost::run`] manages the leases.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -50,8 +73,9 @@ pub async fn start(
     node: &Node,
     times: LeaseTimes,
     queued: QueuedMessages,
+    clock: ClockCheck,
 ) -> Result<DirectoryHost, OpenError> {
-    metrics::show_decisions();
+    metrics::show_counters();
     let (machine, state) = DirectoryMachine::new();
     let view = state.view.clone();
     let group = node.open_group(GroupId::DIRECTORY, machine).await?;
@@ -66,10 +90,12 @@ pub async fn start(
         leases: leases.clone(),
         times,
         wake: wake.clone(),
+        suspending: Arc::default(),
         closing: closing.clone(),
         queued,
     };
-    let lease_manager = LeaseManager { group: group.clone(), view: view.clone(), leases, times, wake };
+    let ends = SuspensionEnds::new(clock);
+    let lease_manager = LeaseManager { group: group.clone(), view: view.clone(), leases, times, wake, ends };
     Ok(DirectoryHost { view, group, api, lease_manager, barriers, closing })
 }
 

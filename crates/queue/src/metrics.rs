@@ -48,7 +48,7 @@ postroad_telemetry::catalogue! {
     counter RECLAIMS = "postroad_queue_reclaims_total" [GROUP];
     /// Message bodies that were unreadable when an attempt needed them
     counter UNREADABLE = "postroad_queue_unreadable_contents_total" [GROUP];
-    /// Reports of lanes that were dropped because an outbound node has more lanes than a leader keeps
+    /// Reports of lanes that were dropped because they are malformed, or an outbound node has more lanes than a leader keeps
     counter LANES_DROPPED = "postroad_queue_lane_reports_dropped_total" [GROUP];
     /// Time from proposing a log entry to having applied it
     histogram COMMIT = "postroad_queue_commit_seconds" [GROUP];
@@ -78,7 +78,7 @@ postroad_telemetry::catalogue! {
     gauge READY = "postroad_queue_ready_deliveries" [GROUP];
     /// Deliveries that are due and wait for a lane with room, by pool; on the leader
     ranked_gauge POOL_READY = "postroad_queue_pool_ready_deliveries" [GROUP, POOL];
-    /// Time for which the delivery that has waited longest for a lane with room has been due; on the leader
+    /// Time for which the delivery that has waited longest for a lane with room has been due, without what is suspended; on the leader
     gauge LONGEST_WAIT = "postroad_queue_longest_wait_seconds" [GROUP];
     /// Age of the oldest message that has not ended
     gauge OLDEST = "postroad_queue_oldest_message_seconds" [GROUP];

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use postroad_core::GroupId;
+use postroad_core::{GroupId, NodeId};
 use postroad_net::{NodeListener, Role, Transport, peer_info, server_builder};
 use postroad_raft::{Caller, DiskStatus, Group, Node, Status as GroupStatus, Voter};
 use postroad_storage::{Fs, Identity, Log};
@@ -21,7 +21,7 @@ use tonic::{
 
 use crate::{
     config::QueueConfig,
-    directory::{self, DirectoryHost, QueuedMessages},
+    directory::{self, ClockCheck, DirectoryHost, QueuedMessages},
     error::StartError,
     leaders::{Leaders, LeadersTask},
     ledger::{LedgerGroup, proposer::Proposer},
@@ -109,7 +109,9 @@ impl Queue {
         let node = Node::new(config.node(), deps.voters.clone(), log.clone(), peers);
         let opened: Arc<OnceLock<Arc<BTreeMap<GroupId, LedgerGroup>>>> = Arc::default();
         let queued = queued_messages(opened.clone());
-        let directory = directory::start(&node, config.leases(), queued).await?;
+        let nodes = Nodes::new();
+        let clock = clock_check(nodes.clone(), deps.identity.node);
+        let directory = directory::start(&node, config.leases(), queued, clock).await?;
         let mut statuses = BTreeMap::from([(GroupId::DIRECTORY, directory.group.status())]);
         let (mut ledgers, mut proposers) = (BTreeMap::new(), Vec::new());
         for id in (1..=deps.ledger_groups).map(GroupId) {
@@ -136,7 +138,7 @@ impl Queue {
             directory,
             leaders,
             service,
-            nodes: Nodes::new(),
+            nodes,
             disk_ready,
             stopping,
             is_alone,
@@ -202,6 +204,11 @@ fn queued_messages(ledgers: Arc<OnceLock<Arc<BTreeMap<GroupId, LedgerGroup>>>>) 
         let count = |ledger: &LedgerGroup| ledger.shared.with_ledger(|state| state.messages_of(tenant));
         ledgers.into_iter().flatten().map(count).sum()
     })
+}
+
+/// Asks what the other queue nodes have announced of their clocks.
+fn clock_check(nodes: Nodes, own: NodeId) -> ClockCheck {
+    ClockCheck::new(move || nodes.agree_on_time(own))
 }
 
 fn check_membership(deps: &QueueDeps) -> Result<(), StartError> {

@@ -1,4 +1,4 @@
-//! The nodes of the cluster as they announce themselves, for operators. Nothing is decided by it.
+//! The nodes of the cluster as they announce themselves, for operators. Only the end of a suspension waits for it.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +28,8 @@ const AUTHORITIES_MAX: usize = 8;
 const KEY_ID_BYTES_MAX: usize = 64;
 /// A node that is silent for so long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(86_400);
+/// Clocks that differ by more are not both right.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(30);
 /// A node that is silent for so long, three announcements, is not counted as running.
 const RUNNING_WITHIN: Duration = Duration::from_secs(90);
 
@@ -43,6 +45,11 @@ pub(crate) type NodesServer = NodeServiceServer<Nodes>;
 impl Nodes {
     pub(crate) fn new() -> Self {
         Self { table: Arc::default(), metrics: Arc::new(NodeMetrics::new()) }
+    }
+
+    /// Returns true unless the clocks of most running queue nodes differ from that of `own`, this node.
+    pub(crate) fn agree_on_time(&self, own: NodeId) -> bool {
+        self.table.lock().agree_on_time(own, Instant::now())
     }
 
     pub(crate) fn into_server(self) -> NodesServer {
@@ -67,10 +74,18 @@ struct Announcement {
 }
 
 impl NodeTable {
-    /// Keeps an announcement in the place of the node's last one; returns false when the table is full.
+    /// Keeps an announcement in the place of the node's last one; returns false when the table is full of running nodes.
+    ///
+    /// A full table forgets the node that has been silent for longest.
     fn insert(&mut self, key: Key, announcement: Announcement) -> bool {
         let now = announcement.at;
         self.nodes.retain(|_, kept| now.duration_since(kept.at) < FORGOTTEN_AFTER);
+        if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(&key) {
+            let silent = self.nodes.iter().filter(|(_, kept)| now.duration_since(kept.at) >= RUNNING_WITHIN);
+            if let Some(longest) = silent.min_by_key(|(_, kept)| kept.at).map(|(key, _)| key.clone()) {
+                self.nodes.remove(&longest);
+            }
+        }
         let has_room = self.nodes.len() < NODES_MAX || self.nodes.contains_key(&key);
         if has_room {
             self.nodes.insert(key, announcement);
@@ -103,6 +118,18 @@ impl NodeTable {
         age >= FORGOTTEN_AFTER || (age >= RUNNING_WITHIN && runs_elsewhere())
     }
 
+    /// This node counts as one that agrees with itself.
+    fn agree_on_time(&self, own: NodeId, now: Instant) -> bool {
+        let others = self.nodes.iter().filter(|((role, node, _), kept)| {
+            *role == Role::Queue && *node != own && now.duration_since(kept.at) < RUNNING_WITHIN
+        });
+        let differs = |clock: &ClockDifference| {
+            u128::from(clock.offset_millis.unsigned_abs()) > CLOCKS_DIFFER_MAX.as_millis()
+        };
+        let (differ, agree): (Vec<_>, Vec<_>) = others.filter_map(|(_, kept)| kept.clock).partition(differs);
+        differ.len() < agree.len() + 1
+    }
+
     fn running(&self, role: Role, now: Instant) -> usize {
         let of_role = self.nodes.iter().filter(|((kept, _, _), _)| *kept == role);
         of_role.filter(|(_, kept)| now.duration_since(kept.at) < RUNNING_WITHIN).count()
@@ -123,6 +150,8 @@ impl NodeService for Nodes {
         let at = Instant::now();
         let mut table = self.table.lock();
         if !table.insert((role, id, address), Announcement { node, at, clock }) {
+            drop(table);
+            tracing::warn!(%role, node = %id, "node not listed: {NODES_MAX} nodes are running");
             return Err(Status::resource_exhausted(format!("more than {NODES_MAX} nodes")));
         }
         self.metrics.observe(|role| table.running(role, at));
@@ -221,6 +250,7 @@ mod tests {
         assert!(!announce(&mut table, 5000, "a", start), "there is no room for another node");
         let later = start + Duration::from_secs(60);
         assert!(announce(&mut table, 7, "a", later), "a known node is kept up to date");
+        assert!(!announce(&mut table, 5000, "a", later), "none is silent yet");
         assert_eq!(table.running(Role::Ingress, start + RUNNING_WITHIN), 1);
         assert_eq!(table.running(Role::Queue, later), 0);
         let next_day = later + FORGOTTEN_AFTER - Duration::from_secs(1);
@@ -228,6 +258,47 @@ mod tests {
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].age_millis, 86_399_000);
         assert!(announce(&mut table, 5000, "a", next_day), "silent nodes have made room");
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_node_that_is_silent_for_longest() {
+        let start = Instant::now();
+        let mut table = NodeTable::default();
+        for id in 0..NODES_MAX as u64 {
+            announce(&mut table, id, "a", start + Duration::from_millis(id));
+        }
+        let later = start + Duration::from_secs(300);
+        assert!(announce(&mut table, 0, "a", later));
+        assert!(announce(&mut table, 5000, "a", later));
+        let ids: Vec<u64> = table.nodes.keys().map(|(_, node, _)| node.0).collect();
+        assert_eq!(ids.len(), NODES_MAX);
+        assert!(ids.contains(&0) && !ids.contains(&1) && ids.contains(&2) && ids.contains(&5000));
+    }
+
+    #[test]
+    fn a_clock_is_right_unless_most_queue_nodes_have_another_time() {
+        let check = |offsets_secs: &[i64], expected: bool| {
+            let now = Instant::now();
+            let mut table = NodeTable::default();
+            let mut announce = |role: Role, id: u64, offset_secs: i64| {
+                let clock = ClockDifference { offset_millis: offset_secs * 1000, round_trip_millis: 1 };
+                let announcement = Announcement { node: node(role.name(), id), at: now, clock: Some(clock) };
+                table.insert((role, NodeId(id), "a".to_owned()), announcement);
+            };
+            // What other roles say does not count, nor what this node says of itself.
+            (10..20).for_each(|id| announce(Role::Ingress, id, 86_400));
+            announce(Role::Queue, 1, 86_400);
+            (2..).zip(offsets_secs).for_each(|(id, offset)| announce(Role::Queue, id, *offset));
+            assert_eq!(table.agree_on_time(NodeId(1), now), expected, "{offsets_secs:?}");
+            assert!(table.agree_on_time(NodeId(1), now + RUNNING_WITHIN), "nobody runs");
+        };
+        check(&[], true);
+        check(&[3], true);
+        check(&[-86_400], false);
+        check(&[-86_400, 0], true);
+        check(&[-86_400, -86_400], false);
+        check(&[-86_400, 0, 0, 86_400], true);
+        check(&[-86_400, 0, 86_400, 86_400], false);
     }
 
     #[test]

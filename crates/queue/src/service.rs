@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt};
 use postroad_core::{GroupId, MessageId};
-use postroad_net::{Role, peer_info};
+use postroad_net::{PeerIdentity, Role, peer_info};
 use postroad_proto::{
     FRAME_BYTES_MAX, parse_message_id,
     queue::{self as wire, queue_service_server},
@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    actor::actor,
     config::QueueConfig,
     leaders::Leaders,
     ledger::LedgerGroup,
     metrics::{ReportMetrics, SubmitMetrics},
 };
 
-mod actor;
 mod content;
 mod deliveries;
 mod events;
@@ -113,6 +113,11 @@ fn allow<T>(request: &Request<T>, roles: &[Role]) -> Result<(), Status> {
     peer_info(request).map_or(Ok(()), |peer| peer.require(roles))
 }
 
+/// Returns what the caller's certificate proves.
+fn proven<T>(request: &Request<T>) -> Option<PeerIdentity> {
+    peer_info(request).and_then(|peer| peer.identity)
+}
+
 const OPERATORS: &[Role] = &[Role::Control, Role::Operator];
 
 const READERS: &[Role] = &[Role::Ingress, Role::Control, Role::Operator];
@@ -195,7 +200,7 @@ impl queue_service_server::QueueService for QueueService {
         request: Request<wire::ChangeMessageRequest>,
     ) -> Result<Response<wire::ChangeMessageResponse>, Status> {
         allow(&request, READERS)?;
-        let actor = actor::named(&request, &request.get_ref().actor);
+        let actor = actor(proven(&request), &request.get_ref().actor);
         let request = request.into_inner();
         let (id, ledger) = self.group_of_message(&request.message_id)?;
         message::change(ledger, id, request.tenant, request.change(), actor).await
@@ -215,7 +220,7 @@ impl queue_service_server::QueueService for QueueService {
         request: Request<wire::ChangeDeliveriesRequest>,
     ) -> Result<Response<wire::ChangeDeliveriesResponse>, Status> {
         allow(&request, OPERATORS)?;
-        let actor = actor::named(&request, &request.get_ref().actor);
+        let actor = actor(proven(&request), &request.get_ref().actor);
         let request = request.into_inner();
         deliveries::change(self.group_by_number(request.group)?, request, &actor).await
     }

@@ -67,10 +67,47 @@ fn suspended_node(view: &View, pool: PoolId) -> Option<NodeId> {
     let candidates = |source: &Arc<Source>| -> Vec<NodeId> {
         view.nodes().map(|(node, _)| node).filter(|node| source.may_be_owned_by(*node)).collect()
     };
-    let stopped = unowned.map(candidates).find(|nodes| nodes.iter().all(|node| is_suspended(*node)))?;
-    stopped.first().copied()
+    let is_stopped = |nodes: &Vec<NodeId>| !nodes.is_empty() && nodes.iter().all(|node| is_suspended(*node));
+    unowned.map(candidates).find(is_stopped)?.first().copied()
 }
 
 fn source_name(view: &View, source: SourceId) -> String {
     view.source(source).map_or_else(|| source.to_string(), |source| source.name.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_core::Domain;
+    use postroad_directory::{Change, Command, Directory, Put, PutPool, PutSource, PutSuspension, ScopeName};
+
+    use super::*;
+
+    #[test]
+    fn a_suspended_node_is_named_also_where_another_source_has_no_running_node() {
+        let source = |name: &str, node| {
+            let helo = Domain::parse("mail.example").unwrap();
+            Put::Source(PutSource { name: name.into(), address: None, helo, nodes: vec![NodeId(node)] })
+        };
+        let members = vec![("first".into(), 1), ("second".into(), 1)];
+        let suspension = PutSuspension {
+            scope: ScopeName::Node(NodeId(2)),
+            reason: "maintenance".into(),
+            actor: "eve".into(),
+            since: Timestamp::ZERO,
+            until: None,
+        };
+        let puts = [
+            source("first", 1),
+            source("second", 2),
+            Put::Pool(PutPool { name: "default".into(), members }),
+            Put::Suspension(suspension),
+        ];
+        let mut directory = Directory::new();
+        directory.apply(&Command::Claim { node: NodeId(2), incarnation: 1 }).unwrap();
+        directory.apply(&Command::Change(puts.map(Change::Put).into())).unwrap();
+        let view = View::empty().apply(directory.everything());
+        let pool = view.pools().next().unwrap().id;
+        let reason = explain(&view, pool, &WaitReason::NoOwner, "x.example");
+        assert_eq!((reason.kind(), &*reason.subject), (WaitKind::Suspended, "node 2"));
+    }
 }

@@ -15,7 +15,7 @@ use postroad_directory::{
     ItemName, Kind, Put, PutPool, PutSource, PutSuspension, PutTenant, ScopeName, SenderDomains, View,
 };
 use postroad_net::{Expect, MemoryNet, Role, Transport, server_builder};
-use postroad_queue::directory::{self, DirectoryMachine, LeaseTimes, QueuedMessages};
+use postroad_queue::directory::{self, ClockCheck, DirectoryMachine, LeaseTimes, QueuedMessages};
 use postroad_raft::{Connect, Group, Node, NodeConfig, Purpose, Voter};
 use postroad_storage::{Disk, DiskId, Identity, Log, LogConfig, Origin, format, sim::SimFs};
 use tokio::{sync::watch, task::JoinSet, time};
@@ -58,7 +58,7 @@ impl Running {
         let node = Node::new(NodeConfig::default(), voters.to_vec(), log, Arc::new(Pipes(transport.clone())));
         // The second tenant has mail.
         let queued = QueuedMessages::new(|tenant| u64::from(tenant.0 == 2) * 3);
-        let host = directory::start(&node, TIMES, queued).await.unwrap();
+        let host = directory::start(&node, TIMES, queued, ClockCheck::new(|| true)).await.unwrap();
         let group = host.group.clone();
         let routes = Routes::new(node.service()).add_service(host.server());
         let listener = transport.bind(&voter.address).await.unwrap();
@@ -249,14 +249,17 @@ async fn a_suspension_is_in_force_at_once_and_ends_by_itself_or_by_an_operator()
     let site = ScopeName::Site("slow.example".into());
     let tenant = ScopeName::Tenant("demo".into());
     let scopes = [site, tenant.clone()];
-    cluster.client.suspend(&scopes, &because("abuse", None), WITHIN).await.unwrap();
+    let begun = cluster.client.suspend(&scopes, &because("abuse", None), WITHIN).await.unwrap();
     let is_suspended = |view: &View| view.suspension(&Scope::Site("slow.example".into())).is_some();
     wait_until(&mut view, |view| is_suspended(view)).await;
     let short = because("blocked", Some(Duration::from_millis(300)));
+    let asked_at = wall();
+    // What was committed is in the response, even if it is over already.
     let suspended = cluster.client.suspend(&scopes[..1], &short, WITHIN).await.unwrap();
     let held = &suspended.suspensions[0];
     assert_eq!((&*held.name, &*held.reason, &*held.actor), ("site slow.example", "blocked", "eve@laptop"));
-    assert_eq!(held.until.unwrap().since(held.since), Duration::from_millis(300));
+    assert_eq!(held.since, begun.suspensions[0].since, "it was suspended before");
+    assert!(held.until.unwrap() >= asked_at.after(Duration::from_millis(300)));
     wait_until(&mut view, |view| !is_suspended(view)).await;
     assert!(wall() >= held.until.unwrap(), "it ended too early");
     wait_until(&mut view, |view| view.suspensions().count() == 1).await;

@@ -390,6 +390,38 @@ async fn consumed_events_are_dropped_and_new_ones_are_streamed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_a_newer_version_works_with_a_leader_that_does_not_know_all_its_frames() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    session.send_unknown().await;
+    let id = cluster.accept("hello").await;
+    let assignment = session.assignment().await;
+    let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+    cluster.until_ended(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_are_shown_as_the_owner_of_their_source_reports_them() {
+    let (cluster, outbound) = one_node().await;
+    let mut session = outbound.connect(&cluster, Vec::new(), 10).await;
+    let lane = |source, site: &str| wire::LaneReport { source, site: site.to_owned(), ..Default::default() };
+    let owned = outbound.windows(&cluster, 1).sources[0].source;
+    let long = "x".repeat(300);
+    let lanes = vec![lane(owned + 1, "a.example"), lane(owned, &long), lane(owned, "receiver.example")];
+    session.send_lanes(lanes).await;
+    // A frame that comes later has been handled later.
+    cluster.accept("one").await;
+    let assignment = session.assignment().await;
+    let sequence = session.report(attempts(&assignment), OutcomeKind::Delivered).await;
+    session.acknowledged(sequence).await.unwrap();
+    let request = wire::LanesRequest { group: support::GROUP.0.into(), ..Default::default() };
+    let listed = cluster.client(0).lanes(request).await.unwrap().into_inner();
+    let sites: Vec<&str> = listed.lanes.iter().map(|lane| lane.site.as_str()).collect();
+    assert_eq!((sites, listed.left_out), (vec!["receiver.example"], 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_breaks_the_rules_ends() {
     let (cluster, outbound) = one_node().await;
     let stranger = Outbound { node: NodeId(99), incarnation: fresh(), credit_frames: 0 };

@@ -41,6 +41,8 @@ pub(crate) struct Group {
     purged_durably: u64,
     /// Entries from the one after `purged` on, without a gap.
     entries: VecDeque<Entry>,
+    /// The bytes of entries before the first.
+    bytes_dropped: u64,
     /// Bodies on disk, of current and of purged entries.
     bodies: BTreeMap<(u64, u32), Location>,
 }
@@ -50,8 +52,8 @@ struct Entry {
     id: EntryId,
     kind: u8,
     bodies: u32,
-    /// Of head and bodies.
-    bytes: u32,
+    /// The bytes of heads and bodies of this entry and of those before it, so that a range needs no sum over its entries.
+    bytes_through: u64,
     /// Set until it is evicted from memory.
     record: Option<Record>,
     /// Where the head is, once written.
@@ -137,8 +139,13 @@ impl Group {
     }
 
     pub(crate) fn bytes_from(&self, index: u64) -> u64 {
-        let first = self.position(index.max(self.first_index())).unwrap_or(self.entries.len());
-        self.entries.range(first..).map(|entry| u64::from(entry.bytes)).sum()
+        let Some(first) = self.position(index.max(self.first_index())) else { return 0 };
+        let before = first.checked_sub(1).map(|before| self.entries[before].bytes_through);
+        self.bytes_through() - before.unwrap_or(self.bytes_dropped)
+    }
+
+    fn bytes_through(&self) -> u64 {
+        self.entries.back().map_or(self.bytes_dropped, |entry| entry.bytes_through)
     }
 
     pub(crate) fn body_in_memory(&self, index: u64, slot: u32) -> Option<Bytes> {
@@ -175,7 +182,7 @@ impl Index {
             id,
             kind: record.kind,
             bodies,
-            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+            bytes_through: self.group(group).bytes_through() + bytes as u64,
             record: Some(record),
             head: None,
             replaces,
@@ -245,12 +252,15 @@ impl Index {
         let state = self.group(group);
         if state.entries.back().is_some_and(|last| last.id.index + 1 != id.index) {
             // A segment in between was freed, so the earlier entries were purged.
+            state.bytes_dropped = state.bytes_through();
             state.entries.clear();
         }
         let count = u32::try_from(bodies.len()).expect("an entry has a bounded number of bodies");
-        let bytes = bodies.iter().fold(head.bytes, |sum, body| sum.saturating_add(body.bytes));
-        let entry = Entry { id, kind, bodies: count, bytes, record: None, head: Some(head), replaces };
-        self.group(group).entries.push_back(entry);
+        let bytes: u64 = bodies.iter().chain([&head]).map(|location| u64::from(location.bytes)).sum();
+        let bytes_through = state.bytes_through() + bytes;
+        let entry =
+            Entry { id, kind, bodies: count, bytes_through, record: None, head: Some(head), replaces };
+        state.entries.push_back(entry);
         self.set_location(group, id, head, bodies);
     }
 
@@ -280,7 +290,8 @@ impl Index {
             return;
         }
         state.purged = Some(upto);
-        while state.entries.front().is_some_and(|entry| entry.id.index <= upto.index) {
+        while let Some(first) = state.entries.front().filter(|entry| entry.id.index <= upto.index) {
+            state.bytes_dropped = first.bytes_through;
             state.entries.pop_front();
         }
     }
@@ -330,5 +341,55 @@ impl Index {
             *count -= 1;
             *bytes -= u64::from(location.bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::SegmentKind;
+
+    const GROUP: GroupId = GroupId(1);
+    const SEGMENT: SegmentId = SegmentId { number: 1, kind: SegmentKind::Entries };
+
+    fn id(index: u64) -> EntryId {
+        EntryId { term: 1, index }
+    }
+
+    fn append(index: &mut Index, at: u64, body: usize) {
+        let bodies = vec![Bytes::from(vec![0; body])];
+        let record = Record { id: id(at), kind: 0, head: Bytes::from_static(b"head"), bodies };
+        index.append(GROUP, record, usize::MAX);
+    }
+
+    #[test]
+    fn the_bytes_from_an_entry_on_are_those_of_the_entries_that_are_there() {
+        let mut index = Index::default();
+        let check = |index: &Index, expected: &[(u64, u64)]| {
+            for (from, bytes) in expected {
+                assert_eq!(index.groups[&GROUP].bytes_from(*from), *bytes, "from {from}");
+            }
+        };
+        append(&mut index, 1, 100);
+        append(&mut index, 2, 200);
+        append(&mut index, 3, 300);
+        check(&index, &[(0, 612), (1, 612), (2, 508), (3, 304), (4, 0), (9, 0)]);
+        // Entry 2 is replaced, and 3 with it.
+        append(&mut index, 2, 10);
+        append(&mut index, 3, 20);
+        check(&index, &[(1, 142), (2, 38), (3, 24), (4, 0)]);
+        index.purge(GROUP, id(1));
+        check(&index, &[(0, 38), (1, 38), (2, 38), (3, 24)]);
+        append(&mut index, 2, 1000);
+        check(&index, &[(2, 1004), (3, 0)]);
+        index.purge(GROUP, id(2));
+        check(&index, &[(1, 0), (3, 0)]);
+        append(&mut index, 3, 6);
+        check(&index, &[(1, 10), (3, 10)]);
+        // Found on disk after a gap.
+        let location = |bytes| Location { segment: SEGMENT, offset: 0, bytes, crc: 0 };
+        index.recover(GROUP, id(7), 0, location(50), &[location(5)]);
+        index.recover(GROUP, id(8), 0, location(7), &[]);
+        check(&index, &[(0, 62), (7, 62), (8, 7), (9, 0)]);
     }
 }

@@ -17,7 +17,7 @@ use crate::{Ledger, command::Key};
 #[derive(Debug, Default)]
 pub(super) struct Suspended {
     scopes: BTreeSet<Scope>,
-    parked: BTreeMap<TenantId, BTreeMap<QueueId, VecDeque<Key>>>,
+    pub(super) parked: BTreeMap<TenantId, BTreeMap<QueueId, VecDeque<Key>>>,
     /// Deliveries that a person asked to be retried: they wait in their queue too, and go first once they are resumed.
     retries: VecDeque<Key>,
 }
@@ -52,7 +52,7 @@ impl Suspended {
     }
 
     /// Returns how many deliveries of each queue are parked.
-    pub(super) fn parked(&self) -> impl Iterator<Item = (&QueueId, usize)> {
+    pub(super) fn parked_counts(&self) -> impl Iterator<Item = (&QueueId, usize)> {
         self.parked.values().flatten().map(|(queue, keys)| (queue, keys.len()))
     }
 }

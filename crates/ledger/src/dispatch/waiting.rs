@@ -127,16 +127,11 @@ impl Dispatcher {
         waiting: Waiting<'_>,
     ) -> WaitReason {
         let Waiting { tenant, pool, site, due } = waiting;
-        if let Some(scope) = self.suspended.tenant(tenant).or_else(|| self.suspended.queue(pool, site)) {
+        let suspended = self.suspended.tenant(tenant).or_else(|| self.suspended_queue(pool, site));
+        if let Some(scope) = suspended {
             return WaitReason::Suspended(scope);
         }
-        let members = self.pools.get(&pool).map_or(&[][..], |pool| &pool.members);
-        let mut suspended = members.iter().map(|member| self.suspended_lane(member.source, site));
-        if let Some(Some(scope)) = suspended.next()
-            && suspended.all(|scope| scope.is_some())
-        {
-            return WaitReason::Suspended(scope);
-        }
+        let members = self.members(pool);
         if due > now {
             return WaitReason::NotDue(due);
         }
@@ -144,9 +139,18 @@ impl Dispatcher {
         reasons.min_by_key(WaitReason::nearness).unwrap_or(WaitReason::NoSource)
     }
 
+    /// Returns what keeps a whole queue: its pool or site, or every lane of it.
+    pub(super) fn suspended_queue(&self, pool: PoolId, site: &Arc<str>) -> Option<Scope> {
+        if let Some(scope) = self.suspended.queue(pool, site) {
+            return Some(scope);
+        }
+        let mut lanes = self.members(pool).iter().map(|member| self.suspended_lane(member.source, site));
+        let first = lanes.next()??;
+        lanes.all(|scope| scope.is_some()).then_some(first)
+    }
+
     fn suspended_lane(&self, source: SourceId, site: &Arc<str>) -> Option<Scope> {
-        let owner = self.sources.get(&source).map(|owned| owned.grant.node);
-        self.suspended.lane(source, owner, site)
+        self.suspended.lane(source, self.owner(source), site)
     }
 
     fn why_lane(
@@ -167,7 +171,9 @@ impl Dispatcher {
         if self.room(ledger, source, site, 0) > 0 {
             return WaitReason::Next;
         }
-        let Some(lane) = lanes.get(source, site) else { return WaitReason::WindowFull { source } };
+        let Some(lane) = lanes.get(owned.grant.node, source, site) else {
+            return WaitReason::WindowFull { source };
+        };
         if let Some(pause) = lane.pause.as_ref().filter(|pause| pause.until > now) {
             return WaitReason::LanePaused { until: pause.until, source, reason: pause.reason.clone() };
         }

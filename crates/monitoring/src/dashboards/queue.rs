@@ -253,6 +253,10 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                         query("postroad_queue_directory_watches{NODE}", "watches at {{node}}"),
                         query("max by (role) (postroad_queue_announced_nodes{NODE})", "{{role}} nodes"),
                         query("max by (scope) (postroad_queue_suspensions{NODE})", "suspended: {{scope}}"),
+                        query(
+                            "sum(increase(postroad_queue_suspensions_full_total{NODE}[RATE]))",
+                            "refused: too many suspensions",
+                        ),
                     ],
                     runbook: reading("queue-and-raft"),
                     moved_by: Moved::Down(Fault::OutboundKilled),

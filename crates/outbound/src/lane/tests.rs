@@ -321,3 +321,30 @@ fn what_is_observed_says_why_and_until_when_nothing_starts() {
     assert_eq!(lane.observe(now + 31 * SECOND).pause, None);
     assert_eq!(rated(now, 0, SECOND).observe(now).rate, RateReady::Never);
 }
+
+#[test]
+fn a_connection_that_is_taken_makes_no_worker_exit_and_counts_towards_the_limit() {
+    let now = Instant::now();
+    let mut lane = lane(now);
+    // A lane that recovers has one worker.
+    lane.ended(now, Signal::Refused("421 busy".into()));
+    let later = now + 31 * SECOND;
+    lane.tick(later);
+    (0..3).for_each(|number| drop(lane.push(later, job(number, later))));
+    lane.worker_started();
+    assert_eq!((started(lane.next(later)), lane.workers, lane.workers_max()), (Some(0), 1, 1));
+    assert!(lane.take_connection());
+    assert_eq!(lane.observe(later).connections, 2);
+    assert_eq!(started(lane.next(later)), Some(1), "the worker goes on");
+    lane.return_connection();
+
+    lane.set_limits(LaneLimits { connections_max: 1, ..LaneLimits::default() });
+    assert!(!lane.take_connection(), "the worker has the only connection");
+    lane.begin_exit();
+    lane.worker_exited();
+    assert!(lane.take_connection());
+    assert_eq!(lane.wake(later), Wake::None, "the only connection is taken");
+    assert!(lane.is_connected() && !lane.is_forgettable(later + 86_400 * SECOND));
+    lane.return_connection();
+    assert_eq!(lane.wake(later), Wake::New);
+}

@@ -102,3 +102,23 @@ fn a_pause_that_a_person_ends_is_not_counted_and_the_windows_are_sent_again() {
     assert_eq!(fixture.lanes.push_to(&fixture.handle, asked, |_| false).unwrap(), Wake::New);
     assert!(!is_counted() && windows.has_changed().unwrap());
 }
+
+#[test]
+fn what_is_assigned_although_it_is_suspended_is_given_back_after_a_second() {
+    let fixture = Fixture::new();
+    let now = Instant::now();
+    for number in 0..3 {
+        let mut job = fixture.job(number);
+        job.content = Some(bytes::Bytes::from_static(b"body"));
+        let refused = fixture.lanes.push_to(&fixture.handle, job, |_| true).unwrap_err();
+        fixture.lanes.refuse(*refused, now + Duration::from_millis(100 * number as u64));
+    }
+    assert!(fixture.lanes.refused.lock().iter().all(|(_, job)| job.content.is_none()));
+    fixture.lanes.return_refused(Some(now + Duration::from_millis(999)));
+    assert_eq!(fixture.given_back(), 0, "an older or newer leader would assign it again at once");
+    fixture.lanes.return_refused(Some(now + Duration::from_millis(1100)));
+    assert_eq!(fixture.given_back(), 2);
+    // A node that stops does not wait.
+    fixture.lanes.close(&OwnedSource::new(fixture.handle.source().0));
+    assert_eq!(fixture.given_back(), 1);
+}

@@ -87,13 +87,14 @@ impl Lanes {
         self.wake(context, handle, wake);
     }
 
-    /// Observes all lanes every second, until dropped.
+    /// Observes all lanes and gives back what was refused, every second, until dropped.
     pub(crate) async fn run_observer(self: Arc<Self>) {
         const EVERY: Duration = Duration::from_secs(1);
         loop {
             tokio::time::sleep(EVERY).await;
             let now = Instant::now();
             self.observed.observe(now, self.observations(now));
+            self.return_refused(Some(now));
         }
     }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use postroad_core::{BounceClass, Domain, Outcome, OutcomeKind, Retry};
 use postroad_directory::Source;
-use postroad_net::{ConnectError, connect, smtp::client::Connection};
+use postroad_net::{ConnectError, smtp::client::Connection};
 use postroad_smtp::client::{ClientConfig, Ended, TlsUse};
 
 use super::{AttemptContext, Worker};
@@ -111,13 +111,7 @@ impl Worker {
         tls: TlsUse,
     ) -> Result<Result<Connection, Ended>, SessionFailure> {
         let context = &self.context;
-        let (from, limit) = (attempt_context.source.address, context.config.connect_timeout);
-        let connected = if target.trusted {
-            connect::connect_trusted(target.address, from, limit).await
-        } else {
-            connect::connect(&context.guard, target.address, from, limit).await
-        };
-        let stream = match connected {
+        let stream = match context.connect(target, attempt_context.source.address).await {
             Ok(stream) => stream,
             Err(error) => {
                 context.metrics.not_connected.increment(1);
@@ -158,9 +152,8 @@ fn not_connected(error: &ConnectError, target: &Target) -> SessionFailure {
         _ if error.is_local() => (OutcomeKind::Internal, BounceClass::Connection),
         _ => (OutcomeKind::Soft, BounceClass::Connection),
     };
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     let status = if error.is_local() { "4.3.0" } else { "4.4.1" };
-    let text = format!("{status} {error}{cause}");
+    let text = format!("{status} {}", error.with_cause());
     let outcome = Outcome::new(kind, Some(class), 0, &text);
     let result = AttemptResult { outcome, remote: target.remote().into(), tls: "".into() };
     let signal = if error.is_local() { Signal::Local(text.into()) } else { Signal::Failed(text.into()) };

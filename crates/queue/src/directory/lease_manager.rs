@@ -18,7 +18,8 @@ use tokio::{
 use super::{
     leases::{LeaseTimes, Leases},
     machine::DirectoryMachine,
-    metrics, suspensions,
+    metrics,
+    suspensions::{self, SuspensionEnds},
 };
 use crate::clock;
 
@@ -38,6 +39,7 @@ pub(super) struct LeaseManager {
     pub(super) times: LeaseTimes,
     /// Notified when a node claims or renews.
     pub(super) wake: Arc<Notify>,
+    pub(super) ends: SuspensionEnds,
 }
 
 impl LeaseManager {
@@ -56,14 +58,17 @@ impl LeaseManager {
 
     async fn lead(&mut self, term: u64, status: &mut watch::Receiver<Status>) {
         while leads(&status.borrow_and_update(), term) {
-            let (commands, next) = self.decide();
-            let pause = if commands.is_empty() {
+            let (entries, next) = self.decide();
+            let mut pause = if entries.is_empty() {
                 next.map_or(IDLE_MAX, |next| next.min(IDLE_MAX))
-            } else if self.propose(term, commands).await {
-                Duration::ZERO
             } else {
-                RETRY_AFTER
+                Duration::ZERO
             };
+            for commands in entries {
+                if !self.propose(term, commands).await {
+                    pause = RETRY_AFTER;
+                }
+            }
             tokio::select! {
                 changed = status.changed() => if changed.is_err() { return },
                 changed = self.view.changed() => if changed.is_err() { return },
@@ -73,18 +78,18 @@ impl LeaseManager {
         }
     }
 
-    /// Returns what to propose now, and how long until there may be more.
-    fn decide(&mut self) -> (Vec<Command>, Option<Duration>) {
+    /// Returns the entries to propose now, each bounded, and how long until there may be more.
+    fn decide(&mut self) -> (Vec<Vec<Command>>, Option<Duration>) {
         let mut leases = self.leases.lock();
         // Read under the lock: the next holder must not see an earlier view.
         let view = self.view.borrow_and_update().clone();
         let Some(leases) = leases.as_mut() else { return (Vec::new(), None) };
         let (now, wall) = (Instant::now(), clock::now());
-        let mut commands = leases.decide(now, &view);
-        commands.extend(suspensions::ended(&view, wall));
+        let mut entries = vec![leases.decide(now, &view), self.ends.decide(&view, now, wall)];
+        entries.retain(|commands| !commands.is_empty());
         metrics::unowned(view.sources().filter(|source| source.owner.is_none()).count());
         let next = leases.next_decision(&view).map(|next| next.saturating_duration_since(now));
-        (commands, next.into_iter().chain(suspensions::next_end(&view, wall)).min())
+        (entries, next.into_iter().chain(suspensions::next_end(&view, wall)).min())
     }
 
     /// Proposes what was decided; returns true when all of it took effect.
@@ -93,12 +98,16 @@ impl LeaseManager {
         let committed = match self.group.propose(entry.encode(), Vec::new()).await {
             Ok(committed) => committed,
             Err(error) => {
-                tracing::debug!(%error, "a decision about leases was not committed");
+                tracing::debug!(%error, "a decision of the directory's leader was not committed");
                 return false;
             }
         };
-        let done = entry.commands.iter().zip(&committed.reply).filter(|(_, reply)| reply.is_ok());
-        done.map(|(command, _)| note(command)).count() == entry.commands.len()
+        for (command, reply) in entry.commands.iter().zip(&committed.reply) {
+            if reply.as_ref().is_ok_and(|done| done.changed > 0) {
+                note(command);
+            }
+        }
+        committed.reply.iter().all(Result::is_ok)
     }
 }
 

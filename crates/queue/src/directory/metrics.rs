@@ -19,6 +19,8 @@ postroad_telemetry::catalogue! {
     counter LEASE_DECISIONS = "postroad_queue_lease_decisions_total" [DECISION];
     /// Suspensions in force that this node has applied, by what they stop
     gauge SUSPENSIONS = "postroad_queue_suspensions" [SCOPE];
+    /// Calls to suspend that were refused because there are too many suspensions
+    counter SUSPENSIONS_FULL = "postroad_queue_suspensions_full_total" [];
 }
 
 pub(super) fn revision(revision: u64) {
@@ -36,8 +38,13 @@ pub(super) fn suspensions(view: &View) {
     }
 }
 
-/// Shows every decision at zero: `rate` misses the first event of a counter that appears with it.
-pub(super) fn show_decisions() {
+pub(super) fn suspensions_full() {
+    SUSPENSIONS_FULL.with([]).increment(1);
+}
+
+/// Shows every counter at zero: `rate` misses the first event of a counter that appears with it.
+pub(super) fn show_counters() {
+    SUSPENSIONS_FULL.with([]).increment(0);
     for decision in DECISIONS {
         LEASE_DECISIONS.with([decision]).increment(0);
     }

@@ -34,7 +34,8 @@ use super::{
     lease_manager::SharedLeases,
     leases::{ClaimDecision, LeaseTimes, Leases},
     machine::{Applied, DirectoryMachine},
-    metrics, suspensions,
+    metrics,
+    suspensions::{self, Suspend},
 };
 use crate::{
     actor::actor,
@@ -56,6 +57,8 @@ pub struct DirectoryApi {
     pub(super) leases: SharedLeases,
     pub(super) times: LeaseTimes,
     pub(super) wake: Arc<Notify>,
+    /// Held while suspensions are counted and proposed.
+    pub(super) suspending: Arc<tokio::sync::Mutex<()>>,
     pub(super) closing: CancellationToken,
     pub(super) queued: QueuedMessages,
 }
@@ -122,16 +125,18 @@ impl DirectoryService for DirectoryApi {
         let peer = require(&request, &[Role::Operator, Role::Control])?;
         let SuspendRequest { scopes, reason, actor: said, for_millis } = request.into_inner();
         let (scopes, actor) = (parse_scopes(scopes)?, actor(peer, &said));
-        self.barrier.pass().await.map_err(|error| refused(&error))?;
         let length = for_millis.map(Duration::from_millis);
-        let changes = suspensions::suspend(&scopes, &reason, &actor, clock::now(), length);
+        // One call at a time, so that together they keep within the bound.
+        let _suspending = self.suspending.lock().await;
+        self.barrier.pass().await.map_err(|error| refused(&error))?;
+        let asked = Suspend { scopes: &scopes, reason: &reason, actor: &actor, length };
+        let (changes, planned) = self.plan_suspensions(asked)?;
         let warnings = self.advise(&changes, true)?;
         let Done { revision, .. } = self.change(changes, false).await?;
-        let names: Vec<String> = scopes.iter().map(ToString::to_string).collect();
-        tracing::warn!(scopes = ?names, actor, reason, "suspended by an operator");
+        tracing::warn!(scopes = suspensions::listed(&scopes), %actor, reason, "suspended by an operator");
         Ok(Response::new(SuspendResponse {
             revision,
-            suspensions: self.suspensions(&scopes),
+            suspensions: planned,
             warnings: warnings.iter().map(Warning::to_string).collect(),
         }))
     }
@@ -143,8 +148,7 @@ impl DirectoryService for DirectoryApi {
         self.barrier.pass().await.map_err(|error| refused(&error))?;
         let Done { revision, changed } = self.change(suspensions::resume(&scopes), false).await?;
         if changed > 0 {
-            let names: Vec<String> = scopes.iter().map(ToString::to_string).collect();
-            tracing::warn!(scopes = ?names, actor, "resumed by an operator");
+            tracing::warn!(scopes = suspensions::listed(&scopes), %actor, "resumed by an operator");
         }
         Ok(Response::new(ResumeResponse { revision, resumed: changed }))
     }
@@ -241,14 +245,27 @@ impl DirectoryApi {
         Ok(directory.warnings(changes))
     }
 
-    /// Returns the suspensions of these scopes that this node has applied.
-    fn suspensions(&self, scopes: &[ScopeName]) -> Vec<wire::Suspension> {
+    /// Returns the changes that suspend, and the suspensions that they make.
+    fn plan_suspensions(&self, asked: Suspend<'_>) -> Result<(Vec<Change>, Vec<wire::Suspension>), Status> {
         let directory = self.state.directory.lock();
-        let held = scopes.iter().filter_map(|scope| match directory.item(&scope.item()) {
-            Some(Item::Suspension(held)) => Some(held.as_ref().into()),
-            _ => None,
-        });
-        held.collect()
+        if !suspensions::has_room(&directory, asked.scopes) {
+            metrics::suspensions_full();
+            let max = suspensions::SUSPENSIONS_MAX;
+            let text =
+                format!("more than {max} suspensions: resume some, or suspend a pool, source or tenant");
+            return Err(Status::resource_exhausted(text));
+        }
+        let changes = suspensions::suspend(&directory, clock::now(), asked);
+        let planned = directory.planned(&changes).map_err(|refusal| refusal_status(&refusal))?;
+        let suspension = |scope: &ScopeName| {
+            let name = scope.to_string();
+            planned.iter().find_map(|item| match item {
+                Item::Suspension(held) if *held.name == *name => Some(held.as_ref().into()),
+                _ => None,
+            })
+        };
+        let suspensions = asked.scopes.iter().filter_map(suspension).collect();
+        Ok((changes, suspensions))
     }
 
     /// Commits a change after a barrier, unless it changes nothing.

@@ -13,7 +13,7 @@ use futures::{StreamExt, stream::FuturesOrdered};
 use postroad_core::{Epoch, MessageId, RetrySchedule, SourceId, Timestamp};
 use postroad_directory::View;
 use postroad_ledger::{
-    Ledger,
+    Dispatcher, Ledger,
     command::{Command, NextTry, Reply},
 };
 use postroad_raft::{Group, ProposeError, Status};
@@ -43,6 +43,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(2);
 /// How often all messages are searched for expired ones, and sources for earlier owners: a blocked queue finds neither.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SWEEP_MESSAGES: usize = 1024;
+const SWEEP_ENTRIES: usize = 4096;
 const SWEEP_DELIVERIES: usize = 10_000;
 
 /// After this long without a source in the directory, its owner can no longer report.
@@ -64,10 +65,12 @@ pub(crate) struct Proposer {
     retry: RetrySchedule,
 }
 
-/// The position of the search for expired messages.
+/// The search for expired messages, and for what the dispatcher's queues still have of them.
 struct Sweep {
     next_at: Instant,
+    /// The message where it goes on.
     from: Option<MessageId>,
+    in_queues: bool,
 }
 
 /// An entry that has been committed or has failed.
@@ -86,7 +89,7 @@ impl Proposer {
         views: watch::Receiver<Arc<View>>,
         retry: RetrySchedule,
     ) -> Self {
-        let sweep = Sweep { next_at: Instant::now() + SWEEP_EVERY, from: None };
+        let sweep = Sweep { next_at: Instant::now() + SWEEP_EVERY, from: None, in_queues: false };
         Self {
             shared,
             status: group.status(),
@@ -175,7 +178,7 @@ impl Proposer {
         let shared = self.shared.clone();
         let now = clock::now();
         let gathered = shared.with_leading(|ledger, leading| {
-            let mut batch = Batch::new(self.leader_commands(ledger, now));
+            let mut batch = Batch::new(self.leader_commands(ledger, &mut leading.dispatcher, now));
             while batch.has_room()
                 && let Some(request) = self.waiting.pop_front()
             {
@@ -200,7 +203,12 @@ impl Proposer {
     }
 
     /// The leader's own commands, which come before any assignment under new epochs.
-    fn leader_commands(&mut self, ledger: &Ledger, now: Timestamp) -> Vec<Command> {
+    fn leader_commands(
+        &mut self,
+        ledger: &Ledger,
+        dispatcher: &mut Dispatcher,
+        now: Timestamp,
+    ) -> Vec<Command> {
         let mut commands = Vec::new();
         self.reclaim |= self.sweep.begins();
         if std::mem::take(&mut self.reclaim) {
@@ -211,7 +219,7 @@ impl Proposer {
             let reclaim = |(source, below)| Command::Reclaim { source, below, next_try, repeated_at };
             commands.extend(below.into_iter().map(reclaim));
         }
-        commands.extend(self.sweep.step(ledger, now));
+        commands.extend(self.sweep.step(ledger, dispatcher, now));
         commands
     }
 
@@ -296,19 +304,29 @@ async fn propose(
 }
 
 impl Sweep {
-    fn begins(&self) -> bool {
-        self.from.is_none() && self.next_at <= Instant::now()
+    fn is_running(&self) -> bool {
+        self.from.is_some() || self.in_queues
     }
 
-    /// Searches some messages; returns the command for those that have expired.
-    fn step(&mut self, ledger: &Ledger, now: Timestamp) -> Option<Command> {
-        if self.from.is_none() && !self.begins() {
+    fn begins(&self) -> bool {
+        !self.is_running() && self.next_at <= Instant::now()
+    }
+
+    /// Searches some messages and entries; returns the command for messages that have expired.
+    fn step(&mut self, ledger: &Ledger, dispatcher: &mut Dispatcher, now: Timestamp) -> Option<Command> {
+        if self.begins() {
+            (self.from, self.in_queues) = (Some(MessageId::from_u128(0)), true);
+        }
+        if !self.is_running() {
             return None;
         }
-        let from = self.from.unwrap_or(MessageId::from_u128(0));
-        let (mut expired, next) = ledger.expired(from, SWEEP_MESSAGES, now);
+        self.in_queues = self.in_queues && !dispatcher.drop_stale(ledger, now, SWEEP_ENTRIES);
+        let (mut expired, next) = match self.from {
+            Some(from) => ledger.expired(from, SWEEP_MESSAGES, now),
+            None => (Vec::new(), None),
+        };
         self.from = next;
-        if next.is_none() {
+        if !self.is_running() {
             self.next_at = Instant::now() + SWEEP_EVERY;
         }
         // The next sweep finds the rest.
@@ -317,9 +335,9 @@ impl Sweep {
     }
 
     fn pause(&self) -> Duration {
-        match self.from {
-            Some(_) => Duration::ZERO,
-            None => self.next_at.saturating_duration_since(Instant::now()),
+        if self.is_running() {
+            return Duration::ZERO;
         }
+        self.next_at.saturating_duration_since(Instant::now())
     }
 }

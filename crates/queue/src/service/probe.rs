@@ -33,7 +33,8 @@ pub(super) async fn probe(
         )
     })?;
     let result = time::timeout(WITHIN, answer).await;
-    let result = result.map_err(|_| Status::deadline_exceeded("the outbound node did not answer in time"))?;
+    let late = "the outbound node did not answer in time; one of an older version knows no probes";
+    let result = result.map_err(|_| Status::deadline_exceeded(late))?;
     let result =
         result.map_err(|_| Status::unavailable("the outbound node disconnected during the probe"))?;
     Ok(ProbeSiteResponse { source: source.0, node: node.0, result: Some(result) })

@@ -134,7 +134,8 @@ impl Session {
                 }
                 frame = self.inbound.message(), if self.acks.len() < ACKS_MAX => match frame? {
                     Some(OutboundFrame { frame: Some(frame) }) => self.handle(frame).await?,
-                    Some(_) => return Err(Status::invalid_argument("an empty frame")),
+                    // A frame of a newer version.
+                    Some(OutboundFrame { frame: None }) => {}
                     None => return Ok(None),
                 },
                 Some(assignments) = self.reading.next(), if !self.reading.is_empty() => {
@@ -260,13 +261,17 @@ impl Session {
             return Err(Status::invalid_argument("too many lanes in one frame"));
         }
         let now = clock::now();
-        let parsed: Vec<_> = reports.lanes.into_iter().map(|lane| parse_lane_report(lane, now)).collect();
+        let count = reports.lanes.len();
+        let parsed = reports.lanes.into_iter().filter_map(|lane| parse_lane_report(lane, now).ok());
+        // Not under the lock.
+        let parsed: Vec<_> = parsed.collect();
         self.ledger.shared.with_leading(|_, leading| {
             // A session that was replaced says nothing about the lanes any longer.
             if leading.outboxes.is_current(self.node, self.session) {
                 let kept = |(source, site, report)| leading.lanes.note(self.node, source, site, report);
-                let dropped = parsed.into_iter().map(kept).filter(|kept| !kept).count();
-                self.ledger.shared.metrics.lanes_dropped.increment(dropped as u64);
+                let kept = parsed.into_iter().map(kept).filter(|kept| *kept).count();
+                // Mail does not stop for a report that is dropped.
+                self.ledger.shared.metrics.lanes_dropped.increment((count - kept) as u64);
             }
         });
         Ok(())

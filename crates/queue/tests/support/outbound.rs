@@ -5,9 +5,9 @@ use std::time::Duration;
 use postroad_cluster::Claim;
 use postroad_core::{NodeId, OutcomeKind};
 use postroad_proto::queue::{
-    Assignment, AttemptId, Credit, Hello, OutboundFrame, PendingPage, QueueFrame, RecallAnswer,
-    RecallAnswers, Report, Reports, SiteWindow, SourceWindows, Windows, outbound_frame::Frame as Out,
-    queue_frame::Frame as In,
+    Assignment, AttemptId, Credit, Hello, LaneReport, LaneReports, OutboundFrame, PendingPage, QueueFrame,
+    RecallAnswer, RecallAnswers, Report, Reports, SiteWindow, SourceWindows, Windows,
+    outbound_frame::Frame as Out, queue_frame::Frame as In,
 };
 use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
@@ -180,6 +180,15 @@ impl Session {
     /// Returns the credit of this many frames of assignments.
     pub async fn take(&mut self, frames: u64) {
         self.frames.send(OutboundFrame { frame: Some(Out::Credit(Credit { frames })) }).await.unwrap();
+    }
+
+    pub async fn send_lanes(&mut self, lanes: Vec<LaneReport>) {
+        self.frames.send(OutboundFrame { frame: Some(Out::Lanes(LaneReports { lanes })) }).await.unwrap();
+    }
+
+    /// Sends a frame of a kind that this version does not know.
+    pub async fn send_unknown(&mut self) {
+        self.frames.send(OutboundFrame { frame: None }).await.unwrap();
     }
 
     pub async fn send_windows(&mut self, windows: Windows) {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use postroad_core::{Domain, Epoch, NodeId, SourceId, Timestamp};
 use postroad_directory::{Change, Directory, Put, PutSource, ScopeName};
 
-use super::{super::suspensions, *};
+use super::{
+    super::suspensions::{self, Suspend},
+    *,
+};
 
 const LEASE: u64 = 10;
 const CERTAIN_END: u64 = 11;
@@ -106,7 +109,8 @@ impl World {
         let scopes = [ScopeName::Node(NodeId(node))];
         let at = Timestamp::from_millis(1);
         let changes = if suspended {
-            suspensions::suspend(&scopes, "maintenance", "eve", at, None)
+            let asked = Suspend { scopes: &scopes, reason: "maintenance", actor: "eve", length: None };
+            suspensions::suspend(&self.directory, at, asked)
         } else {
             suspensions::resume(&scopes)
         };
