@@ -30,8 +30,11 @@ from page import Page
 
 # As the page helm/postroad/README.md has them.
 NAME, NAMESPACE = "postroad", "mail"
+CERTIFICATE_MINUTES = 6
 PAGE = Page()
-VALUES = merged(PAGE.values(), {"ingress": {"preStopSeconds": 1}, "test": {"caSecret": "mail-ca"}})
+VALUES = merged(PAGE.values(), {"ingress": {"preStopSeconds": 1}, "test": {"caSecret": "mail-ca"},
+                               # Renewed after four minutes; nodes look at their files each minute.
+                               "certificates": {"authority": {"lifetime": f"{CERTIFICATE_MINUTES}m"}}})
 HOSTNAME = VALUES["ingress"]["hostname"]
 # A queue pod has formed or joined every group when it has logged these.
 LINES_UNTIL_FORMED = 12
@@ -169,10 +172,8 @@ class Scenario:
         self.values = values
         self.objects, self.notes = render(values, name=NAME, namespace=NAMESPACE)
         self.ca = Authority("our CA")
-        certificate, key = self.ca.issue(HOSTNAME)
         api = self.cluster.api
         api.apply({"kind": "ConfigMap", "metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": api.authority.certificate}})
-        api.apply(secret(VALUES["ingress"]["tls"]["secret"], tls_crt=certificate, tls_key=key))
         api.apply(secret("mail-ca", ca_crt=self.ca.certificate))
         for command in PAGE.install():
             self.kubectl(command, install=False)
@@ -180,7 +181,14 @@ class Scenario:
     def kubectl(self, command, install=True):
         """Does what a command of the page does; those of `helm install` are done by the steps."""
         words = [word for word in command if word not in ("-n", NAMESPACE, "-i")]
-        if words[:4] == ["kubectl", "create", "secret", "generic"]:
+        stdin = None
+        if "<" in words:
+            [words, file] = [words[: words.index("<")], words[words.index("<") + 1]]
+            stdin = PAGE.file(file)
+        if words[:4] == ["kubectl", "create", "secret", "tls"]:
+            certificate, key = self.ca.issue(HOSTNAME)
+            self.cluster.api.apply(secret(words[4], tls_crt=certificate, tls_key=key))
+        elif words[:4] == ["kubectl", "create", "secret", "generic"]:
             data = {}
             for flag in words[5:]:
                 kind, key, value = flag.split("=", 2)
@@ -192,7 +200,7 @@ class Scenario:
             assert inner[0] == "postroad", inner
             pod = self.cluster.role(target.removeprefix(f"deploy/{NAME}-"))[0] if target.startswith("deploy/") else self.cluster.pods[target]
             container = rest[rest.index("-c") + 1] if "-c" in rest else pod.spec["containers"][0]["name"]
-            return pod.execute(container, *inner[1:])
+            return pod.execute(container, *inner[1:], stdin=stdin)
         else:
             assert words == ["kubectl", "create", "namespace"] or words[:2] == ["helm", "install"] and not install, words
 
@@ -296,7 +304,8 @@ class Scenario:
         # A node that is asked to stop finishes what it sends.
         assert extra == 0
 
-    def a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command(self):
+    def a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command(self, meanwhile=lambda _: None):
+        """Calls `meanwhile` while the pod waits; returns when the command was given."""
         cluster, name = self.cluster, f"{NAME}-queue-1"
         cluster.pods[name].stop()
         subprocess.run(["rm", "-rf", cluster.kubelet.claims / f"data-{name}"], check=True)
@@ -307,10 +316,30 @@ class Scenario:
         assert "queue node 11 waits: the cluster formed at" in pod.log("disk")
         # Mail flows meanwhile.
         self.a_client_sends_through_the_port_of_the_service("with two queue nodes")
+        meanwhile(pod)
+        commanded = time.monotonic()
         code, output = self.kubectl(command)
         assert code == 0, output
         cluster.until_ready([pod])
-        wait_for("it is a voter again", lambda: "joined: this node is a voter" in pod.log("queue"))
+        groups = self.values.get("cluster", {}).get("ledgerGroups") or 3
+        # The directory's group too.
+        wait_for("it is a voter of every group again", lambda: pod.log("queue").count("joined: this node is a voter") == groups + 1)
+        return commanded
+
+    def certificates_are_renewed_while_pods_run(self):
+        pods = [pod for role in ("queue", "ingress", "outbound", "control") for pod in self.cluster.role(role)]
+        renewed = "less than a third of its lifetime is left: issued the certificate"
+        for pod in pods:
+            wait_for(f"{pod.name} renews its certificate", lambda: renewed in pod.log("renew"))
+        # The first has ended, and who still used it would be refused.
+        youngest = max(pod.started_at for pod in pods)
+        wait_for("every first certificate has ended", lambda: time.monotonic() > youngest + CERTIFICATE_MINUTES * 60)
+        self.a_client_sends_through_the_port_of_the_service("with renewed certificates")
+        for pod in pods:
+            assert pod.ready and not pod.failed and not pod.restarts, pod.name
+        code, output = self.kubectl(PAGE.command("postroad certificate list"))
+        assert code == 0 and output.count("postroad-") >= 0, output
+        print("   " + output.replace("\n", "\n   "))
 
     def nothing_forms_again_when_every_volume_is_lost(self):
         cluster = self.cluster
@@ -466,6 +495,7 @@ def main():
             lambda: figures(first.cluster),
             first.every_pod_restarts_under_load_and_no_message_is_lost,
             first.a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command,
+            first.certificates_are_renewed_while_pods_run,
             first.nothing_forms_again_when_every_volume_is_lost,
         ))
         first.stop()
@@ -482,4 +512,5 @@ def main():
     os._exit(0)
 
 
-main()
+if __name__ == "__main__":
+    main()
