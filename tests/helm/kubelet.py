@@ -1,7 +1,7 @@
 """Runs pods as kubelet does, on the files of the image: volumes, environment, user, capabilities, probes and stopping.
 
 What it does not do: seccomp, limits of memory and CPU (what pods use is measured instead), network policies (test_policies.py
-reads them), and changes of a volume while its pod runs.
+reads them). Changes reach the volumes of a pod that runs by `Pod.refresh`, file by file.
 """
 
 import base64
@@ -126,6 +126,12 @@ class Pod:
         self.stopping, self.restarts = False, 0
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
+
+    def refresh(self):
+        """Brings Secrets and ConfigMaps in the pod's volumes up to date, which takes kubelet up to two minutes."""
+        for volume in self.spec["volumes"]:
+            if "secret" in volume or "configMap" in volume:
+                self.kubelet.volume(volume, self)
 
     def _network(self):
         if not self.spec.get("hostNetwork"):
@@ -285,9 +291,9 @@ class Pod:
                 self.ready_after = time.monotonic() - self.started_at
             time.sleep(0.2)
 
-    def memory(self):
-        """The resident memory of the container, in bytes."""
-        text = Path(f"/proc/{self._main()}/status").read_text()
+    def memory(self, process=None):
+        """The resident memory of a container, in bytes; of the pod's own unless given."""
+        text = Path(f"/proc/{self._main(process)}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", text).group(1)) * 1024
 
     def execute(self, container, *arguments, stdin=None):

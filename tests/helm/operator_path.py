@@ -105,7 +105,7 @@ class Prometheus:
 class OperatorPath(Scenario):
     def __init__(self, work, network, receiver):
         super().__init__(work, network, receiver, MONITORED)
-        self.work, self.prometheus, self.message = work, None, None
+        self.prometheus, self.message = None, None
 
     def panel(self, dashboard, title):
         """The queries of a panel, from the ConfigMap that Grafana's sidecar would find."""

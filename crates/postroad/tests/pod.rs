@@ -88,7 +88,8 @@ fn a_pod_renews_its_certificate_while_it_runs() {
         NodeTls::from_files(authority, certificate, key).unwrap().verify().unwrap();
         fs::read(key).unwrap()
     };
-    let mut keys = vec![check("less than a third of its lifetime is left: issued the certificate of queue node 11")];
+    let mut keys =
+        vec![check("less than a third of its lifetime is left: issued the certificate of queue node 11")];
     done(home, "certificate rotate --dir ca --offline");
     keys.push(check("the authority has changed: issued"));
     // As when the Secret is being replaced.
