@@ -98,6 +98,7 @@ REFUSED = {
     "a value that does not exist": ({"outbuond": {}}, "additional properties 'outbuond' not allowed"),
     "no memory limit": ({"queue": {"resources": {"limits": None}}}, "/queue/resources"),
     "the latest image": ({"image": {"tag": "latest"}}, "image.tag: `latest` changes under running pods"),
+    "a certificate for a while": ({"certificates": {"authority": {"lifetime": "a year"}}}, "/certificates/authority/lifetime"),
     "no host name": ({"ingress": {"hostname": ""}}, "ingress.hostname: missing; give the name that clients connect to"),
     "half a host name": ({"ingress": {"hostname": "mail"}}, "ingress.hostname: `mail` is no full host name"),
     "no certificate": ({"ingress": {"tls": {"selfSigned": False}}}, "ingress.tls: clients need a certificate"),

@@ -6,6 +6,7 @@ line for every step, and the time to ready and the memory of each pod; with TRAC
 
 import base64
 import contextlib
+import json
 import os
 import random
 import re
@@ -21,17 +22,26 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import yaml
+from cryptography import x509
 
 from chart import merged, named, render
 from kubelet import Kubelet, Pod, wait_for
 from kubernetes import Api, Authority
 from network import Network, Proxy, Receiver
 from page import Page
+from test_deploy import KUBECTL
 
 # As the page helm/postroad/README.md has them.
 NAME, NAMESPACE = "postroad", "mail"
+CERTIFICATE_MINUTES = 6
 PAGE = Page()
-VALUES = merged(PAGE.values(), {"ingress": {"preStopSeconds": 1}, "test": {"caSecret": "mail-ca"}})
+VALUES = merged(PAGE.values(), {"ingress": {"preStopSeconds": 1}, "test": {"caSecret": "mail-ca"},
+                               # Elections for a machine that is slow.
+                               "queue": {"settings": {"queue": {
+                                   "election": {"heartbeat_interval": "500ms", "timeout_min": "5s", "timeout_max": "10s"},
+                                   "lease": {"lease_duration": "30s"}}}},
+                               # Renewed after four minutes; nodes look at their files each minute.
+                               "certificates": {"authority": {"lifetime": f"{CERTIFICATE_MINUTES}m"}}})
 HOSTNAME = VALUES["ingress"]["hostname"]
 # A queue pod has formed or joined every group when it has logged these.
 LINES_UNTIL_FORMED = 12
@@ -166,13 +176,11 @@ class Scenario:
 
     def __init__(self, work, network, receiver, values):
         self.cluster, self.receiver = Cluster(work, network), receiver
-        self.values = values
+        self.work, self.values = work, values
         self.objects, self.notes = render(values, name=NAME, namespace=NAMESPACE)
         self.ca = Authority("our CA")
-        certificate, key = self.ca.issue(HOSTNAME)
         api = self.cluster.api
         api.apply({"kind": "ConfigMap", "metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": api.authority.certificate}})
-        api.apply(secret(VALUES["ingress"]["tls"]["secret"], tls_crt=certificate, tls_key=key))
         api.apply(secret("mail-ca", ca_crt=self.ca.certificate))
         for command in PAGE.install():
             self.kubectl(command, install=False)
@@ -180,7 +188,14 @@ class Scenario:
     def kubectl(self, command, install=True):
         """Does what a command of the page does; those of `helm install` are done by the steps."""
         words = [word for word in command if word not in ("-n", NAMESPACE, "-i")]
-        if words[:4] == ["kubectl", "create", "secret", "generic"]:
+        stdin = None
+        if "<" in words:
+            [words, file] = [words[: words.index("<")], words[words.index("<") + 1]]
+            stdin = PAGE.file(file)
+        if words[:4] == ["kubectl", "create", "secret", "tls"]:
+            certificate, key = self.ca.issue(HOSTNAME)
+            self.cluster.api.apply(secret(words[4], tls_crt=certificate, tls_key=key))
+        elif words[:4] == ["kubectl", "create", "secret", "generic"]:
             data = {}
             for flag in words[5:]:
                 kind, key, value = flag.split("=", 2)
@@ -192,7 +207,7 @@ class Scenario:
             assert inner[0] == "postroad", inner
             pod = self.cluster.role(target.removeprefix(f"deploy/{NAME}-"))[0] if target.startswith("deploy/") else self.cluster.pods[target]
             container = rest[rest.index("-c") + 1] if "-c" in rest else pod.spec["containers"][0]["name"]
-            return pod.execute(container, *inner[1:])
+            return pod.execute(container, *inner[1:], stdin=stdin)
         else:
             assert words == ["kubectl", "create", "namespace"] or words[:2] == ["helm", "install"] and not install, words
 
@@ -296,7 +311,8 @@ class Scenario:
         # A node that is asked to stop finishes what it sends.
         assert extra == 0
 
-    def a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command(self):
+    def a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command(self, meanwhile=lambda _: None):
+        """Calls `meanwhile` while the pod waits; returns when the command was given."""
         cluster, name = self.cluster, f"{NAME}-queue-1"
         cluster.pods[name].stop()
         subprocess.run(["rm", "-rf", cluster.kubelet.claims / f"data-{name}"], check=True)
@@ -307,10 +323,75 @@ class Scenario:
         assert "queue node 11 waits: the cluster formed at" in pod.log("disk")
         # Mail flows meanwhile.
         self.a_client_sends_through_the_port_of_the_service("with two queue nodes")
+        meanwhile(pod)
+        commanded = time.monotonic()
         code, output = self.kubectl(command)
         assert code == 0, output
         cluster.until_ready([pod])
-        wait_for("it is a voter again", lambda: "joined: this node is a voter" in pod.log("queue"))
+        groups = self.values.get("cluster", {}).get("ledgerGroups") or 3
+        # The directory's group too.
+        wait_for("it is a voter of every group again", lambda: pod.log("queue").count("joined: this node is a voter") == groups + 1)
+        return commanded
+
+    def nodes(self):
+        """The pods that run a role."""
+        return [pod for role in ("queue", "ingress", "outbound", "control") for pod in self.cluster.role(role)]
+
+    def certificates(self):
+        """What the command of the page lists: which authority signed the certificate of each node, and which ones it trusts."""
+        code, output = self.kubectl([*PAGE.command("postroad certificate list"), "-o", "json"])
+        assert code == 0, output
+        listed = [found for found in json.loads(output)["certificates"] if found["of"] != "authority"]
+        return [(found["signed_by"], set(found["trusts"])) for found in listed]
+
+    def the_authority_is_replaced_while_pods_run(self):
+        machine = self.work / "machine"
+        for directory in ("bin", "secret"):
+            (machine / directory).mkdir(parents=True)
+        (machine / "bin/postroad").symlink_to(os.environ["POSTROAD_BINARY"])
+        (machine / "bin/kubectl").write_text(KUBECTL)
+        (machine / "bin/kubectl").chmod(0o755)
+        api, name, files = self.cluster.api, f"{NAME}-authority", ("authority.pem", "authority.key")
+        for file in files:
+            (machine / "secret" / file).write_bytes(base64.b64decode(api.get("Secret", name)["data"][file]))
+        cluster_id = re.search(r"(?m)^id = (\d+)", api.get("ConfigMap", f"{NAME}-operator")["data"]["operator.toml"]).group(1)
+        commands = PAGE.commands
+        begin, rotate = (next(n for n, line in enumerate(commands) if words in line) for words in ("mkdir authority", "certificate rotate"))
+
+        def sh(lines):
+            for line in lines:
+                environment = {"PATH": f"{machine}/bin:{os.environ['PATH']}"}
+                subprocess.run(["sh", "-euc", line.replace("= ID", f"= {cluster_id}")], cwd=machine, env=environment, check=True,
+                               stdout=subprocess.DEVNULL)
+
+        def trusted():
+            certificates = x509.load_pem_x509_certificates((machine / "secret/authority.pem").read_bytes())
+            keys = [c.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest for c in certificates]
+            return [key[:8].hex() for key in keys]
+
+        sh(commands[begin:rotate])
+        [old] = trusted()
+        for step in (1, 2, 3):
+            sh(commands[rotate : rotate + 2])
+            api.apply(secret(name, **{file.replace(".", "_"): (machine / "secret" / file).read_text() for file in files}))
+            for pod in self.cluster.pods.values():
+                if not pod.stopping:
+                    pod.refresh()
+            [new] = set(trusted()) - {old}
+            expected = [(old if step == 1 else new, set(trusted()))] * len(self.nodes())
+            wait_for(f"every node has what step {step} brought", lambda expected=expected: self.certificates() == expected)
+            self.a_client_sends_through_the_port_of_the_service(f"rotation step {step}")
+        assert all(pod.ready and not pod.restarts for pod in self.nodes())
+
+    def certificates_are_renewed_while_pods_run(self):
+        renewed = "less than a third of its lifetime is left: issued the certificate"
+        for pod in self.nodes():
+            wait_for(f"{pod.name} renews its certificate", lambda: renewed in pod.log("renew"))
+        # The first ones end, and a node that still used its first would be refused.
+        end = max(pod.started_at for pod in self.nodes()) + CERTIFICATE_MINUTES * 60
+        wait_for("every first certificate has ended", lambda: time.monotonic() > end)
+        self.a_client_sends_through_the_port_of_the_service("with renewed certificates")
+        assert all(pod.ready and not pod.restarts for pod in self.nodes())
 
     def nothing_forms_again_when_every_volume_is_lost(self):
         cluster = self.cluster
@@ -353,12 +434,14 @@ class Load:
 
 
 def figures(cluster):
-    print("\n| pod | ready after | memory |\n|---|---|---|")
+    print("\n| pod | ready after | memory | of containers beside |\n|---|---|---|---|")
     for name, pod in sorted(cluster.pods.items()):
-        if pod.ready_after is not None:
-            print(f"| {name} | {pod.ready_after:.1f} s | {pod.memory() / 2**20:.0f} MiB |")
-            limit = pod.spec["containers"][0]["resources"]["limits"]["memory"]
-            assert pod.memory() < int(limit.removesuffix("Mi").removesuffix("Gi")) * (2**30 if limit.endswith("Gi") else 2**20)
+        if pod.ready_after is not None and not pod.stopping:
+            used = [pod.memory(), *(pod.memory(process) for _, process in pod.beside)]
+            print(f"| {name} | {pod.ready_after:.1f} s | {' | '.join(f'{memory / 2**20:.0f} MiB' for memory in used)} |")
+            for memory, container in zip(used, pod.spec["containers"], strict=True):
+                limit = container["resources"]["limits"]["memory"]
+                assert memory < int(limit.removesuffix("Mi").removesuffix("Gi")) * (2**30 if limit.endswith("Gi") else 2**20)
     print()
 
 
@@ -464,8 +547,10 @@ def main():
             first.a_client_sends_through_the_port_of_the_service,
             first.an_operator_works_in_the_operator_pod,
             lambda: figures(first.cluster),
+            first.the_authority_is_replaced_while_pods_run,
             first.every_pod_restarts_under_load_and_no_message_is_lost,
             first.a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command,
+            first.certificates_are_renewed_while_pods_run,
             first.nothing_forms_again_when_every_volume_is_lost,
         ))
         first.stop()
@@ -482,4 +567,5 @@ def main():
     os._exit(0)
 
 
-main()
+if __name__ == "__main__":
+    main()

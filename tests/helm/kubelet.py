@@ -1,7 +1,7 @@
 """Runs pods as kubelet does, on the files of the image: volumes, environment, user, capabilities, probes and stopping.
 
 What it does not do: seccomp, limits of memory and CPU (what pods use is measured instead), network policies (test_policies.py
-reads them), and changes of a volume while its pod runs.
+reads them). Changes reach the volumes of a pod that runs by `Pod.refresh`, file by file.
 """
 
 import base64
@@ -118,12 +118,20 @@ class Pod:
         volumes = list(spec.get("volumes", [])) + [{"name": c, "claim": f"{c}-{name}"} for c in claims]
         self.volumes = {v["name"]: kubelet.volume(v, self) for v in volumes}
         self._write_names()
-        self.running, self.process, self.container = None, None, None
+        self.running, self.process = None, None
+        # Containers that run beside the pod's own, each with its process; and the environments of all, by name.
+        self.beside, self.environments = [], {}
         self.ready, self.ended, self.failed = False, False, None
         self.started_at, self.ready_after = time.monotonic(), None
         self.stopping, self.restarts = False, 0
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
+
+    def refresh(self):
+        """Brings Secrets and ConfigMaps in the pod's volumes up to date, which takes kubelet up to two minutes."""
+        for volume in self.spec["volumes"]:
+            if "secret" in volume or "configMap" in volume:
+                self.kubelet.volume(volume, self)
 
     def _network(self):
         if not self.spec.get("hostNetwork"):
@@ -167,6 +175,13 @@ class Pod:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def _start(self, container):
+        """Starts a container as the pod's own, for whose end the pod waits."""
+        self.process = self._spawn(container)
+        self.running = container["name"]
+        if os.environ.get("TRACE"):
+            print(f"   {time.monotonic() - self.started_at:.1f} {self.name} {self.running}", flush=True)
+
+    def _spawn(self, container):
         own, pod = container["securityContext"], self.spec["securityContext"]
         assert own["capabilities"] == {"drop": ["ALL"]} and own["readOnlyRootFilesystem"], "only this is known here"
         root = self.directory / f"root-{container['name']}"
@@ -190,21 +205,19 @@ class Pod:
         }
         file = self.directory / f"{container['name']}.json"
         file.write_text(json.dumps(spec))
-        log = open(self.directory / f"{container['name']}.log", "ab")
-        self.process = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self.space}", "unshare", "--mount", "--uts", "--pid", "--ipc", "--fork",
-             "--kill-child", PYTHON, str(HERE / "container.py"), str(file)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )
-        self.container, self.spec_file = container, spec
-        self.running = container["name"]
-        if os.environ.get("TRACE"):
-            print(f"   {time.monotonic() - self.started_at:.1f} {self.name} {self.running}", flush=True)
+        self.environments[container["name"]] = environment
+        with open(self.directory / f"{container['name']}.log", "ab") as log:
+            return subprocess.Popen(
+                ["nsenter", f"--net=/run/netns/{self.space}", "unshare", "--mount", "--uts", "--pid", "--ipc", "--fork",
+                 "--kill-child", PYTHON, str(HERE / "container.py"), str(file)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )
 
-    def _main(self):
-        """The process id of the container's first process, as this namespace sees it."""
+    def _main(self, process=None):
+        """The process id of a container's first process, as this namespace sees it; of the pod's own container unless given."""
+        process = process or self.process
         try:
-            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         except FileNotFoundError:
             return None
         return int(children[0]) if children else None
@@ -224,7 +237,8 @@ class Pod:
                     return
             if self.stopping:
                 return
-            [container] = self.spec["containers"]
+            container, *others = self.spec["containers"]
+            self._start_beside(others)
             while True:
                 self._start(container)
                 if "readinessProbe" in container:
@@ -245,8 +259,13 @@ class Pod:
         finally:
             self.ready = False
 
+    def _start_beside(self, containers):
+        """Starts the containers that are not the first; each must run as long as the pod does."""
+        for container in containers:
+            self.beside.append((container, self._spawn(container)))
+
     def port(self, name):
-        [container] = self.spec["containers"]
+        container = self.spec["containers"][0]
         return next(p["containerPort"] for p in container["ports"] if p["name"] == name)
 
     def get(self, probe):
@@ -265,17 +284,19 @@ class Pod:
         while self.process.poll() is None and not self.get(startup):
             time.sleep(0.1)
         while self.process.poll() is None and not self.stopping:
+            ended = [other["name"] for other, process in self.beside if process.poll() is not None]
+            assert not ended or self.stopping, f"{ended} ended: {self.log(ended[0])[-2000:]}"
             self.ready = self.get(readiness) and self.get(liveness)
             if self.ready and self.ready_after is None:
                 self.ready_after = time.monotonic() - self.started_at
             time.sleep(0.2)
 
-    def memory(self):
-        """The resident memory of the container, in bytes."""
-        text = Path(f"/proc/{self._main()}/status").read_text()
+    def memory(self, process=None):
+        """The resident memory of a container, in bytes; of the pod's own unless given."""
+        text = Path(f"/proc/{self._main(process)}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", text).group(1)) * 1024
 
-    def execute(self, container, *arguments):
+    def execute(self, container, *arguments, stdin=None):
         """What `kubectl exec` does; returns the exit status and the output."""
         assert self.running == container, f"{container} does not run in {self.name}: {self.running} does"
         pid = self._main()
@@ -283,7 +304,7 @@ class Pod:
         done = subprocess.run(
             [shutil.which("nsenter"), f"--target={pid}", "--mount", "--uts", "--net", "--pid", "--ipc", "--root", "--wd", f"--setgid={group}",
              f"--setuid={user}", "/usr/local/bin/postroad", *arguments],
-            env=self.spec_file["env"], capture_output=True, text=True,
+            env=self.environments[container], input=stdin, capture_output=True, text=True,
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -295,22 +316,25 @@ class Pod:
         self.stopping = True
         self.ready = False
         began = time.monotonic()
-        [container] = self.spec["containers"]
+        container = self.spec["containers"][0]
         if self.running == container["name"]:
             time.sleep(container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0))
-        self._signal(signal.SIGTERM)
+        for process in [self.process, *(process for _, process in self.beside)]:
+            self._signal(signal.SIGTERM, process)
         self.thread.join(PATIENCE)
         if self.thread.is_alive():
             raise RuntimeError(f"{self.name} does not stop: {self.log(self.running)[-2000:]}")
+        for _, process in self.beside:
+            process.wait(PATIENCE)
         if not self.spec.get("hostNetwork"):
             self.kubelet.network.remove(self.space)
         return time.monotonic() - began
 
-    def _signal(self, number):
-        """Sends a signal to the first process of the container that runs."""
-        if self.process is None or self.process.poll() is not None:
+    def _signal(self, number, process):
+        """Sends a signal to the first process of a container that runs."""
+        if process is None or process.poll() is not None:
             return
-        if (pid := self._main()) is not None:
+        if (pid := self._main(process)) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -319,6 +343,7 @@ class Pod:
         self.stopping, self.ready = True, False
         # It may be about to start its next container.
         while self.thread.is_alive():
-            self._signal(signal.SIGKILL)
+            for process in [self.process, *(process for _, process in self.beside)]:
+                self._signal(signal.SIGKILL, process)
             self.thread.join(0.1)
         self.kubelet.network.remove(self.space)

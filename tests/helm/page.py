@@ -30,6 +30,11 @@ class Page:
         [text] = [block for block in self.files if "mode: hostNetwork" in block]
         return yaml.safe_load(text)
 
+    def monitoring_values(self):
+        """The values that the page gives for the Prometheus operator and Grafana."""
+        [text] = [block for block in self.files if "podMonitor:" in block]
+        return yaml.safe_load(text)
+
     def command(self, words):
         """The one command of the page with these words, as arguments."""
         [found] = [line for line in self.commands if words in line]

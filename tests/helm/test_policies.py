@@ -51,6 +51,19 @@ class Pods(unittest.TestCase):
                         self.assertIn("sizeLimit", volume["emptyDir"])
                     self.assertNotIn("hostPath", volume)
 
+    def test_c_190_only_the_containers_that_issue_certificates_see_the_key_of_the_authority(self):
+        for name, pod, _ in every_pod():
+            with self.subTest(name):
+                kind = name.split(": ")[1].split()[0]
+                issuing = [c["name"] for c in containers(pod) if c["name"] in ("certificate", "renew")]
+                if not issuing:
+                    continue
+                seeing = [c["name"] for c in containers(pod) if "authority" in [m["name"] for m in c.get("volumeMounts", [])]]
+                self.assertEqual(seeing, issuing)
+                # A pod that ends by itself needs no other certificate.
+                ends = kind in ("Job", "Pod")
+                self.assertEqual(issuing, ["certificate"] if ends else ["certificate", "renew"])
+
     def test_c_190_the_host_network_is_for_its_egress_mode_alone(self):
         for name, pod, labels in every_pod():
             with self.subTest(name):

@@ -6,11 +6,11 @@ pub mod message;
 pub mod policy;
 pub mod queue;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use postroad_core::{Address, ClusterId, Domain, GroupId, NodeId};
+use postroad_core::{Address, ClusterId, Domain, DurationText, GroupId, NodeId};
 use postroad_net::Role;
 use postroad_settings::HostPort;
 
@@ -285,6 +285,19 @@ pub struct CertificateArgs {
     /// Write `authority.pem`, `node.pem` and `node.key` here
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// How long the certificate is valid: 1m to 3650d
+    #[arg(long, value_name = "DURATION", default_value = "365d", value_parser = lifetime)]
+    pub lifetime: DurationText,
+    /// Keep running: issue again when less than a third of the lifetime is left, and when the authority has changed
+    #[arg(long)]
+    pub renew: bool,
+}
+
+/// Reads how long a certificate is valid.
+fn lifetime(text: &str) -> Result<DurationText, String> {
+    let allowed = DurationText(Duration::from_mins(1))..=DurationText(Duration::from_hours(24 * 3650));
+    let lifetime = text.parse().ok().filter(|lifetime| allowed.contains(lifetime));
+    lifetime.ok_or_else(|| "expected a duration from 1m to 3650d".to_owned())
 }
 
 /// Reads what a certificate is for.

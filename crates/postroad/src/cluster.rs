@@ -18,7 +18,7 @@ use postroad_net::{
 use postroad_settings::{Rules, Source, print, require, settings};
 
 use crate::{
-    cli::{CertificateArgs, ClusterInitArgs, ClusterJoinArgs, NodeAddress, RoleName},
+    cli::{ClusterInitArgs, ClusterJoinArgs, NodeAddress, RoleName},
     sections::{MetricsSection, QueueNode, queue_problems},
     template::{self, NodeTemplate},
 };
@@ -54,7 +54,7 @@ pub struct ClusterDirectory {
 }
 
 /// The node id of operators; no node may have it.
-const OPERATOR: NodeId = NodeId(0);
+pub(crate) const OPERATOR: NodeId = NodeId(0);
 
 impl ClusterDirectory {
     /// Creates a cluster in an empty directory.
@@ -188,12 +188,7 @@ impl ClusterDirectory {
     /// Issues a certificate, and makes sure that nodes will accept it.
     fn issued(&self, role: Role, node: NodeId, names: &[String]) -> anyhow::Result<NodeCertificate> {
         let issued = self.authority.issue(role, node, names)?;
-        let signed_by = Certificate::all_of_pem(issued.certificate_pem.as_bytes())?.swap_remove(0).signed_by;
-        let authorities = Certificate::all_of_pem(self.authority.certificate_pem().as_bytes())?;
-        ensure!(
-            authorities.iter().any(|authority| authority.key == signed_by),
-            "`authority.key` is not the key of a certificate in `authority.pem`"
-        );
+        check_issued(&self.authority, &issued)?;
         Ok(issued)
     }
 
@@ -215,6 +210,17 @@ impl ClusterDirectory {
         let (certificate, key) = (out.join(format!("{stem}.pem")), out.join(format!("{stem}.key")));
         issued.write(&certificate, &key).with_context(|| format!("cannot write `{}`", certificate.display()))
     }
+}
+
+/// Makes sure that nodes with this authority's certificates accept what its key signed.
+pub(crate) fn check_issued(authority: &ClusterAuthority, issued: &NodeCertificate) -> anyhow::Result<()> {
+    let signed_by = Certificate::all_of_pem(issued.certificate_pem.as_bytes())?.swap_remove(0).signed_by;
+    let authorities = Certificate::all_of_pem(authority.certificate_pem().as_bytes())?;
+    ensure!(
+        authorities.iter().any(|authority| authority.key == signed_by),
+        "`authority.key` is not the key of a certificate in `authority.pem`"
+    );
+    Ok(())
 }
 
 fn public(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -299,48 +305,6 @@ pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
         _ => String::new(),
     };
     Ok(format!("created {config}; {first}start the node with `postroad {name} --config {config}`\n"))
-}
-
-/// Runs `cluster certificate`.
-///
-/// # Errors
-/// The authority cannot be read, or a file cannot be written.
-pub fn certificate(args: &CertificateArgs) -> anyhow::Result<String> {
-    let CertificateArgs { role, node, authority, out } = args;
-    ensure!(
-        (*role == Role::Operator) == node.is_none(),
-        "an operator has no node id: expected no `--node` with `operator`"
-    );
-    let read = |name: &str| {
-        let file = authority.join(name);
-        fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))
-    };
-    let authority = ClusterAuthority::from_pem(&read("authority.pem")?, &read("authority.key")?)?;
-    let node = node.unwrap_or(OPERATOR);
-    let issued = authority.issue(*role, node, &[])?;
-    fs::create_dir_all(out).with_context(|| format!("cannot create `{}` (`--out`)", out.display()))?;
-    let files = [
-        ("authority.pem", authority.certificate_pem()),
-        ("node.pem", &issued.certificate_pem),
-        ("node.key", &issued.key_pem),
-    ];
-    for (name, text) in files {
-        replace(&out.join(name), text)?;
-    }
-    let out = out.display();
-    Ok(format!("issued the certificate of {role} node {node} of cluster {} in {out}\n", authority.cluster()))
-}
-
-/// Replaces a file as a whole, so that a process that reads it sees the old text or the new one.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    let new = path.with_extension("new");
-    let removed = match fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    let written = removed.and_then(|()| write_secret(&new, text.as_bytes()));
-    let written = written.and_then(|()| fs::rename(&new, path));
-    written.with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 #[cfg(test)]

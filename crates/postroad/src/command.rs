@@ -35,7 +35,7 @@ pub fn run(command: Command) -> Result<String> {
         Command::Cluster(ClusterCommand::Form(args)) => roles::form(&args.config),
         Command::Cluster(ClusterCommand::Rejoin(args)) => roles::rejoin(&args.config),
         Command::Cluster(ClusterCommand::Authority(args)) => on_runtime(pod::authority(&args)),
-        Command::Cluster(ClusterCommand::Certificate(args)) => cluster::certificate(&args),
+        Command::Cluster(ClusterCommand::Certificate(args)) => on_runtime(pod::certificate(&args)),
         Command::Cluster(ClusterCommand::Prepare(args)) => on_runtime(pod::prepare(&args)),
         Command::Cluster(ClusterCommand::Formed(args)) => on_runtime(pod::formed(&args)),
         Command::Apply(args) => on_runtime(operator::apply_file(&args)),

@@ -1,9 +1,12 @@
-//! What the pods of a cluster run besides its roles: `cluster authority`, `prepare` and `formed`, and `idle`.
+//! What the pods of a cluster run besides its roles: `cluster authority`, `certificate`, `prepare` and `formed`, and `idle`.
 //!
 //! A cluster in Kubernetes forms by itself, once. Whether it has formed is recorded outside of its volumes, so that a queue
 //! node whose volume is empty afterwards waits for an operator, and never begins a new cluster in its place.
 
 mod api;
+mod certificate;
+
+pub use certificate::certificate;
 
 use std::{
     fs,

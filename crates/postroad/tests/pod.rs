@@ -70,6 +70,43 @@ fn a_pod_issues_its_certificate_at_every_start() {
     }
 }
 
+#[test]
+fn a_pod_renews_its_certificate_while_it_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    cluster(home);
+    let issue = "cluster certificate queue --node 11 --authority ca --out tls";
+    done(home, &format!("{issue} --lifetime 1m"));
+    let files = ["authority.pem", "node.pem", "node.key"].map(|name| home.join("tls").join(name));
+    let mut renewing = postroad(home, &format!("{issue} --renew"));
+    let mut renewing = Running(renewing.stderr(Stdio::piped()).spawn().unwrap());
+    let mut said = BufReader::new(renewing.0.stderr.take().unwrap()).lines();
+    let mut check = |expected: &str| {
+        let line = said.next().unwrap().unwrap();
+        assert!(line.contains(expected), "{line}");
+        let [authority, certificate, key] = &files;
+        NodeTls::from_files(authority, certificate, key).unwrap().verify().unwrap();
+        fs::read(key).unwrap()
+    };
+    let mut keys =
+        vec![check("less than a third of its lifetime is left: issued the certificate of queue node 11")];
+    done(home, "certificate rotate --dir ca --offline");
+    keys.push(check("the authority has changed: issued"));
+    // As when the Secret is being replaced.
+    let whole = fs::read(home.join("ca/authority.pem")).unwrap();
+    fs::write(home.join("ca/authority.pem"), "").unwrap();
+    let kept = check("cannot issue the certificate, will try again");
+    assert_eq!(kept, keys[1], "the files that it has stay");
+    fs::write(home.join("ca/authority.pem"), whole).unwrap();
+    done(home, "certificate rotate --dir ca --offline");
+    keys.push(check("the authority has changed: issued"));
+    keys.dedup();
+    assert_eq!(keys.len(), 3, "each certificate has a key of its own");
+    let refused = run(home, &format!("{issue} --lifetime 10s"));
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("expected a duration from 1m to 3650d"), "{error}");
+}
+
 /// Starts `cluster prepare`, which waits; returns it with the first line that it prints.
 fn waits(home: &Path, prepare: &str) -> (Running, String) {
     let mut waiting = postroad(home, prepare);

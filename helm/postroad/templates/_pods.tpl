@@ -82,30 +82,46 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{/*
-Signs the certificate of this pod with the authority's key, which only this container sees:
-(dict "root" $ "role" "queue" "node" "" "names" (list …)).
+Signs the certificate of this pod with the authority's key, which only these containers see:
+(dict "root" $ "role" "queue" "node" "" "names" (list …)). The first does it before the pod's other containers start;
+`postroad.renewContainer` beside them does it again before the certificate ends, and when the authority has changed.
 */}}
 {{- define "postroad.certificateContainer" -}}
 {{- if eq .root.Values.certificates.mode "authority" }}
 - name: certificate
-  {{- include "postroad.containerSecurity" .root | nindent 2 }}
-  {{- if eq .role "operator" }}
-  args: [cluster, certificate, operator, --authority, /authority, --out, /etc/postroad/tls]
-  {{- else }}
-  args:
-    - cluster
-    - certificate
-    - {{ .role }}
-    - --node=$(POSTROAD__NODE__ID)
-    - --authority=/authority
-    - --out=/etc/postroad/tls
-  env: {{- include "postroad.environment" . | nindent 4 }}
-  {{- end }}
-  resources: {{- toYaml .root.Values.operator.resources | nindent 4 }}
-  volumeMounts:
-    - {name: authority, mountPath: /authority, readOnly: true}
-    - {name: tls, mountPath: /etc/postroad/tls}
+  {{- include "postroad.signingContainer" . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{- define "postroad.renewContainer" -}}
+{{- if eq .root.Values.certificates.mode "authority" }}
+- name: renew
+  {{- include "postroad.signingContainer" (merge (dict "renew" true) .) | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "postroad.signingContainer" -}}
+{{- include "postroad.containerSecurity" .root }}
+args:
+  - cluster
+  - certificate
+  - {{ .role }}
+  {{- if ne .role "operator" }}
+  - --node=$(POSTROAD__NODE__ID)
+  {{- end }}
+  - --authority=/authority
+  - --out=/etc/postroad/tls
+  - --lifetime={{ .root.Values.certificates.authority.lifetime }}
+  {{- if .renew }}
+  - --renew
+  {{- end }}
+{{- if ne .role "operator" }}
+env: {{- include "postroad.environment" . | nindent 2 }}
+{{- end }}
+resources: {{- toYaml .root.Values.operator.resources | nindent 2 }}
+volumeMounts:
+  - {name: authority, mountPath: /authority, readOnly: true}
+  - {name: tls, mountPath: /etc/postroad/tls}
 {{- end -}}
 
 {{/* Where the certificates between nodes are: (dict "root" $ "role" "queue" "nodes" (list "10" …)). */}}

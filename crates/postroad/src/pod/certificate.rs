@@ -1,0 +1,170 @@
+//! `cluster certificate`: the certificate of a pod, which the pod issues to itself, and issues again while it runs.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, ensure};
+use postroad_core::Timestamp;
+use postroad_net::{Certificate, ClusterAuthority, Role, authority::write_secret};
+use tokio::time::Instant;
+
+use super::now;
+use crate::{
+    cli::CertificateArgs,
+    cluster::{OPERATOR, check_issued},
+    signal,
+};
+
+/// How often the files are looked at. A change of the Secret reaches its volume within a minute or two.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often a failure is printed that persists.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// Runs `cluster certificate`.
+///
+/// # Errors
+/// The authority cannot be read, or a file cannot be written. With `--renew` both are printed and tried again.
+pub async fn certificate(args: &CertificateArgs) -> anyhow::Result<String> {
+    ensure!(
+        (args.role == Role::Operator) == args.node.is_none(),
+        "an operator has no node id: expected no `--node` with `operator`"
+    );
+    if !args.renew {
+        return issue(args);
+    }
+    let shutdown = signal::shutdown()?;
+    shutdown.run_until_cancelled(renew(args)).await;
+    Ok(String::new())
+}
+
+/// Issues the certificate whenever it is due; never returns.
+async fn renew(args: &CertificateArgs) {
+    let mut say_at = Instant::now();
+    loop {
+        match issue_if_due(args) {
+            Ok(None) => {}
+            Ok(Some(issued)) => say(&issued),
+            Err(error) if Instant::now() >= say_at => {
+                say(&format!("cannot issue the certificate, will try again: {error:#}\n"));
+                say_at = Instant::now() + SAY_EVERY;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Prints a line. A log that is full is no reason to end.
+fn say(line: &str) {
+    let _ = io::stderr().write_all(format!("postroad: {line}").as_bytes());
+}
+
+fn issue_if_due(args: &CertificateArgs) -> anyhow::Result<Option<String>> {
+    let authorities = read(&args.authority.join("authority.pem"))?;
+    let present = Present::read(&args.out);
+    let Some(reason) = present.due(&authorities, args.lifetime.0, now()) else { return Ok(None) };
+    Ok(Some(format!("{reason}: {}", issue(args)?)))
+}
+
+/// The files that a pod has.
+#[derive(Debug)]
+struct Present {
+    authorities: Option<String>,
+    not_after: Option<Timestamp>,
+}
+
+impl Present {
+    fn read(out: &Path) -> Self {
+        let certificate = Certificate::read_first(&out.join("node.pem"));
+        Self {
+            authorities: fs::read_to_string(out.join("authority.pem")).ok(),
+            not_after: certificate.ok().map(|certificate| certificate.not_after),
+        }
+    }
+
+    /// Returns why the certificate is to be issued again.
+    fn due(&self, authorities: &str, lifetime: Duration, now: Timestamp) -> Option<&'static str> {
+        match self {
+            Self { not_after: None, .. } => Some("no certificate"),
+            Self { authorities: trusted, .. } if trusted.as_deref() != Some(authorities) => {
+                Some("the authority has changed")
+            }
+            // The certificate is backdated: its life is longer than what it was issued for.
+            Self { not_after: Some(end), .. } if end.since(now) < lifetime / 3 => {
+                Some("less than a third of its lifetime is left")
+            }
+            _ => None,
+        }
+    }
+}
+
+fn issue(args: &CertificateArgs) -> anyhow::Result<String> {
+    let CertificateArgs { role, node, authority, out, lifetime, renew: _ } = args;
+    let [certificates, key] = ["authority.pem", "authority.key"].map(|name| read(&authority.join(name)));
+    let authority = ClusterAuthority::from_pem(&certificates?, &key?)?;
+    let node = node.unwrap_or(OPERATOR);
+    let issued = authority.issue_until(*role, node, &[], SystemTime::now() + lifetime.0)?;
+    // The two files of the authority may have been read while it was being replaced.
+    check_issued(&authority, &issued)?;
+    fs::create_dir_all(out).with_context(|| format!("cannot create `{}` (`--out`)", out.display()))?;
+    // In this order, a call that is interrupted leaves files that are due. A node that reads files of two calls finds that they
+    // do not match, and reads them again in a minute.
+    let files = [
+        ("node.key", issued.key_pem.as_str()),
+        ("node.pem", &issued.certificate_pem),
+        ("authority.pem", authority.certificate_pem()),
+    ];
+    for (name, text) in files {
+        replace(&out.join(name), text)?;
+    }
+    Ok(format!(
+        "issued the certificate of {role} node {node} of cluster {} in {}, valid for {lifetime}\n",
+        authority.cluster(),
+        out.display()
+    ))
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+/// Replaces a file as a whole, so that a process that reads it sees the old text or the new one.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let new = path.with_extension("new");
+    let removed = match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let written = removed.and_then(|()| write_secret(&new, text.as_bytes()));
+    let written = written.and_then(|()| fs::rename(&new, path));
+    written.with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_issued_again_before_its_end_and_under_another_authority() {
+        let lifetime = Duration::from_secs(90);
+        let check = |trusted: Option<&str>, end: Option<u64>, now: u64, expected: Option<&str>| {
+            let not_after = end.map(|secs| Timestamp::from_millis(secs * 1000));
+            let present = Present { authorities: trusted.map(str::to_owned), not_after };
+            let due = present.due("ours", lifetime, Timestamp::from_millis(now * 1000));
+            assert_eq!(due, expected, "{trusted:?} {end:?} {now}");
+        };
+        let low = Some("less than a third of its lifetime is left");
+        let changed = Some("the authority has changed");
+        check(Some("ours"), Some(1000), 910, None);
+        check(Some("ours"), Some(1000), 970, None);
+        check(Some("ours"), Some(1000), 971, low);
+        check(Some("ours"), Some(1000), 2000, low);
+        check(Some("ours and new"), Some(1000), 910, changed);
+        check(None, Some(1000), 910, changed);
+        check(Some("ours"), None, 910, Some("no certificate"));
+    }
+}
