@@ -432,6 +432,7 @@ FAULTS = {
     "control_hangs": ["PostroadControlBehind", "PostroadEventsUnread"],
     "history_locked": ["PostroadHistoryNotWritten"],
     "disk_slow": ["PostroadSyncSlow"],
+    "disk_lost": ["PostroadDiskRefused", "PostroadNodeUnready"],
     "certificate_ends": [
         "PostroadCertificateEndsSoon", "PostroadCertificateEnds", "PostroadNodeHandshakesFail",
     ],
@@ -439,7 +440,6 @@ FAULTS = {
     "disk_fills": [
         "PostroadDiskFillsUp", "PostroadDiskLow", "PostroadDiskFull", "PostroadMailLogLoses",
     ],
-    "disk_lost": ["PostroadDiskRefused", "PostroadNodeUnready"],
     "majority_killed": ["PostroadNoLeader", "PostroadMailRefused", "PostroadLeaseLost"],
     "site_down": [],
 }
