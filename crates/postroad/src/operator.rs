@@ -58,6 +58,9 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// How long the cluster may take to respond.
 pub(crate) const WITHIN: Duration = Duration::from_secs(10);
 
+/// How long one queue node may take to respond where another one can be asked instead.
+const NODE_WITHIN: Duration = Duration::from_secs(2);
+
 /// The queue nodes that an operator's command talks to.
 pub(crate) struct Operator {
     endpoints: Endpoints,
@@ -125,9 +128,11 @@ impl Operator {
         let asked = async {
             loop {
                 for channel in self.endpoints.values() {
-                    match groups_of(channel.clone()).await {
-                        Ok(groups) => return groups,
-                        Err(status) => last = status,
+                    // One that is silent does not keep the others from being asked.
+                    match tokio::time::timeout(NODE_WITHIN, groups_of(channel.clone())).await {
+                        Ok(Ok(groups)) => return groups,
+                        Ok(Err(status)) => last = status,
+                        Err(_) => last = Status::unavailable("a queue node does not answer"),
                     }
                 }
                 tokio::time::sleep(ASK_AGAIN_AFTER).await;
