@@ -440,7 +440,7 @@ pub struct TargetArgs {
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// Ask this queue node instead of those in the configuration, such as one behind a forwarded port; alone, without encryption and on this machine only: `postroad dev` (`--listen-operator`); may be repeated [env: POSTROAD_SERVER]
-    #[arg(long, alias = "dev", value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT")]
     pub server: Vec<HostPort>,
 }
 
