@@ -74,6 +74,11 @@ async fn c_150_doctor_and_the_support_bundle_say_what_is_wrong_and_no_secret() {
     operator.check(&[&bundle[..], &files[..]].concat(), 0, "policy.yaml").await;
     let archive = fs::read(operator.path("bundle.tar")).expect("it was written");
     let archive = String::from_utf8_lossy(&archive).into_owned();
+    // From a pod without a directory to write to.
+    let piped = operator.postroad(&[&bundle[..], &["--file", "-"]].concat()).await;
+    assert!(piped.status.success(), "{}", String::from_utf8_lossy(&piped.stderr));
+    assert_eq!(&piped.stdout[257..262], b"ustar", "only the archive is on standard output");
+    assert!(String::from_utf8_lossy(&piped.stderr).contains("doctor.txt"));
     for part in
         ["name: people", "postroad_queue_messages", "otlp_endpoint = ", "queue node started", "login: me"]
     {
