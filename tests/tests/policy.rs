@@ -114,6 +114,14 @@ async fn edits(operator: &Operator) {
     let text = operator.run(&corrects, &edit, 0).await;
     assert!(text.contains("[acme.example, acme.test] -> [acme.example, acme.net]"), "{text}");
 
+    // An item that is taken out of the file stays, and is named.
+    let removes = operator.editor("removes", "echo 'sources: []' > \"$1\"");
+    let text = operator.run(&removes, &["edit", "source", "two"], 0).await;
+    assert!(text.contains("not deleted, though it is no longer in the file: source two"), "{text}");
+    operator.check(&["get", "source", "two"], 0, "two.example").await;
+    let text = operator.run("no-such-editor", &edit, 1).await;
+    assert!(text.contains("there is no editor `no-such-editor` on this machine"), "{text}");
+
     for draft in operator.drafts() {
         fs::remove_file(operator.files.path().join(draft)).expect("it is there");
     }
