@@ -69,7 +69,8 @@ async fn the_policy_in_force_is_shown_compared_edited_and_deleted_item_by_item()
     let operator = Operator { dev: dev.operator(), files };
     operator.write("policy.yaml", POLICY);
     operator.check(&["diff", "-f", "policy.yaml"], 5, "would be created: tenant acme").await;
-    operator.check(&["apply", "-f", "policy.yaml"], 0, "changed 4 items").await;
+    let changed = format!("changed 4 items in `{}`; the directory is at", operator.dev);
+    operator.check(&["apply", "-f", "policy.yaml"], 0, &changed).await;
     operator.check(&["diff", "-f", "policy.yaml"], 0, "no difference").await;
     operator.check(&["diff", "-f", "policy.yaml", "--all"], 5, "only in the cluster: tenant demo").await;
 
@@ -90,6 +91,7 @@ async fn the_policy_in_force_is_shown_compared_edited_and_deleted_item_by_item()
     operator.check(&["delete", "sources", "three", "--yes"], 3, "`source three` does not exist").await;
     operator.check(&["delete", "sources", "three", "--yes", "--ignore-missing"], 0, "changed 0 items").await;
     operator.check(&["delete", "sources", "two"], 1, "`--yes` is needed").await;
+    operator.check(&["delete", "sources", "two"], 1, &format!("Delete in `{}`?", operator.dev)).await;
     operator.check(&["get", "source", "two"], 0, "two.example").await;
     operator.check(&["delete", "sources", "two", "two", "--yes"], 0, "removed: source two").await;
     operator.check(&["get", "source", "two"], 3, "does not exist").await;

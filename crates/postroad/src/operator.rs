@@ -66,6 +66,8 @@ pub(crate) struct Operator {
     endpoints: Endpoints,
     /// How a person names them.
     addresses: String,
+    /// How questions and results name the cluster.
+    cluster: String,
     leaders: LeaderWatch,
     /// Who runs the command, for the record.
     actor: String,
@@ -74,9 +76,10 @@ pub(crate) struct Operator {
 impl Operator {
     /// Reads which cluster is meant; connections are opened by the first call.
     pub(crate) fn connect(target: &TargetArgs) -> anyhow::Result<Self> {
-        let (endpoints, addresses) = Target::of(target)?.endpoints()?;
+        let target = Target::of(target)?;
+        let (endpoints, addresses) = target.endpoints()?;
         let leaders = LeaderWatch::start(&endpoints);
-        Ok(Self { endpoints, addresses, leaders, actor: actor() })
+        Ok(Self { endpoints, addresses, cluster: target.cluster(), leaders, actor: actor() })
     }
 
     /// Reads which cluster a node belongs to, and calls it as that node.
@@ -85,7 +88,7 @@ impl Operator {
         let nodes = cluster.queue.iter().map(|queue| format!("`{}`", queue.address));
         let addresses = nodes.collect::<Vec<_>>().join(", ");
         let leaders = LeaderWatch::start(&endpoints);
-        Ok(Self { endpoints, addresses, leaders, actor: actor() })
+        Ok(Self { endpoints, cluster: addresses.clone(), addresses, leaders, actor: actor() })
     }
 
     /// Returns channels to the queue nodes.

@@ -181,7 +181,7 @@ pub async fn delete(args: &DeleteArgs) -> anyhow::Result<String> {
     let options = |dry_run| ApplyOptions { dry_run, ignore_missing: args.ignore_missing };
     // What would be refused is refused before a person is asked.
     let would = apply::make(&operator, &action, &changes, &stored, options(true)).await?;
-    confirm(args.yes, &format!("{would}Delete?"))?;
+    confirm(args.yes, &format!("{would}Delete in {}?", operator.cluster))?;
     Ok(apply::make(&operator, &action, &changes, &stored, options(false)).await?)
 }
 
