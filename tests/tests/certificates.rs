@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::PathBuf,
-    process::Output,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,9 +14,10 @@ use postroad_testkit::{
     Sink, SinkConfig,
     client::{Submitted, submit},
     cluster::{Cluster, ClusterSpec, Role},
+    operator::Operator,
     process::postroad_binary,
 };
-use tokio::{process::Command, task::JoinHandle, time::sleep};
+use tokio::{task::JoinHandle, time::sleep};
 
 /// The longest that a test waits for a condition.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -32,53 +32,30 @@ const NODES: [(&str, &str); 6] = [
     ("ingress-1", "ingress"),
 ];
 
-/// The operator's side of a cluster.
-struct Operator {
-    binary: PathBuf,
-    directory: PathBuf,
+/// Takes a step as soon as every node is ready for it; until then it is refused and changes nothing.
+async fn rotate_when_ready(operator: &Operator, expected: &str) {
+    let taken = async {
+        loop {
+            let output = operator.postroad(&["certificate", "rotate", "--dir", "cluster", "--yes"]).await;
+            if output.status.success() {
+                return String::from_utf8_lossy(&output.stdout).into_owned();
+            }
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            // A machine that is busy with other things may answer late.
+            let is_busy = output.status.code() == Some(4);
+            assert!(is_busy || error.contains("nothing was changed: not every node is ready"), "{error}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let text = tokio::time::timeout(PATIENCE, taken).await.expect("every node becomes ready");
+    assert!(text.starts_with(expected), "{text}");
 }
 
-impl Operator {
-    async fn postroad(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(&self.binary);
-        command.args(arguments).current_dir(&self.directory).stdin(std::process::Stdio::null());
-        command.kill_on_drop(true).output().await.expect("the binary starts")
-    }
-
-    async fn check(&self, arguments: &[&str], status: i32, part: &str) -> String {
-        let output = self.postroad(arguments).await;
-        let text =
-            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {text}");
-        assert!(text.contains(part), "{arguments:?}: {text}");
-        text
-    }
-
-    /// Takes a step as soon as every node is ready for it; until then it is refused and changes nothing.
-    async fn rotate(&self, expected: &str) {
-        let taken = async {
-            loop {
-                let output = self.postroad(&["certificate", "rotate", "--dir", "cluster", "--yes"]).await;
-                if output.status.success() {
-                    return String::from_utf8_lossy(&output.stdout).into_owned();
-                }
-                let error = String::from_utf8_lossy(&output.stderr).into_owned();
-                // A machine that is busy with other things may answer late.
-                let is_busy = output.status.code() == Some(4);
-                assert!(is_busy || error.contains("nothing was changed: not every node is ready"), "{error}");
-                sleep(Duration::from_millis(100)).await;
-            }
-        };
-        let text = tokio::time::timeout(PATIENCE, taken).await.expect("every node becomes ready");
-        assert!(text.starts_with(expected), "{text}");
-    }
-
-    /// Copies the authorities to every node, as the command asks.
-    fn copy_authorities(&self) {
-        let from = self.directory.join("cluster/authority.pem");
-        for (node, _) in NODES {
-            fs::copy(&from, self.directory.join(node).join("authority.pem")).expect("it can be copied");
-        }
+/// Copies the authorities to every node, as the command asks.
+fn copy_authorities(operator: &Operator) {
+    let from = operator.path("cluster/authority.pem");
+    for (node, _) in NODES {
+        fs::copy(&from, operator.path(node).join("authority.pem")).expect("it can be copied");
     }
 }
 
@@ -129,7 +106,7 @@ async fn start(receiver: std::net::SocketAddr) -> (Cluster, Operator) {
     let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
     let spec = ClusterSpec { ingresses: 1, outbounds: 1, ..ClusterSpec::usual(binary, receiver) };
     let cluster = Cluster::start(spec).await.unwrap_or_else(|error| panic!("{error:#}"));
-    let operator = Operator { binary: binary.to_owned(), directory: cluster.directory().to_owned() };
+    let operator = cluster.operator();
     (cluster, operator)
 }
 
@@ -146,18 +123,24 @@ async fn c_171_the_authority_of_a_cluster_is_replaced_while_mail_flows() {
     let sink = Sink::start(SinkConfig::default()).await.expect("a port is free");
     let (mut cluster, operator) = start(sink.address()).await;
     let load = Load::start(&cluster);
-    let keys: Vec<_> =
-        NODES.map(|(node, role)| operator.directory.join(node).join(format!("{role}.key"))).into();
+    let keys: Vec<_> = NODES.map(|(node, role)| operator.path(node).join(format!("{role}.key"))).into();
     let read = |path: &PathBuf| fs::read_to_string(path).expect("it is there");
     let before: Vec<String> = keys.iter().map(read).collect();
 
-    operator.check(&["certificate", "rotate", "--dir", "cluster"], 0, "step 1 of 3").await;
+    let rotate = ["certificate", "rotate", "--dir", "cluster"];
+    operator.check(&rotate, 1, "Begin to replace this authority?").await;
+    operator.check(&[&rotate[..], &["--status"]].concat(), 0, "no replacement is under way").await;
+    operator.check(&[&rotate[..], &["--yes"]].concat(), 0, "step 1 of 3").await;
+    operator.check(&[&rotate[..], &["--abort"]].concat(), 0, "the new one is gone").await;
+    operator.check(&[&rotate[..], &["--yes"]].concat(), 0, "step 1 of 3").await;
+    operator.check(&[&rotate[..], &["--status"]].concat(), 0, "step 1 of 3 is done").await;
     // Nobody trusts the new authority yet, so it must not sign.
     let refused = operator.postroad(&["certificate", "rotate", "--dir", "cluster", "--yes"]).await;
     assert!(!refused.status.success(), "{refused:?}");
-    operator.copy_authorities();
+    copy_authorities(&operator);
     hang_up(&mut cluster);
-    operator.rotate("step 2 of 3").await;
+    rotate_when_ready(&operator, "step 2 of 3").await;
+    operator.check(&[&rotate[..], &["--abort"]].concat(), 1, "the new authority signs already").await;
     load.more().await;
 
     let renew = ["certificate", "renew", "--dir", "cluster"];
@@ -167,9 +150,9 @@ async fn c_171_the_authority_of_a_cluster_is_replaced_while_mail_flows() {
         assert_ne!(read(path), *before, "{} is new", path.display());
     }
     hang_up(&mut cluster);
-    operator.rotate("step 3 of 3").await;
+    rotate_when_ready(&operator, "step 3 of 3").await;
     load.more().await;
-    operator.copy_authorities();
+    copy_authorities(&operator);
     hang_up(&mut cluster);
 
     // A node that starts now finds only the new authority, everywhere.

@@ -1,39 +1,12 @@
 //! `postroad doctor` and `postroad support bundle` on a running cluster, and on one whose queue is down.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Output,
-};
+use std::{fs, path::Path};
 
 use postroad_testkit::{
     Sink, SinkConfig,
     cluster::{Cluster, ClusterSpec, Role},
     process::postroad_binary,
 };
-use tokio::process::Command;
-
-/// The operator's side of a cluster.
-struct Operator {
-    binary: PathBuf,
-    directory: PathBuf,
-}
-
-impl Operator {
-    async fn postroad(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(&self.binary);
-        command.args(arguments).current_dir(&self.directory).stdin(std::process::Stdio::null());
-        command.kill_on_drop(true).output().await.expect("the binary starts")
-    }
-
-    async fn check(&self, arguments: &[&str], status: i32, part: &str) {
-        let output = self.postroad(arguments).await;
-        let text =
-            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {text}");
-        assert!(text.contains(part), "{arguments:?}: {text}");
-    }
-}
 
 /// Every secret that there is on the machines of a cluster.
 fn secrets(directory: &Path) -> Vec<String> {
@@ -79,7 +52,7 @@ async fn c_150_doctor_and_the_support_bundle_say_what_is_wrong_and_no_secret() {
     let telemetry = format!("[telemetry]\notlp_endpoint = \"http://me:{OTLP_PASSWORD}@127.0.0.1:9\"\n");
     spec.settings.insert(Role::Queue, telemetry);
     let mut cluster = Cluster::start(spec).await.unwrap_or_else(|error| panic!("{error:#}"));
-    let operator = Operator { binary: binary.to_owned(), directory: cluster.directory().to_owned() };
+    let operator = cluster.operator();
 
     operator
         .check(&["doctor", "--config", "cluster/operator.toml", "--no-probe"], 0, "1 of 1 queue nodes answer")
@@ -99,14 +72,19 @@ async fn c_150_doctor_and_the_support_bundle_say_what_is_wrong_and_no_secret() {
     let bundle = ["support", "bundle", "queue", "--config", "queue-1/queue.toml"];
     let files = ["--log", "queue-1/log", "--file", "bundle.tar"];
     operator.check(&[&bundle[..], &files[..]].concat(), 0, "policy.yaml").await;
-    let archive = fs::read(operator.directory.join("bundle.tar")).expect("it was written");
+    let archive = fs::read(operator.path("bundle.tar")).expect("it was written");
     let archive = String::from_utf8_lossy(&archive).into_owned();
+    // From a pod without a directory to write to.
+    let piped = operator.postroad(&[&bundle[..], &["--file", "-"]].concat()).await;
+    assert!(piped.status.success(), "{}", String::from_utf8_lossy(&piped.stderr));
+    assert_eq!(&piped.stdout[257..262], b"ustar", "only the archive is on standard output");
+    assert!(String::from_utf8_lossy(&piped.stderr).contains("doctor.txt"));
     for part in
         ["name: people", "postroad_queue_messages", "otlp_endpoint = ", "queue node started", "login: me"]
     {
         assert!(archive.contains(part), "{part} is missing");
     }
-    let secrets = secrets(&operator.directory);
+    let secrets = secrets(cluster.directory());
     assert!(secrets.len() > 8, "{}", secrets.len());
     for secret in secrets {
         assert!(!archive.contains(&secret), "the bundle has {secret}");

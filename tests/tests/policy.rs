@@ -69,7 +69,8 @@ async fn the_policy_in_force_is_shown_compared_edited_and_deleted_item_by_item()
     let operator = Operator { dev: dev.operator(), files };
     operator.write("policy.yaml", POLICY);
     operator.check(&["diff", "-f", "policy.yaml"], 5, "would be created: tenant acme").await;
-    operator.check(&["apply", "-f", "policy.yaml"], 0, "changed 4 items").await;
+    let changed = format!("changed 4 items in `{}`; the directory is at", operator.dev);
+    operator.check(&["apply", "-f", "policy.yaml"], 0, &changed).await;
     operator.check(&["diff", "-f", "policy.yaml"], 0, "no difference").await;
     operator.check(&["diff", "-f", "policy.yaml", "--all"], 5, "only in the cluster: tenant demo").await;
 
@@ -90,6 +91,7 @@ async fn the_policy_in_force_is_shown_compared_edited_and_deleted_item_by_item()
     operator.check(&["delete", "sources", "three", "--yes"], 3, "`source three` does not exist").await;
     operator.check(&["delete", "sources", "three", "--yes", "--ignore-missing"], 0, "changed 0 items").await;
     operator.check(&["delete", "sources", "two"], 1, "`--yes` is needed").await;
+    operator.check(&["delete", "sources", "two"], 1, &format!("Delete in `{}`?", operator.dev)).await;
     operator.check(&["get", "source", "two"], 0, "two.example").await;
     operator.check(&["delete", "sources", "two", "two", "--yes"], 0, "removed: source two").await;
     operator.check(&["get", "source", "two"], 3, "does not exist").await;
@@ -113,6 +115,14 @@ async fn edits(operator: &Operator) {
     );
     let text = operator.run(&corrects, &edit, 0).await;
     assert!(text.contains("[acme.example, acme.test] -> [acme.example, acme.net]"), "{text}");
+
+    // An item that is taken out of the file stays, and is named.
+    let removes = operator.editor("removes", "echo 'sources: []' > \"$1\"");
+    let text = operator.run(&removes, &["edit", "source", "two"], 0).await;
+    assert!(text.contains("not deleted, though it is no longer in the file: source two"), "{text}");
+    operator.check(&["get", "source", "two"], 0, "two.example").await;
+    let text = operator.run("no-such-editor", &edit, 1).await;
+    assert!(text.contains("there is no editor `no-such-editor` on this machine"), "{text}");
 
     for draft in operator.drafts() {
         fs::remove_file(operator.files.path().join(draft)).expect("it is there");

@@ -1,7 +1,7 @@
 //! The certificate authority (CA) of a cluster, which issues the certificates of its nodes.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, Metadata, OpenOptions},
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, chown},
     path::Path,
@@ -11,8 +11,10 @@ use std::{
 use postroad_core::{ClusterId, NodeId};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     identity::{PeerIdentity, Role, cluster_of_authority, name_of_authority},
@@ -31,6 +33,9 @@ pub enum AuthorityError {
     /// The certificate or key of the CA is unusable.
     #[error("not the certificate and key of a cluster CA")]
     NotAnAuthority(#[source] TlsError),
+    /// What the key signs, no node would accept.
+    #[error("the key of the cluster CA (`authority.key`) is not that of a certificate in `authority.pem`")]
+    OtherKey,
     /// A name is invalid, or the system has no randomness.
     #[error("cannot create certificate")]
     Make(#[from] rcgen::Error),
@@ -67,13 +72,19 @@ impl ClusterAuthority {
     /// Loads a CA that was generated before.
     ///
     /// # Errors
-    /// The PEM is not what [`ClusterAuthority::certificate_pem`] and [`ClusterAuthority::key_pem`] returned.
+    /// The PEM is not what [`ClusterAuthority::certificate_pem`] and [`ClusterAuthority::key_pem`] returned, or the key is not
+    /// that of one of the certificates.
     pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
         let certificates =
             certificates(certificate_pem.as_bytes()).map_err(AuthorityError::NotAnAuthority)?;
         let cluster = cluster_of_authority(&certificates[0])
             .map_err(|error| AuthorityError::NotAnAuthority(error.into()))?;
         let key = KeyPair::from_pem(key_pem)?;
+        let is_of_key =
+            |certificate: &CertificateDer<'_>| certifies(certificate, &key.subject_public_key_info());
+        if !certificates.iter().any(is_of_key) {
+            return Err(AuthorityError::OtherKey);
+        }
         Ok(Self { cluster, certificate_pem: certificate_pem.to_owned(), key })
     }
 
@@ -144,6 +155,16 @@ impl NodeCertificate {
         write_new_file(certificate, self.certificate_pem.as_bytes())?;
         write_secret(key, self.key_pem.as_bytes())
     }
+
+    /// Writes both in place of older ones.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn replace(&self, certificate: &Path, key: &Path) -> io::Result<()> {
+        // A node that reads the files between these two finds that they do not match, and reads them again in a minute.
+        replace_file(key, self.key_pem.as_bytes())?;
+        replace_file(certificate, self.certificate_pem.as_bytes())
+    }
 }
 
 impl std::fmt::Debug for ClusterAuthority {
@@ -180,28 +201,40 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Replaces the content of a file at once: readers see the old or the new one. Owner and mode stay those of the old one.
+/// Writes a file at once: readers see the old content or the new one. Owner and mode stay those of the old file; only the
+/// owner can read a new one.
 ///
 /// # Errors
-/// The file does not exist or cannot be written, or its owner cannot be kept.
+/// The file cannot be written, or the owner of the old one cannot be kept.
 pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    let old = fs::metadata(path)?;
+    let old = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        old => Some(old?),
+    };
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
     // Left by a call that was interrupted.
     let _ = fs::remove_file(&new);
-    let written = write_new(&new, content, 0o600).and_then(|()| {
-        let (owner, group) = (Some(old.uid()), Some(old.gid()));
-        if owner != Some(fs::metadata(&new)?.uid()) || group != Some(fs::metadata(&new)?.gid()) {
-            chown(&new, owner, group)?;
-        }
-        fs::set_permissions(&new, old.permissions())?;
-        fs::rename(&new, path)
-    });
+    let written = write_new(&new, content, 0o600)
+        .and_then(|()| old.map_or(Ok(()), |old| keep_owner_and_mode(&new, &old)))
+        .and_then(|()| fs::rename(&new, path));
     written.inspect_err(|_| drop(fs::remove_file(&new)))?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn keep_owner_and_mode(new: &Path, old: &Metadata) -> io::Result<()> {
+    let found = fs::metadata(new)?;
+    if (old.uid(), old.gid()) != (found.uid(), found.gid()) {
+        chown(new, Some(old.uid()), Some(old.gid()))?;
+    }
+    fs::set_permissions(new, old.permissions())
+}
+
+/// Whether a certificate is of a public key.
+fn certifies(certificate: &CertificateDer<'_>, public_key: &[u8]) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.public_key().raw == public_key)
 }
 
 /// The parameters of the CA certificate, from which the issuer is rebuilt.

@@ -260,13 +260,17 @@ pub enum ClusterCommand {
     Form(RoleArgs),
     /// On a queue node whose disk was lost: create an empty data directory, with which it rejoins when started
     Rejoin(RoleArgs),
-    /// Issue a certificate, replacing what is in its directory
+    /// In Kubernetes: issue the certificate of a pod, replacing what is in its directory
+    #[command(hide = true)]
     Certificate(CertificateArgs),
     /// In Kubernetes: create the certificate authority as a Secret, unless the Secret exists
+    #[command(hide = true)]
     Authority(AuthorityArgs),
     /// In Kubernetes: form the data directory of a queue node of a new cluster; of one that exists, wait for `rejoin`
+    #[command(hide = true)]
     Prepare(PrepareArgs),
     /// In Kubernetes: wait until every group has a leader, and record that the cluster has formed
+    #[command(hide = true)]
     Formed(FormedArgs),
 }
 
@@ -453,7 +457,7 @@ pub struct TargetArgs {
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// Ask this queue node instead of those in the configuration, such as one behind a forwarded port; alone, without encryption and on this machine only: `postroad dev` (`--listen-operator`); may be repeated [env: POSTROAD_SERVER]
-    #[arg(long, alias = "dev", value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT")]
     pub server: Vec<HostPort>,
 }
 

@@ -87,15 +87,11 @@ impl ClusterDirectory {
     /// # Errors
     /// A file is missing or invalid.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let read = |name: &str| {
-            let file = path.join(name);
-            fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))
-        };
         // Variables of the environment are for nodes.
         let (file, problems) = Source::new(&path.join("cluster.toml")).with_variables(Vec::new()).read();
         problems.finish()?;
         let file: ClusterFile = file;
-        let authority = ClusterAuthority::from_pem(&read("authority.pem")?, &read("authority.key")?)?;
+        let authority = read_authority(path)?;
         ensure!(
             authority.cluster() == file.id,
             "`authority.pem` and `cluster.toml` are of different clusters"
@@ -145,19 +141,12 @@ impl ClusterDirectory {
         stem: &str,
     ) -> anyhow::Result<Certificate> {
         let names = self.names_of(identity.role, identity.node)?;
-        let NodeCertificate { certificate_pem, key_pem } =
-            self.issued(identity.role, identity.node, &names)?;
-        let replace = |name: &str, text: &str| {
-            let file = out.join(name);
-            replace_file(&file, text.as_bytes()).with_context(|| format!("cannot write `{}`", file.display()))
-        };
+        let issued = self.authority.issue(identity.role, identity.node, &names)?;
         if out != self.path {
-            replace("authority.pem", self.authority.certificate_pem())?;
+            replace(&out.join("authority.pem"), self.authority.certificate_pem())?;
         }
-        // A node that reads the files between these two finds that they do not match, and reads them again in a minute.
-        replace(&format!("{stem}.key"), &key_pem)?;
-        replace(&format!("{stem}.pem"), &certificate_pem)?;
-        Ok(Certificate::all_of_pem(certificate_pem.as_bytes())?.swap_remove(0))
+        replace_certificate(&issued, out, stem)?;
+        Ok(Certificate::all_of_pem(issued.certificate_pem.as_bytes())?.swap_remove(0))
     }
 
     /// Replaces the operator's certificate and key.
@@ -185,13 +174,6 @@ impl ClusterDirectory {
         }
     }
 
-    /// Issues a certificate, and makes sure that nodes will accept it.
-    fn issued(&self, role: Role, node: NodeId, names: &[String]) -> anyhow::Result<NodeCertificate> {
-        let issued = self.authority.issue(role, node, names)?;
-        check_issued(&self.authority, &issued)?;
-        Ok(issued)
-    }
-
     /// Returns the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -206,21 +188,10 @@ impl ClusterDirectory {
         out: &Path,
         stem: &str,
     ) -> anyhow::Result<()> {
-        let issued = self.issued(role, node, names)?;
+        let issued = self.authority.issue(role, node, names)?;
         let (certificate, key) = (out.join(format!("{stem}.pem")), out.join(format!("{stem}.key")));
         issued.write(&certificate, &key).with_context(|| format!("cannot write `{}`", certificate.display()))
     }
-}
-
-/// Makes sure that nodes with this authority's certificates accept what its key signed.
-pub(crate) fn check_issued(authority: &ClusterAuthority, issued: &NodeCertificate) -> anyhow::Result<()> {
-    let signed_by = Certificate::all_of_pem(issued.certificate_pem.as_bytes())?.swap_remove(0).signed_by;
-    let authorities = Certificate::all_of_pem(authority.certificate_pem().as_bytes())?;
-    ensure!(
-        authorities.iter().any(|authority| authority.key == signed_by),
-        "`authority.key` is not the key of a certificate in `authority.pem`"
-    );
-    Ok(())
 }
 
 fn public(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -305,6 +276,25 @@ pub fn join(args: &ClusterJoinArgs) -> anyhow::Result<String> {
         _ => String::new(),
     };
     Ok(format!("created {config}; {first}start the node with `postroad {name} --config {config}`\n"))
+}
+
+pub(crate) fn read_authority(dir: &Path) -> anyhow::Result<ClusterAuthority> {
+    let read = |name: &str| {
+        let file = dir.join(name);
+        fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))
+    };
+    let authority = ClusterAuthority::from_pem(&read("authority.pem")?, &read("authority.key")?);
+    authority.with_context(|| format!("`{}`", dir.display()))
+}
+
+pub(crate) fn replace_certificate(issued: &NodeCertificate, out: &Path, stem: &str) -> anyhow::Result<()> {
+    let certificate = out.join(format!("{stem}.pem"));
+    let replaced = issued.replace(&certificate, &certificate.with_extension("key"));
+    replaced.with_context(|| format!("cannot write `{}` or its key", certificate.display()))
+}
+
+pub(crate) fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
+    replace_file(file, text.as_bytes()).with_context(|| format!("cannot write `{}`", file.display()))
 }
 
 #[cfg(test)]

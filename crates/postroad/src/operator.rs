@@ -58,11 +58,16 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// How long the cluster may take to respond.
 pub(crate) const WITHIN: Duration = Duration::from_secs(10);
 
+/// How long one queue node may take to respond where another one can be asked instead.
+const NODE_WITHIN: Duration = Duration::from_secs(2);
+
 /// The queue nodes that an operator's command talks to.
 pub(crate) struct Operator {
     endpoints: Endpoints,
     /// How a person names them.
     addresses: String,
+    /// How questions and results name the cluster.
+    cluster: String,
     leaders: LeaderWatch,
     /// Who runs the command, for the record.
     actor: String,
@@ -71,9 +76,10 @@ pub(crate) struct Operator {
 impl Operator {
     /// Reads which cluster is meant; connections are opened by the first call.
     pub(crate) fn connect(target: &TargetArgs) -> anyhow::Result<Self> {
-        let (endpoints, addresses) = Target::of(target)?.endpoints()?;
+        let target = Target::of(target)?;
+        let (endpoints, addresses) = target.endpoints()?;
         let leaders = LeaderWatch::start(&endpoints);
-        Ok(Self { endpoints, addresses, leaders, actor: actor() })
+        Ok(Self { endpoints, addresses, cluster: target.cluster(), leaders, actor: actor() })
     }
 
     /// Reads which cluster a node belongs to, and calls it as that node.
@@ -82,7 +88,7 @@ impl Operator {
         let nodes = cluster.queue.iter().map(|queue| format!("`{}`", queue.address));
         let addresses = nodes.collect::<Vec<_>>().join(", ");
         let leaders = LeaderWatch::start(&endpoints);
-        Ok(Self { endpoints, addresses, leaders, actor: actor() })
+        Ok(Self { endpoints, cluster: addresses.clone(), addresses, leaders, actor: actor() })
     }
 
     /// Returns channels to the queue nodes.
@@ -125,9 +131,11 @@ impl Operator {
         let asked = async {
             loop {
                 for channel in self.endpoints.values() {
-                    match groups_of(channel.clone()).await {
-                        Ok(groups) => return groups,
-                        Err(status) => last = status,
+                    // One that is silent does not keep the others from being asked.
+                    match tokio::time::timeout(NODE_WITHIN, groups_of(channel.clone())).await {
+                        Ok(Ok(groups)) => return groups,
+                        Ok(Err(status)) => last = status,
+                        Err(_) => last = Status::unavailable("a queue node does not answer"),
                     }
                 }
                 tokio::time::sleep(ASK_AGAIN_AFTER).await;
@@ -189,18 +197,57 @@ pub(crate) async fn view(endpoints: &Endpoints, directory: &DirectoryClient) -> 
     }
 }
 
-/// Waits until every group of the cluster has a leader that this command reaches.
-///
-/// # Errors
-/// The configuration is invalid.
-pub(crate) async fn every_leader(config: &Path) -> anyhow::Result<ClusterSection> {
-    let OperatorFile { cluster } = config::load_operator(config)?;
-    let leaders = LeaderWatch::start(&cluster.endpoints(&Transport::Mutual(cluster.node_tls()?)));
-    let mut table = leaders.subscribe();
-    table
-        .wait_for(|table| (0..=cluster.ledger_groups).all(|group| table.contains_key(&GroupId(group))))
-        .await?;
-    Ok(cluster)
+/// A new cluster, whose groups are to have leaders.
+pub(crate) struct Forming {
+    pub(crate) cluster: ClusterSection,
+    endpoints: Endpoints,
+    leaders: LeaderWatch,
+}
+
+impl Forming {
+    /// Reads which cluster it is.
+    ///
+    /// # Errors
+    /// The configuration is invalid.
+    pub(crate) fn of(config: &Path) -> anyhow::Result<Self> {
+        let OperatorFile { cluster } = config::load_operator(config)?;
+        let endpoints = cluster.endpoints(&Transport::Mutual(cluster.node_tls()?));
+        let leaders = LeaderWatch::start(&endpoints);
+        Ok(Self { cluster, endpoints, leaders })
+    }
+
+    fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..=self.cluster.ledger_groups).map(GroupId)
+    }
+
+    /// Waits until every group has a leader that this command reaches.
+    pub(crate) async fn every_leader(&self) -> anyhow::Result<()> {
+        let mut table = self.leaders.subscribe();
+        table.wait_for(|table| self.groups().all(|group| table.contains_key(&group))).await?;
+        Ok(())
+    }
+
+    /// Says which groups have no leader, and of each queue node why it does not answer.
+    pub(crate) async fn missing(&self) -> String {
+        let without: Vec<String> = {
+            let table = self.leaders.subscribe();
+            let table = table.borrow();
+            self.groups().filter(|group| !table.contains_key(group)).map(|group| group.to_string()).collect()
+        };
+        let without = if without.is_empty() { "none".to_owned() } else { without.join(", ") };
+        let mut text = format!("groups without a leader: {without}\n");
+        let asked = self.endpoints.iter().map(async |(node, channel)| {
+            let answer = tokio::time::timeout(NODE_WITHIN, groups_of(channel.clone())).await;
+            let said = match answer {
+                Ok(Ok(groups)) => format!("answers, with {} ledger groups", groups.len()),
+                Ok(Err(status)) => crate::nodes::cause(&status),
+                Err(_) => "does not answer".to_owned(),
+            };
+            format!("  queue node {node}: {said}\n")
+        });
+        text.extend(futures::future::join_all(asked).await);
+        text
+    }
 }
 
 impl ClusterSection {
@@ -226,4 +273,25 @@ pub fn endpoints_of(queue: &[QueueNode], transport: &Transport) -> Endpoints {
         (queue.node, transport.channel(queue.address.as_str(), Expect::node(Role::Queue, queue.node)))
     };
     queue.iter().map(channel).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::ClusterDirectory;
+
+    #[tokio::test]
+    async fn a_cluster_that_does_not_form_says_what_is_missing() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("cluster");
+        let queue = ["1=127.0.0.1:1", "2=127.0.0.1:2", "3=127.0.0.1:3"].map(|node| node.parse().unwrap());
+        ClusterDirectory::init(&directory, &queue, 2).unwrap();
+        let forming = Forming::of(&directory.join("operator.toml")).unwrap();
+        let text = forming.missing().await;
+        assert!(text.starts_with("groups without a leader: 0, 1, 2\n"), "{text}");
+        for node in ["queue node 1: ", "queue node 3: "] {
+            let line = text.lines().find(|line| line.contains(node)).unwrap_or_default();
+            assert!(line.contains("refused") || line.contains("connect"), "{text}");
+        }
+    }
 }

@@ -25,7 +25,8 @@ use self::api::{Api, Created, Kind};
 use crate::{
     cli::{AuthorityArgs, FormedArgs, PrepareArgs},
     config::{self, QueueFile},
-    operator, roles, signal,
+    operator::Forming,
+    roles, signal,
 };
 
 /// How often a waiting node looks at its data directory.
@@ -56,8 +57,10 @@ pub async fn formed(args: &FormedArgs) -> anyhow::Result<String> {
     let FormedArgs { config, kubernetes_configmap: name } = args;
     let api = Api::of_this_pod()?;
     let shutdown = signal::shutdown()?;
-    let waited = shutdown.run_until_cancelled(operator::every_leader(config)).await;
-    let cluster = waited.context("stopped before every group had a leader")??;
+    let forming = Forming::of(config)?;
+    let waited = shutdown.run_until_cancelled(until_formed(&forming)).await;
+    waited.context("stopped before every group had a leader")??;
+    let cluster = &forming.cluster;
     let (id, nodes) = (cluster.id.to_string(), cluster.queue.len().to_string());
     let groups = cluster.ledger_groups.to_string();
     let now = now().to_string();
@@ -70,6 +73,19 @@ pub async fn formed(args: &FormedArgs) -> anyhow::Result<String> {
             format!("every group has a leader; ConfigMap `{name}` says when cluster {id} formed\n")
         }
     })
+}
+
+/// Waits, and says once a minute what is missing.
+async fn until_formed(forming: &Forming) -> anyhow::Result<()> {
+    loop {
+        match tokio::time::timeout(SAY_EVERY, forming.every_leader()).await {
+            Ok(formed) => return formed,
+            Err(_) => {
+                let said = format!("postroad: the cluster has not formed; {}", forming.missing().await);
+                io::stderr().write_all(said.as_bytes())?;
+            }
+        }
+    }
 }
 
 fn now() -> Timestamp {

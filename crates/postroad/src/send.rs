@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::{net::TcpStream, time};
 
 use self::dialogue::Dialogue;
-use crate::{cli::SendArgs, http};
+use crate::{cli::SendArgs, http, output::line};
 
 /// How often the history is asked.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -48,7 +48,7 @@ impl Delivery {
     fn describe(&self) -> String {
         let Self { state, attempts, last_response } = self;
         let plural = if *attempts == 1 { "" } else { "s" };
-        format!("{state} after {attempts} attempt{plural}: {last_response}")
+        format!("{state} after {attempts} attempt{plural}: {}", line(last_response))
     }
 }
 
@@ -107,7 +107,7 @@ async fn submit(args: &SendArgs) -> anyhow::Result<MessageId> {
     }
     let accepted = dialogue.message(&args.from, &args.to).await?;
     let id = accepted.split(' ').find_map(|word| word.parse().ok());
-    id.with_context(|| format!("`{}` accepted the message without an id: {accepted}", args.server))
+    id.with_context(|| format!("`{}` accepted the message without an id: {}", args.server, line(&accepted)))
 }
 
 impl Credentials {
@@ -145,5 +145,24 @@ async fn ask(history: &HostPort, id: MessageId) -> anyhow::Result<Option<Deliver
         }
         (StatusCode::NOT_FOUND, _) => Ok(None),
         (status, _) => bail!("status {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_server_says_cannot_steer_the_terminal() {
+        let delivery = Delivery {
+            state: "bounced".to_owned(),
+            attempts: 1,
+            last_response: "550 \u{1b}[2Jno".to_owned(),
+        };
+        assert_eq!(delivery.describe(), "bounced after 1 attempt: 550 \\u{1b}[2Jno");
+        let (client, mut server) = tokio::io::duplex(1024);
+        tokio::io::AsyncWriteExt::write_all(&mut server, "554 \u{9b}2Jno\r\n".as_bytes()).await.unwrap();
+        let error = Dialogue::new(client).greeting().await.unwrap_err().to_string();
+        assert!(error.starts_with("greeting: 554 ") && !error.chars().any(char::is_control), "{error:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! `postroad support bundle`: what others need to help, in one archive, without mail, addresses of recipients or secrets.
+//! `postroad support bundle`: what others need to help, in one archive, without mail or secrets.
 //!
 //! Every file is made of what has no secrets in the first place; `redact` is the second guard, for what people write
 //! into settings and what programs write into logs.
@@ -9,11 +9,11 @@ mod redact;
 use std::{
     fmt::Write as _,
     fs::File,
-    io::{Read, Seek, SeekFrom},
+    io::{IsTerminal, Read, Seek, SeekFrom},
     path::Path,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use postroad_core::GroupId;
 use postroad_directory::View;
 use postroad_proto::queue::{SummaryRequest, queue_service_client::QueueServiceClient};
@@ -25,7 +25,7 @@ use crate::{
     doctor::{self, NodeSetup, http_get},
     nodes::{self, now},
     operator::Operator,
-    output::Format,
+    output::{self, Format},
     policy::{Policy, to_yaml},
 };
 
@@ -38,6 +38,11 @@ const LOG_BYTES_MAX: u64 = 4 << 20;
 /// A configuration cannot be read, or the archive cannot be written. What cannot be gathered is named in the archive.
 pub async fn run(command: &SupportCommand) -> anyhow::Result<String> {
     let SupportCommand::Bundle(args) = command;
+    // A terminal would show bytes.
+    ensure!(
+        args.file != Path::new("-") || !std::io::stdout().is_terminal(),
+        "expected standard output to be a file or a pipe where `--file` is `-`"
+    );
     let files = gather(args).await?;
     let mut archive = Archive::new(now());
     let mut names = String::new();
@@ -45,7 +50,13 @@ pub async fn run(command: &SupportCommand) -> anyhow::Result<String> {
         archive.add(name, redact(text).as_bytes())?;
         let _ = writeln!(names, "  {name}");
     }
-    let written = postroad_net::authority::write_secret(&args.file, &archive.finish());
+    let archive = archive.finish();
+    if args.file == Path::new("-") {
+        output::print_bytes(&archive)?;
+        output::complain(&format!("wrote the archive to standard output:\n{}", names.trim_end()));
+        return Ok(String::new());
+    }
+    let written = postroad_net::authority::write_secret(&args.file, &archive);
     let file = args.file.display();
     written.with_context(|| format!("cannot write `{file}` (`--file`)"))?;
     Ok(format!("wrote {file}:\n{names}look into it before you give it to others: `tar xf {file}`\n"))
@@ -95,8 +106,10 @@ fn readme() -> String {
          metrics.txt    the metrics of the node, with a role\n\
          readyz.txt     what is not ready, with a role\n\
          log-N.txt      the end of each file of --log\n\n\
-         Not in it: mail, addresses of recipients, keys, passwords and their verifiers, the environment's values.\n\
-         In it: names of tenants, their sender domains, logins, sources and their addresses, sites of receivers.\n",
+         Left out: mail, keys, passwords and their verifiers; what looks like one is replaced by (removed), also in logs.\n\
+         In it: names of tenants, their sender domains, logins, sources and their addresses, sites of receivers;\n\
+         the names of the variables POSTROAD..., and with a role the settings that they set;\n\
+         addresses of senders and recipients where a log of --log has them.\n",
         env!("CARGO_PKG_VERSION"),
         now()
     )

@@ -68,6 +68,12 @@ fn a_pod_issues_its_certificate_at_every_start() {
         let output = run(home, &format!("cluster certificate {refused} --authority ca --out other"));
         assert!(!output.status.success() && !home.join("other").exists(), "{refused}");
     }
+    // A key that does not belong to the authority would sign what no node accepts.
+    done(home, "cluster init --dir another --queue 10=q0:7400");
+    fs::copy(home.join("another/authority.key"), home.join("ca/authority.key")).unwrap();
+    let output = run(home, "cluster certificate operator --authority ca --out other");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("is not that of a certificate in `authority.pem`"), "{error}");
 }
 
 #[test]

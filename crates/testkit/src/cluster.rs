@@ -14,7 +14,10 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use toml::{Table, Value};
 
-use crate::process::{Process, ProcessSpec, free_ports, http_get};
+use crate::{
+    operator::Operator,
+    process::{Process, ProcessSpec, free_ports, http_get},
+};
 
 /// How long a node may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -226,6 +229,12 @@ impl Cluster {
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Returns an operator whose commands run in [`Cluster::directory`].
+    #[must_use]
+    pub fn operator(&self) -> Operator {
+        Operator::new(&self.spec.binary, self.directory())
     }
 
     /// Runs an operator's command, and returns what it prints.

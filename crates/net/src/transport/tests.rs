@@ -12,7 +12,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    authority::{ClusterAuthority, NodeCertificate},
+    authority::{AuthorityError, ClusterAuthority, NodeCertificate},
     identity::Role,
     testing::PATIENCE,
 };
@@ -194,6 +194,12 @@ async fn a_ca_can_be_loaded_from_its_files() {
     assert!(talk(&queue, &ingress, Expect::any(Role::Queue)).await.is_ok());
     let not_an_authority = ClusterAuthority::from_pem(&certificate.certificate_pem, &certificate.key_pem);
     assert!(not_an_authority.is_err());
+    let other = ClusterAuthority::generate(CLUSTER).unwrap();
+    let error = ClusterAuthority::from_pem(authority.certificate_pem(), &other.key_pem()).unwrap_err();
+    assert!(matches!(error, AuthorityError::OtherKey), "{error}");
+    // While an authority is replaced, the one that signs may be either.
+    let both = format!("{}{}", authority.certificate_pem(), other.certificate_pem());
+    assert!(ClusterAuthority::from_pem(&both, &other.key_pem()).is_ok());
 
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("node.key");
@@ -202,6 +208,17 @@ async fn a_ca_can_be_loaded_from_its_files() {
     assert!(
         certificate.write(&folder.path().join("other.pem"), &key).is_err(),
         "an existing key is not overwritten"
+    );
+    let (renewed, replaced) =
+        (again.issue(Role::Queue, NodeId(1), &names).unwrap(), folder.path().join("new.pem"));
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    renewed.replace(&replaced, &key).unwrap();
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), renewed.key_pem);
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(
+        [mode(&key), mode(&replaced)],
+        [0o640, 0o600],
+        "the mode of the old file, else the owner's only"
     );
 }
 

@@ -3,10 +3,10 @@
 //! The nodes first trust both authorities, then get certificates of the new one, and trust the old one no longer only at
 //! the end: at every moment each node accepts every other. A step is taken only when every node is ready for it.
 
-use anyhow::bail;
+use anyhow::{Context, bail, ensure};
 use postroad_cluster::AnnouncedNode;
 use postroad_core::NodeId;
-use postroad_net::{KeyId, Role};
+use postroad_net::{Certificate, KeyId, Role};
 
 use crate::{
     cli::{TargetArgs, certificate::CertificateRotateArgs},
@@ -17,29 +17,41 @@ use crate::{
 
 pub(super) async fn run(args: &CertificateRotateArgs) -> anyhow::Result<String> {
     let rotation = Rotation::of(&args.dir)?;
+    let cluster = ClusterDirectory::open(&args.dir)?;
+    match () {
+        () if args.status => status(args, rotation),
+        () if args.abort => abort(args, rotation, &cluster),
+        () => next_step(args, rotation, &cluster).await,
+    }
+}
+
+/// The step is taken again that was interrupted.
+async fn next_step(
+    args: &CertificateRotateArgs,
+    rotation: Rotation,
+    cluster: &ClusterDirectory,
+) -> anyhow::Result<String> {
     match rotation {
         Rotation::None => {
-            let key = ClusterDirectory::open(&args.dir)?.rotate_start()?;
+            confirm(args.yes, &format!("{}Begin to replace this authority?", authorities(args)?))?;
+            let key = cluster.rotate_start()?;
             Ok(started(args, &key))
         }
         Rotation::Started => {
             // What is there already is kept.
-            let key = ClusterDirectory::open(&args.dir)?.rotate_start()?;
-            let cluster = ClusterDirectory::open(&args.dir)?;
-            check(args, &cluster, &key, Step::Switch).await?;
+            let key = cluster.rotate_start()?;
+            check(args, cluster, &key, Step::Switch).await?;
             cluster.rotate_switch()?;
             Ok(switched(args, &key))
         }
         Rotation::Interrupted => {
-            let cluster = ClusterDirectory::open(&args.dir)?;
             let key = cluster.rotate_switch()?;
             Ok(switched(args, &key))
         }
         Rotation::Switched => {
-            let cluster = ClusterDirectory::open(&args.dir)?;
             // The operator's certificate may be of the old authority where the last step was interrupted.
             let key = cluster.rotate_switch()?;
-            check(args, &cluster, &key, Step::Finish).await?;
+            check(args, cluster, &key, Step::Finish).await?;
             cluster.rotate_finish()?;
             let dir = args.dir.display();
             Ok(format!(
@@ -48,6 +60,54 @@ pub(super) async fn run(args: &CertificateRotateArgs) -> anyhow::Result<String> 
             ))
         }
     }
+}
+
+/// Says which step is next, and changes nothing.
+fn status(args: &CertificateRotateArgs, rotation: Rotation) -> anyhow::Result<String> {
+    let next = match rotation {
+        Rotation::None => "no replacement is under way",
+        Rotation::Started => {
+            "step 1 of 3 is done: the first one signs, and nodes are to trust both; `--abort` gives the second one up"
+        }
+        Rotation::Interrupted => "step 2 of 3 was interrupted: the next call ends it",
+        Rotation::Switched => {
+            "step 2 of 3 is done: the first one signs, and nodes are to get certificates of it; the next call removes the second one"
+        }
+    };
+    Ok(format!("{}{next}\n", authorities(args)?))
+}
+
+/// The authorities in `authority.pem`, one a line.
+fn authorities(args: &CertificateRotateArgs) -> anyhow::Result<String> {
+    let file = args.dir.join("authority.pem");
+    let trusted = Certificate::read_all(&file).with_context(|| format!("`{}`", file.display()))?;
+    let shown = trusted.iter().map(|authority| {
+        let key =
+            authority.key.as_ref().map_or_else(|| "without a key identifier".to_owned(), ToString::to_string);
+        format!("{}: authority {key}, valid until {}\n", file.display(), authority.not_after)
+    });
+    Ok(shown.collect())
+}
+
+fn abort(
+    args: &CertificateRotateArgs,
+    rotation: Rotation,
+    cluster: &ClusterDirectory,
+) -> anyhow::Result<String> {
+    ensure!(
+        matches!(rotation, Rotation::None | Rotation::Started),
+        "nothing was changed: the new authority signs already, and the key of the old one is gone; \
+         go on to step 3, and then replace the new authority if it is not to stay"
+    );
+    cluster.rotate_abort()?;
+    if rotation == Rotation::None {
+        return Ok("no replacement is under way\n".to_owned());
+    }
+    let dir = args.dir.display();
+    Ok(format!(
+        "{dir}/authority.pem has only the old authority, which still signs; the new one is gone\n\
+         copy {dir}/authority.pem over that on every node that has the file of step 1\n"
+    ))
 }
 
 fn started(args: &CertificateRotateArgs, key: &KeyId) -> String {
@@ -141,7 +201,7 @@ mod tests {
 
     use postroad_cluster::AboutNode;
     use postroad_core::Timestamp;
-    use postroad_net::{Certificate, CertificateFacts};
+    use postroad_net::CertificateFacts;
 
     use super::*;
 

@@ -58,7 +58,13 @@ pub struct CertificateRotateArgs {
     /// Take the step without asking the cluster whether its nodes are ready: those that are not lose their connections
     #[arg(long)]
     pub offline: bool,
-    /// Do not ask whether the nodes that were checked are all that there are
+    /// Say how far a replacement is, and change nothing
+    #[arg(long, conflicts_with_all = ["offline", "yes"])]
+    pub status: bool,
+    /// After step 1: give the new authority up, which has signed nothing yet
+    #[arg(long, conflicts_with_all = ["offline", "status", "yes"])]
+    pub abort: bool,
+    /// Do not ask whether to begin, nor whether the nodes that were checked are all that there are
     #[arg(long)]
     pub yes: bool,
 }

@@ -30,7 +30,7 @@ pub struct DoctorArgs {
 /// What is gathered for support.
 #[derive(Debug, Subcommand)]
 pub enum SupportCommand {
-    /// Write what others need to help into one archive: no mail, no addresses of recipients, no keys, no passwords
+    /// Write what others need to help into one archive: no mail, no keys, no passwords, and no addresses of recipients but those in a log of `--log`
     Bundle(SupportBundleArgs),
 }
 
@@ -39,7 +39,7 @@ pub enum SupportCommand {
 pub struct SupportBundleArgs {
     /// Include this machine as a node of this role, whose configuration is `--config`: settings, metrics, disk
     pub role: Option<RoleName>,
-    /// Write the archive to this file, which must not exist
+    /// Write the archive to this file, which must not exist; `-` for standard output
     #[arg(short, long, value_name = "FILE", default_value = "postroad-support.tar")]
     pub file: PathBuf,
     /// Include the last 4 MiB of this log file; may be repeated. A mail log may name addresses

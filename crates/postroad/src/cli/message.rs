@@ -132,18 +132,23 @@ impl std::str::FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
         let parse = || {
-            let (message, recipient) = text.split_once('/')?;
+            let (message, recipient) = text.trim().split_once('/')?;
             Some(Self { message: message.parse().ok()?, recipient: recipient.parse().ok()? })
         };
         parse().ok_or("expected what the last list ended with, such as `01M85FM9W0000G000000000007/0`")
     }
 }
 
+/// Reads a message id as people copy it: from the line of a reply, with its CR or blanks.
+fn message_id(text: &str) -> Result<MessageId, String> {
+    text.trim().parse().map_err(|error: <MessageId as std::str::FromStr>::Err| error.to_string())
+}
+
 /// Flags of the commands that change deliveries.
 #[derive(Args, Debug)]
 pub struct MessageChangeArgs {
     /// Message ids, from the 250 reply or the gRPC response: every recipient of each
-    #[arg(value_name = "ID", conflicts_with_all = ["site", "tenant", "sender", "sender_domain", "recipient", "states", "older_than", "pool", "source", "all"])]
+    #[arg(value_name = "ID", value_parser = message_id, conflicts_with_all = ["site", "tenant", "sender", "sender_domain", "recipient", "states", "older_than", "pool", "source", "all"])]
     pub ids: Vec<MessageId>,
     /// Every delivery in the queue, if no flag selects some
     #[arg(long)]
@@ -174,6 +179,7 @@ pub struct MessageGetArgs {
 #[derive(Args, Debug)]
 pub struct MessageTraceArgs {
     /// The message id, from the 250 reply or the gRPC response
+    #[arg(value_parser = message_id)]
     pub id: MessageId,
     /// The console of a control node (`http.listen`)
     #[arg(long, value_name = "HOST:PORT", env = "POSTROAD_HISTORY", default_value = "127.0.0.1:8080")]
@@ -187,8 +193,24 @@ pub struct MessageTraceArgs {
 #[derive(Args, Debug)]
 pub struct MessageArgs {
     /// The message id, from the 250 reply or the gRPC response
+    #[arg(value_parser = message_id)]
     pub id: MessageId,
     /// Which cluster
     #[command(flatten)]
     pub target: TargetArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_may_have_white_space_around_it() {
+        let id = "01M85FM9W0000G000000000007";
+        for copied in [id.to_owned(), format!("{id}\r\n"), format!("  {id}\t")] {
+            assert_eq!(message_id(&copied), Ok(id.parse().unwrap()), "{copied:?}");
+            assert!(format!("{}/0\r", copied.trim()).parse::<Cursor>().is_ok());
+        }
+        assert!(message_id("01M85FM9W0000G 000000000007").is_err());
+    }
 }

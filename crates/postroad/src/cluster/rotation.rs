@@ -3,11 +3,13 @@
 //! | state | `authority.pem` | `authority.key` | `next-authority.pem` | `next-authority.key` |
 //! |---|---|---|---|---|
 //! | none | old | old | | |
+//! | interrupted in the start | old | old | (new) | new |
 //! | started | old, new | old | new | new |
 //! | interrupted in the switch | old, new | new | new | |
 //! | switched | new, old | new | | |
 //!
-//! Every file is replaced at once, so that a step that was interrupted can be taken again.
+//! Every file is replaced at once, so that a step that was interrupted can be taken again. What was interrupted in the
+//! start counts as none: no node trusts that authority yet.
 
 use std::{
     fs,
@@ -15,17 +17,14 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use postroad_net::{
-    Certificate, KeyId,
-    authority::{ClusterAuthority, replace_file, write_new_file, write_secret},
-};
+use postroad_net::{Certificate, KeyId, authority::ClusterAuthority};
 
-use super::ClusterDirectory;
+use super::{ClusterDirectory, replace};
 
 /// How far the change is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rotation {
-    /// There is one authority.
+    /// There is one authority that nodes trust.
     None,
     /// There is a new one, which nodes are to trust and which signs nothing yet.
     Started,
@@ -42,13 +41,17 @@ impl Rotation {
     /// A file cannot be read.
     pub(crate) fn of(dir: &Path) -> anyhow::Result<Self> {
         let files = Files::of(dir);
-        let trusted = files.trusted()?.len();
-        ensure!(trusted <= 2, "`{}` has {trusted} certificates; expected 1 or 2", files.authority.display());
-        Ok(match (files.next.exists(), files.next_key.exists(), trusted) {
-            (true, true, _) => Self::Started,
-            (true, false, _) => Self::Interrupted,
-            (false, _, 2) => Self::Switched,
-            (false, _, _) => Self::None,
+        let trusted = files.trusted()?;
+        let number = trusted.len();
+        ensure!(number <= 2, "`{}` has {number} certificates; expected 1 or 2", files.authority.display());
+        if !files.next.exists() {
+            return Ok(if number == 2 { Self::Switched } else { Self::None });
+        }
+        let next = key_of(&read(&files.next)?)?;
+        Ok(match (files.next_key.exists(), is_among(&trusted, &next)) {
+            (false, _) => Self::Interrupted,
+            (true, true) => Self::Started,
+            (true, false) => Self::None,
         })
     }
 }
@@ -82,8 +85,17 @@ fn read(file: &Path) -> anyhow::Result<String> {
     fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))
 }
 
-fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
-    replace_file(file, text.as_bytes()).with_context(|| format!("cannot write `{}`", file.display()))
+fn remove(file: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove `{}`", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_among(authorities: &[Certificate], key: &KeyId) -> bool {
+    authorities.iter().any(|authority| authority.key.as_ref() == Some(key))
 }
 
 /// Returns the key of the only certificate in PEM.
@@ -102,18 +114,28 @@ impl ClusterDirectory {
         if !files.next.exists() {
             let next = ClusterAuthority::generate(self.file.id)?;
             // The key first: without its certificate it means nothing.
-            let _ = fs::remove_file(&files.next_key);
-            write_secret(&files.next_key, next.key_pem().as_bytes())
-                .with_context(|| format!("cannot write `{}`", files.next_key.display()))?;
-            write_new_file(&files.next, next.certificate_pem().as_bytes())
-                .with_context(|| format!("cannot write `{}`", files.next.display()))?;
+            remove(&files.next_key)?;
+            replace(&files.next_key, &next.key_pem())?;
+            replace(&files.next, next.certificate_pem())?;
         }
         let next = read(&files.next)?;
         let key = key_of(&next)?;
-        if !files.trusted()?.iter().any(|authority| authority.key.as_ref() == Some(&key)) {
+        if !is_among(&files.trusted()?, &key) {
             replace(&files.authority, &format!("{}{next}", read(&files.authority)?))?;
         }
         Ok(key)
+    }
+
+    /// Forgets the new authority, which has signed nothing yet: only the old one is trusted again.
+    ///
+    /// # Errors
+    /// A file cannot be read, written or removed.
+    pub(crate) fn rotate_abort(&self) -> anyhow::Result<()> {
+        let files = Files::of(&self.path);
+        self.trust_first_only()?;
+        // The certificate first: a key without one means nothing.
+        remove(&files.next)?;
+        remove(&files.next_key)
     }
 
     /// Lets the new authority sign, beginning with the operator's certificate; returns its key.
@@ -134,8 +156,7 @@ impl ClusterDirectory {
                 &files.authority,
                 &if old.starts_with(&next) { both.clone() } else { format!("{next}{old}") },
             )?;
-            let removed = fs::remove_file(&files.next);
-            removed.with_context(|| format!("cannot remove `{}`", files.next.display()))?;
+            remove(&files.next)?;
         }
         let key = key_of(&read(&files.authority)?)?;
         let operator = Certificate::read_first(&self.path.join("operator.pem"))?;
@@ -151,6 +172,11 @@ impl ClusterDirectory {
     /// # Errors
     /// A file cannot be read or written.
     pub(crate) fn rotate_finish(&self) -> anyhow::Result<()> {
+        self.trust_first_only()
+    }
+
+    /// Removes every certificate from `authority.pem` but that of the authority that signs.
+    fn trust_first_only(&self) -> anyhow::Result<()> {
         let files = Files::of(&self.path);
         let both = read(&files.authority)?;
         const END: &str = "-----END CERTIFICATE-----";
@@ -236,7 +262,9 @@ mod tests {
         let key = open(&path).rotate_start().unwrap();
         // Before nodes could trust it.
         fs::write(path.join("authority.pem"), &before).unwrap();
+        assert_eq!(Rotation::of(&path).unwrap(), Rotation::None, "the next call takes step 1, not step 2");
         assert_eq!(open(&path).rotate_start().unwrap(), key);
+        assert_eq!(Rotation::of(&path).unwrap(), Rotation::Started);
         assert_eq!(Files::of(&path).trusted().unwrap().len(), 2);
         // After the key was moved.
         fs::rename(path.join("next-authority.key"), path.join("authority.key")).unwrap();
@@ -250,5 +278,27 @@ mod tests {
         assert_eq!(Rotation::of(&path).unwrap(), Rotation::None);
         assert_ne!(open(&path).rotate_start().unwrap(), key);
         assert_eq!(Rotation::of(&path).unwrap(), Rotation::Started);
+    }
+
+    #[test]
+    fn a_new_authority_that_has_signed_nothing_can_be_given_up() {
+        let (_dir, path) = cluster();
+        let before = fs::read_to_string(path.join("authority.pem")).unwrap();
+        let check = || {
+            open(&path).rotate_abort().unwrap();
+            assert_eq!(Rotation::of(&path).unwrap(), Rotation::None);
+            assert_eq!(fs::read_to_string(path.join("authority.pem")).unwrap(), before);
+            assert!(operator_is_accepted(&path, "authority.pem"));
+            let left = ["next-authority.pem", "next-authority.key"].map(|name| path.join(name).exists());
+            assert_eq!(left, [false, false]);
+        };
+        let first = open(&path).rotate_start().unwrap();
+        check();
+        assert_ne!(open(&path).rotate_start().unwrap(), first, "the next one is another");
+        // Interrupted in the start.
+        fs::write(path.join("authority.pem"), &before).unwrap();
+        check();
+        // There is nothing to give up.
+        check();
     }
 }

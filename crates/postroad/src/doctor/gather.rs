@@ -39,23 +39,34 @@ pub(crate) async fn gather(
         Some(setup) => setup.resolver()?,
         None => Resolver::system().ok(),
     };
-    // Without a domain to try, nothing outside is asked.
-    let resolver = resolver.filter(|_| probe.is_some());
-    let mut cluster = cluster::gather(&operator).await;
-    let node = match &setup {
-        None => None,
-        Some(setup) => {
-            let mut node = machine::gather(setup).await;
-            sending::use_of_sources(setup, &mut cluster.sources);
-            if let (Some(resolver), Some(probe)) = (&resolver, probe) {
-                node.dns = Some(sending::dns(resolver, probe).await);
-                node.port_25 = sending::port_25(setup, resolver, probe, &cluster.sources).await;
-            }
-            Some(node)
+    let machine = async {
+        match &setup {
+            Some(setup) => Some(machine::gather(setup).await),
+            None => None,
         }
     };
-    if let Some(resolver) = &resolver {
-        sending::look_up_names(resolver, &mut cluster.sources).await;
+    let (mut cluster, mut node) = tokio::join!(cluster::gather(&operator), machine);
+    if let Some(setup) = &setup {
+        sending::use_of_sources(setup, &mut cluster.sources);
+    }
+    // Without a domain to try, nothing outside is asked.
+    if let (Some(resolver), Some(probe)) = (&resolver, probe) {
+        if let Some(node) = &mut node {
+            // By itself: its time is a finding.
+            node.dns = Some(sending::dns(resolver, probe).await);
+        }
+        let sources = cluster.sources.clone();
+        let connections = async {
+            match &setup {
+                Some(setup) => sending::port_25(setup, resolver, probe, &sources).await,
+                None => Vec::new(),
+            }
+        };
+        let names = sending::look_up_names(resolver, &mut cluster.sources);
+        let (port_25, ()) = tokio::join!(connections, names);
+        if let Some(node) = &mut node {
+            node.port_25 = port_25;
+        }
     }
     Ok(Facts { now: now(), version: env!("CARGO_PKG_VERSION"), cluster, node })
 }

@@ -40,9 +40,12 @@ pub(super) async fn make(
     let Applied { revision, changed, warnings } = applied.map_err(|error| operator.failed(action, error))?;
     let items = describe(changes, stored, options.dry_run);
     let verb = if options.dry_run { "would change" } else { "changed" };
+    let cluster = &operator.cluster;
     let number = if changed == 1 { "item" } else { "items" };
     let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-    Ok(format!("{warnings}{items}{verb} {changed} {number}; the directory is at revision {revision}\n"))
+    Ok(format!(
+        "{warnings}{items}{verb} {changed} {number} in {cluster}; the directory is at revision {revision}\n"
+    ))
 }
 
 /// Runs `postroad diff`: what `apply` would change is the result, and that something would is an error of its own.
@@ -65,7 +68,7 @@ pub async fn diff(args: &DiffArgs) -> anyhow::Result<String> {
         items += &only_stored(&changes, &stored);
     }
     if items.is_empty() {
-        return Ok(format!("{warnings}no difference to the cluster at revision {revision}\n"));
+        return Ok(format!("{warnings}no difference to {} at revision {revision}\n", operator.cluster));
     }
     output::print(&format!("{warnings}{items}"))?;
     Err(Differs { file: name, revision }.into())

@@ -1,6 +1,7 @@
 //! `postroad edit` and `postroad delete`: changes of single items by hand.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -8,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use postroad_cluster::ApplyOptions;
-use postroad_directory::ItemName;
+use postroad_directory::{ItemName, Put, View};
 
 use super::{
     Operator, apply,
@@ -46,9 +47,8 @@ async fn apply_draft(
     before: &Policy,
     draft: &mut Draft,
 ) -> anyhow::Result<String> {
-    let nothing = || Ok("nothing was changed\n".to_owned());
     loop {
-        let Some(file) = draft.edit()? else { return nothing() };
+        let Some(file) = draft.edit()? else { return Ok(NOTHING.to_owned()) };
         let stored = operator.view(READ).await?;
         // It may be gone, too. What is changed between this and the next call is lost: the time of one call.
         if !selected(&args.selection, &stored).is_ok_and(|now| now == *before) {
@@ -57,14 +57,38 @@ async fn apply_draft(
             );
         }
         match file.policy.changes(&stored, ApplyOptions::default()) {
-            Ok(changes) if describe(&changes, &stored, true).is_empty() => return nothing(),
             Ok(changes) => {
+                let left_out = left_out(&items_of(before, &stored), &changes);
+                if describe(&changes, &stored, true).is_empty() {
+                    return Ok(format!("{left_out}{NOTHING}"));
+                }
                 let action = "apply what was edited";
-                return Ok(apply::make(operator, action, &changes, &stored, ApplyOptions::default()).await?);
+                let made = apply::make(operator, action, &changes, &stored, ApplyOptions::default()).await?;
+                return Ok(format!("{left_out}{made}"));
             }
             Err(problems) => draft.refuse(&file.error(problems).to_string())?,
         }
     }
+}
+
+const NOTHING: &str = "nothing was changed\n";
+
+/// The items of a policy.
+fn items_of(policy: &Policy, stored: &View) -> Vec<ItemName> {
+    let changes = policy.changes(stored, ApplyOptions::default());
+    changes.map(|changes| changes.puts.iter().map(Put::name).collect()).unwrap_or_default()
+}
+
+/// Names the items that were taken out of the file, one a line: as with `apply`, they stay as they are.
+fn left_out(before: &[ItemName], changes: &Changes) -> String {
+    let named: HashSet<ItemName> =
+        changes.puts.iter().map(Put::name).chain(changes.removals.iter().cloned()).collect();
+    let left_out = before.iter().filter(|name| !named.contains(name));
+    left_out
+        .map(|name| {
+            format!("not deleted, though it is no longer in the file: {name} (`postroad delete` does)\n")
+        })
+        .collect()
 }
 
 /// A policy in an editor.
@@ -129,6 +153,16 @@ fn open_editor(file: &Path) -> anyhow::Result<()> {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let editor = variable("VISUAL").or_else(|| variable("EDITOR")).unwrap_or_else(|| "vi".to_owned());
     let status = Command::new("sh").args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(file).status();
+    let is_missing = match &status {
+        // The shell found no such program.
+        Ok(status) => status.code() == Some(127),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    ensure!(
+        !is_missing,
+        "nothing was changed: there is no editor `{editor}` on this machine; name one in `EDITOR`, \
+         or change what `postroad export` prints where there is one, and `postroad apply` it here"
+    );
     let status = status.with_context(|| format!("cannot start the editor `{editor}`"))?;
     ensure!(status.success(), "nothing was changed: the editor `{editor}` ended with {status}");
     Ok(())
@@ -147,7 +181,7 @@ pub async fn delete(args: &DeleteArgs) -> anyhow::Result<String> {
     let options = |dry_run| ApplyOptions { dry_run, ignore_missing: args.ignore_missing };
     // What would be refused is refused before a person is asked.
     let would = apply::make(&operator, &action, &changes, &stored, options(true)).await?;
-    confirm(args.yes, &format!("{would}Delete?"))?;
+    confirm(args.yes, &format!("{would}Delete in {}?", operator.cluster))?;
     Ok(apply::make(&operator, &action, &changes, &stored, options(false)).await?)
 }
 

@@ -236,7 +236,7 @@ async fn suspend(kind: ScopeKind, args: &SuspendArgs) -> anyhow::Result<String> 
     let mut text: String = suspended.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
     for suspension in &suspended.suspensions {
         let shown = ShownSuspension::of(suspension);
-        text.push_str(&format!("{}: {}\n", line(&shown.scope), shown.summary()));
+        text.push_str(&format!("{}: {}, in {}\n", line(&shown.scope), shown.summary(), operator.cluster));
     }
     if matches!(kind, ScopeKind::Site | ScopeKind::Lane) {
         text.push_str(&unknown_sites(&operator, &scopes).await);
@@ -272,7 +272,9 @@ async fn resume(kind: ScopeKind, args: &ResumeArgs) -> anyhow::Result<String> {
     }
     let resumed = operator.directory().resume(&scopes, &actor(), WITHIN).await;
     resumed.map_err(|error| operator.failed(&action, error))?;
-    Ok(scopes.iter().map(|scope| format!("{}: resumed\n", line(&scope.to_string()))).collect())
+    let resumed =
+        |scope: &ScopeName| format!("{}: resumed, in {}\n", line(&scope.to_string()), operator.cluster);
+    Ok(scopes.iter().map(resumed).collect())
 }
 
 fn find(view: &View, scope: &ScopeName) -> Option<Arc<Suspension>> {

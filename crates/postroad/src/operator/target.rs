@@ -15,6 +15,11 @@ use crate::{
     config::{self, OperatorFile},
 };
 
+/// Addresses alone named the cluster.
+const BY_SERVER: &str = "`--server`";
+/// Nothing named it.
+const BY_DEFAULT: &str = "`postroad dev`; `--config`, `--server` or a context names another cluster";
+
 /// How a cluster is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
@@ -62,7 +67,7 @@ impl Target {
                 // A variable may set both; of flags the command line refuses that.
                 (Some(config), _) => Ok(Self::of_config(config.clone(), given.server.clone())),
                 (None, Some(context)) => Self::of_context(&contexts()?, context, &given.server),
-                (None, None) => Ok(Self::of_servers(given.server.clone(), "`--server`")),
+                (None, None) => Ok(Self::of_servers(given.server.clone(), BY_SERVER)),
             };
         }
         let contexts = contexts()?;
@@ -70,8 +75,7 @@ impl Target {
             Some(current) => Self::of_context(&contexts, current, &[]),
             None => {
                 let dev = DEV_ADDRESS.parse().expect("it is an address and a port");
-                let hint = "`postroad dev`; `--config`, `--server` or a context names another cluster";
-                Ok(Self::of_servers(vec![dev], hint))
+                Ok(Self::of_servers(vec![dev], BY_DEFAULT))
             }
         }
     }
@@ -115,6 +119,15 @@ impl Target {
         Ok((self.channels(&transport), self.names(&self.server)))
     }
 
+    /// Returns how questions and results name the cluster.
+    pub(super) fn cluster(&self) -> String {
+        match self.named_by.as_str() {
+            BY_SERVER => listed(&self.server),
+            BY_DEFAULT => "`postroad dev`".to_owned(),
+            named_by => named_by.to_owned(),
+        }
+    }
+
     /// Channels to addresses of which it is not known which nodes answer there.
     fn channels(&self, transport: &Transport) -> Endpoints {
         let channel = |server: &HostPort| transport.channel(server.as_str(), Expect::any(Role::Queue));
@@ -122,9 +135,13 @@ impl Target {
     }
 
     fn names(&self, servers: &[HostPort]) -> String {
-        let servers: Vec<String> = servers.iter().map(|server| format!("`{server}`")).collect();
-        format!("{} ({})", servers.join(", "), self.named_by)
+        format!("{} ({})", listed(servers), self.named_by)
     }
+}
+
+fn listed(servers: &[HostPort]) -> String {
+    let servers: Vec<String> = servers.iter().map(|server| format!("`{server}`")).collect();
+    servers.join(", ")
 }
 
 /// Whether what is sent to a server stays on this machine.
@@ -174,6 +191,21 @@ server = ['127.0.0.1:1', '127.0.0.1:2']
             format!("{config} {}", target.names(&target.server))
         });
         assert_eq!(shown.as_deref().map_err(ToString::to_string), expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn questions_and_results_name_the_cluster_as_a_person_does() {
+        let check = |flags: TargetArgs, contexts: &str, expected: &str| {
+            let none = TargetArgs::default();
+            let target = Target::choose(&flags, &none, || Ok(toml::from_str(contexts)?)).unwrap();
+            assert_eq!(target.cluster(), expected);
+        };
+        let none = TargetArgs::default;
+        check(none(), "", "`postroad dev`");
+        check(none(), CONTEXTS, "context `prod`");
+        check(TargetArgs { config: Some("/flag.toml".into()), ..none() }, CONTEXTS, "`/flag.toml`");
+        let server = ["h:3", "i:4"].map(|server| server.parse().unwrap()).into();
+        check(TargetArgs { server, ..none() }, CONTEXTS, "`h:3`, `i:4`");
     }
 
     #[test]

@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::{Context, ensure};
 use postroad_core::Timestamp;
-use postroad_net::{Certificate, ClusterAuthority, Role, authority::write_secret};
+use postroad_net::{Certificate, Role};
 use tokio::time::Instant;
 
 use super::now;
 use crate::{
     cli::CertificateArgs,
-    cluster::{OPERATOR, check_issued},
+    cluster::{OPERATOR, read_authority, replace, replace_certificate},
     signal,
 };
 
@@ -64,7 +64,9 @@ fn say(line: &str) {
 }
 
 fn issue_if_due(args: &CertificateArgs) -> anyhow::Result<Option<String>> {
-    let authorities = read(&args.authority.join("authority.pem"))?;
+    let file = args.authority.join("authority.pem");
+    let authorities =
+        fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
     let present = Present::read(&args.out);
     let Some(reason) = present.due(&authorities, args.lifetime.0, now()) else { return Ok(None) };
     Ok(Some(format!("{reason}: {}", issue(args)?)))
@@ -104,44 +106,18 @@ impl Present {
 
 fn issue(args: &CertificateArgs) -> anyhow::Result<String> {
     let CertificateArgs { role, node, authority, out, lifetime, renew: _ } = args;
-    let [certificates, key] = ["authority.pem", "authority.key"].map(|name| read(&authority.join(name)));
-    let authority = ClusterAuthority::from_pem(&certificates?, &key?)?;
+    let authority = read_authority(authority)?;
     let node = node.unwrap_or(OPERATOR);
     let issued = authority.issue_until(*role, node, &[], SystemTime::now() + lifetime.0)?;
-    // The two files of the authority may have been read while it was being replaced.
-    check_issued(&authority, &issued)?;
     fs::create_dir_all(out).with_context(|| format!("cannot create `{}` (`--out`)", out.display()))?;
-    // In this order, a call that is interrupted leaves files that are due. A node that reads files of two calls finds that they
-    // do not match, and reads them again in a minute.
-    let files = [
-        ("node.key", issued.key_pem.as_str()),
-        ("node.pem", &issued.certificate_pem),
-        ("authority.pem", authority.certificate_pem()),
-    ];
-    for (name, text) in files {
-        replace(&out.join(name), text)?;
-    }
+    // In this order, a call that is interrupted leaves files that are due.
+    replace_certificate(&issued, out, "node")?;
+    replace(&out.join("authority.pem"), authority.certificate_pem())?;
     Ok(format!(
         "issued the certificate of {role} node {node} of cluster {} in {}, valid for {lifetime}\n",
         authority.cluster(),
         out.display()
     ))
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
-}
-
-/// Replaces a file as a whole, so that a process that reads it sees the old text or the new one.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    let new = path.with_extension("new");
-    let removed = match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    let written = removed.and_then(|()| write_secret(&new, text.as_bytes()));
-    let written = written.and_then(|()| fs::rename(&new, path));
-    written.with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 #[cfg(test)]

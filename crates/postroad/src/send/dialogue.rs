@@ -7,6 +7,8 @@ use postroad_core::{Address, Reply};
 use postroad_smtp::reply::ReplyReader;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::output::line;
+
 /// A connection to a submission server.
 pub(super) struct Dialogue<S> {
     stream: S,
@@ -31,7 +33,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     /// Waits for the greeting, and answers it.
     pub(super) async fn greeting(&mut self) -> anyhow::Result<()> {
         let reply = self.reply().await?;
-        ensure!(reply.code == 220, "greeting: {} {}", reply.code, reply.text);
+        ensure!(reply.code == 220, "greeting: {}", shown(&reply));
         self.hello().await
     }
 
@@ -45,7 +47,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
         let secret = BASE64_STANDARD.encode(format!("\0{login}\0{password}"));
         self.write(&format!("AUTH PLAIN {secret}")).await?;
         let reply = self.reply().await?;
-        ensure!(reply.code == 235, "AUTH as `{login}`: {} {}", reply.code, reply.text);
+        ensure!(reply.code == 235, "AUTH as `{login}`: {}", shown(&reply));
         Ok(())
     }
 
@@ -71,7 +73,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
             return Ok(reply.text.to_string());
         }
         let command = command.lines().next().unwrap_or_default();
-        bail!("{command}: {} {}", reply.code, reply.text)
+        bail!("{command}: {}", shown(&reply))
     }
 
     async fn write(&mut self, command: &str) -> anyhow::Result<()> {
@@ -88,4 +90,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
             ensure!(read > 0, "the server closed the connection");
         }
     }
+}
+
+/// A reply for a person's terminal.
+fn shown(reply: &Reply) -> String {
+    format!("{} {}", reply.code, line(&reply.text))
 }

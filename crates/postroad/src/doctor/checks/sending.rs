@@ -61,59 +61,68 @@ fn shown(address: Option<IpAddr>) -> String {
 
 /// Forward and reverse names agree: many receivers refuse mail where they do not.
 fn names_of(source: &SourceFacts, names: &NameFacts) -> Finding {
-    let SourceFacts { name, helo, .. } = source;
-    let (Some(address), NameFacts { ptr, helo: helo_addresses }) = (source.address, names) else {
-        return Finding::ok("sources", format!("{name}: has no address of its own"));
+    let Some(address) = source.address else {
+        return Finding::ok("sources", format!("{}: has no address of its own", source.name));
     };
-    let found = |what: String| format!("{name}: {what}");
+    reverse_name(source, address, &names.ptr).unwrap_or_else(|| forward_name(source, address, &names.helo))
+}
+
+/// Says what is wrong with the names that an address has.
+fn reverse_name(
+    source: &SourceFacts,
+    address: IpAddr,
+    ptr: &Result<Vec<(String, Vec<IpAddr>)>, String>,
+) -> Option<Finding> {
+    let SourceFacts { name, helo, .. } = source;
     let ptr = match ptr {
         Err(error) => {
-            let advice = "see what the check `dns` says, and try again";
-            return Finding::warn(
-                "sources",
-                found(format!("cannot look up the name of {address}: {error}")),
-                advice,
-            );
-        }
-        Ok(ptr) if ptr.is_empty() => {
-            let advice = format!(
-                "ask the owner of the network for the name (PTR) {helo}: many receivers refuse mail without"
-            );
-            return Finding::fail("sources", found(format!("{address} has no name (PTR)")), advice);
+            let found = format!("{name}: cannot look up the name of {address}: {error}");
+            return Some(Finding::warn("sources", found, "see what the check `dns` says, and try again"));
         }
         Ok(ptr) => ptr,
     };
     let all = ptr.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    let leads_back = |(_, addresses): &(String, Vec<IpAddr>)| addresses.contains(&address);
-    if !ptr.iter().any(leads_back) {
-        let advice =
-            format!("give {all} the address {address} (A or AAAA): many receivers refuse mail without");
-        return Finding::fail(
+    if ptr.is_empty() {
+        return Some(Finding::fail(
             "sources",
-            found(format!("{address} has the name {all}, which does not have this address")),
-            advice,
-        );
+            format!("{name}: {address} has no name (PTR)"),
+            format!(
+                "ask the owner of the network for the name (PTR) {helo}: many receivers refuse mail without"
+            ),
+        ));
     }
-    if !ptr.iter().any(|(name, _)| name == helo) {
-        let advice = "set `helo` of the source to the name, or the name to `helo`".to_owned();
-        return Finding::warn(
+    if !ptr.iter().any(|(_, addresses)| addresses.contains(&address)) {
+        return Some(Finding::fail(
             "sources",
-            found(format!("{address} has the name {all}, and its EHLO name is {helo}")),
-            advice,
-        );
+            format!("{name}: {address} has the name {all}, which does not have this address"),
+            format!("give {all} the address {address} (A or AAAA): many receivers refuse mail without"),
+        ));
     }
-    match helo_addresses {
+    let is_helo = ptr.iter().any(|(name, _)| name == helo);
+    (!is_helo).then(|| {
+        Finding::warn(
+            "sources",
+            format!("{name}: {address} has the name {all}, and its EHLO name is {helo}"),
+            "set `helo` of the source to the name, or the name to `helo`",
+        )
+    })
+}
+
+/// Says whether the EHLO name has the address.
+fn forward_name(source: &SourceFacts, address: IpAddr, found: &Result<Vec<IpAddr>, String>) -> Finding {
+    let SourceFacts { name, helo, .. } = source;
+    match found {
         Ok(addresses) if addresses.contains(&address) => {
-            Finding::ok("sources", found(format!("{address} and {helo} lead to each other")))
+            Finding::ok("sources", format!("{name}: {address} and {helo} lead to each other"))
         }
         Ok(_) => Finding::warn(
             "sources",
-            found(format!("the EHLO name {helo} does not have the address {address}")),
+            format!("{name}: the EHLO name {helo} does not have the address {address}"),
             format!("give {helo} the address (A or AAAA)"),
         ),
         Err(error) => Finding::warn(
             "sources",
-            found(format!("cannot look up the EHLO name {helo}: {error}")),
+            format!("{name}: cannot look up the EHLO name {helo}: {error}"),
             format!("give {helo} the address {address} (A or AAAA), if it has none"),
         ),
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures::future::join_all;
 use postroad_cluster::{ClockDifference, NodeList};
 use postroad_core::{GroupId, NodeId};
 use postroad_directory::{Source, View};
@@ -38,12 +39,11 @@ fn clocks(lists: &Lists) -> BTreeMap<NodeId, Result<ClockDifference, String>> {
 /// The leader of every group that a queue node knows; of two that are named, the one of the later term.
 async fn leaders(operator: &Operator) -> BTreeMap<GroupId, Option<NodeId>> {
     let mut said: BTreeMap<GroupId, (u64, u64)> = BTreeMap::new();
-    for channel in operator.endpoints().values() {
-        for (group, term, leader) in leaders_of(channel.clone()).await.unwrap_or_default() {
-            let known = said.entry(group).or_default();
-            if (term, leader) > *known {
-                *known = (term, leader);
-            }
+    let answers = join_all(operator.endpoints().values().map(|channel| leaders_of(channel.clone()))).await;
+    for (group, term, leader) in answers.into_iter().flatten().flatten() {
+        let known = said.entry(group).or_default();
+        if (term, leader) > *known {
+            *known = (term, leader);
         }
     }
     said.into_iter().map(|(group, (_, leader))| (group, (leader != 0).then_some(NodeId(leader)))).collect()

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use postroad_net::Certificate;
 use rustix::process::{Resource, getrlimit};
 use tokio::{
@@ -34,11 +35,11 @@ const WRITE_BYTES: usize = 4096;
 
 pub(super) async fn gather(setup: &NodeSetup) -> NodeFacts {
     let (not_ready, node_files) = tokio::join!(not_ready(setup.metrics), files_of_node(setup.metrics));
-    let mut listeners = Vec::new();
-    for (setting, address) in &setup.listeners {
+    let listeners = setup.listeners.iter().map(async |(setting, address)| {
         let state = listener(*address).await;
-        listeners.push(ListenerFacts { setting: setting.clone(), address: *address, state });
-    }
+        ListenerFacts { setting: setting.clone(), address: *address, state }
+    });
+    let listeners = join_all(listeners).await;
     let data = setup.data.clone().map(|data| (data, setup.role == RoleName::Queue));
     let data = tokio::task::spawn_blocking(move || data.map(|(path, measure)| disk(&path, measure))).await;
     let limit = getrlimit(Resource::Nofile).current;

@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use postroad_core::Domain;
 use postroad_dns::{MailHosts, Resolver};
 use postroad_net::{Guard, connect};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
-    time::timeout,
+    time::{timeout, timeout_at},
 };
 
 use super::super::{
@@ -20,6 +21,8 @@ use super::super::{
 };
 use crate::cli::RoleName;
 
+/// For all names, and for all connections.
+const OUTSIDE_MAX: Duration = Duration::from_secs(12);
 /// For connecting, and for the greeting.
 const STEP_MAX: Duration = Duration::from_secs(5);
 /// Addresses of mail hosts that are tried before port 25 is taken for closed.
@@ -57,10 +60,15 @@ fn chosen_by_the_system() -> std::io::Result<IpAddr> {
 
 /// Looks up the names of every source with a public address.
 pub(super) async fn look_up_names(resolver: &Resolver, sources: &mut [SourceFacts]) {
-    for source in sources.iter_mut().filter(|source| !source.is_private) {
-        let (Some(address), Ok(helo)) = (source.address, Domain::parse(&source.helo)) else { continue };
-        source.names = Some(names(resolver, address, &helo).await);
-    }
+    let lookups = sources.iter_mut().filter(|source| !source.is_private).map(async |source| {
+        let (Some(address), Ok(helo)) = (source.address, Domain::parse(&source.helo)) else { return };
+        let names = timeout(OUTSIDE_MAX, names(resolver, address, &helo)).await;
+        source.names = Some(names.unwrap_or_else(|_| {
+            let late = || "no answer in time".to_owned();
+            NameFacts { ptr: Err(late()), helo: Err(late()) }
+        }));
+    });
+    join_all(lookups).await;
 }
 
 async fn names(resolver: &Resolver, address: IpAddr, helo: &Domain) -> NameFacts {
@@ -101,21 +109,36 @@ pub(super) async fn port_25(
         return Vec::new();
     };
     let usable = sources.iter().filter(|source| matches!(source.usable_here, Some(Ok(()))));
-    let mut facts = Vec::new();
-    for source in usable.take(SOURCES_MAX) {
-        facts.extend(connection(&hosts, *port, guard, source).await);
-    }
-    facts
+    connections(&hosts, *port, guard, usable.take(SOURCES_MAX)).await
+}
+
+/// Connects from all sources at once, within one deadline: where port 25 is blocked, every connection waits for its end.
+async fn connections<'a>(
+    hosts: &MailHosts,
+    port: u16,
+    guard: &Guard,
+    sources: impl Iterator<Item = &'a SourceFacts>,
+) -> Vec<PortFacts> {
+    let deadline = tokio::time::Instant::now() + OUTSIDE_MAX;
+    let connections = sources.map(|source| connection(hosts, port, guard, source, deadline));
+    join_all(connections).await.into_iter().flatten().collect()
 }
 
 /// The first address that answers, or the last one that did not; `None` where no address is of the source's family.
-async fn connection(hosts: &MailHosts, port: u16, guard: &Guard, source: &SourceFacts) -> Option<PortFacts> {
+async fn connection(
+    hosts: &MailHosts,
+    port: u16,
+    guard: &Guard,
+    source: &SourceFacts,
+    deadline: tokio::time::Instant,
+) -> Option<PortFacts> {
     let fits = |address: &&IpAddr| source.address.is_none_or(|from| from.is_ipv4() == address.is_ipv4());
     let addresses = hosts.hosts.iter().flat_map(|host| &host.addresses).filter(fits).take(ADDRESSES_MAX);
     let mut last = None;
     for address in addresses {
         let to = SocketAddr::new(*address, port);
-        let greeting = greeting(guard, to, source.address).await;
+        let greeting = timeout_at(deadline, greeting(guard, to, source.address)).await;
+        let greeting = greeting.unwrap_or_else(|_| Err("no connection in time".to_owned()));
         let answered = greeting.is_ok();
         last = Some(PortFacts { from: format!("source {}", source.name), to: to.to_string(), greeting });
         if answered {
@@ -143,4 +166,52 @@ async fn first_line(stream: &mut TcpStream) -> std::io::Result<String> {
     let mut line = Vec::new();
     BufReader::new(stream.take(GREETING_BYTES_MAX)).read_until(b'\n', &mut line).await?;
     Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_dns::MailHost;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_sources_are_tried_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sources: Vec<SourceFacts> = (1..=8)
+            .map(|last| SourceFacts {
+                name: format!("out-{last}"),
+                helo: "mail.example".to_owned(),
+                has_owner: true,
+                has_share: true,
+                address: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))),
+                is_private: true,
+                owners: Vec::new(),
+                usable_here: Some(Ok(())),
+                names: None,
+            })
+            .collect();
+        // The host greets nobody before all have come.
+        let host = async {
+            let mut connected = Vec::new();
+            for _ in &sources {
+                connected.push(listener.accept().await.unwrap().0);
+            }
+            for stream in &mut connected {
+                stream.write_all(b"220 mx.example\r\n").await.unwrap();
+            }
+            connected
+        };
+        let host_of_test = MailHost {
+            name: Domain::parse("mx.example").unwrap(),
+            preference: 1,
+            addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        };
+        let hosts = MailHosts { hosts: vec![host_of_test], implicit: false };
+        let guard = Guard { allow: vec!["127.0.0.0/8".parse().unwrap()] };
+        let (found, _connected) = tokio::join!(connections(&hosts, port, &guard, sources.iter()), host);
+        let greetings: Vec<_> = found.iter().map(|one| one.greeting.as_deref()).collect();
+        assert_eq!(greetings, [Ok("220 mx.example"); 8]);
+    }
 }

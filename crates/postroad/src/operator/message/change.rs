@@ -43,7 +43,7 @@ pub(super) async fn change(args: &MessageChangeArgs, change: Change) -> anyhow::
     if found.deliveries == 0 {
         return Ok("no delivery is selected: nothing to do\n".to_owned());
     }
-    confirm(args.yes, &format!("{}{} them?", found.describe(), question(change)))?;
+    confirm(args.yes, &format!("{}{} them in {}?", found.describe(), question(change), operator.cluster))?;
     change_found(&operator, found, change).await
 }
 

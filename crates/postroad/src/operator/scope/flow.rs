@@ -6,9 +6,8 @@ use postroad_cluster::FRAME_BYTES_MAX;
 use postroad_core::{GroupId, NodeId, Scope, SourceId};
 use postroad_directory::{Item, Pool, Source, Tenant, View};
 use postroad_proto::queue::{
-    LaneView, LanesRequest, LanesResponse, LeadersRequest, queue_service_client::QueueServiceClient,
+    LaneView, LanesRequest, LanesResponse, queue_service_client::QueueServiceClient,
 };
-use tokio::time;
 
 use super::{
     super::{Operator, OperatorError, WITHIN},
@@ -30,7 +29,7 @@ impl Flow {
     pub(super) async fn read(operator: &Operator, site: &str, action: &str) -> Result<Self, OperatorError> {
         let view = operator.view(action).await?;
         let (mut lanes, mut missing, mut left_out) = (BTreeMap::new(), Vec::new(), 0);
-        for group in groups(operator, action).await? {
+        for group in operator.ledger_groups(action).await? {
             match lanes_of_group(operator, group, site).await {
                 Ok(response) => {
                     left_out += response.left_out;
@@ -104,25 +103,6 @@ impl Flow {
 fn merge(lanes: &mut BTreeMap<(u32, String), LaneView>, lane: LaneView) {
     let name = (lane.source, lane.site.clone());
     lanes.entry(name).and_modify(|known| known.assigned += lane.assigned).or_insert(lane);
-}
-
-/// Returns every ledger group, also one without a leader.
-async fn groups(operator: &Operator, action: &str) -> Result<Vec<GroupId>, OperatorError> {
-    for channel in operator.endpoints.values() {
-        let mut client = QueueServiceClient::new(channel.clone());
-        let asked = time::timeout(WITHIN / 5, async {
-            client.leaders(LeadersRequest {}).await?.into_inner().message().await
-        });
-        if let Ok(Ok(Some(view))) = asked.await {
-            let numbers = view.groups.iter().filter_map(|group| u16::try_from(group.group).ok());
-            return Ok(numbers.map(GroupId).filter(|group| *group != GroupId::DIRECTORY).collect());
-        }
-    }
-    Err(OperatorError::Unreachable {
-        action: action.to_owned(),
-        addresses: operator.addresses.clone(),
-        cause: "no queue node lists the ledger groups".to_owned(),
-    })
 }
 
 async fn lanes_of_group(
