@@ -8,10 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use postroad_oracle::{Bounds, Facts, History, NOT_JUDGED, Verdict, Violation, judge, story, text};
-
-/// More of a story is not printed.
-const STORY_MAX: usize = 200;
+use postroad_oracle::{Bounds, History, NOT_JUDGED, Verdict, judge, story, text};
 
 fn main() -> ExitCode {
     let files: Vec<String> = std::env::args().skip(1).collect();
@@ -55,29 +52,7 @@ fn print(history: &History, verdict: &Verdict) -> io::Result<()> {
         writeln!(out, "{id:<4}not judged: {reason}")?;
     }
     match verdict.violations().next() {
-        Some(violation) => print_violation(&mut out, history, violation),
+        Some(violation) => writeln!(out, "\n{}", story::of_violation(history, violation)),
         None => Ok(()),
-    }
-}
-
-/// Prints a violation with the records about its message; those that prove it are marked.
-fn print_violation(out: &mut impl Write, history: &History, violation: &Violation) -> io::Result<()> {
-    writeln!(out, "\n{violation}\n")?;
-    let facts = Facts::new(history).map_err(io::Error::other)?;
-    let about = violation
-        .subject
-        .message()
-        .map_or_else(Vec::new, |message| story::of_message(history, &facts, message));
-    let mut numbers = about;
-    numbers.extend(&violation.proof);
-    numbers.sort_unstable();
-    numbers.dedup();
-    for number in numbers.iter().take(STORY_MAX) {
-        let mark = if violation.proof.contains(number) { '>' } else { ' ' };
-        writeln!(out, "{mark} {number:>6} {}", history.records[number - 1])?;
-    }
-    match numbers.len().checked_sub(STORY_MAX) {
-        Some(more) if more > 0 => writeln!(out, "and {more} more records"),
-        _ => Ok(()),
     }
 }

@@ -10,7 +10,33 @@ use crate::{
         Attempt, ChangeAnswer, Event, EventKind, History, NextState, Phase, Record, RecordNumber,
         SubmitAnswer, What,
     },
+    verdict::Violation,
 };
+
+/// More records of a violation are only counted.
+const RECORDS_MAX: usize = 200;
+
+/// Returns a violation as a text: its sentence, and the records about its message; those that prove it are marked.
+#[must_use]
+pub fn of_violation(history: &History, violation: &Violation) -> String {
+    let facts = Facts::new(history);
+    let mut numbers = match (violation.subject.message(), &facts) {
+        (Some(message), Ok(facts)) => of_message(history, facts, message),
+        _ => Vec::new(),
+    };
+    numbers.extend(&violation.proof);
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut text = format!("{violation}\n\n");
+    for number in numbers.iter().take(RECORDS_MAX) {
+        let mark = if violation.proof.contains(number) { '>' } else { ' ' };
+        text += &format!("{mark} {number:>6} {}\n", history.records[number - 1]);
+    }
+    if numbers.len() > RECORDS_MAX {
+        text += &format!("and {} more records\n", numbers.len() - RECORDS_MAX);
+    }
+    text
+}
 
 /// Returns the numbers of the records about a message, and of the faults, phases and nodes between the first and the last.
 #[must_use]
