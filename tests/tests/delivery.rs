@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use postroad_core::MessageId;
+use postroad_core::NodeId;
+use postroad_oracle::history::Role;
 use postroad_testkit::{
     Script, Sink, SinkConfig,
-    checker::{Acknowledged, Findings},
-    client::{Submitted, submit},
+    checker::Acknowledged,
+    client::Submitted,
     dev::Dev,
+    history::{Recorder, require_no_violation},
     sink::{Action, Phase, Receiver, Rule, body_hash},
 };
 
@@ -18,36 +20,41 @@ async fn sink(script: Script) -> Sink {
     Sink::start(SinkConfig { script, ..SinkConfig::default() }).await.expect("loopback has a free port")
 }
 
-async fn dev_to(sink: &Sink) -> Dev {
-    let route = format!("*={}", sink.address());
-    Dev::start(&["--route", &route]).await.unwrap_or_else(|error| panic!("{error:#}"))
+/// A running `postroad dev`, and the records of the run for the oracle.
+struct Run {
+    dev: Dev,
+    recorder: Recorder,
 }
 
-async fn acknowledged(dev: &Dev, recipients: &[&str], body: &str) -> Acknowledged {
+async fn run_to(sink: &Sink) -> Run {
+    let route = format!("*={}", sink.address());
+    let dev = Dev::start(&["--route", &route]).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let recorder = Recorder::start(dev.operator()).await.unwrap_or_else(|error| panic!("{error:#}"));
+    Run { dev, recorder }
+}
+
+async fn acknowledged(run: &Run, recipients: &[&str], body: &str) -> Acknowledged {
     let content = format!("From: <a@example.test>\r\nSubject: whole path\r\n\r\n{body}");
-    match submit(dev.smtp(), "a@example.test", recipients, &content).await {
+    match run.recorder.submit(run.dev.smtp(), "a@example.test", recipients, &content).await {
         Submitted::Acknowledged(message) => message,
         other => panic!("{other:?}"),
     }
 }
 
-async fn finish(dev: Dev, sink: &Sink, messages: &[Acknowledged]) -> Findings {
-    let mut findings = Findings::new(messages, &sink.ledger().copies());
-    if !findings.duplicates.is_empty() {
-        findings.explain(dev.http()).await.unwrap_or_else(|error| panic!("{error:#}"));
-    }
+/// Waits until every delivery has ended, and lets the oracle judge the run.
+async fn finish(Run { dev, recorder }: Run, sink: &Sink) {
+    let history = recorder.finish(&sink.ledger(), PATIENCE).await;
     assert_eq!(sink.ledger().bare_newlines(), 0, "bare CR or LF on the wire");
-    let log = dev.stop(Duration::from_secs(60)).await;
-    if let Err(error) = findings.require_exactly_once() {
+    let log = dev.stop(PATIENCE).await;
+    if let Err(error) = history.and_then(|history| require_no_violation(&history)) {
         panic!("{error:#}\n{log}");
     }
-    findings
 }
 
 #[tokio::test]
 async fn s_112_and_s_114_a_message_arrives_as_it_was_accepted() {
     let sink = sink(Script::default()).await;
-    let dev = dev_to(&sink).await;
+    let run = run_to(&sink).await;
     let long = "x".repeat(900);
     let bodies = [
         "",
@@ -64,28 +71,27 @@ async fn s_112_and_s_114_a_message_arrives_as_it_was_accepted() {
         // The wire adds a missing line end to the last line.
         let whole =
             if body.is_empty() || body.ends_with("\r\n") { body.to_owned() } else { format!("{body}\r\n") };
-        messages.push((acknowledged(&dev, &["b@one.test"], body).await, body_hash(whole.as_bytes())));
+        messages.push((acknowledged(&run, &["b@one.test"], body).await, body_hash(whole.as_bytes())));
     }
     assert!(sink.ledger().wait_for_count(messages.len() as u64, PATIENCE).await, "all arrive");
     for (message, hash) in &messages {
         let copies = sink.ledger().copies_of(message.id, "b@one.test");
         assert_eq!(copies.iter().map(|copy| copy.body_hash).collect::<Vec<_>>(), [*hash]);
     }
-    finish(dev, &sink, &messages.into_iter().map(|(message, _)| message).collect::<Vec<_>>()).await;
+    finish(run, &sink).await;
 }
 
 #[tokio::test]
 async fn every_recipient_gets_one_copy() {
     let sink = sink(Script::default()).await;
-    let dev = dev_to(&sink).await;
-    let mut messages = Vec::new();
+    let run = run_to(&sink).await;
     for number in 0..50 {
         let (a, b) = (format!("a{number}@one.test"), format!("b{number}@two.test"));
-        messages.push(acknowledged(&dev, &[&a, &b, "same@three.test"], "hello\r\n").await);
+        acknowledged(&run, &[&a, &b, "same@three.test"], "hello\r\n").await;
     }
     assert!(sink.ledger().wait_for_count(150, PATIENCE).await, "all arrive");
-    let findings = finish(dev, &sink, &messages).await;
-    assert_eq!(findings, Findings::default());
+    finish(run, &sink).await;
+    assert_eq!(sink.ledger().count(), 150);
 }
 
 #[tokio::test]
@@ -95,38 +101,20 @@ async fn a_node_killed_between_250_and_delivery_delivers_after_its_restart() {
     let stalling =
         Script::default().with_domain("slow.test", Receiver { rules: vec![stall], ..Receiver::default() });
     let sink = sink(stalling).await;
-    let mut dev = dev_to(&sink).await;
-    let messages = [
-        acknowledged(&dev, &["a@slow.test"], "first\r\n").await,
-        acknowledged(&dev, &["b@slow.test"], "second\r\n").await,
-    ];
+    let mut run = run_to(&sink).await;
+    acknowledged(&run, &["a@slow.test"], "first\r\n").await;
+    acknowledged(&run, &["b@slow.test"], "second\r\n").await;
     assert!(sink.ledger().wait_for_count(2, PATIENCE).await, "both are being sent");
-    dev.process().kill().await.expect("it was running");
+    run.dev.process().kill().await.expect("it was running");
+    run.recorder.node(NodeId(1), Role::Queue, false);
     sink.set_script(Script::default());
-    dev.process().start_again().expect("it has ended");
-    dev.process().wait_ready(PATIENCE).await.unwrap_or_else(|error| panic!("{error:#}"));
+    run.dev.process().start_again().expect("it has ended");
+    run.dev.process().wait_ready(PATIENCE).await.unwrap_or_else(|error| panic!("{error:#}"));
     assert!(
         sink.ledger().wait_for_count(4, PATIENCE).await,
         "the outcome of both is unknown, so they are sent again"
     );
-    wait_until_ended(&dev, &messages).await;
-    let findings = finish(dev, &sink, &messages).await;
-    assert_eq!(findings.duplicates.len(), 2);
-}
-
-/// Waits until control's history has the final outcome of each delivery.
-async fn wait_until_ended(dev: &Dev, messages: &[Acknowledged]) {
-    let ended = async {
-        for message in messages {
-            while !is_delivered(dev, message.id).await {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, ended).await.expect("the history is complete in time");
-}
-
-async fn is_delivered(dev: &Dev, id: MessageId) -> bool {
-    let Ok(record) = postroad_testkit::checker::record(dev.http(), id).await else { return false };
-    record.deliveries.iter().all(|delivery| delivery.state == "delivered")
+    run.recorder.node(NodeId(1), Role::Queue, true);
+    finish(run, &sink).await;
+    assert_eq!(sink.ledger().count(), 4);
 }

@@ -8,6 +8,7 @@ pub mod dialogue;
 pub mod dns;
 pub mod exposition;
 pub mod failover;
+pub mod history;
 pub mod operator;
 pub mod process;
 pub mod queue;

@@ -130,6 +130,12 @@ impl Ledger {
         entries.records.iter().filter(same).cloned().collect()
     }
 
+    /// Returns when the sink started: [`Record::since_start`] counts from then.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.0.started
+    }
+
     pub(super) fn since_start(&self) -> Duration {
         self.0.started.elapsed()
     }

@@ -1,0 +1,83 @@
+//! I5: two nodes never send one delivery at a time, and an attempt of an older epoch decides nothing.
+//!
+//! A transaction lasts from `MAIL` to the last command or message that arrived: a connection whose node is gone may stay
+//! open for long, and that harms nobody. Memory: the transactions of each delivery, the epoch of each source.
+
+use std::collections::BTreeMap;
+
+use postroad_core::{AttemptNumber, DeliveryId, Epoch, GroupId, OutcomeKind, SourceId};
+
+use crate::{
+    facts::{Facts, Seen, Transaction},
+    history::{Attempt, EventKind, NextState, RecordNumber},
+    verdict::{Judgement, Subject},
+};
+
+pub(super) fn check(facts: &Facts<'_>, into: &mut Judgement) {
+    for ((message, address), transactions) in facts.transactions_by_delivery() {
+        into.judged += 1;
+        for (place, later) in transactions.iter().enumerate() {
+            for earlier in &transactions[..place] {
+                if overlap(earlier, later) && are_of_two_nodes(earlier, later) {
+                    let subject = facts
+                        .delivery_to(message, address)
+                        .map_or(Subject::Message(message), Subject::Delivery);
+                    let sentence = format!(
+                        "`{message}` for `{address}` was sent from `{}` and `{}` at a time",
+                        earlier.mail.what.source, later.mail.what.source
+                    );
+                    into.violated(subject, [earlier.mail.number, later.mail.number], sentence);
+                }
+            }
+        }
+    }
+    epochs(facts, into);
+}
+
+/// `later` begins while `earlier` is active.
+fn overlap(earlier: &Transaction<'_>, later: &Transaction<'_>) -> bool {
+    later.mail.at < earlier.active_until
+}
+
+fn are_of_two_nodes(one: &Transaction<'_>, other: &Transaction<'_>) -> bool {
+    match (one.mail.what.node, other.mail.what.node) {
+        (Some(one), Some(other)) => one != other,
+        _ => one.mail.what.source != other.mail.what.source,
+    }
+}
+
+fn epochs(facts: &Facts<'_>, into: &mut Judgement) {
+    let mut attempts: Vec<(GroupId, u64, Seen<&Attempt>)> = Vec::new();
+    for delivery in facts.deliveries.values() {
+        for event in &delivery.events {
+            if let EventKind::Attempt(attempt) = &event.what.kind {
+                let attempt = Seen { number: event.number, at: event.at, what: attempt };
+                attempts.push((event.what.group, event.what.sequence, attempt));
+            }
+        }
+    }
+    attempts.sort_by_key(|(group, sequence, _)| (*group, *sequence));
+    let mut newest = BTreeMap::<(GroupId, SourceId), (Epoch, RecordNumber)>::new();
+    let mut reclaimed = BTreeMap::<(DeliveryId, AttemptNumber), ()>::new();
+    for (group, _, attempt) in attempts {
+        into.judged += 1;
+        let Attempt { delivery, attempt: number, source, epoch, outcome, next, .. } = attempt.what;
+        let is_late = *next == NextState::Unchanged || reclaimed.contains_key(&(*delivery, *number));
+        if *outcome == OutcomeKind::Unknown {
+            reclaimed.insert((*delivery, *number), ());
+        }
+        // A late report does not say which source it came from.
+        if is_late {
+            continue;
+        }
+        let (seen, since) = newest.entry((group, *source)).or_insert((*epoch, attempt.number));
+        if *epoch > *seen {
+            (*seen, *since) = (*epoch, attempt.number);
+        } else if *epoch < *seen && *outcome != OutcomeKind::Unknown {
+            let sentence = format!(
+                "attempt {number} at `{delivery}` has epoch {epoch} of source {source}, older than {seen}, and decided `{outcome}`"
+            );
+            into.violated(Subject::Delivery(*delivery), [*since, attempt.number], sentence);
+        }
+    }
+}
