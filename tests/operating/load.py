@@ -11,6 +11,8 @@ import time
 from hosts import HOSTS, RECEIVER
 
 RATE, WORKERS = 120, 12
+#: 4 KiB, so that a full log is noticed after a few seconds: it is when the next segment begins.
+LINES = ("x" * 62 + "\r\n") * 64
 #: What an application waits for a reply before it tries again elsewhere.
 PATIENCE = 15
 
@@ -51,7 +53,7 @@ class Load:
             self.stopping.wait(max(0, due - time.monotonic()))
 
     def submit(self, client, host, number):
-        text = f"From: <app@acme.example>\r\nSubject: {number}\r\n\r\nLoad: {number}\r\n"
+        text = f"From: <app@acme.example>\r\nSubject: {number}\r\n\r\nLoad: {number}\r\n" + LINES
         in_data = False
         try:
             client = client or smtplib.SMTP(host, 587, local_hostname="app.example", timeout=PATIENCE)
