@@ -15,7 +15,7 @@ from load import RATE, Account, Load, Receiver
 from stories import STORIES
 
 #: Messages that are accepted before a runbook begins, and after it.
-AROUND = 5 * RATE
+AROUND = 2 * RATE
 
 
 def carry_out(name):
