@@ -182,11 +182,9 @@ class Account:
             elif ids:
                 explained["the application had no answer, and sent the message again"] += ids
             for id, copies in by_id.items():
-                for _ in copies[1:]:
-                    explained[self.explain(id, copies)] += 1
+                for copy in copies[:-1]:
+                    if copy.answered:
+                        rest.append((number, id, [(copy.peer, copy.at) for copy in copies], self.outcomes[id]))
+                    else:
+                        explained["the connection to the receiver ended at its 250"] += 1
         return explained, rest
-
-    def explain(self, id, copies):
-        if not all(copy.answered for copy in copies[:-1]):
-            return "the connection to the receiver ended at its 250"
-        return f"another: {id} {[(copy.peer, copy.at) for copy in copies]} {self.outcomes[id]}"
