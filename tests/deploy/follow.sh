@@ -24,7 +24,7 @@ machine() { # NAME NUMBER
   cp "$root/hosts" "$root/etc/hosts"
   cp "$binary" "$root/cwd/postroad"
   cp -r "$project/deploy" "$root/cwd/deploy"
-  cp "$work/systemctl" "$root/shim/systemctl"
+  cp "$project/tests/deploy/systemctl" "$root/shim/systemctl"
   unshare --mount --net --uts sh -c "
     hostname $1
     mount --bind '$root/etc' /etc
@@ -50,53 +50,6 @@ on() { # NAME COMMAND...
     LOG=$work/$name/log SHIM=$work/$name/shim PATH=$work/$name/shim:$PATH \
       nsenter -t "$(cat "$work/$name/pid")" --mount --net --uts --wd="$work/$name/cwd" "$@")
 }
-
-# What systemd does with the unit, as far as it matters here: its directories, what it may write, the user, its capabilities
-# and the command.
-cat > "$work/systemctl" <<'EOF'
-#!/bin/sh
-set -eu
-[ "$1 $2" = "enable --now" ]
-role=${3#postroad@}
-unit=/etc/systemd/system/postroad@.service
-value() { sed -n "s/^$1=//p" "$unit" | sed "s/%i/$role/g"; }
-user=$(value User)
-# Owner and mode are set at every start, also of a directory that exists.
-directories=
-directory() { # PARENT SETTING
-  name=$(value "$2")
-  [ -n "$name" ] || return 0
-  mode=$(value "$2Mode")
-  mkdir -p "$1/$name"
-  chown "$user:$user" "$1/$name"
-  chmod "${mode:-0755}" "$1/$name"
-  directories="$directories $1/$name"
-}
-directory /var/lib StateDirectory
-directory /var/log LogsDirectory
-mask=$(value UMask)
-umask "${mask:-0022}"
-# ProtectSystem=strict: it can write these directories and its own /tmp, and nothing else.
-[ "$(value ProtectSystem) $(value PrivateTmp)" = "strict yes" ]
-cat > "$SHIM/protected" <<'END'
-#!/bin/sh
-set -eu
-directories=$1
-shift
-for directory in $directories; do mount --bind "$directory" "$directory"; done
-mount -t tmpfs tmpfs /tmp
-for path in / /etc /var/lib /var/log /usr/local/bin; do mount -o remount,bind,ro "$path"; done
-cd /
-exec "$@"
-END
-chmod +x "$SHIM/protected"
-capabilities=$(value AmbientCapabilities | tr 'A-Z' 'a-z' | sed 's/^cap_/+/')
-# shellcheck disable=SC2046
-unshare --mount "$SHIM/protected" "$directories" setpriv --reuid "$user" --regid "$user" --init-groups \
-  --inh-caps "$capabilities" --ambient-caps "$capabilities" --no-new-privs \
-  $(value ExecStart) > "$LOG" 2>&1 &
-EOF
-chmod +x "$work/systemctl"
 
 # The machine where the cluster is created.
 mkdir "$work/admin"

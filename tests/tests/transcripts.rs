@@ -1,4 +1,5 @@
 //! Pages of the documentation whose transcripts are carried out: each `console` block's commands print what the page shows.
+//! Runbooks, which need hosts, are carried out by tests/operating.
 //!
 //! A page names what runs beside it in a comment: `<!-- transcript: dev -->`, with the flags of `postroad dev`.
 //! It runs in a network of its own, so that the default ports are free.
@@ -25,6 +26,7 @@ use postroad_tests::{files_in, relative, root};
 const PATIENCE: Duration = Duration::from_secs(180);
 
 const MARK: &str = "<!-- transcript: ";
+const RUNBOOK_MARK: &str = "<!-- runbook: ";
 
 /// Starts what the page needs in the background, then reads commands; everything ends with the namespaces.
 const PRELUDE: &str = r#"
@@ -100,7 +102,8 @@ impl Drop for Shell {
 fn pages() -> Vec<(PathBuf, String)> {
     let read = |file: &PathBuf| fs::read_to_string(file).ok();
     let pages = files_in(&root().join("docs")).into_iter().filter_map(|file| Some((read(&file)?, file)));
-    pages.filter(|(text, _)| text.contains("```console\n")).map(|(text, file)| (file, text)).collect()
+    let is_ours = |text: &str| text.contains("```console\n") && !text.contains(RUNBOOK_MARK);
+    pages.filter(|(text, _)| is_ours(text)).map(|(text, file)| (file, text)).collect()
 }
 
 fn follow(page: &Path, text: &str) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    iter,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -125,7 +126,21 @@ impl Queue {
         let _ = opened.set(ledgers.clone());
         let (watched, leaders) = Leaders::new(deps.identity.node, statuses, ready);
         let stopping = CancellationToken::new();
-        let state = NodeState { node: deps.identity.node, log: log.clone(), disk: node.disk_status() };
+        let state = NodeState {
+            node: deps.identity.node,
+            log: log.clone(),
+            disk: node.disk_status(),
+            replication: {
+                let (directory, ledgers) = (directory.group.clone(), ledgers.clone());
+                Arc::new(move || {
+                    let of_directory = (GroupId::DIRECTORY, directory.replication());
+                    let of_ledgers =
+                        ledgers.iter().map(|(group, ledger)| (*group, ledger.group.replication()));
+                    let all = iter::once(of_directory).chain(of_ledgers);
+                    all.filter_map(|(group, replication)| Some((group, replication?))).collect()
+                })
+            },
+        };
         let service = QueueService::new(&config, ledgers.clone(), watched, state, stopping.clone());
         let is_alone = deps.voters.len() == 1;
         Ok(Self {

@@ -10,6 +10,7 @@ use super::{facts::Facts, finding::Findings};
 pub(crate) fn all(facts: &Facts) -> Findings {
     let mut findings = Vec::new();
     findings.extend(cluster::quorum(&facts.cluster));
+    findings.extend(cluster::replicas(&facts.cluster));
     findings.extend(cluster::nodes(&facts.cluster));
     findings.extend(cluster::versions(&facts.cluster, facts.version));
     findings.extend(cluster::clocks(&facts.cluster));

@@ -32,12 +32,25 @@ pub(crate) struct ClusterFacts {
     pub(crate) queue: BTreeMap<NodeId, Result<ClockDifference, String>>,
     /// Every group that a queue node knows, and its leader.
     pub(crate) leaders: BTreeMap<GroupId, Option<NodeId>>,
+    /// How the queue nodes follow the leaders that could be asked.
+    pub(crate) replicas: BTreeMap<GroupId, ReplicaFacts>,
     /// The nodes that have announced themselves.
     pub(crate) nodes: Vec<AnnouncedNode>,
     /// The sources of the policy in force.
     pub(crate) sources: Vec<SourceFacts>,
     /// Why the policy in force is not known.
     pub(crate) no_policy: Option<String>,
+}
+
+/// How the queue nodes follow the leader of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReplicaFacts {
+    /// Voters, the leader among them.
+    pub(crate) voters: usize,
+    /// Bytes of the log that a follower has not confirmed.
+    pub(crate) behind: BTreeMap<NodeId, u64>,
+    /// Voters that do not answer the leader.
+    pub(crate) silent: usize,
 }
 
 /// A source, and what the DNS says of it.

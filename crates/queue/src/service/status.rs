@@ -1,10 +1,10 @@
 //! The state of this node: its disk and its log.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
-use postroad_core::NodeId;
-use postroad_proto::queue::NodeStatusResponse;
-use postroad_raft::DiskStatus;
+use postroad_core::{GroupId, NodeId};
+use postroad_proto::queue::{FollowerView, GroupReplication, NodeStatusResponse};
+use postroad_raft::{DiskStatus, Replication};
 use postroad_storage::{Log, Room};
 use postroad_telemetry::data_disk;
 use tokio::sync::watch;
@@ -16,6 +16,8 @@ pub(crate) struct NodeState {
     pub(crate) log: Log,
     /// Whether the other queue nodes accept the disk.
     pub(crate) disk: watch::Receiver<DiskStatus>,
+    /// Returns how the other nodes follow, for every group that this node leads.
+    pub(crate) replication: Arc<dyn Fn() -> Vec<(GroupId, Replication)> + Send + Sync>,
 }
 
 impl NodeState {
@@ -30,6 +32,18 @@ impl NodeState {
             disk_refused: *self.disk.borrow() != DiskStatus::Accepted,
             log_written_bytes: stats.written_bytes.load(Ordering::Relaxed),
             log_batches: stats.batches.load(Ordering::Relaxed),
+            replication: (self.replication)().into_iter().map(group_replication).collect(),
         }
+    }
+}
+
+fn group_replication((group, replication): (GroupId, Replication)) -> GroupReplication {
+    let count = |nodes: usize| u32::try_from(nodes).unwrap_or(u32::MAX);
+    let follower = |(node, behind_bytes): (NodeId, u64)| FollowerView { node: node.0, behind_bytes };
+    GroupReplication {
+        group: group.0.into(),
+        voters: count(replication.voters),
+        answering: count(replication.answering),
+        followers: replication.behind.into_iter().map(follower).collect(),
     }
 }

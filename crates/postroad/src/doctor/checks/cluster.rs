@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use postroad_cluster::ClockDifference;
 use postroad_core::Timestamp;
 
-use super::super::{facts::ClusterFacts, finding::Finding};
+use super::super::{
+    facts::{ClusterFacts, ReplicaFacts},
+    finding::Finding,
+};
 use crate::{
     certificate::{Remaining, remaining},
     nodes::{self, RUNNING_WITHIN, days_until},
@@ -15,6 +18,9 @@ use crate::{
 const APART_WARN_MILLIS: u64 = 500;
 /// Clocks that differ by more make times in logs and in the history useless, and in the end certificates and mail expire.
 const APART_FAIL_MILLIS: u64 = 5000;
+
+/// A follower that has all but so many bytes of the log has caught up: under load something is always on its way.
+const CAUGHT_UP_BYTES: u64 = 1 << 20;
 
 /// Enough queue nodes answer, and every group has a leader.
 pub(super) fn quorum(cluster: &ClusterFacts) -> Vec<Finding> {
@@ -58,6 +64,41 @@ pub(super) fn quorum(cluster: &ClusterFacts) -> Vec<Finding> {
             .push(Finding::ok("quorum", format!("each of {} groups has a leader", cluster.leaders.len())));
     }
     findings
+}
+
+/// Every queue node is a voter of every group and has caught up: the next one may be stopped.
+pub(super) fn replicas(cluster: &ClusterFacts) -> Option<Finding> {
+    if cluster.replicas.is_empty() {
+        return None;
+    }
+    let total = cluster.queue.len();
+    let missing: Vec<String> = cluster
+        .replicas
+        .iter()
+        .filter_map(|(group, facts)| Some(format!("group {group}: {}", missing_replicas(facts, total)?)))
+        .collect();
+    let groups = cluster.replicas.len();
+    Some(if missing.is_empty() && groups >= cluster.leaders.len() {
+        Finding::ok("replicas", format!("all {total} queue nodes follow in each of {groups} groups"))
+    } else if missing.is_empty() {
+        let (led, all) = (groups, cluster.leaders.len());
+        Finding::warn("replicas", format!("{led} of {all} leaders could be asked"), ADVICE)
+    } else {
+        Finding::warn("replicas", missing.join("; "), ADVICE)
+    })
+}
+
+const ADVICE: &str = "stop no other queue node until they do; one that runs catches up by itself";
+
+fn missing_replicas(facts: &ReplicaFacts, total: usize) -> Option<String> {
+    if facts.voters < total {
+        return Some(format!("{} of {total} queue nodes are voters", facts.voters));
+    }
+    if facts.silent > 0 {
+        return Some(format!("{} of {total} queue nodes do not answer the leader", facts.silent));
+    }
+    let (node, bytes) = facts.behind.iter().max_by_key(|(_, bytes)| **bytes)?;
+    (*bytes > CAUGHT_UP_BYTES).then(|| format!("queue {node} is {} MiB behind", bytes >> 20))
 }
 
 /// Nodes that were seen today run.
@@ -236,6 +277,30 @@ mod tests {
         let mut without = cluster([up(), up(), up()]);
         without.leaders = [(GroupId(0), Some(NodeId(1))), (GroupId(1), None)].into();
         check(quorum(&without), &[(Good, "3 of 3"), (Fail, "no leader in group 1")]);
+    }
+
+    #[test]
+    fn a_queue_node_that_does_not_follow_is_no_replica() {
+        let up = || clock(0, 1);
+        let mut facts = cluster([up(), up(), up()]);
+        check(replicas(&facts), &[]);
+        let follows = |voters, silent, behind| ReplicaFacts {
+            voters,
+            behind: [(NodeId(2), 0), (NodeId(3), behind)].into(),
+            silent,
+        };
+        facts.leaders = [(GroupId(0), Some(NodeId(1))), (GroupId(1), Some(NodeId(1)))].into();
+        facts.replicas = [(GroupId(0), follows(3, 0, 0))].into();
+        check(replicas(&facts), &[(Warn, "1 of 2 leaders")]);
+        for (of_group, expected) in [
+            (follows(3, 0, 4096), (Good, "all 3 queue nodes follow in each of 2 groups")),
+            (follows(3, 0, 5 << 20), (Warn, "group 1: queue 3 is 5 MiB behind")),
+            (follows(3, 1, 5 << 20), (Warn, "group 1: 1 of 3 queue nodes do not answer")),
+            (follows(2, 0, 0), (Warn, "group 1: 2 of 3 queue nodes are voters")),
+        ] {
+            facts.replicas.insert(GroupId(1), of_group);
+            check(replicas(&facts), &[expected]);
+        }
     }
 
     #[test]

@@ -7,10 +7,12 @@ use postroad_cluster::{ClockDifference, NodeList};
 use postroad_core::{GroupId, NodeId};
 use postroad_directory::{Source, View};
 use postroad_net::Guard;
-use postroad_proto::queue::{LeadersRequest, queue_service_client::QueueServiceClient};
+use postroad_proto::queue::{
+    GroupReplication, LeadersRequest, NodeStatusRequest, queue_service_client::QueueServiceClient,
+};
 use tonic::transport::Channel;
 
-use super::super::facts::{ClusterFacts, SourceFacts};
+use super::super::facts::{ClusterFacts, ReplicaFacts, SourceFacts};
 use crate::{
     nodes::{self, Lists},
     operator::Operator,
@@ -20,13 +22,14 @@ use crate::{
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 pub(super) async fn gather(operator: &Operator) -> ClusterFacts {
-    let (lists, leaders, view) =
-        tokio::join!(nodes::lists(operator), leaders(operator), operator.watched_view());
+    let (lists, leaders, replicas, view) =
+        tokio::join!(nodes::lists(operator), leaders(operator), replicas(operator), operator.watched_view());
     let (sources, no_policy) = match &view {
         Ok(view) => (view.sources().map(|source| source_facts(source, view)).collect(), None),
         Err(error) => (Vec::new(), Some(error.clone())),
     };
-    ClusterFacts { queue: clocks(&lists), leaders, nodes: nodes::merged(&lists), sources, no_policy }
+    let (queue, nodes) = (clocks(&lists), nodes::merged(&lists));
+    ClusterFacts { queue, leaders, replicas, nodes, sources, no_policy }
 }
 
 fn clocks(lists: &Lists) -> BTreeMap<NodeId, Result<ClockDifference, String>> {
@@ -58,6 +61,29 @@ async fn leaders_of(channel: Channel) -> Option<Vec<(GroupId, u64, u64)>> {
     let view = tokio::time::timeout(ANSWER_MAX, view).await.ok()??;
     let groups = view.groups.into_iter();
     Some(groups.filter_map(|of| Some((GroupId(u16::try_from(of.group).ok()?), of.term, of.leader))).collect())
+}
+
+/// How the queue nodes follow, as the leaders say. Only operators may ask; a node that does not answer is a fact elsewhere.
+async fn replicas(operator: &Operator) -> BTreeMap<GroupId, ReplicaFacts> {
+    let mut replicas = BTreeMap::new();
+    for channel in operator.endpoints().values() {
+        for of in replication_of(channel.clone()).await.unwrap_or_default() {
+            let Ok(group) = u16::try_from(of.group) else { continue };
+            let facts = ReplicaFacts {
+                voters: of.voters as usize,
+                behind: of.followers.iter().map(|of| (NodeId(of.node), of.behind_bytes)).collect(),
+                silent: of.voters.saturating_sub(of.answering) as usize,
+            };
+            replicas.insert(GroupId(group), facts);
+        }
+    }
+    replicas
+}
+
+async fn replication_of(channel: Channel) -> Option<Vec<GroupReplication>> {
+    let mut client = QueueServiceClient::new(channel);
+    let status = tokio::time::timeout(ANSWER_MAX, client.node_status(NodeStatusRequest {})).await;
+    Some(status.ok()?.ok()?.into_inner().replication)
 }
 
 fn source_facts(source: &Source, view: &View) -> SourceFacts {
