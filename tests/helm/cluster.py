@@ -224,8 +224,9 @@ class Scenario:
         cluster.completed(setup)
         assert "every group has a leader: recorded" in setup.log("formed"), setup.log("formed")
         assert "acme    default" in setup.log("get"), setup.log("get")
-        # The log of each policy says what it changed.
-        assert re.search(r"\+ tenant acme|tenant acme", setup.log("policy")) and re.search(r"changed \d+ items", setup.log("policy")), setup.log("policy")
+        # The log of each policy says what it changed, unless the answer came too late and it was applied again.
+        log = setup.log("policy")
+        assert re.search(r"changed \d+ items", log) and ("tenant acme" in log or "cannot apply" in log), log
         for role in ("ingress", "outbound", "control"):
             cluster.until_ready(cluster.role(role))
         assert cluster.api.refused == []
