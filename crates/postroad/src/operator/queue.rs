@@ -436,7 +436,7 @@ mod tests {
         let not_due = wait(WaitKind::NotDue, "", 0, 1);
         let both = vec![paused("lane a/x", 40), not_due.clone(), paused("lane b/x", 30)];
         check(NOW, both, ["in 30s", "4 lane paused for 30s; 1 not due yet"]);
-        check(NOW + 9_000, vec![not_due.clone()], ["in 9s", "not due yet"]);
+        check(NOW + 9_000, vec![not_due], ["in 9s", "not due yet"]);
         let rate = wait(WaitKind::RateUsedUp, "lane a/x", 0, 2);
         check(NOW, vec![paused("lane b/x", 30), rate], ["now", "2 lane paused for 30s; 2 rate used up"]);
         check(NOW, vec![wait(WaitKind::Suspended, "site x", 0, 5)], ["", "suspended site x"]);
