@@ -23,7 +23,7 @@ impl CpuMeter {
 }
 
 /// User and system time of the process, of its ended children, and of its running descendants.
-fn cpu_time(pid: u32) -> io::Result<Duration> {
+pub(crate) fn cpu_time(pid: u32) -> io::Result<Duration> {
     let own = stat(pid).ok_or_else(|| io::Error::other(format!("no process `{pid}`")))?;
     let mut ticks = own.ticks;
     let mut parents = vec![pid];

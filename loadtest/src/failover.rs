@@ -7,7 +7,6 @@ mod report;
 
 use std::{
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,17 +19,12 @@ use postroad_testkit::{
     dev::DevCluster,
     failover::{Kill, Queues, lose_leader},
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::JoinSet,
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    ClientArgs, grpc,
-    message::MessageMaker,
-    plan::Plan,
+    ClientArgs,
+    load::{Load, LoadSpec, RECIPIENT},
     report::{Tally, write_json},
-    smtp,
 };
 
 use report::{Report, Run};
@@ -40,9 +34,6 @@ const GROUPS: [GroupId; 4] = [GroupId::DIRECTORY, GroupId(1), GroupId(2), GroupI
 
 /// How long a group may take to accept mail again.
 const ACCEPTS_WITHIN: Duration = Duration::from_secs(180);
-
-const SENDER: &str = "load@example.test";
-const RECIPIENT: &str = "load@sink.test";
 
 /// Flags of `failover`.
 #[derive(Args, Clone, Debug)]
@@ -75,7 +66,7 @@ pub(crate) struct FailoverArgs {
     json: Option<PathBuf>,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+pub(crate) fn positive(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
     rate.ok_or_else(|| "expected a number above zero".to_owned())
 }
@@ -122,7 +113,7 @@ fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Resu
     }
 }
 
-async fn interrupted() -> anyhow::Result<()> {
+pub(crate) async fn interrupted() -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -132,7 +123,9 @@ async fn interrupted() -> anyhow::Result<()> {
 }
 
 async fn measure(arguments: &FailoverArgs, cluster: &mut DevCluster, sink: &Sink) -> anyhow::Result<()> {
-    let load = Load::start(arguments, cluster);
+    let FailoverArgs { messages, rate, size, clients, .. } = arguments.clone();
+    let spec = LoadSpec { messages, rate: Some(rate), size, clients };
+    let load = Load::start(&spec, cluster.smtp().collect(), cluster.grpc().collect());
     let (tally, started) = (load.tally.clone(), load.started);
     let mut leaders = Leaders { cluster, tally: &tally };
     let mut kills = Vec::new();
@@ -224,51 +217,6 @@ impl Queues for Leaders<'_> {
 
     fn acknowledged(&self, group: GroupId) -> u64 {
         if group == GroupId::DIRECTORY { self.tally.accepted_count() } else { self.tally.accepted_of(group) }
-    }
-}
-
-/// Load over both protocols to both ingress nodes, until [`Load::finish`].
-struct Load {
-    tally: Arc<Tally>,
-    started: Instant,
-    plans: [Arc<Plan>; 2],
-    clients: JoinSet<anyhow::Result<()>>,
-}
-
-impl Load {
-    fn start(arguments: &FailoverArgs, cluster: &DevCluster) -> Self {
-        let tally = Arc::new(Tally::new(arguments.messages));
-        let plans: [Arc<Plan>; 2] =
-            [0, 1].map(|_| Arc::new(Plan::at_least(arguments.messages / 2, arguments.rate / 2.0)));
-        let makers = [0, 1].map(|_| MessageMaker::new(SENDER, RECIPIENT, arguments.size));
-        let connections = arguments.clients.connections.div_ceil(2);
-        let clients_of = ClientArgs { connections, ..arguments.clients.clone() };
-        let mut clients = JoinSet::new();
-        for target in cluster.smtp() {
-            let (plan, tally, maker) = (plans[0].clone(), tally.clone(), makers[0].clone());
-            let clients_of = clients_of.clone();
-            clients.spawn(
-                async move { smtp::run(&target.to_string(), &clients_of, &plan, &tally, &maker).await },
-            );
-        }
-        for target in cluster.grpc() {
-            let (plan, tally, maker) = (plans[1].clone(), tally.clone(), makers[1].clone());
-            let clients_of = clients_of.clone();
-            clients.spawn(
-                async move { grpc::run(&target.to_string(), &clients_of, &plan, &tally, &maker).await },
-            );
-        }
-        Self { tally, started: Instant::now(), plans, clients }
-    }
-
-    /// Sends the planned messages if some are left, and waits for the last answer.
-    async fn finish(mut self) -> anyhow::Result<()> {
-        self.plans.iter().for_each(|plan| plan.finish());
-        let mut result = Ok(());
-        while let Some(ended) = self.clients.join_next().await {
-            result = result.and(ended?);
-        }
-        result
     }
 }
 

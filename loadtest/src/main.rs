@@ -1,4 +1,5 @@
-//! Load tests: an open-loop generator over SMTP and gRPC, failover under load, and a comparison with Postfix.
+//! Load tests: an open-loop generator over SMTP and gRPC, failover under load, what each role takes, and a comparison with
+//! Postfix.
 //!
 //! Latencies count from the time at which a message was due, not from when a connection was free:
 //! the delay of a stalled server counts for every message that had to wait.
@@ -9,9 +10,11 @@ mod compare;
 mod cpu;
 mod failover;
 mod grpc;
+mod load;
 mod message;
 mod plan;
 mod report;
+mod roles;
 mod smtp;
 mod tracker;
 
@@ -39,6 +42,8 @@ enum Command {
     Grpc(LoadArgs),
     /// Run `postroad dev --cluster` and kill the leader of every group under load
     Failover(failover::FailoverArgs),
+    /// Measure what each role of a cluster takes: memory, CPU, disk, time to be ready and to drain, idle and under load
+    Roles(roles::RolesArgs),
     /// Run Postroad and another server in turn, against the same sink
     #[command(subcommand)]
     Compare(compare::Compare),
@@ -107,6 +112,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Smtp(arguments) => load(arguments, Protocol::Smtp).await,
         Command::Grpc(arguments) => load(arguments, Protocol::Grpc).await,
         Command::Failover(arguments) => failover::run(arguments).await,
+        Command::Roles(arguments) => roles::run(arguments).await,
         Command::Compare(arguments) => compare::run(arguments).await,
     }
 }

@@ -50,6 +50,11 @@ impl Plan {
         self.is_open_ended.store(false, Ordering::Relaxed);
     }
 
+    /// Returns true when no further message will be due.
+    pub(crate) fn is_over(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= self.messages && !self.is_open_ended.load(Ordering::Relaxed)
+    }
+
     /// Waits until the next message is due; `None` at the end of the plan.
     pub(crate) async fn next(&self) -> Option<DueMessage> {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -86,8 +91,9 @@ mod tests {
         for index in 0..3 {
             assert_eq!(plan.next().await.map(|due_message| due_message.index), Some(index));
         }
+        assert!(!plan.is_over());
         plan.finish();
-        assert!(plan.next().await.is_none());
+        assert!(plan.is_over() && plan.next().await.is_none());
         let plan = Plan::at_least(1, 1000.0);
         plan.finish();
         assert!(plan.next().await.is_some() && plan.next().await.is_none());

@@ -1,6 +1,4 @@
-//! A night on call with the command line alone: a site answers 421, then 550, then nothing.
-//!
-//! Every answer is compared with what the receivers have recorded.
+//! What the command line says of a small queue, and what it does not do by accident; `three_nights` is the same at full size.
 
 use std::{
     net::SocketAddr,
@@ -114,7 +112,7 @@ fn waiting(row: &Value) -> u64 {
 }
 
 #[tokio::test]
-async fn three_nights_with_the_command_line_alone() {
+async fn what_waits_is_seen_held_retried_and_cancelled_and_nothing_by_accident() {
     let mut night = Night::start().await;
     let (site, own) = (night.site.clone(), "news@shop.example");
 

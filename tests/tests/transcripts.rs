@@ -3,17 +3,13 @@
 //!
 //! A page names what runs beside it in a comment: `<!-- transcript: dev -->`, with the flags of `postroad dev`.
 //! It runs in a network of its own, so that the default ports are free.
-//!
-//! A reader may have to wait before a command shows what the page shows: such a command begins with `sleep`. Here it is not
-//! waited for; the command is repeated until it does.
 
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use postroad_testkit::{
@@ -26,7 +22,8 @@ use postroad_tests::{files_in, relative, root};
 const PATIENCE: Duration = Duration::from_secs(180);
 
 const MARK: &str = "<!-- transcript: ";
-const RUNBOOK_MARK: &str = "<!-- runbook: ";
+/// The marks of pages that `tests/operating/run` and `three_nights` carry out.
+const OTHER_MARKS: [&str; 2] = ["<!-- runbook: ", "<!-- transcript: three_nights -->"];
 
 /// Starts what the page needs in the background, then reads commands; everything ends with the namespaces.
 const PRELUDE: &str = r#"
@@ -98,11 +95,17 @@ impl Drop for Shell {
     }
 }
 
-/// Pages that say how they are carried out.
+/// Pages with transcripts, but those that a test of their own carries out.
 fn pages() -> Vec<(PathBuf, String)> {
     let read = |file: &PathBuf| fs::read_to_string(file).ok();
     let pages = files_in(&root().join("docs")).into_iter().filter_map(|file| Some((read(&file)?, file)));
-    let is_ours = |text: &str| text.contains("```console\n") && !text.contains(RUNBOOK_MARK);
+    let is_of_others = |text: &str| OTHER_MARKS.iter().any(|mark| text.contains(mark));
+    let is_ours = |text: &str| {
+        text.contains(
+            "```console
+",
+        ) && !is_of_others(text)
+    };
     pages.filter(|(text, _)| is_ours(text)).map(|(text, file)| (file, text)).collect()
 }
 
@@ -114,20 +117,8 @@ fn follow(page: &Path, text: &str) {
     let mut shell = Shell::start(directory.path(), dev);
     let mut ids = Ids::default();
     for step in steps(text) {
-        let command = ids.in_command(&step.command);
-        let (command, patience) = match command.strip_prefix("sleep ").and_then(|rest| rest.split_once("; "))
-        {
-            Some((_, repeated)) => (repeated, PATIENCE),
-            None => (&*command, Duration::ZERO),
-        };
-        let until = Instant::now() + patience;
-        loop {
-            let printed = shell.run(command);
-            let Err(problem) = ids.compare(&step.expected, &printed) else { break };
-            let failed = Instant::now() >= until;
-            assert!(!failed, "{name}:{}: $ {command}\n{problem}\n== it printed\n{printed}", step.line);
-            thread::sleep(Duration::from_millis(100));
-        }
+        let carried_out = step.carry_out(&mut ids, PATIENCE, |command| shell.run(command));
+        carried_out.unwrap_or_else(|problem| panic!("{name}: {problem}"));
     }
 }
 

@@ -10,7 +10,7 @@ use postroad_proto::submission::{
 };
 use postroad_smtp::client::{ClientConfig, Phase, RecipientResult, Timeouts, TlsUse, Transaction};
 use tokio::net::TcpStream;
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status, metadata::AsciiMetadataValue, transport::Channel};
 
 use crate::checker::Acknowledged;
 
@@ -61,21 +61,44 @@ pub async fn submit_grpc(
     recipients: &[&str],
     content: &str,
 ) -> Submitted {
-    let envelope = Envelope {
-        sender: sender.to_owned(),
-        recipients: recipients.iter().map(ToString::to_string).collect(),
-    };
-    let content = Bytes::copy_from_slice(content.as_bytes());
-    let mut request = Request::new(SubmitRequest { envelope: Some(envelope), content });
-    let key = format!("Bearer {api_key}").parse().expect("a test has a key that fits a header");
-    request.metadata_mut().insert("authorization", key);
-    let answer = async {
+    match GrpcClient::connect(server, api_key).await {
+        Some(mut client) => client.submit(sender, recipients, content).await,
+        None => Submitted::Unknown,
+    }
+}
+
+/// A gRPC connection for many messages, without TLS.
+#[derive(Clone, Debug)]
+pub struct GrpcClient {
+    client: SubmissionServiceClient<Channel>,
+    authorization: AsciiMetadataValue,
+}
+
+impl GrpcClient {
+    /// Connects; `None` when the server cannot be reached.
+    ///
+    /// # Panics
+    /// The key cannot be in a header.
+    pub async fn connect(server: SocketAddr, api_key: &str) -> Option<Self> {
         let endpoint = Channel::from_shared(format!("http://{server}")).expect("an address is a URI");
-        let mut client = SubmissionServiceClient::new(endpoint.connect().await.ok()?);
-        Some(client.submit(request).await)
-    };
-    let Ok(Some(answer)) = tokio::time::timeout(PATIENCE, answer).await else { return Submitted::Unknown };
-    grpc_result(recipients, answer.map(Response::into_inner))
+        let connected = tokio::time::timeout(PATIENCE, endpoint.connect()).await;
+        let client = SubmissionServiceClient::new(connected.ok()?.ok()?);
+        let authorization = format!("Bearer {api_key}").parse().expect("a test has a key that fits a header");
+        Some(Self { client, authorization })
+    }
+
+    /// Submits one message.
+    pub async fn submit(&mut self, sender: &str, recipients: &[&str], content: &str) -> Submitted {
+        let envelope = Envelope {
+            sender: sender.to_owned(),
+            recipients: recipients.iter().map(ToString::to_string).collect(),
+        };
+        let content = Bytes::copy_from_slice(content.as_bytes());
+        let mut request = Request::new(SubmitRequest { envelope: Some(envelope), content });
+        request.metadata_mut().insert("authorization", self.authorization.clone());
+        let answer = tokio::time::timeout(PATIENCE, self.client.submit(request)).await;
+        answer.map_or(Submitted::Unknown, |answer| grpc_result(recipients, answer.map(Response::into_inner)))
+    }
 }
 
 fn grpc_result(recipients: &[&str], answer: Result<SubmitResponse, Status>) -> Submitted {

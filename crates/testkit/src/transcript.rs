@@ -5,8 +5,18 @@
 //! In them `…` stands for any text within a line, and for any number of lines where it is a line of its own.
 //! Message ids and times of the page need only have the same shape; one id of the page is always the same one of the run, and
 //! a command that names it gets the id of the run.
+//!
+//! A reader may have to wait before a command shows what the page shows: such a command begins with `sleep`. A test does not
+//! wait that long; it repeats the command until it does.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The pause before a command is repeated.
+const REPEAT_AFTER: Duration = Duration::from_millis(100);
 
 /// One command and its expected output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +86,35 @@ fn continued(steps: &mut [Step], text: &str) -> Place {
         Place::Command
     } else {
         Place::Output
+    }
+}
+
+impl Step {
+    /// Runs the command, and compares what it prints with the page; one that begins with `sleep` is repeated for `patience`.
+    ///
+    /// # Errors
+    /// What differs.
+    pub fn carry_out(
+        &self,
+        ids: &mut Ids,
+        patience: Duration,
+        mut run: impl FnMut(&str) -> String,
+    ) -> Result<(), String> {
+        let command = ids.in_command(&self.command);
+        let (command, patience) = match command.strip_prefix("sleep ").and_then(|rest| rest.split_once("; "))
+        {
+            Some((_, repeated)) => (repeated, patience),
+            None => (&*command, Duration::ZERO),
+        };
+        let until = Instant::now() + patience;
+        loop {
+            let printed = run(command);
+            let Err(problem) = ids.compare(&self.expected, &printed) else { return Ok(()) };
+            if Instant::now() >= until {
+                return Err(format!("line {}: $ {command}\n{problem}\n== it printed\n{printed}", self.line));
+            }
+            thread::sleep(REPEAT_AFTER);
+        }
     }
 }
 

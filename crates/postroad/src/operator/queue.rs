@@ -22,6 +22,9 @@ use crate::{
 /// Rows asked of every ledger group, at least: the largest of all groups together may be small in each.
 const ROWS_PER_GROUP_MIN: usize = 1000;
 
+/// How the subject of a wait begins that is about a lane.
+const LANE: &str = "lane";
+
 /// Runs `postroad queue`.
 ///
 /// # Errors
@@ -249,13 +252,29 @@ impl DepthRow {
 
     /// Returns why they wait, in one line.
     pub(super) fn why(&self) -> String {
-        let waiting: u64 = self.waits.iter().map(|wait| wait.deliveries).sum();
+        let waits = Wait::over_lanes(&self.waits);
+        let waiting: u64 = waits.iter().map(|wait| wait.deliveries).sum();
         let reason = |wait: &Wait| {
             let count =
                 if wait.deliveries == waiting { String::new() } else { format!("{} ", wait.deliveries) };
             format!("{count}{}", wait.words(self.times.now))
         };
-        self.waits.iter().map(reason).collect::<Vec<_>>().join("; ")
+        waits.iter().map(reason).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Returns in how long the first of them may be tried; nothing where no time is known.
+    fn next_try(&self) -> String {
+        let Times { now, next, .. } = self.times;
+        let at = if next > now || self.waits.is_empty() || self.waits.iter().any(|wait| wait.may_go_now()) {
+            next
+        } else {
+            self.waits.iter().map(|wait| wait.until_millis).filter(|until| *until > 0).min().unwrap_or(0)
+        };
+        match at {
+            0 => String::new(),
+            at if at <= now => "now".to_owned(),
+            at => format!("in {}", age(at - now)),
+        }
     }
 }
 
@@ -266,6 +285,32 @@ impl Wait {
         let WaitReason { subject, detail, .. } = reason;
         let until = time(until_millis);
         Self { reason: kind, deliveries: wait.deliveries, subject, detail, until, until_millis }
+    }
+
+    /// Adds up what differs in the lane alone: a row of a site or tenant has many.
+    fn over_lanes(waits: &[Self]) -> Vec<Self> {
+        let mut sums: Vec<Self> = Vec::new();
+        for wait in waits {
+            let is_same = |sum: &&mut Self| {
+                let is_lane = |wait: &Self| wait.subject.starts_with(LANE);
+                let same_subject = sum.subject == wait.subject || (is_lane(sum) && is_lane(wait));
+                (sum.reason, &sum.detail, same_subject) == (wait.reason, &wait.detail, true)
+            };
+            match sums.iter_mut().find(is_same) {
+                Some(sum) => {
+                    sum.deliveries += wait.deliveries;
+                    sum.until_millis = earlier(sum.until_millis, wait.until_millis);
+                }
+                None => sums.push(wait.clone()),
+            }
+        }
+        sums.sort_by_key(|wait| Reverse(wait.deliveries));
+        sums
+    }
+
+    /// Whether nothing keeps these from an attempt but the work before them.
+    fn may_go_now(&self) -> bool {
+        matches!(self.reason, "next" | "rate_used_up" | "window_full")
     }
 
     fn words(&self, now: u64) -> String {
@@ -292,7 +337,7 @@ fn reason_words(reason: &str, subject: &str, until: &str, detail: &str) -> Strin
     };
     let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
     // The lane is known from the row.
-    let subject = if subject.starts_with("lane") { "" } else { subject };
+    let subject = if subject.starts_with(LANE) { "" } else { subject };
     let space = if subject.is_empty() { "" } else { " " };
     format!("{words}{space}{subject}{until}{detail}")
 }
@@ -319,13 +364,8 @@ impl Row for DepthRow {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let Times { now, oldest, next, last } = self.times;
+        let Times { now, oldest, last, .. } = self.times;
         let past = |at: u64| if at == 0 { String::new() } else { age(now.saturating_sub(at)) };
-        let next = match next {
-            0 => String::new(),
-            next if next <= now => "now".to_owned(),
-            next => format!("in {}", age(next - now)),
-        };
         let reply = self.last_reply.as_ref().map_or_else(String::new, |reply| {
             let code = if reply.code == 0 { String::new() } else { format!("{} ", reply.code) };
             format!("{} ago: {code}{}", past(last), reply.text)
@@ -333,7 +373,7 @@ impl Row for DepthRow {
         let key = if self.key.is_empty() { "(none)".to_owned() } else { self.key.clone() };
         let counts = [self.queued, self.deferred, self.sending, self.held].map(|count| count.to_string());
         let [queued, deferred, sending, held] = counts;
-        vec![key, queued, deferred, sending, held, past(oldest), next, self.why(), reply]
+        vec![key, queued, deferred, sending, held, past(oldest), self.next_try(), self.why(), reply]
     }
 }
 
@@ -374,6 +414,33 @@ mod tests {
 
     pub(super) fn answer(rows: Vec<QueueDepth>) -> SummarizeQueueResponse {
         SummarizeQueueResponse { counted_at_millis: NOW, rows, other: Some(QueueDepth::default()) }
+    }
+
+    #[test]
+    fn the_next_try_is_when_a_pause_ends_and_lanes_are_added_up() {
+        let wait = |kind: WaitKind, subject: &str, until_millis, deliveries| WaitCount {
+            reason: Some(WaitReason {
+                kind: kind.into(),
+                until_millis,
+                subject: subject.to_owned(),
+                ..WaitReason::default()
+            }),
+            deliveries,
+        };
+        let check = |next_due_at_millis, waits: Vec<WaitCount>, expected: [&str; 2]| {
+            let depth = QueueDepth { next_due_at_millis, waits, ..depth("a.example", 5, &[], 0) };
+            let row = DepthRow::of(None, depth, Timestamp::from_millis(NOW));
+            assert_eq!([row.next_try(), row.why()], expected);
+        };
+        let paused = |lane: &str, secs: u64| wait(WaitKind::LanePaused, lane, NOW + secs * 1000, 2);
+        let not_due = wait(WaitKind::NotDue, "", 0, 1);
+        let both = vec![paused("lane a/x", 40), not_due.clone(), paused("lane b/x", 30)];
+        check(NOW, both, ["in 30s", "4 lane paused for 30s; 1 not due yet"]);
+        check(NOW + 9_000, vec![not_due], ["in 9s", "not due yet"]);
+        let rate = wait(WaitKind::RateUsedUp, "lane a/x", 0, 2);
+        check(NOW, vec![paused("lane b/x", 30), rate], ["now", "2 lane paused for 30s; 2 rate used up"]);
+        check(NOW, vec![wait(WaitKind::Suspended, "site x", 0, 5)], ["", "suspended site x"]);
+        check(NOW, vec![], ["now", ""]);
     }
 
     #[test]
