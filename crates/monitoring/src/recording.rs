@@ -19,6 +19,6 @@ pub const RECORDING_RULES: &[RecordingRule] = &[
         // What a client could have been spared: the reasons that are ours, not the client's.
         name: "postroad:ingress_faults:rate5m",
         labels: &["cluster", "namespace"],
-        expr: "sum by (cluster, namespace) (rate(postroad_ingress_rejections_total{reason=~\"no_directory|busy|unavailable|unknown|storage_full\"}[5m]))",
+        expr: "sum by (cluster, namespace) (rate(postroad_ingress_rejections_total{reason=~\"no_directory|busy|unavailable|unknown|storage_full\"}[5m]) or rate(postroad_net_smtp_refused_total{bound=\"policy\"}[5m]))",
     },
 ];

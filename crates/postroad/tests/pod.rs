@@ -96,7 +96,7 @@ fn a_pod_renews_its_certificate_while_it_runs() {
     };
     let mut keys =
         vec![check("less than a third of its lifetime is left: issued the certificate of queue node 11")];
-    done(home, "certificate rotate --dir ca --offline");
+    done(home, "certificate rotate --dir ca --offline --yes");
     keys.push(check("the authority has changed: issued"));
     // As when the Secret is being replaced.
     let whole = fs::read(home.join("ca/authority.pem")).unwrap();
@@ -104,7 +104,7 @@ fn a_pod_renews_its_certificate_while_it_runs() {
     let kept = check("cannot issue the certificate, will try again");
     assert_eq!(kept, keys[1], "the files that it has stay");
     fs::write(home.join("ca/authority.pem"), whole).unwrap();
-    done(home, "certificate rotate --dir ca --offline");
+    done(home, "certificate rotate --dir ca --offline --yes");
     keys.push(check("the authority has changed: issued"));
     keys.dedup();
     assert_eq!(keys.len(), 3, "each certificate has a key of its own");

@@ -85,13 +85,19 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                 },
                 Panel {
                     title: "Refused for reasons of our own",
-                    description: "Mail that a healthy cluster would have accepted: no leader, no directory, full disk, or too much at once.",
+                    description: "Mail that a healthy cluster would have accepted: no leader, no directory, full disk, or too much at once; and SMTP connections that get 421, because no queue node can be reached.",
                     kind: Kind::Lines,
                     unit: Unit::PerSecond,
-                    queries: &[query(
-                        "sum by (reason) (rate(postroad_ingress_rejections_total{SCOPE,reason=~\"no_directory|busy|unavailable|unknown|storage_full\"}[RATE]))",
-                        "{{reason}}",
-                    )],
+                    queries: &[
+                        query(
+                            "sum by (reason) (rate(postroad_ingress_rejections_total{SCOPE,reason=~\"no_directory|busy|unavailable|unknown|storage_full\"}[RATE]))",
+                            "{{reason}}",
+                        ),
+                        query(
+                            "sum(rate(postroad_net_smtp_refused_total{SCOPE,bound=\"policy\"}[RATE]))",
+                            "connections",
+                        ),
+                    ],
                     runbook: alert("postroadmailrefused"),
                     moved_by: Moved::Up(Fault::MajorityKilled),
                 },
