@@ -24,6 +24,7 @@ use postroad_telemetry::{
     trace,
 };
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 mod server;
@@ -51,6 +52,8 @@ pub(crate) struct GrpcService {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) calls: LeaderCalls,
     pub(crate) ledger_groups: u16,
+    /// Streams are not read any further.
+    pub(crate) stopping: CancellationToken,
 }
 
 /// The caller and its trace.
@@ -100,12 +103,16 @@ impl SubmissionService for GrpcService {
         let caller = Arc::new(self.caller(&request)?);
         let service = self.clone();
         let (broken, ending) = oneshot::channel();
-        let items = stream::unfold((request.into_inner(), broken), |(mut items, broken)| async move {
-            match items.message().await {
-                Ok(item) => Some((item?, (items, broken))),
-                Err(status) => {
-                    let _ = broken.send(status);
-                    None
+        let stopping = self.stopping.clone();
+        let items = stream::unfold((request.into_inner(), broken), move |(mut items, broken)| {
+            let stopping = stopping.clone();
+            async move {
+                match next_item(&mut items, &stopping).await {
+                    Ok(item) => Some((item?, (items, broken))),
+                    Err(status) => {
+                        let _ = broken.send(status);
+                        None
+                    }
                 }
             }
         });
@@ -115,7 +122,8 @@ impl SubmissionService for GrpcService {
                 async move { Ok(service.accept_item(&caller, item).await) }
             })
             .buffer_unordered(self.handler.config.stream_items_max);
-        // An item that cannot be read ends the stream with its error, after the answers to all items before it.
+        // An item that cannot be read, and a stop of this node, end the stream with an error, after the answers to all items
+        // before it.
         let too_large = self.too_large();
         let ending = stream::once(ending).filter_map(move |broken| {
             // tonic's code for an item over the limit.
@@ -154,6 +162,16 @@ impl SubmissionService for GrpcService {
             }
         }
     }
+}
+
+/// Reads the next request of a stream, until this node stops: what has been read is answered, and what has not can be sent
+/// to another node.
+async fn next_item(
+    items: &mut Streaming<SubmitStreamRequest>,
+    stopping: &CancellationToken,
+) -> Result<Option<SubmitStreamRequest>, Status> {
+    let next = stopping.run_until_cancelled(items.message()).await;
+    next.unwrap_or_else(|| Err(try_later("this node is being stopped", "SHUTTING_DOWN")))
 }
 
 impl GrpcService {

@@ -175,6 +175,7 @@ impl Ingress {
                 authenticator: Arc::clone(&self.authenticator),
                 calls: self.calls.clone(),
                 ledger_groups: self.ledger_groups,
+                stopping: shutdown.clone(),
             };
             let tls = self.tls.as_ref().filter(|_| !self.config.grpc_plaintext);
             if tls.is_none() {

@@ -343,6 +343,25 @@ async fn a_stream_answers_every_item_separately() {
 }
 
 #[tokio::test]
+async fn a_node_that_stops_answers_what_it_has_read_of_a_stream_and_ends_it() {
+    let rig = Rig::start().await;
+    let mut client = client(&rig).await;
+    let request = request("a@shop.example", &["b@b.example"], CONTENT);
+    let item = SubmitStreamRequest { sequence: 1, request: Some(request) };
+    // The client keeps its side open.
+    let items = stream::iter([item]).chain(stream::pending());
+    let mut answers = client.submit_stream(with_key("shop-key", items)).await.unwrap().into_inner();
+    let answer = answers.next().await.unwrap().unwrap();
+    assert!(matches!(answer.result, Some(Answer::Accepted(_))), "{answer:?}");
+
+    let stopped = tokio::spawn(rig.stop());
+    let end = answers.next().await.unwrap().unwrap_err();
+    assert_eq!((end.code(), reason(&end).as_str()), (Code::Unavailable, "SHUTTING_DOWN"));
+    assert!(answers.next().await.is_none());
+    stopped.await.unwrap();
+}
+
+#[tokio::test]
 async fn health_and_reflection_are_served() {
     use tonic_health::pb::{
         HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,

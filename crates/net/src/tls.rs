@@ -2,7 +2,7 @@
 //!
 //! The crypto provider is set explicitly and does not depend on a process-wide default.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
@@ -17,6 +17,11 @@ mod server;
 pub use client::ClientTls;
 pub use raw::Handshaker;
 pub use server::ServerTls;
+
+/// How often a certificate and a key that do not match are read, and the pause between: they may be being replaced, one after
+/// the other.
+const READS_MAX: u32 = 10;
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Why TLS cannot be set up; always a fault of this node's configuration.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,17 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
+/// Loads files, again where certificate and key do not match. Blocks for half a second where they never do.
+pub(crate) fn load_matching<T>(mut load: impl FnMut() -> Result<T, TlsError>) -> Result<T, TlsError> {
+    for _ in 1..READS_MAX {
+        match load() {
+            Err(TlsError::Unusable(rustls::Error::InconsistentKeys(_))) => thread::sleep(READ_AGAIN_AFTER),
+            loaded => return loaded,
+        }
+    }
+    load()
+}
+
 /// Parses a certificate chain and its key, which must match.
 pub(crate) fn certified_key(certificate_pem: &[u8], key_pem: &[u8]) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(certificate_pem)?;
@@ -62,4 +78,30 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, T
 
 pub(crate) fn read(path: &PathBuf) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|error| TlsError::Read(path.clone(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{Error, InconsistentKeys};
+
+    use super::*;
+
+    #[test]
+    fn files_that_are_being_replaced_are_read_again_and_others_are_not() {
+        let check = |results: &[Option<Error>], reads: usize, loads: bool| {
+            let mut made = 0;
+            let loaded = load_matching(|| {
+                made += 1;
+                // The last one repeats.
+                let result = results.get(made - 1).or(results.last()).expect("there is one");
+                result.clone().map_or(Ok(()), |error| Err(TlsError::Unusable(error)))
+            });
+            assert_eq!((made, loaded.is_ok()), (reads, loads), "{results:?}");
+        };
+        let mismatch = || Some(Error::InconsistentKeys(InconsistentKeys::KeyMismatch));
+        check(&[None], 1, true);
+        check(&[mismatch(), mismatch(), None], 3, true);
+        check(&[mismatch()], 10, false);
+        check(&[Some(Error::DecryptError), None], 1, false);
+    }
 }

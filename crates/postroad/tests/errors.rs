@@ -40,6 +40,7 @@ gRPC alone has these reasons:
 |---|---|---|
 | UNAUTHENTICATED | `API_KEY_MISSING` | The call has no metadata `authorization: Bearer KEY`. |
 | UNAUTHENTICATED | `API_KEY_INVALID` | No credential has this key, or it may not be used from this address. |
+| UNAVAILABLE | `SHUTTING_DOWN` | The node is being stopped and ends the stream, after the answer to every request that it has read: send those without an answer again, over a new connection. |
 | INVALID_ARGUMENT | `FIELD_INVALID` | A field is missing or malformed; `BadRequest` names it. |
 ";
 

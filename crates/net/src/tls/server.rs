@@ -13,7 +13,7 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{TlsError, certified_key, provider, read};
+use super::{TlsError, certified_key, load_matching, provider, read};
 use crate::{certificate::Certificate, metrics};
 
 /// The certificate that listeners present, whatever server name the client sends (SNI).
@@ -43,8 +43,11 @@ impl ServerTls {
     /// A file cannot be read, or certificate and key do not match or are unusable.
     pub fn from_files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self, TlsError> {
         let (certificate, key) = (certificate.into(), key.into());
-        let loaded = (read(&certificate)?, read(&key)?);
-        let mut tls = Self::from_pem(&loaded.0, &loaded.1)?;
+        let (loaded, mut tls) = load_matching(|| {
+            let loaded = (read(&certificate)?, read(&key)?);
+            let tls = Self::from_pem(&loaded.0, &loaded.1)?;
+            Ok((loaded, tls))
+        })?;
         tls.source = Some(Arc::new(Source { certificate, key, loaded: Mutex::new(loaded) }));
         Ok(tls)
     }

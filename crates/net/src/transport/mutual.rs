@@ -25,7 +25,7 @@ use crate::{
     certificate::Certificate,
     identity::{Expect, PeerIdentity},
     metrics,
-    tls::{TlsError, certificates, certified_key, provider, read},
+    tls::{TlsError, certificates, certified_key, load_matching, provider, read},
 };
 
 mod verify;
@@ -75,8 +75,11 @@ impl NodeTls {
         key: impl Into<PathBuf>,
     ) -> Result<Self, TlsError> {
         let paths = [authority.into(), certificate.into(), key.into()];
-        let loaded = read_all(&paths)?;
-        let mut tls = Self::from_pem(&loaded[0], &loaded[1], &loaded[2])?;
+        let (loaded, mut tls) = load_matching(|| {
+            let loaded = read_all(&paths)?;
+            let tls = Self::from_pem(&loaded[0], &loaded[1], &loaded[2])?;
+            Ok((loaded, tls))
+        })?;
         tls.source = Some(Arc::new(Source { paths, loaded: Mutex::new(loaded) }));
         Ok(tls)
     }
