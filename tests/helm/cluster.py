@@ -407,6 +407,33 @@ class Scenario:
             assert not (cluster.kubelet.claims / f"data-{pod.name}" / "queue").exists()
 
 
+    def a_new_empty_cluster_begins_when_every_pod_was_stopped(self):
+        """By the part of the page: `helm upgrade` starts the pods again, and a Job under another name."""
+        cluster, api = self.cluster, self.cluster.api
+        stopped = "app.kubernetes.io/component in (queue,ingress,outbound,control)"
+        assert any(stopped in line for line in PAGE.commands), "the page stops every pod"
+        for role in ("operator", "queue", "ingress", "outbound", "control"):
+            for pod in cluster.role(role):
+                pod.stop()
+        api.delete("ConfigMap", f"{NAME}-formed")
+        subprocess.run(["rm", "-rf", *cluster.kubelet.claims.iterdir()], check=True)
+        for item in self.objects:
+            if item["kind"] in ("StatefulSet", "Deployment"):
+                cluster.control(item)
+        [setup] = [item for item in self.objects if item["kind"] == "Job" and "-setup-" in item["metadata"]["name"]]
+        template = setup["spec"]["template"]
+        done = cluster.completed(cluster.run(f"{NAME}-setup-again", template["spec"], template["metadata"]["labels"]))
+        assert "recorded" in done.log("formed"), done.log("formed")
+        for role in ("queue", "ingress", "outbound", "control"):
+            cluster.until_ready(cluster.role(role))
+        self.a_client_sends_through_the_port_of_the_service("the new cluster")
+        [text] = [text for _, text in self.receiver.messages if "Subject: the new cluster 465\r\n" in text]
+        message = re.search(r"\bid (0[0-9A-Z]{25})", text)[1]
+        # The history has what the new cluster did, from its beginning.
+        trace = [*PAGE.command("-- postroad get")[:-1], "message", "trace", message]
+        wait_for("the history has it", lambda: "delivered" in self.kubectl(trace)[1])
+
+
 class Load:
     """Sends one message after the other until it is stopped; what is not acknowledged is not expected to arrive."""
 
@@ -553,6 +580,7 @@ def main():
             first.a_queue_pod_whose_volume_is_lost_waits_and_rejoins_by_one_command,
             first.certificates_are_renewed_while_pods_run,
             first.nothing_forms_again_when_every_volume_is_lost,
+            first.a_new_empty_cluster_begins_when_every_pod_was_stopped,
         ))
         first.stop()
     with tempfile.TemporaryDirectory(dir=os.environ["WORK"]) as work:

@@ -91,7 +91,8 @@ class Load:
 
     def longest_gap(self, start, end):
         """The longest time without a message accepted, in seconds, that began or ended between these."""
-        times = sorted(self.accepted.values())
+        # The last gap may still be open.
+        times = sorted(time for time in [*self.accepted.values(), end] if time <= end)
         gaps = [(b - a) for a, b in zip(times, times[1:]) if b >= start and a <= end]
         return max(gaps, default=end - start)
 

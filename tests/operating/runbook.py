@@ -1,4 +1,4 @@
-"""Reads a runbook and carries it out: its transcripts, as docs/operating/on-call.md has them."""
+"""Reads a runbook and carries it out: its `console` blocks, in which a command waits by itself where it must."""
 
 import re
 import time

@@ -1,5 +1,9 @@
 """What happens before each runbook, and what is true after it; the names are those of the marks in the pages."""
 
+import json
+
+from hosts import HOSTS
+
 
 class Story:
     """A fault, the runbook, and what is seen then."""
@@ -22,10 +26,12 @@ class LostDisk(Story):
 
 class Authority(Story):
     def after(self, hosts):
-        # Each node has a certificate of the one authority that there is, and trusts no other.
-        authority = hosts.run("cat cluster/authority.pem")
-        assert authority.count("BEGIN CERTIFICATE") == 1
-        assert hosts.on("q1", "cat /etc/postroad/authority.pem") == authority
+        listed = json.loads(hosts.run("postroad certificate list --config cluster/operator.toml -o json"))["certificates"]
+        nodes = [found for found in listed if found["of"] != "authority"]
+        assert len(nodes) == len(HOSTS), nodes
+        # Each has a certificate of the one authority that there is, and trusts no other.
+        [authority] = {found["signed_by"] for found in nodes}
+        assert all(found["trusts"] == [authority] for found in nodes), nodes
 
 
 class FullDisk(Story):

@@ -142,8 +142,8 @@ fn lost(file: &QueueFile, formed_at: &str) -> String {
     let what_to_do = if file.cluster.queue.len() == 1 {
         let release = pod.rsplit_once("-queue-").map_or("RELEASE", |(release, _)| release);
         format!(
-            "If it is lost, so is the mail in it: no other node has a copy. For a new, empty cluster: \
-             kubectl delete configmap/{release}-formed pod/{pod}"
+            "If it is lost, so is the mail in it: no other node has a copy. The chart's page says how to begin a new, empty \
+             cluster, for which every pod of {release} is stopped first"
         )
     } else {
         format!(

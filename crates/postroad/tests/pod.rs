@@ -160,7 +160,7 @@ fn the_only_queue_node_is_not_sent_to_others_that_do_not_exist() {
     fs::write(home.join("formed"), "2026-11-30T22:00:00Z").unwrap();
     let (_waiting, said) = waits(home, "cluster prepare --config node/queue.toml --formed formed");
     assert!(
-        said.contains("no other node has a copy. For a new, empty cluster: kubectl delete configmap/"),
+        said.contains("no other node has a copy. The chart's page says how to begin a new, empty cluster"),
         "{said}"
     );
     assert!(!said.contains("rejoin"), "the only node cannot rejoin: {said}");

@@ -21,8 +21,11 @@ pub(super) const ALERTS: &[Alert] = &[
                     "0+0x10 0+60x30 1800+0x40",
                 ),
                 ("postroad_ingress_rejections_total{node=\"i\",reason=\"relay\"}", "0+600x80"),
+                // Without a queue node in reach every connection gets 421.
+                ("postroad_net_smtp_refused_total{node=\"i\",bound=\"policy\"}", "0+0x40 0+60x20 1200+0x20"),
+                ("postroad_net_smtp_refused_total{node=\"i\",bound=\"connections\"}", "0+600x80"),
             ],
-            quiet_fires_ended: ["9m", "30m", "60m"],
+            quiet_fires_ended: ["9m", "58m", "75m"],
         },
     },
     Alert {
