@@ -32,12 +32,11 @@ mod status;
 mod view;
 
 pub(crate) use server::{report, serve};
-use status::{try_later, with_reason};
 
 use crate::{
     auth::{Authenticator, Identity, Verdict},
     content,
-    error::Refusal,
+    error::{GrpcError, Refusal, SizeLimit},
     records::{self, Client, Refused},
     submission::{Incoming, SubmissionHandler},
 };
@@ -103,16 +102,13 @@ impl SubmissionService for GrpcService {
         let caller = Arc::new(self.caller(&request)?);
         let service = self.clone();
         let (broken, ending) = oneshot::channel();
-        let stopping = self.stopping.clone();
-        let items = stream::unfold((request.into_inner(), broken), move |(mut items, broken)| {
-            let stopping = stopping.clone();
-            async move {
-                match next_item(&mut items, &stopping).await {
-                    Ok(item) => Some((item?, (items, broken))),
-                    Err(status) => {
-                        let _ = broken.send(status);
-                        None
-                    }
+        let start = (request.into_inner(), self.stopping.clone(), broken);
+        let items = stream::unfold(start, |(mut items, stopping, broken)| async move {
+            match next_item(&mut items, &stopping).await {
+                Ok(item) => Some((item?, (items, stopping, broken))),
+                Err(status) => {
+                    let _ = broken.send(status);
+                    None
                 }
             }
         });
@@ -142,7 +138,7 @@ impl SubmissionService for GrpcService {
         let id: MessageId = text.parse().map_err(|error| RequestError::field("message_id", error))?;
         // An id with an unknown group does not come from this cluster.
         if !(1..=self.ledger_groups).contains(&id.group().0) {
-            return Err(no_such_message());
+            return Err(GrpcError::NoMessage.into());
         }
         let question = queue::GetMessageRequest {
             message_id: Bytes::copy_from_slice(&id.as_u128().to_be_bytes()),
@@ -155,11 +151,9 @@ impl SubmissionService for GrpcService {
         };
         match self.calls.call(id.group(), LOOKUP_TIMEOUT, ask).await {
             Ok(answer) => Ok(Response::new(view::message(id, answer.into_inner()))),
-            Err(CallError::Refused { code: Code::NotFound, .. }) => Err(no_such_message()),
+            Err(CallError::Refused { code: Code::NotFound, .. }) => Err(GrpcError::NoMessage.into()),
             Err(error @ CallError::Refused { .. }) => Err(Status::internal(error.to_string())),
-            Err(CallError::Unavailable { .. }) => {
-                Err(try_later("the queue does not answer, try again later", "QUEUE_UNAVAILABLE"))
-            }
+            Err(CallError::Unavailable { .. }) => Err(GrpcError::NoAnswer.into()),
         }
     }
 }
@@ -171,13 +165,13 @@ async fn next_item(
     stopping: &CancellationToken,
 ) -> Result<Option<SubmitStreamRequest>, Status> {
     let next = stopping.run_until_cancelled(items.message()).await;
-    next.unwrap_or_else(|| Err(try_later("this node is being stopped", "SHUTTING_DOWN")))
+    next.unwrap_or_else(|| Err(GrpcError::Stopping.into()))
 }
 
 impl GrpcService {
     /// The status of a request over the size limit.
     fn too_large(&self) -> Status {
-        Refusal::TooLarge(self.handler.config.message_size_max.bytes()).status()
+        Refusal::TooLarge(SizeLimit(self.handler.config.message_size_max.bytes())).status()
     }
 
     /// Authenticates the caller by its API key: `authorization: Bearer KEY`.
@@ -198,7 +192,7 @@ impl GrpcService {
                 traceparent: "",
             };
             records::rejected(&self.handler.metrics, &refused, &Refusal::NoIdentity);
-            return Err(with_reason(Code::Unauthenticated, "an API key is required", "API_KEY_MISSING"));
+            return Err(GrpcError::NoKey.into());
         };
         // A client without an IP address is in no network.
         let address = client.unwrap_or(IpAddr::from([0, 0, 0, 0]));
@@ -206,7 +200,7 @@ impl GrpcService {
             Verdict::Valid(identity) => identity,
             Verdict::Invalid => {
                 records::login_failed(&client_at(client), Mailbox::None, "wrong");
-                return Err(with_reason(Code::Unauthenticated, "invalid API key", "API_KEY_INVALID"));
+                return Err(GrpcError::InvalidKey.into());
             }
             Verdict::Unavailable => {
                 records::login_failed(&client_at(client), Mailbox::None, "unavailable");
@@ -326,10 +320,6 @@ impl GrpcService {
         let has_spaced_names = headers::summarise_tolerated(&content, &mut tolerances).spaced_names > 0;
         (content, has_spaced_names, tolerances.into_accepted())
     }
-}
-
-fn no_such_message() -> Status {
-    with_reason(Code::NotFound, "no such message", "MESSAGE_NOT_FOUND")
 }
 
 fn recipient(index: usize, text: &str) -> Result<Address, RequestError> {

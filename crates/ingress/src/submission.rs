@@ -29,7 +29,7 @@ use crate::{
     auth::Identity,
     author,
     content::{self, Completed},
-    error::Refusal,
+    error::{Refusal, SizeLimit},
     metrics::Metrics,
     records::{self, Client, Refused},
 };
@@ -143,7 +143,7 @@ impl SubmissionHandler {
 
     fn check_size(&self, tenant: &Tenant, bytes: u64) -> Result<(), Refusal> {
         let limit = self.config.message_size_max.bytes().min(tenant.message_size_max.unwrap_or(u64::MAX));
-        if bytes > limit { Err(Refusal::TooLarge(limit)) } else { Ok(()) }
+        if bytes > limit { Err(Refusal::TooLarge(SizeLimit(limit))) } else { Ok(()) }
     }
 
     /// Accepts a message. When it returns the id, a majority of queue nodes has synced the message.
@@ -253,7 +253,7 @@ impl SubmissionHandler {
         parts: Vec<Bytes>,
     ) -> Result<u32, Refusal> {
         let chunks = chunks(parts);
-        let count = u32::try_from(chunks.len()).map_err(|_| Refusal::TooLarge(u64::from(u32::MAX)))?;
+        let count = u32::try_from(chunks.len()).map_err(|_| Refusal::TooLarge(SizeLimit(u32::MAX.into())))?;
         stream::iter((0..count).zip(chunks))
             .map(|(number, content)| {
                 let message_id = message_id.clone();

@@ -7,7 +7,7 @@ use std::{fmt::Write, fs, path::Path};
 
 use postroad::operator::EXIT_STATUS_HELP;
 use postroad_core::Reply;
-use postroad_ingress::error::refusals;
+use postroad_ingress::error::{GrpcError, refusals};
 use postroad_smtp::server::SessionError;
 use tonic::Code;
 
@@ -21,7 +21,7 @@ A code of 5xx, and every other status, is final for this message: trying again w
 The second code is the enhanced one of RFC 3463.
 Texts may be reworded; codes, statuses and reasons stay.
 
-Each refusal of mail is a line `rejected` in the [mail log](mail-log.md), and counted in `postroad_ingress_rejected_total`.
+Each refusal of a message is a line `rejected` in the [mail log](mail-log.md), and counted by reason in `postroad_ingress_rejections_total`; connections that are refused are counted in `postroad_net_smtp_refused_total`.
 Why receivers refuse mail is [another page](replies.md).
 
 ## Refusals of a message
@@ -32,16 +32,13 @@ Over gRPC the status has the reason in `google.rpc.ErrorInfo`, with the domain `
 |---|---|---|---|
 ";
 
-/// Reasons of the gRPC listener that SMTP has other words for.
 const GRPC_ONLY: &str = "
-gRPC alone has these reasons:
+## Errors of a gRPC call
+
+Whatever the message:
 
 | gRPC | reason | |
 |---|---|---|
-| UNAUTHENTICATED | `API_KEY_MISSING` | The call has no metadata `authorization: Bearer KEY`. |
-| UNAUTHENTICATED | `API_KEY_INVALID` | No credential has this key, or it may not be used from this address. |
-| UNAVAILABLE | `SHUTTING_DOWN` | The node is being stopped and ends the stream, after the answer to every request that it has read: send those without an answer again, over a new connection. |
-| INVALID_ARGUMENT | `FIELD_INVALID` | A field is missing or malformed; `BadRequest` names it. |
 ";
 
 const SESSION: &str = "
@@ -84,6 +81,10 @@ fn page() -> String {
         writeln!(page, "| {said} | {code} | `{}` | {} |", refusal.reason, refusal.meaning).unwrap();
     }
     page.push_str(GRPC_ONLY);
+    for error in GrpcError::ALL {
+        let (code, reason) = error.code_and_reason();
+        writeln!(page, "| {} | `{reason}` | {} |", status(code), error.meaning()).unwrap();
+    }
     page.push_str(SESSION);
     for error in SessionError::ALL {
         writeln!(page, "| {} | {} |", reply(&error.reply_with("…")), error.meaning()).unwrap();

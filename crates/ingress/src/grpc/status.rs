@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::RequestError;
-use crate::error::Refusal;
+use crate::error::{GrpcError, Refusal};
 
 /// The domain of every reason.
 const DOMAIN: &str = "postroad";
@@ -14,16 +14,16 @@ const DOMAIN: &str = "postroad";
 /// What a client should wait before it retries what is retryable.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Returns a status with a reason.
-pub(super) fn with_reason(code: Code, message: &str, reason: &str) -> Status {
-    Status::with_error_details(code, message, details(reason))
-}
-
-/// Returns a status for a question that the same client may ask again in a moment.
-pub(super) fn try_later(message: &str, reason: &str) -> Status {
-    let mut details = details(reason);
-    details.set_retry_info(Some(RETRY_AFTER));
-    Status::with_error_details(Code::Unavailable, message, details)
+impl From<GrpcError> for Status {
+    fn from(error: GrpcError) -> Self {
+        let (code, reason) = error.code_and_reason();
+        let mut details = details(reason);
+        // The same client may ask again in a moment.
+        if code == Code::Unavailable {
+            details.set_retry_info(Some(RETRY_AFTER));
+        }
+        Self::with_error_details(code, error.text(), details)
+    }
 }
 
 fn details(reason: &str) -> ErrorDetails {
@@ -51,8 +51,9 @@ impl From<RequestError> for Status {
             RequestError::Policy(refusal) => return refusal.status(),
             RequestError::Field { field, problem } => (field, problem),
         };
-        let mut details = details("FIELD_INVALID");
+        let (code, reason) = GrpcError::InvalidField.code_and_reason();
+        let mut details = details(reason);
         details.add_bad_request_violation(&field, &problem);
-        Self::with_error_details(Code::InvalidArgument, format!("{field}: {problem}"), details)
+        Self::with_error_details(code, format!("{field}: {problem}"), details)
     }
 }

@@ -265,7 +265,9 @@ impl DepthRow {
     /// Returns in how long the first of them may be tried; nothing where no time is known.
     fn next_try(&self) -> String {
         let Times { now, next, .. } = self.times;
-        let at = if next > now || self.waits.is_empty() || self.waits.iter().any(|wait| wait.may_go_now()) {
+        let is_stopped = !self.waits.is_empty() && self.waits.iter().all(Wait::is_for_an_operator);
+        let goes = next > now || self.waits.is_empty() || self.waits.iter().any(Wait::may_go_now);
+        let at = if goes && !is_stopped {
             next
         } else {
             self.waits.iter().map(|wait| wait.until_millis).filter(|until| *until > 0).min().unwrap_or(0)
@@ -311,6 +313,11 @@ impl Wait {
     /// Whether nothing keeps these from an attempt but the work before them.
     fn may_go_now(&self) -> bool {
         matches!(self.reason, "next" | "rate_used_up" | "window_full")
+    }
+
+    /// Whether these wait until an operator, or the end of what an operator did.
+    fn is_for_an_operator(&self) -> bool {
+        matches!(self.reason, "suspended" | "held")
     }
 
     fn words(&self, now: u64) -> String {
@@ -440,6 +447,9 @@ mod tests {
         let rate = wait(WaitKind::RateUsedUp, "lane a/x", 0, 2);
         check(NOW, vec![paused("lane b/x", 30), rate], ["now", "2 lane paused for 30s; 2 rate used up"]);
         check(NOW, vec![wait(WaitKind::Suspended, "site x", 0, 5)], ["", "suspended site x"]);
+        check(NOW + 9_000, vec![wait(WaitKind::Suspended, "site x", 0, 5)], ["", "suspended site x"]);
+        let ends = wait(WaitKind::Suspended, "site x", NOW + 60_000, 5);
+        check(NOW + 9_000, vec![ends], ["in 60s", "suspended site x for 60s"]);
         check(NOW, vec![], ["now", ""]);
     }
 

@@ -129,7 +129,7 @@ errors! {
     NoFrom = 554, 6, 0, "message has no From field";
     /// RFC 5322 requires one From field; with several, filters and readers see different senders.
     TwoFroms = 554, 6, 0, "message has more than one From field";
-    /// The client made more than 20 errors, sent 100 commands in a row that send no mail, or had more refusals than `refusals_max`. The connection is closed.
+    /// The client made more than 20 errors, sent more than 100 commands in a row that send no mail, or had more refusals than `refusals_max`. The connection is closed.
     TooManyErrors = 421, 7, 0, "Too many errors";
     /// The client was silent for longer than `command_timeout` or `data_timeout`. The connection is closed.
     TimedOut = 421, 4, 2, "{} timed out";

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use postroad_core::{Address, AttemptNumber, MessageId, Timestamp};
+use postroad_core::{Address, AttemptNumber, MessageId, Timestamp, text::is_printable};
 
 use super::Record;
 use crate::{LogAddresses, LogFormat};
@@ -122,11 +122,13 @@ impl Value<'_> {
             '\n' => self.out.push_str("\\n"),
             '\r' => self.out.push_str("\\r"),
             '\t' => self.out.push_str("\\t"),
-            // What a terminal would obey, or a reader of lines would take for an end.
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}') => {
-                let _ = write!(self.out, "\\u{:04x}", u32::from(c));
+            // Others a terminal would obey, or a reader of lines would take for an end.
+            c if is_printable(c) => self.out.push(c),
+            c => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(self.out, "\\u{unit:04x}");
+                }
             }
-            c => self.out.push(c),
         }
     }
 }

@@ -71,12 +71,16 @@ pub(super) fn replicas(cluster: &ClusterFacts) -> Option<Finding> {
     if cluster.replicas.is_empty() {
         return None;
     }
-    let total = cluster.queue.len();
-    let missing: Vec<String> = cluster
+    // The flags may name only some of the queue nodes.
+    let voters = cluster.replicas.values().map(|facts| facts.voters).max().unwrap_or(0);
+    let total = cluster.queue.len().max(voters);
+    let silent = cluster.queue.iter().filter(|(_, answer)| answer.is_err());
+    let silent = silent.map(|(node, _)| format!("queue {node} does not answer"));
+    let missing = cluster
         .replicas
         .iter()
-        .filter_map(|(group, facts)| Some(format!("group {group}: {}", missing_replicas(facts, total)?)))
-        .collect();
+        .filter_map(|(group, facts)| Some(format!("group {group}: {}", missing_replicas(facts, total)?)));
+    let missing: Vec<String> = silent.chain(missing).collect();
     let groups = cluster.replicas.len();
     Some(if missing.is_empty() && groups >= cluster.leaders.len() {
         Finding::ok("replicas", format!("all {total} queue nodes follow in each of {groups} groups"))
@@ -261,7 +265,7 @@ mod tests {
         Ok(ClockDifference { offset_millis, round_trip: Duration::from_millis(round_trip_millis) })
     }
 
-    fn cluster(clocks: [Result<ClockDifference, String>; 3]) -> ClusterFacts {
+    fn cluster<const N: usize>(clocks: [Result<ClockDifference, String>; N]) -> ClusterFacts {
         ClusterFacts { queue: (1..).map(NodeId).zip(clocks).collect(), ..ClusterFacts::default() }
     }
 
@@ -301,6 +305,13 @@ mod tests {
             facts.replicas.insert(GroupId(1), of_group);
             check(replicas(&facts), &[expected]);
         }
+        facts.replicas.insert(GroupId(1), follows(3, 0, 0));
+        // The leader has not missed it yet.
+        facts.queue = cluster([up(), up(), Err("connection refused".to_owned())]).queue;
+        check(replicas(&facts), &[(Warn, "queue 3 does not answer")]);
+        // Asked by one address.
+        facts.queue = cluster([up()]).queue;
+        check(replicas(&facts), &[(Good, "all 3 queue nodes follow")]);
     }
 
     #[test]

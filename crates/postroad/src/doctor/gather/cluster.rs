@@ -65,19 +65,17 @@ async fn leaders_of(channel: Channel) -> Option<Vec<(GroupId, u64, u64)>> {
 
 /// How the queue nodes follow, as the leaders say. Only operators may ask; a node that does not answer is a fact elsewhere.
 async fn replicas(operator: &Operator) -> BTreeMap<GroupId, ReplicaFacts> {
-    let mut replicas = BTreeMap::new();
-    for channel in operator.endpoints().values() {
-        for of in replication_of(channel.clone()).await.unwrap_or_default() {
-            let Ok(group) = u16::try_from(of.group) else { continue };
-            let facts = ReplicaFacts {
-                voters: of.voters as usize,
-                behind: of.followers.iter().map(|of| (NodeId(of.node), of.behind_bytes)).collect(),
-                silent: of.voters.saturating_sub(of.answering) as usize,
-            };
-            replicas.insert(GroupId(group), facts);
-        }
-    }
-    replicas
+    let answers =
+        join_all(operator.endpoints().values().map(|channel| replication_of(channel.clone()))).await;
+    let facts = |of: GroupReplication| {
+        let facts = ReplicaFacts {
+            voters: of.voters as usize,
+            behind: of.followers.iter().map(|of| (NodeId(of.node), of.behind_bytes)).collect(),
+            silent: of.voters.saturating_sub(of.answering) as usize,
+        };
+        Some((GroupId(u16::try_from(of.group).ok()?), facts))
+    };
+    answers.into_iter().flatten().flatten().filter_map(facts).collect()
 }
 
 async fn replication_of(channel: Channel) -> Option<Vec<GroupReplication>> {
