@@ -16,13 +16,31 @@ const SECRET_NAMES: &[&str] = &[
     "authorization",
 ];
 
+/// Mechanisms of AUTH that clients write in small letters, too.
+const MECHANISMS: &[&str] = &[
+    "plain",
+    "login",
+    "cram-md5",
+    "digest-md5",
+    "ntlm",
+    "oauthbearer",
+    "scram-sha-1",
+    "scram-sha-256",
+    "xoauth2",
+];
+
 /// Returns the text without secrets.
 pub(super) fn redact(text: &str) -> String {
     let mut kept: Vec<String> = Vec::new();
     let mut within = Within::Nothing;
     for line in text.split_inclusive('\n') {
-        if within.hides(line) {
-            continue;
+        match within.hides(line) {
+            Hidden::No => {}
+            Hidden::WithItsField => continue,
+            Hidden::ByItself => {
+                kept.push(format!("{REMOVED}{}", end_of(line)));
+                continue;
+            }
         }
         if begins_key(line) {
             kept.push(format!("{REMOVED}\n"));
@@ -31,12 +49,14 @@ pub(super) fn redact(text: &str) -> String {
             }
         } else if ends_key(line) {
             // A log that begins in the middle of a key: what is before its last line is its body.
-            while kept.pop_if(|line| is_body_of_key(line)).is_some() {}
+            while kept.pop_if(|line| is_base64(line)).is_some() {}
             kept.push(format!("{REMOVED}\n"));
         } else {
             let Redacted { text, within: next } = redact_line(line);
             kept.push(text);
-            within = next;
+            if next != Within::Nothing {
+                within = next;
+            }
         }
     }
     kept.concat()
@@ -54,32 +74,61 @@ enum Within {
     },
     /// The value of a secret field between quotes of three characters.
     Quoted(&'static str),
+    /// The value of a secret flag, on the next line that has something.
+    Item,
+    /// An SMTP client proves who it is: its lines of base64, up to the reply that ends that.
+    Login,
+}
+
+/// Whether a line is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hidden {
+    No,
+    /// The line of its field says that something was removed.
+    WithItsField,
+    ByItself,
 }
 
 impl Within {
     /// Whether a line belongs to the secret that has begun; ends it where the line does.
-    fn hides(&mut self, line: &str) -> bool {
+    fn hides(&mut self, line: &str) -> Hidden {
         match *self {
-            Self::Nothing => false,
+            Self::Nothing => Hidden::No,
             Self::Key => {
                 if ends_key(line) {
                     *self = Self::Nothing;
                 }
-                true
+                Hidden::WithItsField
             }
             Self::Block { indent } => {
-                let hidden = line.trim().is_empty() || indent_of(line) > indent;
-                if !hidden {
-                    *self = Self::Nothing;
+                if line.trim().is_empty() || indent_of(line) > indent {
+                    return Hidden::WithItsField;
                 }
-                hidden
+                *self = Self::Nothing;
+                Hidden::No
             }
             Self::Quoted(quotes) => {
                 if line.contains(quotes) {
                     *self = Self::Nothing;
                 }
-                true
+                Hidden::WithItsField
             }
+            Self::Item => {
+                if line.trim().is_empty() {
+                    return Hidden::No;
+                }
+                *self = Self::Nothing;
+                Hidden::ByItself
+            }
+            Self::Login => match reply_of(line) {
+                Some(b'3') => Hidden::No,
+                Some(_) => {
+                    *self = Self::Nothing;
+                    Hidden::No
+                }
+                None if ends_in_base64(line) => Hidden::ByItself,
+                None => Hidden::No,
+            },
         }
     }
 }
@@ -97,10 +146,39 @@ fn ends_key(line: &str) -> bool {
     line.contains("-----END ") && line.contains("PRIVATE KEY")
 }
 
-/// Base64, as the lines of PEM are.
-fn is_body_of_key(line: &str) -> bool {
+/// Base64, as the lines of PEM are and the responses of AUTH.
+fn is_base64(line: &str) -> bool {
     let line = line.trim();
     !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
+}
+
+/// Whether the line, or a text between quotes in it, ends in a word of base64, as a client's response in a session does. Other
+/// words may look like that, too.
+fn ends_in_base64(line: &str) -> bool {
+    let texts = line.split(['"', '\'', '`']).map(without_written_end);
+    texts.filter_map(|text| text.split_whitespace().next_back()).any(is_base64)
+}
+
+/// Removes a line end that is written as JSON has it.
+fn without_written_end(text: &str) -> &str {
+    text.trim_end().trim_end_matches("\\n").trim_end_matches("\\r")
+}
+
+/// Returns the first digit of the SMTP reply in a line of a session, which may have a mark before it, such as `S:` or `<~`.
+fn reply_of(line: &str) -> Option<u8> {
+    let mut before = "";
+    for word in line.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'')) {
+        let code = without_written_end(word).split('-').next().unwrap_or_default().as_bytes();
+        // In `took 235 ms` it is another number.
+        let is_marked = !before.ends_with(|c: char| c.is_ascii_alphanumeric());
+        if let ([first @ b'2'..=b'5', b'0'..=b'9', b'0'..=b'9'], true) = (code, is_marked) {
+            return Some(*first);
+        }
+        if !word.is_empty() {
+            before = word;
+        }
+    }
+    None
 }
 
 /// A line without secrets, and what it begins.
@@ -112,8 +190,9 @@ struct Redacted {
 fn redact_line(line: &str) -> Redacted {
     let line = without_verifiers(line);
     let line = without_url_logins(&line);
-    let line = without_smtp_logins(&line);
-    without_values(&line)
+    let Redacted { text, within: login } = without_smtp_login(&line);
+    let Redacted { text, within } = without_values(&text);
+    Redacted { text, within: if within == Within::Nothing { login } else { within } }
 }
 
 /// PHC strings, such as `$argon2id$v=19$…`.
@@ -147,16 +226,39 @@ fn without_url_logins(line: &str) -> String {
     kept + rest
 }
 
-/// `AUTH PLAIN AGFhAGJi`, as SMTP has it.
-fn without_smtp_logins(line: &str) -> String {
+/// `AUTH PLAIN AGFhAGJi`, as SMTP has it; without a response, or with the first of several, the next ones are on lines of
+/// their own.
+fn without_smtp_login(line: &str) -> Redacted {
     let lower = line.to_ascii_lowercase();
-    let at = ["auth plain ", "auth login "]
-        .iter()
-        .filter_map(|command| Some(lower.find(command)? + command.len()));
-    match at.min() {
-        Some(at) if !line[at..].trim().is_empty() => format!("{}{REMOVED}{}", &line[..at], end_of(line)),
-        _ => line.to_owned(),
+    let mut within = Within::Nothing;
+    for (at, command) in lower.match_indices("auth ") {
+        let start = at + command.len();
+        let rest = &line[start..];
+        let end =
+            rest.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_')).unwrap_or(rest.len());
+        let (mechanism, response) = rest.split_at(end);
+        let command = &line[at..start];
+        // A server lists its mechanisms.
+        let listed = response.split(['"', '\\']).next().unwrap_or_default();
+        let is_reply = lower[..at].ends_with("250-") || lower[..at].ends_with("250 ");
+        let is_list = is_reply && listed.split_whitespace().all(|word| is_mechanism(command, word));
+        if is_list || !is_mechanism(command, mechanism) {
+            continue;
+        }
+        within = Within::Login;
+        if response.starts_with(' ') && !response.trim().is_empty() {
+            let text = format!("{} {REMOVED}{}", &line[..start + end], end_of(line));
+            return Redacted { text, within };
+        }
     }
+    Redacted { text: line.to_owned(), within }
+}
+
+/// Whether a client's command names a mechanism: any in capitals, as RFC 4422 has them, or one that is known.
+fn is_mechanism(command: &str, word: &str) -> bool {
+    let is_in_capitals =
+        command.starts_with("AUTH") && !word.is_empty() && !word.contains(|c: char| c.is_ascii_lowercase());
+    is_in_capitals || MECHANISMS.iter().any(|known| word.eq_ignore_ascii_case(known))
 }
 
 /// `password: value`, `token = "value"`, `"api_key":"value"`, `Authorization: Bearer value`, `--password value`.
@@ -166,6 +268,10 @@ fn without_values(line: &str) -> Redacted {
     let value = SECRET_NAMES.iter().filter_map(|name| value_of(&lower, name)).min();
     let Some(value) = value else { return Redacted { text: line.to_owned(), within: Within::Nothing } };
     let (field, written) = (&line[..value], line[value..].trim());
+    // Nothing but the end of a text or item comes after a flag: its value is the next one.
+    if !field.ends_with([':', '=']) && written.trim_matches(['"', '\'', ',', '\\']).is_empty() {
+        return Redacted { text: line.to_owned(), within: Within::Item };
+    }
     let quotes = ["\"\"\"", "\'\'\'"].into_iter().find(|quotes| written.matches(quotes).count() == 1);
     let within = match quotes {
         Some(quotes) => Within::Quoted(quotes),
@@ -194,10 +300,10 @@ fn value_of(lower: &str, name: &str) -> Option<usize> {
         if rest.starts_with([':', '=']) && !is_flag {
             return Some(lower.len() - rest.len() + 1);
         }
-        let word = lower[..start].rfind(char::is_whitespace).map_or(0, |blank| blank + 1);
-        if lower[word..].trim_start_matches(['"', '\'', '[', '(']).starts_with("--")
-            && lower[end..].starts_with([' ', '"', '\''])
-        {
+        let is_before = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '[' | '(');
+        let flag = lower[..start].rfind(is_before).map_or(0, |at| at + 1);
+        let ends_flag = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '\\');
+        if lower[flag..].starts_with("--") && (end == lower.len() || lower[end..].starts_with(ends_flag)) {
             return Some(end);
         }
     }
@@ -259,7 +365,51 @@ mod tests {
         check("the password was wrong\n", "the password was wrong\n");
         check("C: AUTH PLAIN AGFhAGJi\nS: 235\n", "C: AUTH PLAIN (removed)\nS: 235\n");
         check("C: auth login dXNlcg==\n", "C: auth login (removed)\n");
-        check("250-AUTH PLAIN LOGIN\n", "250-AUTH PLAIN (removed)\n");
+        let login =
+            "S: 334 VXNlcm5hbWU6\nC: dXNlcg==\nS: 334 UGFzc3dvcmQ6\nC: aG9yc2U=\nS: 235 2.7.0 ok\nC: QUIT\n";
+        let hidden =
+            "S: 334 VXNlcm5hbWU6\n(removed)\nS: 334 UGFzc3dvcmQ6\n(removed)\nS: 235 2.7.0 ok\nC: QUIT\n";
+        check(&format!("C: AUTH LOGIN\r\n{login}"), &format!("C: AUTH LOGIN\r\n{hidden}"));
+        check(&format!("auth login dXNlcg==\n{login}"), &format!("auth login (removed)\n{hidden}"));
+        check(
+            "AUTH PLAIN\n334 \nAGFhAGhvcnNl\n535-5.7.8 no\n535 5.7.8 no\nNOOP\n",
+            "AUTH PLAIN\n334 \n(removed)\n535-5.7.8 no\n535 5.7.8 no\nNOOP\n",
+        );
+        check(
+            " -> AUTH PLAIN\n<-  334 \n[x]: waits\n -> aG9yc2U=\n<** 454 later\n -> QUIT\n",
+            " -> AUTH PLAIN\n<-  334 \n(removed)\n(removed)\n<** 454 later\n -> QUIT\n",
+        );
+        check(
+            "{\"said\":\"AUTH LOGIN\\r\\n\",\"n\":250}\n{\"said\":\"aG9yc2U=\\r\\n\",\"n\":250}\n",
+            "{\"said\":\"AUTH LOGIN\\r\\n\",\"n\":250}\n(removed)\n",
+        );
+        check(
+            "AUTH LOGIN\n2026-12-01T00:00:00.235 took 235 ms: 12\n10:20:235 C: aG9yc2U=\n",
+            "AUTH LOGIN\n(removed)\n(removed)\n",
+        );
+        for mechanism in ["XOAUTH2", "OAUTHBEARER", "CRAM-MD5", "X-OURS", "xoauth2"] {
+            check(&format!("C: AUTH {mechanism} aG9y\n"), &format!("C: AUTH {mechanism} (removed)\n"));
+        }
+        // What a server offers, and what people write.
+        check("250-AUTH PLAIN LOGIN\nnext\n", "250-AUTH PLAIN LOGIN\nnext\n");
+        check("S: 250 AUTH XOAUTH2\nnext\n", "S: 250 AUTH XOAUTH2\nnext\n");
+        check(
+            "{\"said\":\"250-AUTH PLAIN LOGIN\\r\\n\"}\nnext\n",
+            "{\"said\":\"250-AUTH PLAIN LOGIN\\r\\n\"}\nnext\n",
+        );
+        check("250 AUTH PLAIN AGFhAGJi\n", "250 AUTH PLAIN (removed)\n");
+        check("no auth required\nnext\n", "no auth required\nnext\n");
+        check("the auth server answered\n", "the auth server answered\n");
+        // Arguments of a program in JSON and YAML.
+        check(
+            "{\"args\":[\"serve\",\"--password\",\"horse\"]}",
+            "{\"args\":[\"serve\",\"--password (removed)",
+        );
+        check("- --password\n- horse\n- --x\n", "- --password\n(removed)\n- --x\n");
+        check("  \"--api-key\",\n  \"horse\",\n  \"--x\"\n", "  \"--api-key\",\n(removed)\n  \"--x\"\n");
+        check("tool --password \\\n  horse\n", "tool --password \\\n(removed)\n");
+        check("args: [--password, horse]\n", "args: [--password (removed)\n");
+        check("- --password-file\n- /x\n", "- --password-file\n- /x\n");
         check("see http://me:p/w@host/x\n", "see http://(removed)@host/x\n");
         check("see http://me:p,w)@host/x\n", "see http://(removed)@host/x\n");
         check("http://host:80/x and me@host\n", "http://host:80/x and me@host\n");
