@@ -55,15 +55,17 @@ pub(crate) async fn gather(
             // By itself: its time is a finding.
             node.dns = Some(sending::dns(resolver, probe).await);
         }
-        let sources = cluster.sources.clone();
         let connections = async {
             match &setup {
-                Some(setup) => sending::port_25(setup, resolver, probe, &sources).await,
+                Some(setup) => sending::port_25(setup, resolver, probe, &cluster.sources).await,
                 None => Vec::new(),
             }
         };
-        let names = sending::look_up_names(resolver, &mut cluster.sources);
-        let (port_25, ()) = tokio::join!(connections, names);
+        let names = sending::look_up_names(resolver, &cluster.sources);
+        let (port_25, names) = tokio::join!(connections, names);
+        for (source, names) in cluster.sources.iter_mut().zip(names) {
+            source.names = names;
+        }
         if let Some(node) = &mut node {
             node.port_25 = port_25;
         }

@@ -5,14 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all, stream};
 use postroad_core::Domain;
 use postroad_dns::{MailHosts, Resolver};
 use postroad_net::{Guard, connect};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
-    time::{timeout, timeout_at},
+    time::{Instant as Deadline, timeout, timeout_at},
 };
 
 use super::super::{
@@ -29,6 +29,8 @@ const STEP_MAX: Duration = Duration::from_secs(5);
 const ADDRESSES_MAX: usize = 2;
 /// Sources that a connection is tried from.
 const SOURCES_MAX: usize = 16;
+/// Sources whose names are looked up at once.
+const LOOKUPS_MAX: usize = 16;
 /// The longest line of a greeting that is read.
 const GREETING_BYTES_MAX: u64 = 512;
 /// An address of the Internet, by which the system chooses a source; nothing is sent to it.
@@ -58,20 +60,36 @@ fn chosen_by_the_system() -> std::io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Looks up the names of every source with a public address.
-pub(super) async fn look_up_names(resolver: &Resolver, sources: &mut [SourceFacts]) {
-    let lookups = sources.iter_mut().filter(|source| !source.is_private).map(async |source| {
-        let (Some(address), Ok(helo)) = (source.address, Domain::parse(&source.helo)) else { return };
-        let names = timeout(OUTSIDE_MAX, names(resolver, address, &helo)).await;
-        source.names = Some(names.unwrap_or_else(|_| {
-            let late = || "no answer in time".to_owned();
-            NameFacts { ptr: Err(late()), helo: Err(late()) }
-        }));
-    });
-    join_all(lookups).await;
+/// Looks up the names of every source with a public address: for each source in its place what was found, if it was asked.
+pub(super) async fn look_up_names(resolver: &Resolver, sources: &[SourceFacts]) -> Vec<Option<NameFacts>> {
+    let deadline = Deadline::now() + OUTSIDE_MAX;
+    look_up(sources, deadline, |address, helo| names(resolver, address, helo)).await
 }
 
-async fn names(resolver: &Resolver, address: IpAddr, helo: &Domain) -> NameFacts {
+async fn look_up<F: Future<Output = NameFacts>>(
+    sources: &[SourceFacts],
+    deadline: Deadline,
+    lookup: impl Fn(IpAddr, Domain) -> F,
+) -> Vec<Option<NameFacts>> {
+    let lookups = sources.iter().enumerate().filter_map(|(at, source)| {
+        let address = source.address.filter(|_| !source.is_private)?;
+        let lookup = timeout_at(deadline, lookup(address, Domain::parse(&source.helo).ok()?));
+        Some(async move { (at, lookup.await.unwrap_or_else(|_| no_answer())) })
+    });
+    let mut found: Vec<Option<NameFacts>> = sources.iter().map(|_| None).collect();
+    let mut answers = stream::iter(lookups).buffer_unordered(LOOKUPS_MAX);
+    while let Some((at, names)) = answers.next().await {
+        found[at] = Some(names);
+    }
+    found
+}
+
+fn no_answer() -> NameFacts {
+    let late = || "no answer in time".to_owned();
+    NameFacts { ptr: Err(late()), helo: Err(late()) }
+}
+
+async fn names(resolver: &Resolver, address: IpAddr, helo: Domain) -> NameFacts {
     let (ptr, helo) = tokio::join!(resolver.names(address), resolver.addresses(helo.as_str()));
     let ptr = match ptr {
         Err(error) => Err(error.to_string()),
@@ -119,7 +137,7 @@ async fn connections<'a>(
     guard: &Guard,
     sources: impl Iterator<Item = &'a SourceFacts>,
 ) -> Vec<PortFacts> {
-    let deadline = tokio::time::Instant::now() + OUTSIDE_MAX;
+    let deadline = Deadline::now() + OUTSIDE_MAX;
     let connections = sources.map(|source| connection(hosts, port, guard, source, deadline));
     join_all(connections).await.into_iter().flatten().collect()
 }
@@ -130,7 +148,7 @@ async fn connection(
     port: u16,
     guard: &Guard,
     source: &SourceFacts,
-    deadline: tokio::time::Instant,
+    deadline: Deadline,
 ) -> Option<PortFacts> {
     let fits = |address: &&IpAddr| source.address.is_none_or(|from| from.is_ipv4() == address.is_ipv4());
     let addresses = hosts.hosts.iter().flat_map(|host| &host.addresses).filter(fits).take(ADDRESSES_MAX);
@@ -170,28 +188,58 @@ async fn first_line(stream: &mut TcpStream) -> std::io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use postroad_dns::MailHost;
-    use tokio::net::TcpListener;
+    use tokio::{net::TcpListener, task::yield_now};
 
     use super::*;
+
+    fn source(number: u8, is_private: bool) -> SourceFacts {
+        SourceFacts {
+            name: format!("out-{number}"),
+            helo: "mail.example".to_owned(),
+            has_owner: true,
+            has_share: true,
+            address: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, number))),
+            is_private,
+            owners: Vec::new(),
+            usable_here: Some(Ok(())),
+            names: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_names_of_many_sources_are_looked_up_a_few_at_once_and_by_one_deadline() {
+        // Every third one is private, and is not asked about.
+        let sources: Vec<SourceFacts> = (0..200).map(|number| source(number, number % 3 == 0)).collect();
+        let (running, most) = (Cell::new(0), Cell::new(0));
+        let (running, most) = (&running, &most);
+        let lookup = |address: IpAddr, _| async move {
+            running.set(running.get() + 1);
+            most.set(most.get().max(running.get()));
+            yield_now().await;
+            running.set(running.get() - 1);
+            NameFacts { ptr: Ok(vec![(address.to_string(), Vec::new())]), helo: Ok(Vec::new()) }
+        };
+        let found = look_up(&sources, Deadline::now() + Duration::from_secs(3600), lookup).await;
+        assert_eq!(most.get(), LOOKUPS_MAX);
+        for (source, names) in sources.iter().zip(&found) {
+            let name = names.as_ref().map(|names| names.ptr.as_ref().unwrap()[0].0.clone());
+            let asked = source.address.filter(|_| !source.is_private);
+            assert_eq!(name, asked.map(|address| address.to_string()));
+        }
+
+        let silent = look_up(&sources, Deadline::now(), |_, _| std::future::pending()).await;
+        let late = silent.iter().flatten().filter(|names| names.helo == Err("no answer in time".to_owned()));
+        assert_eq!(late.count(), found.iter().flatten().count());
+    }
 
     #[tokio::test]
     async fn all_sources_are_tried_at_once() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let sources: Vec<SourceFacts> = (1..=8)
-            .map(|last| SourceFacts {
-                name: format!("out-{last}"),
-                helo: "mail.example".to_owned(),
-                has_owner: true,
-                has_share: true,
-                address: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))),
-                is_private: true,
-                owners: Vec::new(),
-                usable_here: Some(Ok(())),
-                names: None,
-            })
-            .collect();
+        let sources: Vec<SourceFacts> = (1..=8).map(|last| source(last, true)).collect();
         // The host greets nobody before all have come.
         let host = async {
             let mut connected = Vec::new();
