@@ -105,7 +105,13 @@ pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<Reader> {
 
 /// Writes a line to standard error, for a person.
 pub fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "postroad: {text}");
+    note(&format!("postroad: {text}\n"));
+}
+
+/// Writes text to standard error as it is. It is no command's result: where it cannot be written, such as to a log that is
+/// full, the command goes on.
+pub fn note(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Shows how far a command is, in one line of the terminal that the next call replaces; nothing where standard error is

@@ -8,15 +8,9 @@ mod certificate;
 
 pub use certificate::certificate;
 
-use std::{
-    fs,
-    io::{self, Write},
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, io, path::Path, time::Duration};
 
 use anyhow::Context;
-use postroad_core::Timestamp;
 use postroad_net::ClusterAuthority;
 use postroad_storage::{Identity, Origin, RealFs};
 use tokio::time::Instant;
@@ -25,13 +19,14 @@ use self::api::{Api, Created, Kind};
 use crate::{
     cli::{AuthorityArgs, FormedArgs, PrepareArgs},
     config::{self, QueueFile},
+    nodes::now,
     operator::Forming,
-    roles, signal,
+    output, roles, signal,
 };
 
 /// How often a waiting node looks at its data directory.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often it says what it waits for.
+/// How often it says what it waits for, or which failure persists.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs `cluster authority`.
@@ -81,16 +76,11 @@ async fn until_formed(forming: &Forming) -> anyhow::Result<()> {
         match tokio::time::timeout(SAY_EVERY, forming.every_leader()).await {
             Ok(formed) => return formed,
             Err(_) => {
-                let said = format!("postroad: the cluster has not formed; {}", forming.missing().await);
-                io::stderr().write_all(said.as_bytes())?;
+                let missing = forming.missing().await;
+                output::complain(&format!("the cluster has not formed; {}", missing.trim_end()));
             }
         }
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Runs `cluster prepare`: formats the data directory of a queue node of a new cluster. In a cluster that has formed, an empty
@@ -121,7 +111,7 @@ async fn until_formatted(file: &QueueFile, formed_at: &str) -> anyhow::Result<St
         }
         if Instant::now() >= say_at {
             say_at += SAY_EVERY;
-            io::stderr().write_all(lost(file, formed_at).as_bytes())?;
+            output::note(&lost(file, formed_at));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

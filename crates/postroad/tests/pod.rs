@@ -152,6 +152,20 @@ fn a_volume_is_formed_once_and_a_lost_one_waits_for_rejoin() {
 }
 
 #[test]
+fn a_node_waits_also_where_its_log_is_full() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    cluster(home);
+    done(home, "cluster join queue --dir ca --node 11 --data data --out node");
+    fs::write(home.join("formed"), "2026-11-30T22:00:00Z").unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut waiting = postroad(home, "cluster prepare --config node/queue.toml --formed formed");
+    let mut waiting = Running(waiting.stdout(Stdio::piped()).stderr(full).spawn().unwrap());
+    done(home, "cluster rejoin --config node/queue.toml");
+    assert!(waiting.0.wait().unwrap().success());
+}
+
+#[test]
 fn the_only_queue_node_is_not_sent_to_others_that_do_not_exist() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{self, Write},
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -12,17 +11,16 @@ use postroad_core::Timestamp;
 use postroad_net::{Certificate, Role};
 use tokio::time::Instant;
 
-use super::now;
+use super::SAY_EVERY;
 use crate::{
     cli::CertificateArgs,
     cluster::{OPERATOR, read_authority, replace, replace_certificate},
-    signal,
+    nodes::now,
+    output, signal,
 };
 
 /// How often the files are looked at. A change of the Secret reaches its volume within a minute or two.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How often a failure is printed that persists.
-const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs `cluster certificate`.
 ///
@@ -47,20 +45,15 @@ async fn renew(args: &CertificateArgs) {
     loop {
         match issue_if_due(args) {
             Ok(None) => {}
-            Ok(Some(issued)) => say(&issued),
+            Ok(Some(issued)) => output::complain(issued.trim_end()),
             Err(error) if Instant::now() >= say_at => {
-                say(&format!("cannot issue the certificate, will try again: {error:#}\n"));
+                output::complain(&format!("cannot issue the certificate, will try again: {error:#}"));
                 say_at = Instant::now() + SAY_EVERY;
             }
             Err(_) => {}
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-}
-
-/// Prints a line. A log that is full is no reason to end.
-fn say(line: &str) {
-    let _ = io::stderr().write_all(format!("postroad: {line}").as_bytes());
 }
 
 fn issue_if_due(args: &CertificateArgs) -> anyhow::Result<Option<String>> {
