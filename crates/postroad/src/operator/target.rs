@@ -15,11 +15,6 @@ use crate::{
     config::{self, OperatorFile},
 };
 
-/// Addresses alone named the cluster.
-const BY_SERVER: &str = "`--server`";
-/// Nothing named it.
-const BY_DEFAULT: &str = "`postroad dev`; `--config`, `--server` or a context names another cluster";
-
 /// How a cluster is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
@@ -27,8 +22,42 @@ pub(super) struct Target {
     config: Option<PathBuf>,
     /// The queue nodes to ask, instead of those in the configuration.
     server: Vec<HostPort>,
-    /// What named the cluster.
-    named_by: String,
+    named_by: NamedBy,
+}
+
+/// What named the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum NamedBy {
+    /// An operator's configuration.
+    Config(PathBuf),
+    Context(String),
+    /// Addresses alone.
+    Server,
+    /// Nothing: it is that of `postroad dev`.
+    Default,
+}
+
+impl NamedBy {
+    /// Returns why it is this cluster, as messages about its addresses say.
+    fn reason(&self) -> String {
+        match self {
+            Self::Config(config) => format!("`{}`", config.display()),
+            Self::Context(name) => format!("context `{name}`"),
+            Self::Server => "`--server`".to_owned(),
+            Self::Default => {
+                "`postroad dev`; `--config`, `--server` or a context names another cluster".to_owned()
+            }
+        }
+    }
+
+    /// Returns how questions and results name the cluster.
+    fn cluster(&self, server: &[HostPort]) -> String {
+        match self {
+            Self::Config(_) | Self::Context(_) => self.reason(),
+            Self::Server => listed(server),
+            Self::Default => "`postroad dev`".to_owned(),
+        }
+    }
 }
 
 impl TargetArgs {
@@ -67,7 +96,7 @@ impl Target {
                 // A variable may set both; of flags the command line refuses that.
                 (Some(config), _) => Ok(Self::of_config(config.clone(), given.server.clone())),
                 (None, Some(context)) => Self::of_context(&contexts()?, context, &given.server),
-                (None, None) => Ok(Self::of_servers(given.server.clone(), BY_SERVER)),
+                (None, None) => Ok(Self::of_servers(given.server.clone(), NamedBy::Server)),
             };
         }
         let contexts = contexts()?;
@@ -75,18 +104,17 @@ impl Target {
             Some(current) => Self::of_context(&contexts, current, &[]),
             None => {
                 let dev = DEV_ADDRESS.parse().expect("it is an address and a port");
-                Ok(Self::of_servers(vec![dev], BY_DEFAULT))
+                Ok(Self::of_servers(vec![dev], NamedBy::Default))
             }
         }
     }
 
     fn of_config(config: PathBuf, server: Vec<HostPort>) -> Self {
-        let named_by = format!("`{}`", config.display());
-        Self { config: Some(config), server, named_by }
+        Self { config: Some(config.clone()), server, named_by: NamedBy::Config(config) }
     }
 
-    fn of_servers(server: Vec<HostPort>, named_by: &str) -> Self {
-        Self { config: None, server, named_by: named_by.to_owned() }
+    fn of_servers(server: Vec<HostPort>, named_by: NamedBy) -> Self {
+        Self { config: None, server, named_by }
     }
 
     fn of_context(contexts: &Contexts, name: &str, server: &[HostPort]) -> anyhow::Result<Self> {
@@ -95,7 +123,8 @@ impl Target {
             [] => context.servers().with_context(|| format!("context `{name}`"))?,
             given => given.to_vec(),
         };
-        Ok(Self { config: context.config.clone(), server: servers, named_by: format!("context `{name}`") })
+        let named_by = NamedBy::Context(name.to_owned());
+        Ok(Self { config: context.config.clone(), server: servers, named_by })
     }
 
     /// Returns channels to the queue nodes, and how a person names them. Connections are opened by the first call.
@@ -105,7 +134,7 @@ impl Target {
                 bail!(
                     "`{server}` ({}) without a configuration would be asked without encryption, which is done on this machine \
                      only: name the cluster by `--config` or a context with one",
-                    self.named_by
+                    self.named_by.reason()
                 );
             }
             return Ok((self.channels(&Transport::Plain), self.names(&self.server)));
@@ -121,11 +150,7 @@ impl Target {
 
     /// Returns how questions and results name the cluster.
     pub(super) fn cluster(&self) -> String {
-        match self.named_by.as_str() {
-            BY_SERVER => listed(&self.server),
-            BY_DEFAULT => "`postroad dev`".to_owned(),
-            named_by => named_by.to_owned(),
-        }
+        self.named_by.cluster(&self.server)
     }
 
     /// Channels to addresses of which it is not known which nodes answer there.
@@ -135,7 +160,7 @@ impl Target {
     }
 
     fn names(&self, servers: &[HostPort]) -> String {
-        format!("{} ({})", listed(servers), self.named_by)
+        format!("{} ({})", listed(servers), self.named_by.reason())
     }
 }
 
@@ -157,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_leaves_this_machine_without_encryption() {
         let refused = |server: &str| {
-            let target = Target::of_servers(vec![server.parse().unwrap()], "`--server`");
+            let target = Target::of_servers(vec![server.parse().unwrap()], NamedBy::Server);
             target.endpoints().err().map(|error| error.to_string())
         };
         for server in ["127.0.0.1:1", "localhost:1", "[::1]:1", "[::ffff:127.0.0.2]:1"] {
@@ -204,6 +229,7 @@ server = ['127.0.0.1:1', '127.0.0.1:2']
         check(none(), "", "`postroad dev`");
         check(none(), CONTEXTS, "context `prod`");
         check(TargetArgs { config: Some("/flag.toml".into()), ..none() }, CONTEXTS, "`/flag.toml`");
+        check(TargetArgs { config: Some("--server".into()), ..none() }, "", "`--server`");
         let server = ["h:3", "i:4"].map(|server| server.parse().unwrap()).into();
         check(TargetArgs { server, ..none() }, CONTEXTS, "`h:3`, `i:4`");
     }
