@@ -18,10 +18,12 @@ use crate::{
 pub(super) async fn run(args: &CertificateRotateArgs) -> anyhow::Result<String> {
     let rotation = Rotation::of(&args.dir)?;
     let cluster = ClusterDirectory::open(&args.dir)?;
-    match () {
-        () if args.status => status(args, rotation),
-        () if args.abort => abort(args, rotation, &cluster),
-        () => next_step(args, rotation, &cluster).await,
+    if args.status {
+        status(args, rotation)
+    } else if args.abort {
+        abort(args, rotation, &cluster)
+    } else {
+        next_step(args, rotation, &cluster).await
     }
 }
 
@@ -99,11 +101,18 @@ fn abort(
         "nothing was changed: the new authority signs already, and the key of the old one is gone; \
          go on to step 3, and then replace the new authority if it is not to stay"
     );
-    cluster.rotate_abort()?;
-    if rotation == Rotation::None {
-        return Ok("no replacement is under way\n".to_owned());
-    }
+    let was_there = cluster.rotate_abort()?;
     let dir = args.dir.display();
+    if rotation == Rotation::None {
+        return Ok(if was_there {
+            format!(
+                "removed the new authority from {dir}, where step 1 was interrupted before any node could trust it: \
+                 there is nothing to copy\n"
+            )
+        } else {
+            "no replacement is under way\n".to_owned()
+        });
+    }
     Ok(format!(
         "{dir}/authority.pem has only the old authority, which still signs; the new one is gone\n\
          copy {dir}/authority.pem over that on every node that has the file of step 1\n"
@@ -197,13 +206,37 @@ fn problem(step: Step, key: &KeyId, node: &AnnouncedNode) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{fs, time::Duration};
 
     use postroad_cluster::AboutNode;
     use postroad_core::Timestamp;
     use postroad_net::CertificateFacts;
 
     use super::*;
+
+    #[tokio::test]
+    async fn an_abort_says_what_it_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("cluster");
+        ClusterDirectory::init(&dir, &["1=q1.example:7000".parse().unwrap()], 1).unwrap();
+        let check = async |expected: &str| {
+            let (dir, abort) = (dir.clone(), true);
+            let args = CertificateRotateArgs { dir, offline: false, status: false, abort, yes: false };
+            let said = run(&args).await.unwrap();
+            assert!(said.contains(expected), "{said}");
+        };
+        check("no replacement is under way").await;
+        let before = fs::read_to_string(dir.join("authority.pem")).unwrap();
+        ClusterDirectory::open(&dir).unwrap().rotate_start().unwrap();
+        check("has only the old authority").await;
+        // Interrupted before nodes could trust the new one, and before it had a certificate.
+        ClusterDirectory::open(&dir).unwrap().rotate_start().unwrap();
+        fs::write(dir.join("authority.pem"), before).unwrap();
+        check("step 1 was interrupted").await;
+        fs::write(dir.join("next-authority.key"), "half").unwrap();
+        check("step 1 was interrupted").await;
+        check("no replacement is under way").await;
+    }
 
     fn key(byte: u8) -> KeyId {
         KeyId::from_bytes(&[byte; 20]).unwrap()

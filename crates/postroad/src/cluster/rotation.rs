@@ -85,12 +85,12 @@ fn read(file: &Path) -> anyhow::Result<String> {
     fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))
 }
 
-fn remove(file: &Path) -> anyhow::Result<()> {
+/// Removes a file; returns whether there was one.
+fn remove(file: &Path) -> anyhow::Result<bool> {
     match fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove `{}`", file.display()))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot remove `{}`", file.display())),
     }
 }
 
@@ -126,16 +126,17 @@ impl ClusterDirectory {
         Ok(key)
     }
 
-    /// Forgets the new authority, which has signed nothing yet: only the old one is trusted again.
+    /// Forgets the new authority, which has signed nothing yet: only the old one is trusted again. Returns
+    /// whether there was a new one, if only a part of it.
     ///
     /// # Errors
     /// A file cannot be read, written or removed.
-    pub(crate) fn rotate_abort(&self) -> anyhow::Result<()> {
+    pub(crate) fn rotate_abort(&self) -> anyhow::Result<bool> {
         let files = Files::of(&self.path);
         self.trust_first_only()?;
         // The certificate first: a key without one means nothing.
-        remove(&files.next)?;
-        remove(&files.next_key)
+        let certificate = remove(&files.next)?;
+        Ok(remove(&files.next_key)? || certificate)
     }
 
     /// Lets the new authority sign, beginning with the operator's certificate; returns its key.
