@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use postroad_cluster::ApplyOptions;
-use postroad_directory::{ItemName, Put, View};
+use postroad_directory::{ItemName, Put};
 
 use super::{
     Operator, apply,
@@ -58,7 +58,7 @@ async fn apply_draft(
         }
         match file.policy.changes(&stored, ApplyOptions::default()) {
             Ok(changes) => {
-                let left_out = left_out(&items_of(before, &stored), &changes);
+                let left_out = left_out(&before.names(), &changes);
                 if describe(&changes, &stored, true).is_empty() {
                     return Ok(format!("{left_out}{NOTHING}"));
                 }
@@ -72,12 +72,6 @@ async fn apply_draft(
 }
 
 const NOTHING: &str = "nothing was changed\n";
-
-/// The items of a policy.
-fn items_of(policy: &Policy, stored: &View) -> Vec<ItemName> {
-    let changes = policy.changes(stored, ApplyOptions::default());
-    changes.map(|changes| changes.puts.iter().map(Put::name).collect()).unwrap_or_default()
-}
 
 /// Names the items that were taken out of the file, one a line: as with `apply`, they stay as they are.
 fn left_out(before: &[ItemName], changes: &Changes) -> String {

@@ -80,6 +80,23 @@ impl Policy {
         Ok(Changes { puts, removals })
     }
 
+    /// Returns the names of the items to create or replace.
+    #[must_use]
+    pub fn names(&self) -> Vec<ItemName> {
+        let Self { sources, pools, tenants, credentials, limits, routes, remove: _ } = self;
+        let mut names = Vec::new();
+        names.extend(sources.iter().map(|one| ItemName::new(Kind::Source, one.name.as_str())));
+        names.extend(pools.iter().map(|one| ItemName::new(Kind::Pool, one.name.as_str())));
+        names.extend(tenants.iter().map(|one| ItemName::new(Kind::Tenant, one.name.as_str())));
+        names.extend(credentials.iter().map(|one| ItemName::new(Kind::Credential, one.name.as_str())));
+        names.extend(limits.iter().map(|one| ItemName::new(Kind::Limits, one.name.as_str())));
+        names.extend(routes.iter().map(|one| {
+            let written = || ItemName::new(Kind::Route, one.domain.as_str());
+            stored_name(Kind::Route, &one.domain).unwrap_or_else(|_| written())
+        }));
+        names
+    }
+
     /// The items to remove; a name that no item can have is among the problems.
     fn removals(&self) -> Vec<Placed<ItemName>> {
         self.remove.names().filter_map(|(place, name)| Some((place, name.ok()?))).collect()
@@ -124,9 +141,7 @@ impl Policy {
         let removed: HashSet<ItemName> = self.removals().into_iter().map(|(_, name)| name).collect();
         let mut names: HashSet<ItemName> =
             stored.items().map(Item::name).filter(|name| !removed.contains(name)).collect();
-        names.extend(self.sources.iter().map(|one| ItemName::new(Kind::Source, one.name.as_str())));
-        names.extend(self.pools.iter().map(|one| ItemName::new(Kind::Pool, one.name.as_str())));
-        names.extend(self.tenants.iter().map(|one| ItemName::new(Kind::Tenant, one.name.as_str())));
+        names.extend(self.names());
         let missing = |(place, name): Placed<ItemName>| {
             let is_missing = !names.contains(&name);
             is_missing
@@ -430,6 +445,18 @@ remove:
   policy.yaml:14: `remove.limits[0]` = `default`: always exists
   policy.yaml:15: `remove.pools[0]` = `default`: `pool default` cannot be removed: `tenant acme` refers to it";
         assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn items_have_names_also_where_the_cluster_would_refuse_them() {
+        let named = |text: &str| PolicyFile::read("policy.yaml", text).unwrap().policy.names();
+        let stored = cluster(STORED);
+        let mut names = named(STORED);
+        names.retain(|name| stored.item(name.kind, &name.name).is_none());
+        assert_eq!(names, [], "as the cluster calls them");
+        let refused = "tenants: [{name: beta, pool: nowhere}]";
+        assert!(changes_in(&stored, refused, ApplyOptions::default()).is_err());
+        assert_eq!(named(refused), [ItemName::new(Kind::Tenant, "beta")]);
     }
 
     #[test]
