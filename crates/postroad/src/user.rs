@@ -17,11 +17,6 @@ impl User {
         Self { id, name: name_of(id, &users) }
     }
 
-    /// Returns its name, or its number where it has none.
-    pub(crate) fn short(&self) -> String {
-        self.name.clone().unwrap_or_else(|| self.id.to_string())
-    }
-
     pub(crate) fn is_root(&self) -> bool {
         self.id == 0
     }

@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use super::{
     Operator, OperatorError, WITHIN, client,
-    text::{age, now, time},
+    text::{age, time},
 };
 use crate::{
     cli::queue::{GroupedBy, QueueCommand, QueueListArgs},
+    nodes::now,
     output::{self, Column, Row, Screen, Shown, number, table, text},
 };
 

@@ -16,7 +16,6 @@ use super::{Operator, OperatorError, WITHIN};
 use crate::{
     cli::{GetScopeArgs, ListArgs, ResumeArgs, ScopeCommand, SiteCommand, SuspendArgs},
     output::{Row, Screen, Shown, line, table},
-    user::User,
 };
 
 use flow::Flow;
@@ -229,7 +228,7 @@ async fn suspend(kind: ScopeKind, args: &SuspendArgs) -> anyhow::Result<String> 
     let scopes = kind.parse_all(&args.names)?;
     let operator = Operator::connect(&args.target)?;
     let length = args.length.map(|length| length.0);
-    let options = SuspendOptions { reason: args.reason.clone(), actor: actor(), length };
+    let options = SuspendOptions { reason: args.reason.clone(), actor: operator.actor.clone(), length };
     let action = format!("suspend {}", listed(&scopes));
     let suspended = operator.directory().suspend(&scopes, &options, WITHIN).await;
     let suspended = suspended.map_err(|error| operator.failed(&action, error))?;
@@ -270,7 +269,7 @@ async fn resume(kind: ScopeKind, args: &ResumeArgs) -> anyhow::Result<String> {
         let cause = format!("`{missing}` is not suspended");
         return Err(OperatorError::NotFound { action, cause }.into());
     }
-    let resumed = operator.directory().resume(&scopes, &actor(), WITHIN).await;
+    let resumed = operator.directory().resume(&scopes, &operator.actor, WITHIN).await;
     resumed.map_err(|error| operator.failed(&action, error))?;
     let resumed =
         |scope: &ScopeName| format!("{}: resumed, in {}\n", line(&scope.to_string()), operator.cluster);
@@ -289,12 +288,6 @@ fn listed(scopes: &[ScopeName]) -> String {
     let names: Vec<String> = scopes.iter().take(3).map(|scope| format!("`{scope}`")).collect();
     let more = scopes.len().saturating_sub(3);
     if more > 0 { format!("{} and {more} more", names.join(", ")) } else { names.join(", ") }
-}
-
-/// Returns user and host: what the cluster adds to the name in the certificate.
-fn actor() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}@{}", User::current().short(), host.trim())
 }
 
 #[cfg(test)]

@@ -1,13 +1,6 @@
 //! Times as people read them: how long ago, or in how long.
 
-use std::time::SystemTime;
-
 use postroad_core::Timestamp;
-
-/// Returns the time by the clock of this machine.
-pub(super) fn now() -> Timestamp {
-    Timestamp::ZERO.after(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
 
 /// Returns a time that programs read; `None` for 0, which is none.
 pub(super) fn time(millis: u64) -> Option<String> {

@@ -9,10 +9,11 @@ use serde::Serialize;
 use super::ShownDelivery;
 use crate::{
     cli::message::{Cursor, MessageListArgs},
+    nodes::now,
     operator::{
         Operator,
         selection::Pages,
-        text::{age, now, time},
+        text::{age, time},
     },
     output::{Column, Row, Screen, Shown, number, table, text},
 };
