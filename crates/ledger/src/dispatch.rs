@@ -344,7 +344,11 @@ impl Dispatcher {
 
     fn make_ready(&mut self, ledger: &Ledger, key: Key) {
         match queued(ledger, key) {
-            Some((_, recipient)) if recipient.retry_now => self.retry_now.push_back(key),
+            Some((_, recipient)) if recipient.retry_now => {
+                // Its entry in its queue may be gone.
+                self.suspended.retries.remove(&key);
+                self.retry_now.push_back(key);
+            }
             Some(_) => self.push_ready(ledger, key),
             None => {}
         }
@@ -383,10 +387,8 @@ impl Dispatcher {
             };
             match grant {
                 Some(grant) => work.assigns.push(self.propose(next, grant, site)),
-                None => {
-                    self.keep_retry(key);
-                    self.push_ready(ledger, key);
-                }
+                None if self.keep_retry(key) => {}
+                None => self.push_ready(ledger, key),
             }
         }
     }
@@ -605,6 +607,10 @@ fn waiting_in<'a>(
         let is_due = matches!(recipient.state, State::Queued { due } if due <= now.max(ledger.now()));
         is_here && is_due && message.tenant == tenant
     })
+}
+
+fn is_retry(ledger: &Ledger, key: Key) -> bool {
+    queued(ledger, key).is_some_and(|(_, recipient)| recipient.retry_now)
 }
 
 fn queued(ledger: &Ledger, key: Key) -> Option<(&Message, &Recipient)> {

@@ -106,7 +106,7 @@ impl Leader {
     }
 
     /// The receiver of a message asks for a later attempt.
-    fn defer(&mut self, (message, source): (MessageId, u32)) {
+    fn defer(&mut self, (message, source): (MessageId, u32)) -> MessageId {
         let delivery = DeliveryId { message, recipient: 0 };
         let id = AttemptId { delivery, attempt: AttemptNumber(1), epoch: grant(source).epoch };
         let outcome = Outcome::new(OutcomeKind::Soft, None, 450, "4.2.0 later");
@@ -114,6 +114,7 @@ impl Leader {
             Report { id, outcome, remote: "".into(), tls: "".into(), started_at: NOW, ended_at: NOW };
         let next_try = NextTry { at: Timestamp::from_millis(NOW.as_millis() + 300_000), copies_max: 4 };
         self.apply(Command::Report(Box::new(report), next_try));
+        message
     }
 
     fn why(&self, lanes: &LaneReports, tenant: u32, site: &str, due: Timestamp) -> WaitReason {
@@ -240,6 +241,65 @@ fn a_retry_of_suspended_mail_goes_first_once_it_is_resumed() {
 }
 
 #[test]
+fn retries_of_suspended_mail_wait_once_however_often_suspensions_change() {
+    for scope in [Scope::Tenant(TenantId(1)), Scope::Pool(POOL), site("a")] {
+        let mut leader = Leader::new();
+        let ids: Vec<MessageId> = (0..3).map(|_| leader.accept(1, "a")).collect();
+        let deferred: Vec<MessageId> =
+            leader.dispatch().into_iter().map(|assigned| leader.defer(assigned)).collect();
+        assert_eq!(deferred, ids);
+        leader.suspend(std::slice::from_ref(&scope));
+        ids.iter().for_each(|id| leader.apply(changed(*id, Action::Retry)));
+        let changes = [vec![scope.clone(), site("x")], vec![scope.clone()]];
+        for scopes in changes.iter().cycle().take(6) {
+            assert_eq!(leader.dispatch(), [], "{scope:?}");
+            assert_eq!(leader.dispatcher.ready_count(), 3, "{scope:?}");
+            leader.suspend(scopes);
+            // Twice without a poll between.
+            leader.suspend(&[scope.clone(), site("y")]);
+        }
+        leader.apply(changed(ids[0], Action::Cancel));
+        leader.dispatch();
+        for step in [1, 2, 100] {
+            while !leader.dispatcher.drop_stale(&leader.ledger, NOW, step) {}
+            assert_eq!(leader.dispatcher.ready_count(), 2, "{scope:?}");
+        }
+        let steps = (1..).find(|_| leader.dispatcher.drop_stale(&leader.ledger, NOW, 1));
+        assert_eq!(steps, Some(5), "{scope:?}: two entries of the queue, its end, and two retries");
+        leader.suspend(&[]);
+        let sent: Vec<MessageId> = leader.dispatch().into_iter().map(|(id, _)| id).collect();
+        assert_eq!(sent, ids[1..], "{scope:?}");
+        assert_eq!(leader.dispatcher.ready_count(), 0, "{scope:?}");
+    }
+}
+
+#[test]
+fn a_retry_whose_assignment_failed_while_it_was_suspended_again_is_not_lost() {
+    let mut leader = Leader::new();
+    let id = leader.accept(1, "a");
+    let sent = leader.dispatch();
+    leader.defer(sent[0]);
+    let tenant = Scope::Tenant(TenantId(1));
+    leader.suspend(&[tenant.clone(), site("x")]);
+    leader.apply(changed(id, Action::Retry));
+    assert_eq!(leader.dispatch(), []);
+    leader.suspend(&[site("x")]);
+    // Its entry in the queue is passed while it is proposed.
+    let mut work = leader.dispatcher.poll(&leader.ledger, NOW, 64);
+    assert_eq!((work.len(), leader.dispatcher.ready_count()), (1, 0));
+    leader.suspend(&[tenant, site("x")]);
+    leader.dispatcher.release_reservation(&leader.ledger, work.assigns.remove(0).1, true);
+    assert_eq!(leader.dispatch(), []);
+    assert_eq!(leader.dispatcher.ready_count(), 1);
+    // It is resumed where no lane has room, also for a retry.
+    (1..=2).for_each(|node| leader.dispatcher.clear_windows_of(NodeId(node)));
+    leader.suspend(&[]);
+    assert_eq!(leader.dispatch(), []);
+    leader.dispatcher.set_windows(grant(1), Windows { default: 10, sites: BTreeMap::new() });
+    assert_eq!(leader.dispatch(), [(id, 1)]);
+}
+
+#[test]
 fn a_delivery_that_was_tried_while_an_older_entry_of_it_waited_keeps_its_distance() {
     let mut leader = Leader::new();
     leader.suspend(&[Scope::Tenant(TenantId(1))]);
@@ -251,7 +311,7 @@ fn a_delivery_that_was_tried_while_an_older_entry_of_it_waited_keeps_its_distanc
     leader.suspend(&[]);
     let sent = leader.dispatch();
     assert_eq!(sent.len(), 1);
-    leader.defer(sent[0]);
+    assert_eq!(leader.defer(sent[0]), id);
     assert_eq!(leader.dispatch(), [], "it is not due yet");
     assert_eq!(leader.dispatcher.ready_count(), 0);
 }

@@ -14,7 +14,7 @@ use std::{
 
 use postroad_core::{TenantId, Timestamp};
 
-use super::{Dispatcher, QueueId, waiting_in};
+use super::{Dispatcher, QueueId, is_retry, waiting_in};
 use crate::{Ledger, command::Key};
 
 /// Where the search goes on.
@@ -24,6 +24,8 @@ pub(super) enum Place {
     Queue(QueueId, usize),
     /// At an entry of a parked tenant, counted over its queues.
     Parked(TenantId, usize),
+    /// At a kept retry.
+    Retry(Key),
 }
 
 /// What a step came to.
@@ -39,11 +41,12 @@ impl Dispatcher {
     pub fn drop_stale(&mut self, ledger: &Ledger, now: Timestamp, max: usize) -> bool {
         let mut left = max;
         while left > 0 {
-            let place = self.stale_from.take().or_else(|| self.first_queue()).or_else(|| self.first_parked());
+            let place = self.stale_from.take().or_else(|| self.first_queue()).or_else(|| self.after_queues());
             let Some(place) = place else { return true };
             let (searched, next) = match place {
                 Place::Queue(id, from) => self.search_queue(ledger, now, id, from..from + left),
                 Place::Parked(tenant, from) => self.search_parked(ledger, now, tenant, from..from + left),
+                Place::Retry(from) => self.search_retries(ledger, from, left),
             };
             self.stale_from = next;
             if self.stale_from.is_none() {
@@ -76,7 +79,7 @@ impl Dispatcher {
             Some(Place::Queue(id, range.end - searched.dropped))
         } else {
             let next = self.ready.range::<QueueId, _>((Excluded(&id), Unbounded)).next();
-            next.map(|(id, _)| Place::Queue(id.clone(), 0)).or_else(|| self.first_parked())
+            next.map(|(id, _)| Place::Queue(id.clone(), 0)).or_else(|| self.after_queues())
         };
         (searched.entries, next)
     }
@@ -101,15 +104,30 @@ impl Dispatcher {
             queues.retain(|_, keys| !keys.is_empty());
         }
         let next = parked.range((Excluded(tenant), Unbounded)).next();
-        (searched.entries, next.map(|(tenant, _)| Place::Parked(*tenant, 0)))
+        (searched.entries, next.map(|(tenant, _)| Place::Parked(*tenant, 0)).or_else(|| self.first_retry()))
+    }
+
+    fn search_retries(&mut self, ledger: &Ledger, from: Key, max: usize) -> (usize, Option<Place>) {
+        let retries = &mut self.suspended.retries;
+        let searched: Vec<Key> = retries.range(from..).take(max).copied().collect();
+        for key in searched.iter().filter(|key| !is_retry(ledger, **key)) {
+            retries.remove(key);
+        }
+        let next = searched.last().and_then(|last| retries.range((Excluded(*last), Unbounded)).next());
+        (searched.len(), next.copied().map(Place::Retry))
     }
 
     fn first_queue(&self) -> Option<Place> {
         self.ready.first_key_value().map(|(id, _)| Place::Queue(id.clone(), 0))
     }
 
-    fn first_parked(&self) -> Option<Place> {
-        self.suspended.parked.first_key_value().map(|(tenant, _)| Place::Parked(*tenant, 0))
+    fn after_queues(&self) -> Option<Place> {
+        let parked = self.suspended.parked.first_key_value();
+        parked.map(|(tenant, _)| Place::Parked(*tenant, 0)).or_else(|| self.first_retry())
+    }
+
+    fn first_retry(&self) -> Option<Place> {
+        self.suspended.retries.first().copied().map(Place::Retry)
     }
 }
 

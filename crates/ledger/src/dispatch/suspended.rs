@@ -10,7 +10,7 @@ use std::{
 
 use postroad_core::{NodeId, PoolId, Scope, SourceId, TenantId};
 
-use super::{Dispatcher, QueueId, Share};
+use super::{Dispatcher, QueueId, Share, is_retry};
 use crate::{Ledger, command::Key};
 
 /// The scopes that are suspended, and the due deliveries of suspended tenants.
@@ -19,7 +19,7 @@ pub(super) struct Suspended {
     scopes: BTreeSet<Scope>,
     pub(super) parked: BTreeMap<TenantId, BTreeMap<QueueId, VecDeque<Key>>>,
     /// Deliveries that a person asked to be retried: they wait in their queue too, and go first once they are resumed.
-    retries: VecDeque<Key>,
+    pub(super) retries: BTreeSet<Key>,
 }
 
 impl Suspended {
@@ -98,17 +98,23 @@ impl Dispatcher {
     }
 
     /// Keeps a delivery that a person asked to be retried, where what is suspended may be in its way.
-    pub(super) fn keep_retry(&mut self, key: Key) {
-        if !self.suspended.scopes.is_empty() {
-            self.suspended.retries.push_back(key);
+    ///
+    /// Returns true when it was kept already: then it waits in its queue too.
+    pub(super) fn keep_retry(&mut self, key: Key) -> bool {
+        if self.suspended.scopes.is_empty() {
+            self.suspended.retries.remove(&key)
+        } else {
+            !self.suspended.retries.insert(key)
         }
     }
 
-    /// Tries the kept retries again: those that are still suspended are kept again.
+    /// Tries the kept retries again: those that are still suspended stay kept.
     fn resume_retries(&mut self, ledger: &Ledger) {
-        for key in std::mem::take(&mut self.suspended.retries) {
-            self.make_ready(ledger, key);
-        }
+        let retries = &mut self.suspended.retries;
+        retries.retain(|key| is_retry(ledger, *key));
+        // Those of an earlier call may still be there.
+        self.retry_now.retain(|key| !retries.contains(key));
+        self.retry_now.extend(&*retries);
     }
 }
 
