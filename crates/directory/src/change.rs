@@ -297,8 +297,7 @@ impl std::fmt::Display for Refusal {
                 write!(f, "`{item}` refers to `{reference}`, which does not exist")
             }
             Self::InUse { item, by } if by.kind == Kind::Suspension => {
-                let (kind, name) = by.name.split_once(' ').unwrap_or(("site", &by.name));
-                write!(f, "`{item}` cannot be removed while it is suspended: `postroad {kind} resume {name}`")
+                write!(f, "`{item}` cannot be removed while `{}` is suspended", by.name)
             }
             Self::InUse { item, by } => write!(f, "`{item}` cannot be removed: `{by}` refers to it"),
             Self::Conflict { item, by } => write!(f, "`{item}` collides with `{by}`"),

@@ -474,17 +474,25 @@ fn a_suspension_that_breaks_a_rule_is_refused_with_the_rule() {
 
 #[test]
 fn what_is_suspended_cannot_be_removed_before_it_is_resumed() {
-    let mut directory = full();
-    let changes = vec![tenant("u", "p"), suspend(suspension(ScopeName::Tenant("u".into()), None))];
-    directory.apply(&Command::Change(changes)).unwrap();
-    let remove = Command::Change(vec![Change::Remove(ItemName::new(Kind::Tenant, "u"))]);
-    assert_eq!(
-        directory.apply(&remove).unwrap_err().to_string(),
-        "`tenant u` cannot be removed while it is suspended: `postroad tenant resume u`"
+    let check = |item: ItemName, scope: ScopeName, expected: &str| {
+        let mut directory = full();
+        let changes = vec![tenant("u", "p"), source("x"), suspend(suspension(scope.clone(), None))];
+        directory.apply(&Command::Change(changes)).unwrap();
+        let remove = Command::Change(vec![Change::Remove(item)]);
+        assert_eq!(directory.apply(&remove).unwrap_err().to_string(), expected);
+        directory.apply(&Command::Change(vec![Change::Remove(scope.item())])).unwrap();
+        directory.apply(&remove).unwrap();
+    };
+    check(
+        ItemName::new(Kind::Tenant, "u"),
+        ScopeName::Tenant("u".into()),
+        "`tenant u` cannot be removed while `tenant u` is suspended",
     );
-    let resume = Change::Remove(ScopeName::Tenant("u".into()).item());
-    directory.apply(&Command::Change(vec![resume])).unwrap();
-    directory.apply(&remove).unwrap();
+    check(
+        ItemName::new(Kind::Source, "x"),
+        ScopeName::Lane { source: "x".into(), site: "slow.example".into() },
+        "`source x` cannot be removed while `lane x/slow.example` is suspended",
+    );
 }
 
 #[test]
