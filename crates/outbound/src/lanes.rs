@@ -230,6 +230,10 @@ impl Lanes {
         });
         self.set_timer(&handle, &mut handle.state.lock());
         owned.lanes.insert(site.clone(), handle.clone());
+        if handle.with(|lane| lane.is_suspended()) {
+            // Its leader counts with the default window.
+            self.windows_changed();
+        }
         handle
     }
 
@@ -313,17 +317,14 @@ impl Lanes {
         drop(jobs);
     }
 
-    /// Adds a job to its lane; gives it back when its source is not owned under its epoch, its lane is paused, or it is
-    /// suspended.
+    /// Adds a job to its lane; gives it back when its source is not owned under its epoch or its lane is paused, and after
+    /// a while when it or its lane is suspended.
     pub(crate) fn push(self: &Arc<Self>, context: &Arc<DeliveryContext>, name: &LaneName, job: Job) {
         let Some(handle) = self.find_or_add(context, name, job.epoch) else {
             return self.give_back(vec![job]);
         };
-        match self.push_to(&handle, job, |job| stops_job(&context.directory.borrow(), job)) {
-            Ok(wake) => self.wake(context, &handle, wake),
-            Err(job) if stops_job(&context.directory.borrow(), &job) => self.refuse(*job, Instant::now()),
-            Err(job) => self.give_back(vec![*job]),
-        }
+        let wake = self.push_to(&handle, job, |job| stops_job(&context.directory.borrow(), job));
+        self.wake(context, &handle, wake);
     }
 
     /// Gives a job back after a while. It keeps no content meanwhile.
@@ -342,19 +343,22 @@ impl Lanes {
         self.give_back(back);
     }
 
-    fn push_to(
-        &self,
-        handle: &LaneHandle,
-        job: Job,
-        is_suspended: impl FnOnce(&Job) -> bool,
-    ) -> Result<Wake, Box<Job>> {
+    /// Adds a job to a lane, or keeps it for a while when it or the lane is suspended, or gives it back.
+    fn push_to(&self, handle: &LaneHandle, job: Job, is_suspended: impl FnOnce(&Job) -> bool) -> Wake {
         let now = Instant::now();
         let mut state = handle.state.lock();
         // Under the lock: what is suspended from now on is found among the lane's jobs.
-        if is_suspended(&job) {
-            return Err(Box::new(job));
+        if !state.lane.is_closed() && is_suspended(&job) {
+            drop(state);
+            self.refuse(job, now);
+            return Wake::None;
         }
-        self.change(handle, &mut state, now, |lane| lane.push(now, job))
+        let pushed = self.change(handle, &mut state, now, |lane| lane.push(now, job));
+        drop(state);
+        pushed.unwrap_or_else(|job| {
+            self.give_back(vec![*job]);
+            Wake::None
+        })
     }
 
     /// Changes a lane, and what depends on it: its timer, the number of paused lanes, and the windows.

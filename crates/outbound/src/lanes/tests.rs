@@ -1,7 +1,10 @@
 use std::time::Duration;
 
-use postroad_core::{Domain, GroupId};
-use postroad_directory::LaneLimits;
+use postroad_core::{Domain, GroupId, Timestamp};
+use postroad_directory::{
+    Change, Command, Directory, LaneLimits, Put, PutPool, PutSource, PutSuspension, PutTenant, ScopeName,
+    SenderDomains,
+};
 
 use super::*;
 use crate::{feedback::FeedbackConfig, group_attempts::GroupAttempts, rate::RateLimiter};
@@ -99,7 +102,7 @@ fn a_pause_that_a_person_ends_is_not_counted_and_the_windows_are_sent_again() {
     windows.borrow_and_update();
     let mut asked = fixture.job(1);
     asked.retry_now = true;
-    assert_eq!(fixture.lanes.push_to(&fixture.handle, asked, |_| false).unwrap(), Wake::New);
+    assert_eq!(fixture.lanes.push_to(&fixture.handle, asked, |_| false), Wake::New);
     assert!(!is_counted() && windows.has_changed().unwrap());
 }
 
@@ -110,8 +113,7 @@ fn what_is_assigned_although_it_is_suspended_is_given_back_after_a_second() {
     for number in 0..3 {
         let mut job = fixture.job(number);
         job.content = Some(bytes::Bytes::from_static(b"body"));
-        let refused = fixture.lanes.push_to(&fixture.handle, job, |_| true).unwrap_err();
-        fixture.lanes.refuse(*refused, now + Duration::from_millis(100 * number as u64));
+        fixture.lanes.refuse(job, now + Duration::from_millis(100 * number as u64));
     }
     assert!(fixture.lanes.refused.lock().iter().all(|(_, job)| job.content.is_none()));
     fixture.lanes.return_refused(Some(now + Duration::from_millis(999)));
@@ -121,4 +123,69 @@ fn what_is_assigned_although_it_is_suspended_is_given_back_after_a_second() {
     // A node that stops does not wait.
     fixture.lanes.close(&OwnedSource::new(fixture.handle.source().0));
     assert_eq!(fixture.given_back(), 1);
+}
+
+/// Pushes a job to a new lane while `scopes` are suspended; returns whether it is kept for a while.
+fn is_kept(scopes: &[ScopeName]) -> bool {
+    let fixture = Fixture::new();
+    let view = suspended(scopes);
+    let (source, site) = (fixture.handle.source().0, &fixture.handle.site);
+    let mut windows = fixture.lanes.windows_watch();
+    windows.borrow_and_update();
+    let lane = fixture.lanes.add_lane(&view, &mut OwnedSource::new(source), site);
+    let stops_lane = lane.with(|lane| lane.is_suspended());
+    assert_eq!(windows.has_changed().unwrap(), stops_lane, "{scopes:?}: the leader has the default window");
+    let wake = fixture.lanes.push_to(&lane, fixture.job(1), |job| stops_job(&view, job));
+    let is_kept = !fixture.lanes.refused.lock().is_empty();
+    assert_eq!(wake, if is_kept { Wake::None } else { Wake::New }, "{scopes:?}");
+    assert_eq!(fixture.given_back(), 0, "{scopes:?}");
+    // A closed lane keeps nothing.
+    lane.with(|lane| drop(lane.close()));
+    fixture.given_back();
+    fixture.lanes.push_to(&lane, fixture.job(2), |job| stops_job(&view, job));
+    assert_eq!(fixture.given_back(), 1, "{scopes:?}");
+    is_kept
+}
+
+/// Returns the directory with the source `one` and the node, tenant and pool of the jobs, all of which have number 1.
+fn suspended(scopes: &[ScopeName]) -> View {
+    let source = PutSource {
+        name: "one".into(),
+        address: None,
+        helo: Domain::parse("out.example").unwrap(),
+        nodes: Vec::new(),
+    };
+    let pool = PutPool { name: "p".into(), members: vec![("one".into(), 1)] };
+    let tenant =
+        PutTenant { name: "t".into(), domains: SenderDomains::Any, pool: "p".into(), message_size_max: None };
+    let mut puts = vec![Put::Source(source), Put::Pool(pool), Put::Tenant(tenant)];
+    puts.extend(scopes.iter().map(|scope| {
+        Put::Suspension(PutSuspension {
+            scope: scope.clone(),
+            reason: "blocked".into(),
+            actor: "eve".into(),
+            since: Timestamp::ZERO,
+            until: None,
+        })
+    }));
+    let mut directory = Directory::new();
+    directory.apply(&Command::Change(puts.into_iter().map(Change::Put).collect())).unwrap();
+    View::empty().apply(directory.everything())
+}
+
+#[test]
+fn a_job_of_a_new_lane_is_kept_for_a_while_whatever_has_suspended_it() {
+    let site = |name: &str| ScopeName::Site(name.into());
+    let lane = |site: &str| ScopeName::Lane { source: "one".into(), site: site.into() };
+    assert!(!is_kept(&[]));
+    assert!(!is_kept(&[site("example.net"), lane("example.net")]));
+    for scope in [
+        site("example.org"),
+        lane("example.org"),
+        ScopeName::Source("one".into()),
+        ScopeName::Pool("p".into()),
+        ScopeName::Tenant("t".into()),
+    ] {
+        assert!(is_kept(std::slice::from_ref(&scope)), "{scope}");
+    }
 }
