@@ -166,6 +166,7 @@ const SILENT: &[(&str, &str)] = &[
     ("postroad_outbound_lease_ends_total", "the lease is renewed in time"),
     ("postroad_outbound_starttls_injected_total", "nobody attacks"),
     ("postroad_queue_follower_behind_bytes", "one queue node has no followers"),
+    ("postroad_queue_announcements_refused_total", "there are few nodes"),
     ("postroad_queue_lane_reports_dropped_total", "no node has that many lanes"),
     ("postroad_queue_log_moved_bytes_total", "no segment of the log is full"),
     ("postroad_queue_reclaims_total", "no source changes hands"),

@@ -21,6 +21,11 @@ pub(crate) fn now() -> Timestamp {
     bounded(start_wall, instant.saturating_duration_since(start), wall)
 }
 
+/// Returns how far the wall clock is ahead of [`now`].
+pub(crate) fn ignored() -> Duration {
+    wall().since(now())
+}
+
 fn wall() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::ZERO.after(since_epoch)

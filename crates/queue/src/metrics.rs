@@ -13,6 +13,7 @@ const ROLE: Label = Label::one_of("role", &["ingress", "queue", "outbound", "con
 const GROUP: Label = Label::few("group", "the numbers of the groups; 0 is the directory");
 const FOLLOWER: Label = Label::few("follower", "the ids of queue nodes");
 const RESULT: Label = Label::one_of("result", &SUBMIT_RESULTS);
+const CAUSE: Label = Label::one_of("cause", &["malformed", "too_many"]);
 const OUTCOME: Label = Label::one_of("outcome", OutcomeKind::NAMES);
 const STATE: Label = Label::one_of("state", &["queued", "sending", "held"]);
 const SITE: Label =
@@ -48,8 +49,8 @@ postroad_telemetry::catalogue! {
     counter RECLAIMS = "postroad_queue_reclaims_total" [GROUP];
     /// Message bodies that were unreadable when an attempt needed them
     counter UNREADABLE = "postroad_queue_unreadable_contents_total" [GROUP];
-    /// Reports of lanes that were dropped because they are malformed, or an outbound node has more lanes than a leader keeps
-    counter LANES_DROPPED = "postroad_queue_lane_reports_dropped_total" [GROUP];
+    /// Reports of lanes that were dropped because they are malformed, or because an outbound node has more lanes than a leader keeps
+    counter LANES_DROPPED = "postroad_queue_lane_reports_dropped_total" [GROUP, CAUSE];
     /// Time from proposing a log entry to having applied it
     histogram COMMIT = "postroad_queue_commit_seconds" [GROUP];
     /// Commands in one log entry
@@ -106,6 +107,8 @@ postroad_telemetry::catalogue! {
     counter LOG_BATCHES = "postroad_queue_log_batches_total" [];
     /// Nodes that announced themselves to this queue node within the last 90 seconds, by role
     gauge NODES = "postroad_queue_announced_nodes" [ROLE];
+    /// Announcements of nodes that this queue node does not list, because as many as it keeps are running
+    counter ANNOUNCEMENTS_REFUSED = "postroad_queue_announcements_refused_total" [];
 }
 
 /// How many deliveries each site has, in each group.
@@ -123,7 +126,8 @@ pub(crate) struct LedgerMetrics {
     pub(crate) unconfirmed: Counter,
     pub(crate) reclaims: Counter,
     pub(crate) unreadable: Counter,
-    pub(crate) lanes_dropped: Counter,
+    pub(crate) lanes_malformed: Counter,
+    pub(crate) lanes_too_many: Counter,
     pub(crate) commit: Histogram,
     pub(crate) commands: Histogram,
     pub(crate) applied: Gauge,
@@ -150,7 +154,8 @@ impl LedgerMetrics {
             unconfirmed: UNCONFIRMED.with([group]),
             reclaims: RECLAIMS.with([group]),
             unreadable: UNREADABLE.with([group]),
-            lanes_dropped: LANES_DROPPED.with([group]),
+            lanes_malformed: LANES_DROPPED.with([group, "malformed"]),
+            lanes_too_many: LANES_DROPPED.with([group, "too_many"]),
             commit: COMMIT.with([group]),
             commands: COMMANDS.with([group]),
             applied: APPLIED.with([group]),
@@ -249,18 +254,27 @@ impl DiskMetrics {
 }
 
 /// How many nodes of each role run, as far as this queue node knows.
-pub(crate) struct NodeMetrics([(Role, Gauge); 4]);
+pub(crate) struct NodeMetrics {
+    running: [(Role, Gauge); 4],
+    refused: Counter,
+}
 
 impl NodeMetrics {
     pub(crate) fn new() -> Self {
         let roles = [Role::Ingress, Role::Queue, Role::Outbound, Role::Control];
-        Self(roles.map(|role| (role, NODES.with([role.name()]))))
+        let running = roles.map(|role| (role, NODES.with([role.name()])));
+        Self { running, refused: ANNOUNCEMENTS_REFUSED.with([]) }
     }
 
     pub(crate) fn observe(&self, running: impl Fn(Role) -> usize) {
-        for (role, gauge) in &self.0 {
+        for (role, gauge) in &self.running {
             gauge.set(running(*role) as f64);
         }
+    }
+
+    /// An announcement was refused because the list is full.
+    pub(crate) fn refused(&self) {
+        self.refused.increment(1);
     }
 }
 

@@ -16,7 +16,7 @@ use postroad_proto::node::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::metrics::NodeMetrics;
+use crate::{clock, metrics::NodeMetrics};
 
 /// The most nodes that are kept. A node needs a certificate of the cluster to be one of them.
 const NODES_MAX: usize = 1024;
@@ -47,9 +47,9 @@ impl Nodes {
         Self { table: Arc::default(), metrics: Arc::new(NodeMetrics::new()) }
     }
 
-    /// Returns true unless the clocks of most running queue nodes differ from that of `own`, this node.
+    /// Returns true unless the clocks of most running queue nodes differ from the time by which `own`, this node, decides.
     pub(crate) fn agree_on_time(&self, own: NodeId) -> bool {
-        self.table.lock().agree_on_time(own, Instant::now())
+        self.table.lock().agree_on_time(own, Instant::now(), clock::ignored())
     }
 
     pub(crate) fn into_server(self) -> NodesServer {
@@ -118,13 +118,16 @@ impl NodeTable {
         age >= FORGOTTEN_AFTER || (age >= RUNNING_WITHIN && runs_elsewhere())
     }
 
-    /// This node counts as one that agrees with itself.
-    fn agree_on_time(&self, own: NodeId, now: Instant) -> bool {
+    /// This node counts as one that agrees with itself. Its wall clock, with which the others compare theirs, is ahead of
+    /// the time by which it decides by what it ignores of it.
+    fn agree_on_time(&self, own: NodeId, now: Instant, ignored: Duration) -> bool {
+        let ignored_millis = i64::try_from(ignored.as_millis()).unwrap_or(i64::MAX);
         let others = self.nodes.iter().filter(|((role, node, _), kept)| {
             *role == Role::Queue && *node != own && now.duration_since(kept.at) < RUNNING_WITHIN
         });
         let differs = |clock: &ClockDifference| {
-            u128::from(clock.offset_millis.unsigned_abs()) > CLOCKS_DIFFER_MAX.as_millis()
+            let offset_millis = clock.offset_millis.saturating_add(ignored_millis);
+            u128::from(offset_millis.unsigned_abs()) > CLOCKS_DIFFER_MAX.as_millis()
         };
         let (differ, agree): (Vec<_>, Vec<_>) = others.filter_map(|(_, kept)| kept.clock).partition(differs);
         differ.len() < agree.len() + 1
@@ -150,8 +153,7 @@ impl NodeService for Nodes {
         let at = Instant::now();
         let mut table = self.table.lock();
         if !table.insert((role, id, address), Announcement { node, at, clock }) {
-            drop(table);
-            tracing::warn!(%role, node = %id, "node not listed: {NODES_MAX} nodes are running");
+            self.metrics.refused();
             return Err(Status::resource_exhausted(format!("more than {NODES_MAX} nodes")));
         }
         self.metrics.observe(|role| table.running(role, at));
@@ -277,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_clock_is_right_unless_most_queue_nodes_have_another_time() {
-        let check = |offsets_secs: &[i64], expected: bool| {
+        let check_ignored = |offsets_secs: &[i64], ignored_secs: u64, expected: bool| {
             let now = Instant::now();
             let mut table = NodeTable::default();
             let mut announce = |role: Role, id: u64, offset_secs: i64| {
@@ -289,9 +291,15 @@ mod tests {
             (10..20).for_each(|id| announce(Role::Ingress, id, 86_400));
             announce(Role::Queue, 1, 86_400);
             (2..).zip(offsets_secs).for_each(|(id, offset)| announce(Role::Queue, id, *offset));
-            assert_eq!(table.agree_on_time(NodeId(1), now), expected, "{offsets_secs:?}");
-            assert!(table.agree_on_time(NodeId(1), now + RUNNING_WITHIN), "nobody runs");
+            let ignored = Duration::from_secs(ignored_secs);
+            assert_eq!(
+                table.agree_on_time(NodeId(1), now, ignored),
+                expected,
+                "{offsets_secs:?}, {ignored:?}"
+            );
+            assert!(table.agree_on_time(NodeId(1), now + RUNNING_WITHIN, ignored), "nobody runs");
         };
+        let check = |offsets_secs: &[i64], expected| check_ignored(offsets_secs, 0, expected);
         check(&[], true);
         check(&[3], true);
         check(&[-86_400], false);
@@ -299,6 +307,12 @@ mod tests {
         check(&[-86_400, -86_400], false);
         check(&[-86_400, 0, 0, 86_400], true);
         check(&[-86_400, 0, 86_400, 86_400], false);
+        // Set forward by an hour while the process runs, which goes by a minute of it.
+        check_ignored(&[-3600, -3600], 3540, false);
+        // The same after a start with a clock that was 50 seconds behind.
+        check_ignored(&[-3600, -3600], 3590, true);
+        // Started a day behind and corrected since: the process goes on a day behind.
+        check_ignored(&[0, 0], 86_340, false);
     }
 
     #[test]

@@ -190,7 +190,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                 },
                 Panel {
                     title: "Unusual ends",
-                    description: "Attempts ended as unknown because a source changed its node, deliveries stopped because a receiver never confirms, bodies that were unreadable, and reports of lanes that were dropped because a node has too many.",
+                    description: "Attempts ended as unknown because a source changed its node, deliveries stopped because a receiver never confirms, bodies that were unreadable, and reports of lanes that were dropped because they are malformed or a node has too many.",
                     kind: Kind::Lines,
                     unit: Unit::PerSecond,
                     queries: &[
@@ -201,8 +201,8 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                             "unreadable",
                         ),
                         query(
-                            "sum(rate(postroad_queue_lane_reports_dropped_total{NODE}[RATE]))",
-                            "lane reports dropped",
+                            "sum by (cause) (rate(postroad_queue_lane_reports_dropped_total{NODE}[RATE]))",
+                            "lane reports dropped: {{cause}}",
                         ),
                     ],
                     runbook: alert("postroadcontentunreadable"),
@@ -256,6 +256,10 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                         query(
                             "sum(increase(postroad_queue_suspensions_full_total{NODE}[RATE]))",
                             "refused: too many suspensions",
+                        ),
+                        query(
+                            "sum(increase(postroad_queue_announcements_refused_total{NODE}[RATE]))",
+                            "refused: too many nodes",
                         ),
                     ],
                     runbook: reading("queue-and-raft"),

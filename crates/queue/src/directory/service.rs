@@ -1,7 +1,7 @@
 //! The directory's gRPC service: every node answers `Watch`, the leader all other calls.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 use futures::{Stream, stream};
 use postroad_core::{Epoch, NodeId, SourceId, TenantId};
 use postroad_directory::{
-    Change, Command, Done, Item, Kind, Owner, Refusal, Reply, ScopeName, View, Warning,
+    Change, Command, Done, Item, ItemName, Kind, Owner, Refusal, Reply, ScopeName, View, Warning,
 };
 use postroad_net::{PeerIdentity, Role, peer_info};
 use postroad_proto::directory::{
@@ -247,22 +247,24 @@ impl DirectoryApi {
 
     /// Returns the changes that suspend, and the suspensions that they make.
     fn plan_suspensions(&self, asked: Suspend<'_>) -> Result<(Vec<Change>, Vec<wire::Suspension>), Status> {
-        let directory = self.state.directory.lock();
-        if !suspensions::has_room(&directory, asked.scopes) {
-            metrics::suspensions_full();
-            let max = suspensions::SUSPENSIONS_MAX;
-            let text =
-                format!("more than {max} suspensions: resume some, or suspend a pool, source or tenant");
-            return Err(Status::resource_exhausted(text));
-        }
-        let changes = suspensions::suspend(&directory, clock::now(), asked);
-        let planned = directory.planned(&changes).map_err(|refusal| refusal_status(&refusal))?;
-        let suspension = |scope: &ScopeName| {
-            let name = scope.to_string();
-            planned.iter().find_map(|item| match item {
-                Item::Suspension(held) if *held.name == *name => Some(held.as_ref().into()),
-                _ => None,
-            })
+        let (changes, planned) = {
+            let directory = self.state.directory.lock();
+            if !suspensions::has_room(&directory, asked.scopes) {
+                metrics::suspensions_full();
+                let max = suspensions::SUSPENSIONS_MAX;
+                let text =
+                    format!("more than {max} suspensions: resume some, or suspend a pool, source or tenant");
+                return Err(Status::resource_exhausted(text));
+            }
+            let changes = suspensions::suspend(&directory, clock::now(), asked);
+            let planned = directory.planned(&changes).map_err(|refusal| refusal_status(&refusal))?;
+            (changes, planned)
+        };
+        // In the order of the call.
+        let by_name: HashMap<ItemName, Item> = planned.into_iter().map(|item| (item.name(), item)).collect();
+        let suspension = |scope: &ScopeName| match by_name.get(&scope.item())? {
+            Item::Suspension(held) => Some(held.as_ref().into()),
+            _ => None,
         };
         let suspensions = asked.scopes.iter().filter_map(suspension).collect();
         Ok((changes, suspensions))

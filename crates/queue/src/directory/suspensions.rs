@@ -102,7 +102,10 @@ impl SuspensionEnds {
         let ended = ended(view, wall, since);
         let is_wrong = !ended.is_empty() && !self.clock.may_be_right();
         if is_wrong && !self.is_wrong {
-            tracing::warn!("suspensions go on: the clocks of most queue nodes differ from this node's");
+            tracing::warn!(
+                "suspensions go on: the clocks of most queue nodes differ from this node's; \
+                 restart it if its clock has been corrected since it started"
+            );
         }
         self.is_wrong = is_wrong;
         if is_wrong { Vec::new() } else { ended }
