@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    iter,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -130,16 +129,7 @@ impl Queue {
             node: deps.identity.node,
             log: log.clone(),
             disk: node.disk_status(),
-            replication: {
-                let (directory, ledgers) = (directory.group.clone(), ledgers.clone());
-                Arc::new(move || {
-                    let of_directory = (GroupId::DIRECTORY, directory.replication());
-                    let of_ledgers =
-                        ledgers.iter().map(|(group, ledger)| (*group, ledger.group.replication()));
-                    let all = iter::once(of_directory).chain(of_ledgers);
-                    all.filter_map(|(group, replication)| Some((group, replication?))).collect()
-                })
-            },
+            directory: directory.group.clone(),
         };
         let service = QueueService::new(&config, ledgers.clone(), watched, state, stopping.clone());
         let is_alone = deps.voters.len() == 1;

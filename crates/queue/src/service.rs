@@ -241,7 +241,7 @@ impl queue_service_server::QueueService for QueueService {
         request: Request<wire::NodeStatusRequest>,
     ) -> Result<Response<wire::NodeStatusResponse>, Status> {
         allow(&request, OPERATORS)?;
-        Ok(Response::new(self.node.read()))
+        Ok(Response::new(self.node.read(&self.ledgers)))
     }
 
     async fn summary(

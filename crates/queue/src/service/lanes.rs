@@ -1,6 +1,6 @@
 //! The lanes that outbound nodes have reported to this leader.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{cmp::Reverse, sync::Arc};
 
 use postroad_core::{NodeId, SourceId};
 use postroad_ledger::lanes::LaneReport;
@@ -23,14 +23,14 @@ pub(super) fn list(ledger: &LedgerGroup, request: &LanesRequest) -> Result<Lanes
         source && (request.site.is_empty() || request.site == site)
     };
     let listed = ledger.shared.with_leading(|state, leading| {
-        let mut busiest = Busiest::new(limit);
-        for (node, source, site, report) in leading.lanes.iter() {
-            if is_wanted(source, site) && leading.dispatcher.owner(source) == Some(node) {
-                let assigned = state.outstanding(source, site);
-                busiest.add(assigned.max(report.waiting), Lane { node, source, site, report, assigned });
-            }
-        }
-        busiest.into_response()
+        let wanted = leading.lanes.iter().filter(|(node, source, site, _)| {
+            is_wanted(*source, site) && leading.dispatcher.owner(*source) == Some(*node)
+        });
+        let ranked = wanted.enumerate().map(|(place, (node, source, site, report))| {
+            let assigned = state.outstanding(source, site);
+            (assigned.max(report.waiting), place, Lane { node, source, site, report, assigned })
+        });
+        busiest(ranked.collect(), limit)
     });
     listed.ok_or_else(|| not_leader(ledger.status().leader))
 }
@@ -51,43 +51,20 @@ impl From<Lane<'_>> for LaneView {
     }
 }
 
-/// The lanes with most mail, among equals those that came first.
-struct Busiest<'a> {
-    limit: usize,
-    /// By mail and order, the least on top; their lanes are in `lanes`.
-    order: BinaryHeap<Reverse<(u32, Reverse<usize>, usize)>>,
-    lanes: Vec<Lane<'a>>,
-    seen: usize,
-}
+/// A lane with its mail and its place among all.
+type Ranked<'a> = (u32, usize, Lane<'a>);
 
-impl<'a> Busiest<'a> {
-    fn new(limit: usize) -> Self {
-        Self { limit, order: BinaryHeap::new(), lanes: Vec::new(), seen: 0 }
+/// Returns the lanes with most mail, among equals those that came first.
+fn busiest(mut lanes: Vec<Ranked<'_>>, limit: usize) -> LanesResponse {
+    let order = |(mail, place, _): &Ranked<'_>| (Reverse(*mail), *place);
+    let left_out = lanes.len().saturating_sub(limit);
+    if left_out > 0 {
+        lanes.select_nth_unstable_by_key(limit, order);
+        lanes.truncate(limit);
     }
-
-    fn add(&mut self, mail: u32, lane: Lane<'a>) {
-        self.seen += 1;
-        let place = if self.lanes.len() < self.limit {
-            self.lanes.push(lane);
-            self.lanes.len() - 1
-        } else {
-            match self.order.peek() {
-                Some(Reverse((least, ..))) if *least < mail => {}
-                _ => return,
-            }
-            let Some(Reverse((_, _, place))) = self.order.pop() else { return };
-            self.lanes[place] = lane;
-            place
-        };
-        self.order.push(Reverse((mail, Reverse(self.seen), place)));
-    }
-
-    fn into_response(self) -> LanesResponse {
-        let left_out = (self.seen - self.lanes.len()) as u64;
-        let order = self.order.into_sorted_vec();
-        let lanes = order.into_iter().map(|Reverse((_, _, place))| self.lanes[place].into()).collect();
-        LanesResponse { lanes, left_out }
-    }
+    lanes.sort_unstable_by_key(order);
+    let lanes = lanes.into_iter().map(|(_, _, lane)| lane.into()).collect();
+    LanesResponse { lanes, left_out: left_out as u64 }
 }
 
 #[cfg(test)]
@@ -108,13 +85,11 @@ mod tests {
             rate: RateState::Ready,
         };
         let site: Arc<str> = "x".into();
-        let mut busiest = Busiest::new(limit);
-        for (source, mail) in (0..).zip(mail) {
-            let source = SourceId(source);
-            let lane = Lane { node: NodeId(1), source, site: &site, report: &report, assigned: 0 };
-            busiest.add(*mail, lane);
-        }
-        let listed = busiest.into_response();
+        let lane = |(place, mail): (usize, &u32)| {
+            let source = SourceId(u32::try_from(place).unwrap());
+            (*mail, place, Lane { node: NodeId(1), source, site: &site, report: &report, assigned: 0 })
+        };
+        let listed = busiest(mail.iter().enumerate().map(lane).collect(), limit);
         assert_eq!(listed.lanes.iter().map(|lane| lane.source).collect::<Vec<_>>(), expected);
         assert_eq!(listed.left_out as usize, mail.len() - expected.len());
     }

@@ -1,13 +1,15 @@
 //! The state of this node: its disk and its log.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{collections::BTreeMap, iter, sync::atomic::Ordering};
 
 use postroad_core::{GroupId, NodeId};
 use postroad_proto::queue::{FollowerView, GroupReplication, NodeStatusResponse};
-use postroad_raft::{DiskStatus, Replication};
+use postroad_raft::{DiskStatus, Group, Replication};
 use postroad_storage::{Log, Room};
 use postroad_telemetry::data_disk;
 use tokio::sync::watch;
+
+use crate::{directory::DirectoryMachine, ledger::LedgerGroup};
 
 /// What the state of a node is read from; a clone is cheap.
 #[derive(Clone)]
@@ -16,12 +18,11 @@ pub(crate) struct NodeState {
     pub(crate) log: Log,
     /// Whether the other queue nodes accept the disk.
     pub(crate) disk: watch::Receiver<DiskStatus>,
-    /// Returns how the other nodes follow, for every group that this node leads.
-    pub(crate) replication: Arc<dyn Fn() -> Vec<(GroupId, Replication)> + Send + Sync>,
+    pub(crate) directory: Group<DirectoryMachine>,
 }
 
 impl NodeState {
-    pub(super) fn read(&self) -> NodeStatusResponse {
+    pub(super) fn read(&self, ledgers: &BTreeMap<GroupId, LedgerGroup>) -> NodeStatusResponse {
         let (disk, stats) = (data_disk(), self.log.stats());
         NodeStatusResponse {
             node: self.node.0,
@@ -32,8 +33,19 @@ impl NodeState {
             disk_refused: *self.disk.borrow() != DiskStatus::Accepted,
             log_written_bytes: stats.written_bytes.load(Ordering::Relaxed),
             log_batches: stats.batches.load(Ordering::Relaxed),
-            replication: (self.replication)().into_iter().map(group_replication).collect(),
+            replication: self.replication(ledgers).map(group_replication).collect(),
         }
+    }
+
+    /// Returns how the other nodes follow, for every group that this node leads.
+    fn replication(
+        &self,
+        ledgers: &BTreeMap<GroupId, LedgerGroup>,
+    ) -> impl Iterator<Item = (GroupId, Replication)> {
+        let of_directory = (GroupId::DIRECTORY, self.directory.replication());
+        let of_ledgers = ledgers.iter().map(|(group, ledger)| (*group, ledger.group.replication()));
+        let all = iter::once(of_directory).chain(of_ledgers);
+        all.filter_map(|(group, replication)| Some((group, replication?)))
     }
 }
 

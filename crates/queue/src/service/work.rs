@@ -261,17 +261,19 @@ impl Session {
             return Err(Status::invalid_argument("too many lanes in one frame"));
         }
         let now = clock::now();
-        let count = reports.lanes.len();
+        let (count, metrics) = (reports.lanes.len(), &self.ledger.shared.metrics);
         let parsed = reports.lanes.into_iter().filter_map(|lane| parse_lane_report(lane, now).ok());
         // Not under the lock.
         let parsed: Vec<_> = parsed.collect();
+        // Mail does not stop for a report that is dropped.
+        metrics.lanes_malformed.increment((count - parsed.len()) as u64);
         self.ledger.shared.with_leading(|_, leading| {
             // A session that was replaced says nothing about the lanes any longer.
             if leading.outboxes.is_current(self.node, self.session) {
                 let kept = |(source, site, report)| leading.lanes.note(self.node, source, site, report);
-                let kept = parsed.into_iter().map(kept).filter(|kept| *kept).count();
-                // Mail does not stop for a report that is dropped.
-                self.ledger.shared.metrics.lanes_dropped.increment((count - kept) as u64);
+                metrics
+                    .lanes_too_many
+                    .increment(parsed.into_iter().map(kept).filter(|kept| !kept).count() as u64);
             }
         });
         Ok(())
