@@ -3,7 +3,7 @@
 //! A transaction lasts from `MAIL` to the last command or message that arrived: a connection whose node is gone may stay
 //! open for long, and that harms nobody. Memory: the transactions of each delivery, the epoch of each source.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postroad_core::{AttemptNumber, DeliveryId, Epoch, GroupId, OutcomeKind, SourceId};
 
@@ -58,13 +58,13 @@ fn epochs(facts: &Facts<'_>, into: &mut Judgement) {
     }
     attempts.sort_by_key(|(group, sequence, _)| (*group, *sequence));
     let mut newest = BTreeMap::<(GroupId, SourceId), (Epoch, RecordNumber)>::new();
-    let mut reclaimed = BTreeMap::<(DeliveryId, AttemptNumber), ()>::new();
+    let mut reclaimed = BTreeSet::<(DeliveryId, AttemptNumber)>::new();
     for (group, _, attempt) in attempts {
         into.judged += 1;
         let Attempt { delivery, attempt: number, source, epoch, outcome, next, .. } = attempt.what;
-        let is_late = *next == NextState::Unchanged || reclaimed.contains_key(&(*delivery, *number));
+        let is_late = *next == NextState::Unchanged || reclaimed.contains(&(*delivery, *number));
         if *outcome == OutcomeKind::Unknown {
-            reclaimed.insert((*delivery, *number), ());
+            reclaimed.insert((*delivery, *number));
         }
         // A late report does not say which source it came from.
         if is_late {

@@ -1,6 +1,7 @@
 //! I1: each recipient of an acknowledged message ends, and one that ended as delivered is at a receiver.
 //!
 //! A held delivery has not ended, and nobody waits for it. A history without events is judged by the receivers alone.
+//! A history without transactions may be one whose receivers were not recorded: then nothing proves a delivery.
 //! Memory: the transactions of each delivery.
 
 use std::collections::BTreeMap;
@@ -58,13 +59,14 @@ fn state(facts: &Facts<'_>, id: DeliveryId, submission: &Submission<'_>, has_cop
     let delivery = facts.deliveries.get(&id);
     if let Some((event, end)) = delivery.and_then(|delivery| delivery.ends().next()) {
         let lost = |what| State::Lost { proof: Some(event.number), what };
-        if end == FinalState::Delivered && !has_copy && !facts.transactions.is_empty() {
+        let is_unproven = end == FinalState::Delivered && !has_copy;
+        if is_unproven && !facts.transactions.is_empty() {
             return lost("it ended as delivered, but no receiver has a copy");
         }
         if is_too_late(facts, submission, event.at) {
             return lost("it ended only after all was to be quiet");
         }
-        return State::Judged;
+        return if is_unproven { State::Undecided } else { State::Judged };
     }
     if delivery.is_some_and(Delivery::is_held) {
         return State::Judged;

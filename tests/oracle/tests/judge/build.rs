@@ -187,17 +187,21 @@ impl Script {
 
     /// Accepted, open and delivered; nothing ended otherwise.
     pub(crate) fn counts(self, by: Counter, [accepted, open, delivered]: [u64; 3]) -> Self {
-        let (tenant, bounced, expired, cancelled, suppressed) = (TenantId(1), 0, 0, 0, 0);
-        self.push(What::Counts(Counts {
-            by,
-            tenant,
-            accepted,
-            open,
-            delivered,
-            bounced,
-            expired,
-            cancelled,
-            suppressed,
-        }))
+        self.push(What::Counts(Counts { accepted, open, delivered, ..no_deliveries(by, TenantId(1)) }))
+    }
+}
+
+/// The counts of a tenant without deliveries.
+pub(crate) const fn no_deliveries(by: Counter, tenant: TenantId) -> Counts {
+    Counts {
+        by,
+        tenant,
+        accepted: 0,
+        open: 0,
+        delivered: 0,
+        bounced: 0,
+        expired: 0,
+        cancelled: 0,
+        suppressed: 0,
     }
 }
