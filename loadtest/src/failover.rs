@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     ClientArgs,
+    grpc::WhenEnded,
     load::{Load, LoadSpec, RECIPIENT},
     report::{Tally, write_json},
 };
@@ -124,7 +125,8 @@ pub(crate) async fn interrupted() -> anyhow::Result<()> {
 
 async fn measure(arguments: &FailoverArgs, cluster: &mut DevCluster, sink: &Sink) -> anyhow::Result<()> {
     let FailoverArgs { messages, rate, size, clients, .. } = arguments.clone();
-    let spec = LoadSpec { messages, rate: Some(rate), size, clients };
+    // Only queue nodes are killed: an ingress node that ends a stream has a fault.
+    let spec = LoadSpec { messages, rate: Some(rate), size, clients, when_ended: WhenEnded::Fail };
     let load = Load::start(&spec, cluster.smtp().collect(), cluster.grpc().collect());
     let (tally, started) = (load.tally.clone(), load.started);
     let mut leaders = Leaders { cluster, tally: &tally };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    error::Error,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, metadata::MetadataValue, transport::Channel};
+use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 
 use crate::{
     ClientArgs,
@@ -30,7 +31,16 @@ use crate::{
 const RECONNECT_WITHIN: Duration = Duration::from_secs(30);
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 
-/// Messages without an answer, by their sequence numbers.
+/// What a stream does when its server ends it before all messages are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenEnded {
+    /// The run fails.
+    Fail,
+    /// It connects again, as a client does whose server is restarted, unless the server says that this is of no use.
+    ConnectAgain,
+}
+
+/// Messages that were taken from the plan and have no answer, by their sequence numbers.
 type Waiting = Arc<Mutex<HashMap<u64, DueMessage>>>;
 
 pub(crate) async fn run(
@@ -39,6 +49,7 @@ pub(crate) async fn run(
     plan: &Arc<Plan>,
     tally: &Arc<Tally>,
     maker: &MessageMaker,
+    when_ended: WhenEnded,
 ) -> anyhow::Result<()> {
     let mut streams = JoinSet::new();
     for _ in 0..clients.connections.max(1) {
@@ -52,7 +63,14 @@ pub(crate) async fn run(
             plan: plan.clone(),
             tally: tally.clone(),
         };
-        streams.spawn(stream.run_again(target.to_owned()));
+        let target = target.to_owned();
+        streams.spawn(async move {
+            let ended = match when_ended {
+                WhenEnded::Fail => stream.run().await,
+                WhenEnded::ConnectAgain => stream.run_again(&target).await,
+            };
+            ended.context("the stream ended")
+        });
     }
     while let Some(ended) = streams.join_next().await {
         ended??;
@@ -63,6 +81,11 @@ pub(crate) async fn run(
 async fn connect(target: &str) -> anyhow::Result<Channel> {
     let endpoint = Channel::from_shared(format!("http://{target}"))?;
     endpoint.connect().await.with_context(|| format!("cannot reach `{target}`"))
+}
+
+/// Returns true when the server asks for it, or when the connection failed: what a server sends has no source.
+fn may_connect_again(status: &Status) -> bool {
+    status.code() == Code::Unavailable || status.source().is_some()
 }
 
 #[derive(Clone)]
@@ -76,25 +99,29 @@ struct Stream {
 }
 
 impl Stream {
-    /// Connects again when the server ends the stream, as a client does whose server is restarted.
-    async fn run_again(mut self, target: String) -> anyhow::Result<()> {
-        while let Err(error) = self.clone().run().await {
+    /// Connects again when the connection or the server fails.
+    async fn run_again(mut self, target: &str) -> Result<(), Status> {
+        while let Err(status) = self.clone().run().await {
+            if !may_connect_again(&status) {
+                return Err(status);
+            }
             if self.plan.is_over() {
                 return Ok(());
             }
             let until = Instant::now() + RECONNECT_WITHIN;
             self.channel = loop {
-                match connect(&target).await {
+                tokio::time::sleep(RECONNECT_AFTER).await;
+                match connect(target).await {
                     Ok(channel) => break channel,
-                    Err(_) if Instant::now() > until => return Err(error),
-                    Err(_) => tokio::time::sleep(RECONNECT_AFTER).await,
+                    Err(_) if Instant::now() > until => return Err(status),
+                    Err(_) => {}
                 }
             };
         }
         Ok(())
     }
 
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self) -> Result<(), Status> {
         let (requests, outgoing) = mpsc::channel(1);
         let mut request = Request::new(ReceiverStream::new(outgoing));
         request.metadata_mut().insert("authorization", self.key.clone());
@@ -120,14 +147,15 @@ impl Stream {
                 }
                 in_flight.add_permits(1);
             }
-            anyhow::Ok(())
+            Ok(())
         };
         let ended = answers.await;
-        feeding.abort_all();
+        // Nothing is taken after this.
+        feeding.shutdown().await;
         for _ in waiting.lock().drain() {
             tally.count_unanswered();
         }
-        ended.context("the stream ended")
+        ended
     }
 
     /// Sends due messages while the number of unanswered ones allows.
@@ -140,8 +168,10 @@ impl Stream {
         loop {
             let Ok(permit) = in_flight.acquire().await else { return };
             permit.forget();
-            let Some(due_message) = self.plan.next().await else { return };
+            // Counted from here on, also where the stream ends before it is due.
+            let Some(due_message) = self.plan.take() else { return };
             waiting.lock().insert(due_message.index, due_message);
+            due_message.wait().await;
             let mut content = Vec::new();
             self.maker.write(due_message.index, &mut content);
             let envelope = Envelope {
@@ -154,5 +184,121 @@ impl Stream {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use postroad_proto::submission::{
+        GetMessageRequest, Message, SubmitResponse, SubmitStreamResponse,
+        submission_service_server::{SubmissionService, SubmissionServiceServer},
+    };
+    use tokio::net::TcpListener;
+    use tokio_stream::{Stream, StreamExt};
+    use tonic::{
+        Response, Streaming,
+        transport::{Server, server::TcpIncoming},
+    };
+
+    use super::*;
+    use crate::report::Answers;
+
+    const MESSAGES: u64 = 10;
+
+    /// Reads two messages of each of the first streams and ends it with `code`; accepts all messages of later ones.
+    struct Failing {
+        code: Code,
+        streams: usize,
+        opened: Arc<AtomicUsize>,
+    }
+
+    #[tonic::async_trait]
+    impl SubmissionService for Failing {
+        async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
+            Err(Status::unimplemented("streams only"))
+        }
+
+        async fn get_message(&self, _: Request<GetMessageRequest>) -> Result<Response<Message>, Status> {
+            Err(Status::unimplemented("streams only"))
+        }
+
+        type SubmitStreamStream = Pin<Box<dyn Stream<Item = Result<SubmitStreamResponse, Status>> + Send>>;
+
+        async fn submit_stream(
+            &self,
+            request: Request<Streaming<SubmitStreamRequest>>,
+        ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+            let mut requests = request.into_inner();
+            if self.opened.fetch_add(1, Ordering::Relaxed) < self.streams {
+                for _ in 0..2 {
+                    requests.message().await?;
+                }
+                return Err(Status::new(self.code, "no"));
+            }
+            let accepted = |request: Result<SubmitStreamRequest, Status>| {
+                let result = Some(submit_stream_response::Result::Accepted(SubmitResponse::default()));
+                Ok(SubmitStreamResponse { sequence: request?.sequence, result })
+            };
+            Ok(Response::new(Box::pin(requests.map(accepted))))
+        }
+    }
+
+    /// Runs one stream; returns its result, how many streams it opened, and what became of the messages.
+    async fn run_against(
+        code: Code,
+        streams: usize,
+        when_ended: WhenEnded,
+    ) -> (anyhow::Result<()>, usize, Answers) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap().to_string();
+        let opened = Arc::<AtomicUsize>::default();
+        let service = SubmissionServiceServer::new(Failing { code, streams, opened: opened.clone() });
+        // A set, so that the server is aborted at the end.
+        let mut servers = JoinSet::new();
+        servers
+            .spawn(Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener)));
+        let clients = ClientArgs {
+            connections: 1,
+            messages_per_connection: 0,
+            in_flight: 64,
+            api_key: "key".to_owned(),
+        };
+        let (plan, tally) = (Plan::new(MESSAGES, Some(50.0)), Arc::new(Tally::new(MESSAGES)));
+        let plan = Arc::new(plan);
+        let maker = MessageMaker::new("a@x.test", "b@x.test", 256);
+        let ended = run(&target, &clients, &plan, &tally, &maker, when_ended).await;
+        (ended, opened.load(Ordering::Relaxed), tally.answers(plan.started))
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_the_stream_is_not_asked_again() {
+        for when_ended in [WhenEnded::Fail, WhenEnded::ConnectAgain] {
+            let (ended, opened, answers) = run_against(Code::Unauthenticated, usize::MAX, when_ended).await;
+            let error = format!("{:#}", ended.expect_err("the stream is refused"));
+            assert!(error.contains("the stream ended") && error.contains("no"), "{error}");
+            assert_eq!(opened, 1);
+            assert!(answers.unanswered < MESSAGES, "the plan is not used up: {answers:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_message_of_the_plan_is_counted_when_the_server_is_restarted() {
+        let (ended, opened, answers) = run_against(Code::Unavailable, 2, WhenEnded::ConnectAgain).await;
+        ended.unwrap();
+        assert_eq!(opened, 3);
+        assert_eq!(answers.accepted + answers.unanswered, MESSAGES, "{answers:?}");
+        assert!(answers.accepted > 0 && answers.unanswered >= 4, "{answers:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_must_not_end_fails_the_run_when_it_does() {
+        let (ended, opened, _) = run_against(Code::Unavailable, 1, WhenEnded::Fail).await;
+        assert!(ended.is_err());
+        assert_eq!(opened, 1);
     }
 }

@@ -4,7 +4,14 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use tokio::task::JoinSet;
 
-use crate::{ClientArgs, grpc, message::MessageMaker, plan::Plan, report::Tally, smtp};
+use crate::{
+    ClientArgs,
+    grpc::{self, WhenEnded},
+    message::MessageMaker,
+    plan::Plan,
+    report::Tally,
+    smtp,
+};
 
 const SENDER: &str = "load@example.test";
 /// The recipient of every message.
@@ -20,6 +27,8 @@ pub(crate) struct LoadSpec {
     /// Bytes of each.
     pub(crate) size: usize,
     pub(crate) clients: ClientArgs,
+    /// What gRPC clients do when their server ends a stream; those of SMTP always connect again.
+    pub(crate) when_ended: WhenEnded,
 }
 
 /// Load, half over SMTP and half over gRPC, until [`Load::finish`].
@@ -57,10 +66,10 @@ impl Load {
         let clients_of = per_target(&grpc);
         for target in grpc {
             let (plan, tally, maker) = (plans[1].clone(), tally.clone(), makers[1].clone());
-            let clients_of = clients_of.clone();
-            clients.spawn(
-                async move { grpc::run(&target.to_string(), &clients_of, &plan, &tally, &maker).await },
-            );
+            let (clients_of, when_ended) = (clients_of.clone(), spec.when_ended);
+            clients.spawn(async move {
+                grpc::run(&target.to_string(), &clients_of, &plan, &tally, &maker, when_ended).await
+            });
         }
         Self { tally, started: Instant::now(), plans, clients }
     }

@@ -24,7 +24,9 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use postroad_testkit::{Sink, SinkConfig};
 
-use crate::{cpu::CpuMeter, message::MessageMaker, plan::Plan, report::Tally, tracker::Tracker};
+use crate::{
+    cpu::CpuMeter, grpc::WhenEnded, message::MessageMaker, plan::Plan, report::Tally, tracker::Tracker,
+};
 
 /// Sends mail to a server at a given rate, and reports what was accepted, delivered and lost.
 #[derive(Debug, Parser)]
@@ -144,7 +146,10 @@ async fn load(arguments: LoadArgs, protocol: Protocol) -> anyhow::Result<()> {
     let progress = tokio::spawn(report::show_progress(tally.clone(), sink.as_ref().map(Sink::ledger)));
     match protocol {
         Protocol::Smtp => smtp::run(&arguments.target, &arguments.clients, &plan, &tally, &maker).await?,
-        Protocol::Grpc => grpc::run(&arguments.target, &arguments.clients, &plan, &tally, &maker).await?,
+        Protocol::Grpc => {
+            let when_ended = WhenEnded::ConnectAgain;
+            grpc::run(&arguments.target, &arguments.clients, &plan, &tally, &maker, when_ended).await?
+        }
     }
     tally.finish();
     if let Some(tracker) = &mut tracker {

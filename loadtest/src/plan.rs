@@ -55,8 +55,15 @@ impl Plan {
         self.next.load(Ordering::Relaxed) >= self.messages && !self.is_open_ended.load(Ordering::Relaxed)
     }
 
-    /// Waits until the next message is due; `None` at the end of the plan.
+    /// Waits until the next message is due; `None` at the end of the plan. A caller that does not wait until then skips it.
     pub(crate) async fn next(&self) -> Option<DueMessage> {
+        let message = self.take()?;
+        message.wait().await;
+        Some(message)
+    }
+
+    /// Takes the next message, which nobody else gets then; `None` at the end of the plan.
+    pub(crate) fn take(&self) -> Option<DueMessage> {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
         if index >= self.messages && !self.is_open_ended.load(Ordering::Relaxed) {
             return None;
@@ -64,9 +71,14 @@ impl Plan {
         if self.interval.is_zero() {
             return Some(DueMessage { index, due: Instant::now() });
         }
-        let due = self.started + self.interval.mul_f64(index as f64);
-        tokio::time::sleep_until(due.into()).await;
-        Some(DueMessage { index, due })
+        Some(DueMessage { index, due: self.started + self.interval.mul_f64(index as f64) })
+    }
+}
+
+impl DueMessage {
+    /// Waits until it is due.
+    pub(crate) async fn wait(&self) {
+        tokio::time::sleep_until(self.due.into()).await;
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::time::sleep;
 use crate::{
     ClientArgs,
     failover::{interrupted, positive},
+    grpc::WhenEnded,
     load::{Load, LoadSpec, RECIPIENT},
     report::write_json,
 };
@@ -71,7 +72,7 @@ pub(crate) struct RolesArgs {
     #[arg(long, default_value_t = 8192)]
     size: usize,
     /// Messages that are queued, and then delivered, for the figures of a backlog
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(4..))]
     backlog: u64,
     /// Repeats everything with a cluster of its own; medians are printed
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
@@ -119,6 +120,13 @@ struct Run<'a> {
     figures: &'a mut Figures,
 }
 
+/// A half of a backlog.
+struct Filled {
+    /// Messages that were acknowledged: others may be refused.
+    queued: f64,
+    took: Duration,
+}
+
 impl Run<'_> {
     async fn all(&mut self) -> anyhow::Result<()> {
         self.idle().await?;
@@ -138,7 +146,9 @@ impl Run<'_> {
         sleep(SETTLE).await;
         let before = self.usages()?;
         sleep(IDLE).await;
-        self.add_usages("idle", &before, IDLE)
+        let after = self.usages()?;
+        self.add_usages("idle", &before, &after, IDLE);
+        Ok(())
     }
 
     async fn under_load(&mut self) -> anyhow::Result<()> {
@@ -160,7 +170,7 @@ impl Run<'_> {
             usages.iter().filter(|(role, _)| *role == Role::Queue).map(|(_, usage)| usage.written).sum()
         };
         let written = (written(&after) - written(&before)) as f64;
-        self.add_usages("under load", &before, took)?;
+        self.add_usages("under load", &before, &after, took);
         let secs = took.as_secs_f64();
         self.figures.add("messages/s accepted under load", accepted / secs);
         self.figures.add("messages/s delivered under load", delivered / secs);
@@ -209,18 +219,19 @@ impl Run<'_> {
         self.cluster.operate(&["site", "suspend", &site, "--reason", "backlog"]).await?;
         sleep(SETTLE).await;
         let empty = self.queue_pss()?;
-        let fill = self.fill().await?;
+        let first = self.fill().await?;
         let half = self.queue_pss()?;
-        let fill = fill + self.fill().await?;
+        let second = self.fill().await?;
         sleep(SETTLE).await;
         let full = self.queue_pss()?;
-        let (count, nodes) = (self.arguments.backlog as f64, 3.0);
-        self.figures.add("messages/s accepted into a backlog", count / fill.as_secs_f64());
+        let count = first.queued + second.queued;
+        self.figures
+            .add("messages/s accepted into a backlog", count / (first.took + second.took).as_secs_f64());
         if outbounds == 2 {
-            let per = |bytes: f64, deliveries: f64| bytes / nodes / deliveries;
+            let nodes = self.cluster.nodes(Role::Queue).len() as f64;
             let name = "bytes of PSS of a queue node per queued delivery";
-            self.figures.add(&format!("{name}, first half"), per(half - empty, count / 2.0));
-            self.figures.add(&format!("{name}, second half"), per(full - half, count / 2.0));
+            self.figures.add(&format!("{name}, first half"), (half - empty) / nodes / first.queued);
+            self.figures.add(&format!("{name}, second half"), (full - half) / nodes / second.queued);
         }
         for node in self.cluster.nodes(Role::Outbound).into_iter().skip(outbounds) {
             node.process.terminate(NODE_WITHIN).await?;
@@ -234,19 +245,23 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Queues half of a backlog, and returns how long it took.
-    async fn fill(&mut self) -> anyhow::Result<Duration> {
+    /// Queues half of a backlog.
+    async fn fill(&mut self) -> anyhow::Result<Filled> {
+        let before = self.acknowledged.len();
         let load = self.start_load(None);
         let began = load.started;
         self.finish_load(load).await?;
-        Ok(began.elapsed())
+        let (queued, took) = (self.acknowledged.len() - before, began.elapsed());
+        ensure!(queued > 0, "no message of a backlog was accepted");
+        Ok(Filled { queued: queued as f64, took })
     }
 
     /// Starts load at a rate, or of half a backlog.
     fn start_load(&self, rate: Option<f64>) -> Load {
         let messages = if rate.is_some() { 0 } else { self.arguments.backlog / 2 };
         let clients = ClientArgs { api_key: API_KEY.to_owned(), ..self.arguments.clients.clone() };
-        let spec = LoadSpec { messages, rate, size: self.arguments.size, clients };
+        let (size, when_ended) = (self.arguments.size, WhenEnded::ConnectAgain);
+        let spec = LoadSpec { messages, rate, size, clients, when_ended };
         Load::start(&spec, self.cluster.smtp(), self.cluster.grpc())
     }
 
@@ -299,13 +314,12 @@ impl Run<'_> {
     }
 
     /// Adds what a node of each role takes, on average over its nodes.
-    fn add_usages(&mut self, when: &str, before: &[(Role, Usage)], took: Duration) -> anyhow::Result<()> {
-        let after = self.usages()?;
+    fn add_usages(&mut self, when: &str, before: &[(Role, Usage)], after: &[(Role, Usage)], took: Duration) {
         for (role, name) in ROLES {
             let of_role = |usages: &[(Role, Usage)]| -> Vec<Usage> {
                 usages.iter().filter(|(of, _)| *of == role).map(|(_, usage)| *usage).collect()
             };
-            let (before, after) = (of_role(before), of_role(&after));
+            let (before, after) = (of_role(before), of_role(after));
             let nodes = after.len().max(1) as f64;
             let sum = |usages: &[Usage], what: fn(&Usage) -> f64| usages.iter().map(what).sum::<f64>();
             let cpu = |usage: &Usage| usage.cpu.as_secs_f64();
@@ -316,7 +330,6 @@ impl Run<'_> {
             let pss = sum(&after, |usage| usage.pss as f64) / nodes / MIB;
             self.figures.add(&format!("{name}, {when}: MiB PSS"), pss);
         }
-        Ok(())
     }
 
     /// Returns the PSS of all queue nodes together.
@@ -334,5 +347,30 @@ impl Run<'_> {
             sum += Exposition::read(&page).sum(metric);
         }
         Ok(sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        arguments: RolesArgs,
+    }
+
+    #[test]
+    fn every_half_of_a_backlog_has_a_message_of_each_protocol() {
+        let check = |backlog: &str, expected: Option<u64>| {
+            let parsed = Cli::try_parse_from(["roles", "--postroad", "postroad", "--backlog", backlog]);
+            assert_eq!(parsed.ok().map(|cli| cli.arguments.backlog), expected, "{backlog}");
+        };
+        check("4", Some(4));
+        check("100001", Some(100_001));
+        check("3", None);
+        check("0", None);
     }
 }
