@@ -109,12 +109,12 @@ async fn a_node_killed_between_250_and_delivery_delivers_after_its_restart() {
     run.recorder.node(NodeId(1), Role::Queue, false);
     sink.set_script(Script::default());
     run.dev.process().start_again().expect("it has ended");
+    run.recorder.node(NodeId(1), Role::Queue, true);
     run.dev.process().wait_ready(PATIENCE).await.unwrap_or_else(|error| panic!("{error:#}"));
     assert!(
         sink.ledger().wait_for_count(4, PATIENCE).await,
         "the outcome of both is unknown, so they are sent again"
     );
-    run.recorder.node(NodeId(1), Role::Queue, true);
     finish(run, &sink).await;
     assert_eq!(sink.ledger().count(), 4);
 }

@@ -100,12 +100,7 @@ fn pages() -> Vec<(PathBuf, String)> {
     let read = |file: &PathBuf| fs::read_to_string(file).ok();
     let pages = files_in(&root().join("docs")).into_iter().filter_map(|file| Some((read(&file)?, file)));
     let is_of_others = |text: &str| OTHER_MARKS.iter().any(|mark| text.contains(mark));
-    let is_ours = |text: &str| {
-        text.contains(
-            "```console
-",
-        ) && !is_of_others(text)
-    };
+    let is_ours = |text: &str| text.contains("```console\n") && !is_of_others(text);
     pages.filter(|(text, _)| is_ours(text)).map(|(text, file)| (file, text)).collect()
 }
 

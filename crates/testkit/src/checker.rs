@@ -224,7 +224,11 @@ mod tests {
     use postroad_core::Timestamp;
 
     use super::*;
-    use crate::{Sink, SinkConfig, client::submit, sink::Record};
+    use crate::{
+        Sink, SinkConfig,
+        client::submit,
+        sink::{Record, ReplyState},
+    };
 
     fn copy(id: MessageId, recipient: &str) -> Record {
         Record {
@@ -237,7 +241,7 @@ mod tests {
             body_hash: 0,
             message: Some(id),
             token: None,
-            reply_written: Some(true),
+            reply: ReplyState::Written,
         }
     }
 

@@ -11,7 +11,6 @@ use std::{
 use anyhow::{Context, ensure};
 use postroad_core::{GroupId, MessageId};
 use tempfile::TempDir;
-use tokio::process::Command;
 use toml::{Table, Value};
 
 use crate::{
@@ -261,7 +260,7 @@ impl Cluster {
     }
 
     async fn postroad(&self, arguments: &[OsString]) -> anyhow::Result<String> {
-        let ended = Command::new(&self.spec.binary).args(arguments).kill_on_drop(true).output().await;
+        let ended = self.operator().run(arguments).await;
         let ended = ended.with_context(|| format!("cannot start `{}`", self.spec.binary.display()))?;
         let errors = String::from_utf8_lossy(&ended.stderr);
         ensure!(ended.status.success(), "postroad {arguments:?} ended with {}: {errors}", ended.status);

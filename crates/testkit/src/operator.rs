@@ -1,6 +1,8 @@
 //! An operator's commands as processes, in the directory with the operator's files.
 
 use std::{
+    ffi::OsStr,
+    io,
     path::{Path, PathBuf},
     process::{Output, Stdio},
 };
@@ -18,7 +20,9 @@ impl Operator {
     /// Commands of a binary in a directory.
     #[must_use]
     pub fn new(binary: &Path, directory: &Path) -> Self {
-        Self { binary: binary.to_owned(), directory: directory.to_owned() }
+        // The commands run in the directory, not where this path may be relative to.
+        let binary = std::path::absolute(binary).unwrap_or_else(|_| binary.to_owned());
+        Self { binary, directory: directory.to_owned() }
     }
 
     /// Returns a path in the directory.
@@ -32,9 +36,14 @@ impl Operator {
     /// # Panics
     /// The binary cannot be started.
     pub async fn postroad(&self, arguments: &[&str]) -> Output {
+        self.run(arguments).await.expect("the binary starts")
+    }
+
+    /// Runs a command.
+    pub(crate) async fn run(&self, arguments: &[impl AsRef<OsStr>]) -> io::Result<Output> {
         let mut command = Command::new(&self.binary);
         command.args(arguments).current_dir(&self.directory).stdin(Stdio::null());
-        command.kill_on_drop(true).output().await.expect("the binary starts")
+        command.kill_on_drop(true).output().await
     }
 
     /// Runs a command that ends with this status and prints this among other things; returns all that it prints.

@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use content::body_hash;
-pub use ledger::{Copies, Ledger, Record, parse_record, read_records};
+pub use ledger::{Copies, Ledger, Record, ReplyState, parse_record, read_records};
 pub use meter::MeterReport;
 pub use script::{Action, Limits, Phase, Rate, Receiver, Rule, Script, ScriptError, Tls};
 

@@ -33,6 +33,15 @@ use tokio::time::sleep;
 use mail::{MESSAGES, OTHERS, SENDERS, Sent, TROUBLED, Times, api_key, expected, submit_all};
 
 const PAGE: &str = "docs/operating/three-nights.md";
+/// The sections of the page with commands, in the order in which they are carried out.
+const SECTIONS: [&str; 6] = [
+    "The first night: 421",
+    "The first morning",
+    "The second night: 550",
+    "The second morning",
+    "The third night: nothing",
+    "The third morning",
+];
 /// The longest that a command is repeated, and that mail may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -56,26 +65,29 @@ struct Page {
     problems: Vec<String>,
 }
 
+/// Reads the commands of the page, by the headings of their sections.
+fn sections() -> Vec<(String, Vec<Step>)> {
+    let page = std::fs::read_to_string(root().join(PAGE)).expect("the page is there");
+    let headings: Vec<(usize, &str)> =
+        (1..).zip(page.lines()).filter_map(|(line, text)| Some((line, text.strip_prefix("## ")?))).collect();
+    let mut sections: Vec<(String, Vec<Step>)> = Vec::new();
+    for step in steps(&page) {
+        let heading = headings.iter().rfind(|(line, _)| *line < step.line);
+        let (_, heading) = heading.expect("commands are below a heading");
+        match sections.last_mut() {
+            Some((last, steps)) if last == heading => steps.push(step),
+            _ => sections.push(((*heading).to_owned(), vec![step])),
+        }
+    }
+    sections
+}
+
 impl Page {
     fn read(binary: &Path, operator: PathBuf) -> Self {
-        let page = std::fs::read_to_string(root().join(PAGE)).expect("the page is there");
-        let headings: Vec<(usize, &str)> = (1..)
-            .zip(page.lines())
-            .filter_map(|(line, text)| Some((line, text.strip_prefix("## ")?)))
-            .collect();
-        let mut sections: Vec<(String, Vec<Step>)> = Vec::new();
-        for step in steps(&page) {
-            let heading = headings.iter().rfind(|(line, _)| *line < step.line);
-            let (_, heading) = heading.expect("commands are below a heading");
-            match sections.last_mut() {
-                Some((last, steps)) if last == heading => steps.push(step),
-                _ => sections.push(((*heading).to_owned(), vec![step])),
-            }
-        }
         let directory = tempfile::tempdir().expect("a directory can be made");
         symlink(binary, directory.path().join("postroad")).expect("it is empty");
         Self {
-            sections,
+            sections: sections(),
             ids: Ids::default(),
             directory,
             operator,
@@ -301,6 +313,13 @@ fn spec(binary: &Path, dns: &FakeDns, port: u16) -> ClusterSpec {
     ClusterSpec { policy, settings, ..ClusterSpec::usual(binary, dns.address()) }
 }
 
+#[test]
+fn the_page_has_the_sections_that_are_carried_out() {
+    let sections = sections();
+    let headings: Vec<&str> = sections.iter().map(|(heading, _)| &**heading).collect();
+    assert_eq!(headings, SECTIONS, "{PAGE}");
+}
+
 /// Ten thousand messages for each of four evenings: `tests/nights/run` sets this.
 const ASKED: &str = "POSTROAD_THREE_NIGHTS";
 
@@ -310,6 +329,7 @@ async fn three_nights_with_the_command_line_alone() {
         eprintln!("skipped: 40,000 messages are many for an unoptimised binary: use tests/nights/run");
         return;
     }
+    let [first_night, first_morning, second_night, second_morning, third_night, third_morning] = SECTIONS;
     let mut nights = Nights::start().await;
     let mut times = BTreeMap::new();
 
@@ -321,20 +341,20 @@ async fn three_nights_with_the_command_line_alone() {
     nights.troubled_does([Rule::reply(Phase::Mail, "421 4.7.0 too busy, come back later")]);
     times.insert("421", nights.evening().await);
     nights.all_of_tonight_waits().await;
-    nights.page.follow("The first night: 421");
+    nights.page.follow(first_night);
     nights.troubled_does([]);
-    nights.page.follow("The first morning");
+    nights.page.follow(first_morning);
     nights.until_nothing_waits().await;
     nights.all_arrived_but(&Deliveries::new()).await;
 
     nights.troubled_does([Rule::reply(Phase::Recipient, "550 5.7.1 your address is on our block list")]);
     times.insert("550", nights.evening().await);
     nights.all_of_tonight_waits().await;
-    nights.page.follow("The second night: 550");
+    nights.page.follow(second_night);
     let top = nights.of_tonight(|sent| sent.sender == "news@shop.example");
     assert_eq!(nights.listed(&["--state", "held"]).await, top);
     nights.troubled_does([]);
-    nights.page.follow("The second morning");
+    nights.page.follow(second_morning);
     nights.until_nothing_waits().await;
     nights.all_arrived_but(&Deliveries::new()).await;
 
@@ -343,12 +363,12 @@ async fn three_nights_with_the_command_line_alone() {
     nights.troubled_does([Phase::Connect, Phase::Mail].map(silent));
     times.insert("nothing", nights.evening().await);
     nights.all_of_tonight_waits().await;
-    nights.page.follow("The third night: nothing");
+    nights.page.follow(third_night);
     // Its connections end with it, and it is another one that comes up.
     nights.troubled.take().expect("it is there").stop().await.expect("it has no file");
     let restarted = receiver(nights.address).await;
     nights.ledgers.push(restarted.ledger());
-    nights.page.follow("The third morning");
+    nights.page.follow(third_morning);
     nights.until_nothing_waits().await;
     nights.all_arrived_but(&nights.of_tonight(|sent| sent.tenant == "shop")).await;
 

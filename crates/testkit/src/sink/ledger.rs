@@ -38,8 +38,22 @@ pub struct Record {
     pub message: Option<MessageId>,
     /// The value of the `X-Token` field.
     pub token: Option<Box<str>>,
-    /// Whether the 250 was written to the connection; `None` while unknown.
-    pub reply_written: Option<bool>,
+    /// What became of the 250.
+    pub reply: ReplyState,
+}
+
+/// What is known of the reply to a copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplyState {
+    /// It is not written yet.
+    #[default]
+    Open,
+    /// It was not written: the connection ended.
+    Lost,
+    /// It was written to the connection.
+    Written,
+    /// The client has sent something after it was written. A file has this as written.
+    Read,
 }
 
 /// Copies by message and recipient.
@@ -160,19 +174,30 @@ impl Ledger {
         first
     }
 
+    /// Records that the client goes on after the written reply for `count` records from `from` on.
+    pub(super) fn record_read(&self, from: RecordNumber, count: usize) {
+        let mut entries = self.0.entries.lock();
+        // With a file, records are not kept once their reply is written.
+        let Some(start) = from.checked_sub(entries.first).and_then(|start| usize::try_from(start).ok())
+        else {
+            return;
+        };
+        entries.records.range_mut(start..start + count).for_each(|record| record.reply = ReplyState::Read);
+    }
+
     /// Records whether the reply for `count` records from `from` on was written.
     pub(super) fn record_reply(&self, from: RecordNumber, count: usize, written: bool) {
         let mut entries = self.0.entries.lock();
         let Entries { first, records, lines } = &mut *entries;
         let start = usize::try_from(from - *first).expect("a record without a written reply is in memory");
         for record in records.range_mut(start..start + count) {
-            record.reply_written = Some(written);
+            record.reply = if written { ReplyState::Written } else { ReplyState::Lost };
             if self.0.file.is_some() {
                 write_line(lines, record);
             }
         }
         if self.0.file.is_some() {
-            while records.front().is_some_and(|record| record.reply_written.is_some()) {
+            while records.front().is_some_and(|record| record.reply != ReplyState::Open) {
                 records.pop_front();
                 *first += 1;
             }
@@ -190,7 +215,7 @@ impl Ledger {
         if self.0.file.is_some() {
             let mut entries = self.0.entries.lock();
             let Entries { records, lines, .. } = &mut *entries;
-            for record in records.iter().filter(|record| record.reply_written.is_none()) {
+            for record in records.iter().filter(|record| record.reply == ReplyState::Open) {
                 write_line(lines, record);
             }
         }
@@ -216,10 +241,10 @@ fn by_message(records: Vec<Record>) -> Copies {
 /// Tab-separated: wall clock in ms, µs since the start, source, sender, recipient, size, body hash, id, token, reply.
 fn write_line(lines: &mut Vec<u8>, record: &Record) {
     let id = record.message.map_or_else(|| "-".to_owned(), |id| id.to_string());
-    let reply = match record.reply_written {
-        Some(true) => "written",
-        Some(false) => "lost",
-        None => "open",
+    let reply = match record.reply {
+        ReplyState::Written | ReplyState::Read => "written",
+        ReplyState::Lost => "lost",
+        ReplyState::Open => "open",
     };
     let _ = writeln!(
         lines,
@@ -264,10 +289,10 @@ pub fn parse_record(line: &str) -> Option<Record> {
         body_hash: u64::from_str_radix(body_hash, 16).ok()?,
         message: if id == "-" { None } else { Some(id.parse().ok()?) },
         token: (token != "-").then(|| token.into()),
-        reply_written: match reply {
-            "written" => Some(true),
-            "lost" => Some(false),
-            _ => None,
+        reply: match reply {
+            "written" => ReplyState::Written,
+            "lost" => ReplyState::Lost,
+            _ => ReplyState::Open,
         },
     })
 }
@@ -287,7 +312,7 @@ mod tests {
             body_hash: 4,
             message: "01M85FM9W0000G000000000007".parse().ok(),
             token: None,
-            reply_written: None,
+            reply: ReplyState::Open,
         }
     }
 
@@ -299,13 +324,17 @@ mod tests {
         let first = ledger.add(vec![record("a@x.test"), record("b@x.test")]);
         let second = ledger.add(vec![record("c@x.test")]);
         ledger.record_reply(second, 1, true);
+        ledger.record_read(second, 1);
         assert!(ledger.wait_for_count(3, Duration::ZERO).await);
         assert_eq!(ledger.records().len(), 3, "records after one without a written reply stay in memory");
         ledger.record_reply(first, 1, false);
+        // Not kept: there is nothing to record.
+        ledger.record_read(first, 1);
         ledger.close().unwrap();
         let read = read_records(&path).unwrap();
-        let seen: Vec<_> = read.iter().map(|record| (&*record.recipient, record.reply_written)).collect();
-        assert_eq!(seen, [("c@x.test", Some(true)), ("a@x.test", Some(false)), ("b@x.test", None)]);
+        let seen: Vec<_> = read.iter().map(|record| (&*record.recipient, record.reply)).collect();
+        let [open, lost, written] = [ReplyState::Open, ReplyState::Lost, ReplyState::Written];
+        assert_eq!(seen, [("c@x.test", written), ("a@x.test", lost), ("b@x.test", open)]);
         assert_eq!(read[2], record("b@x.test"));
         assert!(!ledger.wait_for_count(4, Duration::from_millis(1)).await);
     }

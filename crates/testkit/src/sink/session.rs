@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Shared, content,
-    ledger::{Record, RecordNumber, wall_clock},
+    ledger::{Record, RecordNumber, ReplyState, wall_clock},
     meter::Connected,
     script::{Action, Limits, Phase, Receiver, Rule, Script, Tls},
 };
@@ -76,8 +76,7 @@ struct Session<S> {
     envelope: Option<Envelope>,
     messages: u32,
     connected: Vec<Connected>,
-    /// Accepted copies whose reply is not written yet.
-    unanswered: UnansweredCopies,
+    accepted: AcceptedCopies,
 }
 
 #[derive(Debug, Default)]
@@ -86,22 +85,33 @@ struct Envelope {
     recipients: Vec<Box<str>>,
 }
 
-/// Accepted copies whose reply is not written yet; dropping it records the replies as lost.
+/// Accepted copies whose reply is not known to be read; dropping it records replies that are not written as lost.
 #[derive(Debug)]
-struct UnansweredCopies {
+struct AcceptedCopies {
     shared: Arc<Shared>,
-    copies: Vec<(RecordNumber, usize)>,
+    unanswered: Vec<(RecordNumber, usize)>,
+    /// The reply is written, and the client has sent nothing since.
+    unread: Vec<(RecordNumber, usize)>,
 }
 
-impl UnansweredCopies {
+impl AcceptedCopies {
     fn record_replies(&mut self, written: bool) {
-        for (first, count) in self.copies.drain(..) {
+        for (first, count) in self.unanswered.drain(..) {
             self.shared.ledger.record_reply(first, count, written);
+            if written {
+                self.unread.push((first, count));
+            }
+        }
+    }
+
+    fn record_read(&mut self) {
+        for (first, count) in self.unread.drain(..) {
+            self.shared.ledger.record_read(first, count);
         }
     }
 }
 
-impl Drop for UnansweredCopies {
+impl Drop for AcceptedCopies {
     fn drop(&mut self) {
         self.record_replies(false);
     }
@@ -120,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             envelope: None,
             messages: 0,
             connected: Vec::new(),
-            unanswered: UnansweredCopies { shared: shared.clone(), copies: Vec::new() },
+            accepted: AcceptedCopies { shared: shared.clone(), unanswered: Vec::new(), unread: Vec::new() },
             shared,
         }
     }
@@ -165,7 +175,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.input.reserve(bytes);
         match self.stream.read_buf(&mut self.input).await {
             Ok(0) | Err(_) => Err(End::Closed),
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.accepted.record_read();
+                Ok(())
+            }
         }
     }
 
@@ -175,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         let written = self.stream.write_all(&self.output).await.is_ok() && self.stream.flush().await.is_ok();
         self.output.clear();
-        self.unanswered.record_replies(written);
+        self.accepted.record_replies(written);
         if written { Ok(()) } else { Err(End::Closed) }
     }
 
@@ -384,11 +397,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 body_hash: summary.body_hash,
                 message: summary.message,
                 token: summary.token.clone(),
-                reply_written: None,
+                reply: ReplyState::Open,
             };
             let count = envelope.recipients.len();
             let records = envelope.recipients.into_iter().map(record).collect();
-            self.unanswered.copies.push((self.shared.ledger.add(records), count));
+            self.accepted.unanswered.push((self.shared.ledger.add(records), count));
         }
         self.apply(rule, "250 2.0.0 accepted").await.map(drop)
     }
@@ -485,7 +498,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             tokio::time::sleep(delay).await;
         }
-        self.unanswered.record_replies(true);
+        self.accepted.record_replies(true);
         Ok(())
     }
 

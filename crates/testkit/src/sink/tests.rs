@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Action, Limits, Phase, Rate, Receiver, Rule, Script, Sink, SinkConfig, Tls};
+use super::{Action, Limits, Phase, Rate, Receiver, ReplyState, Rule, Script, Sink, SinkConfig, Tls};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -80,8 +80,11 @@ async fn accepted_copies_are_recorded() {
     assert_eq!((&*copies[0].sender, ledger.bare_newlines()), ("a@b.test", 0));
     client.say("EHLO\n").await;
     assert!(ledger.bare_newlines() > 0);
+    assert_eq!(ledger.records()[0].reply, ReplyState::Read, "the client went on");
+    assert!(client.reply().await.starts_with("500 "), "the line after the bare one is empty");
+    client.send("x@y.test").await;
     sink.stop().await.unwrap();
-    assert_eq!(ledger.records()[0].reply_written, Some(true));
+    assert_eq!(ledger.records()[1].reply, ReplyState::Written, "the client said nothing more");
 }
 
 #[tokio::test]
@@ -130,12 +133,12 @@ async fn a_message_can_be_accepted_and_its_reply_lost() {
         assert_eq!(last(&client.send("a@x.test").await), "");
         assert!(sink.ledger().wait_for_count(1, LIMIT).await);
         let recorded = async {
-            while sink.ledger().records()[0].reply_written.is_none() {
+            while sink.ledger().records()[0].reply == ReplyState::Open {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         tokio::time::timeout(LIMIT, recorded).await.unwrap();
-        assert_eq!(sink.ledger().records()[0].reply_written, Some(false));
+        assert_eq!(sink.ledger().records()[0].reply, ReplyState::Lost);
     }
 }
 
