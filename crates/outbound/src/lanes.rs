@@ -348,7 +348,7 @@ impl Lanes {
         let now = Instant::now();
         let mut state = handle.state.lock();
         // Under the lock: what is suspended from now on is found among the lane's jobs.
-        if !state.lane.is_closed() && is_suspended(&job) {
+        if !state.lane.is_closed() && (state.lane.is_suspended() || is_suspended(&job)) {
             drop(state);
             self.refuse(job, now);
             return Wake::None;

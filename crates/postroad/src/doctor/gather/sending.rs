@@ -188,7 +188,7 @@ async fn first_line(stream: &mut TcpStream) -> std::io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use postroad_dns::MailHost;
     use tokio::{net::TcpListener, task::yield_now};
@@ -213,17 +213,16 @@ mod tests {
     async fn the_names_of_many_sources_are_looked_up_a_few_at_once_and_by_one_deadline() {
         // Every third one is private, and is not asked about.
         let sources: Vec<SourceFacts> = (0..200).map(|number| source(number, number % 3 == 0)).collect();
-        let (running, most) = (Cell::new(0), Cell::new(0));
+        let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (running, most) = (&running, &most);
         let lookup = |address: IpAddr, _| async move {
-            running.set(running.get() + 1);
-            most.set(most.get().max(running.get()));
+            most.fetch_max(running.fetch_add(1, Relaxed) + 1, Relaxed);
             yield_now().await;
-            running.set(running.get() - 1);
+            running.fetch_sub(1, Relaxed);
             NameFacts { ptr: Ok(vec![(address.to_string(), Vec::new())]), helo: Ok(Vec::new()) }
         };
         let found = look_up(&sources, Deadline::now() + Duration::from_secs(3600), lookup).await;
-        assert_eq!(most.get(), LOOKUPS_MAX);
+        assert_eq!(most.load(Relaxed), LOOKUPS_MAX);
         for (source, names) in sources.iter().zip(&found) {
             let name = names.as_ref().map(|names| names.ptr.as_ref().unwrap()[0].0.clone());
             let asked = source.address.filter(|_| !source.is_private);
