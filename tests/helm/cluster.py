@@ -406,7 +406,6 @@ class Scenario:
             assert pod.running == "disk"
             assert not (cluster.kubelet.claims / f"data-{pod.name}" / "queue").exists()
 
-
     def a_new_empty_cluster_begins_when_every_pod_was_stopped(self):
         """By the part of the page: `helm upgrade` starts the pods again, and a Job under another name."""
         cluster, api = self.cluster, self.cluster.api
