@@ -5,10 +5,7 @@
 
 mod report;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
@@ -134,7 +131,7 @@ async fn measure(arguments: &FailoverArgs, cluster: &mut DevCluster, sink: &Sink
     // After an error, acknowledged messages are still checked, and all errors are returned.
     let killed = kill_in_turn(arguments, &mut leaders, &load, sink, &mut kills).await;
     let sent = load.finish().await;
-    let ended = Instant::now();
+    let ended = postroad_env::now();
     eprintln!("waiting for deliveries and for control's record");
     let accepted = tally.accepted();
     let acknowledged = accepted
@@ -252,7 +249,7 @@ mod tests {
     fn a_message_accepted_twice_fails_the_run_and_an_unacknowledged_one_does_not() {
         let cli = Cli::try_parse_from(["failover", "--postroad", "postroad"]).unwrap();
         let check = |findings: &Findings, figures: &str, good: bool| {
-            let started = Instant::now();
+            let started = postroad_env::now();
             let run = Run { started, ended: started, kills: &[], findings };
             let report = Report::new(&cli.arguments, &Tally::new(0), &run, |_| String::new());
             assert!(report.to_string().contains(figures), "{report}");

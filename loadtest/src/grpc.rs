@@ -1,11 +1,6 @@
 //! Load over gRPC: one stream for each connection, with a bounded number of unanswered messages.
 
-use std::{
-    collections::HashMap,
-    error::Error,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use parking_lot::Mutex;
@@ -108,12 +103,12 @@ impl Stream {
             if self.plan.is_over() {
                 return Ok(());
             }
-            let until = Instant::now() + RECONNECT_WITHIN;
+            let until = postroad_env::now() + RECONNECT_WITHIN;
             self.channel = loop {
                 tokio::time::sleep(RECONNECT_AFTER).await;
                 match connect(target).await {
                     Ok(channel) => break channel,
-                    Err(_) if Instant::now() > until => return Err(status),
+                    Err(_) if postroad_env::now() > until => return Err(status),
                     Err(_) => {}
                 }
             };

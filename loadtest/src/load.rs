@@ -71,7 +71,7 @@ impl Load {
                 grpc::run(&target.to_string(), &clients_of, &plan, &tally, &maker, when_ended).await
             });
         }
-        Self { tally, started: Instant::now(), plans, clients }
+        Self { tally, started: postroad_env::now(), plans, clients }
     }
 
     /// Sends the planned messages if some are left, and waits for the last answer.

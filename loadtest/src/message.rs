@@ -1,12 +1,8 @@
 //! The messages of a run: equal except for a token that identifies each.
 
-use std::{
-    fmt::Write,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fmt::Write;
 
 use bytes::Bytes;
-use postroad_core::Timestamp;
 
 /// Makes the messages of one run.
 #[derive(Clone, Debug)]
@@ -24,12 +20,11 @@ const LINE: &[u8] = b"The post road was a chain of stations where riders were re
 
 impl MessageMaker {
     pub(crate) fn new(sender: &str, recipient: &str, size: usize) -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(0));
+        let now = postroad_env::wall();
         Self {
             sender: sender.into(),
             recipient: recipient.into(),
-            run: rand::random(),
+            run: postroad_env::random(),
             size,
             date: now.civil().to_rfc5322().into(),
             lines: LINE.repeat(size / LINE.len() + 1).into(),

@@ -2,8 +2,10 @@
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
+
+use postroad_core::Timestamp;
 
 /// The order and the times of a run's messages, shared by its connections.
 #[derive(Debug)]
@@ -15,7 +17,7 @@ pub(crate) struct Plan {
     /// More messages than planned are due, until [`Plan::finish`].
     is_open_ended: AtomicBool,
     pub(crate) started: Instant,
-    pub(crate) started_at: SystemTime,
+    pub(crate) started_at: Timestamp,
 }
 
 /// One message that is due.
@@ -35,8 +37,8 @@ impl Plan {
             interval,
             next: AtomicU64::new(0),
             is_open_ended: AtomicBool::new(false),
-            started: Instant::now(),
-            started_at: SystemTime::now(),
+            started: postroad_env::now(),
+            started_at: postroad_env::wall(),
         }
     }
 
@@ -69,7 +71,7 @@ impl Plan {
             return None;
         }
         if self.interval.is_zero() {
-            return Some(DueMessage { index, due: Instant::now() });
+            return Some(DueMessage { index, due: postroad_env::now() });
         }
         Some(DueMessage { index, due: self.started + self.interval.mul_f64(index as f64) })
     }
@@ -91,7 +93,7 @@ mod tests {
         let plan = Plan::new(3, Some(100.0));
         let mut offsets = Vec::new();
         while let Some(due_message) = plan.next().await {
-            assert!(Instant::now() >= due_message.due);
+            assert!(postroad_env::now() >= due_message.due);
             offsets.push((due_message.due - plan.started).as_millis());
         }
         assert_eq!(offsets, [0, 10, 20]);

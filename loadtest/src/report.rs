@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -100,7 +100,7 @@ impl Tally {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let mut inner = self.inner.lock();
         // Read under the lock, so that `accepted` is in order.
-        let now = Instant::now();
+        let now = postroad_env::now();
         let micros = u64::try_from(now.duration_since(due_message.due).as_micros()).unwrap_or(u64::MAX);
         inner.latencies.saturating_record(micros.max(1));
         inner.accepted.push(Accepted { index: due_message.index, at: now, id });
@@ -210,8 +210,7 @@ impl Report {
         let answers = tally.answers(plan.started);
         let delivered_per_s = tracker.and_then(|tracker| {
             let (arrived, last) = tracker.arrived();
-            let from = plan.started_at.duration_since(UNIX_EPOCH).ok()?;
-            let secs = Duration::from_millis(last?.as_millis()).saturating_sub(from).as_secs_f64();
+            let secs = last?.since(plan.started_at).as_secs_f64();
             Some(per_second(arrived, secs))
         });
         Self {

@@ -7,10 +7,7 @@
 mod figures;
 mod usage;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, anyhow, ensure};
 use clap::Args;
@@ -157,7 +154,7 @@ impl Run<'_> {
         eprintln!("under load");
         let (before, delivered) = (self.usages()?, self.sink.ledger().count());
         let (syncs, logged) = (self.sum_of_queues(SYNCS).await?, self.sum_of_queues(LOGGED).await?);
-        let (began, accepted) = (Instant::now(), load.tally.accepted_count());
+        let (began, accepted) = (postroad_env::now(), load.tally.accepted_count());
         sleep(Duration::from_secs(self.arguments.load_secs)).await;
         let took = began.elapsed();
         let accepted = (load.tally.accepted_count() - accepted) as f64;
@@ -199,10 +196,10 @@ impl Run<'_> {
     async fn restart(&mut self, role: Role, name: &str, when: &str) -> anyhow::Result<()> {
         let mut nodes = self.cluster.nodes(role);
         let node = nodes.first_mut().context("every role has a node")?;
-        let began = Instant::now();
+        let began = postroad_env::now();
         node.process.terminate(NODE_WITHIN).await?;
         let ended = began.elapsed();
-        let began = Instant::now();
+        let began = postroad_env::now();
         node.process.start_again()?;
         node.process.wait_ready(NODE_WITHIN).await?;
         let ready = began.elapsed();
@@ -237,7 +234,7 @@ impl Run<'_> {
             node.process.terminate(NODE_WITHIN).await?;
         }
         sleep(SETTLE).await;
-        let began = Instant::now();
+        let began = postroad_env::now();
         self.cluster.operate(&["site", "resume", &site]).await?;
         self.wait_delivered().await?;
         let name = format!("messages/s delivered from a backlog, {outbounds} outbound nodes");

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader},
     path::Path,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use postroad_core::Timestamp;
@@ -51,7 +51,7 @@ impl Tracker {
 
     /// Waits until all of `expected` have arrived, or none has for `patience`.
     pub(crate) async fn wait_for(&mut self, expected: &[Accepted], patience: Duration) -> io::Result<()> {
-        let (mut seen, mut since) = (0, Instant::now());
+        let (mut seen, mut since) = (0, postroad_env::now());
         loop {
             self.read()?;
             let arrived = self.copies.len();
@@ -59,7 +59,7 @@ impl Tracker {
                 return Ok(());
             }
             if arrived > seen {
-                (seen, since) = (arrived, Instant::now());
+                (seen, since) = (arrived, postroad_env::now());
             }
             tokio::time::sleep(INTERVAL).await;
         }

@@ -103,7 +103,7 @@ impl Load {
 }
 
 async fn start(receiver: std::net::SocketAddr) -> (Cluster, Operator) {
-    let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+    let binary = postroad_env::blocking(postroad_binary).await.expect("no panic").expect("it builds");
     let spec = ClusterSpec { ingresses: 1, outbounds: 1, ..ClusterSpec::usual(binary, receiver) };
     let cluster = Cluster::start(spec).await.unwrap_or_else(|error| panic!("{error:#}"));
     let operator = cluster.operator();

@@ -150,7 +150,7 @@ async fn start(script: Script) -> (Sink, Cluster) {
 async fn start_with(script: Script, settings: BTreeMap<Role, String>) -> (Sink, Cluster) {
     let sink =
         Sink::start(SinkConfig { script, ..SinkConfig::default() }).await.expect("loopback has a free port");
-    let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("the build does not panic");
+    let binary = postroad_env::blocking(postroad_binary).await.expect("the build does not panic");
     let binary = binary.unwrap_or_else(|error| panic!("{error:#}"));
     let spec = ClusterSpec { settings, ..ClusterSpec::usual(binary, sink.address()) };
     let cluster = Cluster::start(spec).await;

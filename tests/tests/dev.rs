@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use postroad_testkit::{
@@ -80,15 +80,15 @@ impl Dev {
 impl Drop for Dev {
     fn drop(&mut self) {
         self.terminate();
-        let end = Instant::now() + PATIENCE;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(50));
+        let end = postroad_env::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && postroad_env::now() < end {
+            postroad_env::pause(Duration::from_millis(50));
         }
     }
 }
 
 async fn spawn(flags: &[&str]) -> Child {
-    let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+    let binary = postroad_env::blocking(postroad_binary).await.expect("no panic").expect("it builds");
     let mut command = Command::new(binary);
     command.arg("dev").args(flags.iter().map(OsString::from)).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

@@ -34,7 +34,7 @@ const OTLP_PASSWORD: &str = "an-otlp-password-that-nobody-knows";
 
 #[tokio::test]
 async fn c_150_doctor_and_the_support_bundle_say_what_is_wrong_and_no_secret() {
-    let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+    let binary = postroad_env::blocking(postroad_binary).await.expect("no panic").expect("it builds");
     let sink = Sink::start(SinkConfig::default()).await.expect("a port is free");
     let mut spec = ClusterSpec {
         queues: 1,

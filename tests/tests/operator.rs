@@ -16,7 +16,7 @@ use tokio::process::Command;
 const ID: &str = "01M85FM9W0000G000000000007";
 
 async fn postroad(dev: SocketAddr, arguments: &[&str]) -> Output {
-    let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+    let binary = postroad_env::blocking(postroad_binary).await.expect("no panic").expect("it builds");
     let mut command = Command::new(binary);
     command.args(arguments).args(["--server", &dev.to_string()]).kill_on_drop(true);
     command.env("USER", "root").env("SUDO_USER", "ann");
@@ -25,7 +25,7 @@ async fn postroad(dev: SocketAddr, arguments: &[&str]) -> Output {
 
 /// Runs a command with contexts in `contexts` and without a cluster in the environment.
 async fn with_contexts(contexts: &Path, arguments: &[&str]) -> Output {
-    let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+    let binary = postroad_env::blocking(postroad_binary).await.expect("no panic").expect("it builds");
     let mut command = Command::new(binary);
     command.env_clear().env("POSTROAD_CONTEXTS", contexts).args(arguments).kill_on_drop(true);
     command.output().await.expect("the binary starts")

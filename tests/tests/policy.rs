@@ -13,8 +13,7 @@ struct Operator {
 
 impl Operator {
     async fn postroad(&self, editor: &str, arguments: &[&str]) -> Output {
-        let binary =
-            tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+        let binary = postroad_env::blocking(postroad_binary).await.expect("no panic").expect("it builds");
         let mut command = Command::new(binary);
         command.args(arguments).args(["--server", &self.dev.to_string()]).kill_on_drop(true);
         command.current_dir(self.files.path()).env("EDITOR", editor).env_remove("VISUAL");

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use postroad_testkit::{
@@ -62,31 +62,31 @@ impl Load {
 
 /// Waits until a receiver has taken this many messages.
 async fn taken(sink: &Sink, count: u64, cluster: &Cluster) {
-    let until = Instant::now() + PATIENCE;
+    let until = postroad_env::now() + PATIENCE;
     while sink.ledger().count() < count {
         let seen = sink.ledger().count();
-        assert!(Instant::now() < until, "{seen} of {count} messages arrived\n{}", cluster.logs());
+        assert!(postroad_env::now() < until, "{seen} of {count} messages arrived\n{}", cluster.logs());
         sleep(Duration::from_millis(20)).await;
     }
 }
 
 /// Waits until nothing is on its way to a site, as `postroad site get` shows it.
 async fn is_quiet(cluster: &Cluster, site: &str) {
-    let until = Instant::now() + PATIENCE;
+    let until = postroad_env::now() + PATIENCE;
     loop {
         let shown = cluster.operate(&["site", "get", site, "-o", "json"]).await.expect("it is known");
         let shown: serde_json::Value = serde_json::from_str(&shown).expect("it is JSON");
         if shown["connections"] == 0 && shown["sending"] == 0 {
             return;
         }
-        assert!(Instant::now() < until, "{shown}\n{}", cluster.logs());
+        assert!(postroad_env::now() < until, "{shown}\n{}", cluster.logs());
         sleep(Duration::from_millis(100)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_site_gets_nothing_while_other_mail_goes_on_and_all_of_it_once_it_is_resumed() {
-    let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+    let binary = postroad_env::blocking(postroad_binary).await.expect("no panic").expect("it builds");
     let other = Sink::start(SinkConfig::default()).await.expect("a receiver starts");
     let stopped = Sink::start(SinkConfig::default()).await.expect("a receiver starts");
     let (host, port) = (stopped.address().ip(), stopped.address().port());
@@ -117,7 +117,7 @@ type Wanted<'a> = &'a dyn Fn(&[(u64, usize)]) -> bool;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_outbound_node_hands_its_sources_over_and_gets_them_back() {
-    let binary = tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+    let binary = postroad_env::blocking(postroad_binary).await.expect("no panic").expect("it builds");
     let sink = Sink::start(SinkConfig::default()).await.expect("a receiver starts");
     let settings = [(Role::Queue, "[queue.lease]\nrebalance_delay = \"2s\"\n".to_owned())].into();
     let spec = ClusterSpec { settings, ..ClusterSpec::usual(binary, sink.address()) };
@@ -133,13 +133,13 @@ async fn a_suspended_outbound_node_hands_its_sources_over_and_gets_them_back() {
         items.iter().filter_map(node).collect::<Vec<(u64, usize)>>()
     };
     let until = async |what: &str, wanted: Wanted<'_>| {
-        let until = Instant::now() + PATIENCE;
+        let until = postroad_env::now() + PATIENCE;
         loop {
             let found = nodes().await;
             if wanted(&found) {
                 return found;
             }
-            assert!(Instant::now() < until, "{what}: {found:?}\n{}", cluster.logs());
+            assert!(postroad_env::now() < until, "{what}: {found:?}\n{}", cluster.logs());
             sleep(Duration::from_millis(200)).await;
         }
     };

@@ -2,10 +2,7 @@
 //!
 //! Only the end of a suspension waits for what queue nodes say of their clocks; a node that cannot announce itself works as before.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use postroad_core::{NodeId, Timestamp};
 use postroad_net::{Certificate, CertificateFacts, KeyId, PeerIdentity, Role};
@@ -13,7 +10,7 @@ use postroad_proto::node::{self as wire, node_service_client::NodeServiceClient}
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{self, Instant},
+    time::{self},
 };
 use tonic::{Status, transport::Channel};
 
@@ -99,7 +96,7 @@ async fn announce_to(queue: NodeId, channel: Channel, mut about: watch::Receiver
         let node = Some(to_wire(&about.borrow_and_update()));
         let is_first = clock.is_none();
         let request = wire::AnnounceRequest { node, clock };
-        let (asked_at, asked) = (now(), Instant::now());
+        let (asked_at, asked) = (postroad_env::wall(), postroad_env::now());
         let pause = match time::timeout(ANSWER_MAX, client.announce(request)).await {
             Ok(Ok(response)) => {
                 let answered = response.get_ref().clock_millis;
@@ -156,7 +153,7 @@ async fn list(channel: Channel) -> Result<NodeList, Status> {
     let mut client = NodeServiceClient::new(channel);
     // The first call also connects, which would count as time on the way.
     client.list_nodes(wire::ListNodesRequest {}).await?;
-    let (asked_at, asked) = (now(), Instant::now());
+    let (asked_at, asked) = (postroad_env::wall(), postroad_env::now());
     let response = client.list_nodes(wire::ListNodesRequest {}).await?.into_inner();
     let clock = ClockDifference::measured(response.clock_millis, asked_at, asked.elapsed());
     let nodes = response.nodes.into_iter().map(announced).collect::<Result<_, _>>()?;
@@ -171,11 +168,6 @@ pub fn difference(one: u64, other: u64) -> i64 {
     } else {
         i64::MIN
     })
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::ZERO.after(since_epoch)
 }
 
 fn announced(node: wire::AnnouncedNode) -> Result<AnnouncedNode, Status> {

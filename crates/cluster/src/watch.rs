@@ -40,7 +40,7 @@ impl DirectoryWatch {
 
 async fn follow(endpoints: Endpoints, publish: watch::Sender<Arc<View>>) {
     // Processes start with different nodes, to spread the load.
-    let skip = std::process::id() as usize % endpoints.len().max(1);
+    let skip = postroad_env::random::<u32>() as usize % endpoints.len().max(1);
     for (node, channel) in endpoints.iter().cycle().skip(skip) {
         let why = stream_from(channel.clone(), &publish).await;
         tracing::debug!(%node, %why, "the directory's stream ended");

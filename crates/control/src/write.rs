@@ -1,12 +1,8 @@
 //! The writer: gathers the events that all followers have read into transactions.
 
-use std::{
-    collections::HashMap,
-    mem,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, mem, time::Duration};
 
-use postroad_core::{GroupId, Timestamp};
+use postroad_core::GroupId;
 use postroad_proto::queue::Event;
 use tokio::{
     sync::{mpsc, watch},
@@ -135,7 +131,7 @@ impl HistoryWriter {
 
     /// Deletes one slice of old history; returns when to delete the next.
     async fn prune(&mut self) -> Instant {
-        match self.history.prune(self.retention, self.messages, now()).await {
+        match self.history.prune(self.retention, self.messages, postroad_env::wall()).await {
             Ok(0) => Instant::now() + PRUNE_EVERY,
             Ok(deleted) => {
                 self.messages = self.messages.saturating_sub(deleted);
@@ -162,9 +158,4 @@ async fn gather(first: Incoming, incoming: &mut mpsc::Receiver<Incoming>) -> Vec
         batch.push(next);
     }
     batch
-}
-
-pub(crate) fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::ZERO.after(since_epoch)
 }

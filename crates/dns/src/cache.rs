@@ -32,7 +32,7 @@ struct Entry {
 impl SiteCache {
     /// Returns the site of a domain unless it has expired.
     pub(crate) fn find(&self, domain: &Domain) -> Option<Box<str>> {
-        let now = Instant::now();
+        let now = postroad_env::now();
         let mut generations = self.generations.lock();
         if let Some(entry) = generations.young.get(domain) {
             return (entry.until > now).then(|| entry.site.clone());
@@ -45,7 +45,7 @@ impl SiteCache {
 
     /// Stores a site for the time `keep`.
     pub(crate) fn insert(&self, domain: Domain, site: Box<str>, keep: Duration) {
-        self.generations.lock().insert(domain, Entry { site, until: Instant::now() + keep });
+        self.generations.lock().insert(domain, Entry { site, until: postroad_env::now() + keep });
     }
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn targets(records: &[MxRecord]) -> Result<Vec<Target>, DnsError> {
 
 /// Shuffles targets within each preference and keeps the first ones.
 pub(crate) fn plan(mut targets: Vec<Target>) -> Vec<Target> {
-    targets.shuffle(&mut rand::rng());
+    targets.shuffle(&mut postroad_env::Random);
     targets.sort_by_key(|target| target.preference);
     targets.truncate(HOSTS_MAX);
     targets

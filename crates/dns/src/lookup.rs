@@ -49,7 +49,7 @@ pub(crate) async fn addresses(resolver: &TokioResolver, host: &Domain) -> Result
             Ok(Some(lookup)) => {
                 let mut family: Vec<IpAddr> =
                     lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
-                family.shuffle(&mut rand::rng());
+                family.shuffle(&mut postroad_env::Random);
                 family.truncate(ADDRESSES_MAX);
                 addresses.extend(family);
             }

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -95,7 +95,7 @@ impl Resolver {
     /// # Errors
     /// The domain has no mail host, or the lookup failed: see [`DnsError::is_permanent`].
     pub async fn mail_hosts(&self, domain: &Domain) -> Result<MailHosts, DnsError> {
-        let started = Instant::now();
+        let started = postroad_env::now();
         let result =
             timeout(TOTAL_TIMEOUT, self.inner.mail_hosts(domain)).await.unwrap_or_else(|_| Err(timed_out()));
         self.inner.metrics.note_lookup(&result, started.elapsed());

@@ -174,7 +174,7 @@ impl Authenticator {
             let _permit = permit;
             Argon2::default().verify_password(secret.as_bytes(), verifier.as_str()).is_ok()
         };
-        tokio::task::spawn_blocking(check).await.ok()
+        postroad_env::blocking(check).await.ok()
     }
 }
 
@@ -187,7 +187,7 @@ fn find_api_key(view: &View, key: &str, client: IpAddr) -> Option<Identity> {
 
 /// A verifier that matches no password and costs as much as a real one.
 static DUMMY_VERIFIER: LazyLock<String> = LazyLock::new(|| {
-    let password = rand::random::<[u8; 32]>();
+    let password = postroad_env::random::<[u8; 32]>();
     let hashed = Argon2::default().hash_password(&password);
     hashed.expect("argon2 accepts 32 bytes with its default parameters").to_string()
 });
@@ -200,7 +200,7 @@ struct PasswordCache {
 
 impl PasswordCache {
     fn new() -> Self {
-        let key = Zeroizing::new(rand::random::<[u8; 32]>());
+        let key = Zeroizing::new(postroad_env::random::<[u8; 32]>());
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &*key), by_login: Mutex::default() }
     }
 

@@ -1,10 +1,6 @@
 //! The ingress role: opens its listeners, serves clients and shuts down.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use postroad_cluster::{DirectoryWatch, Endpoints, LeaderCalls, LeaderWatch, SubmitConfig, Submitter};
@@ -260,12 +256,12 @@ async fn report_readiness(
     shutdown: CancellationToken,
 ) {
     let mut every = time::interval(READINESS_EVERY);
-    let mut last_ready = Instant::now();
+    let mut last_ready = postroad_env::now();
     let mut reported = None;
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
         let is_ready = handler.is_ready();
         if is_ready {
-            last_ready = Instant::now();
+            last_ready = postroad_env::now();
         }
         // An election is shorter than the submit timeout, so clients need not notice it.
         handler.set_accepting(last_ready.elapsed() < submit_timeout);

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -148,7 +148,7 @@ impl SubmissionHandler {
 
     /// Accepts a message. When it returns the id, a majority of queue nodes has synced the message.
     pub(crate) async fn accept(&self, incoming: Incoming<'_>) -> Result<MessageId, Refusal> {
-        let started = Instant::now();
+        let started = postroad_env::now();
         let span = trace::span("ingress.submit", incoming.traceparent);
         let own = trace::traceparent_of(&span);
         let traceparent = if own.is_empty() { incoming.traceparent.to_owned() } else { own };
@@ -191,9 +191,9 @@ impl SubmissionHandler {
         let header = content::check(&incoming.content, incoming.tolerant)?;
         author::check(&incoming.content[..header.len], &tenant.domains)?;
 
-        let random: u64 = rand::random();
-        let group = self.submitter.pick_group(rand::random()).ok_or(Refusal::Unavailable)?;
-        let now = now();
+        let random: u64 = postroad_env::random();
+        let group = self.submitter.pick_group(postroad_env::random()).ok_or(Refusal::Unavailable)?;
+        let now = postroad_env::wall();
         let id = MessageId::new(now, group, random);
         let completed = content::complete(&incoming.content, &header, &self.hop(incoming, id, now));
         let _reserved = self.reserve(completed.bytes)?;
@@ -285,10 +285,10 @@ impl SubmissionHandler {
             })
             .collect();
         // All lookups together may take at most twice as long as one.
-        let deadline = Instant::now() + 2 * limit;
+        let deadline = postroad_env::now() + 2 * limit;
         let site_names: Vec<Box<str>> = stream::iter(domains)
             .map(|domain| {
-                let left = deadline.saturating_duration_since(Instant::now());
+                let left = deadline.saturating_duration_since(postroad_env::now());
                 self.site(view, domain, limit.min(left))
             })
             .buffered(SITES_AT_ONCE)
@@ -366,11 +366,6 @@ fn chunks(parts: Vec<Bytes>) -> Vec<Vec<Bytes>> {
         }
     }
     chunks
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

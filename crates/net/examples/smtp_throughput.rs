@@ -13,14 +13,14 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
     process::{Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use postroad_core::{Address, Domain, Reply};
 use postroad_net::{
     ClientTls,
-    connect::connect_trusted,
+    connect::Connector,
     smtp::{
         client::Connection,
         server::{ListenerConfig, Policy, Session, serve},
@@ -77,7 +77,7 @@ async fn serve_until_stdin_closes() {
     let shutdown = CancellationToken::new();
     let serving =
         tokio::spawn(serve(listener, ListenerConfig::default(), Arc::new(AcceptAll), shutdown.clone()));
-    tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+    postroad_env::blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();
     shutdown.cancel();
     serving.await.unwrap();
     let (user, system) = cpu();
@@ -102,7 +102,7 @@ fn measure(what: &str, messages: usize, send: impl FnOnce(SocketAddr)) {
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
     let address = lines.next().unwrap().unwrap().parse().unwrap();
     let before = cpu();
-    let start = Instant::now();
+    let start = postroad_env::now();
     send(address);
     let elapsed = start.elapsed().as_secs_f64();
     let after = cpu();
@@ -136,7 +136,7 @@ fn transaction() -> Transaction {
 }
 
 async fn open(address: SocketAddr) -> Connection {
-    let stream = connect_trusted(address, None, Duration::from_secs(5)).await.unwrap();
+    let stream = Connector::Tcp.connect_trusted(address, None, Duration::from_secs(5)).await.unwrap();
     let helo = Domain::parse("load.example").unwrap();
     let config = ClientConfig { helo, tls: TlsUse::Never, timeouts: Timeouts::default() };
     Connection::open(stream, config, &ClientTls::opportunistic(), "localhost").await.unwrap()
@@ -180,8 +180,11 @@ async fn one_each(address: SocketAddr, connections: usize, each: usize) {
 }
 
 fn lockstep(address: SocketAddr, connections: usize, each: usize) {
-    let clients: Vec<_> =
-        (0..connections).map(|_| std::thread::spawn(move || lockstep_client(address, each))).collect();
+    let clients: Vec<_> = (0..connections)
+        .map(|_| {
+            postroad_env::thread("client", move || lockstep_client(address, each)).expect("a thread starts")
+        })
+        .collect();
     clients.into_iter().for_each(|client| client.join().unwrap());
 }
 

@@ -64,7 +64,7 @@ impl ClusterAuthority {
     pub fn generate(cluster: ClusterId) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate()?;
         let mut params = authority_params(cluster)?;
-        valid_until(&mut params, SystemTime::now() + AUTHORITY_VALID);
+        valid_until(&mut params, now() + AUTHORITY_VALID);
         let certificate_pem = params.self_signed(&key)?.pem();
         Ok(Self { cluster, certificate_pem, key })
     }
@@ -98,7 +98,7 @@ impl ClusterAuthority {
         node: NodeId,
         names: &[String],
     ) -> Result<NodeCertificate, AuthorityError> {
-        self.issue_until(role, node, names, SystemTime::now() + NODE_VALID)
+        self.issue_until(role, node, names, now() + NODE_VALID)
     }
 
     /// Issues the certificate of a node, valid until `end`.
@@ -253,7 +253,12 @@ fn common_name(name: String) -> DistinguishedName {
     names
 }
 
+/// The wall clock, as certificates take it.
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(postroad_env::wall().as_millis())
+}
+
 fn valid_until(params: &mut CertificateParams, end: SystemTime) {
-    params.not_before = (SystemTime::now() - BACKDATED).min(end - BACKDATED).into();
+    params.not_before = (now() - BACKDATED).min(end - BACKDATED).into();
     params.not_after = end.into();
 }

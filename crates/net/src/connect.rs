@@ -3,9 +3,11 @@
 use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -14,10 +16,12 @@ use tokio::{
 };
 
 mod guard;
+mod socket;
 
 pub use guard::{Denied, Guard};
+pub use socket::Socket;
 
-use crate::metrics;
+use crate::{metrics, transport::Duplex};
 
 /// TCP keepalive, to detect dead peers on idle connections.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -71,41 +75,85 @@ impl ConnectError {
     }
 }
 
+/// Opens outgoing connections.
+#[derive(Clone, Debug, Default)]
+pub enum Connector {
+    /// Over this machine's TCP.
+    #[default]
+    Tcp,
+    /// Over what a simulation makes of it.
+    Simulated(Arc<dyn Outside>),
+}
+
+/// The servers outside of the cluster, as one node of a simulation reaches them.
+pub trait Outside: std::fmt::Debug + Send + Sync {
+    /// Connects to an address from a source address, `None` for any.
+    ///
+    /// When the connection is dropped it is reset: what the peer does not have yet is lost.
+    ///
+    /// # Errors
+    /// The peer refused, or is unreachable; errors with the number of a system's error are understood like the system's.
+    fn connect(
+        &self,
+        from: Option<IpAddr>,
+        to: SocketAddr,
+    ) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>>;
+}
+
+impl Connector {
+    /// Connects to an untrusted address, such as one from DNS.
+    ///
+    /// Takes an address, not a name, so the address that is checked is the address that is connected to.
+    ///
+    /// # Errors
+    /// The address is denied, the source is unusable, or the peer does not answer within `limit`.
+    pub async fn connect(
+        &self,
+        guard: &Guard,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        limit: Duration,
+    ) -> Result<Socket, ConnectError> {
+        guard.check(to.ip()).inspect_err(|_| metrics::connect_denied())?;
+        self.connect_trusted(to, from, limit).await
+    }
+
+    /// Connects to an address that the operator configured, without a check.
+    ///
+    /// # Errors
+    /// The source is unusable, or the peer does not answer within `limit`.
+    pub async fn connect_trusted(
+        &self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        limit: Duration,
+    ) -> Result<Socket, ConnectError> {
+        match self {
+            Self::Tcp => Ok(Socket::Tcp(connect_tcp(to, from, limit).await?)),
+            Self::Simulated(outside) => {
+                check_family(from, to)?;
+                let connected = time::timeout(limit, outside.connect(from, to)).await;
+                let stream = connected.map_err(|_| ConnectError::TimedOut(limit))?;
+                let stream = stream.map_err(|error| cannot_connect(error, to, from, || true))?;
+                Ok(Socket::Simulated(stream, to))
+            }
+        }
+    }
+}
+
 fn in_seconds(limit: Duration) -> String {
     format!("`{}` s", limit.as_secs_f32())
 }
 
-/// Connects to an untrusted address, such as one from DNS.
-///
-/// Takes an address, not a name, so the address that is checked is the address that is connected to.
-///
-/// # Errors
-/// The address is denied, the source is unusable, or the peer does not answer within `limit`.
-pub async fn connect(
-    guard: &Guard,
-    to: SocketAddr,
-    from: Option<IpAddr>,
-    limit: Duration,
-) -> Result<TcpStream, ConnectError> {
-    guard.check(to.ip()).inspect_err(|_| metrics::connect_denied())?;
-    connect_trusted(to, from, limit).await
-}
-
-/// Connects to an address that the operator configured, without a check.
-///
-/// # Errors
-/// The source is unusable, or the peer does not answer within `limit`.
-pub async fn connect_trusted(
+async fn connect_tcp(
     to: SocketAddr,
     from: Option<IpAddr>,
     limit: Duration,
 ) -> Result<TcpStream, ConnectError> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.map_err(|error| no_socket(error, to, from))?;
+    check_family(from, to)?;
     if let Some(from) = from {
-        if from.is_ipv4() != to.is_ipv4() {
-            return Err(ConnectError::Family { from, to: to.ip() });
-        }
         socket.bind(SocketAddr::new(from, 0)).map_err(cannot_bind)?;
     }
     let connected = time::timeout(limit, socket.connect(to)).await;
@@ -113,6 +161,13 @@ pub async fn connect_trusted(
     let stream = stream.map_err(|error| cannot_connect(error, to, from, node_has_ipv6))?;
     prepare(&stream).map_err(|error| cannot_connect(error, to, from, node_has_ipv6))?;
     Ok(stream)
+}
+
+fn check_family(from: Option<IpAddr>, to: SocketAddr) -> Result<(), ConnectError> {
+    match from {
+        Some(from) if from.is_ipv4() != to.is_ipv4() => Err(ConnectError::Family { from, to: to.ip() }),
+        _ => Ok(()),
+    }
 }
 
 /// Binding to a fixed address and any port: only this node can be the cause.
@@ -225,11 +280,15 @@ mod tests {
         let limit = Duration::from_secs(1);
         for ip in ["127.0.0.1", "::ffff:127.0.0.1"] {
             let to = SocketAddr::new(ip.parse().unwrap(), address.port());
-            let refused = connect(&Guard::default(), to, None, limit).await.unwrap_err();
-            assert!(matches!(refused, ConnectError::Denied(_)), "{refused:?}");
+            for connector in [Connector::Tcp, Connector::Simulated(Arc::new(OneServer(address)))] {
+                let refused = connector.connect(&Guard::default(), to, None, limit).await.unwrap_err();
+                assert!(matches!(refused, ConnectError::Denied(_)), "{refused:?}");
+            }
         }
         let allowing = Guard { allow: vec!["127.0.0.0/8".parse().unwrap()] };
-        let stream = connect(&allowing, address, None, limit).await.unwrap();
+        let Ok(Socket::Tcp(stream)) = Connector::Tcp.connect(&allowing, address, None, limit).await else {
+            panic!("not connected")
+        };
         let (_, from) = listener.accept().await.unwrap();
         assert_eq!(from, stream.local_addr().unwrap());
         assert!(listener.accept().now_or_never().is_none(), "nothing else has connected");
@@ -239,7 +298,7 @@ mod tests {
     async fn d_041_a_connection_sends_at_once_and_notices_a_dead_peer() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
-        let stream = connect_trusted(to, None, Duration::from_secs(1)).await.unwrap();
+        let stream = connect_tcp(to, None, Duration::from_secs(1)).await.unwrap();
         assert!(stream.nodelay().unwrap());
         assert!(SockRef::from(&stream).keepalive().unwrap());
     }
@@ -248,7 +307,44 @@ mod tests {
     async fn d_053_a_source_that_is_no_address_of_this_node_is_a_local_fault() {
         let elsewhere = Some(IpAddr::from([203, 0, 113, 1]));
         let to = SocketAddr::from(([127, 0, 0, 1], 9));
-        let error = connect_trusted(to, elsewhere, Duration::from_secs(1)).await.unwrap_err();
+        let error = Connector::Tcp.connect_trusted(to, elsewhere, Duration::from_secs(1)).await.unwrap_err();
         assert!(matches!(error, ConnectError::Source(_)), "{error:?}");
+    }
+
+    /// Answers at one address, in the end, and refuses at all others.
+    #[derive(Debug)]
+    struct OneServer(SocketAddr);
+
+    impl Outside for OneServer {
+        fn connect(
+            &self,
+            _: Option<IpAddr>,
+            to: SocketAddr,
+        ) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
+            let answers = to == self.0;
+            Box::pin(async move {
+                time::sleep(Duration::from_secs(10)).await;
+                let stream: Box<dyn Duplex> = Box::new(tokio::io::duplex(64).0);
+                if answers { Ok(stream) } else { Err(Errno::CONNREFUSED.into()) }
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_simulated_connection_fails_as_one_of_the_machine_does() {
+        let to = SocketAddr::from(([192, 0, 2, 1], 25));
+        let connector = Connector::Simulated(Arc::new(OneServer(to)));
+        let connect = |to, from, seconds| {
+            let connector = connector.clone();
+            async move { connector.connect_trusted(to, from, Duration::from_secs(seconds)).await }
+        };
+        let socket = connect(to, None, 11).await.unwrap();
+        assert_eq!(socket.peer_addr().unwrap(), to);
+        let error = connect(to, None, 9).await.unwrap_err();
+        assert!(matches!(error, ConnectError::TimedOut(_)), "{error:?}");
+        let error = connect(SocketAddr::from(([192, 0, 2, 2], 25)), None, 11).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Failed(_)), "{error:?}");
+        let error = connect(to, Some(Ipv6Addr::LOCALHOST.into()), 11).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Family { .. }), "{error:?}");
     }
 }

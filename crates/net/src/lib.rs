@@ -20,9 +20,10 @@ mod timer;
 
 pub use authority::{AuthorityError, ClusterAuthority, NodeCertificate};
 pub use certificate::{Certificate, KeyId};
-pub use connect::{ConnectError, Denied, Guard};
+pub use connect::{ConnectError, Connector, Denied, Guard, Outside, Socket};
 pub use identity::{Expect, PeerIdentity, PeerInfo, Role, peer_info};
 pub use tls::{ClientTls, ServerTls, TlsError};
 pub use transport::{
-    CertificateFacts, MemoryNet, NodeListener, NodeStream, NodeTls, Transport, server_builder,
+    CertificateFacts, Duplex, MemoryNet, Network, NodeListener, NodeStream, NodeTls, Transport,
+    server_builder,
 };

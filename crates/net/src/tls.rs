@@ -2,7 +2,7 @@
 //!
 //! The crypto provider is set explicitly and does not depend on a process-wide default.
 
-use std::{path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
@@ -56,7 +56,9 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 pub(crate) fn load_matching<T>(mut load: impl FnMut() -> Result<T, TlsError>) -> Result<T, TlsError> {
     for _ in 1..READS_MAX {
         match load() {
-            Err(TlsError::Unusable(rustls::Error::InconsistentKeys(_))) => thread::sleep(READ_AGAIN_AFTER),
+            Err(TlsError::Unusable(rustls::Error::InconsistentKeys(_))) => {
+                postroad_env::pause(READ_AGAIN_AFTER)
+            }
             loaded => return loaded,
         }
     }

@@ -2,10 +2,11 @@
 //!
 //! Nodes give addresses and expected peers; the binary chooses the kind of transport.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc};
 use tonic::transport::{Channel, Endpoint, Server};
 use tower::service_fn;
 
@@ -20,7 +21,7 @@ mod tests;
 pub use listener::NodeListener;
 pub use memory::MemoryNet;
 pub use mutual::{CertificateFacts, NodeTls};
-pub use stream::NodeStream;
+pub use stream::{Duplex, NodeStream};
 
 use crate::identity::Expect;
 
@@ -33,6 +34,23 @@ pub enum Transport {
     Plain,
     /// Mutual TLS.
     Mutual(NodeTls),
+    /// What a simulation makes of a network.
+    Simulated(Arc<dyn Network>),
+}
+
+/// The network of a simulation, as one node sees it.
+pub trait Network: std::fmt::Debug + Send + Sync {
+    /// Listens on an address: its connections arrive at the receiver.
+    ///
+    /// # Errors
+    /// The address is in use.
+    fn bind(&self, address: &str) -> io::Result<mpsc::Receiver<NodeStream>>;
+
+    /// Connects to an address.
+    ///
+    /// # Errors
+    /// Nothing listens there, or it cannot be reached.
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<NodeStream>>;
 }
 
 /// Flow-control windows large enough that round trips do not limit a stream of mail.
@@ -56,6 +74,7 @@ impl Transport {
             Self::Memory(net) => Ok(NodeListener::memory(net.bind(address)?)),
             Self::Plain => Ok(NodeListener::plain(TcpListener::bind(address).await?)),
             Self::Mutual(tls) => Ok(NodeListener::mutual(TcpListener::bind(address).await?, tls.clone())),
+            Self::Simulated(network) => Ok(NodeListener::simulated(address, network.bind(address)?)),
         }
     }
 
@@ -77,6 +96,7 @@ impl Transport {
             Self::Memory(net) => net.connect(address).await,
             Self::Plain => NodeStream::connect(address).await,
             Self::Mutual(tls) => tls.connect(address, expect).await,
+            Self::Simulated(network) => network.connect(address).await,
         }
     }
 }

@@ -12,10 +12,7 @@ mod node;
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "tests use the rest")]
 mod queue;
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Duration};
 
 use bytes::Bytes;
 use postroad_directory::Caps;
@@ -44,7 +41,7 @@ async fn run(messages: u128, node_runtime: &Runtime) {
     let caps = Caps { messages_per_connection_max: Some(1000), ..Caps::default() };
     let runtime = node_runtime.handle().clone();
     let node = node::Setup { caps, runtime, ..node::Setup::default() }.start_routed(&sink).await;
-    let (cpu, started) = (cpu_seconds(), Instant::now());
+    let (cpu, started) = (cpu_seconds(), postroad_env::now());
     feed(&node, messages).await;
     let all = |seen: &queue::Seen| (seen.reports.len() as u128 >= messages).then_some(seen.report_frames);
     let frames = node.queue.until("all reports", all).await;

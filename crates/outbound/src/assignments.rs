@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::Instant,
 };
 
 use parking_lot::Mutex;
@@ -143,7 +142,7 @@ impl IncomingAssignments<'_> {
                 content: Some(assignment.content.clone()).filter(|content| !content.is_empty()),
                 traceparent: assignment.traceparent.clone(),
                 retry_now: assignment.retry_now,
-                received: Instant::now(),
+                received: postroad_env::now(),
                 budget: budget.clone(),
             };
             self.lanes.push(self.context, &lane, job);
@@ -177,7 +176,7 @@ impl IncomingAssignments<'_> {
             0,
             "malformed address in the assignment",
         );
-        let now = crate::job::now().as_millis();
+        let now = postroad_env::wall().as_millis();
         self.attempts.finish(Report {
             attempt: Some(attempt_id(assignment, recipient, attempt)),
             source: assignment.source,

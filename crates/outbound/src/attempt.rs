@@ -13,7 +13,7 @@ use postroad_telemetry::mail_log::{self, Mailbox, Said, Secs, Trace};
 
 use crate::{
     conversion::FinishedFor,
-    job::{self, AttemptResult, Job, JobRecipient},
+    job::{AttemptResult, Job, JobRecipient},
     lane::Signal,
     metrics::LaneMetrics,
     plan::Target,
@@ -39,7 +39,7 @@ pub(crate) struct Attempt {
 impl Attempt {
     pub(crate) fn begin(mut job: Job, metrics: Arc<LaneMetrics>) -> Self {
         let open = job.start();
-        let (started_at, started) = (job::now(), Instant::now());
+        let (started_at, started) = (postroad_env::wall(), postroad_env::now());
         let (recipients_max, finished) = (usize::MAX, None);
         Self { job, open, recipients_max, finished, started_at, started, signal: Signal::Silent, metrics }
     }
@@ -119,7 +119,7 @@ impl Attempt {
     }
 
     fn report(&self, recipient: &JobRecipient, result: &AttemptResult) {
-        let (took, delay) = (self.started.elapsed(), job::now().since(self.job.message.at()));
+        let (took, delay) = (self.started.elapsed(), postroad_env::wall().since(self.job.message.at()));
         self.metrics.attempted(result.outcome.kind, took, delay);
         if mail_log::is_enabled() {
             self.log(recipient, result, took, delay);

@@ -4,9 +4,9 @@ use std::{net::IpAddr, sync::Arc};
 
 use postroad_directory::View;
 use postroad_dns::Resolver;
-use postroad_net::{ClientTls, ConnectError, Guard, connect};
+use postroad_net::{ClientTls, ConnectError, Connector, Guard, Socket};
 use postroad_smtp::client::Timeouts;
-use tokio::{net::TcpStream, sync::watch};
+use tokio::sync::watch;
 
 use crate::{
     config::OutboundConfig, content::ContentSource, conversion::Conversions, lease::Lease,
@@ -22,6 +22,8 @@ pub(crate) struct DeliveryContext {
     pub(crate) timeouts: Timeouts,
     /// Finds mail hosts.
     pub(crate) resolver: Resolver,
+    /// Opens connections to mail hosts.
+    pub(crate) connector: Connector,
     /// Refuses connections to forbidden networks.
     pub(crate) guard: Guard,
     /// TLS as a client.
@@ -50,12 +52,12 @@ impl DeliveryContext {
         &self,
         target: &Target,
         from: Option<IpAddr>,
-    ) -> Result<TcpStream, ConnectError> {
+    ) -> Result<Socket, ConnectError> {
         let limit = self.config.connect_timeout;
         if target.trusted {
-            connect::connect_trusted(target.address, from, limit).await
+            self.connector.connect_trusted(target.address, from, limit).await
         } else {
-            connect::connect(&self.guard, target.address, from, limit).await
+            self.connector.connect(&self.guard, target.address, from, limit).await
         }
     }
 

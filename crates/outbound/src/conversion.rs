@@ -7,7 +7,7 @@ use postroad_mail::finish::{Finished, Offered, Prepared, prepare};
 use postroad_telemetry::Counter;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
-    task, time,
+    time,
 };
 
 use crate::content::Content;
@@ -90,7 +90,7 @@ impl Conversions {
             let _budget = budget.split(bytes.min(budget.num_permits()));
             FinishedFor { offered, content, _budget }
         };
-        match task::spawn_blocking(convert).await {
+        match postroad_env::blocking(convert).await {
             Ok(finished) => Some(finished),
             Err(error) => match error.try_into_panic() {
                 Ok(reason) => panic::resume_unwind(reason),
@@ -189,7 +189,7 @@ mod tests {
         let one_thread = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
         one_thread.unwrap().block_on(async {
             let (open, gate) = mpsc::channel::<()>();
-            let occupied = task::spawn_blocking(move || gate.recv());
+            let occupied = postroad_env::blocking(move || gate.recv());
             let content_budget = Arc::new(Semaphore::new(1));
             let permit = content_budget.clone().try_acquire_owned().unwrap();
             let content = Content { budget: Some(Arc::new(permit)), ..content(300 << 10) };

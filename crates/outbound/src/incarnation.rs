@@ -6,50 +6,59 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use postroad_core::NodeId;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::StartError;
 
-/// The incarnation of this node; its data directory stays locked until this is dropped.
+/// Where a node keeps what outlives its process; one home for one node.
+#[derive(Clone, Debug)]
+pub enum Home {
+    /// A directory, which one process at a time uses.
+    Directory(PathBuf),
+    /// The memory of a simulation, with the last incarnation.
+    Memory(Arc<Mutex<Option<u64>>>),
+}
+
+/// The incarnation of this node; its home stays locked until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Incarnation {
-    directory: PathBuf,
-    node: NodeId,
-    _lock: File,
+    record: Record,
     current: u64,
     replaces: Option<u64>,
+}
+
+/// Where the incarnation is recorded.
+#[derive(Debug)]
+enum Record {
+    File { directory: PathBuf, node: NodeId, _lock: File },
+    Memory(Arc<Mutex<Option<u64>>>),
 }
 
 const LOCK: &str = "lock";
 const FILE: &str = "incarnation";
 
 impl Incarnation {
-    /// Locks the data directory, reads the previous incarnation and writes `number` as the new one, synced.
+    /// Locks the home, reads the previous incarnation and writes `number` as the new one, synced.
     ///
     /// `number` must be random, so that it differs from all earlier ones.
     ///
     /// # Errors
     /// The directory cannot be used, or another process uses it.
-    pub(crate) fn begin(directory: &Path, node: NodeId, number: u64) -> Result<Self, StartError> {
-        let failed = |error| StartError::DataDirectory { directory: directory.to_owned(), error };
-        fs::create_dir_all(directory).map_err(failed)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(directory.join(LOCK))
-            .map_err(failed)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Locked(directory.to_owned())),
-            Err(error) => return Err(failed(error.into())),
-        }
-        let before = read(directory, node)?;
-        let mut incarnation =
-            Self { directory: directory.to_owned(), node, _lock: lock, current: 0, replaces: before };
+    pub(crate) fn begin(home: &Home, node: NodeId, number: u64) -> Result<Self, StartError> {
+        let (record, replaces) = match home {
+            Home::Directory(directory) => {
+                let lock = lock(directory)?;
+                let before = read(directory, node)?;
+                (Record::File { directory: directory.clone(), node, _lock: lock }, before)
+            }
+            Home::Memory(last) => (Record::Memory(last.clone()), *last.lock()),
+        };
+        let mut incarnation = Self { record, current: 0, replaces };
         incarnation.write(number)?;
         Ok(incarnation)
     }
@@ -77,19 +86,41 @@ impl Incarnation {
     }
 
     fn write(&mut self, number: u64) -> Result<(), StartError> {
-        let text = format!("{} {number}\n", self.node);
-        let replace = || -> io::Result<()> {
-            let (path, temporary) = (self.directory.join(FILE), self.directory.join("incarnation.new"));
-            let mut file = File::create(&temporary)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.directory)?.sync_all()
-        };
-        replace().map_err(|error| StartError::DataDirectory { directory: self.directory.clone(), error })?;
+        match &self.record {
+            Record::File { directory, node, .. } => write(directory, *node, number)?,
+            Record::Memory(last) => *last.lock() = Some(number),
+        }
         self.current = number;
         Ok(())
     }
+}
+
+fn lock(directory: &Path) -> Result<File, StartError> {
+    let failed = |error| StartError::DataDirectory { directory: directory.to_owned(), error };
+    fs::create_dir_all(directory).map_err(failed)?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(directory.join(LOCK))
+        .map_err(failed)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked(directory.to_owned())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn write(directory: &Path, node: NodeId, number: u64) -> Result<(), StartError> {
+    let replace = || -> io::Result<()> {
+        let (path, temporary) = (directory.join(FILE), directory.join("incarnation.new"));
+        let mut file = File::create(&temporary)?;
+        writeln!(file, "{node} {number}")?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(directory)?.sync_all()
+    };
+    replace().map_err(|error| StartError::DataDirectory { directory: directory.to_owned(), error })
 }
 
 /// Reads `NODE INCARNATION`; `None` when there is no file.
@@ -122,24 +153,38 @@ mod tests {
     fn each_incarnation_knows_the_previous_one() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("outbound");
-        let first = Incarnation::begin(&directory, NodeId(4), 11).unwrap();
+        let first = Incarnation::begin(&Home::Directory(directory.clone()), NodeId(4), 11).unwrap();
         assert_eq!((first.current(), first.replaces()), (11, None));
         drop(first);
-        let mut second = Incarnation::begin(&directory, NodeId(4), 22).unwrap();
+        let mut second = Incarnation::begin(&Home::Directory(directory.clone()), NodeId(4), 22).unwrap();
         assert_eq!((second.current(), second.replaces()), (22, Some(11)));
         second.begin_next(33).unwrap();
         assert_eq!((second.current(), second.replaces()), (33, Some(22)));
         drop(second);
-        assert_eq!(Incarnation::begin(&directory, NodeId(4), 44).unwrap().replaces(), Some(33));
+        assert_eq!(
+            Incarnation::begin(&Home::Directory(directory), NodeId(4), 44).unwrap().replaces(),
+            Some(33)
+        );
+    }
+
+    #[test]
+    fn the_memory_of_a_simulation_knows_the_previous_incarnation_too() {
+        let home = Home::Memory(Arc::default());
+        drop(Incarnation::begin(&home, NodeId(4), 11).unwrap());
+        let second = Incarnation::begin(&home, NodeId(4), 22).unwrap();
+        assert_eq!((second.current(), second.replaces()), (22, Some(11)));
     }
 
     #[test]
     fn a_data_directory_serves_one_process_and_one_node() {
         let home = tempfile::tempdir().unwrap();
-        let first = Incarnation::begin(home.path(), NodeId(4), 11).unwrap();
-        assert!(matches!(Incarnation::begin(home.path(), NodeId(4), 22), Err(StartError::Locked(_))));
+        let first = Incarnation::begin(&Home::Directory(home.path().to_owned()), NodeId(4), 11).unwrap();
+        assert!(matches!(
+            Incarnation::begin(&Home::Directory(home.path().to_owned()), NodeId(4), 22),
+            Err(StartError::Locked(_))
+        ));
         drop(first);
-        let other = Incarnation::begin(home.path(), NodeId(5), 22);
+        let other = Incarnation::begin(&Home::Directory(home.path().to_owned()), NodeId(5), 22);
         assert!(matches!(other, Err(StartError::OtherNode { found: 4, node: 5, .. })));
     }
 
@@ -148,7 +193,7 @@ mod tests {
         for content in [&b""[..], b"4", b"4 x\n", b"4 5 6\n", b"\xff\xfe 4\n"] {
             let home = tempfile::tempdir().unwrap();
             fs::write(home.path().join(FILE), content).unwrap();
-            let begun = Incarnation::begin(home.path(), NodeId(4), 22);
+            let begun = Incarnation::begin(&Home::Directory(home.path().to_owned()), NodeId(4), 22);
             assert!(matches!(begun, Err(StartError::Incarnation(_))), "{content:?}");
         }
     }

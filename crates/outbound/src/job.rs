@@ -1,9 +1,6 @@
 //! What a lane sends: one message for some recipients, and the reports of their attempts.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use postroad_core::{Address, Epoch, MessageId, Outcome, PoolId, SourceId, TenantId, Timestamp};
@@ -92,7 +89,7 @@ impl Job {
     /// Reports one recipient's result; the report is sent until the queue has committed it.
     pub fn report(&self, recipient: &JobRecipient, started_at: Timestamp, result: &AttemptResult) {
         let AttemptResult { outcome, remote, tls } = result;
-        let ended_at = now().max(started_at);
+        let ended_at = postroad_env::wall().max(started_at);
         self.attempts.finish(Report {
             attempt: Some(self.attempt_id(recipient)),
             source: self.source.0,
@@ -132,13 +129,6 @@ impl Drop for Job {
     }
 }
 
-/// Returns the wall-clock time, for reports only.
-#[must_use]
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 impl Job {
     /// Makes a job of which no attempt has started, without content.
@@ -163,7 +153,7 @@ impl Job {
             content: None,
             traceparent: String::new(),
             retry_now: false,
-            received: Instant::now(),
+            received: postroad_env::now(),
             budget: None,
         }
     }

@@ -5,10 +5,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
-    path::Path,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -17,6 +15,7 @@ use postroad_directory::LaneLimits;
 use postroad_storage::Cache;
 
 use crate::{
+    incarnation::Home,
     lease::BootTime,
     pending_attempts::LaneName,
     rate::{RateLimiter, WindowRecord},
@@ -63,13 +62,16 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in a data directory that is locked.
+    /// Opens the journal in a home that is locked.
     #[must_use]
-    pub(crate) fn open(directory: &Path) -> Self {
-        let cache = Cache::open(&directory.join("cache"));
+    pub(crate) fn open(home: &Home) -> Self {
+        let cache = match home {
+            Home::Directory(directory) => Cache::open(&directory.join("cache")),
+            Home::Memory(_) => Cache::closed(),
+        };
         let lane = |(key, value): (Vec<u8>, Vec<u8>)| Some((decode_name(&key)?, LaneRecord::decode(&value)?));
         let known = cache.all(LANES_MAX).into_iter().filter_map(lane).collect();
-        Self { cache, known: Mutex::new(known), changed: Mutex::default(), boot: boot_id() }
+        Self { cache, known: Mutex::new(known), changed: Mutex::default(), boot: postroad_env::boot_id() }
     }
 
     /// Returns the rates of a lane that this process begins to use under `epoch`, owning its source since `since`.
@@ -136,8 +138,8 @@ impl Journal {
     }
 
     fn moment(&self) -> Moment {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Moment { boot: self.boot, since_boot: millis(BootTime::now().since_boot()), wall: millis(wall) }
+        let wall = postroad_env::wall().as_millis();
+        Moment { boot: self.boot, since_boot: millis(BootTime::now().since_boot()), wall }
     }
 }
 
@@ -213,12 +215,6 @@ fn decode_name(mut key: &[u8]) -> Option<LaneName> {
     Some(LaneName { source, site })
 }
 
-/// Returns the boot id of the machine, 0 if unknown.
-fn boot_id() -> u128 {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -240,7 +236,7 @@ mod tests {
     }
 
     fn ready_in(journal: &Journal, epoch: u64) -> Duration {
-        let now = Instant::now();
+        let now = postroad_env::now();
         let rates = journal.rates(&name(), &limits(), Epoch(epoch), now);
         rates.ready_at(now).unwrap().saturating_duration_since(now)
     }
@@ -267,7 +263,7 @@ mod tests {
     #[test]
     fn a_clean_restart_keeps_the_counts_and_any_other_starts_used_up() {
         let home = tempfile::tempdir().unwrap();
-        let journal = Journal::open(home.path());
+        let journal = Journal::open(&Home::Directory(home.path().to_owned()));
         assert_eq!(ready_in(&journal, 1), Duration::ZERO);
         assert!(ready_in(&journal, 2) >= MINUTE);
         let windows = vec![WindowRecord { slot: MINUTE / 60, counts: vec![(0, 4)] }];
@@ -275,7 +271,7 @@ mod tests {
         journal.flush();
         drop(journal);
 
-        let journal = Journal::open(home.path());
+        let journal = Journal::open(&Home::Directory(home.path().to_owned()));
         assert_eq!(ready_in(&journal, 7), Duration::ZERO);
         // Another node had the source in between.
         assert!(ready_in(&journal, 9) >= MINUTE);
@@ -284,7 +280,7 @@ mod tests {
         assert!(ready_in(&journal, 6) >= MINUTE);
         journal.forget(&name());
         drop(journal);
-        assert!(ready_in(&Journal::open(home.path()), 7) >= MINUTE);
+        assert!(ready_in(&Journal::open(&Home::Directory(home.path().to_owned())), 7) >= MINUTE);
     }
 
     #[test]

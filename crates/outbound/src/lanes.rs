@@ -215,7 +215,7 @@ impl Lanes {
         let limits = view.lane_limits(owned.source.id, site);
         let name = LaneName { source: owned.source.id, site: site.clone() };
         let rates = self.journal.rates(&name, &limits, owned.source.epoch, owned.since);
-        let mut lane = Lane::new(self.config, limits, rates, Instant::now());
+        let mut lane = Lane::new(self.config, limits, rates, postroad_env::now());
         lane.set_suspended(stops_lane(view, &owned.source, site));
         let (source, abort) = (owned.source.clone(), CancellationToken::new());
         let metrics = LaneMetrics::new(self.metrics.clone(), &source.name, site);
@@ -345,7 +345,7 @@ impl Lanes {
 
     /// Adds a job to a lane, or keeps it for a while when it or the lane is suspended, or gives it back.
     fn push_to(&self, handle: &LaneHandle, job: Job, is_suspended: impl FnOnce(&Job) -> bool) -> Wake {
-        let now = Instant::now();
+        let now = postroad_env::now();
         let mut state = handle.state.lock();
         // Under the lock: what is suspended from now on is found among the lane's jobs.
         if !state.lane.is_closed() && (state.lane.is_suspended() || is_suspended(&job)) {
@@ -417,7 +417,7 @@ impl Lanes {
 
     /// Reports the signal of an attempt to its lane.
     pub(crate) fn ended(&self, handle: &LaneHandle, signal: Signal) {
-        let now = Instant::now();
+        let now = postroad_env::now();
         let (back, begun) = self.change(handle, &mut handle.state.lock(), now, |lane| {
             let before = lane.pause().map(|pause| pause.until);
             let back = lane.ended(now, signal);
@@ -427,14 +427,14 @@ impl Lanes {
         self.give_back(back);
         let Some(pause) = begun else { return };
         handle.metrics.paused();
-        let seconds = pause.until.saturating_duration_since(Instant::now()).as_secs();
+        let seconds = pause.until.saturating_duration_since(postroad_env::now()).as_secs();
         tracing::info!(source = %handle.source, site = %handle.site, seconds, reason = %pause.reason, "lane paused");
         handle.wake.notify_waiters();
     }
 
     /// Returns the next step of a worker, and wakes another one when more jobs wait.
     pub(crate) fn next(self: &Arc<Self>, context: &Arc<DeliveryContext>, handle: &Arc<LaneHandle>) -> Next {
-        let now = Instant::now();
+        let now = postroad_env::now();
         let (next, wake) = {
             let mut state = handle.state.lock();
             let next = state.lane.next(now);
@@ -463,7 +463,7 @@ impl Lanes {
             let mut state = handle.state.lock();
             closed(&mut state.lane);
             self.set_timer(handle, &mut state);
-            state.lane.wake(Instant::now())
+            state.lane.wake(postroad_env::now())
         };
         self.wake(context, handle, wake);
     }
@@ -504,7 +504,7 @@ impl Lanes {
     /// Returns the windows of every source, divided by the number of `groups`.
     #[must_use]
     pub(crate) fn windows(&self, groups: u32) -> Vec<SourceWindows> {
-        let now = Instant::now();
+        let now = postroad_env::now();
         let share = |window: u32| window.div_ceil(groups.max(1));
         let of_source = |owned: &OwnedSource| {
             let default = if owned.open { owned.default_window } else { 0 };
@@ -565,7 +565,7 @@ impl OwnedSource {
     fn new(source: Arc<Source>) -> Self {
         Self {
             source,
-            since: Instant::now(),
+            since: postroad_env::now(),
             default_window: 0,
             site_windows: BTreeMap::new(),
             open: true,

@@ -10,7 +10,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 /// Time since the machine booted, sleep included.
@@ -21,10 +20,8 @@ impl BootTime {
     /// Reads the clock.
     #[must_use]
     pub fn now() -> Self {
-        // CLOCK_MONOTONIC stops while the machine sleeps; the directory's clock does not.
-        let now = clock_gettime(ClockId::Boottime);
-        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        Self(Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0)))
+        // The monotonic clock stops while the machine sleeps; the directory's clock does not.
+        Self(postroad_env::since_boot())
     }
 
     /// Returns the time since the machine booted.

@@ -39,4 +39,5 @@ mod worker;
 
 pub use config::OutboundConfig;
 pub use error::StartError;
+pub use incarnation::Home;
 pub use service::{Outbound, OutboundDeps};

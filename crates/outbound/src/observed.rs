@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_session_is_sent_every_lane_once_and_then_what_changes() {
-        let (observed, now) = (ObservedLanes::new(), Instant::now());
+        let (observed, now) = (ObservedLanes::new(), postroad_env::now());
         observed.observe(now, [(name("a"), lane(1)), (name("b"), lane(2)), (name("c"), lane(3))].into());
         let (first, seen) = observed.changed_since(now, 0, 2);
         assert_eq!(sites(&first), [("a", 1), ("b", 2)]);

@@ -65,7 +65,7 @@ impl Ownership {
             self.lease.revoked();
             self.claimed_incarnation.send_replace(None);
             // All attempts of this incarnation are aborted; the next one starts empty.
-            self.incarnation.begin_next(rand::random())?;
+            self.incarnation.begin_next(postroad_env::random())?;
         }
         self.lease.revoked();
         let released =

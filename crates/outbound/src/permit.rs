@@ -56,7 +56,7 @@ mod tests {
         // The machine slept: the lease has ended before the next step, and no timer has fired.
         let step = async {
             tokio::task::yield_now().await;
-            std::thread::sleep(millis(60));
+            postroad_env::pause(millis(60));
             tokio::task::yield_now().await;
             panic!("a step after the end of the lease");
         };

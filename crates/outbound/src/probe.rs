@@ -2,10 +2,7 @@
 //!
 //! No mail is sent, so a probe counts in no rate; its connection is one of those that its lane may have.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use postroad_core::{Domain, DurationText, SourceId};
 use postroad_directory::{Rate, Source};
@@ -96,7 +93,7 @@ impl Probing<'_> {
             }
         };
         for target in targets.iter().take(self.context.config.sessions_max) {
-            let started = Instant::now();
+            let started = postroad_env::now();
             let lease = &self.context.lease;
             let Some(mut probed) = while_permitted(lease, &taken.abort(), self.session(target)).await else {
                 "the lease on the source ended during the probe".clone_into(&mut result.failure);

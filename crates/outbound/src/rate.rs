@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn no_window_ever_holds_more_than_its_limit() {
         for (limit, window) in [(1, SECOND), (10, SECOND), (100, 60 * SECOND), (500, 86_400 * SECOND)] {
-            let start = Instant::now();
+            let start = postroad_env::now();
             let mut limiter = RateLimiter::new(start, [(limit, window)]);
             let times = run(&mut limiter, start, window * 10);
             assert!(most_in_any(window, &times) <= limit as usize, "{limit} in {window:?}");
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn all_limits_apply_together() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let mut limiter = RateLimiter::new(start, [(10, SECOND), (100, 60 * SECOND)]);
         let times = run(&mut limiter, start, 120 * SECOND);
         assert!(most_in_any(SECOND, &times) <= 10 && most_in_any(60 * SECOND, &times) <= 100);
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_lowered_limit_keeps_the_counts() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let mut limiter = RateLimiter::new(start, [(100, SECOND)]);
         for _ in 0..50 {
             limiter.take(start);
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn limits_hold_across_a_change_of_owner() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let limits = [(10, SECOND), (100, 60 * SECOND)];
         let mut before = RateLimiter::new(start, limits);
         let mut times = run(&mut before, start, 20 * SECOND);
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn limits_hold_across_a_restart_with_a_record() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let limits = [(10, SECOND), (100, 60 * SECOND)];
         for (pause, complete) in [(0, true), (5, true), (5, false), (3600, true), (3600, false)] {
             let pause = pause * SECOND;
@@ -307,14 +307,14 @@ mod tests {
 
     #[test]
     fn no_limit_allows_everything_and_zero_allows_nothing() {
-        let now = Instant::now();
+        let now = postroad_env::now();
         assert_eq!(RateLimiter::new(now, []).ready_at(now), Some(now));
         assert_eq!(RateLimiter::new(now, [(0, SECOND)]).ready_at(now), None);
     }
 
     #[test]
     fn d_065_an_idle_year_and_a_tiny_window_do_not_overflow() {
-        let now = Instant::now();
+        let now = postroad_env::now();
         let mut limiter = RateLimiter::new(now, [(1, Duration::from_nanos(1)), (1, SECOND)]);
         limiter.take(now);
         let later = now + Duration::from_secs(31_536_000);

@@ -1,6 +1,6 @@
 //! The role: owns all tasks, and stops them in order.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -8,7 +8,7 @@ use postroad_cluster::{DirectoryClient, DirectoryWatch, Endpoints, LeaderTable, 
 use postroad_core::{GroupId, NodeId};
 use postroad_directory::{Source, View};
 use postroad_dns::Resolver;
-use postroad_net::{ClientTls, Guard};
+use postroad_net::{ClientTls, Connector, Guard};
 use postroad_telemetry::Health;
 use tokio::{
     sync::{Semaphore, watch},
@@ -25,7 +25,7 @@ use crate::{
     error::StartError,
     feedback::FeedbackConfig,
     group_attempts::GroupAttempts,
-    incarnation::Incarnation,
+    incarnation::{Home, Incarnation},
     journal::Journal,
     lane::LaneConfig,
     lanes::Lanes,
@@ -38,14 +38,16 @@ use crate::{
 /// What an outbound node needs from its host process.
 #[derive(Debug)]
 pub struct OutboundDeps {
-    /// The id of this node; it belongs to one data directory.
+    /// The id of this node; it belongs to one home.
     pub node: NodeId,
-    /// Where it keeps the lock and the incarnation of the process; one directory for one node.
-    pub data_directory: PathBuf,
+    /// Where it keeps what outlives its process.
+    pub home: Home,
     /// The queue nodes.
     pub endpoints: Endpoints,
     /// Finds mail hosts.
     pub resolver: Resolver,
+    /// Opens connections to mail hosts.
+    pub connector: Connector,
     /// Refuses connections to forbidden networks.
     pub guard: Guard,
     /// TLS with receivers.
@@ -74,7 +76,7 @@ impl Outbound {
     /// # Errors
     /// The data directory cannot be used or is in use.
     pub fn start(config: OutboundConfig, deps: OutboundDeps) -> Result<Self, StartError> {
-        let incarnation = Incarnation::begin(&deps.data_directory, deps.node, rand::random())?;
+        let incarnation = Incarnation::begin(&deps.home, deps.node, postroad_env::random())?;
         Ok(Self { config, deps, incarnation })
     }
 
@@ -160,7 +162,7 @@ impl Running {
         directory: &DirectoryWatch,
     ) -> Self {
         let metrics = Arc::new(OutboundMetrics::default());
-        let journal = Journal::open(&deps.data_directory);
+        let journal = Journal::open(&deps.home);
         let leaders = leaders.subscribe();
         let lane_config = LaneConfig {
             feedback: FeedbackConfig {
@@ -174,6 +176,7 @@ impl Running {
         let context = DeliveryContext {
             timeouts: (&config.timeouts).into(),
             resolver: deps.resolver,
+            connector: deps.connector,
             guard: deps.guard,
             tls: deps.tls,
             lease: Arc::default(),
@@ -233,7 +236,7 @@ impl Running {
             self.lanes.finished().await;
         }
         let lanes = self.lanes.clone();
-        if tokio::task::spawn_blocking(move || lanes.close_journal()).await.is_err() {
+        if postroad_env::blocking(move || lanes.close_journal()).await.is_err() {
             tracing::error!("cannot write the lane journal");
         }
         let flushed = time::timeout(FLUSH_WITHIN, async {

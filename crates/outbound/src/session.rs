@@ -369,11 +369,8 @@ impl Writer<'_> {
     /// Sends one frame of lanes that changed; the rest follow behind outcomes.
     async fn send_lanes(&mut self) -> Result<(), ()> {
         self.observed.borrow_and_update();
-        let changed = self.lanes.observed.changed_since(
-            std::time::Instant::now(),
-            self.lanes_sent,
-            LANES_PER_FRAME_MAX,
-        );
+        let changed =
+            self.lanes.observed.changed_since(postroad_env::now(), self.lanes_sent, LANES_PER_FRAME_MAX);
         let (lanes, last) = changed;
         if lanes.is_empty() {
             return Ok(());

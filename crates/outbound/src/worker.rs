@@ -128,12 +128,12 @@ impl Tried {
 impl Worker {
     /// Waits for a job; false when there is none and the worker exits.
     async fn wait(&mut self, until: Option<Instant>) -> bool {
-        let idle_until = Instant::now() + self.context.config.idle_timeout;
+        let idle_until = postroad_env::now() + self.context.config.idle_timeout;
         let wake_at = match (until, &self.open) {
             (Some(until), Some(_)) => until.min(idle_until),
             (None, Some(_)) => idle_until,
             (Some(until), None) => until,
-            (None, None) => Instant::now(),
+            (None, None) => postroad_env::now(),
         };
         let woken = tokio::select! {
             biased;
@@ -237,14 +237,14 @@ impl Worker {
         let can_reuse =
             same_source && same_destination && open.messages < messages_max && open.connection.is_usable();
         if can_reuse && targets.is_some() {
-            open.planned = (attempt_context.domain.clone(), Instant::now());
+            open.planned = (attempt_context.domain.clone(), postroad_env::now());
         }
         can_reuse
     }
 
     async fn targets(&self, attempt_context: &AttemptContext) -> Result<Vec<Target>, Box<Outcome>> {
         let destination = Destination::find(&self.context, &attempt_context.domain).await?;
-        let avoid_ipv6 = self.handle.with(|lane| lane.avoids_ipv6(Instant::now()));
+        let avoid_ipv6 = self.handle.with(|lane| lane.avoids_ipv6(postroad_env::now()));
         destination.targets(&self.context, attempt_context.source.address, avoid_ipv6)
     }
 
@@ -306,7 +306,7 @@ impl Worker {
                 Some(Ok(open)) => self.open = Some(open),
             }
             if tried.ipv6_failed && target.address.is_ipv4() {
-                self.handle.with(|lane| lane.avoid_ipv6(Instant::now()));
+                self.handle.with(|lane| lane.avoid_ipv6(postroad_env::now()));
             }
             match self.transact(attempt, content, attempt_context).await {
                 TransactionEnd::Done => return true,
@@ -421,7 +421,7 @@ impl Worker {
         let remain = !over_limit.is_empty() || attempt.open().len() > outcomes.len();
         let goes_on = remain
             && !signal.holds_back()
-            && self.handle.with(|lane| lane.try_count_transaction(Instant::now()));
+            && self.handle.with(|lane| lane.try_count_transaction(postroad_env::now()));
         if !goes_on {
             over_limit.clear();
         }

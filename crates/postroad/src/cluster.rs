@@ -69,7 +69,7 @@ impl ClusterDirectory {
         fs::create_dir_all(path).with_context(|| format!("cannot create `{}` (`--dir`)", path.display()))?;
         ensure!(fs::read_dir(path)?.next().is_none(), "`{}` (`--dir`) is not empty", path.display());
         // TOML integers have 63 bits besides the sign.
-        let id = ClusterId((rand::random::<u64>() >> 1).max(1));
+        let id = ClusterId((postroad_env::random::<u64>() >> 1).max(1));
         let authority = ClusterAuthority::generate(id)?;
         let file = ClusterFile { id, ledger_groups, queue };
         public(&path.join("cluster.toml"), &print(&file))?;

@@ -13,10 +13,10 @@ use postroad_control::{Control, ControlConfig, ControlDeps};
 use postroad_core::{ClusterId, NodeId};
 use postroad_ingress::{Ingress, IngressDeps};
 use postroad_net::{
-    ClientTls, Expect, Guard, MemoryNet, Role, ServerTls, Transport,
+    ClientTls, Connector, Expect, Guard, MemoryNet, Role, ServerTls, Transport,
     authority::{write_new_file, write_secret},
 };
-use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
+use postroad_outbound::{Home, Outbound, OutboundConfig, OutboundDeps};
 use postroad_queue::{Queue, QueueConfig, QueueDeps, Voter};
 use postroad_sandbox::{Sandbox, SandboxConfig, SandboxDeps};
 use postroad_storage::{Disk, DiskId, Identity, Origin, RealFs};
@@ -241,7 +241,7 @@ async fn start_queue(
     };
     let (identity, fs) = (Identity { cluster: CLUSTER, node: QUEUE }, RealFs::new(&data.join("queue")));
     // An empty directory is always a new cluster here: there are no other nodes.
-    let disk = Disk { id: DiskId(rand::random()), origin: Origin::Form };
+    let disk = Disk { id: DiskId(postroad_env::random()), origin: Origin::Form };
     postroad_storage::format(&fs, identity, disk).context("cannot use the queue's data directory")?;
     let deps = QueueDeps {
         identity,
@@ -286,9 +286,10 @@ fn start_outbound(
     let config = OutboundConfig { smtp_port: args.smtp_port, ..OutboundConfig::default() };
     let deps = OutboundDeps {
         node: OUTBOUND,
-        data_directory: data.join("outbound"),
+        home: Home::Directory(data.join("outbound")),
         endpoints: endpoints.clone(),
         resolver: resolver(args.resolver)?,
+        connector: Connector::Tcp,
         guard: Guard { allow: args.allow_addresses.clone() },
         tls: ClientTls::opportunistic(),
         health: health.clone(),

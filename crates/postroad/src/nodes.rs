@@ -1,9 +1,6 @@
 //! The running nodes of a cluster, as they announced themselves to its queue nodes.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use postroad_cluster::{AnnouncedNode, NodeList, list_nodes, nodes::ANNOUNCE_EVERY};
 use postroad_core::{NodeId, Timestamp};
@@ -90,12 +87,6 @@ pub(crate) fn in_words(length: Duration) -> String {
         7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
     }
-}
-
-/// Returns this machine's clock.
-pub(crate) fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::ZERO.after(since_epoch)
 }
 
 /// Returns whole days, rounded down: negative once `end` has passed.

@@ -19,7 +19,6 @@ use self::api::{Api, Created, Kind};
 use crate::{
     cli::{AuthorityArgs, FormedArgs, PrepareArgs},
     config::{self, QueueFile},
-    nodes::now,
     operator::Forming,
     output, roles, signal,
 };
@@ -58,7 +57,7 @@ pub async fn formed(args: &FormedArgs) -> anyhow::Result<String> {
     let cluster = &forming.cluster;
     let (id, nodes) = (cluster.id.to_string(), cluster.queue.len().to_string());
     let groups = cluster.ledger_groups.to_string();
-    let now = now().to_string();
+    let now = postroad_env::wall().to_string();
     let data = [("at", now.as_str()), ("cluster", &id), ("queue-nodes", &nodes), ("ledger-groups", &groups)];
     Ok(match api.create(Kind::ConfigMap, name, &data).await? {
         Created::New => {

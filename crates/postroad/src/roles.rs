@@ -7,8 +7,8 @@ use postroad_cluster::{AboutNode, announce};
 use postroad_control::{Control, ControlDeps};
 use postroad_core::{Domain, NodeId};
 use postroad_ingress::{Ingress, IngressDeps};
-use postroad_net::{ClientTls, Guard, NodeTls, Transport};
-use postroad_outbound::{Outbound, OutboundDeps};
+use postroad_net::{ClientTls, Connector, Guard, NodeTls, Transport};
+use postroad_outbound::{Home, Outbound, OutboundDeps};
 use postroad_queue::{Queue, QueueDeps, Voter};
 use postroad_settings::{Change, changes};
 use postroad_storage::{Disk, DiskId, Identity, Origin, RealFs};
@@ -26,7 +26,7 @@ use crate::{
     cluster,
     components::Components,
     config::{self, ControlFile, IngressFile, OutboundFile, QueueFile, RoleFile},
-    nodes::{days_until, now},
+    nodes::days_until,
     resolver::resolver,
     sections::{ClusterSection, QueueNode},
     signal,
@@ -67,7 +67,7 @@ pub(crate) fn format_data(file: &QueueFile, origin: Origin) -> anyhow::Result<Di
     let data = &file.node.data.0;
     let fs = RealFs::new(data);
     let identity = Identity { cluster: file.cluster.id, node: file.node.id };
-    let disk = Disk { id: DiskId(rand::random()), origin };
+    let disk = Disk { id: DiskId(postroad_env::random()), origin };
     let formatted = postroad_storage::format(&fs, identity, disk);
     Ok(formatted.with_context(|| format!("`{}`", data.display()))?.id)
 }
@@ -179,14 +179,14 @@ fn about_node(role: RoleName, node: NodeId, tls: &NodeTls) -> AboutNode {
         role: cluster::net_role(role),
         node,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at: now(),
+        started_at: postroad_env::wall(),
         certificates: Some(tls.certificates()),
     }
 }
 
 /// Logs, once for each day that is left, that a certificate of this node ends soon.
 fn warn_of_end(tls: &NodeTls, days_logged: &mut Option<i64>) {
-    let (now, certificates) = (now(), tls.certificates());
+    let (now, certificates) = (postroad_env::wall(), tls.certificates());
     let all = std::iter::once(&certificates.own).chain(&certificates.authorities);
     let Some(first) = all.min_by_key(|certificate| certificate.not_after) else { return };
     let days = days_until(first.not_after, now);
@@ -293,9 +293,10 @@ pub async fn outbound(config: &Path) -> anyhow::Result<()> {
     let mut process = Process::start(&file).await?;
     let deps = OutboundDeps {
         node: file.node.id,
-        data_directory: file.node.data.0.clone(),
+        home: Home::Directory(file.node.data.0.clone()),
         endpoints: file.cluster.endpoints(&process.transport),
         resolver: resolver(file.dns.resolver)?,
+        connector: Connector::Tcp,
         guard: Guard { allow: file.guard.allow.clone() },
         tls: ClientTls::opportunistic(),
         health: process.health.clone(),

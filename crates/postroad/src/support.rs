@@ -23,7 +23,7 @@ use crate::{
     cli::doctor::{SupportBundleArgs, SupportCommand},
     config,
     doctor::{self, NodeSetup, http_get},
-    nodes::{self, now},
+    nodes::{self},
     operator::Operator,
     output::{self, Format},
     policy::{Policy, to_yaml},
@@ -44,7 +44,7 @@ pub async fn run(command: &SupportCommand) -> anyhow::Result<String> {
         "expected standard output to be a file or a pipe where `--file` is `-`"
     );
     let files = gather(args).await?;
-    let mut archive = Archive::new(now());
+    let mut archive = Archive::new(postroad_env::wall());
     let mut names = String::new();
     for (name, text) in &files {
         archive.add(name, redact(text).as_bytes())?;
@@ -111,7 +111,7 @@ fn readme() -> String {
          the names of the variables POSTROAD..., and with a role the settings that they set;\n\
          addresses of senders and recipients where a log of --log has them.\n",
         env!("CARGO_PKG_VERSION"),
-        now()
+        postroad_env::wall()
     )
 }
 

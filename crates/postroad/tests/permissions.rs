@@ -6,8 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Bits of group and others.
@@ -57,7 +56,7 @@ fn mail_keys_and_databases_are_for_their_user_only_under_any_umask() {
 
     // The history is opened last.
     let is_database = |(path, _): &(PathBuf, u32)| path.extension().is_some_and(|end| end == "sqlite");
-    let start = Instant::now();
+    let start = postroad_env::now();
     let found = loop {
         let mut found = Vec::new();
         let complete = modes(&data, &mut found).is_ok() && found.iter().any(is_database) && found.len() > 8;
@@ -67,7 +66,7 @@ fn mail_keys_and_databases_are_for_their_user_only_under_any_umask() {
         let log = || fs::read_to_string(home.path().join("log")).unwrap();
         assert!(dev.0.try_wait().unwrap().is_none(), "it has ended: {}", log());
         assert!(start.elapsed() < PATIENCE, "{found:?}\n{}", log());
-        thread::sleep(Duration::from_millis(50));
+        postroad_env::pause(Duration::from_millis(50));
     };
     let open: Vec<_> = found.iter().filter(|(_, mode)| mode & OTHERS != 0).collect();
     assert!(open.is_empty(), "others can read {open:?}");

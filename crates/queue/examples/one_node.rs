@@ -60,7 +60,7 @@ async fn consume(cluster: &Cluster) {
 
 async fn submit(cluster: &Cluster, bytes: usize, accepted: &AtomicU64, until: Instant) {
     let content = Bytes::from(vec![b'x'; bytes]);
-    while Instant::now() < until {
+    while postroad_env::now() < until {
         let (id, submission) = cluster.message(content.clone());
         cluster.submitter.submit(id, submission).await.unwrap();
         accepted.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +79,7 @@ async fn main() {
     let deliveries = Deliveries::default();
     let deliverer = Deliverer::new(outbound, 5000, deliveries.clone());
     let accepted = AtomicU64::new(0);
-    let started = Instant::now();
+    let started = postroad_env::now();
     let until = started + Duration::from_secs(seconds as u64);
     let before = cpu();
     let submitting =

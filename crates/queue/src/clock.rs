@@ -1,34 +1,22 @@
 //! The wall clock, as the leader stamps commands with it.
 
-use std::{
-    sync::OnceLock,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::Duration;
 
 use postroad_core::Timestamp;
 
 /// How far the wall clock may run ahead of the monotonic clock since the process started.
 const AHEAD_MAX: Duration = Duration::from_secs(60);
 
-/// The wall clock and the monotonic clock, read together.
-static START: OnceLock<(Timestamp, Instant)> = OnceLock::new();
-
 /// Returns the time, ignoring a wall clock that is set forward while the process runs: the ledger's time never goes
 /// back, and a jump of an hour would expire mail too early.
 pub(crate) fn now() -> Timestamp {
-    let (wall, instant) = (wall(), Instant::now());
-    let (start_wall, start) = *START.get_or_init(|| (wall, instant));
-    bounded(start_wall, instant.saturating_duration_since(start), wall)
+    let started = postroad_env::started();
+    bounded(started.wall, postroad_env::now().saturating_duration_since(started.steady), postroad_env::wall())
 }
 
 /// Returns how far the wall clock is ahead of [`now`].
 pub(crate) fn ignored() -> Duration {
-    wall().since(now())
-}
-
-fn wall() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::ZERO.after(since_epoch)
+    postroad_env::wall().since(now())
 }
 
 fn bounded(start: Timestamp, passed: Duration, wall: Timestamp) -> Timestamp {

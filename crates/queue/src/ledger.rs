@@ -115,7 +115,7 @@ impl LedgerGroup {
         self.shared.with_ledger(|ledger| {
             let command = |report: Report| {
                 let attempts = ledger.attempts(report.id.delivery).unwrap_or_default();
-                let wait = self.retry.wait_after(&report.outcome, attempts, rand::random());
+                let wait = self.retry.wait_after(&report.outcome, attempts, postroad_env::random());
                 let next_try = NextTry { at: now.after(wait), copies_max: self.retry.copies_max };
                 Command::Report(Box::new(report), next_try)
             };
@@ -143,7 +143,7 @@ impl LedgerGroup {
         }
         let log = log.clone();
         let read = move || log.body(id, part.index, part.slot);
-        tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
+        postroad_env::blocking(read).await.map_err(std::io::Error::other)?
     }
 
     /// Updates the group's gauges.

@@ -20,5 +20,5 @@ mod waiting;
 
 pub use config::{ElectionConfig, LeaseConfig, QueueConfig, RetryConfig};
 pub use error::StartError;
-pub use node::{Queue, QueueDeps};
+pub use node::{Queue, QueueDeps, Replicas};
 pub use postroad_raft::Voter;

@@ -21,7 +21,7 @@ use tonic::{
 
 use crate::{
     config::QueueConfig,
-    directory::{self, ClockCheck, DirectoryHost, QueuedMessages},
+    directory::{self, ClockCheck, DirectoryHost, DirectoryMachine, QueuedMessages},
     error::StartError,
     leaders::{Leaders, LeadersTask},
     ledger::{LedgerGroup, proposer::Proposer},
@@ -81,6 +81,58 @@ pub struct Queue {
     /// Ends the long streams.
     stopping: CancellationToken,
     is_alone: bool,
+}
+
+/// The groups of a queue node, to compare their states with those of other nodes.
+#[derive(Clone)]
+pub struct Replicas {
+    directory: Group<DirectoryMachine>,
+    ledgers: Arc<BTreeMap<GroupId, LedgerGroup>>,
+}
+
+impl Replicas {
+    /// Returns each group with the index of the last entry that was applied here.
+    #[must_use]
+    pub fn applied(&self) -> Vec<(GroupId, u64)> {
+        let ledgers = self.ledgers.iter().map(|(id, ledger)| (*id, ledger.group.applied()));
+        std::iter::once((GroupId::DIRECTORY, self.directory.applied())).chain(ledgers).collect()
+    }
+
+    /// Returns the groups that this node leads, with the term.
+    #[must_use]
+    pub fn leading(&self) -> Vec<(GroupId, u64)> {
+        let directory = self.directory.status().borrow().clone();
+        let ledgers = self.ledgers.iter().map(|(id, ledger)| (*id, ledger.status()));
+        let all = std::iter::once((GroupId::DIRECTORY, directory)).chain(ledgers);
+        all.filter(|(_, status)| status.leading).map(|(group, status)| (group, status.term)).collect()
+    }
+
+    /// Returns true when this node votes in every group with its current disk.
+    #[must_use]
+    pub fn votes(&self) -> bool {
+        self.directory.votes() && self.ledgers.values().all(|ledger| ledger.group.votes())
+    }
+
+    /// Returns the node's log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        self.directory.log()
+    }
+
+    /// Returns the index of the last entry that a group has applied here, and its state's hash, equal on replicas at that entry.
+    #[must_use]
+    pub fn state_hash(&self, group: GroupId) -> Option<(u64, u64)> {
+        match group {
+            GroupId::DIRECTORY => Some(self.directory.state_hash()),
+            ledger => Some(self.ledgers.get(&ledger)?.group.state_hash()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Replicas").field(&self.applied()).finish()
+    }
 }
 
 impl std::fmt::Debug for Queue {
@@ -160,6 +212,12 @@ impl Queue {
             .add_service(self.nodes.clone().into_server())
     }
 
+    /// Returns the groups, whose states can be compared while [`Queue::run`] serves.
+    #[must_use]
+    pub fn replicas(&self) -> Replicas {
+        Replicas { directory: self.directory.group.clone(), ledgers: self.ledgers.clone() }
+    }
+
     /// Serves until shutdown; then transfers leadership to other nodes and closes everything.
     pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
         Box::pin(self.serve(shutdown))
@@ -223,7 +281,7 @@ fn check_membership(deps: &QueueDeps) -> Result<(), StartError> {
 
 async fn open_log(config: &QueueConfig, deps: &QueueDeps) -> Result<Log, StartError> {
     let (fs, config, identity) = (deps.fs.clone(), config.log(), deps.identity);
-    let opened = tokio::task::spawn_blocking(move || Log::open(fs, config, identity)).await;
+    let opened = postroad_env::blocking(move || Log::open(fs, config, identity)).await;
     Ok(opened.map_err(std::io::Error::other)??)
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -49,7 +49,7 @@ impl Nodes {
 
     /// Returns true unless the clocks of most running queue nodes differ from the time by which `own`, this node, decides.
     pub(crate) fn agree_on_time(&self, own: NodeId) -> bool {
-        self.table.lock().agree_on_time(own, Instant::now(), clock::ignored())
+        self.table.lock().agree_on_time(own, postroad_env::now(), clock::ignored())
     }
 
     pub(crate) fn into_server(self) -> NodesServer {
@@ -150,14 +150,14 @@ impl NodeService for Nodes {
         let node = node.ok_or_else(|| Status::invalid_argument("expected `node`"))?;
         let (role, id) = checked(&node, peer.as_ref())?;
         let address = peer.map(|peer| without_port(&peer.address).to_owned()).unwrap_or_default();
-        let at = Instant::now();
+        let at = postroad_env::now();
         let mut table = self.table.lock();
         if !table.insert((role, id, address), Announcement { node, at, clock }) {
             self.metrics.refused();
             return Err(Status::resource_exhausted(format!("more than {NODES_MAX} nodes")));
         }
         self.metrics.observe(|role| table.running(role, at));
-        Ok(Response::new(AnnounceResponse { clock_millis: clock_millis() }))
+        Ok(Response::new(AnnounceResponse { clock_millis: postroad_env::wall().as_millis() }))
     }
 
     async fn list_nodes(
@@ -166,8 +166,8 @@ impl NodeService for Nodes {
     ) -> Result<Response<ListNodesResponse>, Status> {
         let readers = [Role::Operator, Role::Control, Role::Queue, Role::Ingress, Role::Outbound];
         peer_info(&request).map_or(Ok(()), |peer| peer.require(&readers))?;
-        let nodes = self.table.lock().list(Instant::now());
-        Ok(Response::new(ListNodesResponse { clock_millis: clock_millis(), nodes }))
+        let nodes = self.table.lock().list(postroad_env::now());
+        Ok(Response::new(ListNodesResponse { clock_millis: postroad_env::wall().as_millis(), nodes }))
     }
 }
 
@@ -194,11 +194,6 @@ fn without_port(address: &str) -> &str {
         Some((host, port)) if port.parse::<u16>().is_ok() => host.trim_matches(['[', ']']),
         _ => address,
     }
-}
-
-fn clock_millis() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -244,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded_and_forgets_who_is_silent_for_a_day() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let mut table = NodeTable::default();
         for id in 0..NODES_MAX as u64 {
             assert!(announce(&mut table, id, "a", start));
@@ -264,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_full_table_forgets_the_node_that_is_silent_for_longest() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let mut table = NodeTable::default();
         for id in 0..NODES_MAX as u64 {
             announce(&mut table, id, "a", start + Duration::from_millis(id));
@@ -280,7 +275,7 @@ mod tests {
     #[test]
     fn a_clock_is_right_unless_most_queue_nodes_have_another_time() {
         let check_ignored = |offsets_secs: &[i64], ignored_secs: u64, expected: bool| {
-            let now = Instant::now();
+            let now = postroad_env::now();
             let mut table = NodeTable::default();
             let mut announce = |role: Role, id: u64, offset_secs: i64| {
                 let clock = ClockDifference { offset_millis: offset_secs * 1000, round_trip_millis: 1 };
@@ -317,7 +312,7 @@ mod tests {
 
     #[test]
     fn nodes_that_share_an_id_are_listed_each_and_one_that_has_moved_once() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let mut table = NodeTable::default();
         for address in ["a", "b"] {
             announce(&mut table, 40, address, start);

@@ -1,16 +1,13 @@
 //! The directory over real logs and memory pipes, used by operators, outbound nodes and watchers.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use postroad_cluster::{
     Applied, ApplyOptions, CallError, Claim, DirectoryClient, DirectoryWatch, Endpoints, LeaderTable,
     SuspendOptions,
 };
-use postroad_core::{ClusterId, Domain, NodeId, Scope, Timestamp};
+use postroad_core::{ClusterId, Domain, NodeId, Scope};
 use postroad_directory::{
     ItemName, Kind, Put, PutPool, PutSource, PutSuspension, PutTenant, ScopeName, SenderDomains, View,
 };
@@ -253,7 +250,7 @@ async fn a_suspension_is_in_force_at_once_and_ends_by_itself_or_by_an_operator()
     let is_suspended = |view: &View| view.suspension(&Scope::Site("slow.example".into())).is_some();
     wait_until(&mut view, |view| is_suspended(view)).await;
     let short = because("blocked", Some(Duration::from_millis(300)));
-    let asked_at = wall();
+    let asked_at = postroad_env::wall();
     // What was committed is in the response, even if it is over already.
     let suspended = cluster.client.suspend(&scopes[..1], &short, WITHIN).await.unwrap();
     let held = &suspended.suspensions[0];
@@ -261,16 +258,11 @@ async fn a_suspension_is_in_force_at_once_and_ends_by_itself_or_by_an_operator()
     assert_eq!(held.since, begun.suspensions[0].since, "it was suspended before");
     assert!(held.until.unwrap() >= asked_at.after(Duration::from_millis(300)));
     wait_until(&mut view, |view| !is_suspended(view)).await;
-    assert!(wall() >= held.until.unwrap(), "it ended too early");
+    assert!(postroad_env::wall() >= held.until.unwrap(), "it ended too early");
     wait_until(&mut view, |view| view.suspensions().count() == 1).await;
     assert_eq!(cluster.client.resume(std::slice::from_ref(&tenant), "eve@laptop", WITHIN).await.unwrap(), 1);
     assert_eq!(cluster.client.resume(&[tenant], "eve@laptop", WITHIN).await.unwrap(), 0, "repeated");
     wait_until(&mut view, |view| view.suspensions().count() == 0).await;
-}
-
-fn wall() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Timestamp::ZERO.after(since_epoch)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -297,7 +289,7 @@ async fn a_suspension_is_refused_with_the_rule_and_no_policy_makes_or_ends_one()
         scope: node.clone(),
         reason: "x".into(),
         actor: "somebody else".into(),
-        since: wall(),
+        since: postroad_env::wall(),
         until: None,
     });
     let forged = cluster.client.apply(&[put], &[], ApplyOptions::default(), WITHIN).await;
@@ -317,7 +309,7 @@ async fn sources_follow_the_leases_of_their_owners() {
     let mut view = watching.subscribe();
     assert!(matches!(cluster.claim(1, 11, None).await, Claim::InForce { .. }));
     wait_until(&mut view, |view| owners(view) == [1]).await;
-    let silent_since = Instant::now();
+    let silent_since = postroad_env::now();
     assert!(
         matches!(cluster.claim(1, 12, None).await, Claim::Wait(_)),
         "an earlier incarnation may be alive"
@@ -338,7 +330,7 @@ async fn sources_follow_the_leases_of_their_owners() {
     // After a release other nodes get the source at once.
     assert!(matches!(cluster.claim(1, 13, Some(12)).await, Claim::InForce { .. }));
     cluster.client.release(NodeId(2), 22, WITHIN).await.unwrap();
-    let released = Instant::now();
+    let released = postroad_env::now();
     wait_until(&mut view, |view| owners(view) == [1]).await;
     assert!(released.elapsed() < TIMES.lease, "a release must not wait for the lease to end");
     // A new incarnation with proof takes over its node's sources.
@@ -359,7 +351,7 @@ async fn r_31_leases_and_watches_outlive_the_leader() {
     cluster.nodes[leader].take().unwrap().kill().await;
     let next = cluster.leader().await;
     assert_ne!(next, leader);
-    let elected = Instant::now();
+    let elected = postroad_env::now();
     cluster.claim(2, 22, None).await;
     // The owner is silent from here on; the new leader must still wait a whole lease.
     while owners(&view.borrow_and_update()) != [2] {
@@ -373,13 +365,13 @@ async fn r_31_leases_and_watches_outlive_the_leader() {
     wait_until(&mut view, |view| view.revision() >= applied.revision).await;
     // Entries still follow, such as the grant of the new source: states are compared at one entry.
     let states = || cluster.nodes.iter().flatten().map(|node| node.group.state_hash()).collect::<Vec<_>>();
-    let until = Instant::now() + WITHIN;
+    let until = postroad_env::now() + WITHIN;
     loop {
         let [one, other] = states()[..] else { panic!("two nodes run") };
         if one.0 == other.0 {
             return assert_eq!(one, other);
         }
-        assert!(Instant::now() < until, "the nodes do not reach the same entry: {one:?} {other:?}");
+        assert!(postroad_env::now() < until, "the nodes do not reach the same entry: {one:?} {other:?}");
         time::sleep(Duration::from_millis(10)).await;
     }
 }

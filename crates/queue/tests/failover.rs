@@ -52,7 +52,7 @@ struct Acknowledged {
 
 impl Acknowledged {
     fn add(&mut self, id: MessageId) {
-        let now = Instant::now();
+        let now = postroad_env::now();
         let gap = self.last.replace(now).map_or(Duration::ZERO, |last| now - last);
         self.longest_gap = self.longest_gap.max(gap);
         self.ids.push(id);

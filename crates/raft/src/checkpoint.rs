@@ -21,13 +21,13 @@ const FULL_BYTES_PER_SEC: u64 = 16 << 20;
 /// Writes checkpoints and frees segments of one group until it stops.
 pub(crate) async fn run(raft: Raft<Types, Host>, host: Host, config: NodeConfig) {
     let (mut asked_to_purge, mut released) = (0, (0, 0));
-    let mut triggered = Instant::now();
+    let mut triggered = postroad_env::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         prepare(&host).await;
         let covered = host.shared.live.lock().as_ref().map_or(0, |(index, _)| *index);
         if is_due(&host, &config) || is_full(&host, covered, triggered) {
-            triggered = Instant::now();
+            triggered = postroad_env::now();
             if raft.trigger().snapshot().await.is_err() {
                 return;
             }
@@ -78,7 +78,7 @@ fn purge_to(raft: &Raft<Types, Host>, host: &Host, covered: u64, config: &NodeCo
 
 async fn prepare(host: &Host) {
     let log = host.log.clone();
-    let prepared = tokio::task::spawn_blocking(move || log.prepare()).await;
+    let prepared = postroad_env::blocking(move || log.prepare()).await;
     if let Ok(Err(error)) = prepared {
         tracing::warn!(%error, "cannot prepare a log segment");
     }
@@ -92,9 +92,10 @@ async fn release(host: &Host) -> bool {
     }
     let Some((upto, live)) = host.shared.live.lock().clone() else { return true };
     let (log, group) = (host.log.clone(), host.group);
-    let released = tokio::task::spawn_blocking(move || log.release(group, upto, &live)).await;
+    let released = postroad_env::blocking(move || log.release(group, upto, &live)).await;
     if let Ok(Err(error)) = released {
         tracing::warn!(%group, %error, "cannot free log segments");
+        return error.kind() != std::io::ErrorKind::StorageFull;
     }
     true
 }

@@ -194,7 +194,7 @@ impl DiskGuard {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use postroad_core::{ClusterId, NodeId};
     use postroad_storage::{Disk, Identity, LogConfig, format, sim::SimFs};
@@ -211,10 +211,11 @@ mod tests {
         assert!(guard.check(GroupId(1), disk.id, nothing).is_ok());
 
         fs.hold_at(fs.operations());
-        let marking = std::thread::spawn({
+        let marking = postroad_env::thread("marking", {
             let guard = guard.clone();
             move || guard.check(GroupId(1), disk.id, acknowledged(3, (3, 10)))
         });
+        let marking = marking.unwrap();
         fs.wait_until_held();
         let refused = guard.is_rolled_back() && guard.check(GroupId(2), disk.id, nothing).is_err();
         let published = *guard.subscribe().borrow();
@@ -222,9 +223,9 @@ mod tests {
         assert!(refused, "a caller who has seen nothing was answered");
         assert_eq!(published, DiskStatus::Accepted, "nobody may rely on a mark that is not on the disk");
         assert!(marking.join().unwrap().is_err());
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = postroad_env::now() + Duration::from_secs(20);
         while *guard.subscribe().borrow() != DiskStatus::RolledBack {
-            assert!(Instant::now() < until, "the mark was not published");
+            assert!(postroad_env::now() < until, "the mark was not published");
             std::thread::yield_now();
         }
     }

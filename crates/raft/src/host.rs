@@ -148,7 +148,7 @@ async fn retry_while_disk_is_full<T: Send + 'static>(
 ) -> io::Result<T> {
     let mut was_logged = false;
     loop {
-        match tokio::task::spawn_blocking(write.clone()).await.map_err(io::Error::other)? {
+        match postroad_env::blocking(write.clone()).await.map_err(io::Error::other)? {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 if !std::mem::replace(&mut was_logged, true) {
                     tracing::warn!(%group, %error, "the disk is full: a checkpoint waits for space");
@@ -224,7 +224,7 @@ impl RaftStateMachine<Types> for Host {
             host.shared.applied.store(applied.index, Ordering::Relaxed);
             Ok(())
         };
-        tokio::task::spawn_blocking(restore).await.map_err(io::Error::other)?
+        postroad_env::blocking(restore).await.map_err(io::Error::other)?
     }
 
     /// The current state, for a follower that is too far behind; its bodies stay until the transfer is over.
@@ -236,6 +236,6 @@ impl RaftStateMachine<Types> for Host {
             let state = State { bytes: frozen.encode(), live: frozen.live_bodies(), _pin: Some(pin) };
             meta.last_log_id.is_some().then_some(Snapshot { meta, snapshot: state })
         };
-        tokio::task::spawn_blocking(freeze).await.map_err(io::Error::other)
+        postroad_env::blocking(freeze).await.map_err(io::Error::other)
     }
 }

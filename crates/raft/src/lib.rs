@@ -11,6 +11,7 @@ mod membership;
 mod network;
 mod node;
 mod reachability;
+mod runtime;
 mod service;
 mod store;
 mod types;

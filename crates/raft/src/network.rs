@@ -47,6 +47,8 @@ pub(crate) const FRAME_BYTES_MAX: usize = 16 << 20;
 const IN_FLIGHT_MAX: usize = 64;
 
 const SNAPSHOT_PART_BYTES: usize = 1 << 20;
+/// Bodies read at a time, each of at most 768 KiB.
+const BODIES_READ_MAX: usize = 16;
 
 /// What a channel carries: separate channels, so that heartbeats do not wait behind mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -407,8 +409,7 @@ impl NetSnapshot<Types> for Client {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let (parts, receiver) = mpsc::channel(2);
         let (log, group) = (self.network.log.clone(), self.network.group);
-        let sending =
-            tokio::task::spawn_blocking(move || send_snapshot(&log, group, vote, &snapshot, &parts));
+        let sending = tokio::spawn(send_snapshot(log, group, vote, snapshot, parts));
         let mut request = Request::new(ReceiverStream::new(receiver));
         self.label(request.metadata_mut());
         let mut service = limited(self.snapshots.clone());
@@ -425,16 +426,16 @@ impl NetSnapshot<Types> for Client {
 }
 
 /// Sends a state and the bodies it refers to, one by one.
-fn send_snapshot(
-    log: &Log,
+async fn send_snapshot(
+    log: Log,
     group: GroupId,
     vote: Vote,
-    snapshot: &Snapshot,
-    parts: &mpsc::Sender<pb::SnapshotPart>,
+    snapshot: Snapshot,
+    parts: mpsc::Sender<pb::SnapshotPart>,
 ) -> io::Result<()> {
-    let send = |part: Part| {
-        let part = pb::SnapshotPart { part: Some(part) };
-        parts.blocking_send(part).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    let send = async |part: Part| {
+        let sent = parts.send(pb::SnapshotPart { part: Some(part) }).await;
+        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     };
     let meta = Some(wire::from_meta(&snapshot.meta));
     send(Part::Header(pb::SnapshotHeader {
@@ -442,14 +443,26 @@ fn send_snapshot(
         meta,
         state_bytes: snapshot.snapshot.bytes.len() as u64,
         bodies: snapshot.snapshot.live.len() as u64,
-    }))?;
+    }))
+    .await?;
     let mut rest: Bytes = snapshot.snapshot.bytes.clone();
     while !rest.is_empty() {
-        send(Part::State(rest.split_to(rest.len().min(SNAPSHOT_PART_BYTES))))?;
+        send(Part::State(rest.split_to(rest.len().min(SNAPSHOT_PART_BYTES)))).await?;
     }
-    for (index, slot) in &snapshot.snapshot.live {
-        let bytes = log.body(group, *index, *slot)?;
-        send(Part::Body(pb::SnapshotBody { index: *index, slot: *slot, data: bytes }))?;
+    for places in snapshot.snapshot.live.chunks(BODIES_READ_MAX) {
+        let (log, places) = (log.clone(), places.to_vec());
+        let read = postroad_env::blocking(move || read_bodies(&log, group, &places));
+        for body in read.await.map_err(io::Error::other)?? {
+            send(Part::Body(body)).await?;
+        }
     }
     Ok(())
+}
+
+fn read_bodies(log: &Log, group: GroupId, places: &[(u64, u32)]) -> io::Result<Vec<pb::SnapshotBody>> {
+    let read = |(index, slot): &(u64, u32)| {
+        let data = log.body(group, *index, *slot)?;
+        Ok(pb::SnapshotBody { index: *index, slot: *slot, data })
+    };
+    places.iter().map(read).collect()
 }

@@ -171,7 +171,7 @@ impl Node {
 
     async fn restore(&self, group: GroupId, machine: Box<dyn AnyMachine>) -> Result<GroupHandle, OpenError> {
         let log = self.log.clone();
-        let loaded = tokio::task::spawn_blocking(move || Host::load(group, log, machine)).await;
+        let loaded = postroad_env::blocking(move || Host::load(group, log, machine)).await;
         let host = loaded
             .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(|source| OpenError::Checkpoint { group, source })?;

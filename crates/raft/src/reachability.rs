@@ -72,7 +72,7 @@ impl Silence {
 impl Reachability {
     /// A call to a peer got no answer.
     pub(crate) fn failed(&self, peer: u64, error: &str) {
-        let notice = self.peers.lock().entry(peer).or_insert(Silence::NONE).failed(Instant::now());
+        let notice = self.peers.lock().entry(peer).or_insert(Silence::NONE).failed(postroad_env::now());
         if let Some(Notice::Silent(silent)) = notice {
             let silent_secs = silent.as_secs();
             tracing::warn!(
@@ -88,7 +88,7 @@ impl Reachability {
     pub(crate) fn answered(&self, peer: u64) {
         let mut peers = self.peers.lock();
         let Some(silence) = peers.get_mut(&peer).filter(|silence| silence.since.is_some()) else { return };
-        let notice = silence.answered(Instant::now());
+        let notice = silence.answered(postroad_env::now());
         drop(peers);
         self.back.notify_waiters();
         if let Some(Notice::Back(silent)) = notice {
@@ -120,7 +120,7 @@ impl Failures {
 impl Pace {
     /// Returns true when a call need not wait.
     pub(crate) fn is_due(&self) -> bool {
-        self.failures.lock().next.is_none_or(|next| next <= Instant::now())
+        self.failures.lock().next.is_none_or(|next| next <= postroad_env::now())
     }
 
     /// Waits until the next call is due, or until a peer answers again; cancel-safe.
@@ -135,7 +135,7 @@ impl Pace {
     pub(crate) fn failed(&self) {
         let mut failures = self.failures.lock();
         failures.count = failures.count.saturating_add(1);
-        failures.next = Some(Instant::now() + failures.wait());
+        failures.next = Some(postroad_env::now() + failures.wait());
     }
 
     pub(crate) fn answered(&self) {
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_silent_peer_is_logged_once_a_minute_and_once_when_it_is_back() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let mut silence = Silence::NONE;
         let mut notices = Vec::new();
         // A call fails every 100 ms for two and a half minutes.
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_comes_and_goes_is_logged_every_ten_seconds_at_most() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let mut silence = Silence::NONE;
         let mut count = 0;
         for second in 0..120 {
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_short_interruption_is_not_logged() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let mut silence = Silence::NONE;
         assert_eq!(silence.failed(start), None);
         assert_eq!(silence.failed(start + LOG_AFTER / 2), None);

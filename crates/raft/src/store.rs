@@ -31,7 +31,7 @@ impl Store {
         let records = if in_memory {
             read()?
         } else {
-            tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??
+            postroad_env::blocking(read).await.map_err(io::Error::other)??
         };
         records.into_iter().map(wire::from_record).collect()
     }

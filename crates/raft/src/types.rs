@@ -59,7 +59,7 @@ impl RaftTypeConfig for Types {
         = impls::InlineBatch<T>
     where
         T: Send + 'static;
-    type AsyncRuntime = impls::TokioRuntime;
+    type AsyncRuntime = crate::runtime::Runtime;
     type ErrorSource = openraft::AnyError;
 }
 

@@ -1,12 +1,7 @@
 //! Groups on one and three nodes over loopback, with killed leaders, power cuts and replaced disks.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use postroad_core::{ClusterId, GroupId, NodeId};
@@ -309,7 +304,7 @@ async fn r_02_a_dead_leader_is_replaced_and_nothing_committed_is_lost() {
         }
         let leader = cluster.leader().await;
         cluster.kill(leader).await;
-        let died = Instant::now();
+        let died = postroad_env::now();
         cluster.commit(&format!("after {round}"), 1000).await;
         longest = longest.max(died.elapsed());
         cluster.restart(leader).await;
@@ -337,7 +332,7 @@ async fn a_dead_node_is_called_a_few_times_a_second_and_catches_up_when_it_is_ba
     while called.len() < 30 {
         cluster.commit(&format!("entry {}", called.len()), 100).await;
         drop(listener.accept().await.unwrap());
-        called.push(Instant::now());
+        called.push(postroad_env::now());
     }
     let twelve = called[29] - called[17];
     assert!(twelve > Duration::from_secs(1), "12 calls within {twelve:?}");

@@ -30,7 +30,7 @@ impl Policy for CaptureAll {
                 let add =
                     move || store.add(message.mail.sender, message.recipients.into_vec(), message.content);
                 // The store may write a file.
-                match tokio::task::spawn_blocking(add).await.map_err(std::io::Error::from) {
+                match postroad_env::blocking(add).await.map_err(std::io::Error::from) {
                     Ok(Ok(id)) => Answer::Reply(Reply::new(250, 0, 0, format!("captured as {id}"))),
                     Ok(Err(error)) | Err(error) => {
                         tracing::error!(%error, "cannot keep a captured message");

@@ -1,16 +1,10 @@
 //! The newest captures, within their bounds.
 
-use std::{
-    collections::VecDeque,
-    io,
-    path::Path,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::VecDeque, io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use postroad_core::{Address, MessageId, Timestamp};
+use postroad_core::{Address, MessageId};
 
 use crate::{capture::Capture, disk::Disk, metrics::Metrics};
 
@@ -71,7 +65,7 @@ impl Store {
     ) -> io::Result<u64> {
         let mut kept = self.kept.lock();
         let id = kept.captured + 1;
-        let capture = Capture::new(id, now(), sender, recipients, content);
+        let capture = Capture::new(id, postroad_env::wall(), sender, recipients, content);
         if let Some(disk) = &self.disk {
             disk.write(&capture)?;
         }
@@ -156,11 +150,6 @@ impl Filter {
         let subject = || capture.subject().to_lowercase().contains(&self.subject);
         (self.to.is_empty() || to()) && (self.subject.is_empty() || subject())
     }
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::ZERO.after(since_epoch)
 }
 
 #[cfg(test)]

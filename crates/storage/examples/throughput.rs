@@ -6,7 +6,6 @@
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed, mpsc},
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -29,7 +28,7 @@ fn main() {
     let group = GroupId(1);
     let first = log.group(group).last.map_or(1, |last| last.index + 1);
     let bodies: Vec<Bytes> = (0..BODIES).map(|body| Bytes::from(vec![body as u8; BYTES])).collect();
-    let start = Instant::now();
+    let start = postroad_env::now();
     for index in first..first + BATCHES {
         let id = EntryId { term: 1, index };
         let record = Record { id, kind: 1, head: Bytes::from(vec![0; BODIES * 150]), bodies: bodies.clone() };

@@ -1,5 +1,7 @@
 //! Records that are written and synced together, and where each will be found.
 
+use std::io;
+
 use bytes::Bytes;
 use postroad_core::GroupId;
 
@@ -20,12 +22,39 @@ pub(crate) struct Batch {
     pub(crate) truncated: Vec<(GroupId, u64)>,
     /// The bytes of the records, without the header of the batch.
     pub(crate) bytes: u64,
+    /// Whose records are all in this batch and those before.
     pub(crate) done: Vec<Done>,
+    /// Who waits for all writes until here.
+    pub(crate) barriers: Vec<Done>,
+    /// The bodies are moved, so that their segments can be freed.
+    pub(crate) moved: bool,
+    /// The first of the bodies belong to a job that began in the batch before.
+    pub(crate) continues: bool,
 }
 
 impl Batch {
     pub(crate) fn new(kind: SegmentKind) -> Self {
-        Self { kind, records: Vec::new(), truncated: Vec::new(), bytes: 0, done: Vec::new() }
+        Self {
+            kind,
+            records: Vec::new(),
+            truncated: Vec::new(),
+            bytes: 0,
+            done: Vec::new(),
+            barriers: Vec::new(),
+            moved: false,
+            continues: false,
+        }
+    }
+
+    /// Whether there is nothing to write and nobody to call.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.done.is_empty() && self.barriers.is_empty()
+    }
+
+    /// Fails the callbacks: the batch is not written.
+    pub(crate) fn fail(&mut self, error: &io::Error) {
+        let all = self.done.drain(..).chain(self.barriers.drain(..));
+        all.for_each(|done| done(Err(io::Error::new(error.kind(), error.to_string()))));
     }
 
     pub(crate) fn push(&mut self, front: RecordFront, bodies: Vec<Bytes>) {
@@ -61,7 +90,7 @@ impl Batch {
 impl Drop for Batch {
     /// A batch that is dropped was not written: fails its callbacks.
     fn drop(&mut self) {
-        self.done.drain(..).for_each(|done| done(Err(stopped())));
+        self.fail(&stopped());
     }
 }
 

@@ -13,8 +13,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Bytes of pages kept in memory.
@@ -53,6 +52,12 @@ impl Cache {
     #[must_use]
     pub fn open(directory: &Path) -> Self {
         Self::open_within(directory, LOCK_WAIT_MAX)
+    }
+
+    /// Returns a cache that stores nothing.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self { db: None }
     }
 
     fn open_within(directory: &Path, lock_wait_max: Duration) -> Self {
@@ -163,10 +168,10 @@ fn remove_unlocked(directory: &Path) {
 
 /// Opens sled once nobody else has its files open.
 fn open_unlocked(directory: &Path, lock_wait_max: Duration) -> Result<sled::Db, Closed> {
-    let give_up = Instant::now() + lock_wait_max;
+    let give_up = postroad_env::now() + lock_wait_max;
     loop {
         match try_open(directory) {
-            Err(Closed::Locked) if Instant::now() < give_up => thread::sleep(LOCK_POLL),
+            Err(Closed::Locked) if postroad_env::now() < give_up => postroad_env::pause(LOCK_POLL),
             outcome => return outcome,
         }
     }
@@ -239,9 +244,9 @@ mod tests {
         let cache = Cache::open(&directory);
         cache.put(b"a", b"1");
         cache.flush();
-        thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let later = scope.spawn(|| Cache::open(&directory).all(10));
-            thread::sleep(10 * LOCK_POLL);
+            postroad_env::pause(10 * LOCK_POLL);
             drop(cache);
             assert_eq!(later.join().unwrap(), [(b"a".to_vec(), b"1".to_vec())]);
         });

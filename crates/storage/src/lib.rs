@@ -14,6 +14,7 @@ mod checkpoint;
 mod disk;
 mod format;
 mod index;
+mod plan;
 mod recovery;
 mod segment;
 mod shared;

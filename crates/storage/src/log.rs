@@ -136,7 +136,8 @@ struct Inner {
     disk: Disk,
     config: LogConfig,
     shared: Arc<Shared>,
-    writer: Option<std::thread::JoinHandle<()>>,
+    /// Dropped after the log has stopped.
+    _writer: postroad_env::Running,
     /// Held while bodies are moved.
     release: Mutex<()>,
     /// Bytes of the file kept for a checkpoint; held while space is allocated.
@@ -161,14 +162,14 @@ impl Log {
         let shared = Shared::new(found.index, found.segments, found.spares, newest, config);
         let shared = Arc::new(shared);
         let writer = Writer::new(fs.clone(), shared.clone(), identity, found.next_number, found.previous);
-        let writer = std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())?;
+        let writer = postroad_env::start("log-writer", writer)?;
         Ok(Self(Arc::new(Inner {
             fs,
             identity,
             disk,
             config,
             shared,
-            writer: Some(writer),
+            _writer: writer,
             release: Mutex::new(()),
             reserve: Mutex::new(reserved),
             checkpoint_bytes: AtomicU64::new(0),
@@ -294,10 +295,12 @@ impl Log {
         let write = || checkpoint::write(self.0.fs.as_ref(), self.0.identity, group, checkpoint);
         match write() {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                self.write_in_reserve(write).unwrap_or(Err(error))
+                self.write_in_reserve(write).unwrap_or(Err(error))?;
             }
-            written => written,
+            written => written?,
         }
+        self.0.shared.stats.checkpoints.fetch_add(1, RELAXED);
+        Ok(())
     }
 
     /// Writes a checkpoint with the space of the reserve, and reserves again what the replaced one frees; `None` without a
@@ -395,7 +398,7 @@ impl Log {
         // All in a row: a write in between could wait for the space that the last of them frees.
         self.0.shared.enqueue_all(by_group.into_iter().map(job));
         drop(sender);
-        results.into_iter().collect()
+        std::iter::from_fn(|| postroad_env::receive(&results).ok()).collect()
     }
 
     fn recycle(&self, segment: SegmentId) -> io::Result<()> {
@@ -474,7 +477,8 @@ impl Log {
         start(Box::new(move |written| {
             let _ = sender.send(written);
         }));
-        result.recv().unwrap_or_else(|_| Err(io::Error::other("the log's writer has stopped")))
+        postroad_env::receive(&result)
+            .unwrap_or_else(|_| Err(io::Error::other("the log's writer has stopped")))
     }
 
     /// Returns how much space the disk had at the last allocation.
@@ -527,12 +531,6 @@ impl std::fmt::Debug for Log {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shared.stop();
-        if let Some(writer) = self.writer.take() {
-            // A callback may hold the last handle: the writer's thread cannot wait for itself.
-            if writer.thread().id() != std::thread::current().id() {
-                let _ = writer.join();
-            }
-        }
     }
 }
 
@@ -593,7 +591,7 @@ mod tests {
                 fs.hold_at(step);
                 let writing = {
                     let log = log.clone();
-                    std::thread::spawn(move || append(&log, PURGED.index + 1))
+                    postroad_env::thread("append", move || append(&log, PURGED.index + 1)).unwrap()
                 };
                 fs.wait_until_held();
                 free_all(&log);

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub struct LogStats {
     pub batches: AtomicU64,
     /// The number of segments freed.
     pub recycled: AtomicU64,
+    /// The number of checkpoints written.
+    pub checkpoints: AtomicU64,
 }
 
 /// A queued write.
@@ -161,16 +164,38 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Waits for jobs and takes them all; `None` once the log has stopped.
-    pub(crate) fn take_jobs(&self) -> Option<Vec<Job>> {
+    /// Takes all jobs, after waiting for one if it `waits`; `None` once the log has stopped.
+    pub(crate) fn take_jobs(&self, waits: bool) -> Option<Vec<Job>> {
         let mut queue = self.queue.lock();
         while queue.jobs.is_empty() {
             if queue.stopped {
                 return None;
             }
+            if !waits {
+                break;
+            }
             self.wake.wait(&mut queue);
         }
         Some(std::mem::take(&mut queue.jobs))
+    }
+
+    /// Waits for so long, or until the log has stopped or something is queued behind nothing.
+    pub(crate) fn wait_for(&self, duration: Duration) {
+        let mut queue = self.queue.lock();
+        if !queue.stopped {
+            self.wake.wait_for(&mut queue, duration);
+        }
+    }
+
+    /// Fails the queued jobs that can be tried again later, where those before them wait for space.
+    pub(crate) fn refuse_what_can_wait(&self) {
+        let mut queue = self.queue.lock();
+        let can_wait = |job: &Job| matches!(job, Job::Bodies { .. } | Job::Barrier { .. });
+        let (refused, kept) = std::mem::take(&mut queue.jobs).into_iter().partition(can_wait);
+        queue.jobs = kept;
+        drop(queue);
+        let refused: Vec<Job> = refused;
+        refused.into_iter().for_each(|job| job.fail(&no_room()));
     }
 
     pub(crate) fn next_number(&self) -> u64 {

@@ -3,7 +3,7 @@
 //! It needs no timer: while one batch is being synced, the next one fills.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -11,17 +11,19 @@ use std::{
 
 use bytes::Bytes;
 use postroad_core::GroupId;
+use postroad_env::Worker;
 use postroad_telemetry::Histogram;
 
 use crate::{
     EntryId,
-    batch::{Batch, Locations, front, length, vote_front},
-    format::{BatchHeader, HEADER_BYTES, Kind, RecordFront},
+    batch::{Batch, Locations, front, vote_front},
+    format::{BatchHeader, HEADER_BYTES, Kind},
     fs::{Fs, Store},
-    log::{Identity, LogConfig, RESERVE_SEGMENTS},
+    log::{Done, Identity, LogConfig, RESERVE_SEGMENTS},
     metrics,
+    plan::plan,
     segment::{AlignedBuffer, Segment, SegmentId, SegmentKind, round_up, spare_name},
-    shared::{Job, RELAXED, Shared, no_room, stopped},
+    shared::{RELAXED, Shared, no_room, stopped},
 };
 
 /// Pause before a write is retried on a full disk.
@@ -56,10 +58,14 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     identity: Identity,
     open: OpenSegments,
-    /// The bodies in the batch are moved, so that their segments can be freed.
-    moved: bool,
-    /// The number of batches of bodies that failed because the disk was full.
-    refused: u64,
+    /// What has been taken from the queue and is not written yet.
+    batches: VecDeque<Batch>,
+    /// The disk is full: the first batch is tried again then.
+    full_until: Option<Instant>,
+    /// Written by calls of a busy disk that have not returned.
+    unreturned: Vec<Done>,
+    /// The last bodies were refused because the disk was full: so are the others of their job.
+    refused: bool,
     /// The entry segment before the current one, and where it ends.
     previous: Option<(u64, u64)>,
     /// The last written vote and purge point of each group: a new segment begins with them.
@@ -67,6 +73,32 @@ pub(crate) struct Writer {
     buffer: AlignedBuffer,
     front: Vec<u8>,
     sync_seconds: Histogram,
+}
+
+impl Worker for Writer {
+    /// Writes what is queued; ends when the last handle is gone, or the disk has failed.
+    fn work(&mut self, waits: bool) -> bool {
+        self.unreturned.drain(..).for_each(|done| done(Ok(())));
+        if let Some(until) = self.full_until
+            && !self.wait_for_space(until, waits)
+        {
+            return !self.ends_full();
+        }
+        if self.batches.is_empty() {
+            let Some(jobs) = self.shared.take_jobs(waits) else { return false };
+            let LogConfig { batch_bytes_max, segment_bytes, .. } = self.shared.config;
+            // A batch larger than a segment would open a new one at each retry.
+            self.batches = plan(jobs, (batch_bytes_max as u64).min(segment_bytes));
+        }
+        let Err(error) = self.write() else { return true };
+        // The contents of the disk are unknown now: nothing more may be acknowledged (faults R-14).
+        tracing::error!(%error, "cannot write the log");
+        self.shared.stop();
+        self.fail_all(&error);
+        self.fs.fatal(&error);
+        self.fail_all(&error);
+        false
+    }
 }
 
 impl Writer {
@@ -87,8 +119,10 @@ impl Writer {
             shared,
             identity,
             open: OpenSegments::default(),
-            moved: false,
-            refused: 0,
+            batches: VecDeque::new(),
+            full_until: None,
+            unreturned: Vec::new(),
+            refused: false,
             previous,
             written,
             buffer: AlignedBuffer::default(),
@@ -97,133 +131,106 @@ impl Writer {
         }
     }
 
-    /// Writes until the last handle is gone, or the disk fails.
-    pub(crate) fn run(mut self) {
-        while let Some(jobs) = self.shared.take_jobs() {
-            let mut jobs = jobs.into_iter();
-            if let Err(error) = self.write(&mut jobs) {
-                // The contents of the disk are unknown now: nothing more may be acknowledged (faults R-14).
-                tracing::error!(%error, "cannot write the log");
-                self.shared.stop();
-                jobs.for_each(|job| job.fail(&error));
-                self.fs.fatal(&error);
-                return self.fail_rest(&error);
-            }
-        }
-    }
-
-    fn fail_rest(&self, error: &io::Error) {
+    fn fail_all(&mut self, error: &io::Error) {
+        self.batches.drain(..).for_each(|mut batch| batch.fail(error));
         let rest = std::mem::take(&mut self.shared.queue.lock().jobs);
         rest.into_iter().for_each(|job| job.fail(error));
     }
 
-    fn write(&mut self, jobs: &mut impl Iterator<Item = Job>) -> io::Result<()> {
-        let mut entries = Batch::new(SegmentKind::Entries);
-        let mut moves = Batch::new(SegmentKind::Bodies);
-        for job in jobs {
-            match job {
-                Job::Bodies { group, bodies, moved, done } => {
-                    if self.moved != moved {
-                        self.flush(&mut moves)?;
-                        self.moved = moved;
-                    }
-                    let refused = self.refused;
-                    for (index, slot, body) in bodies {
-                        let id = EntryId { term: u64::from(slot), index };
-                        self.add(&mut moves, front(Kind::Body, 0, group, id), vec![body])?;
-                    }
-                    // Some of them may have been in an earlier batch that failed.
-                    if self.refused == refused { moves.done.push(done) } else { done(Err(no_room())) }
+    /// Writes the batches until the disk is full or busy; the others stay.
+    fn write(&mut self) -> io::Result<()> {
+        while let Some(mut batch) = self.batches.pop_front() {
+            let written = if batch.records.is_empty() { Ok(()) } else { self.write_batch(&mut batch) };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => self.note_full(batch, &error),
+                Err(error) => {
+                    self.batches.push_front(batch);
+                    return Err(error);
                 }
-                Job::Entries { group, records, done } => {
-                    for record in records {
-                        let mut entry = front(Kind::Entry, record.kind, group, record.id);
-                        entry.head = record.head;
-                        self.add(&mut entries, entry, record.bodies)?;
-                    }
-                    entries.done.push(done);
-                }
-                Job::Vote { group, vote, done } => {
-                    let record = vote_front(group, vote);
-                    self.add(&mut entries, record, Vec::new())?;
-                    entries.done.push(done);
-                }
-                Job::Truncate { group, last_kept, highest } => {
-                    let id = EntryId { term: u64::from(last_kept.is_some()), index: last_kept.unwrap_or(0) };
-                    self.add(&mut entries, front(Kind::Truncate, 0, group, id), Vec::new())?;
-                    entries.truncated.extend(highest.map(|highest| (group, highest)));
-                }
-                Job::Purge { group, upto } => {
-                    self.add(&mut entries, front(Kind::Purge, 0, group, upto), Vec::new())?;
-                }
-                Job::Barrier { done } => entries.done.push(done),
+                Ok(()) => self.note_written(batch),
+            }
+            if self.full_until.is_some() || postroad_env::disk_is_busy() {
+                break;
             }
         }
-        self.flush(&mut moves)?;
-        self.flush(&mut entries)
-    }
-
-    fn add(&mut self, batch: &mut Batch, mut front: RecordFront, bodies: Vec<Bytes>) -> io::Result<()> {
-        front.bodies = bodies.iter().map(|body| (length(body), crc32fast::hash(body))).collect();
-        let LogConfig { batch_bytes_max, segment_bytes, .. } = self.shared.config;
-        // A batch larger than a segment would open a new one at each retry.
-        let limit = (batch_bytes_max as u64).min(segment_bytes);
-        if batch.overflows(&front, limit) {
-            self.flush(batch)?;
-        }
-        batch.push(front, bodies);
         Ok(())
     }
 
-    /// Writes and syncs a batch, and calls its callbacks.
-    fn flush(&mut self, batch: &mut Batch) -> io::Result<()> {
-        let mut batch = batch.take();
-        let written = match batch.kind {
-            _ if batch.records.is_empty() => Ok(()),
-            SegmentKind::Entries => self.retry_while_full(|writer| writer.write_batch(&mut batch)),
-            SegmentKind::Bodies => self.write_batch(&mut batch),
-        };
-        match (written, batch.kind) {
+    fn note_written(&mut self, mut batch: Batch) {
+        if batch.kind == SegmentKind::Entries && self.shared.out_of_space.swap(false, RELAXED) {
+            tracing::info!("the disk has space: the log is written again");
+        }
+        if batch.kind == SegmentKind::Bodies && self.refused {
+            // Some bodies of the first job were in a batch before, which was refused.
+            if batch.continues && !batch.done.is_empty() {
+                batch.done.remove(0)(Err(no_room()));
+            }
+            self.refused = batch.continues && batch.done.is_empty();
+        }
+        self.unreturned.append(&mut batch.done);
+        self.unreturned.append(&mut batch.barriers);
+        if !postroad_env::disk_is_busy() {
+            self.unreturned.drain(..).for_each(|done| done(Ok(())));
+        }
+    }
+
+    /// A batch of entries waits for space: nothing is lost (faults R-13).
+    fn note_full(&mut self, mut batch: Batch, error: &io::Error) {
+        if batch.kind == SegmentKind::Bodies {
             // Moved and fetched bodies can be written again later; votes and entries must not wait behind them.
-            (Err(error), SegmentKind::Bodies) if error.kind() == io::ErrorKind::StorageFull => {
-                self.refused += 1;
-                batch.done.drain(..).for_each(|done| done(Err(no_room())));
-            }
-            (written, _) => {
-                written?;
-                batch.done.drain(..).for_each(|done| done(Ok(())));
-            }
+            self.refused = true;
+            return batch.fail(&no_room());
         }
-        Ok(())
+        self.batches.push_front(batch);
+        self.full_until = Some(postroad_env::now() + FULL_RETRY);
+        if !self.shared.out_of_space.swap(true, RELAXED) {
+            tracing::error!(%error, "the disk is full and the reserve is used up: the log waits for space");
+        }
+        self.refuse_what_can_wait();
     }
 
-    /// Retries while the disk is full: nothing is lost (faults R-13).
-    fn retry_while_full(&mut self, mut attempt: impl FnMut(&mut Self) -> io::Result<()>) -> io::Result<()> {
-        loop {
-            match attempt(self) {
-                Err(error)
-                    if error.kind() == io::ErrorKind::StorageFull && !self.shared.queue.lock().stopped =>
-                {
-                    if !self.shared.out_of_space.swap(true, RELAXED) {
-                        tracing::error!(%error, "the disk is full and the reserve is used up: the log waits for space");
-                    }
-                    std::thread::sleep(FULL_RETRY);
-                }
-                result => {
-                    if result.is_ok() && self.shared.out_of_space.swap(false, RELAXED) {
-                        tracing::info!("the disk has space: the log is written again");
-                    }
-                    return result;
-                }
+    /// Fails what would wait behind a batch that waits for space and can be tried again: who waits for it may be who frees
+    /// some.
+    fn refuse_what_can_wait(&mut self) {
+        for batch in &mut self.batches {
+            match batch.kind {
+                SegmentKind::Bodies => batch.fail(&no_room()),
+                SegmentKind::Entries => batch.barriers.drain(..).for_each(|done| done(Err(no_room()))),
             }
         }
+        self.batches.retain(|batch| batch.kind == SegmentKind::Entries);
+        self.shared.refuse_what_can_wait();
+    }
+
+    /// Returns whether it is time to try again, after waiting for it if it `waits`.
+    fn wait_for_space(&mut self, until: Instant, waits: bool) -> bool {
+        self.refuse_what_can_wait();
+        let left = until.saturating_duration_since(postroad_env::now());
+        if self.shared.queue.lock().stopped {
+            return false;
+        }
+        if left.is_zero() {
+            self.full_until = None;
+        } else if waits {
+            self.shared.wait_for(left);
+        }
+        left.is_zero()
+    }
+
+    /// Returns whether the log ends while it waits for space: what waits fails, and nothing of it was acknowledged.
+    fn ends_full(&mut self) -> bool {
+        let ends = self.shared.queue.lock().stopped;
+        if ends {
+            self.fail_all(&no_room());
+        }
+        ends
     }
 
     fn write_batch(&mut self, batch: &mut Batch) -> io::Result<()> {
         let room = self.shared.config.segment_bytes;
         let fits = |open: &OpenSegment| open.offset + batch.disk_bytes() <= room;
         if !self.open.of(batch.kind).as_ref().is_some_and(fits) {
-            let opened = self.open_segment(batch.kind, batch.disk_bytes() + (64 << 10))?;
+            let opened = self.open_segment(batch)?;
             let full = self.open.of(batch.kind).replace(opened);
             if batch.kind == SegmentKind::Entries {
                 self.begin_entries(full, batch);
@@ -233,7 +240,7 @@ impl Writer {
         let (segment, start) = (open.segment.id, open.offset);
         self.encode(batch, segment, start);
         let Some(open) = self.open.of(batch.kind) else { return Err(stopped()) };
-        let began = Instant::now();
+        let began = postroad_env::now();
         open.segment.file.write_at(self.buffer.as_slice(), start)?;
         open.segment.file.sync()?;
         self.sync_seconds.record(began.elapsed());
@@ -250,8 +257,9 @@ impl Writer {
     }
 
     /// Opens a new segment, from a spare if there is one.
-    fn open_segment(&self, kind: SegmentKind, bytes_min: u64) -> io::Result<OpenSegment> {
-        let bytes = self.shared.config.segment_bytes.max(bytes_min);
+    fn open_segment(&self, batch: &Batch) -> io::Result<OpenSegment> {
+        let kind = batch.kind;
+        let bytes = self.shared.config.segment_bytes.max(batch.disk_bytes() + (64 << 10));
         let id = SegmentId { number: self.shared.next_number(), kind };
         let file = match self.shared.take_spare(RESERVE_SEGMENTS) {
             Some(spare) => self.reuse(spare, id)?,
@@ -260,7 +268,7 @@ impl Writer {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                     self.shared.set_low_on_space(true);
                     // The last spare is for votes, entries, and moves that free a segment.
-                    let kept = usize::from(kind == SegmentKind::Bodies && !self.moved);
+                    let kept = usize::from(kind == SegmentKind::Bodies && !batch.moved);
                     self.reuse(self.shared.take_spare(kept).ok_or(error)?, id)?
                 }
                 made => made?,

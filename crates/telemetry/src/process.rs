@@ -2,7 +2,7 @@
 //!
 //! Written as text rather than recorded: CPU seconds are a counter with a fraction, which the recorder cannot hold.
 
-use std::{fmt::Write, fs, sync::OnceLock, time::SystemTime};
+use std::{fmt::Write, fs, sync::OnceLock};
 
 use crate::catalogue::{Kind, Label, Metric};
 
@@ -13,8 +13,7 @@ static STARTED_AT: OnceLock<f64> = OnceLock::new();
 
 /// Notes when the process started, for `process_start_time_seconds`.
 pub(crate) fn mark_start() {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    STARTED_AT.get_or_init(|| since_epoch.as_secs_f64());
+    STARTED_AT.get_or_init(|| postroad_env::wall().as_millis() as f64 / 1000.0);
 }
 
 const CPU_SECONDS: Metric =

@@ -50,7 +50,7 @@ impl<S> Filter<S> for ForeignLines {
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        self.passes(event.metadata(), Instant::now())
+        self.passes(event.metadata(), postroad_env::now())
     }
 }
 

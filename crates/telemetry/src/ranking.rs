@@ -642,7 +642,7 @@ mod tests {
         let handle = |number: usize| RANKING.value(&format!("{number}.test")).counter(&ATTEMPTS, &["good"]);
         let handles: Vec<RankedCounter> = (0..20 * PLACES).map(handle).collect();
         let time = || {
-            let start = std::time::Instant::now();
+            let start = postroad_env::now();
             rank(&RANKING, PLACES);
             start.elapsed()
         };

@@ -194,8 +194,7 @@ impl Telemetry {
             tracing::warn!("cannot write the last lines of the mail log");
         }
         let Some(tracer) = self.tracer else { return };
-        let flushed =
-            tokio::task::spawn_blocking(move || tracer.shutdown_with_timeout(Duration::from_secs(5)));
+        let flushed = postroad_env::blocking(move || tracer.shutdown_with_timeout(Duration::from_secs(5)));
         if let Ok(Err(error)) = flushed.await {
             tracing::warn!(%error, "cannot send the last traces");
         }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, ensure};
@@ -122,11 +122,11 @@ impl Findings {
         // Copies that are still being delivered count too.
         while sink.wait_for_count(sink.count() + 1, QUIET).await {}
         let mut findings = Self::new(acknowledged, &sink.copies());
-        let end = Instant::now() + patience;
+        let end = postroad_env::now() + patience;
         loop {
             let explained = findings.explain(control).await;
             let all = explained.is_ok() && findings.duplicates.iter().all(Duplicate::is_explained);
-            if all || Instant::now() > end {
+            if all || postroad_env::now() > end {
                 return (findings, explained);
             }
             tokio::time::sleep(CHECK_EVERY).await;

@@ -33,7 +33,7 @@ impl Dev {
     /// The binary does not build, or it does not become ready.
     pub async fn start(flags: &[&str]) -> anyhow::Result<Self> {
         // Building the binary may take long; other tests go on meanwhile.
-        let binary = tokio::task::spawn_blocking(postroad_binary).await??;
+        let binary = postroad_env::blocking(postroad_binary).await??;
         let dir = tempfile::Builder::new().prefix("postroad-dev-").tempdir()?;
         let ports = free_ports::<6>()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let names = ["smtp", "smtps", "grpc", "http", "metrics", "operator"];

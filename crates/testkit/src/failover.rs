@@ -73,7 +73,7 @@ pub async fn kill_leader<Q: Queues>(queues: &mut Q, group: GroupId) -> Result<Ki
 /// The node cannot be killed.
 pub async fn lose_leader<Q: Queues>(queues: &mut Q, group: GroupId) -> Result<Loss, Q::Error> {
     let index = leader_other_than(queues, group, None).await;
-    let at = Instant::now();
+    let at = postroad_env::now();
     queues.kill(index).await?;
     leader_other_than(queues, group, Some(index)).await;
     let led_after = at.elapsed();
@@ -151,7 +151,7 @@ mod tests {
         (from, until): (u64, u64),
         expected: u64,
     ) {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let at = |millis: u64| start + Duration::from_millis(millis);
         let times: Vec<Instant> = times.iter().map(|time| at(*time)).collect();
         assert_eq!(gap(&times, at(from), at(until)), Duration::from_millis(expected));

@@ -72,7 +72,7 @@ impl Recorder {
         let consumer = CONSUMER.to_owned();
         let request = ConsumeRequest { group: GROUP.0.into(), consumer, through: 0 };
         connect(queue).await?.consume(request).await.context("cannot keep the events")?;
-        let (started, records) = (Instant::now(), Mutex::default());
+        let (started, records) = (postroad_env::now(), Mutex::default());
         Ok(Self { queue, started, records, submissions: AtomicU64::new(0) })
     }
 
@@ -83,7 +83,7 @@ impl Recorder {
     }
 
     fn push(&self, what: What) {
-        self.push_at(Instant::now(), what);
+        self.push_at(postroad_env::now(), what);
     }
 
     /// Submits one message over SMTP, as [`client::submit`] does.
@@ -186,7 +186,7 @@ impl Recorder {
             for event in batch.events {
                 let event = LedgerEvent::try_from(event).context("the queue sent a malformed event")?;
                 reading.next = through(&event) + 1;
-                let event = event_of(&event);
+                let event = event_of(&event, NodeId(1), GROUP);
                 if end_of(&event.kind).is_some()
                     && let Some(delivery) = delivery_of(&event.kind)
                 {
@@ -260,14 +260,18 @@ fn answer_of(answer: &Answer) -> SubmitAnswer {
     }
 }
 
-fn through(event: &LedgerEvent) -> u64 {
+/// Returns the number of the last event that an event says something about.
+#[must_use]
+pub fn through(event: &LedgerEvent) -> u64 {
     match event.kind {
         LedgerKind::Gap { through } => through,
         _ => event.sequence,
     }
 }
 
-fn event_of(event: &LedgerEvent) -> Event {
+/// Returns an event of a group as a history has it, read from a node.
+#[must_use]
+pub fn event_of(event: &LedgerEvent, node: NodeId, group: GroupId) -> Event {
     let kind = match &event.kind {
         LedgerKind::Accepted(accepted) => EventKind::Accepted {
             message: accepted.message,
@@ -291,7 +295,7 @@ fn event_of(event: &LedgerEvent) -> Event {
         LedgerKind::Gap { through } => EventKind::Gap { through: *through },
     };
     let ledger_millis = event.at.as_millis();
-    Event { node: NodeId(1), group: GROUP, sequence: event.sequence, ledger_millis, kind }
+    Event { node, group, sequence: event.sequence, ledger_millis, kind }
 }
 
 fn attempt_of(event: &AttemptEvent) -> Attempt {
@@ -336,7 +340,7 @@ mod tests {
     }
 
     fn recorder(queue: SocketAddr) -> Recorder {
-        let (started, records, submissions) = (Instant::now(), Mutex::default(), AtomicU64::new(0));
+        let (started, records, submissions) = (postroad_env::now(), Mutex::default(), AtomicU64::new(0));
         Recorder { queue, started, records, submissions }
     }
 

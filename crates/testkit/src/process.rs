@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::OnceLock,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -147,11 +147,11 @@ impl Process {
     /// If it does not end in time, it is killed.
     pub fn terminate_blocking(&mut self, limit: Duration) {
         let Some(mut child) = self.child.take() else { return };
-        let end = Instant::now() + limit;
+        let end = postroad_env::now() + limit;
         // An error means that it has already ended.
         let _ = signal(&child, Signal::TERM);
-        while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
-            std::thread::sleep(CHECK_EVERY);
+        while matches!(child.try_wait(), Ok(None)) && postroad_env::now() < end {
+            postroad_env::pause(CHECK_EVERY);
         }
     }
 
@@ -240,7 +240,7 @@ pub fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     let mut reserved = RESERVED.lock();
     let mut ports = [0; N];
     for port in &mut ports {
-        let mut tries = std::iter::repeat_with(|| rand::rng().random_range(PORTS)).take(TRIES);
+        let mut tries = std::iter::repeat_with(|| postroad_env::Random.random_range(PORTS)).take(TRIES);
         *port = tries.find(|port| is_free(&reserved, *port)).ok_or(io::ErrorKind::AddrInUse)?;
         reserved.insert(*port);
     }
@@ -254,7 +254,7 @@ pub fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
 pub fn consecutive_free_ports(number: u16) -> io::Result<u16> {
     let mut reserved = RESERVED.lock();
     let last = PORTS.end.saturating_sub(number).max(PORTS.start + 1);
-    let first = std::iter::repeat_with(|| rand::rng().random_range(PORTS.start..last))
+    let first = std::iter::repeat_with(|| postroad_env::Random.random_range(PORTS.start..last))
         .take(TRIES)
         .find(|first| (*first..first + number).all(|port| is_free(&reserved, port)))
         .ok_or(io::ErrorKind::AddrInUse)?;

@@ -9,11 +9,7 @@
 //! A reader may have to wait before a command shows what the page shows: such a command begins with `sleep`. A test does not
 //! wait that long; it repeats the command until it does.
 
-use std::{
-    collections::BTreeMap,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 /// The pause before a command is repeated.
 const REPEAT_AFTER: Duration = Duration::from_millis(100);
@@ -106,14 +102,14 @@ impl Step {
             Some((_, repeated)) => (repeated, patience),
             None => (&*command, Duration::ZERO),
         };
-        let until = Instant::now() + patience;
+        let until = postroad_env::now() + patience;
         loop {
             let printed = run(command);
             let Err(problem) = ids.compare(&self.expected, &printed) else { return Ok(()) };
-            if Instant::now() >= until {
+            if postroad_env::now() >= until {
                 return Err(format!("line {}: $ {command}\n{problem}\n== it printed\n{printed}", self.line));
             }
-            thread::sleep(REPEAT_AFTER);
+            postroad_env::pause(REPEAT_AFTER);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -51,7 +51,7 @@ pub(super) async fn ceiling(source: &Source) -> anyhow::Result<f64> {
         .spawn()
         .context("cannot start smtp-sink (Debian package postfix)")?;
     wait_for_port(port, &mut sink).await?;
-    let before = Instant::now();
+    let before = postroad_env::now();
     source.run(port).await?;
     let secs = before.elapsed().as_secs_f64();
     sink.kill().await?;
@@ -63,7 +63,7 @@ pub(super) async fn through(source: &Source, server: Server, sink: &Sink) -> any
     let ledger = sink.ledger();
     let before_run = ledger.count();
     let cpu = CpuMeter::start(server.pid)?;
-    let before = Instant::now();
+    let before = postroad_env::now();
     source.run(server.port).await?;
     let accept_secs = before.elapsed().as_secs_f64();
     ledger.wait_for_count(before_run + source.messages, source.limit).await;

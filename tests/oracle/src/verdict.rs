@@ -105,7 +105,7 @@ pub const NOT_JUDGED: &[(&str, &str)] = &[
     ("I16", "configuration: a receiver cannot see it yet (DKIM keys come with the mail that is ours)"),
 ];
 
-/// The bounds that judging needs. [`Bounds::default`] has those of the contract.
+/// The bounds that judging needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Every request is answered within this time: the 5 s of the contract, and a second for the way there and back.
@@ -118,14 +118,19 @@ pub struct Bounds {
     pub slack: Micros,
 }
 
+impl Bounds {
+    /// The bounds of the contract.
+    pub const CONTRACT: Self = Self {
+        answer_within: Micros(6_000_000),
+        p99_within: Micros(1_000_000),
+        settles_within: Micros(5_000_000),
+        slack: Micros(0),
+    };
+}
+
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            answer_within: Micros(6_000_000),
-            p99_within: Micros(1_000_000),
-            settles_within: Micros(5_000_000),
-            slack: Micros(0),
-        }
+        Self::CONTRACT
     }
 }
 

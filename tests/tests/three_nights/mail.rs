@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use postroad_core::MessageId;
@@ -117,17 +116,12 @@ async fn submit_next(server: SocketAddr, mail: Arc<Mail>, next: Arc<AtomicUsize>
         let content = format!("From: <{sender}>\r\nTo: <{recipient}>\r\nSubject: hello\r\n\r\nhello\r\n");
         match connection.submit(sender, &[recipient], &content).await {
             Submitted::Acknowledged(message) => {
-                sent.push(Sent { message, tenant, sender, at_millis: wall_clock() });
+                sent.push(Sent { message, tenant, sender, at_millis: postroad_env::wall().as_millis() });
             }
             other => panic!("{sender} to {recipient}: {other:?}"),
         }
     }
     sent
-}
-
-fn wall_clock() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long messages took from their acknowledgement to the receiver, in ms.

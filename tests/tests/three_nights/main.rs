@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use postroad_core::MessageId;
@@ -115,7 +115,7 @@ impl Page {
         shell.args(["-c", &format!("{{ {command}\n}} 2>&1 < /dev/null")]).current_dir(directory);
         shell.env("PATH", format!("{}:{path}", directory.display())).env("HOME", directory);
         shell.env("POSTROAD_OPERATOR_CONFIG", &self.operator).env("USER", "ann").env_remove("SUDO_USER");
-        let began = Instant::now();
+        let began = postroad_env::now();
         let output = shell.output().expect("there is a shell");
         let took = began.elapsed();
         let printed = String::from_utf8(output.stdout).expect("commands print text");
@@ -150,8 +150,7 @@ struct Nights {
 
 impl Nights {
     async fn start() -> Self {
-        let binary =
-            tokio::task::spawn_blocking(postroad_binary).await.expect("no panic").expect("it builds");
+        let binary = postroad_env::blocking(postroad_binary).await.expect("no panic").expect("it builds");
         let troubled = receiver(([127, 0, 31, 1], 0).into()).await;
         let address = troubled.address();
         let others = receiver(([127, 0, 31, 2], address.port()).into()).await;
@@ -201,7 +200,7 @@ impl Nights {
 
     /// Waits until the queue is as expected, counted in a way: a count may be two seconds old.
     async fn until_waiting(&self, by: &str, expected: &BTreeMap<String, u64>) -> Value {
-        let until = Instant::now() + PATIENCE;
+        let until = postroad_env::now() + PATIENCE;
         loop {
             let list = self.json(&["queue", "list", "--by", by]).await;
             let rows = list["rows"].as_array().expect("rows are a list");
@@ -212,7 +211,7 @@ impl Nights {
             if counts == *expected {
                 return list;
             }
-            assert!(Instant::now() < until, "{counts:?}, and not {expected:?}\n{}", self.cluster.logs());
+            assert!(postroad_env::now() < until, "{counts:?}, and not {expected:?}\n{}", self.cluster.logs());
             sleep(Duration::from_millis(200)).await;
         }
     }
@@ -269,7 +268,7 @@ impl Nights {
     async fn all_arrived_but(&self, cancelled: &Deliveries) {
         let control = self.cluster.control().expect("the cluster has one");
         let sent: Vec<Acknowledged> = self.sent.iter().map(|sent| sent.message.clone()).collect();
-        let until = Instant::now() + PATIENCE;
+        let until = postroad_env::now() + PATIENCE;
         loop {
             let mut findings = Findings::new(&sent, &self.copies());
             let explained = findings.explain(control).await;
@@ -282,7 +281,7 @@ impl Nights {
                 eprintln!("{} deliveries with more than one copy", findings.duplicates.len());
                 return;
             }
-            assert!(Instant::now() < until, "not explained: {:?} {explained:?}", findings.duplicates);
+            assert!(postroad_env::now() < until, "not explained: {:?} {explained:?}", findings.duplicates);
             sleep(Duration::from_millis(200)).await;
         }
     }

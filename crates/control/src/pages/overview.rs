@@ -9,10 +9,7 @@ use postroad_web as web;
 use tokio::task::JoinSet;
 
 use super::Console;
-use crate::{
-    history::{Gap, MinuteCount},
-    write::now,
-};
+use crate::history::{Gap, MinuteCount};
 
 const HOUR: u64 = 60;
 const DAY: u64 = 24 * HOUR;
@@ -88,7 +85,7 @@ impl Totals {
 }
 
 pub(super) async fn page(Shared(console): Shared<Console>) -> Response {
-    let now = now();
+    let now = postroad_env::wall();
     let minute = now.as_millis() / 60_000;
     let read = tokio::try_join!(console.reader.minutes(minute.saturating_sub(DAY)), console.reader.gaps());
     let (minutes, gaps) = match read {

@@ -17,7 +17,6 @@ use postroad_smtp::client::{
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
     time,
 };
 use tokio_rustls::{TlsStream, client};
@@ -30,7 +29,7 @@ mod tests;
 use parts::{Parts, SLICES_MAX};
 
 use super::stream::{Stream, tls_info};
-use crate::{timer::DeadlineTimer, tls::ClientTls};
+use crate::{connect::Socket, timer::DeadlineTimer, tls::ClientTls};
 
 /// Replies are short; EHLO has the longest.
 const READ_BYTES: usize = 1 << 10;
@@ -90,35 +89,35 @@ impl Connection {
     /// The server refused, the connection was lost, or required TLS is not offered.
     /// A failed handshake is `Ended::Lost` in `Phase::StartTls`.
     pub async fn open(
-        stream: TcpStream,
+        socket: impl Into<Socket>,
         config: ClientConfig,
         tls: &ClientTls,
         server_name: &str,
     ) -> Result<Self, Ended> {
         let timeouts = config.timeouts;
-        let session = ClientSession::new(config, Instant::now());
-        let mut connection = Self::new(stream, session, timeouts);
+        let session = ClientSession::new(config, postroad_env::now());
+        let mut connection = Self::new(socket.into(), session, timeouts);
         connection.begin(tls, server_name).await?;
         Ok(connection)
     }
 
     /// Opens a session like [`Connection::open`], and returns what the server said with the result.
     pub async fn open_recorded(
-        stream: TcpStream,
+        socket: impl Into<Socket>,
         config: ClientConfig,
         tls: &ClientTls,
         server_name: &str,
     ) -> (Vec<(Phase, Reply)>, Result<Self, Ended>) {
         let timeouts = config.timeouts;
-        let session = ClientSession::new(config, Instant::now()).recorded();
-        let mut connection = Self::new(stream, session, timeouts);
+        let session = ClientSession::new(config, postroad_env::now()).recorded();
+        let mut connection = Self::new(socket.into(), session, timeouts);
         let begun = connection.begin(tls, server_name).await;
         (connection.session.take_record(), begun.map(|()| connection))
     }
 
-    fn new(stream: TcpStream, session: ClientSession, timeouts: Timeouts) -> Self {
+    fn new(socket: Socket, session: ClientSession, timeouts: Timeouts) -> Self {
         Self {
-            stream: Stream::Plain(stream),
+            stream: Stream::Plain(socket),
             session,
             input: BytesMut::new(),
             timer: DeadlineTimer::default(),
@@ -163,7 +162,7 @@ impl Connection {
             let results = vec![RecipientResult::NotSent(lost); recipients];
             return Delivery { results, stale: reused && !not_started, not_started };
         }
-        if let Some(results) = self.session.start(Instant::now(), transaction) {
+        if let Some(results) = self.session.start(postroad_env::now(), transaction) {
             return Delivery { results, stale: false, not_started: false };
         }
         self.usable = false;
@@ -210,7 +209,7 @@ impl Connection {
     /// Sends QUIT and closes, within the QUIT timeout.
     pub async fn quit(mut self) {
         let limit = self.timeouts.quit;
-        self.session.quit(Instant::now());
+        self.session.quit(postroad_env::now());
         let goodbye = async {
             self.drive(pin!(pending())).await;
             self.stream.shutdown().await
@@ -243,7 +242,7 @@ impl Connection {
     /// Sends RSET if needed, without waiting for its reply; returns false when the session is over.
     async fn finish_transaction(&mut self) -> bool {
         let written = self.write_output(pin!(pending())).await.is_ok();
-        written && !matches!(self.session.poll(Instant::now(), &mut self.input), Output::Ended(_))
+        written && !matches!(self.session.poll(postroad_env::now(), &mut self.input), Output::Ended(_))
     }
 
     /// Reads and writes until the session needs something else, or until the transaction is aborted.
@@ -251,7 +250,7 @@ impl Connection {
         self.unanswered = false;
         let mut broken = None;
         loop {
-            let interrupted = match self.session.poll(Instant::now(), &mut self.input) {
+            let interrupted = match self.session.poll(postroad_env::now(), &mut self.input) {
                 Output::Write => {
                     broken = self.write_output(abort.as_mut()).await.err().or(broken);
                     broken.filter(|broken| *broken == Interrupted::Aborted)
@@ -277,7 +276,7 @@ impl Connection {
     /// Writes the output of the session, whose time for the reply then begins.
     async fn write_output(&mut self, abort: Pin<&mut impl Future<Output = ()>>) -> Result<(), Interrupted> {
         let written = self.write(abort).await;
-        self.session.written(Instant::now());
+        self.session.written(postroad_env::now());
         written
     }
 
@@ -289,7 +288,7 @@ impl Connection {
         abort: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), Interrupted> {
         let Some(broken) = broken else { return self.read(deadline, abort).await };
-        let final_deadline = deadline.min(Instant::now() + FINAL_REPLY_TIMEOUT);
+        let final_deadline = deadline.min(postroad_env::now() + FINAL_REPLY_TIMEOUT);
         self.read(final_deadline, abort).await.map_err(|_| broken)
     }
 
@@ -301,13 +300,13 @@ impl Connection {
             self.stream.discard_on_close();
             self.read_available();
         }
-        let results = match self.session.poll(Instant::now(), &mut self.input) {
+        let results = match self.session.poll(postroad_env::now(), &mut self.input) {
             Output::Done(results) => Some(results),
             _ => self.session.abort(),
         };
         match results {
             Some(results) => Output::Done(correct_for_incomplete_write(results, incomplete)),
-            None => self.session.poll(Instant::now(), &mut self.input),
+            None => self.session.poll(postroad_env::now(), &mut self.input),
         }
     }
 
@@ -318,9 +317,9 @@ impl Connection {
             return Ok(());
         }
         let mut parts = Parts::new(output);
-        let total_deadline = Instant::now() + self.timeouts.write + transfer_time_max(parts.bytes());
+        let total_deadline = postroad_env::now() + self.timeouts.write + transfer_time_max(parts.bytes());
         while !parts.is_empty() {
-            let deadline = total_deadline.min(Instant::now() + self.timeouts.write);
+            let deadline = total_deadline.min(postroad_env::now() + self.timeouts.write);
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = parts.fill(&mut slices);
             let stream = &mut self.stream;
@@ -339,7 +338,7 @@ impl Connection {
             // The kernel has all bytes: from here on the message may have been sent.
             return Ok(());
         }
-        let deadline = total_deadline.min(Instant::now() + self.timeouts.write);
+        let deadline = total_deadline.min(postroad_env::now() + self.timeouts.write);
         let flushed = self.timer.timeout_at(deadline, abortable(abort, self.stream.flush())).await;
         flushed.ok_or(Interrupted::TimedOut)??.map_err(|_| Interrupted::Closed)
     }
@@ -362,7 +361,7 @@ impl Connection {
             Some(Ok(stream)) => {
                 self.tls = tls_info(stream.get_ref().1).0;
                 self.stream = Stream::Tls(Box::new(TlsStream::Client(stream)));
-                self.session.tls_established(Instant::now());
+                self.session.tls_established(postroad_env::now());
             }
             failed => {
                 if let Some(Err(error)) = &failed {
@@ -380,7 +379,7 @@ impl Connection {
         &mut self,
         tls: &ClientTls,
         server_name: &str,
-    ) -> Option<io::Result<client::TlsStream<TcpStream>>> {
+    ) -> Option<io::Result<client::TlsStream<Socket>>> {
         let Some(socket) = self.stream.take_socket(&self.input) else {
             return Some(Err(io::ErrorKind::NotConnected.into()));
         };
@@ -390,7 +389,7 @@ impl Connection {
             (Err(_), Ok(address)) if !tls.is_verified() => ServerName::IpAddress(address.ip().into()),
             (Err(_), _) => return Some(Err(io::ErrorKind::InvalidInput.into())),
         };
-        let deadline = Instant::now() + self.timeouts.start_tls;
+        let deadline = postroad_env::now() + self.timeouts.start_tls;
         let connecting = Box::pin(tls.connector().connect(name, socket));
         self.timer.timeout_at(deadline, connecting).await
     }

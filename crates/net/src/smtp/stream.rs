@@ -6,28 +6,25 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::FutureExt;
 use postroad_smtp::server::TlsInfo;
 use rustls::CommonState;
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::TlsStream;
+
+use crate::connect::Socket;
 
 /// The bytes of a connection.
 #[derive(Debug)]
 pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
     /// A TLS handshake owns the socket.
     Handshaking,
 }
 
 impl Stream {
     /// Takes the socket for a TLS handshake. `unprocessed` plaintext must be empty (S-401, S-402).
-    pub(super) fn take_socket(&mut self, unprocessed: &[u8]) -> Option<TcpStream> {
+    pub(super) fn take_socket(&mut self, unprocessed: &[u8]) -> Option<Socket> {
         assert!(unprocessed.is_empty(), "plaintext must not be used after the handshake");
         match std::mem::replace(self, Self::Handshaking) {
             Self::Plain(socket) => Some(socket),
@@ -36,14 +33,9 @@ impl Stream {
     }
 
     /// Sends as much as the socket buffer has room for and returns how much; 0 over TLS.
-    ///
-    /// The runtime needs another poll to learn that a new socket is writable; the kernel knows at once.
     pub(super) fn send_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
         let Self::Plain(socket) = self else { return Ok(0) };
-        match SockRef::from(socket).send(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            sent => sent,
-        }
+        socket.send_at_once(bytes)
     }
 
     /// Ends a connection after the peer has finished: sends `close_notify` over TLS; the kernel does the rest.
@@ -56,9 +48,7 @@ impl Stream {
 
     /// Returns true when the runtime knows that the peer has closed its side. Makes no system call.
     pub(super) fn peer_has_finished(&self) -> bool {
-        let Some(socket) = self.socket() else { return true };
-        let ready = socket.ready(Interest::READABLE).now_or_never();
-        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
+        self.socket().is_none_or(Socket::peer_has_finished)
     }
 
     /// Returns true while part of a TLS record is buffered here and not yet in the kernel.
@@ -68,11 +58,12 @@ impl Stream {
 
     /// Makes closing reset the connection and discard what the kernel has not sent yet.
     pub(super) fn discard_on_close(&self) {
-        // Fails only on a socket that is closed already.
-        let _ = self.socket().map(TcpStream::set_zero_linger);
+        if let Some(socket) = self.socket() {
+            socket.discard_on_close();
+        }
     }
 
-    fn socket(&self) -> Option<&TcpStream> {
+    fn socket(&self) -> Option<&Socket> {
         match self {
             Self::Plain(socket) => Some(socket),
             Self::Tls(stream) => Some(stream.get_ref().0),

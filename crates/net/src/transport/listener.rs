@@ -48,6 +48,10 @@ impl NodeListener {
         Self { local_addr: listener.name.into(), incoming: listener.incoming, _accepting: None }
     }
 
+    pub(super) fn simulated(address: &str, incoming: mpsc::Receiver<NodeStream>) -> Self {
+        Self { local_addr: address.to_owned(), incoming, _accepting: None }
+    }
+
     pub(super) fn plain(listener: TcpListener) -> Self {
         Self::tcp(listener, Handshake::Plain)
     }

@@ -15,6 +15,11 @@ use tonic::transport::server::Connected;
 
 use crate::identity::{PeerIdentity, PeerInfo};
 
+/// Both directions of a connection that a simulation carries.
+pub trait Duplex: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Sync + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Sync + Unpin> Duplex for T {}
+
 /// A connection between nodes, or of a gRPC client.
 #[derive(Debug)]
 pub struct NodeStream {
@@ -25,6 +30,7 @@ pub struct NodeStream {
 #[derive(Debug)]
 enum Pipe {
     Memory(DuplexStream),
+    Simulated(Box<dyn Duplex>),
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -33,6 +39,12 @@ impl NodeStream {
     pub(super) fn memory(pipe: DuplexStream) -> Self {
         let peer = PeerInfo { identity: None, address: "memory".to_owned() };
         Self { pipe: Pipe::Memory(pipe), peer }
+    }
+
+    /// Makes a connection that a simulation carries, to a peer that has proven its identity.
+    #[must_use]
+    pub fn simulated(pipe: Box<dyn Duplex>, identity: PeerIdentity, address: String) -> Self {
+        Self { pipe: Pipe::Simulated(pipe), peer: PeerInfo { identity: Some(identity), address } }
     }
 
     pub(super) fn tcp(stream: TcpStream, address: String) -> Self {
@@ -69,6 +81,7 @@ macro_rules! each {
     ($self:ident, $pipe:ident => $call:expr) => {
         match &mut $self.get_mut().pipe {
             Pipe::Memory($pipe) => $call,
+            Pipe::Simulated($pipe) => $call,
             Pipe::Tcp($pipe) => $call,
             Pipe::Tls(stream) => {
                 let $pipe = stream.as_mut();
@@ -104,6 +117,7 @@ impl AsyncWrite for NodeStream {
     fn is_write_vectored(&self) -> bool {
         match &self.pipe {
             Pipe::Memory(pipe) => pipe.is_write_vectored(),
+            Pipe::Simulated(pipe) => pipe.is_write_vectored(),
             Pipe::Tcp(pipe) => pipe.is_write_vectored(),
             Pipe::Tls(pipe) => pipe.is_write_vectored(),
         }

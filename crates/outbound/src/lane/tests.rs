@@ -40,7 +40,7 @@ fn started(next: Next) -> Option<u128> {
 
 #[test]
 fn workers_are_created_for_jobs_up_to_the_concurrency() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     let wakes: Vec<Wake> = (0..4).map(|number| lane.push(now, job(number, now)).unwrap()).collect();
     assert_eq!(wakes, [Wake::New, Wake::New, Wake::None, Wake::None]);
@@ -56,7 +56,7 @@ fn workers_are_created_for_jobs_up_to_the_concurrency() {
 
 #[test]
 fn an_idle_worker_is_woken_before_another_is_created() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     assert_eq!(lane.push(now, job(0, now)).unwrap(), Wake::New);
     lane.worker_started();
@@ -72,7 +72,7 @@ fn an_idle_worker_is_woken_before_another_is_created() {
 
 #[test]
 fn d_036_a_refusing_site_pauses_its_lane_and_waiting_jobs_are_given_back() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     (0..5).for_each(|number| drop(lane.push(now, job(number, now))));
     lane.worker_started();
@@ -96,7 +96,7 @@ fn d_036_a_refusing_site_pauses_its_lane_and_waiting_jobs_are_given_back() {
 
 #[test]
 fn d_053_a_fault_of_this_node_delays_its_lane_for_seconds_each_time() {
-    let mut now = Instant::now();
+    let mut now = postroad_env::now();
     let mut lane = lane(now);
     for _ in 0..5 {
         drop(lane.push(now, job(1, now)));
@@ -111,7 +111,7 @@ fn d_053_a_fault_of_this_node_delays_its_lane_for_seconds_each_time() {
 
 #[test]
 fn a_job_that_a_person_asked_for_ends_the_pause_of_its_lane() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     lane.ended(now, Signal::Refused("421 4.7.0 slow down".into()));
     assert!(lane.push(now, job(1, now)).is_err());
@@ -124,7 +124,7 @@ fn a_job_that_a_person_asked_for_ends_the_pause_of_its_lane() {
 
 #[test]
 fn d_016_broken_ipv6_is_avoided_for_ten_minutes() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     assert!(!lane.avoids_ipv6(now));
     lane.avoid_ipv6(now);
@@ -134,7 +134,7 @@ fn d_016_broken_ipv6_is_avoided_for_ten_minutes() {
 
 #[test]
 fn d_062_a_lane_pauses_after_a_round_of_failures() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     lane.ended(now, Signal::Failed("connection refused".into()));
     assert!(lane.pause().is_none());
@@ -144,7 +144,7 @@ fn d_062_a_lane_pauses_after_a_round_of_failures() {
 
 #[test]
 fn each_job_counts_in_the_rates_and_one_worker_waits_for_them() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = rated(now, 2, 60 * SECOND);
     (0..4).for_each(|number| drop(lane.push(now, job(number, now))));
     lane.worker_started();
@@ -176,7 +176,7 @@ fn windows_follow_the_rates() {
 
 #[test]
 fn a_job_that_waits_too_long_is_given_back() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = rated(now, 0, SECOND);
     (0..2).for_each(|number| drop(lane.push(now, job(number, now))));
     lane.push(now, job(2, now + SECOND)).unwrap();
@@ -192,7 +192,7 @@ fn a_job_that_waits_too_long_is_given_back() {
 
 #[test]
 fn a_recall_removes_only_recipients_that_have_not_started() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     (0..2).for_each(|number| drop(lane.push(now, job(number, now))));
     lane.worker_started();
@@ -209,7 +209,7 @@ fn a_recall_removes_only_recipients_that_have_not_started() {
 
 #[test]
 fn a_lane_is_forgotten_when_its_windows_are_empty() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let day = 86_400 * SECOND;
     let mut lane = rated(now, 10, day);
     lane.push(now, job(0, now)).unwrap();
@@ -225,7 +225,7 @@ fn a_lane_is_forgotten_when_its_windows_are_empty() {
 
 #[test]
 fn a_closed_lane_accepts_and_starts_no_job() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     (0..3).for_each(|number| drop(lane.push(now, job(number, now))));
     assert_eq!(lane.close().len(), 3);
@@ -240,7 +240,7 @@ fn a_closed_lane_accepts_and_starts_no_job() {
 
 #[test]
 fn workers_above_a_lowered_limit_exit() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     (0..3).for_each(|number| drop(lane.push(now, job(number, now))));
     lane.worker_started();
@@ -252,7 +252,7 @@ fn workers_above_a_lowered_limit_exit() {
 
 #[test]
 fn a_suspended_lane_gives_its_jobs_back_and_starts_nothing_until_it_is_resumed() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     (0..4).for_each(|number| drop(lane.push(now, job(number, now))));
     (0..2).for_each(|_| lane.worker_started());
@@ -276,7 +276,7 @@ fn a_suspended_lane_gives_its_jobs_back_and_starts_nothing_until_it_is_resumed()
 
 #[test]
 fn a_pause_goes_on_while_its_lane_is_suspended() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     lane.ended(now, Signal::Refused("421 4.7.0 slow down".into()));
     lane.set_suspended(true);
@@ -289,7 +289,7 @@ fn a_pause_goes_on_while_its_lane_is_suspended() {
 
 #[test]
 fn jobs_are_removed_by_what_they_are_and_the_others_keep_their_order_and_copies() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     (0..6).for_each(|number| drop(lane.push(now, job(number, now))));
     lane.tick(now + COPY_AFTER);
@@ -304,7 +304,7 @@ fn jobs_are_removed_by_what_they_are_and_the_others_keep_their_order_and_copies(
 
 #[test]
 fn what_is_observed_says_why_and_until_when_nothing_starts() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = rated(now, 1, 60 * SECOND);
     assert_eq!(lane.observe(now).rate, RateReady::Now);
     drop(lane.push(now, job(1, now)));
@@ -324,7 +324,7 @@ fn what_is_observed_says_why_and_until_when_nothing_starts() {
 
 #[test]
 fn a_connection_that_is_taken_makes_no_worker_exit_and_counts_towards_the_limit() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let mut lane = lane(now);
     // A lane that recovers has one worker.
     lane.ended(now, Signal::Refused("421 busy".into()));

@@ -7,7 +7,7 @@ use postroad_directory::{
 };
 
 use super::*;
-use crate::{feedback::FeedbackConfig, group_attempts::GroupAttempts, rate::RateLimiter};
+use crate::{Home, feedback::FeedbackConfig, group_attempts::GroupAttempts, rate::RateLimiter};
 
 /// The lanes of one source, and the only lane.
 struct Fixture {
@@ -30,7 +30,8 @@ impl Fixture {
             idle: Duration::from_secs(5),
         };
         let metrics = Arc::new(OutboundMetrics::default());
-        let lanes = Lanes::new(config, Journal::open(home.path()), metrics.clone());
+        let lanes =
+            Lanes::new(config, Journal::open(&Home::Directory(home.path().to_owned())), metrics.clone());
         let source = Arc::new(Source {
             id: SourceId(1),
             name: "one".into(),
@@ -40,7 +41,7 @@ impl Fixture {
             owner: None,
             epoch: Epoch(1),
         });
-        let (site, now): (Arc<str>, _) = ("example.org".into(), Instant::now());
+        let (site, now): (Arc<str>, _) = ("example.org".into(), postroad_env::now());
         let state = State {
             lane: Lane::new(config, LaneLimits::default(), RateLimiter::new(now, []), now),
             source: source.clone(),
@@ -70,8 +71,8 @@ impl Fixture {
     /// Pauses the lane, and waits until the pause is over; its timer has not run.
     fn pause_and_wait(&self) {
         self.lanes.ended(&self.handle, Signal::Refused("421 4.7.0 slow down".into()));
-        while self.handle.with(|lane| lane.window(Instant::now())) == 0 {
-            std::thread::sleep(Duration::from_millis(1));
+        while self.handle.with(|lane| lane.window(postroad_env::now())) == 0 {
+            postroad_env::pause(Duration::from_millis(1));
         }
         assert!(self.handle.with(|lane| lane.pause().is_some()));
     }
@@ -86,7 +87,7 @@ fn jobs_are_given_back_by_a_pause_that_follows_one_whose_timer_has_not_run() {
     let fixture = Fixture::new();
     fixture.pause_and_wait();
     let job = fixture.job(1);
-    fixture.handle.with(|lane| lane.push(Instant::now(), job)).unwrap();
+    fixture.handle.with(|lane| lane.push(postroad_env::now(), job)).unwrap();
     fixture.lanes.ended(&fixture.handle, Signal::Refused("421 4.7.0 slow down".into()));
     assert_eq!(fixture.given_back(), 1);
     assert_eq!(fixture.handle.with(|lane| lane.waiting()), 0);
@@ -109,7 +110,7 @@ fn a_pause_that_a_person_ends_is_not_counted_and_the_windows_are_sent_again() {
 #[test]
 fn what_is_assigned_although_it_is_suspended_is_given_back_after_a_second() {
     let fixture = Fixture::new();
-    let now = Instant::now();
+    let now = postroad_env::now();
     for number in 0..3 {
         let mut job = fixture.job(number);
         job.content = Some(bytes::Bytes::from_static(b"body"));

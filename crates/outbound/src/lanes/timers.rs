@@ -32,7 +32,7 @@ impl Lanes {
     pub(crate) async fn run_timers(self: Arc<Self>, context: Arc<DeliveryContext>) {
         const NOTHING_DUE: Duration = Duration::from_secs(3600);
         loop {
-            let now = Instant::now();
+            let now = postroad_env::now();
             let first = self.timers.lock().first().map(|(at, _)| *at);
             let wait = first.map_or(NOTHING_DUE, |at| at.saturating_duration_since(now));
             if wait.is_zero() {
@@ -92,7 +92,7 @@ impl Lanes {
         const EVERY: Duration = Duration::from_secs(1);
         loop {
             tokio::time::sleep(EVERY).await;
-            let now = Instant::now();
+            let now = postroad_env::now();
             self.observed.observe(now, self.observations(now));
             self.return_refused(Some(now));
         }
@@ -109,7 +109,7 @@ impl Lanes {
             }
             let lanes = self.clone();
             // Writing may block on the disk.
-            let written = tokio::task::spawn_blocking(move || {
+            let written = postroad_env::blocking(move || {
                 let handles: Vec<Arc<LaneHandle>> =
                     changed.iter().filter_map(|name| lanes.find(name)).collect();
                 lanes.write_journal(&handles, false);
@@ -133,7 +133,7 @@ impl Lanes {
     pub(super) fn write_journal(&self, handles: &[Arc<LaneHandle>], complete: bool) {
         let record = |handle: &Arc<LaneHandle>| {
             let state = handle.state.lock();
-            let windows = state.lane.has_rates().then(|| state.lane.record(Instant::now()))?;
+            let windows = state.lane.has_rates().then(|| state.lane.record(postroad_env::now()))?;
             Some((handle.name(), self.journal.record(state.source.epoch, complete, windows)))
         };
         let records: Vec<_> = handles.iter().filter_map(record).collect();

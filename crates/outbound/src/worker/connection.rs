@@ -137,7 +137,7 @@ impl Worker {
             connection,
             target: target.clone(),
             source: attempt_context.source.clone(),
-            planned: (attempt_context.domain.clone(), Instant::now()),
+            planned: (attempt_context.domain.clone(), postroad_env::now()),
             remote,
             messages: 0,
             _counted: Counted(self.context.metrics.clone()),

@@ -11,8 +11,8 @@ use postroad_core::{Domain, NodeId, SourceId};
 use postroad_directory::change::{PutLimits, PutSource};
 use postroad_directory::{Caps, Command, Pattern, Put, Route};
 use postroad_dns::Resolver;
-use postroad_net::{ClientTls, Expect, Guard, MemoryNet, Role, Transport};
-use postroad_outbound::{Outbound, OutboundConfig, OutboundDeps};
+use postroad_net::{ClientTls, Connector, Expect, Guard, MemoryNet, Role, Transport};
+use postroad_outbound::{Home, Outbound, OutboundConfig, OutboundDeps};
 use postroad_telemetry::Health;
 use postroad_testkit::{
     Script, Sink, SinkConfig,
@@ -129,9 +129,10 @@ impl Setup {
             let channel = Transport::Memory(net).channel("queue", Expect::any(Role::Queue));
             let deps = OutboundDeps {
                 node: NodeId(7),
-                data_directory,
+                home: Home::Directory(data_directory),
                 endpoints: [(NodeId(1), channel)].into(),
                 resolver: Resolver::at(resolver_at),
+                connector: Connector::Tcp,
                 guard,
                 tls: ClientTls::opportunistic(),
                 health: node_health,

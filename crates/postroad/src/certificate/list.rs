@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::NodeFiles;
 use crate::{
     cli::certificate::CertificateListArgs,
-    nodes::{self, days_until, now},
+    nodes::{self, days_until},
     operator::Operator,
     output::{Column, Row, Screen, Shown, number, table, text},
 };
@@ -24,7 +24,7 @@ pub(super) async fn run(args: &CertificateListArgs) -> anyhow::Result<String> {
             of_nodes(&nodes::all(&operator, "list the certificates").await?)
         }
     };
-    args.output.output.show(&Certificates::new(certificates, now()))
+    args.output.output.show(&Certificates::new(certificates, postroad_env::wall()))
 }
 
 /// A certificate, and where it was found.

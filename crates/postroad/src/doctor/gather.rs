@@ -13,7 +13,6 @@ use postroad_dns::Resolver;
 use super::{NodeSetup, facts::Facts};
 use crate::{
     cli::{RoleName, TargetArgs},
-    nodes::now,
     operator::Operator,
 };
 
@@ -70,7 +69,7 @@ pub(crate) async fn gather(
             node.port_25 = port_25;
         }
     }
-    Ok(Facts { now: now(), version: env!("CARGO_PKG_VERSION"), cluster, node })
+    Ok(Facts { now: postroad_env::wall(), version: env!("CARGO_PKG_VERSION"), cluster, node })
 }
 
 /// The configuration of the role: the flag, or the variable that the role itself reads.

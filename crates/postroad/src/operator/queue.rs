@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     cli::queue::{GroupedBy, QueueCommand, QueueListArgs},
-    nodes::now,
     output::{self, Column, Row, Screen, Shown, number, table, text},
 };
 
@@ -127,7 +126,7 @@ impl Depths {
                 Err(error) => return Err(operator.failed("count what waits", error)),
             }
         }
-        Ok(Self::merge(by, top, answered, missing, now()))
+        Ok(Self::merge(by, top, answered, missing, postroad_env::wall()))
     }
 
     fn merge(

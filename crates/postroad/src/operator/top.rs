@@ -3,6 +3,7 @@
 mod sample;
 mod screen;
 
+use anyhow::Context as _;
 use std::{io::IsTerminal, time::Duration};
 
 use ratatui::{
@@ -52,7 +53,7 @@ enum Wish {
 
 impl Top {
     async fn run(mut self, terminal: &mut DefaultTerminal) -> anyhow::Result<()> {
-        let mut wishes = wishes();
+        let mut wishes = wishes()?;
         let mut every = time::interval(self.interval);
         every.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut before: Option<Sample> = None;
@@ -94,9 +95,9 @@ fn next(by: GroupedBy) -> GroupedBy {
 }
 
 /// Reads keys in a thread of its own, because the terminal can only be waited for.
-fn wishes() -> mpsc::Receiver<Wish> {
+fn wishes() -> anyhow::Result<mpsc::Receiver<Wish>> {
     let (sender, receiver) = mpsc::channel(16);
-    std::thread::spawn(move || {
+    let reading = postroad_env::thread("keys", move || {
         while !sender.is_closed() {
             match event::poll(KEY_WAIT) {
                 Ok(false) => {}
@@ -112,7 +113,8 @@ fn wishes() -> mpsc::Receiver<Wish> {
             }
         }
     });
-    receiver
+    reading.context("cannot start a thread that reads keys")?;
+    Ok(receiver)
 }
 
 fn wish_of(event: &Event) -> Option<Wish> {

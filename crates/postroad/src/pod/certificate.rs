@@ -15,7 +15,6 @@ use super::SAY_EVERY;
 use crate::{
     cli::CertificateArgs,
     cluster::{OPERATOR, read_authority, replace, replace_certificate},
-    nodes::now,
     output, signal,
 };
 
@@ -61,7 +60,9 @@ fn issue_if_due(args: &CertificateArgs) -> anyhow::Result<Option<String>> {
     let authorities =
         fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
     let present = Present::read(&args.out);
-    let Some(reason) = present.due(&authorities, args.lifetime.0, now()) else { return Ok(None) };
+    let Some(reason) = present.due(&authorities, args.lifetime.0, postroad_env::wall()) else {
+        return Ok(None);
+    };
     Ok(Some(format!("{reason}: {}", issue(args)?)))
 }
 
@@ -101,7 +102,12 @@ fn issue(args: &CertificateArgs) -> anyhow::Result<String> {
     let CertificateArgs { role, node, authority, out, lifetime, renew: _ } = args;
     let authority = read_authority(authority)?;
     let node = node.unwrap_or(OPERATOR);
-    let issued = authority.issue_until(*role, node, &[], SystemTime::now() + lifetime.0)?;
+    let issued = authority.issue_until(
+        *role,
+        node,
+        &[],
+        SystemTime::UNIX_EPOCH + Duration::from_millis(postroad_env::wall().as_millis()) + lifetime.0,
+    )?;
     fs::create_dir_all(out).with_context(|| format!("cannot create `{}` (`--out`)", out.display()))?;
     // In this order, a call that is interrupted leaves files that are due.
     replace_certificate(&issued, out, "node")?;

@@ -1,10 +1,7 @@
 //! Manages the leases while this node leads: one [`Leases`] for each term, and one proposal at a time. It also ends the
 //! suspensions whose time is over.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use postroad_directory::{Command, View};
@@ -50,7 +47,7 @@ impl LeaseManager {
             let led = status.wait_for(|status| status.leading || status.stopped).await;
             let term = led.ok().filter(|status| !status.stopped).map(|status| status.term);
             let Some(term) = term else { return };
-            *self.leases.lock() = Some(Leases::new(self.times, term, Instant::now()));
+            *self.leases.lock() = Some(Leases::new(self.times, term, postroad_env::now()));
             self.lead(term, &mut status).await;
             *self.leases.lock() = None;
         }
@@ -84,7 +81,7 @@ impl LeaseManager {
         // Read under the lock: the next holder must not see an earlier view.
         let view = self.view.borrow_and_update().clone();
         let Some(leases) = leases.as_mut() else { return (Vec::new(), None) };
-        let (now, wall) = (Instant::now(), clock::now());
+        let (now, wall) = (postroad_env::now(), clock::now());
         let mut entries = vec![leases.decide(now, &view), self.ends.decide(&view, now, wall)];
         entries.retain(|commands| !commands.is_empty());
         metrics::unowned(view.sources().filter(|source| source.owner.is_none()).count());

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{Stream, stream};
@@ -159,7 +159,7 @@ impl DirectoryService for DirectoryApi {
         let owner = Owner { node: NodeId(node), incarnation };
         self.barrier.pass().await.map_err(|error| refused(&error))?;
         let (decision, term) = self.with_leases(|leases, view| {
-            (leases.claim(Instant::now(), view, owner, replaces), leases.term())
+            (leases.claim(postroad_env::now(), view, owner, replaces), leases.term())
         })?;
         match decision {
             ClaimDecision::InForce => {}
@@ -186,7 +186,7 @@ impl DirectoryService for DirectoryApi {
         let owner = Owner { node: NodeId(node), incarnation };
         self.barrier.pass().await.map_err(|error| refused(&error))?;
         let (renewed, to_release, revision) = self.with_leases(|leases, view| {
-            (leases.renew(Instant::now(), view, owner), leases.to_release(view, owner), view.revision())
+            (leases.renew(postroad_env::now(), view, owner), leases.to_release(view, owner), view.revision())
         })?;
         if !renewed {
             return Err(Status::failed_precondition("this incarnation of the node has no lease"));

@@ -91,7 +91,7 @@ pub(super) struct SuspensionEnds {
 
 impl SuspensionEnds {
     pub(super) fn new(clock: ClockCheck) -> Self {
-        Self { clock, started: (clock::now(), Instant::now()), is_wrong: false }
+        Self { clock, started: (clock::now(), postroad_env::now()), is_wrong: false }
     }
 
     /// Returns the commands that end what is over at `wall`, as many as fit an entry.
@@ -180,7 +180,7 @@ mod tests {
     fn a_process_with_a_wrong_clock_does_not_end_suspensions() {
         const DAY: u64 = 86_400_000;
         let mut directory = Directory::new();
-        let started = Instant::now();
+        let started = postroad_env::now();
         let check = |directory: &Directory, age_secs, wall, may_be_right, expected: usize| {
             let clock = ClockCheck::new(move || may_be_right);
             let mut ends = SuspensionEnds { clock, started: (at(2 * DAY), started), is_wrong: false };

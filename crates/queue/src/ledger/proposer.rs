@@ -89,7 +89,7 @@ impl Proposer {
         views: watch::Receiver<Arc<View>>,
         retry: RetrySchedule,
     ) -> Self {
-        let sweep = Sweep { next_at: Instant::now() + SWEEP_EVERY, from: None, in_queues: false };
+        let sweep = Sweep { next_at: postroad_env::now() + SWEEP_EVERY, from: None, in_queues: false };
         Self {
             shared,
             status: group.status(),
@@ -143,7 +143,7 @@ impl Proposer {
         let status = self.status.borrow_and_update().clone();
         let led = self.shared.with_leading(|_, leading| leading.term);
         if status.leading && led != Some(status.term) {
-            let started = Instant::now();
+            let started = postroad_env::now();
             self.shared.lead(status.term, &self.views.borrow_and_update());
             self.reclaim = true;
             tracing::info!(group = %self.shared.id, term = status.term, took = ?started.elapsed(), "became leader");
@@ -232,7 +232,7 @@ impl Proposer {
             let epoch = match view.source(source) {
                 Some(known) => known.epoch,
                 None => {
-                    let since = self.unknown_since.get(&source).copied().unwrap_or_else(Instant::now);
+                    let since = self.unknown_since.get(&source).copied().unwrap_or_else(postroad_env::now);
                     gone.insert(source, since);
                     if since.elapsed() < UNKNOWN_SOURCE_WAIT {
                         continue;
@@ -298,7 +298,7 @@ async fn propose(
     bodies: Vec<Bytes>,
     after_commit: AfterCommit,
 ) -> FinishedEntry {
-    let started = Instant::now();
+    let started = postroad_env::now();
     let result = group.propose(head, bodies).await.map(|committed| committed.reply);
     FinishedEntry { term, after_commit, took: started.elapsed(), result }
 }
@@ -309,7 +309,7 @@ impl Sweep {
     }
 
     fn begins(&self) -> bool {
-        !self.is_running() && self.next_at <= Instant::now()
+        !self.is_running() && self.next_at <= postroad_env::now()
     }
 
     /// Searches some messages and entries; returns the command for messages that have expired.
@@ -327,7 +327,7 @@ impl Sweep {
         };
         self.from = next;
         if !self.is_running() {
-            self.next_at = Instant::now() + SWEEP_EVERY;
+            self.next_at = postroad_env::now() + SWEEP_EVERY;
         }
         // The next sweep finds the rest.
         expired.truncate(SWEEP_DELIVERIES);
@@ -338,6 +338,6 @@ impl Sweep {
         if self.is_running() {
             return Duration::ZERO;
         }
-        self.next_at.saturating_duration_since(Instant::now())
+        self.next_at.saturating_duration_since(postroad_env::now())
     }
 }

@@ -95,10 +95,10 @@ impl Summaries {
         if let Some(counted) = group.get(&by).filter(|known| known.term == term && known.is_new()) {
             return Ok(counted.clone());
         }
-        let started = Instant::now();
+        let started = postroad_env::now();
         let (summary, at) = (Arc::new(count(ledger, by, self.rows_max).await?), clock::now());
         let new_for = NEW_FOR.max(started.elapsed() * TIMES_ITS_DURATION);
-        let counted = Counted { summary, term, at, new_until: Instant::now() + new_for };
+        let counted = Counted { summary, term, at, new_until: postroad_env::now() + new_for };
         group.insert(by, counted.clone());
         Ok(counted)
     }
@@ -106,7 +106,7 @@ impl Summaries {
 
 impl Counted {
     fn is_new(&self) -> bool {
-        Instant::now() < self.new_until
+        postroad_env::now() < self.new_until
     }
 }
 

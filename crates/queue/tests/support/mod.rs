@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -392,7 +392,7 @@ pub fn client(channel: Channel) -> QueueServiceClient<Channel> {
 }
 
 pub fn now() -> Timestamp {
-    Timestamp::ZERO.after(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap())
+    postroad_env::wall()
 }
 
 /// Returns a new number.

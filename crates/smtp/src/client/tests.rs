@@ -19,7 +19,7 @@ struct Driver {
 impl Driver {
     /// Makes a session with a server that has not greeted yet.
     fn new(tls: TlsUse) -> Self {
-        let now = Instant::now();
+        let now = postroad_env::now();
         let helo = Domain::parse("c.example").unwrap();
         let config = ClientConfig { helo, tls, timeouts: Timeouts::default() };
         Self { session: ClientSession::new(config, now), input: BytesMut::new(), now }
@@ -117,10 +117,10 @@ fn a_session_without_a_transaction_can_be_aborted() {
         tls: TlsUse::Never,
         timeouts: Timeouts::default(),
     };
-    let mut session = ClientSession::new(config, Instant::now());
+    let mut session = ClientSession::new(config, postroad_env::now());
     assert_eq!(session.abort(), None);
     let ended = Ended::Lost(Phase::Greeting, Lost::Aborted);
-    assert_eq!(session.poll(Instant::now(), &mut BytesMut::new()), Output::Ended(ended));
+    assert_eq!(session.poll(postroad_env::now(), &mut BytesMut::new()), Output::Ended(ended));
 }
 
 #[test]

@@ -2,7 +2,7 @@ use super::*;
 
 /// Runs a session of a trusted client to the end of `input` and returns the replies.
 fn run(input: &str) -> String {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: None, identity: Some(()) };
     let mut session = ServerSession::new(Arc::new(ServerConfig::default()), peer, now);
     let mut buffer = BytesMut::new();
@@ -31,7 +31,7 @@ fn check(input: &str, expected: &[&str]) {
 /// A trusted network permits sending; a login, allowed once, replaces that identity.
 #[test]
 fn s_303_a_client_of_a_trusted_network_may_still_log_in_once() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let tls = Some(TlsInfo("TLSv1.3".into()));
     let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls, identity: Some("network") };
     let mut session = ServerSession::new(Arc::new(ServerConfig::default()), peer, now);
@@ -53,7 +53,7 @@ fn s_303_a_client_of_a_trusted_network_may_still_log_in_once() {
 
 #[test]
 fn what_the_session_itself_refuses_is_kept_and_what_the_policy_refuses_is_not() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let config = ServerConfig { recipients_max: 1, ..ServerConfig::default() };
     let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: None, identity: Some(()) };
     let mut session = ServerSession::new(Arc::new(config), peer, now);
@@ -96,7 +96,7 @@ fn s_028_a_line_over_64_kib_ends_the_session_even_when_its_end_has_arrived() {
 
 #[test]
 fn s_028_what_is_over_the_limit_of_a_line_is_not_kept() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: None, identity: Some(()) };
     let mut session = ServerSession::new(Arc::new(ServerConfig::default()), peer, now);
     let mut buffer = BytesMut::new();
@@ -124,7 +124,7 @@ fn s_028_and_s_302_a_line_of_auth_may_have_12_288_bytes() {
 
 #[test]
 fn s_201_the_smaller_of_the_limits_of_listener_and_client_holds() {
-    let now = Instant::now();
+    let now = postroad_env::now();
     for (listener, own, expected) in
         [(10, None, 10), (10, Some(5), 5), (10, Some(20), 10), (0, Some(5), 5), (0, None, 0)]
     {

@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -120,7 +120,7 @@ pub fn is_enabled() -> bool {
 /// Writes a record; costs nothing where nobody reads it, and never waits.
 pub fn write(record: &impl Record) {
     if let Some(log) = MAIL_LOG.get().filter(|log| log.is_read()) {
-        log.write(now(), record);
+        log.write(postroad_env::wall(), record);
     }
 }
 
@@ -129,11 +129,6 @@ pub fn reopen() {
     if let Some(log) = MAIL_LOG.get() {
         log.reopen();
     }
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl MailLog {
@@ -148,7 +143,7 @@ impl MailLog {
         let shared =
             Arc::new(Shared { options, to_process_log, buffer: Mutex::default(), wake: Condvar::new() });
         let writer = Writer { shared: Arc::clone(&shared), file, metrics: MailLogMetrics::new() };
-        let thread = std::thread::Builder::new().name("mail-log".to_owned()).spawn(|| writer.run())?;
+        let thread = postroad_env::thread("mail-log", || writer.run())?;
         Ok(Self { shared, thread })
     }
 
@@ -252,7 +247,7 @@ struct Taken {
 
 impl Writer {
     fn run(mut self) {
-        let (mut lines, mut reported_at) = (Vec::new(), Instant::now());
+        let (mut lines, mut reported_at) = (Vec::new(), postroad_env::now());
         loop {
             let taken = self.take(lines);
             self.metrics.lines.increment(taken.count);
@@ -264,7 +259,7 @@ impl Writer {
             }
             if reported_at.elapsed() >= REPORT_EVERY {
                 self.report_missing();
-                reported_at = Instant::now();
+                reported_at = postroad_env::now();
             }
             lines = taken.lines;
             lines.clear();
@@ -278,7 +273,7 @@ impl Writer {
         if buffer.lines.is_empty() && !buffer.stop && !buffer.reopen {
             wake.wait_for(&mut buffer, options.look_every.min(REPORT_EVERY));
         }
-        let gather_until = Instant::now() + GATHER;
+        let gather_until = postroad_env::now() + GATHER;
         while !buffer.stop && buffer.lines.len() < options.buffer_bytes / 4 && !buffer.lines.is_empty() {
             if wake.wait_until(&mut buffer, gather_until).timed_out() {
                 break;
@@ -322,7 +317,10 @@ impl Writer {
             omitted(Event::Rejected, rejected),
             omitted(Event::LoginFailed, logins),
         ];
-        missing.iter().filter(|record| record.lines > 0).for_each(|record| self.shared.write(now(), record));
+        missing
+            .iter()
+            .filter(|record| record.lines > 0)
+            .for_each(|record| self.shared.write(postroad_env::wall(), record));
     }
 }
 
@@ -363,7 +361,7 @@ impl LogFile {
             path: path.to_owned(),
             file,
             look_every,
-            looked_at: Instant::now(),
+            looked_at: postroad_env::now(),
             complained_at: [None; 2],
         })
     }
@@ -371,7 +369,7 @@ impl LogFile {
     /// Returns how many of the lines could not be written.
     fn write(&mut self, lines: &[u8], reopen: bool) -> u64 {
         if reopen || self.file.is_none() || self.looked_at.elapsed() >= self.look_every {
-            self.looked_at = Instant::now();
+            self.looked_at = postroad_env::now();
             if reopen {
                 self.open_again("requested");
             } else if !self.is_current() {
@@ -410,7 +408,7 @@ impl LogFile {
     fn complain(&mut self, error: &io::Error, what: Complaint) {
         let complained_at = &mut self.complained_at[what as usize];
         if complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-            *complained_at = Some(Instant::now());
+            *complained_at = Some(postroad_env::now());
             let what = what.as_str();
             let path = self.path.display();
             tracing::error!(%path, %error, "{what}");
@@ -571,10 +569,10 @@ mod tests {
 
     #[track_caller]
     fn wait_until(condition: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = postroad_env::now() + Duration::from_secs(60);
         while !condition() {
-            assert!(Instant::now() < deadline, "waited in vain");
-            std::thread::sleep(Duration::from_millis(2));
+            assert!(postroad_env::now() < deadline, "waited in vain");
+            postroad_env::pause(Duration::from_millis(2));
         }
     }
 
@@ -592,7 +590,7 @@ mod tests {
         let log = MailLog::start(Options { look_every, ..options(&path) }, false).unwrap();
         let names = ["mail.log.1", "mail.log.2", "mail.log"];
         for (recipient, name) in (0..).zip(names) {
-            log.shared.write(now(), &held(recipient));
+            log.shared.write(postroad_env::wall(), &held(recipient));
             wait_until(|| lines(&path).len() == 1);
             if name != "mail.log" {
                 std::fs::rename(&path, dir.path().join(name)).unwrap();
@@ -632,7 +630,7 @@ mod tests {
             buffer: Mutex::default(),
             wake: Condvar::new(),
         };
-        small.write(now(), &held(1));
+        small.write(postroad_env::wall(), &held(1));
         let buffer = small.buffer.lock();
         assert_eq!((buffer.lost, buffer.lines.len()), (1, 0));
     }
@@ -697,7 +695,7 @@ mod tests {
         let (config, problems) = source.read::<TelemetryConfig>();
         problems.finish().unwrap();
         let log = MailLog::start(options(config.mail_log.unwrap().as_ref()), false).unwrap();
-        log.shared.write(now(), &held(0));
+        log.shared.write(postroad_env::wall(), &held(0));
         stop(&log);
         assert_eq!(lines(&dir.path().join("new/directory/mail.log")).len(), 1);
     }

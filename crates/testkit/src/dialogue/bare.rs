@@ -51,7 +51,7 @@ impl BareSession {
     /// Makes a session before its greeting.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
-        let now = Instant::now();
+        let now = postroad_env::now();
         let client = Client {
             ip: IpAddr::from([127, 0, 0, 1]),
             tls: settings.implicit_tls.then(tls),

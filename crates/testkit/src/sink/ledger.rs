@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -88,7 +88,7 @@ impl Ledger {
     pub(super) fn new(file: Option<&Path>) -> io::Result<Self> {
         let file = file.map(|path| File::options().append(true).create(true).open(path)).transpose()?;
         Ok(Self(Arc::new(Inner {
-            started: Instant::now(),
+            started: postroad_env::now(),
             count: AtomicU64::new(0),
             bare_newlines: AtomicU64::new(0),
             more: Notify::new(),
@@ -221,11 +221,6 @@ impl Ledger {
         }
         self.flush()
     }
-}
-
-pub(super) fn wall_clock() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn by_message(records: Vec<Record>) -> Copies {

@@ -140,7 +140,7 @@ mod tests {
         let (second, within) = meters.connect(source, "x.test", &limits);
         assert!(!within);
         drop(second);
-        let now = Instant::now();
+        let now = postroad_env::now();
         let at = |millis| now + Duration::from_millis(millis);
         let seen: Vec<bool> =
             [0, 900, 999, 1950].map(|millis| first.count_in_windows(at(millis), &limits)).into();

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Shared, content,
-    ledger::{Record, RecordNumber, ReplyState, wall_clock},
+    ledger::{Record, RecordNumber, ReplyState},
     meter::Connected,
     script::{Action, Limits, Phase, Receiver, Rule, Script, Tls},
 };
@@ -307,7 +307,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn is_greylisted(&self, receiver: &Receiver, sender: &str, recipient: &str) -> bool {
         let Some(wait) = receiver.greylist_secs else { return false };
-        let now = Instant::now();
+        let now = postroad_env::now();
         let key = format!("{}\t{sender}\t{recipient}", self.client);
         let first = *self.shared.greylist.lock().entry(key.into()).or_insert(now);
         now.duration_since(first) < Duration::from_secs_f64(wait)
@@ -331,7 +331,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         };
         let connected = &mut self.connected[index];
         within &= connected.count_on_connection(limits);
-        let in_windows = connected.count_in_windows(Instant::now(), limits);
+        let in_windows = connected.count_in_windows(postroad_env::now(), limits);
         if !limits.enforce || (within && in_windows) {
             return Ok(true);
         }
@@ -386,7 +386,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let refused =
             rule.as_ref().and_then(|rule| rule.reply.as_deref()).is_some_and(|reply| !is_positive(reply));
         if !refused {
-            let (at, since_start) = (wall_clock(), self.shared.ledger.since_start());
+            let (at, since_start) = (postroad_env::wall(), self.shared.ledger.since_start());
             let record = |recipient| Record {
                 at,
                 since_start,

@@ -1,6 +1,6 @@
 //! The sink, tested by a client.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postroad_net::ClientTls;
 use tokio::{
@@ -110,7 +110,7 @@ async fn a_rule_applies_in_its_phase_and_domain() {
         .with_domain("data.test", rules(&[later(Phase::Data)]))
         .with_domain("message.test", rules(&[Rule::reply(Phase::Message, "554 5.7.1 no\nnever")]));
     let sink = sink(script).await;
-    let before = Instant::now();
+    let before = postroad_env::now();
     let mut client = Client::connect(&sink).await;
     assert!(before.elapsed() >= Duration::from_millis(50));
     for (domain, steps, reply) in
@@ -156,7 +156,7 @@ async fn connections_end_as_the_script_says() {
         [("close", "250 ok", false), ("half", "250 ok", false), ("slow", "250 ok", true)]
     {
         let mut client = Client::connect(&sink).await;
-        let before = Instant::now();
+        let before = postroad_env::now();
         assert_eq!(last(&client.send(&format!("a@{domain}.test")).await).trim_end(), reply);
         assert!(domain != "slow" || before.elapsed() >= Duration::from_millis(70));
         client.0.write_all(b"NOOP\r\n").await.unwrap();

@@ -1,7 +1,8 @@
 //! I8: no transaction begins before a message's time, after its deadline, or while the delivery is held.
 //!
 //! A hold counts from its acknowledgement until somebody begins to release the delivery: that release may take effect
-//! even if it fails. Memory: the transactions of each delivery.
+//! even if it fails. Who asks to release or retry a delivery wants it sent at once, whatever its time.
+//! Memory: the transactions of each delivery.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub(super) fn check(facts: &Facts<'_>, bounds: &Bounds, into: &mut Judgement) {
             for begun in submitted.get(&message).into_iter().flatten() {
                 if let Some(not_before) = begun.what.not_before
                     && at.after(bounds.slack) < not_before
+                    && asked_for(facts, delivery, Micros(0), HURRY) > at
                 {
                     let sentence =
                         format!("`{delivery}` is to be sent from {not_before} on, and was sent at {at}");
@@ -81,7 +83,7 @@ fn holds(facts: &Facts<'_>) -> BTreeMap<DeliveryId, Vec<Hold>> {
         for (recipient, result) in change.begun.what.recipients.iter().zip(results) {
             if *result == ChangeResult::Done {
                 let delivery = DeliveryId { message, recipient: *recipient };
-                let until = released(facts, delivery, change.begun.at);
+                let until = asked_for(facts, delivery, change.begun.at, &[Change::Release]);
                 holds.entry(delivery).or_default().push(Hold { since: at, answer: number, until });
             }
         }
@@ -89,13 +91,16 @@ fn holds(facts: &Facts<'_>) -> BTreeMap<DeliveryId, Vec<Hold>> {
     holds
 }
 
-/// Returns when somebody first began to release the delivery after `since`.
-fn released(facts: &Facts<'_>, delivery: DeliveryId, since: Micros) -> Micros {
-    let releases = facts.changes.values().map(|change| change.begun).filter(|begun| {
-        begun.what.change == Change::Release
+/// Changes that make a delivery due at once.
+const HURRY: &[Change] = &[Change::Release, Change::Retry];
+
+/// Returns when somebody first began to ask for one of these changes of the delivery after `since`.
+fn asked_for(facts: &Facts<'_>, delivery: DeliveryId, since: Micros, changes: &[Change]) -> Micros {
+    let asked = facts.changes.values().map(|change| change.begun).filter(|begun| {
+        changes.contains(&begun.what.change)
             && begun.what.message == delivery.message
             && begun.what.recipients.contains(&delivery.recipient)
             && begun.at >= since
     });
-    releases.map(|begun| begun.at).min().unwrap_or(Micros(u64::MAX))
+    asked.map(|begun| begun.at).min().unwrap_or(Micros(u64::MAX))
 }

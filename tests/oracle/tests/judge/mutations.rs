@@ -531,7 +531,16 @@ fn sent(facts: &Facts<'_>) -> Vec<(usize, Micros)> {
 }
 
 fn too_early(history: &History, pick: usize) -> Option<History> {
-    let (place, at) = choose(&sent(&facts(history)), pick)?;
+    let facts = facts(history);
+    // Whose time somebody overruled may be sent at once.
+    let overruled: BTreeSet<MessageId> =
+        facts.changes.values().map(|change| change.begun.what.message).collect();
+    let is_overruled = |place: &usize| {
+        let submission = facts.submissions.values().find(|submission| submission.begun.number - 1 == *place);
+        submission.and_then(|it| it.accepted_as()).is_some_and(|message| overruled.contains(&message))
+    };
+    let sent: Vec<_> = sent(&facts).into_iter().filter(|(place, _)| !is_overruled(place)).collect();
+    let (place, at) = choose(&sent, pick)?;
     edit(history, &[place], 0, |what| {
         if let What::Submitted(submitted) = what {
             submitted.not_before = Some(Micros(at.0 + 1));

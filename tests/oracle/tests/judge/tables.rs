@@ -328,6 +328,10 @@ fn i8_nothing_is_sent_too_early_too_late_or_held() {
     check_i8(timed(Some(3001), None).copy(1, 1), Violated("from 0.003001 s on"));
     check_i8(timed(None, Some(3000)).copy(1, 1), Holds);
     check_i8(timed(None, Some(2999)).copy(1, 1), Violated("until 0.002999 s"));
+    // Who asks for one of these wants it at once; what else is asked changes nothing.
+    check_i8(timed(Some(9000), None).ask(1, 1, Change::Retry).copy(1, 1), Holds);
+    check_i8(timed(Some(9000), None).ask(1, 1, Change::Release).copy(1, 1), Holds);
+    check_i8(timed(Some(9000), None).ask(1, 1, Change::Cancel).copy(1, 1), Violated("from 0.009000 s on"));
     // Held.
     let held = || script().stored(1).ask(1, 1, Change::Hold);
     let release = |script: Script| script.ask(2, 1, Change::Release);

@@ -25,6 +25,7 @@ use tokio_util::{io::poll_read_buf, sync::WaitForCancellationFutureOwned};
 
 use super::{Listener, Policy, Session, log_refused};
 use crate::{
+    connect::Socket,
     smtp::stream::{Stream, tls_info},
     timer::DeadlineTimer,
 };
@@ -80,12 +81,12 @@ impl<P: Policy> Connection<P> {
     /// Serves the client until the connection ends.
     pub(super) async fn run(mut self, socket: TcpStream) {
         self.shared.metrics.connections.increment(1);
-        if let Err(error) = self.serve(socket).await {
+        if let Err(error) = self.serve(socket.into()).await {
             tracing::debug!(%error, client = %self.client, "SMTP connection lost");
         }
     }
 
-    async fn serve(&mut self, socket: TcpStream) -> io::Result<()> {
+    async fn serve(&mut self, socket: Socket) -> io::Result<()> {
         let tls = if self.shared.implicit_tls {
             Some(self.handshake(socket).await?)
         } else {
@@ -102,14 +103,14 @@ impl<P: Policy> Connection<P> {
         }
         let ip = self.client.ip().to_canonical();
         let peer = Peer { ip, tls, identity: self.shared.policy.network_identity(ip) };
-        let mut session = ServerSession::new(Arc::clone(&self.shared.server), peer, Instant::now());
+        let mut session = ServerSession::new(Arc::clone(&self.shared.server), peer, postroad_env::now());
         self.limit_message_size(&mut session);
         self.run_session(&mut session).await
     }
 
     async fn run_session(&mut self, session: &mut ServerSession<P::Identity>) -> io::Result<()> {
         loop {
-            match session.poll(Instant::now(), &mut self.input) {
+            match session.poll(postroad_env::now(), &mut self.input) {
                 Output::Ask(question) => self.answer(session, question).await,
                 Output::Read(deadline) => {
                     if self.draining && session.shut_down() {
@@ -130,7 +131,7 @@ impl<P: Policy> Connection<P> {
                     self.send_replies(session).await?;
                     let socket = self.stream.take_socket(&self.input).ok_or(io::ErrorKind::NotConnected)?;
                     let tls = self.handshake(socket).await?;
-                    session.tls_established(Instant::now(), tls);
+                    session.tls_established(postroad_env::now(), tls);
                 }
                 // An unconfirmed 250 may be sent together with the 221: then close slowly so that both arrive.
                 Output::Quit if !self.unconfirmed_250 => {
@@ -163,7 +164,7 @@ impl<P: Policy> Connection<P> {
                 self.count_undelivered_ack();
             }
         }
-        session.answer(Instant::now(), answer);
+        session.answer(postroad_env::now(), answer);
         if is_login {
             self.limit_message_size(session);
         }
@@ -205,7 +206,7 @@ impl<P: Policy> Connection<P> {
         if sent == bytes.len() {
             return Ok(());
         }
-        let deadline = Instant::now() + self.shared.server.command_timeout;
+        let deadline = postroad_env::now() + self.shared.server.command_timeout;
         let stream = &mut self.stream;
         let sending = async {
             stream.write_all(&bytes[sent..]).await?;
@@ -260,11 +261,13 @@ impl<P: Policy> Connection<P> {
         let delay = self.shared.greeting_delay;
         if !delay.is_zero() {
             let reading = self.stream.read_buf(&mut self.input);
-            return Ok(self.timer.timeout_at(Instant::now() + delay, reading).await.transpose()? != Some(0));
+            return Ok(
+                self.timer.timeout_at(postroad_env::now() + delay, reading).await.transpose()? != Some(0)
+            );
         }
         let read = match &mut self.stream {
             // The runtime has not polled this socket yet, so ask the kernel.
-            Stream::Plain(socket) => {
+            Stream::Plain(Socket::Tcp(socket)) => {
                 let mut early = [0; 256];
                 let read = io::Read::read(&mut &*SockRef::from(&*socket), &mut early);
                 read.inspect(|bytes| self.input.extend_from_slice(&early[..*bytes]))
@@ -280,7 +283,7 @@ impl<P: Policy> Connection<P> {
         }
     }
 
-    async fn handshake(&mut self, socket: TcpStream) -> io::Result<TlsInfo> {
+    async fn handshake(&mut self, socket: Socket) -> io::Result<TlsInfo> {
         let acceptor = self.shared.acceptor.clone().ok_or(io::ErrorKind::Unsupported)?;
         let limit = self.shared.handshake_timeout;
         let accepted = {
@@ -306,7 +309,7 @@ impl<P: Policy> Connection<P> {
     /// Closes the connection after QUIT.
     async fn close_after_quit(&mut self) -> io::Result<()> {
         let Self { stream, timer, .. } = self;
-        timer.timeout_at(Instant::now() + LINGER, stream.finish()).await.unwrap_or(Ok(()))
+        timer.timeout_at(postroad_env::now() + LINGER, stream.finish()).await.unwrap_or(Ok(()))
     }
 
     /// Closes so that the last reply arrives: shuts down our side and reads until the client closes.
@@ -325,6 +328,6 @@ impl<P: Policy> Connection<P> {
                 }
             }
         };
-        timer.timeout_at(Instant::now() + LINGER, closing).await.unwrap_or(Ok(()))
+        timer.timeout_at(postroad_env::now() + LINGER, closing).await.unwrap_or(Ok(()))
     }
 }

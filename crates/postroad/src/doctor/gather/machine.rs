@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::future::join_all;
@@ -41,7 +41,7 @@ pub(super) async fn gather(setup: &NodeSetup) -> NodeFacts {
     });
     let listeners = join_all(listeners).await;
     let data = setup.data.clone().map(|data| (data, setup.role == RoleName::Queue));
-    let data = tokio::task::spawn_blocking(move || data.map(|(path, measure)| disk(&path, measure))).await;
+    let data = postroad_env::blocking(move || data.map(|(path, measure)| disk(&path, measure))).await;
     let limit = getrlimit(Resource::Nofile).current;
     NodeFacts {
         role: setup.role,
@@ -132,13 +132,13 @@ fn disk(data: &Path, measure: bool) -> Result<DataFacts, String> {
 /// Writes and syncs as the log does, in a file that has no name.
 fn sync_times(data: &Path) -> io::Result<SyncTimes> {
     let mut file: File = tempfile::tempfile_in(data)?;
-    let (block, started) = ([0x5a; WRITE_BYTES], Instant::now());
+    let (block, started) = ([0x5a; WRITE_BYTES], postroad_env::now());
     // The first one allocates.
     file.write_all(&block)?;
     file.sync_data()?;
     let mut times = Vec::new();
     while times.len() < WRITES && started.elapsed() < WRITES_WITHIN {
-        let began = Instant::now();
+        let began = postroad_env::now();
         file.write_all(&block)?;
         file.sync_data()?;
         times.push(began.elapsed());

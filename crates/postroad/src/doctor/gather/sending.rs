@@ -2,16 +2,15 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{StreamExt, future::join_all, stream};
 use postroad_core::Domain;
 use postroad_dns::{MailHosts, Resolver};
-use postroad_net::{Guard, connect};
+use postroad_net::{Connector, Guard, Socket};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
     time::{Instant as Deadline, timeout, timeout_at},
 };
 
@@ -107,7 +106,7 @@ async fn names(resolver: &Resolver, address: IpAddr, helo: Domain) -> NameFacts 
 
 /// Looks up the mail hosts of a domain.
 pub(super) async fn dns(resolver: &Resolver, probe: &Domain) -> DnsFacts {
-    let asked_at = Instant::now();
+    let asked_at = postroad_env::now();
     let hosts = resolver.mail_hosts(probe).await;
     DnsFacts {
         domain: probe.to_string(),
@@ -167,7 +166,7 @@ async fn connection(
 }
 
 async fn greeting(guard: &Guard, to: SocketAddr, from: Option<IpAddr>) -> Result<String, String> {
-    let stream = connect::connect(guard, to, from, STEP_MAX).await;
+    let stream = Connector::Tcp.connect(guard, to, from, STEP_MAX).await;
     let mut stream = stream.map_err(|error| match std::error::Error::source(&error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
@@ -180,7 +179,7 @@ async fn greeting(guard: &Guard, to: SocketAddr, from: Option<IpAddr>) -> Result
     if line.is_empty() { Err("connected, and the connection was closed".to_owned()) } else { Ok(line) }
 }
 
-async fn first_line(stream: &mut TcpStream) -> std::io::Result<String> {
+async fn first_line(stream: &mut Socket) -> std::io::Result<String> {
     let mut line = Vec::new();
     BufReader::new(stream.take(GREETING_BYTES_MAX)).read_until(b'\n', &mut line).await?;
     Ok(String::from_utf8_lossy(&line).trim_end().to_owned())

@@ -9,7 +9,6 @@ use serde::Serialize;
 use super::ShownDelivery;
 use crate::{
     cli::message::{Cursor, MessageListArgs},
-    nodes::now,
     operator::{
         Operator,
         selection::Pages,
@@ -131,7 +130,7 @@ impl Row for Listed {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let now = now().as_millis();
+        let now = postroad_env::wall().as_millis();
         let delivery = &self.delivery;
         let sender = if self.sender.is_empty() { "<>".to_owned() } else { self.sender.clone() };
         vec![

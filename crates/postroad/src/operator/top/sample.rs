@@ -31,7 +31,7 @@ pub(super) struct Sample {
 impl Sample {
     pub(super) async fn read(operator: &Operator, by: GroupedBy) -> Result<Self, OperatorError> {
         let depths = Depths::read(operator, by, ROWS).await?;
-        let at = Instant::now();
+        let at = postroad_env::now();
         let groups = operator.ledger_groups("read the state of the cluster").await?;
         let (summaries, nodes) = tokio::join!(
             join_all(groups.iter().map(|group| summary(operator, *group))),

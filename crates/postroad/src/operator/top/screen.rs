@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn rates_are_differences_of_counts_that_began_with_the_same_leader() {
-        let start = Instant::now();
+        let start = postroad_env::now();
         let flow = |accepted, delivered, within: &[u64]| Flow {
             accepted,
             delivered,
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_small_terminal_shows_what_fits() {
-        let sample = sample(Instant::now(), Flow::default(), 1, 0);
+        let sample = sample(postroad_env::now(), Flow::default(), 1, 0);
         let shown = Screenful::of("x", GroupedBy::Tenant, &sample, None);
         for (width, height) in [(1, 1), (20, 3), (40, 8), (80, 24), (300, 100)] {
             screen(&shown, width, height);

@@ -43,7 +43,7 @@ impl World {
             }))
         });
         directory.apply(&Command::Change(changes.collect())).unwrap();
-        let now = Instant::now();
+        let now = postroad_env::now();
         Self { directory, leases: Leases::new(LeaseTimes::default(), 1, now), now }
     }
 

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 use postroad_smtp::server::{Answer, Question};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::*;

@@ -1,0 +1,627 @@
+//! The cluster that is simulated, and what happens to it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use postroad_core::{ClusterId, NodeId, Timestamp};
+use postroad_oracle::{Phase, What, history::Role};
+use postroad_outbound::Home;
+use postroad_storage::{
+    Disk, DiskId, Identity, Origin, format,
+    sim::{PowerCut, SimFs},
+};
+use rand::{
+    RngExt, SeedableRng,
+    rngs::StdRng,
+    seq::{IndexedRandom, SliceRandom},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    network::{Host, Net},
+    nodes::{self, Place, queue::Groups},
+    observer::Observer,
+    plan::{Fault, Moment, Step},
+    process::Process,
+    record::Recorder,
+    trace::Trace,
+};
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(1);
+pub(crate) const QUEUE_NODES: u64 = 3;
+pub(crate) const OUTBOUND_NODES: [u64; 2] = [11, 12];
+pub(crate) const CLIENTS: [u64; 2] = [21, 22];
+pub(crate) const OPERATOR: u64 = 31;
+pub(crate) const LEDGER_GROUPS: u16 = 3;
+
+/// When the run begins, by the true clock.
+pub(crate) const START: Duration = Duration::from_secs(1_800_000_000);
+/// How long a process runs before another one does, in ms; one of these in each run.
+const TICKS: [u64; 3] = [1, 2, 4];
+/// After the faults: how long clients go on.
+const CLIENTS_GO_ON_FOR: Duration = Duration::from_secs(3);
+/// After the faults: how long deliveries may take to end.
+const QUIET_WITHIN: Duration = Duration::from_secs(180);
+/// How long it takes until somebody replaces a disk that its node cannot use.
+const DISK_REPLACED_AFTER: Duration = Duration::from_secs(4);
+/// Faults after which a disk may have anything else than what was written to it, or says so.
+const DAMAGE: [&str; 6] = [
+    "misdirected write",
+    "dropped write",
+    "forgotten sync",
+    "zeroed page",
+    "flipped bit at rest",
+    "flipped bit on read",
+];
+/// A process that ends by itself starts again after this time, as a supervisor does it.
+const SUPERVISED_AFTER: Duration = Duration::from_secs(1);
+
+/// A node: its process while it runs, and what outlives it.
+struct Node {
+    role: Role,
+    process: Option<Process>,
+    disk: SimFs,
+    /// What was on it at the last start.
+    old_disk: SimFs,
+    /// How often its disk had done something wrong by then.
+    wrong_at_start: u64,
+    /// How often disks before this one were damaged.
+    damages_before: u64,
+    /// Its disk is an earlier copy or damaged: it does not run until an operator replaces the disk by an empty one.
+    is_condemned: bool,
+    starts_at: Option<Duration>,
+    /// It does not run until then, and has not since the other time.
+    suspended: Option<(Duration, Duration)>,
+    /// It dies at the disk operation with this number, and loses power then or not.
+    dies_at: Option<(u64, Option<PowerCut>, Duration)>,
+    stop: CancellationToken,
+    groups: Groups,
+    home: Home,
+    clock_ahead_millis: i64,
+}
+
+impl Node {
+    /// Its disk may have anything else than what was written to it.
+    fn is_damaged(&self) -> bool {
+        damages(&self.disk) > self.damages_before
+    }
+}
+
+/// The end of a fault.
+enum Ending {
+    Unblock(Vec<(Host, Host)>),
+    Latency,
+    Drift(u64),
+    Capacity(u64),
+    /// An operator replaces a disk by an empty one.
+    NewDisk(u64),
+    /// The node of a flapping link is blocked or not, every so long, until then.
+    Flap {
+        node: u64,
+        blocked: bool,
+        every: Duration,
+        until: Duration,
+    },
+}
+
+/// The cluster.
+pub(crate) struct World {
+    rng: StdRng,
+    now: Duration,
+    tick: Duration,
+    net: Net,
+    trace: Trace,
+    recorder: Recorder,
+    nodes: BTreeMap<u64, Node>,
+    /// By time and number.
+    endings: BTreeMap<(Duration, u64), (Ending, &'static str, Vec<NodeId>)>,
+    observer: Observer,
+    problems: Vec<String>,
+    place: Place,
+}
+
+impl World {
+    /// Starts a cluster whose disks are empty.
+    pub(crate) fn new(seed: u64, trace: Trace, recorder: Recorder) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let net = Net::new(rng.random(), CLUSTER, trace.clone());
+        // Busy clusters fill segments and windows; in the time of one, the faults of several quiet ones are simulated.
+        let pace = *[1, 10, 20, 40].choose(&mut rng).unwrap_or(&1);
+        let tick = Duration::from_millis(*TICKS.choose(&mut rng).unwrap_or(&1));
+        let place = Place::new(net.clone(), recorder.clone(), pace);
+        let observer = Observer::new(recorder.clone());
+        let mut world = Self {
+            rng,
+            now: Duration::ZERO,
+            tick,
+            net,
+            trace,
+            recorder,
+            nodes: BTreeMap::new(),
+            endings: BTreeMap::new(),
+            observer,
+            problems: Vec::new(),
+            place,
+        };
+        let queue = (1..=QUEUE_NODES).map(|node| (node, Role::Queue));
+        let outbound = OUTBOUND_NODES.map(|node| (node, Role::Outbound));
+        let clients = CLIENTS.map(|node| (node, Role::Ingress));
+        for (node, role) in queue.chain(outbound).chain(clients).chain([(OPERATOR, Role::Control)]) {
+            world.add(node, role);
+        }
+        world
+    }
+
+    fn add(&mut self, node: u64, role: Role) {
+        let disk = SimFs::default();
+        if role == Role::Queue {
+            format_disk(&disk, node, Disk { id: DiskId(node), origin: Origin::Form });
+        }
+        let starts_at = Some(Duration::ZERO);
+        let (stop, groups) = (CancellationToken::new(), Groups::default());
+        let added = Node {
+            role,
+            process: None,
+            old_disk: disk.snapshot(),
+            wrong_at_start: 0,
+            damages_before: 0,
+            is_condemned: false,
+            disk,
+            starts_at,
+            suspended: None,
+            dies_at: None,
+            stop,
+            groups,
+            home: Home::Memory(Arc::default()),
+            clock_ahead_millis: 0,
+        };
+        self.nodes.insert(node, added);
+    }
+
+    /// Carries out a plan for `length`, then lets everything settle; returns what nodes did that nobody asked for.
+    pub(crate) fn run(mut self, plan: &[Step], length: Duration) -> (Duration, Vec<String>) {
+        let mut steps = plan.iter().cloned().peekable();
+        self.recorder.push(What::Phase(Phase::Safety));
+        while self.now < length {
+            while let Some(step) = steps.next_if(|step| step.at <= self.now) {
+                self.inject(step);
+            }
+            self.tick();
+        }
+        self.heal();
+        self.settle();
+        self.recorder.push(What::Phase(Phase::Quiet));
+        self.count_disk_faults();
+        let Self { nodes, now, problems, .. } = self;
+        nodes.into_values().filter_map(|node| node.process).for_each(Process::kill);
+        (now, problems)
+    }
+
+    /// Ends every fault.
+    fn heal(&mut self) {
+        let damaged = self.nodes.iter().filter(|(_, node)| node.is_damaged() && !node.is_condemned);
+        let damaged: Vec<u64> = damaged.map(|(number, _)| *number).collect();
+        damaged.into_iter().for_each(|node| self.lose_disk(node, SUPERVISED_AFTER));
+        for (ending, name, nodes) in std::mem::take(&mut self.endings).into_values() {
+            let ending = match ending {
+                Ending::Flap { node, blocked, every, .. } => {
+                    Ending::Flap { node, blocked, every, until: self.now }
+                }
+                other => other,
+            };
+            self.end(ending, name, &nodes);
+        }
+        for (number, node) in &mut self.nodes {
+            node.dies_at = None;
+            node.disk.disarm();
+            node.process.iter().for_each(Process::free_disk);
+            node.starts_at = node.starts_at.map(|at| at.min(self.now + SUPERVISED_AFTER));
+            if let Some((until, _)) = &mut node.suspended {
+                *until = self.now;
+            }
+            let ahead = std::mem::take(&mut node.clock_ahead_millis);
+            if let Some(process) = node.process.as_ref().filter(|_| ahead != 0) {
+                process.step_wall(-ahead);
+                self.recorder.fault("clock step", &[NodeId(*number)], false);
+            }
+        }
+        let bound = u64::try_from(QUIET_WITHIN.as_micros()).unwrap_or(u64::MAX);
+        self.recorder.push(What::Phase(Phase::Liveness { within: postroad_oracle::Micros(bound) }));
+    }
+
+    /// Lets clients end, and waits until every delivery has.
+    fn settle(&mut self) {
+        let end = self.now + QUIET_WITHIN;
+        let clients_end = self.now + CLIENTS_GO_ON_FOR;
+        while self.now < end {
+            if self.now >= clients_end {
+                self.place.end_clients();
+            }
+            self.tick();
+            if self.now >= clients_end && self.place.all_have_ended() && self.is_redundant(1) {
+                return;
+            }
+        }
+        let missing = self.place.missing();
+        let agree = if self.is_redundant(1) { "agree" } else { "do not agree" };
+        self.problems.push(format!("it is not quiet in time: {missing}, the replicas {agree}"));
+    }
+
+    fn tick(&mut self) {
+        self.start_due();
+        let mut order: Vec<u64> = self.nodes.keys().copied().collect();
+        order.shuffle(&mut self.rng);
+        order.into_iter().for_each(|node| self.tick_node(node));
+        self.now += self.tick;
+        postroad_machine::set_time(START + self.now);
+        self.recorder.set_now(self.now);
+        self.net.deliver(self.now);
+        while let Some(entry) = self.endings.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            let (ending, name, nodes) = entry.remove();
+            self.end(ending, name, &nodes);
+        }
+        self.observe();
+    }
+
+    fn tick_node(&mut self, number: u64) {
+        let Some(node) = self.nodes.get_mut(&number) else { return };
+        if let Some((until, since)) = node.suspended {
+            if self.now < until {
+                return;
+            }
+            node.suspended = None;
+            self.recorder.fault("suspended process", &[NodeId(number)], false);
+            if let Some(process) = &mut node.process {
+                process.resume(self.now - since);
+            }
+        }
+        let Some(process) = &mut node.process else { return };
+        process.tick(self.tick);
+        let has_ended = process.has_ended();
+        match node.dies_at {
+            Some((operation, cut, down)) if node.disk.operations() > operation => {
+                self.kill(number, cut, down);
+            }
+            // The real file system ends the process at once.
+            _ if node.disk.has_failed() => self.kill(number, None, SUPERVISED_AFTER),
+            _ if has_ended => self.ended(number),
+            _ => {}
+        }
+    }
+
+    /// A process has ended by itself.
+    fn ended(&mut self, number: u64) {
+        let Some(node) = self.nodes.get_mut(&number) else { return };
+        // Nobody accepts an old copy of a disk, and its node says so and ends. A disk that does not do what it is told ends a
+        // process too.
+        let is_asked = node.stop.is_cancelled() || node.is_condemned;
+        let has_cause = went_wrong(&node.disk) > node.wrong_at_start || node.is_damaged();
+        if !is_asked && !has_cause {
+            self.trace.note(format_args!("{} ended by itself", name(number)), &[]);
+            self.problems.push(format!("{:.3} s: {} ended by itself", self.now.as_secs_f64(), name(number)));
+        }
+        if !is_asked && node.is_damaged() {
+            node.is_condemned = true;
+            self.begin(Ending::NewDisk(number), DISK_REPLACED_AFTER, "damaged disk", &[number]);
+        }
+        let Some(node) = self.nodes.get(&number) else { return };
+        let down = node.starts_at.map_or(SUPERVISED_AFTER, |at| at.saturating_sub(self.now));
+        self.kill(number, None, down);
+    }
+
+    fn kill(&mut self, number: u64, cut: Option<PowerCut>, down: Duration) {
+        let Some(node) = self.nodes.get_mut(&number) else { return };
+        node.dies_at = None;
+        node.starts_at = Some(self.now + down);
+        let Some(process) = node.process.take() else { return };
+        self.trace.note(format_args!("{} killed", name(number)), &[]);
+        self.recorder.node(NodeId(number), node.role, false);
+        // Its host first: what its tasks write while they are dropped must not arrive.
+        if cut.is_some() {
+            self.net.host_died(process.host);
+        } else {
+            self.net.process_died(process.host);
+        }
+        process.kill();
+        node.groups.clear();
+        if node.suspended.take().is_some() {
+            self.recorder.fault("suspended process", &[NodeId(number)], false);
+        }
+        node.disk = match cut {
+            Some(cut) => node.disk.power_cut_as(cut, || self.rng.random()),
+            None => node.disk.reopened(),
+        };
+    }
+
+    fn start_due(&mut self) {
+        for (number, node) in &mut self.nodes {
+            if node.process.is_some() || node.starts_at.is_none_or(|at| at > self.now) {
+                continue;
+            }
+            node.starts_at = None;
+            node.old_disk = node.disk.snapshot();
+            node.wrong_at_start = went_wrong(&node.disk);
+            self.observer.starts(*number);
+            node.stop = CancellationToken::new();
+            // Connections that went dead are reset once the host answers again.
+            self.net.reset(Host(*number));
+            let seed = self.rng.random();
+            let true_time = Timestamp::ZERO.after(START + self.now);
+            let ahead = Duration::from_millis(node.clock_ahead_millis.unsigned_abs());
+            let wall =
+                if node.clock_ahead_millis < 0 { true_time.before(ahead) } else { true_time.after(ahead) };
+            let starting = nodes::Starting {
+                number: *number,
+                seed,
+                wall,
+                disk: node.disk.clone(),
+                stop: node.stop.clone(),
+            };
+            self.trace.note(format_args!("{} starts", name(*number)), &[]);
+            self.recorder.node(NodeId(*number), node.role, true);
+            node.process = Some(match node.role {
+                Role::Queue => nodes::queue::start(&self.place, starting, &node.groups),
+                Role::Outbound => nodes::outbound::start(&self.place, starting, &node.home),
+                Role::Ingress => nodes::client::start(&self.place, starting),
+                Role::Control => nodes::operator::start(&self.place, starting),
+            });
+        }
+    }
+
+    fn inject(&mut self, step: Step) {
+        self.trace.note(format_args!("{step}"), &[]);
+        let fault = &step.fault;
+        match *fault {
+            Fault::Kill { node, moment, down } => self.kill_at(node, moment, None, down, fault.name()),
+            Fault::PowerCut { node, moment, down, cut } => {
+                self.kill_at(node, moment, Some(cut), down, fault.name());
+            }
+            Fault::PowerCutEverywhere { down } => {
+                self.happened(fault.name(), &[]);
+                let cut = Some(PowerCut::default());
+                (1..=QUEUE_NODES).for_each(|node| self.kill(node, cut, down));
+            }
+            Fault::Suspend { node, length } => self.suspend(node, length),
+            Fault::Restart { node, down } => self.restart(node, down),
+            Fault::Isolate { node, length } => {
+                let pairs = self.pairs_of(node);
+                self.block(pairs, length, fault.name(), &[node]);
+            }
+            Fault::OneWay { from, to, length } => {
+                self.block(vec![(Host(from), Host(to))], length, fault.name(), &[from, to]);
+            }
+            Fault::Partition { one, other, length } => {
+                let pairs = vec![(Host(one), Host(other)), (Host(other), Host(one))];
+                self.block(pairs, length, fault.name(), &[one, other]);
+            }
+            Fault::Flap { node, every, length } => {
+                self.recorder.fault(fault.name(), &[NodeId(node)], true);
+                let until = self.now + length;
+                let flap = Ending::Flap { node, blocked: true, every, until };
+                self.end(flap, fault.name(), &[NodeId(node)]);
+            }
+            Fault::Slow { latency, length } => {
+                self.net.set_latency(latency);
+                self.begin(Ending::Latency, length, fault.name(), &[]);
+            }
+            Fault::HalfOpen { node } => {
+                self.net.silence(Host(node));
+                self.happened(fault.name(), &[node]);
+            }
+            Fault::Reset { node } => {
+                self.net.reset(Host(node));
+                self.happened(fault.name(), &[node]);
+            }
+            Fault::ClockStep { node, by_millis } => self.step_clock(node, by_millis),
+            Fault::Drift { node, ppm, length } => {
+                if let Some(process) = self.process(node) {
+                    process.drift_ppm = ppm;
+                    self.begin(Ending::Drift(node), length, fault.name(), &[node]);
+                }
+            }
+            Fault::Full { node, spare_bytes, length } => {
+                if let Some(node) = self.nodes.get(&node) {
+                    node.disk.set_capacity(Some(node.disk.used_bytes() + spare_bytes));
+                }
+                self.begin(Ending::Capacity(node), length, fault.name(), &[node]);
+            }
+            // What it does is counted once it has happened.
+            Fault::Disk { node, ref fault } => {
+                if let Some(node) = self.nodes.get(&node) {
+                    node.disk.arm(fault.clone());
+                }
+            }
+            Fault::LostDisk { node, .. } | Fault::OldDisk { node, .. } if !self.is_redundant(node) => {}
+            Fault::LostDisk { node, down } => {
+                self.lose_disk(node, down);
+                self.happened(step.fault.name(), &[node]);
+            }
+            Fault::OldDisk { node, down } => {
+                self.kill(node, Some(PowerCut::default()), down);
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.disk = node.disk.restored(&node.old_disk);
+                    node.is_condemned = true;
+                }
+                self.begin(Ending::NewDisk(node), DISK_REPLACED_AFTER, step.fault.name(), &[node]);
+            }
+        }
+    }
+
+    fn kill_at(&mut self, number: u64, moment: Moment, cut: Option<PowerCut>, down: Duration, name: &str) {
+        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.process.is_some()) else { return };
+        if node.suspended.is_some() {
+            return;
+        }
+        self.recorder.fault(name, &[NodeId(number)], true);
+        self.recorder.fault(name, &[NodeId(number)], false);
+        match moment {
+            Moment::Idle => self.kill(number, cut, down),
+            Moment::Await(steps) => {
+                if let Some(process) = &mut node.process {
+                    process.step(steps);
+                }
+                self.kill(number, cut, down);
+            }
+            Moment::Operation(operations) => {
+                node.disk.fail_after(operations);
+                node.dies_at = Some((node.disk.operations() + operations, cut, down));
+            }
+        }
+    }
+
+    fn suspend(&mut self, number: u64, length: Duration) {
+        let until = self.now + length;
+        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.process.is_some()) else { return };
+        if node.suspended.is_none() {
+            node.suspended = Some((until, self.now));
+            self.recorder.fault("suspended process", &[NodeId(number)], true);
+        }
+    }
+
+    fn restart(&mut self, number: u64, down: Duration) {
+        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.process.is_some()) else { return };
+        node.stop.cancel();
+        self.observer.stops(number);
+        // It may take a while to end.
+        node.starts_at = Some(self.now + down);
+        self.happened("restart", &[number]);
+    }
+
+    fn step_clock(&mut self, number: u64, by_millis: i64) {
+        let Some(node) = self.nodes.get_mut(&number) else { return };
+        if node.clock_ahead_millis == 0 {
+            self.recorder.fault("clock step", &[NodeId(number)], true);
+        }
+        node.clock_ahead_millis += by_millis;
+        if let Some(process) = &node.process {
+            process.step_wall(by_millis);
+        }
+    }
+
+    /// An operator puts an empty disk in the place of a lost one, and lets its node rejoin.
+    fn lose_disk(&mut self, number: u64, down: Duration) {
+        self.kill(number, Some(PowerCut::default()), down);
+        let id = DiskId(self.rng.random());
+        let Some(node) = self.nodes.get_mut(&number) else { return };
+        node.disk = node.disk.lost();
+        node.is_condemned = false;
+        node.damages_before = damages(&node.disk);
+        self.observer.has_new_disk(number);
+        format_disk(&node.disk, number, Disk { id, origin: Origin::Rejoin });
+    }
+
+    /// A fault without a length.
+    fn happened(&self, name: &str, nodes: &[u64]) {
+        let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
+        self.recorder.fault(name, &nodes, true);
+        self.recorder.fault(name, &nodes, false);
+    }
+
+    fn begin(&mut self, ending: Ending, length: Duration, name: &'static str, nodes: &[u64]) {
+        let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
+        self.recorder.fault(name, &nodes, true);
+        let key = (self.now + length, self.recorder.number());
+        self.endings.insert(key, (ending, name, nodes));
+    }
+
+    fn block(&mut self, pairs: Vec<(Host, Host)>, length: Duration, name: &'static str, nodes: &[u64]) {
+        pairs.iter().for_each(|(from, to)| self.net.set_blocked(*from, *to, true));
+        self.begin(Ending::Unblock(pairs), length, name, nodes);
+    }
+
+    fn pairs_of(&self, node: u64) -> Vec<(Host, Host)> {
+        let others = self.nodes.keys().filter(|other| **other != node);
+        others.flat_map(|other| [(Host(node), Host(*other)), (Host(*other), Host(node))]).collect()
+    }
+
+    fn end(&mut self, ending: Ending, name: &'static str, nodes: &[NodeId]) {
+        match ending {
+            Ending::Unblock(pairs) => {
+                pairs.iter().for_each(|(from, to)| self.net.set_blocked(*from, *to, false));
+            }
+            Ending::Latency => self.net.set_latency(nodes::LATENCY),
+            Ending::Drift(node) => {
+                if let Some(process) = self.process(node) {
+                    process.drift_ppm = 0;
+                }
+            }
+            Ending::Capacity(node) => {
+                if let Some(node) = self.nodes.get(&node) {
+                    node.disk.set_capacity(None);
+                }
+            }
+            Ending::NewDisk(node) => self.lose_disk(node, SUPERVISED_AFTER),
+            Ending::Flap { node, blocked, every, until } => {
+                let goes_on = self.now < until;
+                let blocked = blocked && goes_on;
+                self.pairs_of(node).iter().for_each(|(from, to)| self.net.set_blocked(*from, *to, blocked));
+                if goes_on {
+                    let next = Ending::Flap { node, blocked: !blocked, every, until };
+                    let key = (self.now + every, self.recorder.number());
+                    self.endings.insert(key, (next, name, nodes.to_vec()));
+                    return;
+                }
+            }
+        }
+        self.recorder.fault(name, nodes, false);
+    }
+
+    fn process(&mut self, node: u64) -> Option<&mut Process> {
+        self.nodes.get_mut(&node)?.process.as_mut()
+    }
+
+    fn observe(&mut self) {
+        for (number, node) in &self.nodes {
+            if let Some(replicas) = node.groups.replicas() {
+                self.observer.look(*number, &replicas);
+            }
+        }
+    }
+
+    /// Returns true when a node may lose its disk: all queue nodes vote, and have applied the same.
+    fn is_redundant(&self, number: u64) -> bool {
+        let others = (1..=QUEUE_NODES).filter(|other| *other != number);
+        let applied = |node: u64| {
+            let node = self.nodes.get(&node).filter(|node| node.process.is_some() && !node.is_condemned)?;
+            let replicas = node.groups.replicas()?;
+            replicas.votes().then(|| replicas.applied())
+        };
+        let own = applied(number);
+        own.is_some() && others.map(applied).all(|other| other == own)
+    }
+
+    /// Counts what each disk did wrong.
+    fn count_disk_faults(&self) {
+        for node in self.nodes.values() {
+            // Those are counted as they happen.
+            let is_new = |(name, _): &(&str, u64)| !["lost disk", "restored old disk"].contains(name);
+            for (name, times) in node.disk.fired().into_iter().filter(is_new) {
+                self.recorder.count_fault(name, times);
+            }
+        }
+    }
+}
+
+/// Returns how often a disk has done something wrong.
+fn went_wrong(disk: &SimFs) -> u64 {
+    disk.fired().values().sum()
+}
+
+/// Returns how often a disk, or one before it, has lost or changed what was written to it.
+fn damages(disk: &SimFs) -> u64 {
+    disk.fired().iter().filter(|(name, _)| DAMAGE.contains(name)).map(|(_, times)| times).sum()
+}
+
+fn format_disk(fs: &SimFs, node: u64, disk: Disk) {
+    let identity = Identity { cluster: CLUSTER, node: NodeId(node) };
+    format(fs, identity, disk).expect("an empty disk takes a header");
+}
+
+/// Returns what people call a node.
+pub(crate) fn name(node: u64) -> String {
+    match node {
+        1..=QUEUE_NODES => format!("queue-{node}"),
+        11..21 => format!("outbound-{node}"),
+        21..31 => format!("client-{node}"),
+        _ => "operator".to_owned(),
+    }
+}
