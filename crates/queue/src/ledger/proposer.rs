@@ -37,6 +37,9 @@ const IN_FLIGHT_MAX: usize = 1;
 /// Pause before a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
+/// Pause after an entry that was not committed. While leadership is transferred, Raft refuses every entry at once.
+const FAILED_RETRY: Duration = Duration::from_millis(20);
+
 /// The shortest pause, so that other tasks run too.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 
@@ -63,6 +66,8 @@ pub(crate) struct Proposer {
     unknown_since: BTreeMap<SourceId, Instant>,
     sweep: Sweep,
     retry: RetrySchedule,
+    /// Nothing is proposed before.
+    proposes_at: Instant,
 }
 
 /// The search for expired messages, and for what the dispatcher's queues still have of them.
@@ -101,6 +106,7 @@ impl Proposer {
             unknown_since: BTreeMap::new(),
             sweep,
             retry,
+            proposes_at: postroad_env::now(),
         }
     }
 
@@ -109,7 +115,8 @@ impl Proposer {
         let mut in_flight = FuturesOrdered::new();
         self.follow_leadership();
         loop {
-            let is_free = in_flight.len() < IN_FLIGHT_MAX;
+            let failed_pause = self.proposes_at.saturating_duration_since(postroad_env::now());
+            let is_free = in_flight.len() < IN_FLIGHT_MAX && failed_pause.is_zero();
             if is_free {
                 // Let tasks that are ready add their requests: an entry costs about the same however full it is.
                 tokio::task::yield_now().await;
@@ -119,7 +126,11 @@ impl Proposer {
                 in_flight.push_back(propose(self.group.clone(), term, head, bodies, after_commit));
                 continue;
             }
-            let pause = if is_free { self.pause() } else { FULL_RETRY };
+            let pause = match is_free {
+                true => self.pause(),
+                false if in_flight.is_empty() => failed_pause,
+                false => FULL_RETRY,
+            };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -261,7 +272,10 @@ impl Proposer {
         });
         match &result {
             Ok(_) => self.shared.metrics.commit.record(took),
-            Err(error) => tracing::debug!(group = %self.shared.id, %error, "entry not committed"),
+            Err(error) => {
+                self.proposes_at = postroad_env::now() + FAILED_RETRY;
+                tracing::debug!(group = %self.shared.id, %error, "entry not committed");
+            }
         }
         after_commit.answer(result);
     }
