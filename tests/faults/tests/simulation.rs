@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+use serde_json::json;
+
 fn run(seed: u64, more: &[&str]) -> serde_json::Value {
     let output = Command::new(env!("CARGO_BIN_EXE_postroad-faults"))
         .args(["run", "--json", "--seconds=2", &seed.to_string()])
@@ -16,8 +18,8 @@ fn run(seed: u64, more: &[&str]) -> serde_json::Value {
 #[test]
 fn a_seed_does_the_same_again_and_another_one_does_not() {
     let first = run(1, &[]);
-    assert!(first["counts"]["accept, quiet"].as_u64() > Some(20), "{first}");
-    assert!(first["counts"]["delivered, quiet"].as_u64() > Some(20), "{first}");
+    assert!(first["counts"]["acknowledged, quiet"].as_u64() > Some(5), "{first}");
+    assert!(first["counts"]["delivered, quiet"].as_u64() > Some(5), "{first}");
     assert_eq!(run(1, &[]), first);
     assert_ne!(run(2, &[])["digest"], first["digest"]);
 }
@@ -26,5 +28,5 @@ fn a_seed_does_the_same_again_and_another_one_does_not() {
 fn without_faults_nothing_is_violated() {
     // No fault of the plan has this number.
     let calm = run(3, &["--only=9999"]);
-    assert_eq!((&calm["faults"], &calm["problems"]), (&0.into(), &serde_json::json!([])), "{calm}");
+    assert_eq!((&calm["faults"], &calm["problems"]), (&json!([]), &json!([])), "{calm}");
 }
