@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postroad_core::{GroupId, RetrySchedule};
 use postroad_directory::View;
 use postroad_ledger::{
-    BodyRef,
+    BodyRef, Counts,
     command::{Command, NextTry, Reply, Report},
 };
 use postroad_raft::{Group, Node, OpenError, ProposeError, Status};
@@ -144,6 +144,14 @@ impl LedgerGroup {
         let log = log.clone();
         let read = move || log.body(id, part.index, part.slot);
         postroad_env::blocking(read).await.map_err(std::io::Error::other)?
+    }
+
+    /// Returns true when every delivery has ended here, and a consumer has read every event.
+    pub(crate) fn is_idle(&self, consumer: &str) -> bool {
+        self.shared.with_ledger(|ledger| {
+            let Counts { queued, sending, held } = ledger.counts();
+            queued + sending + held == 0 && ledger.cursor(consumer).max(1) >= ledger.event_range().1
+        })
     }
 
     /// Updates the group's gauges.

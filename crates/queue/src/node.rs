@@ -113,6 +113,12 @@ impl Replicas {
         self.directory.votes() && self.ledgers.values().all(|ledger| ledger.group.votes())
     }
 
+    /// Returns true when every delivery has ended, and a consumer has read every event.
+    #[must_use]
+    pub fn is_idle(&self, consumer: &str) -> bool {
+        self.ledgers.values().all(|ledger| ledger.is_idle(consumer))
+    }
+
     /// Returns the node's log.
     #[must_use]
     pub fn log(&self) -> &Log {

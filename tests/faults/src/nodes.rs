@@ -65,6 +65,8 @@ struct Mail {
     held: BTreeSet<MessageId>,
     /// Submissions and changes without an answer.
     pending: u64,
+    /// Somebody has removed the pool, and will put it back.
+    is_pool_unwanted: bool,
 }
 
 impl Place {
@@ -90,6 +92,15 @@ impl Place {
     pub(crate) fn all_have_ended(&self) -> bool {
         let mail = self.mail.lock();
         mail.open.is_empty() && mail.pending == 0
+    }
+
+    /// Makes the operator remove the pool, or put it back.
+    pub(crate) fn set_pool_wanted(&self, is_wanted: bool) {
+        self.mail.lock().is_pool_unwanted = !is_wanted;
+    }
+
+    pub(crate) fn is_pool_wanted(&self) -> bool {
+        !self.mail.lock().is_pool_unwanted
     }
 
     /// Returns what is missing until all is quiet.

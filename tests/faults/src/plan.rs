@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use postroad_storage::sim::{Call, DiskFault, FaultKind, Names, PowerCut};
 use rand::{Rng, RngExt, seq::IndexedRandom};
 
-use crate::world::{CLIENTS, OUTBOUND_NODES, QUEUE_NODES};
+use crate::world::{CLIENTS, OPERATOR, OUTBOUND_NODES, QUEUE_NODES};
 
 /// One fault, and when it happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +63,12 @@ pub(crate) enum Fault {
     Full { node: u64, spare_bytes: u64, length: Duration },
     /// A call of a disk goes wrong.
     Disk { node: u64, fault: DiskFault },
+    /// A node runs with another limit for its events from now on.
+    OtherLimits { node: u64, event_bytes_max: u64 },
+    /// Somebody removes the pool that mail waits for, and puts it back.
+    RemovedPool { length: Duration },
+    /// The newest segment of a log is gone.
+    LostSegment { node: u64, down: Duration },
     /// A disk is replaced by an empty one while its node is down.
     LostDisk { node: u64, down: Duration },
     /// A disk is replaced by an earlier copy of itself while its node is down.
@@ -93,6 +99,9 @@ impl Fault {
             Self::Drift { .. } => "clock drift",
             Self::Full { .. } => "full disk",
             Self::Disk { fault, .. } => fault.kind.name(),
+            Self::OtherLimits { .. } => "other limits",
+            Self::RemovedPool { .. } => "removed pool",
+            Self::LostSegment { .. } => "lost segment",
             Self::LostDisk { .. } => "lost disk",
             Self::OldDisk { .. } => "restored old disk",
         }
@@ -122,15 +131,27 @@ pub(crate) fn generate(rng: &mut impl Rng, length: Duration) -> Vec<Step> {
     steps
 }
 
-/// What happens in few runs, because it hides what else goes wrong: a wrong clock, or a disk that damages what it has.
+/// What happens in few runs, because it hides what else goes wrong.
 fn hiding_faults(rng: &mut impl Rng) -> Vec<Fault> {
     let node = queue_node(rng);
-    match rng.random_range(0..16) {
+    match rng.random_range(0..24) {
         0 => {
             let mut by = || rng.random_range(1_000..3_600_000) * if rng.random() { 1 } else { -1 };
             (0..6).map(|_| Fault::ClockStep { node, by_millis: by() }).collect()
         }
-        1 => (0..10).map(|_| Fault::Disk { node, fault: damage(rng) }).collect(),
+        1 => (0..16).map(|_| Fault::Disk { node, fault: damage(rng) }).collect(),
+        2 => {
+            let bytes = rng.random_range(200..3_000);
+            let limits = (0..6).map(|_| Fault::OtherLimits { node, event_bytes_max: bytes });
+            // The limit matters once nobody reads events.
+            let unread =
+                (0..3).map(|_| Fault::Suspend { node: OPERATOR, length: millis(rng, 4_000..10_000) });
+            limits.chain(unread).collect()
+        }
+        3 => (0..6).map(|_| Fault::RemovedPool { length: millis(rng, 200..3_000) }).collect(),
+        4 => (0..10)
+            .map(|_| Fault::LostSegment { node: queue_node(rng), down: millis(rng, 50..3_000) })
+            .collect(),
         _ => Vec::new(),
     }
 }

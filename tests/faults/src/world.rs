@@ -6,7 +6,7 @@ use postroad_core::{ClusterId, NodeId, Timestamp};
 use postroad_oracle::{Phase, What, history::Role};
 use postroad_outbound::Home;
 use postroad_storage::{
-    Disk, DiskId, Identity, Origin, format,
+    Disk, DiskId, Fs as _, Identity, Origin, format,
     sim::{PowerCut, SimFs},
 };
 use rand::{
@@ -64,6 +64,10 @@ struct Node {
     old_disk: SimFs,
     /// How often its disk had done something wrong by then.
     wrong_at_start: u64,
+    /// Its own limit for events, where its configuration differs from that of the others.
+    event_bytes_max: Option<u64>,
+    /// Its newest segment was removed.
+    lacks_segment: bool,
     /// How often disks before this one were damaged.
     damages_before: u64,
     /// Its disk is an earlier copy or damaged: it does not run until an operator replaces the disk by an empty one.
@@ -82,7 +86,7 @@ struct Node {
 impl Node {
     /// Its disk may have anything else than what was written to it.
     fn is_damaged(&self) -> bool {
-        damages(&self.disk) > self.damages_before
+        self.lacks_segment || damages(&self.disk) > self.damages_before
     }
 }
 
@@ -94,6 +98,8 @@ enum Ending {
     Capacity(u64),
     /// An operator replaces a disk by an empty one.
     NewDisk(u64),
+    /// An operator puts the pool back.
+    Pool,
     /// The node of a flapping link is blocked or not, every so long, until then.
     Flap {
         node: u64,
@@ -163,6 +169,8 @@ impl World {
             process: None,
             old_disk: disk.snapshot(),
             wrong_at_start: 0,
+            event_bytes_max: None,
+            lacks_segment: false,
             damages_before: 0,
             is_condemned: false,
             disk,
@@ -198,9 +206,10 @@ impl World {
 
     /// Ends every fault.
     fn heal(&mut self) {
-        let damaged = self.nodes.iter().filter(|(_, node)| node.is_damaged() && !node.is_condemned);
-        let damaged: Vec<u64> = damaged.map(|(number, _)| *number).collect();
-        damaged.into_iter().for_each(|node| self.lose_disk(node, SUPERVISED_AFTER));
+        // Others refuse these, which is a metric and an alert.
+        let refused = self.nodes.iter().filter(|(_, node)| node.lacks_segment && !node.is_condemned);
+        let refused: Vec<u64> = refused.map(|(number, _)| *number).collect();
+        refused.into_iter().for_each(|node| self.lose_disk(node, SUPERVISED_AFTER));
         for (ending, name, nodes) in std::mem::take(&mut self.endings).into_values() {
             let ending = match ending {
                 Ending::Flap { node, blocked, every, .. } => {
@@ -237,13 +246,27 @@ impl World {
                 self.place.end_clients();
             }
             self.tick();
-            if self.now >= clients_end && self.place.all_have_ended() && self.is_redundant(1) {
+            if self.now >= clients_end && self.is_quiet() {
                 return;
             }
         }
         let missing = self.place.missing();
         let agree = if self.is_redundant(1) { "agree" } else { "do not agree" };
-        self.problems.push(format!("it is not quiet in time: {missing}, the replicas {agree}"));
+        let idle = if self.is_idle() { "idle" } else { "not idle" };
+        self.problems
+            .push(format!("it is not quiet in time: {missing}, the replicas {agree} and are {idle}"));
+    }
+
+    /// Returns true once nothing more will happen by itself.
+    fn is_quiet(&self) -> bool {
+        self.place.all_have_ended() && self.is_redundant(1) && self.is_idle()
+    }
+
+    /// Returns true when every delivery has ended on every queue node, also those of which no client knows, and its events were
+    /// read.
+    fn is_idle(&self) -> bool {
+        let mut replicas = self.nodes.values().filter_map(|node| node.groups.replicas());
+        replicas.all(|replicas| replicas.is_idle(nodes::operator::CONSUMER))
     }
 
     fn tick(&mut self) {
@@ -359,7 +382,7 @@ impl World {
             self.trace.note(format_args!("{} starts", name(*number)), &[]);
             self.recorder.node(NodeId(*number), node.role, true);
             node.process = Some(match node.role {
-                Role::Queue => nodes::queue::start(&self.place, starting, &node.groups),
+                Role::Queue => nodes::queue::start(&self.place, starting, &node.groups, node.event_bytes_max),
                 Role::Outbound => nodes::outbound::start(&self.place, starting, &node.home),
                 Role::Ingress => nodes::client::start(&self.place, starting),
                 Role::Control => nodes::operator::start(&self.place, starting),
@@ -429,6 +452,26 @@ impl World {
                 if let Some(node) = self.nodes.get(&node) {
                     node.disk.arm(fault.clone());
                 }
+            }
+            Fault::OtherLimits { node, event_bytes_max } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.event_bytes_max = Some(event_bytes_max);
+                }
+                self.restart(node, SUPERVISED_AFTER);
+                self.happened(fault.name(), &[node]);
+            }
+            Fault::RemovedPool { length } => {
+                self.place.set_pool_wanted(false);
+                self.begin(Ending::Pool, length, fault.name(), &[]);
+            }
+            Fault::LostSegment { node, .. } if !self.is_redundant(node) => {}
+            Fault::LostSegment { node, down } => {
+                self.kill(node, None, down);
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    lose_newest_segment(&node.disk);
+                    node.lacks_segment = true;
+                }
+                self.happened(fault.name(), &[node]);
             }
             Fault::LostDisk { node, .. } | Fault::OldDisk { node, .. } if !self.is_redundant(node) => {}
             Fault::LostDisk { node, down } => {
@@ -504,6 +547,7 @@ impl World {
         let Some(node) = self.nodes.get_mut(&number) else { return };
         node.disk = node.disk.lost();
         node.is_condemned = false;
+        node.lacks_segment = false;
         node.damages_before = damages(&node.disk);
         self.observer.has_new_disk(number);
         format_disk(&node.disk, number, Disk { id, origin: Origin::Rejoin });
@@ -549,6 +593,7 @@ impl World {
                     node.disk.set_capacity(None);
                 }
             }
+            Ending::Pool => self.place.set_pool_wanted(true),
             Ending::NewDisk(node) => self.lose_disk(node, SUPERVISED_AFTER),
             Ending::Flap { node, blocked, every, until } => {
                 let goes_on = self.now < until;
@@ -581,8 +626,8 @@ impl World {
     fn is_redundant(&self, number: u64) -> bool {
         let others = (1..=QUEUE_NODES).filter(|other| *other != number);
         let applied = |node: u64| {
-            let node = self.nodes.get(&node).filter(|node| node.process.is_some() && !node.is_condemned)?;
-            let replicas = node.groups.replicas()?;
+            let node = self.nodes.get(&node).filter(|node| node.process.is_some())?;
+            let replicas = node.groups.replicas().filter(|_| !node.is_condemned && !node.lacks_segment)?;
             replicas.votes().then(|| replicas.applied())
         };
         let own = applied(number);
@@ -599,6 +644,14 @@ impl World {
             }
         }
     }
+}
+
+/// Removes the newest segment of a log, with what was synced to it.
+fn lose_newest_segment(disk: &SimFs) {
+    let names = disk.list().unwrap_or_default();
+    let newest = names.iter().filter(|name| name.starts_with("log-")).max();
+    // It is no fault of the disk's that this asks for.
+    let _ = newest.map(|newest| disk.remove(newest).and_then(|()| disk.sync_dir()));
 }
 
 /// Returns how often a disk has done something wrong.

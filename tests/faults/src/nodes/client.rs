@@ -34,13 +34,19 @@ pub(crate) fn start(place: &Place, starting: Starting) -> Process {
         let endpoints = place.endpoints(number, Role::Ingress);
         let (leaders, watch) = (LeaderWatch::start(&endpoints), DirectoryWatch::start(&endpoints));
         let mut views = watch.subscribe();
-        let Some(pool) = pool(&mut views).await else { return };
+        if pool(&mut views).await.is_none() {
+            return;
+        }
         let mut tasks = JoinSet::new();
         let (groups, config) = ((1..=LEDGER_GROUPS).map(GroupId), SubmitConfig::default());
         let submitter = Submitter::start(&mut tasks, &endpoints, &leaders.subscribe(), groups, config);
         let clients = (0..CLIENTS).map(|_| {
-            let client =
-                Client { place: place.clone(), node: NodeId(number), submitter: submitter.clone(), pool };
+            let client = Client {
+                place: place.clone(),
+                node: NodeId(number),
+                submitter: submitter.clone(),
+                views: views.clone(),
+            };
             client.run()
         });
         futures::future::join_all(clients).await;
@@ -63,7 +69,7 @@ struct Client {
     place: Place,
     node: NodeId,
     submitter: Submitter,
-    pool: PoolId,
+    views: watch::Receiver<Arc<View>>,
 }
 
 /// A message before it has an id.
@@ -94,7 +100,8 @@ impl Client {
     async fn submit(&self, draft: &Draft) -> Result<(), ()> {
         let Some(group) = self.submitter.pick_group(postroad_env::random()) else { return Err(()) };
         let id = MessageId::new(postroad_env::wall(), group, postroad_env::random());
-        let submission = draft.submission(id, self.pool);
+        let Some(pool) = self.views.borrow().pools().next().map(|pool| pool.id) else { return Err(()) };
+        let submission = draft.submission(id, pool);
         let (number, now) = (self.place.recorder.number(), self.place.recorder.now());
         let at = |delay: Duration| now.after(Micros(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX)));
         self.place.recorder.push(What::Submitted(Submitted {
@@ -157,9 +164,9 @@ impl Draft {
             format!("user{number}@{site}")
         });
         let recipients = recipients.collect();
-        let bytes = match rng.random_range(0..200) {
+        let bytes = match rng.random_range(0..100) {
             0 => rng.random_range(800_000..1_200_000),
-            1..20 => rng.random_range(10_000..60_000),
+            1..10 => rng.random_range(10_000..60_000),
             _ => rng.random_range(10..2_000),
         };
         let seconds =

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postroad_cluster::{ApplyOptions, CallError, DirectoryClient, LeaderCalls, LeaderWatch, SuspendOptions};
 use postroad_core::{Domain, GroupId, MessageId, NodeId};
-use postroad_directory::{Pattern, Put, PutPool, PutSource, Route, ScopeName};
+use postroad_directory::{ItemName, Kind, Pattern, Put, PutPool, PutSource, Route, ScopeName};
 use postroad_ledger::event::Event;
 use postroad_net::Role;
 use postroad_oracle::{
@@ -32,7 +32,7 @@ use crate::{network::Host, process::Process, world::LEDGER_GROUPS};
 pub(crate) const SITES: [&str; 3] = ["big.example", "small.example", "moody.example"];
 pub(crate) const TENANTS: u32 = 3;
 pub(crate) const SOURCES: [&str; 3] = ["one", "two", "three"];
-const CONSUMER: &str = "simulation";
+pub(crate) const CONSUMER: &str = "simulation";
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// Where a receiver of mail for a site listens.
@@ -86,13 +86,12 @@ impl Person {
             let helo = Domain::parse("out.example").expect("a domain");
             Put::Source(PutSource { name: name.into(), address: None, helo, nodes: Vec::new() })
         };
-        let members = SOURCES.iter().map(|name| ((*name).into(), 1)).collect();
         let route = |site| {
             let (host, port) = receiver(site);
             Put::Route(Route { pattern: pattern(site), host: host.into(), port })
         };
         let mut puts: Vec<Put> = SOURCES.iter().map(|name| source(name)).collect();
-        puts.push(Put::Pool(PutPool { name: "pool".into(), members }));
+        puts.push(pool(|| 1));
         puts.extend((0..SITES.len()).map(route));
         while self.apply(&puts, "the first policy").await.is_err() {
             time::sleep(Duration::from_millis(100)).await;
@@ -111,6 +110,7 @@ impl Person {
         while !self.place.clients.is_cancelled() {
             self.place.think(20..600).await;
             match rng.random_range(0..20) {
+                _ if !self.place.is_pool_wanted() => self.take_pool_away().await,
                 0 => self.weigh().await,
                 1 => self.suspend_for_a_while().await,
                 _ => self.change_a_message().await,
@@ -128,10 +128,24 @@ impl Person {
     /// Gives the sources of the pool other weights.
     async fn weigh(&self) {
         let mut rng = postroad_env::Random;
-        let members = SOURCES.iter().map(|name| ((*name).into(), rng.random_range(1..5))).collect();
-        let pool = Put::Pool(PutPool { name: "pool".into(), members });
         // It may have been applied, and is no matter of any invariant.
-        drop(self.apply(&[pool], "other weights").await);
+        drop(self.apply(&[pool(|| rng.random_range(1..5))], "other weights").await);
+    }
+
+    /// Removes the only pool, and puts it back once it is wanted.
+    async fn take_pool_away(&self) {
+        let remove = [ItemName::new(Kind::Pool, "pool")];
+        while self.directory.apply(&[], &remove, ApplyOptions::default(), WITHIN).await.is_err()
+            && !self.place.is_pool_wanted()
+        {
+            time::sleep(Duration::from_millis(100)).await;
+        }
+        while !self.place.is_pool_wanted() {
+            time::sleep(Duration::from_millis(100)).await;
+        }
+        while self.apply(&[pool(|| 1)], "the pool again").await.is_err() {
+            time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     async fn suspend_for_a_while(&self) {
@@ -196,6 +210,12 @@ impl Person {
         self.place.recorder.push(What::ChangeAnswered(ChangeAnswered { request, answer }));
         drop(pending);
     }
+}
+
+/// The only pool, with every source.
+fn pool(mut weight: impl FnMut() -> u32) -> Put {
+    let members = SOURCES.iter().map(|name| ((*name).into(), weight())).collect();
+    Put::Pool(PutPool { name: "pool".into(), members })
 }
 
 fn results(response: &wire::ChangeMessageResponse) -> Option<Vec<ChangeResult>> {

@@ -31,7 +31,12 @@ impl Groups {
     }
 }
 
-pub(crate) fn start(place: &Place, starting: Starting, groups: &Groups) -> Process {
+pub(crate) fn start(
+    place: &Place,
+    starting: Starting,
+    groups: &Groups,
+    event_bytes_max: Option<u64>,
+) -> Process {
     let Starting { number, seed, wall, disk, stop } = starting;
     let voter = |node| Voter { node: NodeId(node), address: address(node) };
     let deps = QueueDeps {
@@ -44,7 +49,11 @@ pub(crate) fn start(place: &Place, starting: Starting, groups: &Groups) -> Proce
     };
     let groups = groups.clone();
     Process::start(Host(number), seed, wall, async move {
-        match Queue::start(config(number), deps).await {
+        let mut config = config(number);
+        if let Some(bytes) = event_bytes_max {
+            config.event_bytes_max = ByteSize(bytes);
+        }
+        match Queue::start(config, deps).await {
             Ok(queue) => {
                 *groups.0.lock() = Some(queue.replicas());
                 queue.run(stop).await;
