@@ -16,7 +16,7 @@ const STEPS: [(&str, Option<&str>, &str); 7] = [
     ("postroad_queue_reports_total", None, "report"),
     ("postroad_outbound_given_back_total", None, "return"),
     ("postroad_queue_lease_decisions_total", Some("revoke"), "recall"),
-    ("postroad_queue_lease_decisions_total", Some("release"), "let go"),
+    ("postroad_queue_lease_decisions_total", Some("release"), "release"),
     ("postroad_queue_reclaims_total", None, "reclaim"),
 ];
 
@@ -27,7 +27,7 @@ pub(crate) const NAMES: [&str; 12] = [
     "report",
     "return",
     "recall",
-    "let go",
+    "release",
     "reclaim",
     "checkpoint",
     "recycle",

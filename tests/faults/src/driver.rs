@@ -116,7 +116,7 @@ fn explain(failed: &Report, seconds: u64, out: &mut impl Write) -> io::Result<()
 fn say(text: &str) {
     let mut stderr = io::stderr();
     if stderr.is_terminal() {
-        // Nobody may be there any more to read it.
+        // Nobody may be there to read it.
         let _ = stderr.write_all(text.as_bytes());
     }
 }

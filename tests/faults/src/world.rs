@@ -314,7 +314,7 @@ impl World {
     /// A process has ended by itself.
     fn ended(&mut self, number: u64) {
         let Some(node) = self.nodes.get_mut(&number) else { return };
-        // Nobody accepts an old copy of a disk, and its node says so and ends. A disk that does not do what it is told ends a
+        // Nobody accepts an old copy of a disk, and its node says so and ends. A disk that does not do what it is asked to do ends a
         // process too.
         let is_asked = node.stop.is_cancelled() || node.is_condemned;
         let has_cause = went_wrong(&node.disk) > node.wrong_at_start || node.is_damaged();
