@@ -14,6 +14,7 @@ pub mod smtp;
 pub mod tls;
 pub mod transport;
 
+mod forward;
 #[cfg(test)]
 mod testing;
 mod timer;

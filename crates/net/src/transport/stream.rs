@@ -1,19 +1,18 @@
 //! A connection of any transport, as the HTTP/2 stack uses it.
 
-use std::{
-    io::{self, IoSlice},
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::io;
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    io::{AsyncRead, AsyncWrite, DuplexStream},
     net::TcpStream,
 };
 use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::identity::{PeerIdentity, PeerInfo};
+use crate::{
+    forward::forward_io,
+    identity::{PeerIdentity, PeerInfo},
+};
 
 /// Both directions of a connection that a simulation carries.
 pub trait Duplex: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Sync + Unpin {}
@@ -91,43 +90,9 @@ macro_rules! each {
     };
 }
 
-impl AsyncRead for NodeStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        each!(self, pipe => Pin::new(pipe).poll_read(context, buffer))
-    }
-}
-
-impl AsyncWrite for NodeStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, pipe => Pin::new(pipe).poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        each!(self, pipe => Pin::new(pipe).poll_write_vectored(context, parts))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.pipe {
-            Pipe::Memory(pipe) => pipe.is_write_vectored(),
-            Pipe::Simulated(pipe) => pipe.is_write_vectored(),
-            Pipe::Tcp(pipe) => pipe.is_write_vectored(),
-            Pipe::Tls(pipe) => pipe.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, pipe => Pin::new(pipe).poll_flush(context))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, pipe => Pin::new(pipe).poll_shutdown(context))
-    }
-}
+forward_io!(NodeStream, each, |stream| match &stream.pipe {
+    Pipe::Memory(pipe) => pipe.is_write_vectored(),
+    Pipe::Simulated(pipe) => pipe.is_write_vectored(),
+    Pipe::Tcp(pipe) => pipe.is_write_vectored(),
+    Pipe::Tls(pipe) => pipe.is_write_vectored(),
+});
