@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use postroad_core::{ClusterId, NodeId};
+use postroad_core::{ClusterId, NodeId, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -64,7 +64,7 @@ impl ClusterAuthority {
     pub fn generate(cluster: ClusterId) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate()?;
         let mut params = authority_params(cluster)?;
-        valid_until(&mut params, now() + AUTHORITY_VALID);
+        valid_until(&mut params, postroad_env::wall().after(AUTHORITY_VALID));
         let certificate_pem = params.self_signed(&key)?.pem();
         Ok(Self { cluster, certificate_pem, key })
     }
@@ -98,7 +98,7 @@ impl ClusterAuthority {
         node: NodeId,
         names: &[String],
     ) -> Result<NodeCertificate, AuthorityError> {
-        self.issue_until(role, node, names, now() + NODE_VALID)
+        self.issue_until(role, node, names, postroad_env::wall().after(NODE_VALID))
     }
 
     /// Issues the certificate of a node, valid until `end`.
@@ -110,7 +110,7 @@ impl ClusterAuthority {
         role: Role,
         node: NodeId,
         names: &[String],
-        end: SystemTime,
+        end: Timestamp,
     ) -> Result<NodeCertificate, AuthorityError> {
         let identity = PeerIdentity { cluster: self.cluster, role, node };
         let mut params = CertificateParams::new(names)?;
@@ -253,12 +253,8 @@ fn common_name(name: String) -> DistinguishedName {
     names
 }
 
-/// The wall clock, as certificates take it.
-fn now() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(postroad_env::wall().as_millis())
-}
-
-fn valid_until(params: &mut CertificateParams, end: SystemTime) {
-    params.not_before = (now() - BACKDATED).min(end - BACKDATED).into();
-    params.not_after = end.into();
+fn valid_until(params: &mut CertificateParams, end: Timestamp) {
+    let as_system_time = |at: Timestamp| SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis());
+    params.not_before = as_system_time(postroad_env::wall().min(end).before(BACKDATED)).into();
+    params.not_after = as_system_time(end).into();
 }

@@ -116,8 +116,6 @@ fn moment(seconds: i64) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
     use postroad_core::{ClusterId, NodeId};
 
     use super::*;
@@ -130,12 +128,12 @@ mod tests {
     #[test]
     fn a_certificate_names_its_node_its_end_and_the_key_that_signed_it() {
         let [ours, other] = [(); 2].map(|()| ClusterAuthority::generate(ClusterId(7)).unwrap());
-        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+        let end = Timestamp::from_millis(4_000_000_000_000);
         let issued = ours.issue_until(Role::Queue, NodeId(3), &[], end).unwrap();
         let node = only(&issued.certificate_pem);
         let expected = PeerIdentity { cluster: ClusterId(7), role: Role::Queue, node: NodeId(3) };
         assert_eq!(node.identity, Some(expected));
-        assert_eq!(node.not_after, Timestamp::from_millis(4_000_000_000_000));
+        assert_eq!(node.not_after, end);
         let (ours_ca, other_ca) = (only(ours.certificate_pem()), only(other.certificate_pem()));
         assert!(ours_ca.key.is_some() && ours_ca.identity.is_none());
         assert_eq!(node.signed_by, ours_ca.key);

@@ -23,7 +23,7 @@ use crate::{
     cli::doctor::{SupportBundleArgs, SupportCommand},
     config,
     doctor::{self, NodeSetup, http_get},
-    nodes::{self},
+    nodes,
     operator::Operator,
     output::{self, Format},
     policy::{Policy, to_yaml},

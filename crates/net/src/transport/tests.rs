@@ -1,7 +1,4 @@
-use std::{
-    net::SocketAddr,
-    time::{Duration, SystemTime},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use futures::StreamExt;
 use postroad_core::{ClusterId, NodeId};
@@ -114,8 +111,7 @@ async fn r_26_a_node_of_another_cluster_or_authority_is_refused_on_either_end() 
 #[tokio::test]
 async fn c_171_an_expired_certificate_is_refused_on_either_end() {
     let authority = ClusterAuthority::generate(CLUSTER).unwrap();
-    let yesterday = SystemTime::UNIX_EPOCH + Duration::from_millis(postroad_env::wall().as_millis())
-        - Duration::from_secs(86_400);
+    let yesterday = postroad_env::wall().before(Duration::from_hours(24));
     let expired = |role| {
         let certificate = authority.issue_until(role, NodeId(1), &[], yesterday).unwrap();
         Transport::Mutual(with(&authority, &certificate))

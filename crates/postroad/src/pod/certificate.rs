@@ -1,10 +1,6 @@
 //! `cluster certificate`: the certificate of a pod, which the pod issues to itself, and issues again while it runs.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use postroad_core::Timestamp;
@@ -102,12 +98,7 @@ fn issue(args: &CertificateArgs) -> anyhow::Result<String> {
     let CertificateArgs { role, node, authority, out, lifetime, renew: _ } = args;
     let authority = read_authority(authority)?;
     let node = node.unwrap_or(OPERATOR);
-    let issued = authority.issue_until(
-        *role,
-        node,
-        &[],
-        SystemTime::UNIX_EPOCH + Duration::from_millis(postroad_env::wall().as_millis()) + lifetime.0,
-    )?;
+    let issued = authority.issue_until(*role, node, &[], postroad_env::wall().after(lifetime.0))?;
     fs::create_dir_all(out).with_context(|| format!("cannot create `{}` (`--out`)", out.display()))?;
     // In this order, a call that is interrupted leaves files that are due.
     replace_certificate(&issued, out, "node")?;
