@@ -4,10 +4,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     process::Command,
 };
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+use postroad_tests::{files_in, relative, root};
 
 /// Each of our crates and those of ours that it may depend on; tests may use more.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
@@ -252,6 +254,22 @@ fn pure_crates_depend_on_no_io_clock_or_randomness() {
         wrong.extend(impure.map(|impure| format!("{pure} depends on {impure}")));
     }
     assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// Each process gives a hash map another order, and two replicas that iterate over one differ.
+#[test]
+fn replicated_state_has_no_hash_maps() {
+    // What a process derives from the directory for itself.
+    const DERIVED: &str = "crates/directory/src/view.rs";
+    let state =
+        ["crates/ledger/src", "crates/directory/src"].map(|state| files_in(&root().join(state))).concat();
+    let has_hashes = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).expect("it is text");
+        ["HashMap", "HashSet", "RandomState"].iter().any(|name| text.contains(name))
+    };
+    let wrong: Vec<String> =
+        state.iter().filter(|path| has_hashes(path)).map(|path| relative(path)).collect();
+    assert_eq!(wrong, [DERIVED]);
 }
 
 #[test]

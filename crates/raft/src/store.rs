@@ -122,3 +122,47 @@ impl RaftLogStorage<Types> for Store {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use postroad_core::{ClusterId, NodeId};
+    use postroad_storage::{Disk, DiskId, EntryId, Identity, LogConfig, Origin, Record, format, sim::SimFs};
+
+    use super::*;
+
+    const GROUP: GroupId = GroupId(1);
+
+    fn store() -> Store {
+        let identity = Identity { cluster: ClusterId(1), node: NodeId(1) };
+        let fs = SimFs::default();
+        format(&fs, identity, Disk { id: DiskId(1), origin: Origin::Form }).unwrap();
+        let log = Log::open(Arc::new(fs), LogConfig::default(), identity).unwrap();
+        Store { group: GROUP, log }
+    }
+
+    fn blank(index: u64) -> Record {
+        let entry = RaftEntry {
+            log_id: wire::from_entry_id(EntryId { term: 1, index }),
+            payload: openraft::EntryPayload::Blank,
+        };
+        wire::to_record(entry)
+    }
+
+    async fn indexes(store: &mut Store, start: u64, end: u64) -> Vec<u64> {
+        let entries = store.limited_get_log_entries(start, end).await.unwrap();
+        entries.iter().map(|entry| entry.log_id.index).collect()
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_needs_purged_entries_is_sent_none() {
+        let mut store = store();
+        store.log.append(GROUP, (0..9).map(blank).collect(), Box::new(|_| ()));
+        assert_eq!(indexes(&mut store, 3, 6).await, [3, 4, 5]);
+        store.log.purge(GROUP, EntryId { term: 1, index: 4 });
+        assert_eq!(indexes(&mut store, 3, 6).await, [0; 0], "what is left of it does not follow");
+        assert_eq!(indexes(&mut store, 1, 3).await, [0; 0]);
+        assert_eq!(indexes(&mut store, 5, 9).await, [5, 6, 7, 8]);
+    }
+}
