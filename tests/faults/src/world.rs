@@ -6,7 +6,7 @@ use postroad_core::{ClusterId, NodeId, Timestamp};
 use postroad_oracle::{Phase, What, history::Role};
 use postroad_outbound::Home;
 use postroad_storage::{
-    Disk, DiskId, Fs as _, Identity, Origin, format,
+    Disk, DiskId, Identity, Origin, format,
     sim::{PowerCut, SimFs},
 };
 use rand::{
@@ -16,11 +16,14 @@ use rand::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod faults;
+
+use self::faults::Ending;
 use crate::{
     network::{Host, Net},
     nodes::{self, Place, queue::Groups},
     observer::Observer,
-    plan::{Fault, Moment, Step},
+    plan::Step,
     process::Process,
     record::Recorder,
     trace::Trace,
@@ -62,8 +65,8 @@ struct Node {
     disk: SimFs,
     /// What was on it at the last start.
     old_disk: SimFs,
-    /// How often its disk had done something wrong by then.
-    wrong_at_start: u64,
+    /// How often its disk had failed by then.
+    errors_at_start: u64,
     /// Its own limit for events, where its configuration differs from that of the others.
     event_bytes_max: Option<u64>,
     /// Its newest segment was removed.
@@ -88,25 +91,6 @@ impl Node {
     fn is_damaged(&self) -> bool {
         self.lacks_segment || damages(&self.disk) > self.damages_before
     }
-}
-
-/// The end of a fault.
-enum Ending {
-    Unblock(Vec<(Host, Host)>),
-    Latency,
-    Drift(u64),
-    Capacity(u64),
-    /// An operator replaces a disk by an empty one.
-    NewDisk(u64),
-    /// An operator puts the pool back.
-    Pool,
-    /// The node of a flapping link is blocked or not, every so long, until then.
-    Flap {
-        node: u64,
-        blocked: bool,
-        every: Duration,
-        until: Duration,
-    },
 }
 
 /// The cluster.
@@ -168,7 +152,7 @@ impl World {
             role,
             process: None,
             old_disk: disk.snapshot(),
-            wrong_at_start: 0,
+            errors_at_start: 0,
             event_bytes_max: None,
             lacks_segment: false,
             damages_before: 0,
@@ -191,7 +175,7 @@ impl World {
         self.recorder.push(What::Phase(Phase::Safety));
         while self.now < length {
             while let Some(step) = steps.next_if(|step| step.at <= self.now) {
-                self.inject(step);
+                self.inject(&step);
             }
             self.tick();
         }
@@ -219,7 +203,7 @@ impl World {
             };
             self.end(ending, name, &nodes);
         }
-        for (number, node) in &mut self.nodes {
+        for node in self.nodes.values_mut() {
             node.dies_at = None;
             node.disk.disarm();
             node.process.iter().for_each(Process::free_disk);
@@ -230,7 +214,6 @@ impl World {
             let ahead = std::mem::take(&mut node.clock_ahead_millis);
             if let Some(process) = node.process.as_ref().filter(|_| ahead != 0) {
                 process.step_wall(-ahead);
-                self.recorder.fault("clock step", &[NodeId(*number)], false);
             }
         }
         let bound = u64::try_from(QUIET_WITHIN.as_micros()).unwrap_or(u64::MAX);
@@ -251,7 +234,7 @@ impl World {
             }
         }
         let missing = self.place.missing();
-        let agree = if self.is_redundant(1) { "agree" } else { "do not agree" };
+        let agree = if self.replicas_agree() { "agree" } else { "do not agree" };
         let idle = if self.is_idle() { "idle" } else { "not idle" };
         self.problems
             .push(format!("it is not quiet in time: {missing}, the replicas {agree} and are {idle}"));
@@ -259,7 +242,7 @@ impl World {
 
     /// Returns true once nothing more will happen by itself.
     fn is_quiet(&self) -> bool {
-        self.place.all_have_ended() && self.is_redundant(1) && self.is_idle()
+        self.place.all_have_ended() && self.replicas_agree() && self.is_idle()
     }
 
     /// Returns true when every delivery has ended on every queue node, also those of which no client knows, and its events were
@@ -314,10 +297,9 @@ impl World {
     /// A process has ended by itself.
     fn ended(&mut self, number: u64) {
         let Some(node) = self.nodes.get_mut(&number) else { return };
-        // Nobody accepts an old copy of a disk, and its node says so and ends. A disk that does not do what it is asked to do ends a
-        // process too.
+        // Nobody accepts an old copy of a disk, and its node says so and ends. An error of the disk ends a process too.
         let is_asked = node.stop.is_cancelled() || node.is_condemned;
-        let has_cause = went_wrong(&node.disk) > node.wrong_at_start || node.is_damaged();
+        let has_cause = errors(&node.disk) > node.errors_at_start || node.is_damaged();
         if !is_asked && !has_cause {
             self.trace.note(format_args!("{} ended by itself", name(number)), &[]);
             self.problems.push(format!("{:.3} s: {} ended by itself", self.now.as_secs_f64(), name(number)));
@@ -362,7 +344,7 @@ impl World {
             }
             node.starts_at = None;
             node.old_disk = node.disk.snapshot();
-            node.wrong_at_start = went_wrong(&node.disk);
+            node.errors_at_start = errors(&node.disk);
             self.observer.starts(*number);
             node.stop = CancellationToken::new();
             // Connections that went dead are reset once the host answers again.
@@ -390,230 +372,6 @@ impl World {
         }
     }
 
-    fn inject(&mut self, step: Step) {
-        self.trace.note(format_args!("{step}"), &[]);
-        let fault = &step.fault;
-        match *fault {
-            Fault::Kill { node, moment, down } => self.kill_at(node, moment, None, down, fault.name()),
-            Fault::PowerCut { node, moment, down, cut } => {
-                self.kill_at(node, moment, Some(cut), down, fault.name());
-            }
-            Fault::PowerCutEverywhere { down } => {
-                self.happened(fault.name(), &[]);
-                let cut = Some(PowerCut::default());
-                (1..=QUEUE_NODES).for_each(|node| self.kill(node, cut, down));
-            }
-            Fault::Suspend { node, length } => self.suspend(node, length),
-            Fault::Restart { node, down } => self.restart(node, down),
-            Fault::Isolate { node, length } => {
-                let pairs = self.pairs_of(node);
-                self.block(pairs, length, fault.name(), &[node]);
-            }
-            Fault::OneWay { from, to, length } => {
-                self.block(vec![(Host(from), Host(to))], length, fault.name(), &[from, to]);
-            }
-            Fault::Partition { one, other, length } => {
-                let pairs = vec![(Host(one), Host(other)), (Host(other), Host(one))];
-                self.block(pairs, length, fault.name(), &[one, other]);
-            }
-            Fault::Flap { node, every, length } => {
-                self.recorder.fault(fault.name(), &[NodeId(node)], true);
-                let until = self.now + length;
-                let flap = Ending::Flap { node, blocked: true, every, until };
-                self.end(flap, fault.name(), &[NodeId(node)]);
-            }
-            Fault::Slow { latency, length } => {
-                self.net.set_latency(latency);
-                self.begin(Ending::Latency, length, fault.name(), &[]);
-            }
-            Fault::HalfOpen { node } => {
-                self.net.silence(Host(node));
-                self.happened(fault.name(), &[node]);
-            }
-            Fault::Reset { node } => {
-                self.net.reset(Host(node));
-                self.happened(fault.name(), &[node]);
-            }
-            Fault::ClockStep { node, by_millis } => self.step_clock(node, by_millis),
-            Fault::Drift { node, ppm, length } => {
-                if let Some(process) = self.process(node) {
-                    process.drift_ppm = ppm;
-                    self.begin(Ending::Drift(node), length, fault.name(), &[node]);
-                }
-            }
-            Fault::Full { node, spare_bytes, length } => {
-                if let Some(node) = self.nodes.get(&node) {
-                    node.disk.set_capacity(Some(node.disk.used_bytes() + spare_bytes));
-                }
-                self.begin(Ending::Capacity(node), length, fault.name(), &[node]);
-            }
-            // What it does is counted once it has happened.
-            Fault::Disk { node, ref fault } => {
-                if let Some(node) = self.nodes.get(&node) {
-                    node.disk.arm(fault.clone());
-                }
-            }
-            Fault::OtherLimits { node, event_bytes_max } => {
-                if let Some(node) = self.nodes.get_mut(&node) {
-                    node.event_bytes_max = Some(event_bytes_max);
-                }
-                self.restart(node, SUPERVISED_AFTER);
-                self.happened(fault.name(), &[node]);
-            }
-            Fault::RemovedPool { length } => {
-                self.place.set_pool_wanted(false);
-                self.begin(Ending::Pool, length, fault.name(), &[]);
-            }
-            Fault::LostSegment { node, .. } if !self.is_redundant(node) => {}
-            Fault::LostSegment { node, down } => {
-                self.kill(node, None, down);
-                if let Some(node) = self.nodes.get_mut(&node) {
-                    lose_newest_segment(&node.disk);
-                    node.lacks_segment = true;
-                }
-                self.happened(fault.name(), &[node]);
-            }
-            Fault::LostDisk { node, .. } | Fault::OldDisk { node, .. } if !self.is_redundant(node) => {}
-            Fault::LostDisk { node, down } => {
-                self.lose_disk(node, down);
-                self.happened(step.fault.name(), &[node]);
-            }
-            Fault::OldDisk { node, down } => {
-                self.kill(node, Some(PowerCut::default()), down);
-                if let Some(node) = self.nodes.get_mut(&node) {
-                    node.disk = node.disk.restored(&node.old_disk);
-                    node.is_condemned = true;
-                }
-                self.begin(Ending::NewDisk(node), DISK_REPLACED_AFTER, step.fault.name(), &[node]);
-            }
-        }
-    }
-
-    fn kill_at(&mut self, number: u64, moment: Moment, cut: Option<PowerCut>, down: Duration, name: &str) {
-        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.process.is_some()) else { return };
-        if node.suspended.is_some() {
-            return;
-        }
-        self.recorder.fault(name, &[NodeId(number)], true);
-        self.recorder.fault(name, &[NodeId(number)], false);
-        match moment {
-            Moment::Idle => self.kill(number, cut, down),
-            Moment::Await(steps) => {
-                if let Some(process) = &mut node.process {
-                    process.step(steps);
-                }
-                self.kill(number, cut, down);
-            }
-            Moment::Operation(operations) => {
-                node.disk.fail_after(operations);
-                node.dies_at = Some((node.disk.operations() + operations, cut, down));
-            }
-        }
-    }
-
-    fn suspend(&mut self, number: u64, length: Duration) {
-        let until = self.now + length;
-        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.process.is_some()) else { return };
-        if node.suspended.is_none() {
-            node.suspended = Some((until, self.now));
-            self.recorder.fault("suspended process", &[NodeId(number)], true);
-        }
-    }
-
-    fn restart(&mut self, number: u64, down: Duration) {
-        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.process.is_some()) else { return };
-        node.stop.cancel();
-        self.observer.stops(number);
-        // It may take a while to end.
-        node.starts_at = Some(self.now + down);
-        self.happened("restart", &[number]);
-    }
-
-    fn step_clock(&mut self, number: u64, by_millis: i64) {
-        let Some(node) = self.nodes.get_mut(&number) else { return };
-        if node.clock_ahead_millis == 0 {
-            self.recorder.fault("clock step", &[NodeId(number)], true);
-        }
-        node.clock_ahead_millis += by_millis;
-        if let Some(process) = &node.process {
-            process.step_wall(by_millis);
-        }
-    }
-
-    /// An operator puts an empty disk in the place of a lost one, and lets its node rejoin.
-    fn lose_disk(&mut self, number: u64, down: Duration) {
-        self.kill(number, Some(PowerCut::default()), down);
-        let id = DiskId(self.rng.random());
-        let Some(node) = self.nodes.get_mut(&number) else { return };
-        node.disk = node.disk.lost();
-        node.is_condemned = false;
-        node.lacks_segment = false;
-        node.damages_before = damages(&node.disk);
-        self.observer.has_new_disk(number);
-        format_disk(&node.disk, number, Disk { id, origin: Origin::Rejoin });
-    }
-
-    /// A fault without a length.
-    fn happened(&self, name: &str, nodes: &[u64]) {
-        let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
-        self.recorder.fault(name, &nodes, true);
-        self.recorder.fault(name, &nodes, false);
-    }
-
-    fn begin(&mut self, ending: Ending, length: Duration, name: &'static str, nodes: &[u64]) {
-        let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
-        self.recorder.fault(name, &nodes, true);
-        let key = (self.now + length, self.recorder.number());
-        self.endings.insert(key, (ending, name, nodes));
-    }
-
-    fn block(&mut self, pairs: Vec<(Host, Host)>, length: Duration, name: &'static str, nodes: &[u64]) {
-        pairs.iter().for_each(|(from, to)| self.net.set_blocked(*from, *to, true));
-        self.begin(Ending::Unblock(pairs), length, name, nodes);
-    }
-
-    fn pairs_of(&self, node: u64) -> Vec<(Host, Host)> {
-        let others = self.nodes.keys().filter(|other| **other != node);
-        others.flat_map(|other| [(Host(node), Host(*other)), (Host(*other), Host(node))]).collect()
-    }
-
-    fn end(&mut self, ending: Ending, name: &'static str, nodes: &[NodeId]) {
-        match ending {
-            Ending::Unblock(pairs) => {
-                pairs.iter().for_each(|(from, to)| self.net.set_blocked(*from, *to, false));
-            }
-            Ending::Latency => self.net.set_latency(nodes::LATENCY),
-            Ending::Drift(node) => {
-                if let Some(process) = self.process(node) {
-                    process.drift_ppm = 0;
-                }
-            }
-            Ending::Capacity(node) => {
-                if let Some(node) = self.nodes.get(&node) {
-                    node.disk.set_capacity(None);
-                }
-            }
-            Ending::Pool => self.place.set_pool_wanted(true),
-            Ending::NewDisk(node) => self.lose_disk(node, SUPERVISED_AFTER),
-            Ending::Flap { node, blocked, every, until } => {
-                let goes_on = self.now < until;
-                let blocked = blocked && goes_on;
-                self.pairs_of(node).iter().for_each(|(from, to)| self.net.set_blocked(*from, *to, blocked));
-                if goes_on {
-                    let next = Ending::Flap { node, blocked: !blocked, every, until };
-                    let key = (self.now + every, self.recorder.number());
-                    self.endings.insert(key, (next, name, nodes.to_vec()));
-                    return;
-                }
-            }
-        }
-        self.recorder.fault(name, nodes, false);
-    }
-
-    fn process(&mut self, node: u64) -> Option<&mut Process> {
-        self.nodes.get_mut(&node)?.process.as_mut()
-    }
-
     fn observe(&mut self) {
         for (number, node) in &self.nodes {
             if let Some(replicas) = node.groups.replicas() {
@@ -622,16 +380,15 @@ impl World {
         }
     }
 
-    /// Returns true when a node may lose its disk: all queue nodes vote, and have applied the same.
-    fn is_redundant(&self, number: u64) -> bool {
-        let others = (1..=QUEUE_NODES).filter(|other| *other != number);
+    /// Returns true when all queue nodes vote and have applied the same: then one of them may lose its disk.
+    fn replicas_agree(&self) -> bool {
         let applied = |node: u64| {
-            let node = self.nodes.get(&node).filter(|node| node.process.is_some())?;
-            let replicas = node.groups.replicas().filter(|_| !node.is_condemned && !node.lacks_segment)?;
+            let node = self.nodes.get(&node).filter(|node| !node.is_condemned && !node.lacks_segment)?;
+            let replicas = node.groups.replicas()?;
             replicas.votes().then(|| replicas.applied())
         };
-        let own = applied(number);
-        own.is_some() && others.map(applied).all(|other| other == own)
+        let first = applied(1);
+        first.is_some() && (2..=QUEUE_NODES).map(applied).all(|other| other == first)
     }
 
     /// Counts what each disk did wrong.
@@ -646,17 +403,9 @@ impl World {
     }
 }
 
-/// Removes the newest segment of a log, with what was synced to it.
-fn lose_newest_segment(disk: &SimFs) {
-    let names = disk.list().unwrap_or_default();
-    let newest = names.iter().filter(|name| name.starts_with("log-")).max();
-    // It is no fault of the disk's that this asks for.
-    let _ = newest.map(|newest| disk.remove(newest).and_then(|()| disk.sync_dir()));
-}
-
-/// Returns how often a disk has done something wrong.
-fn went_wrong(disk: &SimFs) -> u64 {
-    disk.fired().values().sum()
+/// Returns how often a disk has failed a call with EIO.
+fn errors(disk: &SimFs) -> u64 {
+    disk.fired().iter().filter(|(name, _)| name.contains("EIO")).map(|(_, times)| times).sum()
 }
 
 /// Returns how often a disk, or one before it, has lost or changed what was written to it.
