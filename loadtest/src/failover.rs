@@ -179,7 +179,7 @@ async fn kill_in_turn(
         eprintln!(
             "{:4.0} s: {} accepted, {} delivered; kill {number} of {}: {} leading {}, accepted again after {:.2} s, \
              ready after {:.2} s",
-            load.started.elapsed().as_secs_f64(),
+            postroad_env::since(load.started).as_secs_f64(),
             load.tally.accepted_count(),
             sink.ledger().count(),
             groups.len(),

@@ -156,7 +156,7 @@ impl Run<'_> {
         let (syncs, logged) = (self.sum_of_queues(SYNCS).await?, self.sum_of_queues(LOGGED).await?);
         let (began, accepted) = (postroad_env::now(), load.tally.accepted_count());
         sleep(Duration::from_secs(self.arguments.load_secs)).await;
-        let took = began.elapsed();
+        let took = postroad_env::since(began);
         let accepted = (load.tally.accepted_count() - accepted) as f64;
         let delivered = (self.sink.ledger().count() - delivered) as f64;
         let syncs = self.sum_of_queues(SYNCS).await? - syncs;
@@ -198,11 +198,11 @@ impl Run<'_> {
         let node = nodes.first_mut().context("every role has a node")?;
         let began = postroad_env::now();
         node.process.terminate(NODE_WITHIN).await?;
-        let ended = began.elapsed();
+        let ended = postroad_env::since(began);
         let began = postroad_env::now();
         node.process.start_again()?;
         node.process.wait_ready(NODE_WITHIN).await?;
-        let ready = began.elapsed();
+        let ready = postroad_env::since(began);
         self.figures.add(&format!("{name}, {when}: s from SIGTERM to the end"), ended.as_secs_f64());
         self.figures.add(&format!("{name}, {when}: s from start to ready"), ready.as_secs_f64());
         Ok(())
@@ -238,7 +238,7 @@ impl Run<'_> {
         self.cluster.operate(&["site", "resume", &site]).await?;
         self.wait_delivered().await?;
         let name = format!("messages/s delivered from a backlog, {outbounds} outbound nodes");
-        self.figures.add(&name, count / began.elapsed().as_secs_f64());
+        self.figures.add(&name, count / postroad_env::since(began).as_secs_f64());
         Ok(())
     }
 
@@ -248,7 +248,7 @@ impl Run<'_> {
         let load = self.start_load(None);
         let began = load.started;
         self.finish_load(load).await?;
-        let (queued, took) = (self.acknowledged.len() - before, began.elapsed());
+        let (queued, took) = (self.acknowledged.len() - before, postroad_env::since(began));
         ensure!(queued > 0, "no message of a backlog was accepted");
         Ok(Filled { queued: queued as f64, took })
     }

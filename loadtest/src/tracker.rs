@@ -55,7 +55,7 @@ impl Tracker {
         loop {
             self.read()?;
             let arrived = self.copies.len();
-            if self.lost(expected) == 0 || since.elapsed() > patience {
+            if self.lost(expected) == 0 || postroad_env::since(since) > patience {
                 return Ok(());
             }
             if arrived > seen {

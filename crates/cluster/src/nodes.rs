@@ -7,11 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use postroad_core::{NodeId, Timestamp};
 use postroad_net::{Certificate, CertificateFacts, KeyId, PeerIdentity, Role};
 use postroad_proto::node::{self as wire, node_service_client::NodeServiceClient};
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::{self},
-};
+use tokio::{sync::watch, task::JoinSet, time};
 use tonic::{Status, transport::Channel};
 
 use crate::Endpoints;
@@ -100,7 +96,7 @@ async fn announce_to(queue: NodeId, channel: Channel, mut about: watch::Receiver
         let pause = match time::timeout(ANSWER_MAX, client.announce(request)).await {
             Ok(Ok(response)) => {
                 let answered = response.get_ref().clock_millis;
-                let theirs = ClockDifference::measured(answered, asked_at, asked.elapsed());
+                let theirs = ClockDifference::measured(answered, asked_at, postroad_env::since(asked));
                 let offset_millis = theirs.offset_millis.saturating_neg();
                 clock = Some(clock_to_wire(ClockDifference { offset_millis, ..theirs }));
                 // The first one also connects, so its time says little; the next one has a difference to report.
@@ -155,7 +151,7 @@ async fn list(channel: Channel) -> Result<NodeList, Status> {
     client.list_nodes(wire::ListNodesRequest {}).await?;
     let (asked_at, asked) = (postroad_env::wall(), postroad_env::now());
     let response = client.list_nodes(wire::ListNodesRequest {}).await?.into_inner();
-    let clock = ClockDifference::measured(response.clock_millis, asked_at, asked.elapsed());
+    let clock = ClockDifference::measured(response.clock_millis, asked_at, postroad_env::since(asked));
     let nodes = response.nodes.into_iter().map(announced).collect::<Result<_, _>>()?;
     Ok(NodeList { nodes, clock })
 }

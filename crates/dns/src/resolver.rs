@@ -98,7 +98,7 @@ impl Resolver {
         let started = postroad_env::now();
         let result =
             timeout(TOTAL_TIMEOUT, self.inner.mail_hosts(domain)).await.unwrap_or_else(|_| Err(timed_out()));
-        self.inner.metrics.note_lookup(&result, started.elapsed());
+        self.inner.metrics.note_lookup(&result, postroad_env::since(started));
         result
     }
 

@@ -47,6 +47,12 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// Returns the time since a steady time.
+#[must_use]
+pub fn since(earlier: Instant) -> Duration {
+    now().saturating_duration_since(earlier)
+}
+
 /// Returns the wall clock, which may jump.
 #[must_use]
 pub fn wall() -> Timestamp {

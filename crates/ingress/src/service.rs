@@ -264,7 +264,7 @@ async fn report_readiness(
             last_ready = postroad_env::now();
         }
         // An election is shorter than the submit timeout, so clients need not notice it.
-        handler.set_accepting(last_ready.elapsed() < submit_timeout);
+        handler.set_accepting(postroad_env::since(last_ready) < submit_timeout);
         if reported != Some(is_ready) {
             reported = Some(is_ready);
             tracing::info!(ready = is_ready, "ingress readiness changed");

@@ -168,7 +168,7 @@ impl SubmissionHandler {
                     *id,
                     *bytes,
                     &traceparent,
-                    started.elapsed(),
+                    postroad_env::since(started),
                 );
             }
             (Err(refusal), tenant) => {

@@ -104,7 +104,7 @@ fn measure(what: &str, messages: usize, send: impl FnOnce(SocketAddr)) {
     let before = cpu();
     let start = postroad_env::now();
     send(address);
-    let elapsed = start.elapsed().as_secs_f64();
+    let elapsed = postroad_env::since(start).as_secs_f64();
     let after = cpu();
     drop(server.stdin.take());
     let used = lines.next().unwrap().unwrap();

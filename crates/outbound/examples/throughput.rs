@@ -45,7 +45,7 @@ async fn run(messages: u128, node_runtime: &Runtime) {
     feed(&node, messages).await;
     let all = |seen: &queue::Seen| (seen.reports.len() as u128 >= messages).then_some(seen.report_frames);
     let frames = node.queue.until("all reports", all).await;
-    let (cpu, elapsed) = (cpu_seconds() - cpu, started.elapsed().as_secs_f64());
+    let (cpu, elapsed) = (cpu_seconds() - cpu, postroad_env::since(started).as_secs_f64());
     println!(
         "{messages} messages in {elapsed:.2} s: {:.0}/s, {:.1} µs of CPU each, {:.1} reports in a frame, {} received",
         messages as f64 / elapsed,

@@ -119,7 +119,8 @@ impl Attempt {
     }
 
     fn report(&self, recipient: &JobRecipient, result: &AttemptResult) {
-        let (took, delay) = (self.started.elapsed(), postroad_env::wall().since(self.job.message.at()));
+        let (took, delay) =
+            (postroad_env::since(self.started), postroad_env::wall().since(self.job.message.at()));
         self.metrics.attempted(result.outcome.kind, took, delay);
         if mail_log::is_enabled() {
             self.log(recipient, result, took, delay);

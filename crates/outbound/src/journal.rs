@@ -92,7 +92,7 @@ impl Journal {
             known.get(name).filter(|record| epoch.0.saturating_sub(record.epoch.0) <= OWN_EPOCHS_MAX);
         let Some(record) = record else { return RateLimiter::spent(since, limits) };
         // The writer of the record sent nothing after `since`, even if this lane starts much later.
-        let passed = self.moment().since(record.at).saturating_sub(since.elapsed());
+        let passed = self.moment().since(record.at).saturating_sub(postroad_env::since(since));
         RateLimiter::restored(since, limits, &record.windows, passed, record.complete)
     }
 

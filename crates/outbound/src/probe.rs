@@ -99,7 +99,7 @@ impl Probing<'_> {
                 "the lease on the source ended during the probe".clone_into(&mut result.failure);
                 return;
             };
-            probed.took_millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            probed.took_millis = u64::try_from(postroad_env::since(started).as_millis()).unwrap_or(u64::MAX);
             let answered = probed.failure.is_empty();
             result.connections.push(probed);
             if answered {

@@ -224,7 +224,7 @@ impl Worker {
     fn is_planned(&self, domain: &Domain) -> bool {
         self.open
             .as_ref()
-            .is_some_and(|open| open.planned.0 == *domain && open.planned.1.elapsed() < PLAN_FOR)
+            .is_some_and(|open| open.planned.0 == *domain && postroad_env::since(open.planned.1) < PLAN_FOR)
     }
 
     /// Returns true when the connection may be used for this job (D-030); `targets` are those of its domain, if looked up.

@@ -65,7 +65,7 @@ fn mail_keys_and_databases_are_for_their_user_only_under_any_umask() {
         }
         let log = || fs::read_to_string(home.path().join("log")).unwrap();
         assert!(dev.0.try_wait().unwrap().is_none(), "it has ended: {}", log());
-        assert!(start.elapsed() < PATIENCE, "{found:?}\n{}", log());
+        assert!(postroad_env::since(start) < PATIENCE, "{found:?}\n{}", log());
         postroad_env::pause(Duration::from_millis(50));
     };
     let open: Vec<_> = found.iter().filter(|(_, mode)| mode & OTHERS != 0).collect();

@@ -95,7 +95,7 @@ async fn main() {
         () = deliverer.run(&cluster) => {}
         () = consume(&cluster) => {}
     }
-    let (took, after) = (started.elapsed().as_secs_f64(), cpu());
+    let (took, after) = (postroad_env::since(started).as_secs_f64(), cpu());
     let count = accepted.load(Ordering::Relaxed) as f64;
     println!("{count} messages of {bytes} bytes in {took:.1} s: {:.0}/s", count / took);
     println!("CPU per message: node {:.1} µs", (after.0 - before.0) / count * 1e6);

@@ -52,7 +52,7 @@ fn is_full(host: &Host, covered: u64, triggered: Instant) -> bool {
     let pause = Duration::from_secs(1 + bytes / FULL_BYTES_PER_SEC);
     host.log.room() != Room::Plenty
         && host.shared.applied.load(Ordering::Relaxed) > covered
-        && triggered.elapsed() > pause
+        && postroad_env::since(triggered) > pause
 }
 
 fn is_due(host: &Host, config: &NodeConfig) -> bool {

@@ -306,7 +306,7 @@ async fn r_02_a_dead_leader_is_replaced_and_nothing_committed_is_lost() {
         cluster.kill(leader).await;
         let died = postroad_env::now();
         cluster.commit(&format!("after {round}"), 1000).await;
-        longest = longest.max(died.elapsed());
+        longest = longest.max(postroad_env::since(died));
         cluster.restart(leader).await;
     }
     cluster.agree().await;

@@ -43,7 +43,7 @@ fn main() {
             log.prepare().unwrap();
         }
     }
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = postroad_env::since(start).as_secs_f64();
     let stats = log.stats();
     let (written, body) = (stats.written_bytes.load(Relaxed) as f64, stats.body_bytes.load(Relaxed) as f64);
     println!(

@@ -243,7 +243,7 @@ impl Writer {
         let began = postroad_env::now();
         open.segment.file.write_at(self.buffer.as_slice(), start)?;
         open.segment.file.sync()?;
-        self.sync_seconds.record(began.elapsed());
+        self.sync_seconds.record(postroad_env::since(began));
         let written = self.buffer.as_slice().len() as u64;
         open.offset += written;
         if start == 0 && batch.kind == SegmentKind::Entries {

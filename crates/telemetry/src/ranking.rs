@@ -644,7 +644,7 @@ mod tests {
         let time = || {
             let start = postroad_env::now();
             rank(&RANKING, PLACES);
-            start.elapsed()
+            postroad_env::since(start)
         };
         let (mut without_change, mut with_change) = (Duration::MAX, Duration::MAX);
         for round in 1..=5_u32 {

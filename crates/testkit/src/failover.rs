@@ -76,12 +76,12 @@ pub async fn lose_leader<Q: Queues>(queues: &mut Q, group: GroupId) -> Result<Lo
     let at = postroad_env::now();
     queues.kill(index).await?;
     leader_other_than(queues, group, Some(index)).await;
-    let led_after = at.elapsed();
+    let led_after = postroad_env::since(at);
     let before = queues.acknowledged(group);
     while queues.acknowledged(group) == before {
         tokio::time::sleep(CHECK_EVERY).await;
     }
-    Ok(Loss { group, index, at, led_after, accepted_after: at.elapsed() })
+    Ok(Loss { group, index, at, led_after, accepted_after: postroad_env::since(at) })
 }
 
 impl Loss {
@@ -92,7 +92,7 @@ impl Loss {
     pub async fn start_again<Q: Queues>(self, queues: &mut Q) -> Result<Kill, Q::Error> {
         let Self { group, index, at, led_after, accepted_after } = self;
         queues.start_again(index).await?;
-        Ok(Kill { group, index, at, led_after, accepted_after, ready_after: at.elapsed() })
+        Ok(Kill { group, index, at, led_after, accepted_after, ready_after: postroad_env::since(at) })
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) async fn ceiling(source: &Source) -> anyhow::Result<f64> {
     wait_for_port(port, &mut sink).await?;
     let before = postroad_env::now();
     source.run(port).await?;
-    let secs = before.elapsed().as_secs_f64();
+    let secs = postroad_env::since(before).as_secs_f64();
     sink.kill().await?;
     Ok(per_second(source.messages, secs))
 }
@@ -65,9 +65,9 @@ pub(super) async fn through(source: &Source, server: Server, sink: &Sink) -> any
     let cpu = CpuMeter::start(server.pid)?;
     let before = postroad_env::now();
     source.run(server.port).await?;
-    let accept_secs = before.elapsed().as_secs_f64();
+    let accept_secs = postroad_env::since(before).as_secs_f64();
     ledger.wait_for_count(before_run + source.messages, source.limit).await;
-    let deliver_secs = before.elapsed().as_secs_f64();
+    let deliver_secs = postroad_env::since(before).as_secs_f64();
     let arrived = ledger.count() - before_run;
     Ok(Measured {
         accepted_per_s: per_second(source.messages, accept_secs),

@@ -77,7 +77,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> ExitCode {
                     }
                     let mut total = total.lock().expect("no thread panics");
                     total.add(report);
-                    say(&total.progress(args.seeds, began.elapsed()));
+                    say(&total.progress(args.seeds, postroad_env::since(began)));
                 }
             });
         }

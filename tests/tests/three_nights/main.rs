@@ -117,7 +117,7 @@ impl Page {
         shell.env("POSTROAD_OPERATOR_CONFIG", &self.operator).env("USER", "ann").env_remove("SUDO_USER");
         let began = postroad_env::now();
         let output = shell.output().expect("there is a shell");
-        let took = began.elapsed();
+        let took = postroad_env::since(began);
         let printed = String::from_utf8(output.stdout).expect("commands print text");
         self.carried_out.push(CarriedOut { command: command.to_owned(), printed: printed.clone(), took });
         printed

@@ -157,7 +157,7 @@ impl Proposer {
             let started = postroad_env::now();
             self.shared.lead(status.term, &self.views.borrow_and_update());
             self.reclaim = true;
-            tracing::info!(group = %self.shared.id, term = status.term, took = ?started.elapsed(), "became leader");
+            tracing::info!(group = %self.shared.id, term = status.term, took = ?postroad_env::since(started), "became leader");
         } else if !status.leading && led.is_some() {
             self.shared.follow();
             tracing::info!(group = %self.shared.id, term = status.term, leader = ?status.leader, "lost leadership");
@@ -245,7 +245,7 @@ impl Proposer {
                 None => {
                     let since = self.unknown_since.get(&source).copied().unwrap_or_else(postroad_env::now);
                     gone.insert(source, since);
-                    if since.elapsed() < UNKNOWN_SOURCE_WAIT {
+                    if postroad_env::since(since) < UNKNOWN_SOURCE_WAIT {
                         continue;
                     }
                     Epoch(u64::MAX)
@@ -314,7 +314,7 @@ async fn propose(
 ) -> FinishedEntry {
     let started = postroad_env::now();
     let result = group.propose(head, bodies).await.map(|committed| committed.reply);
-    FinishedEntry { term, after_commit, took: started.elapsed(), result }
+    FinishedEntry { term, after_commit, took: postroad_env::since(started), result }
 }
 
 impl Sweep {

@@ -97,7 +97,7 @@ impl Summaries {
         }
         let started = postroad_env::now();
         let (summary, at) = (Arc::new(count(ledger, by, self.rows_max).await?), clock::now());
-        let new_for = NEW_FOR.max(started.elapsed() * TIMES_ITS_DURATION);
+        let new_for = NEW_FOR.max(postroad_env::since(started) * TIMES_ITS_DURATION);
         let counted = Counted { summary, term, at, new_until: postroad_env::now() + new_for };
         group.insert(by, counted.clone());
         Ok(counted)

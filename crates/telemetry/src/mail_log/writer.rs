@@ -257,7 +257,7 @@ impl Writer {
                 let rest = self.take(Vec::new());
                 return self.write(&rest);
             }
-            if reported_at.elapsed() >= REPORT_EVERY {
+            if postroad_env::since(reported_at) >= REPORT_EVERY {
                 self.report_missing();
                 reported_at = postroad_env::now();
             }
@@ -368,7 +368,7 @@ impl LogFile {
 
     /// Returns how many of the lines could not be written.
     fn write(&mut self, lines: &[u8], reopen: bool) -> u64 {
-        if reopen || self.file.is_none() || self.looked_at.elapsed() >= self.look_every {
+        if reopen || self.file.is_none() || postroad_env::since(self.looked_at) >= self.look_every {
             self.looked_at = postroad_env::now();
             if reopen {
                 self.open_again("requested");
@@ -407,7 +407,7 @@ impl LogFile {
 
     fn complain(&mut self, error: &io::Error, what: Complaint) {
         let complained_at = &mut self.complained_at[what as usize];
-        if complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+        if complained_at.is_none_or(|at| postroad_env::since(at) >= COMPLAIN_EVERY) {
             *complained_at = Some(postroad_env::now());
             let what = what.as_str();
             let path = self.path.display();

@@ -151,7 +151,7 @@ impl Ledger {
     }
 
     pub(super) fn since_start(&self) -> Duration {
-        self.0.started.elapsed()
+        postroad_env::since(self.0.started)
     }
 
     pub(super) fn count_bare_newlines(&self, number: u64) {

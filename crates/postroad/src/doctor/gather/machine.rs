@@ -137,11 +137,11 @@ fn sync_times(data: &Path) -> io::Result<SyncTimes> {
     file.write_all(&block)?;
     file.sync_data()?;
     let mut times = Vec::new();
-    while times.len() < WRITES && started.elapsed() < WRITES_WITHIN {
+    while times.len() < WRITES && postroad_env::since(started) < WRITES_WITHIN {
         let began = postroad_env::now();
         file.write_all(&block)?;
         file.sync_data()?;
-        times.push(began.elapsed());
+        times.push(postroad_env::since(began));
     }
     times.sort_unstable();
     let at = |index: usize| times.get(index).copied().unwrap_or_default();

@@ -111,7 +111,7 @@ pub(super) async fn dns(resolver: &Resolver, probe: &Domain) -> DnsFacts {
     DnsFacts {
         domain: probe.to_string(),
         hosts: hosts.map(|hosts| hosts.hosts.len()).map_err(|error| error.to_string()),
-        took: asked_at.elapsed(),
+        took: postroad_env::since(asked_at),
     }
 }
 
