@@ -10,7 +10,7 @@ pub(crate) struct Known {
     fault: Option<&'static str>,
 }
 
-const KNOWN: [Known; 12] = [
+const KNOWN: [Known; 13] = [
     // The ledger's time is a maximum over the clocks of all leaders that it ever had.
     Known { name: "F-203", problem: "is to be sent", fault: Some("wrong clock") },
     Known { name: "F-203", problem: "it has not ended although all is quiet", fault: Some("wrong clock") },
@@ -20,6 +20,7 @@ const KNOWN: [Known; 12] = [
     Known { name: "F-204", problem: "the states of nodes", fault: Some("other limits") },
     Known { name: "F-204", problem: "I3:", fault: Some("other limits") },
     Known { name: "F-204", problem: "I4:", fault: Some("other limits") },
+    Known { name: "F-204", problem: "I7:", fault: Some("other limits") },
     Known { name: "F-204", problem: "it has not ended although all is quiet", fault: Some("other limits") },
     Known { name: "F-204", problem: "it is not quiet in time", fault: Some("other limits") },
     // Mail waits for a pool that was removed, even when one of its name is back.
