@@ -242,7 +242,11 @@ impl<'a> Facts<'a> {
                 What::Phase(Phase::Liveness { within }) => facts.liveness = Some((at, at.after(*within))),
                 What::Phase(Phase::Quiet) => facts.complete_since = Some(at),
                 What::Event(event) => {
-                    let is_first = read.insert((event.group, event.sequence));
+                    let is_first = match event.kind {
+                        // It may begin with events that were read before.
+                        EventKind::Gap { through } => !read.contains(&(event.group, through)),
+                        _ => read.insert((event.group, event.sequence)),
+                    };
                     facts.add_event(Seen { number, at, what: event }, is_first);
                 }
                 other => facts.add(number, at, other).map_err(|problem| HistoryError { number, problem })?,

@@ -48,9 +48,13 @@ impl<'a> Group<'a> {
             _ => *sequence,
         };
         self.next = expected.max(through.saturating_add(1));
-        // A gap may replace events that were read before it.
+        // A gap may replace events that were read before it, too.
         let is_gap = matches!(kind, EventKind::Gap { .. });
-        let first = self.events.entry(*sequence).or_insert(event);
+        if is_gap && through < expected {
+            return;
+        }
+        let place = if is_gap { expected.max(*sequence) } else { *sequence };
+        let first = self.events.entry(place).or_insert(event);
         let was_gap = matches!(first.what.kind, EventKind::Gap { .. });
         let is_same = first.what.kind == *kind && first.what.ledger_millis == *ledger_millis;
         if !is_same && !is_gap && !was_gap {

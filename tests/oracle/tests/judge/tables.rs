@@ -64,6 +64,10 @@ fn i1_an_acknowledged_message_ends() {
     );
     check_i1(script().stored(1).quiet(), Violated("has not ended"));
     check_i1(script().stored(1), Undecided);
+    // Events were dropped: some after those that were read, or only these.
+    let gap = |through| EventKind::Gap { through };
+    check_i1(script().stored(1).numbered_event(GroupId(1), 1, gap(8)).quiet(), Undecided);
+    check_i1(script().stored(1).numbered_event(GroupId(1), 1, gap(1)).quiet(), Violated("has not ended"));
     // A bound of liveness: before, at, and after it.
     let liveness = Phase::Liveness { within: Micros(3_000_000) };
     check_i1(script().stored(1).phase(liveness).wait_secs(2).quiet(), Violated("has not ended"));
@@ -187,6 +191,11 @@ fn i3_events_have_no_gap_and_a_delivery_ends_once() {
         ),
         Holds,
     );
+    // The gap begins with an event that was read, and has others.
+    let gap = |through| script().accepted(1).numbered_event(group, 1, EventKind::Gap { through });
+    let of_another = EventKind::Held { delivery: delivery(2, 0) };
+    check_i3(gap(8).numbered_event(group, 9, of_another.clone()), Holds);
+    check_i3(gap(1).numbered_event(group, 2, of_another), Violated("before its message was accepted"));
     // Read again: the same is the same event, another is not.
     check_i3(script().accepted(1).event(cancelled()).numbered_event(group, 2, cancelled()), Holds);
     check_i3(
