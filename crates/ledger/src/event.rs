@@ -474,6 +474,14 @@ impl EventLog {
         self.pages.front().and_then(|page| page.first()).map_or(self.next, |event| event.sequence)
     }
 
+    /// The number of the last event that was dropped, while the gap in its place is kept.
+    pub(crate) fn dropped_through(&self) -> Option<u64> {
+        match self.pages.front()?.first()?.kind {
+            EventKind::Gap { through } => Some(through),
+            _ => None,
+        }
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -232,6 +232,18 @@ impl Ledger {
         (self.events.first(), self.events.next())
     }
 
+    /// Returns the number of the last event that was dropped before it was read, while its gap is kept.
+    #[must_use]
+    pub fn dropped_through(&self) -> Option<u64> {
+        self.events.dropped_through()
+    }
+
+    /// Returns how many chunks wait for the rest of their messages.
+    #[must_use]
+    pub fn staged_chunks(&self) -> usize {
+        self.stage.parts().count()
+    }
+
     /// Returns the next event of a consumer, 0 for an unknown one.
     #[must_use]
     pub fn cursor(&self, consumer: &str) -> u64 {

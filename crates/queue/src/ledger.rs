@@ -154,6 +154,16 @@ impl LedgerGroup {
         })
     }
 
+    /// Returns how many chunks wait here for the rest of their messages.
+    pub(crate) fn staged_chunks(&self) -> usize {
+        self.shared.with_ledger(|ledger| ledger.staged_chunks())
+    }
+
+    /// Returns the number of the last event that was dropped here before it was read, while its gap is kept.
+    pub(crate) fn dropped_through(&self) -> Option<u64> {
+        self.shared.with_ledger(|ledger| ledger.dropped_through())
+    }
+
     /// Updates the group's gauges.
     pub(crate) fn observe(&self) {
         let metrics = &self.shared.metrics;

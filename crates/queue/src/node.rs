@@ -119,6 +119,20 @@ impl Replicas {
         self.ledgers.values().all(|ledger| ledger.is_idle(consumer))
     }
 
+    /// Returns how many chunks wait for the rest of their messages.
+    #[must_use]
+    pub fn staged_chunks(&self) -> usize {
+        self.ledgers.values().map(LedgerGroup::staged_chunks).sum()
+    }
+
+    /// Returns the groups that have dropped events before they were read, and still have their gap, with the number of the
+    /// last one.
+    #[must_use]
+    pub fn dropped_through(&self) -> BTreeMap<GroupId, u64> {
+        let dropped = |(id, ledger): (&GroupId, &LedgerGroup)| Some((*id, ledger.dropped_through()?));
+        self.ledgers.iter().filter_map(dropped).collect()
+    }
+
     /// Returns the node's log.
     #[must_use]
     pub fn log(&self) -> &Log {

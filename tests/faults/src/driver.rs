@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum as _};
 
-use crate::{counters, run::Report, shrink::shrink};
+use crate::{counters, plan::Theme, run::Report, shrink::shrink};
 
 /// A run of seconds; one whose virtual time stands still never ends.
 const RUN_WITHIN: Duration = Duration::from_mins(2);
@@ -28,6 +28,9 @@ pub(crate) struct SimulateArgs {
     /// How long faults happen in each run, in virtual seconds.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
+    /// A theme for every plan, instead of the one that a seed has or has not.
+    #[arg(long)]
+    theme: Option<Theme>,
     /// Begin no seed after so many minutes.
     #[arg(long)]
     minutes: Option<u64>,
@@ -71,7 +74,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> ExitCode {
         for _ in 0..jobs {
             scope.spawn(|| {
                 while let Some(seed) = take(&seeds) {
-                    let report = run_apart(seed, args.seconds, None);
+                    let report = run_apart(seed, args, None);
                     if !report.problems.is_empty() && !args.keep_going {
                         end(&seeds);
                     }
@@ -87,26 +90,26 @@ pub(crate) fn simulate(args: &SimulateArgs) -> ExitCode {
     let _ = total.print(&mut io::stdout().lock());
     let Some(failed) = &total.failed else { return ExitCode::SUCCESS };
     if !args.keep_going {
-        let _ = explain(failed, args.seconds, &mut io::stdout().lock());
+        let _ = explain(failed, args, &mut io::stdout().lock());
     }
     ExitCode::from(1)
 }
 
 /// Prints the shortest plan that has the same problem, and its story.
-fn explain(failed: &Report, seconds: u64, out: &mut impl Write) -> io::Result<()> {
+fn explain(failed: &Report, args: &SimulateArgs, out: &mut impl Write) -> io::Result<()> {
     let Some(problem) = failed.problems.first() else { return Ok(()) };
     // A run that did not end has no list of its faults.
     if failed.faults.is_empty() {
-        let command = arguments(failed.seed, seconds, None).join(" ");
+        let command = arguments(failed.seed, args, None).join(" ");
         return writeln!(out, "\nseed {}: {problem}\npostroad-faults {command}", failed.seed);
     }
     let kind = kind_of(problem);
     say("leaving out faults that it does not need\n");
     let faults = shrink(failed.faults.clone(), |faults| {
-        let problems = run_apart(failed.seed, seconds, Some(faults)).problems;
+        let problems = run_apart(failed.seed, args, Some(faults)).problems;
         problems.iter().any(|problem| kind_of(problem) == kind)
     });
-    let arguments = arguments(failed.seed, seconds, Some(&faults));
+    let arguments = arguments(failed.seed, args, Some(&faults));
     writeln!(out, "\nseed {}: {problem}\npostroad-faults {}\n", failed.seed, arguments.join(" "))?;
     let story = Command::new(std::env::current_exe()?).args(arguments).stderr(Stdio::null()).output()?;
     out.write_all(&story.stdout)
@@ -137,8 +140,10 @@ fn end(seeds: &Mutex<Seeds>) {
 }
 
 /// The arguments that repeat a run, with only some of its faults if they are given.
-fn arguments(seed: u64, seconds: u64, only: Option<&[usize]>) -> Vec<String> {
-    let mut arguments = vec!["run".to_owned(), seed.to_string(), format!("--seconds={seconds}")];
+fn arguments(seed: u64, args: &SimulateArgs, only: Option<&[usize]>) -> Vec<String> {
+    let mut arguments = vec!["run".to_owned(), seed.to_string(), format!("--seconds={}", args.seconds)];
+    let theme = args.theme.and_then(|theme| theme.to_possible_value());
+    arguments.extend(theme.map(|theme| format!("--theme={}", theme.get_name())));
     if let Some(only) = only {
         let only: Vec<String> = only.iter().map(ToString::to_string).collect();
         // No fault has this number.
@@ -149,7 +154,7 @@ fn arguments(seed: u64, seconds: u64, only: Option<&[usize]>) -> Vec<String> {
 }
 
 /// Runs a seed in a process of its own.
-fn run_apart(seed: u64, seconds: u64, only: Option<&[usize]>) -> Report {
+fn run_apart(seed: u64, args: &SimulateArgs, only: Option<&[usize]>) -> Report {
     let failed = |what: String| Report {
         seed,
         seconds: 0.0,
@@ -164,7 +169,7 @@ fn run_apart(seed: u64, seconds: u64, only: Option<&[usize]>) -> Report {
         Err(error) => return failed(format!("this program cannot be found: {error}")),
     };
     let started = Command::new(program)
-        .args(arguments(seed, seconds, only))
+        .args(arguments(seed, args, only))
         .arg("--json")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

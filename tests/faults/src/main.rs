@@ -7,6 +7,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use mimalloc::MiMalloc;
+use postroad_machine::Counting;
 use postroad_telemetry::LogFilter;
 
 mod counters;
@@ -24,7 +25,7 @@ mod trace;
 mod world;
 
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Counting<MiMalloc> = Counting(MiMalloc);
 
 #[derive(Parser)]
 #[command(about)]
@@ -48,6 +49,9 @@ struct RunArgs {
     /// How long faults happen, in virtual seconds.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
+    /// A theme for the plan, instead of the one that the seed has or has not.
+    #[arg(long)]
+    theme: Option<plan::Theme>,
     /// Only these faults of the plan, by number.
     #[arg(long, value_delimiter = ',')]
     only: Option<Vec<usize>>,
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
                 seed: args.seed,
                 length: Duration::from_secs(args.seconds),
                 only: args.only,
+                theme: args.theme,
                 history: args.history,
                 trace: args.trace,
                 log: args.log,

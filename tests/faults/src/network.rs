@@ -50,6 +50,10 @@ struct State {
     /// Directions in which nothing arrives.
     blocked: BTreeSet<(Host, Host)>,
     latency_max: Duration,
+    /// Of each direction between two hosts; `None` for no bound.
+    bytes_per_second: Option<u64>,
+    /// When a direction will have carried what was sent in it.
+    carried: BTreeMap<(Host, Host), Duration>,
     trace: Trace,
 }
 
@@ -97,6 +101,8 @@ impl Net {
             next_wire: 0,
             blocked: BTreeSet::new(),
             latency_max: Duration::from_millis(5),
+            bytes_per_second: None,
+            carried: BTreeMap::new(),
             trace,
         })))
     }
@@ -148,6 +154,18 @@ impl Net {
     /// Sets the longest time that bytes are on their way.
     pub(crate) fn set_latency(&self, most: Duration) {
         self.0.lock().latency_max = most;
+    }
+
+    /// Bounds what each direction between two hosts carries.
+    pub(crate) fn set_bandwidth(&self, bytes_per_second: Option<u64>) {
+        let mut state = self.0.lock();
+        state.bytes_per_second = bytes_per_second;
+        state.carried.clear();
+    }
+
+    /// Returns whether links are bounded.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.0.lock().bytes_per_second.is_some()
     }
 
     /// The process of a host died: its listeners are gone, and its connections are reset.
@@ -276,6 +294,7 @@ impl fmt::Debug for Half {
 impl Half {
     fn write(&self, context: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = self.net.0.lock();
+        let state = &mut *state;
         let due = state.now + state.latency();
         let Some(wire) = state.wires.get_mut(&self.number).filter(|wire| wire.broken != Some(Broken::Reset))
         else {
@@ -287,6 +306,16 @@ impl Half {
             return Poll::Pending;
         }
         let due = direction.sent.back().map_or(due, |(before, _)| due.max(*before));
+        let due = match state.bytes_per_second {
+            Some(bandwidth) => {
+                let link = (wire.hosts[self.side], wire.hosts[1 - self.side]);
+                let carried = state.carried.entry(link).or_default();
+                let takes = Duration::from_secs_f64(bytes.len() as f64 / bandwidth as f64);
+                *carried = due.max(*carried) + takes;
+                *carried
+            }
+            None => due,
+        };
         direction.sent.push_back((due, bytes.to_vec()));
         direction.sent_bytes += bytes.len();
         Poll::Ready(Ok(bytes.len()))

@@ -3,13 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use postroad_cluster::Endpoints;
-use postroad_core::{DeliveryId, MessageId, NodeId, Timestamp};
+use postroad_core::{DeliveryId, GroupId, MessageId, NodeId, Timestamp};
 use postroad_net::{Expect, Role, Transport};
 use postroad_storage::sim::SimFs;
 use rand::RngExt;
@@ -48,7 +51,7 @@ pub(crate) struct Place {
     mail: Arc<Mutex<Mail>>,
     clients: CancellationToken,
     /// How many times as long as in a busy cluster clients wait between two messages.
-    pace: u32,
+    pace: Arc<AtomicU32>,
 }
 
 #[derive(Default)]
@@ -61,26 +64,44 @@ struct Mail {
     ended: BTreeSet<DeliveryId>,
     /// Acknowledged deliveries of which it was not.
     open: BTreeSet<DeliveryId>,
+    /// Groups that have dropped events before they were read.
+    unreadable: BTreeSet<GroupId>,
     /// Messages that somebody asked to hold.
     held: BTreeSet<MessageId>,
     /// Submissions and changes without an answer.
     pending: u64,
     /// Somebody has removed the pool, and will put it back.
     is_pool_unwanted: bool,
+    /// Clients give up in the middle of large messages.
+    abandons_chunks: bool,
+}
+
+impl Mail {
+    /// Acknowledged deliveries of which the end is still to be read.
+    fn awaited(&self) -> impl Iterator<Item = &DeliveryId> {
+        self.open.iter().filter(|delivery| !self.unreadable.contains(&delivery.message.group()))
+    }
 }
 
 impl Place {
     pub(crate) fn new(net: Net, recorder: Recorder, pace: u32) -> Self {
+        let pace = Arc::new(AtomicU32::new(pace));
         Self { net, recorder, mail: Arc::default(), clients: CancellationToken::new(), pace }
     }
 
     /// Waits for as long as a client or an operator thinks.
     pub(crate) async fn think(&self, millis: Range<u64>) {
-        let time = Duration::from_millis(postroad_env::Random.random_range(millis)) * self.pace;
+        let pace = self.pace.load(Ordering::Relaxed);
+        let time = Duration::from_millis(postroad_env::Random.random_range(millis)) * pace;
         tokio::select! {
             () = time::sleep(time) => {}
             () = self.clients.cancelled() => {}
         }
+    }
+
+    /// Makes the cluster a busy one.
+    pub(crate) fn make_busy(&self) {
+        self.pace.store(1, Ordering::Relaxed);
     }
 
     /// Makes clients submit nothing more.
@@ -91,7 +112,7 @@ impl Place {
     /// Returns true once every acknowledged delivery has ended, and nothing is asked for.
     pub(crate) fn all_have_ended(&self) -> bool {
         let mail = self.mail.lock();
-        mail.open.is_empty() && mail.pending == 0
+        mail.awaited().next().is_none() && mail.pending == 0
     }
 
     /// Makes the operator remove the pool, or put it back.
@@ -103,14 +124,23 @@ impl Place {
         !self.mail.lock().is_pool_unwanted
     }
 
+    /// Makes clients give up in the middle of large messages.
+    pub(crate) fn abandon_chunks(&self) {
+        self.mail.lock().abandons_chunks = true;
+    }
+
+    pub(crate) fn abandons_chunks(&self) -> bool {
+        self.mail.lock().abandons_chunks
+    }
+
     /// Returns what is missing until all is quiet.
     pub(crate) fn missing(&self) -> String {
         let mail = self.mail.lock();
         let first =
-            mail.open.first().map(|first| format!(", the first of them `{first}`")).unwrap_or_default();
+            mail.awaited().next().map(|first| format!(", the first of them `{first}`")).unwrap_or_default();
         format!(
             "{} deliveries without an end{first}, {} requests without an answer",
-            mail.open.len(),
+            mail.awaited().count(),
             mail.pending
         )
     }
@@ -131,6 +161,11 @@ impl Place {
         let mut mail = self.mail.lock();
         mail.ended.insert(delivery);
         mail.open.remove(&delivery);
+    }
+
+    /// A group has dropped events before they were read: the ends of some deliveries, perhaps.
+    pub(crate) fn events_were_dropped(&self, group: GroupId) {
+        self.mail.lock().unreadable.insert(group);
     }
 
     /// Somebody asks to hold a message.

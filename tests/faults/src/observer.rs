@@ -1,15 +1,12 @@
 //! What replicas show from outside: states, leaders, checkpoints.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::atomic::Ordering,
-};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use postroad_core::{GroupId, NodeId};
 use postroad_oracle::{What, history::StateHash};
 use postroad_queue::Replicas;
 
-use crate::record::Recorder;
+use crate::{record::Recorder, world::name};
 
 /// Watches the replicas of all queue nodes.
 pub(crate) struct Observer {
@@ -20,8 +17,12 @@ pub(crate) struct Observer {
     leaders: BTreeMap<GroupId, (u64, u64)>,
     /// Groups whose leader stops in order.
     handed_over: BTreeMap<GroupId, u64>,
-    /// Nodes with a new disk that do not vote yet.
-    rejoining: BTreeSet<u64>,
+    /// Nodes with a new disk that do not vote yet, since when.
+    rejoining: BTreeMap<u64, Duration>,
+    /// What each replica has dropped of its events: the entry that was applied last, and the last event.
+    dropped: BTreeMap<(GroupId, u64), (u64, u64)>,
+    /// Replicas that have dropped other events than others.
+    disagreeing: BTreeMap<GroupId, String>,
     /// Checkpoints and freed segments of each node, since it started.
     logs: BTreeMap<u64, [u64; 2]>,
 }
@@ -33,7 +34,9 @@ impl Observer {
             compared: BTreeMap::new(),
             leaders: BTreeMap::new(),
             handed_over: BTreeMap::new(),
-            rejoining: BTreeSet::new(),
+            rejoining: BTreeMap::new(),
+            dropped: BTreeMap::new(),
+            disagreeing: BTreeMap::new(),
             logs: BTreeMap::new(),
         }
     }
@@ -50,13 +53,24 @@ impl Observer {
     }
 
     /// A node has a new disk.
-    pub(crate) fn has_new_disk(&mut self, node: u64) {
-        self.rejoining.insert(node);
+    pub(crate) fn has_new_disk(&mut self, node: u64, now: Duration) {
+        self.rejoining.insert(node, now);
+    }
+
+    /// Returns the nodes with a new disk that do not vote yet, since when.
+    pub(crate) fn rejoining(&self) -> impl Iterator<Item = (u64, Duration)> {
+        self.rejoining.iter().map(|(node, since)| (*node, *since))
+    }
+
+    /// Returns what replicas disagree on that their hashes do not show.
+    pub(crate) fn disagreements(&self) -> impl Iterator<Item = String> {
+        self.disagreeing.values().cloned()
     }
 
     /// Looks at the replicas of a node that runs.
     pub(crate) fn look(&mut self, node: u64, replicas: &Replicas) {
         self.compare(node, replicas);
+        self.compare_dropped(node, replicas);
         for (group, term) in replicas.leading() {
             let before = self.leaders.get(&group).copied();
             if before.is_some_and(|(_, before)| before >= term) {
@@ -68,7 +82,7 @@ impl Observer {
                 self.recorder.count("transfer", 1);
             }
         }
-        if self.rejoining.contains(&node) && replicas.votes() {
+        if self.rejoining.contains_key(&node) && replicas.votes() {
             self.rejoining.remove(&node);
             self.recorder.count("rejoin", 1);
         }
@@ -89,6 +103,29 @@ impl Observer {
             let Some((index, hash)) = replicas.state_hash(group) else { continue };
             let node = NodeId(node);
             self.recorder.push(What::StateHash(StateHash { group, index, node, hash }));
+        }
+    }
+
+    /// Compares the events that replicas have dropped which have applied the same.
+    fn compare_dropped(&mut self, node: u64, replicas: &Replicas) {
+        let dropped = replicas.dropped_through();
+        if dropped.is_empty() {
+            return;
+        }
+        for (group, applied) in replicas.applied() {
+            let Some(through) = dropped.get(&group) else { continue };
+            self.dropped.insert((group, node), (applied, *through));
+            let others = self.dropped.range((group, 0)..=(group, u64::MAX));
+            let other =
+                others.map(|(key, is)| (key.1, is)).find(|(_, is)| is.0 == applied && is.1 != *through);
+            if let Some((other, (_, others))) = other {
+                let text = format!(
+                    "of group {group} {} has dropped events up to {through}, {} up to {others}",
+                    name(node),
+                    name(other)
+                );
+                self.disagreeing.entry(group).or_insert(text);
+            }
         }
     }
 }

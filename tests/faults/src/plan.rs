@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use clap::ValueEnum;
 use postroad_storage::sim::{Call, DiskFault, FaultKind, Names, PowerCut};
 use rand::{Rng, RngExt, seq::IndexedRandom};
 
@@ -68,6 +69,16 @@ pub(crate) enum Fault {
     Disk { node: u64, fault: DiskFault },
     /// A node runs with another limit for its events from now on.
     OtherLimits { node: u64, event_bytes_max: u64 },
+    /// All queue nodes run with this limit for events from now on.
+    SmallLimits { event_bytes_max: u64 },
+    /// All queue nodes write checkpoints as seldom as in large clusters from now on, and clients do not pause.
+    RareCheckpoints,
+    /// Clients give up in the middle of large messages from now on.
+    AbandonedChunks,
+    /// All queue nodes are stopped in order at once.
+    RestartEverywhere { down: Duration },
+    /// Links between hosts carry so much and no more, and clients do not pause.
+    Narrow { bytes_per_second: u64, length: Duration },
     /// Somebody removes the pool that mail waits for, and puts it back.
     RemovedPool { length: Duration },
     /// The newest segment of a log is gone.
@@ -103,6 +114,11 @@ impl Fault {
             Self::Full { .. } => "full disk",
             Self::Disk { fault, .. } => fault.kind.name(),
             Self::OtherLimits { .. } => "other limits",
+            Self::SmallLimits { .. } => "small limits",
+            Self::RareCheckpoints => "rare checkpoints",
+            Self::AbandonedChunks => "abandoned chunks",
+            Self::RestartEverywhere { .. } => "restart everywhere",
+            Self::Narrow { .. } => "narrow links",
             Self::RemovedPool { .. } => "removed pool",
             Self::LostSegment { .. } => "lost segment",
             Self::LostDisk { .. } => "lost disk",
@@ -117,8 +133,8 @@ impl fmt::Display for Step {
     }
 }
 
-/// Makes the faults of a run that has them for `length`.
-pub(crate) fn generate(rng: &mut impl Rng, length: Duration) -> Vec<Step> {
+/// Makes the faults of a run that has them for `length`, with a theme that is given or chosen.
+pub(crate) fn generate(rng: &mut impl Rng, length: Duration, theme: Option<Theme>) -> Vec<Step> {
     // Some runs are calm and some are wild: what is found differs.
     let mean_gap = Duration::from_millis(*[400, 1_500, 4_000].choose(rng).unwrap_or(&1_500));
     let (mut at, mut steps) = (Duration::from_millis(rng.random_range(500..4_000)), Vec::new());
@@ -126,42 +142,105 @@ pub(crate) fn generate(rng: &mut impl Rng, length: Duration) -> Vec<Step> {
         steps.push(Step { at, fault: fault(rng) });
         at += mean_gap.mul_f64(rng.random_range(0.1..2.0));
     }
-    let hiding = hiding_faults(rng);
-    // Two of three disks are enough, one is not: where one is damaged the others are whole.
-    if hiding.iter().any(|fault| matches!(fault, Fault::Disk { .. } | Fault::LostSegment { .. })) {
-        steps.retain(|step| !matches!(step.fault, Fault::LostDisk { .. } | Fault::OldDisk { .. }));
-    }
-    for fault in hiding {
-        let at = length.mul_f64(rng.random_range(0.1..0.9));
-        let place = steps.partition_point(|step: &Step| step.at < at);
-        steps.insert(place, Step { at, fault });
+    let mut chosen = || {
+        let has_one = rng.random_range(0..THEMES_ONE_IN) == 0;
+        Theme::value_variants().choose(rng).copied().filter(|_| has_one)
+    };
+    if let Some(theme) = theme.or_else(&mut chosen) {
+        theme.shape(&mut steps, rng, length);
     }
     steps
 }
 
-/// What happens in few runs, because it hides what else goes wrong.
-fn hiding_faults(rng: &mut impl Rng) -> Vec<Fault> {
-    let node = queue_node(rng);
-    match rng.random_range(0..24) {
-        0 => {
-            let mut by = || rng.random_range(1_000..3_600_000) * if rng.random() { 1 } else { -1 };
-            (0..6).map(|_| Fault::ClockStep { node, by_millis: by() }).collect()
+/// One run in so many has a theme.
+const THEMES_ONE_IN: u32 = 4;
+
+/// What few runs have, because it hides what else goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Theme {
+    WrongClock,
+    Damage,
+    LostSegments,
+    OtherLimits,
+    SmallLimits,
+    RemovedPool,
+    RareCheckpoints,
+    AbandonedChunks,
+    Restarts,
+    NarrowLinks,
+}
+
+impl Theme {
+    fn shape(self, steps: &mut Vec<Step>, rng: &mut impl Rng, length: Duration) {
+        match self {
+            // Two of three disks are enough, one is not: where one is damaged the others are whole.
+            Self::Damage | Self::LostSegments => {
+                steps.retain(|step| !matches!(step.fault, Fault::LostDisk { .. } | Fault::OldDisk { .. }));
+            }
+            // With anything else beside it nobody could say how long it may take.
+            Self::NarrowLinks => steps.clear(),
+            _ => {}
         }
-        1 => (0..16).map(|_| Fault::Disk { node, fault: damage(rng) }).collect(),
-        2 => {
-            let bytes = rng.random_range(200..3_000);
-            let limits = (0..6).map(|_| Fault::OtherLimits { node, event_bytes_max: bytes });
-            // The limit matters once nobody reads events.
-            let unread =
-                (0..3).map(|_| Fault::Suspend { node: OPERATOR, length: millis(rng, 4_000..10_000) });
-            limits.chain(unread).collect()
-        }
-        3 => (0..6).map(|_| Fault::RemovedPool { length: millis(rng, 200..3_000) }).collect(),
-        4 => (0..10)
-            .map(|_| Fault::LostSegment { node: queue_node(rng), down: millis(rng, 50..3_000) })
-            .collect(),
-        _ => Vec::new(),
+        // What holds for the rest of the run comes first.
+        let (at_first, later) = self.faults(rng, length);
+        let at_first = at_first.into_iter().map(|fault| Step { at: Duration::from_millis(500), fault });
+        let later =
+            later.into_iter().map(|fault| Step { at: length.mul_f64(rng.random_range(0.1..0.9)), fault });
+        steps.extend(at_first.chain(later));
+        steps.sort_by_key(|step| step.at);
     }
+
+    /// Returns its faults: those of the first moment, and those of any.
+    fn faults(self, rng: &mut impl Rng, length: Duration) -> (Vec<Fault>, Vec<Fault>) {
+        let node = queue_node(rng);
+        let event_bytes_max = rng.random_range(200..3_000);
+        match self {
+            Self::WrongClock => {
+                let mut by = || rng.random_range(1_000..3_600_000) * if rng.random() { 1 } else { -1 };
+                (Vec::new(), (0..6).map(|_| Fault::ClockStep { node, by_millis: by() }).collect())
+            }
+            Self::Damage => (Vec::new(), (0..16).map(|_| Fault::Disk { node, fault: damage(rng) }).collect()),
+            Self::LostSegments => {
+                let lost = |_| Fault::LostSegment { node: queue_node(rng), down: millis(rng, 50..3_000) };
+                (Vec::new(), (0..10).map(lost).collect())
+            }
+            Self::OtherLimits => {
+                let limits = (0..6).map(|_| Fault::OtherLimits { node, event_bytes_max });
+                (Vec::new(), limits.chain(nobody_reads_events(rng)).collect())
+            }
+            Self::SmallLimits => {
+                // Some pages of events are kept, so that a node that is restored may cut them otherwise.
+                let limit = Fault::SmallLimits { event_bytes_max: rng.random_range(15_000..60_000) };
+                let unread = nobody_reads_events(rng);
+                (vec![limit], unread.into_iter().chain(kills(rng)).collect())
+            }
+            Self::RemovedPool => {
+                let removed = |_| Fault::RemovedPool { length: millis(rng, 200..3_000) };
+                (Vec::new(), (0..6).map(removed).collect())
+            }
+            Self::RareCheckpoints => (vec![Fault::RareCheckpoints], kills(rng).into()),
+            Self::AbandonedChunks => (vec![Fault::AbandonedChunks], Vec::new()),
+            Self::Restarts => {
+                let restart = |_| Fault::RestartEverywhere { down: millis(rng, 50..2_000) };
+                (Vec::new(), (0..6).map(restart).collect())
+            }
+            Self::NarrowLinks => {
+                let bytes_per_second = rng.random_range(200_000..600_000);
+                let lost = Fault::LostDisk { node, down: millis(rng, 50..1_000) };
+                // It happens once, as soon as the replicas agree.
+                (vec![Fault::Narrow { bytes_per_second, length }], vec![lost; 8])
+            }
+        }
+    }
+}
+
+fn kills(rng: &mut impl Rng) -> [Fault; 6] {
+    [(); 6].map(|()| Fault::Kill { node: queue_node(rng), moment: Moment::Idle, down: millis(rng, 50..500) })
+}
+
+/// Only then a limit for events matters.
+fn nobody_reads_events(rng: &mut impl Rng) -> [Fault; 3] {
+    [(); 3].map(|()| Fault::Suspend { node: OPERATOR, length: millis(rng, 4_000..10_000) })
 }
 
 fn fault(rng: &mut impl Rng) -> Fault {

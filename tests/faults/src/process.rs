@@ -22,6 +22,27 @@ pub(crate) struct Process {
     pub(crate) drift_ppm: i64,
     /// Its steady clock's time that is not a whole tick yet, in nanoseconds.
     owed_nanos: i64,
+    memory: Memory,
+}
+
+/// What a process has allocated, in bytes. What it sends and writes is counted too, although others hold it: it is too much
+/// rather than too little.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Memory {
+    pub(crate) held: i64,
+    /// The most that it has held since it started.
+    pub(crate) peak: i64,
+}
+
+impl Memory {
+    fn count<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let before = postroad_machine::allocated();
+        let _ = postroad_machine::take_peak();
+        let result = work();
+        self.peak = self.peak.max(self.held + postroad_machine::take_peak() - before);
+        self.held += postroad_machine::allocated() - before;
+        result
+    }
 }
 
 impl Process {
@@ -40,7 +61,8 @@ impl Process {
             let _entered = environment.enter();
             runtime.spawn(main)
         };
-        Self { host, runtime: Some(runtime), environment, main, drift_ppm: 0, owed_nanos: 0 }
+        let memory = Memory::default();
+        Self { host, runtime: Some(runtime), environment, main, drift_ppm: 0, owed_nanos: 0, memory }
     }
 
     /// Lets the process run for a time, and then its threads.
@@ -48,9 +70,24 @@ impl Process {
         let time = self.drifted(time);
         let _entered = self.environment.enter();
         let Some(runtime) = &self.runtime else { return };
-        runtime.block_on(async { time::sleep(time).await });
+        self.memory.count(|| {
+            runtime.block_on(async { time::sleep(time).await });
+            let _runtime = runtime.enter();
+            self.environment.step_workers();
+        });
+    }
+
+    /// Returns what it has allocated.
+    pub(crate) fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Returns whether a call of its disk has not returned yet.
+    pub(crate) fn disk_is_busy(&self) -> bool {
+        let _entered = self.environment.enter();
+        let Some(runtime) = &self.runtime else { return false };
         let _runtime = runtime.enter();
-        self.environment.step_workers();
+        self.environment.disk_is_busy()
     }
 
     /// Lets it take a few steps without time passing; it may then be killed between any two of them.

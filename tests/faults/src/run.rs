@@ -20,7 +20,7 @@ use tokio::runtime::Builder;
 use crate::{
     counters::Counters,
     known,
-    plan::{self, Step},
+    plan::{self, Step, Theme},
     record::Recorder,
     trace::Trace,
     world::{START, World},
@@ -39,6 +39,7 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     pub(crate) length: Duration,
     pub(crate) only: Option<Vec<usize>>,
+    pub(crate) theme: Option<Theme>,
     pub(crate) history: Option<PathBuf>,
     pub(crate) trace: Option<PathBuf>,
     pub(crate) log: Option<LogFilter>,
@@ -171,7 +172,8 @@ fn simulate_here(options: &Options) -> Outcome {
         trace.keep();
     }
     let _metrics = metrics::set_default_local_recorder(&counters);
-    let all = plan::generate(&mut StdRng::seed_from_u64(options.seed ^ 0x706c_616e), options.length);
+    let mut rng = StdRng::seed_from_u64(options.seed ^ 0x706c_616e);
+    let all = plan::generate(&mut rng, options.length, options.theme);
     let is_wanted = |number: &usize| options.only.as_ref().is_none_or(|only| only.contains(number));
     let (faults, plan): (Vec<usize>, Vec<Step>) =
         all.into_iter().enumerate().filter(|(number, _)| is_wanted(number)).unzip();

@@ -16,12 +16,16 @@ use rand::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod bounds;
 mod faults;
 
 use self::faults::Ending;
 use crate::{
     network::{Host, Net},
-    nodes::{self, Place, queue::Groups},
+    nodes::{
+        self, Place,
+        queue::{Groups, Settings},
+    },
     observer::Observer,
     plan::Step,
     process::Process,
@@ -67,8 +71,7 @@ struct Node {
     old_disk: SimFs,
     /// How often its disk had failed by then.
     errors_at_start: u64,
-    /// Its own limit for events, where its configuration differs from that of the others.
-    event_bytes_max: Option<u64>,
+    settings: Settings,
     /// Its newest segment was removed.
     lacks_segment: bool,
     /// How often disks before this one were damaged.
@@ -76,6 +79,8 @@ struct Node {
     /// Its disk is an earlier copy or damaged: it does not run until an operator replaces the disk by an empty one.
     is_condemned: bool,
     starts_at: Option<Duration>,
+    started_at: Duration,
+    disk_busy_since: Option<Duration>,
     /// It does not run until then, and has not since the other time.
     suspended: Option<(Duration, Duration)>,
     /// It dies at the disk operation with this number, and loses power then or not.
@@ -153,12 +158,14 @@ impl World {
             process: None,
             old_disk: disk.snapshot(),
             errors_at_start: 0,
-            event_bytes_max: None,
+            settings: Settings::default(),
             lacks_segment: false,
             damages_before: 0,
             is_condemned: false,
             disk,
             starts_at,
+            started_at: Duration::ZERO,
+            disk_busy_since: None,
             suspended: None,
             dies_at: None,
             stop,
@@ -179,10 +186,12 @@ impl World {
             }
             self.tick();
         }
+        self.check_rejoins();
         self.heal();
         self.settle();
         self.recorder.push(What::Phase(Phase::Quiet));
         self.count_disk_faults();
+        self.problems.extend(self.observer.disagreements());
         let Self { nodes, now, problems, .. } = self;
         nodes.into_values().filter_map(|node| node.process).for_each(Process::kill);
         (now, problems)
@@ -230,6 +239,7 @@ impl World {
             }
             self.tick();
             if self.now >= clients_end && self.is_quiet() {
+                self.check_staged();
                 return;
             }
         }
@@ -297,14 +307,20 @@ impl World {
     /// A process has ended by itself.
     fn ended(&mut self, number: u64) {
         let Some(node) = self.nodes.get_mut(&number) else { return };
-        // Nobody accepts an old copy of a disk, and its node says so and ends. An error of the disk ends a process too.
-        let is_asked = node.stop.is_cancelled() || node.is_condemned;
-        let has_cause = errors(&node.disk) > node.errors_at_start || node.is_damaged();
-        if !is_asked && !has_cause {
-            self.trace.note(format_args!("{} ended by itself", name(number)), &[]);
-            self.problems.push(format!("{:.3} s: {} ended by itself", self.now.as_secs_f64(), name(number)));
+        // Nobody accepts an old copy of a disk, nor one without its newest segment, and its node says so and ends. An error of
+        // the disk ends a process too. Damage must not: the other disks have what is damaged on one.
+        let is_refused = node.is_condemned || node.lacks_segment;
+        let is_asked = node.stop.is_cancelled() || is_refused || errors(&node.disk) > node.errors_at_start;
+        if !is_asked {
+            let why = if node.is_damaged() { " over a damaged disk" } else { "" };
+            self.trace.note(format_args!("{} ended by itself{why}", name(number)), &[]);
+            self.problems.push(format!(
+                "{:.3} s: {} ended by itself{why}",
+                self.now.as_secs_f64(),
+                name(number)
+            ));
         }
-        if !is_asked && node.is_damaged() {
+        if !node.is_condemned && !node.stop.is_cancelled() && node.is_damaged() {
             node.is_condemned = true;
             self.begin(Ending::NewDisk(number), DISK_REPLACED_AFTER, "damaged disk", &[number]);
         }
@@ -343,6 +359,8 @@ impl World {
                 continue;
             }
             node.starts_at = None;
+            node.started_at = self.now;
+            node.disk_busy_since = None;
             node.old_disk = node.disk.snapshot();
             node.errors_at_start = errors(&node.disk);
             self.observer.starts(*number);
@@ -364,7 +382,7 @@ impl World {
             self.trace.note(format_args!("{} starts", name(*number)), &[]);
             self.recorder.node(NodeId(*number), node.role, true);
             node.process = Some(match node.role {
-                Role::Queue => nodes::queue::start(&self.place, starting, &node.groups, node.event_bytes_max),
+                Role::Queue => nodes::queue::start(&self.place, starting, &node.groups, node.settings),
                 Role::Outbound => nodes::outbound::start(&self.place, starting, &node.home),
                 Role::Ingress => nodes::client::start(&self.place, starting),
                 Role::Control => nodes::operator::start(&self.place, starting),
@@ -378,6 +396,7 @@ impl World {
                 self.observer.look(*number, &replicas);
             }
         }
+        self.check_bounds();
     }
 
     /// Returns true when all queue nodes vote and have applied the same: then one of them may lose its disk.

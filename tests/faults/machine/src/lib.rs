@@ -5,10 +5,16 @@
 //! each thread that has [entered](enter), so that a program with one thread does the same again. A thread that has not
 //! entered gets the system's.
 //!
+//! [`Counting`] counts what a thread allocates, so that the memory of each simulated process can be bounded.
+//!
 //! Never link it into anything but a simulation: it makes secrets predictable.
 #![expect(unsafe_code, reason = "functions of the C library are replaced")]
 
-use std::{cell::RefCell, time::Duration};
+use std::{
+    alloc::{GlobalAlloc, Layout},
+    cell::{Cell, RefCell},
+    time::Duration,
+};
 
 use libc::{c_int, c_void, clockid_t, size_t, ssize_t, timespec};
 
@@ -19,6 +25,8 @@ const MIX: [u64; 2] = [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb];
 thread_local! {
     /// The state of this thread's generator and its time, once it has entered.
     static ENTERED: RefCell<Option<(u64, Duration)>> = const { RefCell::new(None) };
+    /// Bytes that this thread has allocated and not freed, and the most there were since [`take_peak`].
+    static ALLOCATED: Cell<(i64, i64)> = const { Cell::new((0, 0)) };
 }
 
 /// Gives this thread random numbers from a seed, and clocks that stand still at `time`.
@@ -71,6 +79,59 @@ pub unsafe extern "C" fn clock_gettime(clock: clockid_t, time: *mut timespec) ->
     0
 }
 
+/// An allocator that counts for each thread what is allocated from another one. Memory that another thread frees is counted
+/// there.
+#[derive(Debug)]
+pub struct Counting<A>(pub A);
+
+impl<A> Counting<A> {
+    fn count(bytes: i64) {
+        let (now, peak) = ALLOCATED.get();
+        ALLOCATED.set((now + bytes, peak.max(now + bytes)));
+    }
+}
+
+// SAFETY: every call is the inner allocator's, with the arguments of the caller.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Self::count(layout.size().cast_signed() as i64);
+        // SAFETY: the caller keeps the contract.
+        unsafe { self.0.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        Self::count(layout.size().cast_signed() as i64);
+        // SAFETY: the caller keeps the contract.
+        unsafe { self.0.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        Self::count(-(layout.size().cast_signed() as i64));
+        // SAFETY: the caller keeps the contract.
+        unsafe { self.0.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        Self::count(bytes.cast_signed() as i64 - layout.size().cast_signed() as i64);
+        // SAFETY: the caller keeps the contract.
+        unsafe { self.0.realloc(block, layout, bytes) }
+    }
+}
+
+/// Returns the bytes that this thread has allocated and not freed.
+#[must_use]
+pub fn allocated() -> i64 {
+    ALLOCATED.get().0
+}
+
+/// Returns the most bytes that were allocated at a time since the last call.
+#[must_use]
+pub fn take_peak() -> i64 {
+    let (now, peak) = ALLOCATED.get();
+    ALLOCATED.set((now, now));
+    peak
+}
+
 fn mixed(state: u64) -> u64 {
     let mixed = (state ^ (state >> 30)).wrapping_mul(MIX[0]);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(MIX[1]);
@@ -87,6 +148,22 @@ mod tests {
     };
 
     use super::*;
+
+    #[global_allocator]
+    static ALLOCATOR: Counting<std::alloc::System> = Counting(std::alloc::System);
+
+    #[test]
+    fn what_a_thread_allocates_is_counted_until_it_is_freed() {
+        let before = allocated();
+        let _ = take_peak();
+        let kept = vec![1_u8; 1000];
+        drop(vec![0_u8; 5000]);
+        assert_eq!(allocated() - before, 1000);
+        assert_eq!(take_peak() - before, 6000);
+        assert_eq!(take_peak() - before, 1000);
+        drop(kept);
+        assert_eq!(allocated(), before);
+    }
 
     #[test]
     fn hash_maps_of_threads_with_one_seed_have_one_order() {

@@ -24,6 +24,9 @@ use crate::{network::Host, process::Process, world::LEDGER_GROUPS};
 
 /// Clients that wait for answers beside each other.
 const CLIENTS: usize = 4;
+/// Larger contents are sent in chunks.
+const CHUNKED_FROM: u64 = 50_000;
+const CHUNK_BYTES: usize = 200_000;
 /// Longer than any answer of the submitter takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -135,14 +138,14 @@ impl Client {
         let is_twice = postroad_env::random::<u8>() < 12;
         let again = submission.clone();
         let submitting = async {
-            let first = self.submitter.submit(id, submission);
+            let first = self.send(id, submission);
             if !is_twice {
                 return first.await;
             }
             // As two ingress nodes would that were given the same message.
             let second = async {
                 time::sleep(Duration::from_millis(postroad_env::Random.random_range(0..300))).await;
-                self.submitter.submit(id, again).await
+                self.send(id, again).await
             };
             let (first, second) = futures::future::join(first, second).await;
             first.or(second)
@@ -153,6 +156,24 @@ impl Client {
             Ok(Err(SubmitError::Invalid(reply))) => SubmitAnswer::Refused { reply },
             Ok(Err(error)) => SubmitAnswer::Failed { reply: error.to_string() },
         }
+    }
+
+    /// Sends a large content in chunks before its message, as an ingress node does.
+    async fn send(&self, id: MessageId, mut submission: Submission) -> Result<(), SubmitError> {
+        if submission.size_bytes > CHUNKED_FROM {
+            let content = std::mem::take(&mut submission.content).concat();
+            for chunk in content.chunks(CHUNK_BYTES) {
+                let message_id = submission.message_id.clone();
+                let (number, content) = (Some(submission.chunks), vec![Bytes::copy_from_slice(chunk)]);
+                let chunk = Submission { message_id, content, chunk: number, ..Submission::default() };
+                self.submitter.submit(id, chunk).await?;
+                submission.chunks += 1;
+                if self.place.abandons_chunks() && postroad_env::random::<u8>() < 64 {
+                    return Err(SubmitError::Unavailable);
+                }
+            }
+        }
+        self.submitter.submit(id, submission).await
     }
 }
 
@@ -212,16 +233,16 @@ impl Draft {
     }
 }
 
-/// Lines of printable characters.
+/// Lines of 76 letters.
 fn body(bytes: usize) -> Vec<u8> {
-    let start: u8 = postroad_env::random();
-    (0..bytes)
-        .map(|place| match place % 78 {
-            76 => b'\r',
-            77 => b'\n',
-            column => b'a' + ((start as usize + place / 78 + column) % 26) as u8,
-        })
-        .take(bytes / 78 * 78)
-        .chain(*b"end\r\n")
-        .collect()
+    let letters: Vec<u8> = (b'a'..=b'z').cycle().take(26 + 76).collect();
+    let start = usize::from(postroad_env::random::<u8>());
+    let mut body = Vec::with_capacity(bytes);
+    for line in 0..bytes / 78 {
+        let first = (start + line) % 26;
+        body.extend_from_slice(&letters[first..first + 76]);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"end\r\n");
+    body
 }

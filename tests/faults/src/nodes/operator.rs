@@ -281,6 +281,9 @@ impl Consumer {
         if let (Some(_), Some(delivery)) = (end_of(&event.kind), delivery_of(&event.kind)) {
             self.place.has_ended(delivery);
         }
+        if matches!(event.kind, EventKind::Gap { .. }) {
+            self.place.events_were_dropped(self.group);
+        }
         let kind = match &event.kind {
             EventKind::Accepted { .. } => "event accepted",
             EventKind::Attempt(attempt) => attempt.outcome.as_str(),

@@ -31,12 +31,14 @@ impl Groups {
     }
 }
 
-pub(crate) fn start(
-    place: &Place,
-    starting: Starting,
-    groups: &Groups,
-    event_bytes_max: Option<u64>,
-) -> Process {
+/// What somebody configured otherwise than [`config`].
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Settings {
+    pub(crate) event_bytes_max: Option<u64>,
+    pub(crate) has_rare_checkpoints: bool,
+}
+
+pub(crate) fn start(place: &Place, starting: Starting, groups: &Groups, settings: Settings) -> Process {
     let Starting { number, seed, wall, disk, stop } = starting;
     let voter = |node| Voter { node: NodeId(node), address: address(node) };
     let deps = QueueDeps {
@@ -49,11 +51,7 @@ pub(crate) fn start(
     };
     let groups = groups.clone();
     Process::start(Host(number), seed, wall, async move {
-        let mut config = config(number);
-        if let Some(bytes) = event_bytes_max {
-            config.event_bytes_max = ByteSize(bytes);
-        }
-        match Queue::start(config, deps).await {
+        match Queue::start(config(number, settings), deps).await {
             Ok(queue) => {
                 *groups.0.lock() = Some(queue.replicas());
                 queue.run(stop).await;
@@ -67,7 +65,8 @@ pub(crate) fn start(
 }
 
 /// Small segments, frequent checkpoints and short waits: in half a minute everything happens that takes days elsewhere.
-fn config(number: u64) -> QueueConfig {
+fn config(number: u64, settings: Settings) -> QueueConfig {
+    let usual = QueueConfig::default();
     QueueConfig {
         listen: address(number).parse().expect("an address"),
         message_age_max: Duration::from_mins(10),
@@ -75,7 +74,12 @@ fn config(number: u64) -> QueueConfig {
         spare_segments_max: 1,
         tail_bytes_max: ByteSize::kib(256),
         log_retain_bytes_max: ByteSize::kib(512),
-        checkpoint_bytes: ByteSize::kib(128),
+        checkpoint_bytes: if settings.has_rare_checkpoints {
+            usual.checkpoint_bytes
+        } else {
+            ByteSize::kib(128)
+        },
+        event_bytes_max: settings.event_bytes_max.map_or(usual.event_bytes_max, ByteSize),
         retry: RetryConfig {
             first_interval: Duration::from_secs(1),
             second_interval: Duration::from_secs(2),
@@ -89,6 +93,6 @@ fn config(number: u64) -> QueueConfig {
             grace_period: Duration::from_secs(2),
             rebalance_delay: Duration::from_secs(3),
         },
-        ..QueueConfig::default()
+        ..usual
     }
 }

@@ -12,7 +12,7 @@ use rand::RngExt;
 use super::{DISK_REPLACED_AFTER, QUEUE_NODES, SUPERVISED_AFTER, World, damages, format_disk};
 use crate::{
     network::Host,
-    nodes,
+    nodes::{self, queue::Settings},
     plan::{Fault, Moment, Step},
     process::Process,
 };
@@ -21,6 +21,7 @@ use crate::{
 pub(super) enum Ending {
     Unblock(Vec<(Host, Host)>),
     Latency,
+    Bandwidth,
     Drift(u64),
     Capacity(u64),
     /// An operator replaces a disk by an empty one.
@@ -57,12 +58,15 @@ impl World {
             Fault::Disk { node, ref fault } => {
                 self.nodes.get(&node).into_iter().for_each(|node| node.disk.arm(fault.clone()));
             }
-            Fault::OtherLimits { node, event_bytes_max } => {
-                self.nodes
-                    .get_mut(&node)
-                    .into_iter()
-                    .for_each(|node| node.event_bytes_max = Some(event_bytes_max));
-                self.restart(node, SUPERVISED_AFTER, name);
+            Fault::RestartEverywhere { down } => {
+                (1..=QUEUE_NODES).for_each(|node| self.restart(node, down, name));
+            }
+            Fault::OtherLimits { .. } | Fault::SmallLimits { .. } | Fault::RareCheckpoints => {
+                self.configure(fault, name);
+            }
+            Fault::AbandonedChunks => {
+                self.place.abandon_chunks();
+                self.happened(name, &[]);
             }
             Fault::RemovedPool { length } => {
                 self.place.set_pool_wanted(false);
@@ -80,6 +84,7 @@ impl World {
             | Fault::Partition { .. }
             | Fault::Flap { .. }
             | Fault::Slow { .. }
+            | Fault::Narrow { .. }
             | Fault::HalfOpen { .. }
             | Fault::Reset { .. } => self.inject_into_network(fault, name),
         }
@@ -104,6 +109,11 @@ impl World {
                 self.net.set_latency(latency);
                 self.begin(Ending::Latency, length, name, &[]);
             }
+            Fault::Narrow { bytes_per_second, length } => {
+                self.place.make_busy();
+                self.net.set_bandwidth(Some(bytes_per_second));
+                self.begin(Ending::Bandwidth, length, name, &[]);
+            }
             Fault::HalfOpen { node } => {
                 self.net.silence(Host(node));
                 self.happened(name, &[node]);
@@ -113,6 +123,31 @@ impl World {
                 self.happened(name, &[node]);
             }
             _ => {}
+        }
+    }
+
+    /// Configures nodes otherwise, and starts them again.
+    fn configure(&mut self, fault: &Fault, name: &str) {
+        let (nodes, change): (Vec<u64>, Settings) = match *fault {
+            Fault::OtherLimits { node, event_bytes_max } => {
+                (vec![node], Settings { event_bytes_max: Some(event_bytes_max), ..Settings::default() })
+            }
+            Fault::SmallLimits { event_bytes_max } => {
+                self.place.make_busy();
+                let settings = Settings { event_bytes_max: Some(event_bytes_max), ..Settings::default() };
+                ((1..=QUEUE_NODES).collect(), settings)
+            }
+            Fault::RareCheckpoints => {
+                self.place.make_busy();
+                ((1..=QUEUE_NODES).collect(), Settings { has_rare_checkpoints: true, ..Settings::default() })
+            }
+            _ => return,
+        };
+        for number in nodes {
+            if let Some(node) = self.nodes.get_mut(&number) {
+                node.settings = change;
+            }
+            self.restart(number, SUPERVISED_AFTER, name);
         }
     }
 
@@ -200,7 +235,7 @@ impl World {
         node.is_condemned = false;
         node.lacks_segment = false;
         node.damages_before = damages(&node.disk);
-        self.observer.has_new_disk(number);
+        self.observer.has_new_disk(number, self.now);
         format_disk(&node.disk, number, Disk { id, origin: Origin::Rejoin });
     }
 
@@ -234,6 +269,7 @@ impl World {
                 pairs.iter().for_each(|(from, to)| self.net.set_blocked(*from, *to, false));
             }
             Ending::Latency => self.net.set_latency(nodes::LATENCY),
+            Ending::Bandwidth => self.net.set_bandwidth(None),
             Ending::Drift(node) => {
                 if let Some(process) = self.process(node) {
                     process.drift_ppm = 0;
