@@ -51,6 +51,8 @@ const MUTATIONS: &[(&str, Mutate, &[Invariant])] = &[
     ("a cancelled delivery is sent", send_after_cancel, &[Invariant::Cancel]),
     ("a cancelled delivery ends otherwise", cancel_ends_otherwise, &[Invariant::Cancel]),
     ("a held delivery is sent", send_while_held, &[Invariant::Hold]),
+    ("a hold is forgotten after an attempt", forget_hold, &[Invariant::Hold]),
+    ("a delivery is sent that was held after an attempt", send_after_hold, &[Invariant::Hold]),
     ("a message is sent before its time", too_early, &[Invariant::Hold]),
     ("a message is sent after its deadline", too_late, &[Invariant::Hold]),
     ("a body is altered", alter_body, &[Invariant::Integrity]),
@@ -513,6 +515,28 @@ fn cancel_ends_otherwise(history: &History, pick: usize) -> Option<History> {
 fn send_while_held(history: &History, pick: usize) -> Option<History> {
     let (delivery, at) = choose(&answered_as_done(&facts(history), Change::Hold), pick)?;
     send(history, delivery, at)
+}
+
+/// The positions of attempts that left their deliveries held, each read once.
+fn held_after_attempt(history: &History) -> Vec<usize> {
+    let facts = facts(history);
+    events_read_once(history, |kind| {
+        matches!(kind, EventKind::Attempt(Attempt { delivery, next: NextState::Held, .. })
+            if facts.acknowledged.contains_key(&delivery.message))
+    })
+}
+
+fn forget_hold(history: &History, pick: usize) -> Option<History> {
+    edit(history, &held_after_attempt(history), pick, |what| {
+        if let What::Event(Event { kind: EventKind::Attempt(attempt), .. }) = what {
+            attempt.next = NextState::Retry;
+        }
+    })
+}
+
+fn send_after_hold(history: &History, pick: usize) -> Option<History> {
+    let held = &history.records[choose(&held_after_attempt(history), pick)?];
+    send(history, delivery_of(&event(&held.what)?.kind)?, held.at)
 }
 
 /// The positions of submissions whose messages were sent, and when that was first.

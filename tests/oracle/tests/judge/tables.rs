@@ -349,6 +349,58 @@ fn i8_nothing_is_sent_too_early_too_late_or_held() {
 }
 
 #[test]
+fn i8_a_hold_asked_for_during_an_attempt_takes_effect_after_it() {
+    #[track_caller]
+    fn check_i8(script: Script, expected: Expected) {
+        check(Invariant::Hold, script, expected);
+    }
+    let soft = OutcomeKind::Soft;
+    let requested = |change| EventKind::Requested { delivery: delivery(1, 0), change };
+    let in_flight = || {
+        let hold = script().stored(1).mail(1, 21).rcpt(1).ask(1, 1, Change::Hold);
+        hold.event(requested(Change::Hold)).result(1, ChangeResult::InFlight).message(1, 1, 451)
+    };
+    let held = || in_flight().attempt(1, 1, soft, NextState::Held);
+    check_i8(held().quiet(), Holds);
+    check_i8(in_flight().delivered(1, 1).quiet(), Holds);
+    // The hold was forgotten, whether or not anything was sent after it.
+    check_i8(in_flight().attempt(1, 1, soft, NextState::Retry), Violated("was forgotten"));
+    check_i8(in_flight().attempt(1, 1, UNKNOWN, NextState::Retry).copy(2, 1), Violated("was forgotten"));
+    // The report of another attempt is late, and ends nothing.
+    check_i8(in_flight().attempt(1, 1, soft, NextState::Unchanged), Holds);
+    // The hold was taken back, or the delivery is to be cancelled.
+    let taken_back = |change| in_flight().event(requested(change)).attempt(1, 1, soft, NextState::Retry);
+    check_i8(taken_back(Change::Release), Holds);
+    check_i8(taken_back(Change::Cancel), Holds);
+    // It took effect, and another attempt began.
+    check_i8(held().copy(2, 1), Violated("is held since"));
+    check_i8(held().ask(2, 1, Change::Release).copy(2, 1), Holds);
+    check_i8(held().delivered(1, 2), Violated("attempt 2 ended before anybody released it"));
+    check_i8(held().attempt(1, 1, soft, NextState::Retry), Violated("attempt 1 ended before"));
+    check_i8(held().event(EventKind::Released { delivery: delivery(1, 0) }).delivered(1, 2), Holds);
+    // The report of the attempt that was held came late, and says how it ended.
+    check_i8(held().delivered(1, 1), Holds);
+    // Its attempt was given back.
+    let given_back = || in_flight().event(EventKind::Held { delivery: delivery(1, 0) });
+    check_i8(given_back().copy(2, 1), Violated("is held since"));
+    check_i8(given_back().quiet(), Holds);
+    // A release that failed before may take effect after the hold.
+    let release = script().stored(1).ask(2, 1, Change::Release).change_answer(2, ChangeAnswer::TimedOut);
+    check_i8(release.ask(1, 1, Change::Hold).result(1, ChangeResult::Done).copy(1, 1), Holds);
+    let release = script().stored(1).ask(2, 1, Change::Release).result(2, ChangeResult::Unchanged);
+    check_i8(
+        release.ask(1, 1, Change::Hold).result(1, ChangeResult::Done).copy(1, 1),
+        Violated("is held since"),
+    );
+    // Nobody wrote down that it was asked for.
+    let unwritten = || script().stored(1).ask(1, 1, Change::Hold).result(1, ChangeResult::InFlight);
+    check_i8(unwritten().delivered(1, 1).quiet(), Violated("no event says that it was asked for"));
+    check_i8(unwritten().copy(1, 1), Holds);
+    // A release may be among dropped events.
+    check_i8(in_flight().event(EventKind::Gap { through: 9 }).attempt(1, 1, soft, NextState::Retry), Holds);
+}
+
+#[test]
 fn i10_what_arrives_is_what_was_submitted() {
     #[track_caller]
     fn check_i10(script: Script, expected: Expected) {
