@@ -134,6 +134,8 @@ pub(crate) fn build((plans, kills, read_again): &(Vec<Plan>, Vec<Kill>, usize)) 
     for (node, role) in roles {
         run.push(0, What::Node(NodeChange { node: NodeId(node), role, runs: true }));
     }
+    let address = "192.0.2.21".into();
+    run.push(0, What::Source(SourceAddress { source: SourceId(21), address }));
     run.push(0, What::Phase(Phase::Safety));
     for kill in kills {
         let role = if kill.node < 20 { Role::Queue } else { Role::Outbound };

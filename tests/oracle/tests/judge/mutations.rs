@@ -48,6 +48,7 @@ const MUTATIONS: &[(&str, Mutate, &[Invariant])] = &[
     ("two copies differ", copies_differ, &[Invariant::ExplainedCopies]),
     ("two nodes send at a time", overlap, &[Invariant::MutualExclusion]),
     ("an old epoch decides", old_epoch, &[Invariant::MutualExclusion]),
+    ("an epoch has two nodes", two_owners, &[Invariant::MutualExclusion]),
     ("a cancelled delivery is sent", send_after_cancel, &[Invariant::Cancel]),
     ("a cancelled delivery ends otherwise", cancel_ends_otherwise, &[Invariant::Cancel]),
     ("a held delivery is sent", send_while_held, &[Invariant::Hold]),
@@ -461,6 +462,26 @@ fn old_epoch(history: &History, pick: usize) -> Option<History> {
     edit(history, &decisive, pick, |what| {
         if let What::Event(Event { kind: EventKind::Attempt(attempt), .. }) = what {
             (attempt.epoch, attempt.source) = (Epoch(0), source);
+        }
+    })
+}
+
+fn two_owners(history: &History, pick: usize) -> Option<History> {
+    let facts = facts(history);
+    let delivered = |kind: &EventKind| match kind {
+        EventKind::Attempt(attempt) if attempt.next == NextState::Ended(FinalState::Delivered) => {
+            let of_delivery = &facts.deliveries[&attempt.delivery];
+            (of_delivery.unknown_attempts().count() == 0).then_some(attempt.epoch)
+        }
+        _ => None,
+    };
+    let all = history.records.iter().filter_map(|record| delivered(&event(&record.what)?.kind));
+    let mut times = BTreeMap::<Epoch, usize>::new();
+    all.for_each(|epoch| *times.entry(epoch).or_default() += 1);
+    let places = events_read_once(history, |kind| delivered(kind).is_some_and(|epoch| times[&epoch] > 1));
+    edit(history, &places, pick, |what| {
+        if let What::Event(Event { kind: EventKind::Attempt(attempt), .. }) = what {
+            attempt.node = NodeId(22);
         }
     })
 }
