@@ -7,7 +7,7 @@ use std::{
     fmt,
 };
 
-use postroad_core::{DeliveryId, FinalState, GroupId, MessageId, OutcomeKind};
+use postroad_core::{DeliveryId, FinalState, GroupId, MessageId, OutcomeKind, SourceId};
 
 use crate::history::{
     Attempt, ChangeAnswer, ChangeRequested, Counts, Event, EventKind, Fault, History, Mail, Message, Micros,
@@ -210,6 +210,8 @@ pub struct Facts<'a> {
     pub submissions_by_id: BTreeMap<MessageId, Vec<u64>>,
     /// The submissions that were acknowledged with an id; more than one only where a client tried again.
     pub acknowledged: BTreeMap<MessageId, Vec<u64>>,
+    /// The sources whose addresses are known.
+    pub sources: BTreeMap<&'a str, SourceId>,
     /// Nodes that started and ended.
     pub nodes: Vec<Seen<&'a NodeChange>>,
     /// Faults that began and ended.
@@ -297,6 +299,10 @@ impl<'a> Facts<'a> {
                 let complete =
                     !matches!(&what.answer, ChangeAnswer::Results(results) if results.len() != asked);
                 require(complete, "the answer does not have one result for each recipient")
+            }
+            What::Source(what) => {
+                let before = self.sources.insert(&what.address, what.source);
+                require(before.is_none_or(|before| before == what.source), "two sources have the address")
             }
             What::Node(what) => {
                 self.nodes.push(Seen { number, at, what });

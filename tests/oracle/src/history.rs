@@ -84,6 +84,8 @@ pub enum What {
     ChangeAnswered(ChangeAnswered),
     /// The directory acknowledged a change of policy.
     PolicyChanged(PolicyChanged),
+    /// An observer learned the address of a source.
+    Source(SourceAddress),
     /// A receiver got `MAIL FROM`.
     Mail(Mail),
     /// A receiver got `RCPT TO`.
@@ -249,6 +251,17 @@ pub struct PolicyChanged {
     pub revision: u64,
     /// What changed, for people.
     pub what: String,
+}
+
+/// The address of a source, which no other source has and which does not change in the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceAddress {
+    /// The source, as events name it.
+    #[serde(with = "number")]
+    pub source: SourceId,
+    /// Its address, as receivers see it.
+    pub address: String,
 }
 
 /// A receiver got `MAIL FROM`.

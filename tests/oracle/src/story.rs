@@ -66,6 +66,7 @@ pub fn of_message(history: &History, facts: &Facts<'_>, message: MessageId) -> V
         What::Closed(what) => transactions.contains(&what.transaction),
         What::Event(what) => message_of(&what.kind) == Some(message),
         What::PolicyChanged(_)
+        | What::Source(_)
         | What::Node(_)
         | What::Fault(_)
         | What::Phase(_)
@@ -147,6 +148,7 @@ impl fmt::Display for What {
                 }
             }
             Self::PolicyChanged(what) => write!(f, "directory: revision {}: {}", what.revision, what.what),
+            Self::Source(what) => write!(f, "directory: source {} has address {}", what.source, what.address),
             Self::Mail(what) => {
                 write!(f, "receiver: transaction {} begins from {}", what.transaction, what.source)?;
                 write_node(f, what.node)

@@ -17,7 +17,7 @@ pub enum Invariant {
     OneEnd,
     /// A second copy is explained by an attempt that ended `unknown`.
     ExplainedCopies,
-    /// Two nodes never send one delivery at a time, and an old epoch decides nothing.
+    /// Two nodes never send one delivery or use one source at a time, and an old epoch decides nothing.
     MutualExclusion,
     /// No transaction begins after an acknowledged cancel.
     Cancel,

@@ -9,7 +9,7 @@ use postroad_directory::View;
 use postroad_net::Role;
 use postroad_oracle::{
     Micros, What,
-    history::{SubmitAnswer, SubmitAnswered, Submitted},
+    history::{SourceAddress, SubmitAnswer, SubmitAnswered, Submitted},
 };
 use postroad_proto::{
     message_id,
@@ -40,6 +40,7 @@ pub(crate) fn start(place: &Place, starting: Starting) -> Process {
         if pool(&mut views).await.is_none() {
             return;
         }
+        record_sources(&place, &views.borrow());
         let mut tasks = JoinSet::new();
         let (groups, config) = ((1..=LEDGER_GROUPS).map(GroupId), SubmitConfig::default());
         let submitter = Submitter::start(&mut tasks, &endpoints, &leaders.subscribe(), groups, config);
@@ -65,6 +66,14 @@ async fn pool(views: &mut watch::Receiver<Arc<View>>) -> Option<PoolId> {
             return Some(pool.id);
         }
         views.changed().await.ok()?;
+    }
+}
+
+fn record_sources(place: &Place, view: &View) {
+    for source in view.sources() {
+        let Some(address) = source.address else { continue };
+        let (source, address) = (source.id, address.to_string());
+        place.recorder.push(What::Source(SourceAddress { source, address }));
     }
 }
 

@@ -1,6 +1,9 @@
 //! People and programs behind the cluster: the policy, changes of messages, and the consumer of events.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use postroad_cluster::{ApplyOptions, CallError, DirectoryClient, LeaderCalls, LeaderWatch, SuspendOptions};
 use postroad_core::{Domain, GroupId, MessageId, NodeId};
@@ -48,6 +51,11 @@ pub(crate) fn site_of(address: &str) -> String {
     Route { pattern: pattern(site), host: host.into(), port }.site()
 }
 
+/// Outbound nodes look whether the machine has the addresses of their sources: every machine has these.
+fn source_address(number: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 0, number).into()
+}
+
 fn pattern(site: usize) -> Pattern {
     Pattern::Exact(Domain::parse(SITES[site]).expect("a domain"))
 }
@@ -82,15 +90,16 @@ struct Person {
 impl Person {
     /// Sends the first policy until it is acknowledged.
     async fn set_up(&self) {
-        let source = |name: &str| {
+        let source = |(number, name): (u8, &&str)| {
             let helo = Domain::parse("out.example").expect("a domain");
-            Put::Source(PutSource { name: name.into(), address: None, helo, nodes: Vec::new() })
+            let address = Some(source_address(number));
+            Put::Source(PutSource { name: (*name).into(), address, helo, nodes: Vec::new() })
         };
         let route = |site| {
             let (host, port) = receiver(site);
             Put::Route(Route { pattern: pattern(site), host: host.into(), port })
         };
-        let mut puts: Vec<Put> = SOURCES.iter().map(|name| source(name)).collect();
+        let mut puts: Vec<Put> = (1..).zip(&SOURCES).map(source).collect();
         puts.push(pool(|| 1));
         puts.extend((0..SITES.len()).map(route));
         while self.apply(&puts, "the first policy").await.is_err() {

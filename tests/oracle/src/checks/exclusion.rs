@@ -1,7 +1,9 @@
-//! I5: two nodes never send one delivery at a time, and an attempt of an older epoch decides nothing.
+//! I5: two nodes never send one delivery or use one source at a time, and an attempt of an older epoch decides nothing.
 //!
 //! A transaction lasts from `MAIL` to the last command or message that arrived: a connection whose node is gone may stay
 //! open for long, and that harms nobody. Memory: the transactions of each delivery, the epoch of each source.
+
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +33,9 @@ pub(super) fn check(facts: &Facts<'_>, into: &mut Judgement) {
             }
         }
     }
-    epochs(facts, into);
+    let attempts = attempts(facts);
+    epochs(&attempts, into);
+    sources::check(facts, &attempts, into);
 }
 
 /// `later` begins while `earlier` is active.
@@ -46,7 +50,15 @@ fn are_of_two_nodes(one: &Transaction<'_>, other: &Transaction<'_>) -> bool {
     }
 }
 
-fn epochs(facts: &Facts<'_>, into: &mut Judgement) {
+/// An attempt as the ledger decided on it, in the order of its group.
+struct Decided<'a> {
+    group: GroupId,
+    attempt: Seen<&'a Attempt>,
+    /// The report of an attempt that ended before: it does not say which source it came from.
+    is_late: bool,
+}
+
+fn attempts<'a>(facts: &Facts<'a>) -> Vec<Decided<'a>> {
     let mut attempts: Vec<(GroupId, u64, Seen<&Attempt>)> = Vec::new();
     for delivery in facts.deliveries.values() {
         for event in &delivery.events {
@@ -57,20 +69,27 @@ fn epochs(facts: &Facts<'_>, into: &mut Judgement) {
         }
     }
     attempts.sort_by_key(|(group, sequence, _)| (*group, *sequence));
-    let mut newest = BTreeMap::<(GroupId, SourceId), (Epoch, RecordNumber)>::new();
     let mut reclaimed = BTreeSet::<(DeliveryId, AttemptNumber)>::new();
-    for (group, _, attempt) in attempts {
-        into.judged += 1;
-        let Attempt { delivery, attempt: number, source, epoch, outcome, next, .. } = attempt.what;
+    let decided = attempts.into_iter().map(|(group, _, attempt)| {
+        let Attempt { delivery, attempt: number, outcome, next, .. } = attempt.what;
         let is_late = *next == NextState::Unchanged || reclaimed.contains(&(*delivery, *number));
         if *outcome == OutcomeKind::Unknown {
             reclaimed.insert((*delivery, *number));
         }
-        // A late report does not say which source it came from.
-        if is_late {
+        Decided { group, attempt, is_late }
+    });
+    decided.collect()
+}
+
+fn epochs(attempts: &[Decided<'_>], into: &mut Judgement) {
+    let mut newest = BTreeMap::<(GroupId, SourceId), (Epoch, RecordNumber)>::new();
+    for Decided { group, attempt, is_late } in attempts {
+        into.judged += 1;
+        if *is_late {
             continue;
         }
-        let (seen, since) = newest.entry((group, *source)).or_insert((*epoch, attempt.number));
+        let Attempt { delivery, attempt: number, source, epoch, outcome, .. } = attempt.what;
+        let (seen, since) = newest.entry((*group, *source)).or_insert((*epoch, attempt.number));
         if *epoch > *seen {
             (*seen, *since) = (*epoch, attempt.number);
         } else if *epoch < *seen && *outcome != OutcomeKind::Unknown {

@@ -1,22 +1,28 @@
 //! I8: no transaction begins before a message's time, after its deadline, or while the delivery is held.
 //!
-//! A hold counts from its acknowledgement until somebody begins to release the delivery: that release may take effect
-//! even if it fails. Who asks to release or retry a delivery wants it sent at once, whatever its time.
+//! A hold counts from its acknowledgement, or from the event that says that it took effect after an attempt, until somebody
+//! begins to release the delivery: that release may take effect even if it fails, and one that failed before the hold began
+//! may take effect after it. Who asks to release or retry a delivery wants it sent at once, whatever its time.
 //! Memory: the transactions of each delivery.
+
+mod during_attempt;
 
 use std::collections::BTreeMap;
 
 use postroad_core::{DeliveryId, MessageId};
 
 use crate::{
-    facts::{Facts, Seen},
+    facts::{self, Facts, Seen},
     history::{Change, ChangeAnswer, ChangeResult, Micros, RecordNumber, Submitted},
     verdict::{Bounds, Judgement, Subject},
 };
 
 pub(super) fn check(facts: &Facts<'_>, bounds: &Bounds, into: &mut Judgement) {
     let submitted = submitted_by_message(facts);
-    let holds = holds(facts);
+    let mut holds = holds_by_answers(facts);
+    for (delivery, hold) in during_attempt::check(facts, into) {
+        holds.entry(delivery).or_default().push(hold);
+    }
     for ((message, address), transactions) in facts.transactions_by_delivery() {
         let Some(delivery) = facts.delivery_to(message, address) else {
             into.undecided += 1;
@@ -29,7 +35,7 @@ pub(super) fn check(facts: &Facts<'_>, bounds: &Bounds, into: &mut Judgement) {
             for begun in submitted.get(&message).into_iter().flatten() {
                 if let Some(not_before) = begun.what.not_before
                     && at.after(bounds.slack) < not_before
-                    && asked_for(facts, delivery, Micros(0), HURRY) > at
+                    && hurry_begins(facts, delivery) > at
                 {
                     let sentence =
                         format!("`{delivery}` is to be sent from {not_before} on, and was sent at {at}");
@@ -45,9 +51,9 @@ pub(super) fn check(facts: &Facts<'_>, bounds: &Bounds, into: &mut Judgement) {
             }
             let held =
                 holds.get(&delivery).into_iter().flatten().find(|hold| hold.since < at && at < hold.until);
-            if let Some(Hold { since, answer, .. }) = held {
+            if let Some(Hold { since, proof, .. }) = held {
                 let sentence = format!("`{delivery}` is held since {since}, and was sent at {at}");
-                into.violated(subject, [*answer, number], sentence);
+                into.violated(subject, [*proof, number], sentence);
             }
         }
     }
@@ -71,11 +77,12 @@ fn submitted_by_message<'a>(facts: &Facts<'a>) -> BTreeMap<MessageId, Vec<Seen<&
 /// A delivery that is held.
 struct Hold {
     since: Micros,
-    answer: RecordNumber,
+    /// The answer or the event that says so.
+    proof: RecordNumber,
     until: Micros,
 }
 
-fn holds(facts: &Facts<'_>) -> BTreeMap<DeliveryId, Vec<Hold>> {
+fn holds_by_answers(facts: &Facts<'_>) -> BTreeMap<DeliveryId, Vec<Hold>> {
     let mut holds = BTreeMap::<_, Vec<_>>::new();
     for change in facts.changes.values().filter(|change| change.begun.what.change == Change::Hold) {
         let Some(Seen { number, at, what: ChangeAnswer::Results(results) }) = change.answer else { continue };
@@ -83,24 +90,41 @@ fn holds(facts: &Facts<'_>) -> BTreeMap<DeliveryId, Vec<Hold>> {
         for (recipient, result) in change.begun.what.recipients.iter().zip(results) {
             if *result == ChangeResult::Done {
                 let delivery = DeliveryId { message, recipient: *recipient };
-                let until = asked_for(facts, delivery, change.begun.at, &[Change::Release]);
-                holds.entry(delivery).or_default().push(Hold { since: at, answer: number, until });
+                let until = release_begins(facts, delivery, change.begun.at);
+                holds.entry(delivery).or_default().push(Hold { since: at, proof: number, until });
             }
         }
     }
     holds
 }
 
-/// Changes that make a delivery due at once.
-const HURRY: &[Change] = &[Change::Release, Change::Retry];
+/// Returns when somebody first began to ask for the delivery at once.
+fn hurry_begins(facts: &Facts<'_>, delivery: DeliveryId) -> Micros {
+    let wants = |change: Change| matches!(change, Change::Release | Change::Retry);
+    first_begin(changes_of(facts, delivery).filter(|change| wants(change.begun.what.change)))
+}
 
-/// Returns when somebody first began to ask for one of these changes of the delivery after `since`.
-fn asked_for(facts: &Facts<'_>, delivery: DeliveryId, since: Micros, changes: &[Change]) -> Micros {
-    let asked = facts.changes.values().map(|change| change.begun).filter(|begun| {
-        changes.contains(&begun.what.change)
-            && begun.what.message == delivery.message
-            && begun.what.recipients.contains(&delivery.recipient)
-            && begun.at >= since
-    });
-    asked.map(|begun| begun.at).min().unwrap_or(Micros(u64::MAX))
+/// Returns when the first release began that may take effect after a hold that began at `hold`.
+fn release_begins(facts: &Facts<'_>, delivery: DeliveryId, hold: Micros) -> Micros {
+    let is_over = |change: &facts::Change<'_>| {
+        change
+            .answer
+            .is_some_and(|answer| matches!(answer.what, ChangeAnswer::Results(_)) && answer.at < hold)
+    };
+    let releases = changes_of(facts, delivery).filter(|change| change.begun.what.change == Change::Release);
+    first_begin(releases.filter(|change| !is_over(change)))
+}
+
+fn changes_of<'b, 'a>(
+    facts: &'b Facts<'a>,
+    delivery: DeliveryId,
+) -> impl Iterator<Item = &'b facts::Change<'a>> {
+    facts.changes.values().filter(move |change| {
+        let begun = change.begun.what;
+        begun.message == delivery.message && begun.recipients.contains(&delivery.recipient)
+    })
+}
+
+fn first_begin<'b, 'a: 'b>(changes: impl Iterator<Item = &'b facts::Change<'a>>) -> Micros {
+    changes.map(|change| change.begun.at).min().unwrap_or(Micros(u64::MAX))
 }

@@ -122,7 +122,11 @@ impl Script {
     }
 
     pub(crate) fn mail(self, transaction: u64, node: u64) -> Self {
-        let source = format!("192.0.2.{node}");
+        self.mail_from(transaction, node, &format!("192.0.2.{node}"))
+    }
+
+    pub(crate) fn mail_from(self, transaction: u64, node: u64, source: &str) -> Self {
+        let source = source.to_owned();
         self.push(What::Mail(Mail { transaction, source, node: Some(NodeId(node)), message: None }))
     }
 

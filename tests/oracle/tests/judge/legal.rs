@@ -35,6 +35,7 @@ enum DeliveryPlan {
     Cancelled,
     CancelledDuringAttempt,
     HeldAndReleased,
+    HeldDuringAttempt,
     HeldForEver,
     Expired,
 }
@@ -82,6 +83,7 @@ fn delivery_plan() -> impl Strategy<Value = DeliveryPlan> {
         1 => Just(DeliveryPlan::Cancelled),
         1 => Just(DeliveryPlan::CancelledDuringAttempt),
         1 => Just(DeliveryPlan::HeldAndReleased),
+        1 => Just(DeliveryPlan::HeldDuringAttempt),
         1 => Just(DeliveryPlan::HeldForEver),
         1 => Just(DeliveryPlan::Expired),
     ]
@@ -132,6 +134,8 @@ pub(crate) fn build((plans, kills, read_again): &(Vec<Plan>, Vec<Kill>, usize)) 
     for (node, role) in roles {
         run.push(0, What::Node(NodeChange { node: NodeId(node), role, runs: true }));
     }
+    let address = "192.0.2.21".into();
+    run.push(0, What::Source(SourceAddress { source: SourceId(21), address }));
     run.push(0, What::Phase(Phase::Safety));
     for kill in kills {
         let role = if kill.node < 20 { Role::Queue } else { Role::Outbound };
@@ -288,6 +292,15 @@ impl Run {
                 self.change(at + HOLD, delivery, Change::Release, ChangeResult::Done);
                 self.event(at + HOLD + 20, stored.id, EventKind::Released { delivery });
                 delivered(self, at + HOLD + 1000, 1);
+            }
+            DeliveryPlan::HeldDuringAttempt => {
+                self.transaction(at, stored, recipient, 21, 451, Some(true));
+                self.change(at + 15, delivery, Change::Hold, ChangeResult::InFlight);
+                self.event(at + 30, stored.id, EventKind::Requested { delivery, change: Change::Hold });
+                self.attempt(at + 100, delivery, 1, OutcomeKind::Soft, NextState::Held);
+                self.change(at + HOLD, delivery, Change::Release, ChangeResult::Done);
+                self.event(at + HOLD + 20, stored.id, EventKind::Released { delivery });
+                delivered(self, at + HOLD + 1000, 2);
             }
             DeliveryPlan::HeldForEver => {
                 self.change(at, delivery, Change::Hold, ChangeResult::Done);

@@ -48,9 +48,12 @@ const MUTATIONS: &[(&str, Mutate, &[Invariant])] = &[
     ("two copies differ", copies_differ, &[Invariant::ExplainedCopies]),
     ("two nodes send at a time", overlap, &[Invariant::MutualExclusion]),
     ("an old epoch decides", old_epoch, &[Invariant::MutualExclusion]),
+    ("an epoch has two nodes", two_owners, &[Invariant::MutualExclusion]),
     ("a cancelled delivery is sent", send_after_cancel, &[Invariant::Cancel]),
     ("a cancelled delivery ends otherwise", cancel_ends_otherwise, &[Invariant::Cancel]),
     ("a held delivery is sent", send_while_held, &[Invariant::Hold]),
+    ("a hold is forgotten after an attempt", forget_hold, &[Invariant::Hold]),
+    ("a delivery is sent that was held after an attempt", send_after_hold, &[Invariant::Hold]),
     ("a message is sent before its time", too_early, &[Invariant::Hold]),
     ("a message is sent after its deadline", too_late, &[Invariant::Hold]),
     ("a body is altered", alter_body, &[Invariant::Integrity]),
@@ -463,6 +466,26 @@ fn old_epoch(history: &History, pick: usize) -> Option<History> {
     })
 }
 
+fn two_owners(history: &History, pick: usize) -> Option<History> {
+    let facts = facts(history);
+    let delivered = |kind: &EventKind| match kind {
+        EventKind::Attempt(attempt) if attempt.next == NextState::Ended(FinalState::Delivered) => {
+            let of_delivery = &facts.deliveries[&attempt.delivery];
+            (of_delivery.unknown_attempts().count() == 0).then_some(attempt.epoch)
+        }
+        _ => None,
+    };
+    let all = history.records.iter().filter_map(|record| delivered(&event(&record.what)?.kind));
+    let mut times = BTreeMap::<Epoch, usize>::new();
+    all.for_each(|epoch| *times.entry(epoch).or_default() += 1);
+    let places = events_read_once(history, |kind| delivered(kind).is_some_and(|epoch| times[&epoch] > 1));
+    edit(history, &places, pick, |what| {
+        if let What::Event(Event { kind: EventKind::Attempt(attempt), .. }) = what {
+            attempt.node = NodeId(22);
+        }
+    })
+}
+
 /// Changes of the kind that were answered as done, with the time of the answer.
 fn answered_as_done(facts: &Facts<'_>, kind: Change) -> Vec<(DeliveryId, Micros)> {
     let done = ChangeAnswer::Results(vec![ChangeResult::Done]);
@@ -513,6 +536,28 @@ fn cancel_ends_otherwise(history: &History, pick: usize) -> Option<History> {
 fn send_while_held(history: &History, pick: usize) -> Option<History> {
     let (delivery, at) = choose(&answered_as_done(&facts(history), Change::Hold), pick)?;
     send(history, delivery, at)
+}
+
+/// The positions of attempts that left their deliveries held, each read once.
+fn held_after_attempt(history: &History) -> Vec<usize> {
+    let facts = facts(history);
+    events_read_once(history, |kind| {
+        matches!(kind, EventKind::Attempt(Attempt { delivery, next: NextState::Held, .. })
+            if facts.acknowledged.contains_key(&delivery.message))
+    })
+}
+
+fn forget_hold(history: &History, pick: usize) -> Option<History> {
+    edit(history, &held_after_attempt(history), pick, |what| {
+        if let What::Event(Event { kind: EventKind::Attempt(attempt), .. }) = what {
+            attempt.next = NextState::Retry;
+        }
+    })
+}
+
+fn send_after_hold(history: &History, pick: usize) -> Option<History> {
+    let held = &history.records[choose(&held_after_attempt(history), pick)?];
+    send(history, delivery_of(&event(&held.what)?.kind)?, held.at)
 }
 
 /// The positions of submissions whose messages were sent, and when that was first.

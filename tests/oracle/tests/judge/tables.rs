@@ -1,6 +1,8 @@
 //! For each invariant: the violation, its nearest legal neighbour, and what cannot be known.
 
-use postroad_core::{Epoch, FinalState, GroupId, NodeId, OutcomeKind, SourceId, TenantId};
+use postroad_core::{
+    DeliveryId, Epoch, FinalState, GroupId, MessageId, NodeId, OutcomeKind, SourceId, TenantId,
+};
 use postroad_oracle::{Bounds, Invariant, Micros, Phase, What, history::*, judge};
 
 use crate::build::{DELIVERED, Script, attempt, delivery, id, submitted};
@@ -46,6 +48,10 @@ fn script() -> Script {
 /// Message 1 was stored and delivered.
 fn done() -> Script {
     script().stored(1).copy(1, 1).delivered(1, 1)
+}
+
+fn of_group(group: u16) -> MessageId {
+    MessageId::new(id(1).at(), GroupId(group), 1)
 }
 
 const UNKNOWN: OutcomeKind = OutcomeKind::Unknown;
@@ -296,6 +302,67 @@ fn i5_one_node_at_a_time_and_no_old_epoch() {
 }
 
 #[test]
+fn i5_a_source_is_used_by_one_node_at_a_time() {
+    const SOURCE: &str = "192.0.2.99";
+    #[track_caller]
+    fn check_i5(script: Script, expected: Expected) {
+        check(Invariant::MutualExclusion, script, expected);
+    }
+    let under = |number, node, epoch, outcome, next| {
+        let (node, epoch) = (NodeId(node), Epoch(epoch));
+        EventKind::Attempt(Attempt { node, epoch, ..attempt(number, 1, outcome, next) })
+    };
+    // Message `number` in the transaction of the same number.
+    let sends = |script: Script, number, node| {
+        script.mail_from(number, node, SOURCE).rcpt(number).message(number, number, 250)
+    };
+    let delivered = |script: Script, number, node, epoch| {
+        sends(script, number, node).event(under(number, node, epoch, OutcomeKind::Delivered, DELIVERED))
+    };
+    let known = What::Source(SourceAddress { source: SourceId(21), address: SOURCE.into() });
+    let stored = || script().push(known.clone()).stored(1).stored(2).stored(3);
+    // Messages 1 and 2 of two nodes, and then message 3.
+    let two_nodes = || delivered(delivered(stored(), 1, 21, 5), 2, 22, 6);
+    check_i5(two_nodes().quiet(), Holds);
+    check_i5(delivered(two_nodes(), 3, 22, 6).quiet(), Holds);
+    check_i5(delivered(two_nodes(), 3, 21, 7).quiet(), Holds);
+    let back = |epoch| {
+        let reclaimed = under(3, 21, epoch, UNKNOWN, NextState::Retry);
+        sends(two_nodes().event(reclaimed), 3, 21)
+    };
+    check_i5(back(5).quiet(), Violated("node 21 under epoch 5 later"));
+    check_i5(back(7).quiet(), Holds);
+    // It may be that of an attempt that was not read yet, or of another one that is known.
+    check_i5(back(5), Holds);
+    let another = Attempt { epoch: Epoch(7), ..attempt(3, 2, OutcomeKind::Delivered, DELIVERED) };
+    check_i5(back(5).event(EventKind::Attempt(another)).quiet(), Holds);
+    check_i5(back(5).event(EventKind::Gap { through: 99 }).quiet(), Undecided);
+    // An attempt that its node had reported before is not the one.
+    let soft = under(3, 22, 6, OutcomeKind::Soft, NextState::Retry);
+    check_i5(sends(two_nodes().event(soft), 3, 22).quiet(), Undecided);
+    // A final dot after another node began; what was never a message harms nobody.
+    let dot_after = |second| {
+        let begun = stored().mail_from(1, 21, SOURCE).rcpt(1).mail_from(2, 22, second);
+        begun.message(1, 1, 250)
+    };
+    check_i5(dot_after(SOURCE), Violated("node 22 began to send from `192.0.2.99`"));
+    check_i5(dot_after("192.0.2.98"), Holds);
+    check_i5(stored().mail_from(1, 21, SOURCE).rcpt(1).mail_from(2, 22, SOURCE).rcpt(1), Holds);
+    // An epoch has one node, also in another group, and a late report does not say which.
+    let owners = |node, next| {
+        let other = DeliveryId { message: of_group(2), recipient: 0 };
+        let recipients = vec!["a@x.test".into()];
+        let accepted = EventKind::Accepted { message: of_group(2), tenant: TenantId(1), recipients };
+        let soft = attempt(1, 1, OutcomeKind::Soft, next);
+        let soft = EventKind::Attempt(Attempt { delivery: other, node: NodeId(node), ..soft });
+        done().event_of(GroupId(2), accepted).event_of(GroupId(2), soft)
+    };
+    check_i5(owners(21, NextState::Retry), Holds);
+    check_i5(owners(22, NextState::Retry), Violated("nodes 21 and 22 sent from source 21 under epoch 5"));
+    check_i5(owners(22, NextState::Unchanged), Holds);
+}
+
+#[test]
 fn i7_nothing_is_sent_after_a_cancel() {
     #[track_caller]
     fn check_i7(script: Script, expected: Expected) {
@@ -355,6 +422,58 @@ fn i8_nothing_is_sent_too_early_too_late_or_held() {
     check_i8(held().change_answer(1, ChangeAnswer::TimedOut).copy(1, 1), Holds);
     // Whose message it is nobody knows.
     check_i8(script().copy(1, 1), Undecided);
+}
+
+#[test]
+fn i8_a_hold_asked_for_during_an_attempt_takes_effect_after_it() {
+    #[track_caller]
+    fn check_i8(script: Script, expected: Expected) {
+        check(Invariant::Hold, script, expected);
+    }
+    let soft = OutcomeKind::Soft;
+    let requested = |change| EventKind::Requested { delivery: delivery(1, 0), change };
+    let in_flight = || {
+        let hold = script().stored(1).mail(1, 21).rcpt(1).ask(1, 1, Change::Hold);
+        hold.event(requested(Change::Hold)).result(1, ChangeResult::InFlight).message(1, 1, 451)
+    };
+    let held = || in_flight().attempt(1, 1, soft, NextState::Held);
+    check_i8(held().quiet(), Holds);
+    check_i8(in_flight().delivered(1, 1).quiet(), Holds);
+    // The hold was forgotten, whether or not anything was sent after it.
+    check_i8(in_flight().attempt(1, 1, soft, NextState::Retry), Violated("was forgotten"));
+    check_i8(in_flight().attempt(1, 1, UNKNOWN, NextState::Retry).copy(2, 1), Violated("was forgotten"));
+    // The report of another attempt is late, and ends nothing.
+    check_i8(in_flight().attempt(1, 1, soft, NextState::Unchanged), Holds);
+    // The hold was taken back, or the delivery is to be cancelled.
+    let taken_back = |change| in_flight().event(requested(change)).attempt(1, 1, soft, NextState::Retry);
+    check_i8(taken_back(Change::Release), Holds);
+    check_i8(taken_back(Change::Cancel), Holds);
+    // It took effect, and another attempt began.
+    check_i8(held().copy(2, 1), Violated("is held since"));
+    check_i8(held().ask(2, 1, Change::Release).copy(2, 1), Holds);
+    check_i8(held().delivered(1, 2), Violated("attempt 2 ended before anybody released it"));
+    check_i8(held().attempt(1, 1, soft, NextState::Retry), Violated("attempt 1 ended before"));
+    check_i8(held().event(EventKind::Released { delivery: delivery(1, 0) }).delivered(1, 2), Holds);
+    // The report of the attempt that was held came late, and says how it ended.
+    check_i8(held().delivered(1, 1), Holds);
+    // Its attempt was given back.
+    let given_back = || in_flight().event(EventKind::Held { delivery: delivery(1, 0) });
+    check_i8(given_back().copy(2, 1), Violated("is held since"));
+    check_i8(given_back().quiet(), Holds);
+    // A release that failed before may take effect after the hold.
+    let release = script().stored(1).ask(2, 1, Change::Release).change_answer(2, ChangeAnswer::TimedOut);
+    check_i8(release.ask(1, 1, Change::Hold).result(1, ChangeResult::Done).copy(1, 1), Holds);
+    let release = script().stored(1).ask(2, 1, Change::Release).result(2, ChangeResult::Unchanged);
+    check_i8(
+        release.ask(1, 1, Change::Hold).result(1, ChangeResult::Done).copy(1, 1),
+        Violated("is held since"),
+    );
+    // Nobody wrote down that it was asked for.
+    let unwritten = || script().stored(1).ask(1, 1, Change::Hold).result(1, ChangeResult::InFlight);
+    check_i8(unwritten().delivered(1, 1).quiet(), Violated("no event says that it was asked for"));
+    check_i8(unwritten().copy(1, 1), Holds);
+    // A release may be among dropped events.
+    check_i8(in_flight().event(EventKind::Gap { through: 9 }).attempt(1, 1, soft, NextState::Retry), Holds);
 }
 
 #[test]
