@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use postroad_core::{GroupId, RetrySchedule};
+use postroad_core::{GroupId, RetrySchedule, TenantId};
 use postroad_directory::View;
 use postroad_ledger::{
     BodyRef, Counts,
@@ -152,6 +152,11 @@ impl LedgerGroup {
             let Counts { queued, sending, held } = ledger.counts();
             queued + sending + held == 0 && ledger.cursor(consumer).max(1) >= ledger.event_range().1
         })
+    }
+
+    /// Returns the number of the last event here, and how many deliveries of each tenant have not ended after it.
+    pub(crate) fn open_by_tenant(&self) -> (u64, Vec<(TenantId, u64)>) {
+        self.shared.with_ledger(|ledger| (ledger.event_range().1 - 1, ledger.open_by_tenant().collect()))
     }
 
     /// Updates the group's gauges.

@@ -181,6 +181,11 @@ impl World {
         }
         self.heal();
         self.settle();
+        for (number, node) in &self.nodes {
+            if let Some(replicas) = node.groups.replicas() {
+                self.observer.count_all(*number, &replicas);
+            }
+        }
         self.recorder.push(What::Phase(Phase::Quiet));
         self.count_disk_faults();
         let Self { nodes, now, problems, .. } = self;
