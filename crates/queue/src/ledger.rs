@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use postroad_core::{GroupId, RetrySchedule};
+use postroad_core::{GroupId, RetrySchedule, TenantId};
 use postroad_directory::View;
 use postroad_ledger::{
     BodyRef, Counts,
@@ -162,6 +162,11 @@ impl LedgerGroup {
     /// Returns the number of the last event that was dropped here before it was read, while its gap is kept.
     pub(crate) fn dropped_through(&self) -> Option<u64> {
         self.shared.with_ledger(|ledger| ledger.dropped_through())
+    }
+
+    /// Returns the number of the last event here, and how many deliveries of each tenant have not ended after it.
+    pub(crate) fn open_by_tenant(&self) -> (u64, Vec<(TenantId, u64)>) {
+        self.shared.with_ledger(|ledger| (ledger.event_range().1 - 1, ledger.open_by_tenant().collect()))
     }
 
     /// Updates the group's gauges.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use postroad_core::{GroupId, NodeId};
+use postroad_core::{GroupId, NodeId, TenantId};
 use postroad_net::{NodeListener, Role, Transport, peer_info, server_builder};
 use postroad_raft::{Caller, DiskStatus, Group, Node, Status as GroupStatus, Voter};
 use postroad_storage::{Fs, Identity, Log};
@@ -131,6 +131,12 @@ impl Replicas {
     pub fn dropped_through(&self) -> BTreeMap<GroupId, u64> {
         let dropped = |(id, ledger): (&GroupId, &LedgerGroup)| Some((*id, ledger.dropped_through()?));
         self.ledgers.iter().filter_map(dropped).collect()
+    }
+
+    /// Returns the number of a ledger group's last event here, and how many deliveries of each tenant have not ended after it.
+    #[must_use]
+    pub fn open_by_tenant(&self, group: GroupId) -> Option<(u64, Vec<(TenantId, u64)>)> {
+        Some(self.ledgers.get(&group)?.open_by_tenant())
     }
 
     /// Returns the node's log.

@@ -3,16 +3,24 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use postroad_core::{GroupId, NodeId};
-use postroad_oracle::{What, history::StateHash};
+use postroad_oracle::{
+    What,
+    history::{OpenDeliveries, OpenOfTenant, StateHash},
+};
 use postroad_queue::Replicas;
 
 use crate::{record::Recorder, world::name};
+
+/// What is open is recorded after as many events of a replica: each record is judged against all events before it.
+const EVENTS_BETWEEN_COUNTS: u64 = 16;
 
 /// Watches the replicas of all queue nodes.
 pub(crate) struct Observer {
     recorder: Recorder,
     /// The last entry of each replica whose state was recorded.
     compared: BTreeMap<(u64, GroupId), u64>,
+    /// The event of each replica after which its open deliveries were recorded last.
+    counted: BTreeMap<(u64, GroupId), u64>,
     /// The last leader of each group, and its term.
     leaders: BTreeMap<GroupId, (u64, u64)>,
     /// Groups whose leader stops in order.
@@ -32,6 +40,7 @@ impl Observer {
         Self {
             recorder,
             compared: BTreeMap::new(),
+            counted: BTreeMap::new(),
             leaders: BTreeMap::new(),
             handed_over: BTreeMap::new(),
             rejoining: BTreeMap::new(),
@@ -41,9 +50,10 @@ impl Observer {
         }
     }
 
-    /// A node starts: what it counts begins at zero.
+    /// A node starts: what it counts begins at zero, and what it counts as open comes from its disk.
     pub(crate) fn starts(&mut self, node: u64) {
         self.logs.remove(&node);
+        self.counted.retain(|(counted, _), _| *counted != node);
     }
 
     /// A node is asked to stop, and gives the groups that it leads to others.
@@ -101,8 +111,8 @@ impl Observer {
                 continue;
             }
             let Some((index, hash)) = replicas.state_hash(group) else { continue };
-            let node = NodeId(node);
-            self.recorder.push(What::StateHash(StateHash { group, index, node, hash }));
+            self.recorder.push(What::StateHash(StateHash { group, index, node: NodeId(node), hash }));
+            self.count_open(node, group, replicas, EVENTS_BETWEEN_COUNTS);
         }
     }
 
@@ -127,5 +137,23 @@ impl Observer {
                 self.disagreeing.entry(group).or_insert(text);
             }
         }
+    }
+
+    /// Records what every replica of a node counts as open.
+    pub(crate) fn count_all(&mut self, node: u64, replicas: &Replicas) {
+        replicas.applied().into_iter().for_each(|(group, _)| self.count_open(node, group, replicas, 0));
+    }
+
+    /// Records what a replica counts as open, unless it had fewer events since the last time.
+    fn count_open(&mut self, node: u64, group: GroupId, replicas: &Replicas, events_min: u64) {
+        let Some((event, tenants)) = replicas.open_by_tenant(group) else { return };
+        let counted = self.counted.get(&(node, group));
+        if counted.is_some_and(|counted| event < counted + events_min) {
+            return;
+        }
+        self.counted.insert((node, group), event);
+        let node = NodeId(node);
+        let tenants = tenants.into_iter().map(|(tenant, open)| OpenOfTenant { tenant, open }).collect();
+        self.recorder.push(What::Open(OpenDeliveries { group, node, event, tenants }));
     }
 }

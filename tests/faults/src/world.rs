@@ -188,11 +188,20 @@ impl World {
         }
         self.check_rejoins();
         self.heal();
-        self.settle();
+        let is_quiet = self.settle();
+        let now = self.now;
+        if is_quiet {
+            self.check_staged();
+        }
+        for (number, node) in &self.nodes {
+            if let Some(replicas) = node.groups.replicas() {
+                self.observer.count_all(*number, &replicas);
+            }
+        }
         self.recorder.push(What::Phase(Phase::Quiet));
         self.count_disk_faults();
         self.problems.extend(self.observer.disagreements());
-        let Self { nodes, now, problems, .. } = self;
+        let Self { nodes, problems, .. } = self;
         nodes.into_values().filter_map(|node| node.process).for_each(Process::kill);
         (now, problems)
     }
@@ -229,8 +238,8 @@ impl World {
         self.recorder.push(What::Phase(Phase::Liveness { within: postroad_oracle::Micros(bound) }));
     }
 
-    /// Lets clients end, and waits until every delivery has.
-    fn settle(&mut self) {
+    /// Lets clients end, and waits until every delivery has; returns false where that takes too long.
+    fn settle(&mut self) -> bool {
         let end = self.now + QUIET_WITHIN;
         let clients_end = self.now + CLIENTS_GO_ON_FOR;
         while self.now < end {
@@ -239,8 +248,7 @@ impl World {
             }
             self.tick();
             if self.now >= clients_end && self.is_quiet() {
-                self.check_staged();
-                return;
+                return true;
             }
         }
         let missing = self.place.missing();
@@ -248,6 +256,7 @@ impl World {
         let idle = if self.is_idle() { "idle" } else { "not idle" };
         self.problems
             .push(format!("it is not quiet in time: {missing}, the replicas {agree} and are {idle}"));
+        false
     }
 
     /// Returns true once nothing more will happen by itself.

@@ -11,7 +11,8 @@ use postroad_core::{DeliveryId, FinalState, GroupId, MessageId, OutcomeKind, Sou
 
 use crate::history::{
     Attempt, ChangeAnswer, ChangeRequested, Counts, Event, EventKind, Fault, History, Mail, Message, Micros,
-    NextState, NodeChange, Phase, Rcpt, RecordNumber, StateHash, SubmitAnswer, Submitted, What,
+    NextState, NodeChange, OpenDeliveries, Phase, Rcpt, RecordNumber, StateHash, SubmitAnswer, Submitted,
+    What,
 };
 
 /// A part of a record, with its number and time.
@@ -220,6 +221,8 @@ pub struct Facts<'a> {
     pub hashes: Vec<Seen<&'a StateHash>>,
     /// The counts of deliveries.
     pub counts: Vec<Seen<&'a Counts>>,
+    /// What replicas count as not ended.
+    pub open: Vec<Seen<&'a OpenDeliveries>>,
     /// When the last record was made.
     pub end: Micros,
     /// Since when the history is complete, if it is.
@@ -318,6 +321,10 @@ impl<'a> Facts<'a> {
             }
             What::Counts(what) => {
                 self.counts.push(Seen { number, at, what });
+                Ok(())
+            }
+            What::Open(what) => {
+                self.open.push(Seen { number, at, what });
                 Ok(())
             }
             What::PolicyChanged(_) | What::Phase(_) | What::Event(_) => Ok(()),

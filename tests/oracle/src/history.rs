@@ -108,6 +108,8 @@ pub enum What {
     StateHash(StateHash),
     /// The number of deliveries in each state, as the ledgers or the metrics count them.
     Counts(Counts),
+    /// The deliveries of a replica that have not ended.
+    Open(OpenDeliveries),
 }
 
 /// A client began to submit a message.
@@ -551,4 +553,31 @@ pub struct Counts {
     pub cancelled: u64,
     /// Ended as suppressed.
     pub suppressed: u64,
+}
+
+/// The deliveries of a replica that have not ended, after an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenDeliveries {
+    /// The group.
+    #[serde(with = "number")]
+    pub group: GroupId,
+    /// The replica.
+    #[serde(with = "number")]
+    pub node: NodeId,
+    /// The number of its last event; 0 before the first.
+    pub event: u64,
+    /// The tenants that have any.
+    pub tenants: Vec<OpenOfTenant>,
+}
+
+/// The deliveries of a tenant that have not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenOfTenant {
+    /// The tenant.
+    #[serde(with = "number")]
+    pub tenant: TenantId,
+    /// How many.
+    pub open: u64,
 }

@@ -71,7 +71,8 @@ pub fn of_message(history: &History, facts: &Facts<'_>, message: MessageId) -> V
         | What::Fault(_)
         | What::Phase(_)
         | What::StateHash(_)
-        | What::Counts(_) => false,
+        | What::Counts(_)
+        | What::Open(_) => false,
     };
     let about: BTreeSet<RecordNumber> =
         history.numbered().filter(|(_, record)| is_about(&record.what)).map(|(number, _)| number).collect();
@@ -196,6 +197,15 @@ impl fmt::Display for What {
                 )
             }
             Self::Counts(what) => write!(f, "{what:?}"),
+            Self::Open(what) => {
+                let open = what.tenants.iter().map(|of| format!("{} of tenant {}", of.open, of.tenant));
+                let open = open.collect::<Vec<_>>().join(", ");
+                write!(
+                    f,
+                    "group {} on node {}: after event {} these deliveries have not ended: {open}",
+                    what.group, what.node, what.event
+                )
+            }
         }
     }
 }

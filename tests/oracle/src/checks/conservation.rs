@@ -1,6 +1,11 @@
-//! I12: once all is quiet, ledgers, metrics and events count the same deliveries, and each has one state.
+//! I12: ledgers, metrics, events and clients count the same deliveries, and each has one state.
 //!
-//! Memory: one row of counts for each tenant.
+//! A replica counts what is open exactly as the events do up to its last one, at any time. Totals are judged once all is
+//! quiet. What clients know is a range: of a submission whose outcome is unknown, the message may be stored or not.
+//! Memory: one row of counts for each tenant, and the counts of replicas.
+
+mod clients;
+mod replicas;
 
 use std::collections::BTreeMap;
 
@@ -18,11 +23,16 @@ type Row = [u64; 7];
 const NAMES: [&str; 7] = ["accepted", "open", "delivered", "bounced", "expired", "cancelled", "suppressed"];
 
 pub(super) fn check(facts: &Facts<'_>, into: &mut Judgement) {
+    replicas::check(facts, into);
     let Some(quiet) = facts.complete_since else {
         into.undecided += facts.counts.len() as u64;
         return;
     };
     let events = rows_of_events(facts);
+    if let Some(events) = &events {
+        let accepted = |tenant| events.get(&tenant).map_or(0, |row| row[0]);
+        clients::check(facts, accepted, into);
+    }
     let mut last = BTreeMap::<(TenantId, Counter), Seen<&Counts>>::new();
     for counts in facts.counts.iter().filter(|counts| counts.at >= quiet) {
         last.insert((counts.what.tenant, counts.what.by), *counts);

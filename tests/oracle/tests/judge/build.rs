@@ -189,6 +189,12 @@ impl Script {
         self.push(What::StateHash(StateHash { group: GroupId(group), index, node: NodeId(node), hash }))
     }
 
+    /// What replica `node` of group 1 counts as open for tenant 1 after its event `event`.
+    pub(crate) fn open(self, node: u64, event: u64, open: u64) -> Self {
+        let tenants = vec![OpenOfTenant { tenant: TenantId(1), open }];
+        self.push(What::Open(OpenDeliveries { group: GroupId(1), node: NodeId(node), event, tenants }))
+    }
+
     /// Accepted, open and delivered; nothing ended otherwise.
     pub(crate) fn counts(self, by: Counter, [accepted, open, delivered]: [u64; 3]) -> Self {
         self.push(What::Counts(Counts { accepted, open, delivered, ..no_deliveries(by, TenantId(1)) }))

@@ -381,6 +381,14 @@ impl Run {
             push(What::PolicyChanged(PolicyChanged { revision: 1, what: "nothing".into() }));
         }
         push(What::Phase(Phase::Quiet));
+        for group in (1..4).map(GroupId) {
+            let of_group: Vec<Event> = events.iter().filter(|event| event.group == group).cloned().collect();
+            let tenants = counts(&of_group).into_iter().map(|(tenant, [accepted, ended @ ..])| {
+                OpenOfTenant { tenant, open: accepted - ended.iter().sum::<u64>() }
+            });
+            let event = of_group.iter().map(|event| event.sequence).max().unwrap_or(0);
+            push(What::Open(OpenDeliveries { group, node: NodeId(11), event, tenants: tenants.collect() }));
+        }
         for (tenant, [accepted, delivered, bounced, expired, cancelled]) in counts(&events) {
             let open = accepted - delivered - bounced - expired - cancelled;
             for by in [Counter::Ledger, Counter::Metrics] {

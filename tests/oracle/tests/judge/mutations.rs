@@ -62,6 +62,7 @@ const MUTATIONS: &[(&str, Mutate, &[Invariant])] = &[
     ("a recipient is lost", lose_recipient, &[Invariant::Integrity]),
     ("a replica differs", replica_differs, &[Invariant::Agreement]),
     ("a delivery is counted twice", count_twice, &[Invariant::Conservation]),
+    ("a replica forgets a delivery", miscount_open, &[Invariant::Conservation]),
     ("an acknowledgement is forgotten", forget_answer, &[Invariant::Answered]),
     ("an acknowledgement is late", late_answer, &[Invariant::Answered]),
     ("a change has no answer", forget_change_answer, &[Invariant::Answered]),
@@ -675,6 +676,16 @@ fn count_twice(history: &History, pick: usize) -> Option<History> {
         if let What::Counts(counts) = what {
             counts.accepted += 1;
             counts.delivered += 1;
+        }
+    })
+}
+
+fn miscount_open(history: &History, pick: usize) -> Option<History> {
+    let counts = |what: &What| matches!(what, What::Open(open) if !open.tenants.is_empty());
+    edit(history, &places(history, counts), pick, |what| {
+        if let What::Open(open) = what {
+            open.tenants.pop();
+            open.tenants.push(OpenOfTenant { tenant: TenantId(9), open: 1 });
         }
     })
 }

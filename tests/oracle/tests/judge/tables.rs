@@ -550,6 +550,59 @@ fn i12_everybody_counts_the_same() {
 }
 
 #[test]
+fn i12_a_replica_counts_what_its_events_leave_open() {
+    #[track_caller]
+    fn check_i12(script: Script, expected: Expected) {
+        check(Invariant::Conservation, script, expected);
+    }
+    // Event 1 accepts message 1, 2 ends it, and 3 accepts message 2.
+    let two = || done().stored(2);
+    check_i12(two().open(11, 1, 1).open(12, 2, 0).open(13, 3, 1), Holds);
+    check_i12(two().open(11, 0, 0), Holds);
+    check_i12(
+        two().open(11, 2, 1),
+        Violated("node 11 counts 1 open deliveries in group 1 after event 2, the events 0"),
+    );
+    check_i12(two().open(11, 1, 1).open(12, 3, 0), Violated("node 12 counts 0 open"));
+    // A record may be older than the events that it counts.
+    check_i12(script().open(11, 2, 0).stored(1).copy(1, 1).delivered(1, 1), Holds);
+    check_i12(script().open(11, 2, 5).stored(1).copy(1, 1).delivered(1, 1), Violated("counts 5 open"));
+    // Not read yet, or dropped.
+    check_i12(two().open(11, 4, 9), Undecided);
+    check_i12(two().event(EventKind::Gap { through: 9 }).open(11, 2, 9), Undecided);
+}
+
+#[test]
+fn i12_clients_know_what_was_accepted() {
+    #[track_caller]
+    fn check_i12(script: Script, expected: Expected) {
+        check(Invariant::Conservation, script, expected);
+    }
+    check_i12(done().quiet(), Holds);
+    // Acknowledged, and no event says that it was accepted.
+    check_i12(done().submit(2).accept(2).quiet(), Violated("accepted recipients, its clients 2 to 2"));
+    // Accepted, and refused to its client; or without a known outcome.
+    check_i12(
+        done().submit(2).accepted(2).refuse(2).quiet(),
+        Violated("2 accepted recipients, its clients 1 to 1"),
+    );
+    check_i12(done().submit(2).accepted(2).fail(2).quiet(), Holds);
+    check_i12(done().submit(2).fail(2).quiet(), Holds);
+    check_i12(
+        done().submit(2).fail(2).accepted(2).accepted(3).quiet(),
+        Violated("3 accepted recipients, its clients 1 to 2"),
+    );
+    // An id that is submitted twice is stored once.
+    let known = |submission| {
+        What::Submitted(Submitted { message: Some(id(2)), ..Submitted { submission, ..submitted(2) } })
+    };
+    let twice =
+        done().push(known(2)).fail(2).push(known(3)).answer(3, SubmitAnswer::Accepted { message: id(2) });
+    check_i12(twice.clone().accepted(2).quiet(), Holds);
+    check_i12(twice.accepted(2).accepted(3).quiet(), Violated("3 accepted recipients, its clients 2 to 2"));
+}
+
+#[test]
 fn i14_every_request_is_answered() {
     #[track_caller]
     fn check_i14(script: Script, expected: Expected) {
