@@ -243,11 +243,12 @@ impl World {
         let end = self.now + QUIET_WITHIN;
         let clients_end = self.now + CLIENTS_GO_ON_FOR;
         while self.now < end {
-            if self.now >= clients_end {
+            let have_clients_ended = self.now >= clients_end;
+            if have_clients_ended {
                 self.place.end_clients();
             }
             self.tick();
-            if self.now >= clients_end && self.is_quiet() {
+            if have_clients_ended && self.is_quiet() {
                 return true;
             }
         }
