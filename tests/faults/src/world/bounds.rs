@@ -15,9 +15,8 @@ const START_BYTES_MAX: i64 = 16 << 20;
 const LEADS_WITHOUT_DISK_MAX: Duration = Duration::from_secs(3);
 /// How long a new disk may take to get what the others have over narrow links, which carry it several times meanwhile.
 const REJOINS_WITHIN: Duration = Duration::from_secs(20);
-
 /// How long a process runs before another one does while all is quiet.
-const IDLE_TICK: Duration = Duration::from_millis(20);
+const IDLE_TICK: Duration = Duration::from_millis(100);
 /// How long after their time chunks may be kept whose message did not come.
 const STAGED_SLACK: Duration = Duration::from_secs(5);
 
