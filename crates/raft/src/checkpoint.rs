@@ -93,9 +93,11 @@ async fn release(host: &Host) -> bool {
     let Some((upto, live)) = host.shared.live.lock().clone() else { return true };
     let (log, group) = (host.log.clone(), host.group);
     let released = postroad_env::blocking(move || log.release(group, upto, &live)).await;
-    if let Ok(Err(error)) = released {
-        tracing::warn!(%group, %error, "cannot free log segments");
-        return error.kind() != std::io::ErrorKind::StorageFull;
+    match released {
+        // The log says that it waits for space.
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::StorageFull => return false,
+        Ok(Err(error)) => tracing::warn!(%group, %error, "cannot free log segments"),
+        _ => {}
     }
     true
 }

@@ -97,11 +97,12 @@ impl Host {
         let since = self.shared.bytes_since_checkpoint.load(Ordering::Relaxed);
         let (meta, frozen) = self.freeze();
         let Some(applied) = &meta.last_log_id else { return Ok(meta) };
+        // A leader applies what a majority has, which may be ahead of its own disk: wait until its own disk has it. A disk
+        // without space says so here, before the work of encoding.
+        self.log.barrier()?;
         let state = frozen.encode();
         let bytes = state.len() as u64;
         let checkpoint = Checkpoint { at: wire::entry_id(applied), meta: encode_meta(&meta), state };
-        // A leader applies what a majority has, which may be ahead of its own disk: wait until its own disk has it.
-        self.log.barrier()?;
         self.log.write_checkpoint(self.group, &checkpoint)?;
         self.shared.note_checkpoint(applied.index, bytes, frozen.live_bodies());
         self.shared.bytes_since_checkpoint.fetch_sub(since, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use openraft::{
     storage::{IOFlushed, RaftLogReader, RaftLogStorage},
 };
 use postroad_core::GroupId;
-use postroad_storage::Log;
+use postroad_storage::{GroupState, Log};
 
 use crate::{
     types::{LogId, RaftEntry, Types, Vote},
@@ -64,13 +64,18 @@ impl RaftLogReader<Types> for Store {
         self.log.group(self.group).vote.as_ref().map(wire::decode_vote).transpose()
     }
 
-    /// Only replication calls it. Nothing is returned of what was purged meanwhile: openraft may purge what a stream that it
-    /// is about to end still reads, and stops the group if that fails. Its follower refuses the empty request, and is
-    /// sent a snapshot.
+    /// Only replication calls it. Nothing is returned of what was purged or truncated meanwhile: openraft may purge what a
+    /// stream that it is about to end still reads, and stops the group if that fails. Its follower is sent a snapshot.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
         let entries = self.read(start..end, READ_BYTES_MAX).await?;
-        let follows = entries.first().is_none_or(|first| first.log_id.index == start);
-        Ok(if follows { entries } else { Vec::new() })
+        if entries.first().is_some_and(|first| first.log_id.index == start) {
+            return Ok(entries);
+        }
+        let GroupState { purged, last, .. } = self.log.group(self.group);
+        let is_dropped =
+            purged.is_some_and(|purged| start <= purged.index) || last.is_none_or(|last| last.index < start);
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("entry {start} is missing"));
+        is_dropped.then(Vec::new).ok_or_else(missing)
     }
 }
 

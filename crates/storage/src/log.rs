@@ -467,7 +467,7 @@ impl Log {
     /// Waits until all writes queued so far are durable.
     ///
     /// # Errors
-    /// The writer has stopped.
+    /// The writer has stopped, or waits for space: then they are still queued, and this is to be tried again.
     pub fn barrier(&self) -> io::Result<()> {
         self.wait(|done| self.0.shared.enqueue(Job::Barrier { done }))
     }

@@ -162,10 +162,11 @@ impl Writer {
         }
         if batch.kind == SegmentKind::Bodies && self.refused {
             // Some bodies of the first job were in a batch before, which was refused.
-            if batch.continues && !batch.done.is_empty() {
+            let ends_job = batch.continues && !batch.done.is_empty();
+            if ends_job {
                 batch.done.remove(0)(Err(no_room()));
             }
-            self.refused = batch.continues && batch.done.is_empty();
+            self.refused = batch.continues && !ends_job;
         }
         self.unreturned.append(&mut batch.done);
         self.unreturned.append(&mut batch.barriers);

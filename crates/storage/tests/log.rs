@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, atomic::Ordering, mpsc},
 };
@@ -11,7 +11,9 @@ use bytes::Bytes;
 use postroad_core::{ClusterId, GroupId, NodeId};
 use postroad_storage::{
     Checkpoint, Disk, DiskId, EntryId, FormatError, Fs, Identity, Log, LogConfig, OpenError, Origin, Record,
-    Room, format, log::BLOCK, sim::SimFs,
+    Room, format,
+    log::BLOCK,
+    sim::{DiskFault, FaultKind, SimFs},
 };
 use proptest::prelude::*;
 
@@ -348,6 +350,34 @@ fn r_13_a_full_disk_refuses_the_bodies_of_a_snapshot_and_still_writes_votes_and_
     let id = EntryId { term: 1, index: last + 1 };
     append(&log, GROUP, vec![Record { id, kind: 0, head: "outcome".into(), bodies: Vec::new() }]).unwrap();
     assert_eq!(log.room(), Room::Reserve);
+}
+
+#[test]
+fn bodies_that_a_full_disk_refused_take_none_of_the_next_job_with_them() {
+    let fs = SimFs::default();
+    let log = open(&fs).unwrap();
+    let names = |fs: &SimFs| BTreeSet::from_iter(fs.list().unwrap());
+    let before = names(&fs);
+    durable(|done| log.put_bodies(GROUP, vec![(1, 0, body(1, 0, 9000))], done)).unwrap();
+    let after = names(&fs);
+    let segment = after.difference(&before).next().unwrap().clone();
+    // Both jobs are queued before the writer goes on, so that the second of three batches has the end of one and the
+    // beginning of the other.
+    fs.hold_at(fs.operations());
+    log.save_vote(GROUP, "vote".into(), Box::new(|_| ()));
+    fs.wait_until_held();
+    let job = |first: u64| (first..first + 10).map(|index| (index, 0, body(index, 0, 9000))).collect();
+    let results = [10, 20].map(|first| {
+        let (sender, result) = mpsc::channel();
+        log.put_bodies(GROUP, job(first), Box::new(move |written| drop(sender.send(written))));
+        result
+    });
+    fs.arm(DiskFault { file: segment, ..FaultKind::NoSpace { bytes: 0 }.into() });
+    fs.resume();
+    let [first, second] = results.map(|result| result.recv().unwrap());
+    assert_eq!(first.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    second.unwrap();
+    assert_eq!(log.body(GROUP, 29, 0).unwrap(), body(29, 0, 9000));
 }
 
 /// Returns the highest number of a segment or spare; opening or creating one takes a number.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 fn run(seed: u64, more: &[&str]) -> serde_json::Value {
     let output = Command::new(env!("CARGO_BIN_EXE_postroad-faults"))
-        .args(["run", "--json", "--seconds=2", &seed.to_string()])
+        .args(["run", "--json", "--seconds=8", &seed.to_string()])
         .args(more)
         .output()
         .unwrap();
@@ -19,6 +19,7 @@ fn run(seed: u64, more: &[&str]) -> serde_json::Value {
 fn a_seed_does_the_same_again_and_another_one_does_not() {
     let first = run(1, &[]);
     assert!(first["counts"]["acknowledged, quiet"].as_u64() > Some(5), "{first}");
+    assert_ne!(first["faults"], json!([]), "{first}");
     assert!(first["counts"]["delivered, quiet"].as_u64() > Some(5), "{first}");
     assert_eq!(run(1, &[]), first);
     assert_ne!(run(2, &[])["digest"], first["digest"]);
