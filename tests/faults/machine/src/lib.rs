@@ -12,7 +12,7 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout},
-    cell::{Cell, RefCell},
+    cell::RefCell,
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ thread_local! {
     /// The state of this thread's generator and its time, once it has entered.
     static ENTERED: RefCell<Option<(u64, Duration)>> = const { RefCell::new(None) };
     /// Bytes that this thread has allocated and not freed, and the most there were since [`take_peak`].
-    static ALLOCATED: Cell<(i64, i64)> = const { Cell::new((0, 0)) };
+    static ALLOCATED: RefCell<(i64, i64)> = const { RefCell::new((0, 0)) };
 }
 
 /// Gives this thread random numbers from a seed, and clocks that stand still at `time`.
@@ -86,7 +86,7 @@ pub struct Counting<A>(pub A);
 
 impl<A> Counting<A> {
     fn count(bytes: i64) {
-        let (now, peak) = ALLOCATED.get();
+        let (now, peak) = ALLOCATED.with_borrow(|counted| *counted);
         ALLOCATED.set((now + bytes, peak.max(now + bytes)));
     }
 }
@@ -121,13 +121,13 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
 /// Returns the bytes that this thread has allocated and not freed.
 #[must_use]
 pub fn allocated() -> i64 {
-    ALLOCATED.get().0
+    ALLOCATED.with_borrow(|counted| *counted).0
 }
 
 /// Returns the most bytes that were allocated at a time since the last call.
 #[must_use]
 pub fn take_peak() -> i64 {
-    let (now, peak) = ALLOCATED.get();
+    let (now, peak) = ALLOCATED.with_borrow(|counted| *counted);
     ALLOCATED.set((now, now));
     peak
 }
